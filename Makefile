@@ -1,0 +1,72 @@
+# The front door: `make help` lists every target. Each target sets up the environment first, if it is not there.
+
+VENV ?= .venv
+PYTHON ?= python3.11
+PY = $(VENV)/bin/python
+READY = $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
+
+MODEL ?= vitn_reg4
+RECIPE ?= deit3
+TASK ?= imagenet_knn
+DATA ?= mini
+SEED ?= 0
+GPUS ?= 1
+GRID ?= demo
+RUNS ?= runs
+RESULTS ?= results
+ARGS ?=
+export DATA_ROOT
+
+COMMON = data=$(DATA) devices=$(GPUS) runs=$(RUNS) $(if $(VARIANT),variant=$(VARIANT)) $(if $(FORCE),force=true) $(ARGS)
+MINI = $(if $(filter mini,$(DATA)),data/mini/complete.json)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo data pretrain eval eval-all tables bench test lint format
+
+help:  ## list the targets and their variables
+	@echo "make <target> [VARIABLE=value …]; any target makes the environment in VENV=$(VENV) first"
+	@echo
+	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
+	@echo
+	@echo "Settings of a program: make pretrain ARGS=--help · make eval TASK=imagenet_knn ARGS=--help"
+
+setup: $(READY)  ## the environment: VENV=.venv (about 5.5 GB; clones may share one), PYTHON=python3.11
+
+$(READY):
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	rm -f $(VENV)/.ready-* && touch $@
+
+demo: setup data/mini/complete.json  ## render data, pretrain two nano models, evaluate, print the table (CPU, minutes)
+	@$(PY) -m benchmarks.grid grid=demo data=mini pretrain=true runs=$(RUNS) results=$(RESULTS)
+	@$(PY) -m benchmarks.tables data=mini results=$(RESULTS)
+
+data: setup  ## make or check a data set: DATA=mini (rendered, with a contact sheet), DATA=full DATA_ROOT=…, or a folder
+	@$(PY) -m benchmarks.data data=$(DATA) $(ARGS)
+
+data/mini/complete.json: $(READY)
+	@$(PY) -m benchmarks.data data=mini
+
+pretrain: setup $(MINI)  ## MODEL=vitb_reg16 RECIPE=deit3 DATA=mini|full|<folder> SEED=0 GPUS=1 VARIANT= FORCE=1 ARGS="epochs=2"
+	@$(PY) -m benchmarks.pretrain model=$(MODEL) recipe=$(RECIPE) seed=$(SEED) $(COMMON)
+
+eval: setup $(MINI)  ## MODEL=deit3-vitb_reg16|timm/…|<file>|random-… TASK=imagenet_knn DATA= SEED= GPUS= VARIANT= FORCE=1 ARGS=
+	@$(PY) -m benchmarks.evaluate model=$(MODEL) task=$(TASK) seed=$(SEED) results=$(RESULTS) $(COMMON)
+
+eval-all: setup $(MINI)  ## every missing cell of a grid: GRID=demo|paper|registers|released DATA= GPUS= ARGS="pretrain=true"
+	@$(PY) -m benchmarks.grid grid=$(GRID) data=$(DATA) devices=$(GPUS) runs=$(RUNS) results=$(RESULTS) $(ARGS)
+
+tables: setup  ## result tables from the records: DATA=mini
+	@$(PY) -m benchmarks.tables data=$(DATA) results=$(RESULTS) $(ARGS)
+
+bench: setup $(MINI)  ## speed, as ratios measured in one run: results/bench/
+	@$(PY) -m benchmarks.speed $(ARGS)
+
+test: setup  ## the tests: ARGS="tests/test_vit.py -k macs"
+	@$(PY) -m pytest $(ARGS)
+
+lint: setup  ## ruff (rules and format) and mypy
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+
+format: setup  ## let ruff mend and format the code
+	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .

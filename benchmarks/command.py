@@ -1,0 +1,78 @@
+"""What every program shares: reading `key=value` words, `--help`, and one line for a user's mistake.
+
+Nothing heavy is imported here, so that `--help` answers at once.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+
+from regvit_lightning import settings
+from regvit_lightning.errors import UserError
+
+T = TypeVar("T")
+
+
+def run(name: str, description: str, schema: type[T], body: Callable[[T, list[str]], None], group: str = "") -> None:
+    """Run a program: parse the words, call `body(settings, remaining words)`, turn a user's mistake into a line.
+
+    Args:
+        name: of the program, `python -m benchmarks.<name>`.
+        description: first lines of its help.
+        schema: dataclass of the program's own settings.
+        body: what it does; raises `UserError` for a mistake. The remaining words are settings of the YAML file that
+            the program's key named like `group` (`recipe`, `task`) chooses.
+        group: group of `configs/` whose files take the remaining words, or empty when there are none.
+    """
+    words = sys.argv[1:]
+    try:
+        if {"-h", "--help", "help"} & set(words):
+            print(help_text(name, description, schema, [word for word in words if "=" in word], group))
+            return
+        own, remaining = split(words, schema)
+        if remaining and not group:
+            key = remaining[0].partition("=")[0]
+            raise settings.SettingsError(f"unknown key '{key}'; {settings.nearest(key, keys(schema))}")
+        body(settings.build(schema, words=own), remaining)
+    except UserError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted; give the command again to go on", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def keys(schema: type) -> list[str]:
+    """Names of the settings of a dataclass."""
+    return [field.name for field in dataclasses.fields(schema)]
+
+
+def split(words: Sequence[str], schema: type) -> tuple[list[str], list[str]]:
+    """Words for `schema`, and the rest."""
+    settings.read_words(words)
+    own = [word for word in words if word.partition("=")[0] in keys(schema)]
+    return own, [word for word in words if word not in own]
+
+
+def help_text(name: str, description: str, schema: type, words: Sequence[str], group: str) -> str:
+    """The program's settings with their defaults and choices, and the YAML file of the chosen recipe or task."""
+    lines = [f"python -m benchmarks.{name} key=value …", "", description, "", "Settings"]
+    for field in dataclasses.fields(schema):
+        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        shown = "(must be given)" if default == settings.MISSING else "" if default == "" else f"[{default}]"
+        kind = getattr(field.type, "__name__", str(field.type))
+        lines.append(f"  {field.name + '=<' + kind + '>':<22}{field.metadata.get('help', '')} {shown}".rstrip())
+    if not group:
+        return "\n".join(lines)
+    key = group.rstrip("s")
+    chosen = settings.read_words(words).get(key) or next(
+        (cast(Any, field.default) for field in dataclasses.fields(schema) if field.name == key), ""
+    )
+    lines += ["", f"Choices of {key}: {', '.join(settings.names(group))}"]
+    if chosen and chosen != settings.MISSING:
+        for path in settings.find(group, chosen):
+            lines += ["", f"Settings of {key}={chosen} (configs/{group}/{path.name})", "", path.read_text().rstrip()]
+    else:
+        lines.append(f"For its settings: python -m benchmarks.{name} {key}=<name> --help")
+    return "\n".join(lines)

@@ -1,0 +1,185 @@
+"""Result tables from records: `python -m benchmarks.tables data=mini`."""
+
+import hashlib
+import json
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import command
+from regvit_lightning import atomic, records
+from regvit_lightning.errors import UserError
+from regvit_lightning.records import Record
+from regvit_lightning.settings import setting
+
+DESCRIPTION = """Writes <results>/<data>/tables/overview.{md,csv,tex} from the records and prints the Markdown one:
+models × metrics, untrained models first as the floor, with the change against the twin without registers."""
+
+
+@dataclass
+class Tables:
+    """Settings of the program."""
+
+    data: str = setting("name of the data, a folder of <results>", "mini")
+    results: str = setting("folder of the results", "results")
+
+
+@dataclass(frozen=True, order=True)
+class Column:
+    """One metric of one protocol; different protocols never share a column."""
+
+    task: str
+    protocol: str
+    metric: str
+
+    def title(self, unique: bool) -> str:
+        """`imagenet_knn top1`, with a mark of the protocol where a task has several."""
+        return f"{self.task} {self.metric}" if unique else f"{self.task}@{self.protocol} {self.metric}"
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric of one model: mean and sample standard deviation over seeds, and the change against the twin."""
+
+    values: tuple[float, ...]
+    twin: tuple[float, ...] = ()
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def change(self) -> float | None:
+        return self.mean - statistics.fmean(self.twin) if self.twin else None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Scores by model and column, in the order they are shown."""
+
+    models: list[str]
+    columns: list[Column]
+    scores: dict[tuple[str, Column], Score]
+    seeds: dict[str, int]
+
+    def titles(self) -> list[str]:
+        """Heading of each column."""
+        protocols = {(column.task, column.protocol) for column in self.columns}
+        tasks = [task for task, _ in protocols]
+        return [column.title(tasks.count(column.task) == 1) for column in self.columns]
+
+
+def build(found: Sequence[Record]) -> Table:
+    """Arrange records into a table."""
+    values: dict[tuple[str, Column], dict[int, float]] = {}
+    for record in found:
+        for metric in record.columns:
+            column = Column(record.task, protocol_key(record), metric)
+            values.setdefault((record.model, column), {})[record.seed] = record.metrics[metric]
+    models = sorted({record.model for record in found}, key=order)
+    columns = sorted({column for _, column in values}, key=lambda c: (c.task, c.protocol, _place(found, c)))
+    scores = {}
+    for (model, column), by_seed in values.items():
+        twin = next((values[t, column] for t in twins(model) if t != model and (t, column) in values), {})
+        scores[model, column] = Score(*(tuple(d[seed] for seed in sorted(d)) for d in (by_seed, twin)))
+    seeds = {model: len({record.seed for record in found if record.model == model}) for model in models}
+    return Table(models, columns, scores, seeds)
+
+
+def protocol_key(record: Record) -> str:
+    """Six digits that tell one set of task settings from another."""
+    kept = {key: value for key, value in record.settings.items() if key not in records.FREE_TO_CHANGE}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:6]
+
+
+def twins(model: str) -> list[str]:
+    """Ids that the same model without registers may have: ours say `_reg0`, timm's say nothing."""
+    return [re.sub(r"_reg\d+", "_reg0", model), re.sub(r"_reg\d+", "", model)]
+
+
+def order(model: str) -> tuple[bool, str, int]:
+    """Untrained models first, then by name, then by number of registers."""
+    registers = re.search(r"_reg(\d+)", model)
+    return not model.startswith("random-"), re.sub(r"_reg\d+", "", model), int(registers[1]) if registers else 0
+
+
+def _place(found: Sequence[Record], column: Column) -> int:
+    return next(list(r.columns).index(column.metric) for r in found if r.task == column.task)
+
+
+def markdown(table: Table, data: str, images: str) -> str:
+    """The table with its source; the change against the twin without registers in brackets."""
+    rows = [["model", "seeds", *table.titles()]]
+    for model in table.models:
+        cells = [_shown(table.scores.get((model, column))) for column in table.columns]
+        rows.append([f"{model} (floor)" if model.startswith("random-") else model, str(table.seeds[model]), *cells])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    line = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    text = [
+        " | ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in (rows[0], line, *rows[1:])
+    ]
+    note = (
+        f"Data: {data}; {images}. Accuracies in percent; mean ± standard deviation over seeds; in brackets the change "
+        "against the same model without registers. "
+        f"Made from the records in results/{data}/cells by `make tables DATA={data}`."
+    )
+    return "\n".join(f"| {row} |" for row in text) + f"\n\n{note}\n"
+
+
+def _shown(score: Score | None) -> str:
+    if score is None:
+        return "–"
+    spread = "" if score.deviation is None else f" ± {score.deviation:.1f}"
+    return f"{score.mean:.1f}{spread}" + ("" if score.change is None else f" ({score.change:+.1f})")
+
+
+def csv(table: Table) -> str:
+    """Plain numbers: mean, standard deviation and change of every column, empty where there is none."""
+    head = ["model", "seeds"] + [f"{t}{part}" for t in table.titles() for part in ("", " std", " change")]
+    lines = [",".join(head)]
+    for model in table.models:
+        cells = [model, str(table.seeds[model])]
+        for column in table.columns:
+            score = table.scores.get((model, column))
+            numbers = (score.mean, score.deviation, score.change) if score else (None, None, None)
+            cells += ["" if number is None else f"{number:.4f}" for number in numbers]
+        lines.append(",".join(cells))
+    return "\n".join(lines) + "\n"
+
+
+def latex(table: Table) -> str:
+    r"""A booktabs tabular; needs `\usepackage{booktabs}`."""
+    rows = [["model", *table.titles()]]
+    for model in table.models:
+        cells = [_shown(table.scores.get((model, column))) for column in table.columns]
+        rows.append([model, *(cell.replace("±", r"$\pm$").replace("–", "--") for cell in cells)])
+    escaped = [" & ".join(cell.replace("_", r"\_") for cell in row) + r" \\" for row in rows]
+    body = [rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule", escaped[0], r"\midrule", *escaped[1:]]
+    return "\n".join([*body, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def main(options: Tables, words: list[str]) -> None:
+    """Run the program."""
+    results = Path(options.results)
+    found = records.load_all(results, options.data)
+    if not found:
+        raise UserError(f"no record in {results / options.data / 'cells'}; make some with: make eval DATA={options.data} …")
+    table = build(found)
+    counts = sorted({(record.task, record.images) for record in found})
+    images = ", ".join(f"{task} on {count:,} test images" for task, count in counts)
+    folder = results / options.data / "tables"
+    shown = markdown(table, options.data, images)
+    for suffix, text in (("md", shown), ("csv", csv(table)), ("tex", latex(table))):
+        atomic.write_text(folder / f"overview.{suffix}", text)
+    print(f"{shown}\ntables: {folder}/overview.md, .csv, .tex")
+
+
+if __name__ == "__main__":
+    command.run("tables", DESCRIPTION, Tables, main)

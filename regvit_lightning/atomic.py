@@ -1,0 +1,40 @@
+"""Files that are either whole or not there: written beside their place, flushed, renamed."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from regvit_lightning.errors import UserError
+
+
+def write(path: Path, fill: Callable[[Path], object]) -> None:
+    """Let `fill` write a temporary file beside `path`, flush it to the disk and rename it.
+
+    Raises:
+        UserError: the folder is not writable or the disk is full; what stood at `path` is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fill(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cannot write {path}: {reason}; make room or choose another folder") from None
+    finally:
+        remove(temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write` for a text in UTF-8."""
+    write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there and can be removed."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:  # a folder that cannot be entered has no temporary file either
+        return

@@ -1,0 +1,375 @@
+"""Anything frozen as one thing: images in, `Tokens(cls, registers, patches)` out.
+
+A backbone is one of our checkpoints, a timm ViT with its released weights, a file in somebody else's naming, or an
+untrained model. This is the only place that knows how many tokens stand before the patches.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model_data_config
+from timm.layers import Attention as TimmAttention
+from timm.layers import AttentionRope
+from timm.models.beit import Attention as BeitAttention
+from timm.models.beit import Beit
+from timm.models.eva import Eva, EvaAttention
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from regvit_lightning import settings, vit, weights
+from regvit_lightning.errors import UserError
+
+FILES = (".safetensors", ".pth", ".pt", ".ckpt")
+EXPORT = "backbone.safetensors"  # name of the export in the folder of a run
+
+VIT_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit")  # of timm, for suggestions
+
+# A failure of one of these packages, on timm's way to released weights, means that they could not be fetched.
+NETWORK = ("huggingface_hub", "requests", "httpx", "httpx2", "httpcore", "urllib3", "urllib")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a ViT knows about images, by kind of token.
+
+    Attributes:
+        cls: (B, D), or None for a model without CLS.
+        registers: (B, R, D), R may be 0.
+        patches: (B, h, w, D), row by row from the upper left of the image.
+    """
+
+    cls: Tensor | None
+    registers: Tensor
+    patches: Tensor
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention probabilities of one block, by the token that asks (the query).
+
+    Attributes:
+        cls: (B, heads, h, w), from CLS to each patch; None for a model without CLS.
+        registers: (B, heads, R, h, w), from each register to each patch.
+        patches: (B, heads, h, w, h, w), from each patch (first h, w) to each patch (last h, w).
+        full: (B, heads, T, T) with T = CLS + R + h w; rows are queries and sum to 1. The others are views of it and
+            sum to less than 1 by what goes to CLS and registers.
+    """
+
+    cls: Tensor | None
+    registers: Tensor
+    patches: Tensor
+    full: Tensor
+
+
+@dataclass(frozen=True)
+class LastBlock:
+    """Inside the last block.
+
+    Attributes:
+        tokens: output of the block, before the final norm.
+        q, k, v: output of the block's query, key and value projections, biases included, heads side by side in the
+            last axis; before q/k norm and RoPE, as LOST takes them (Siméoni et al. 2021, section 3.1).
+        attention: after softmax, from q and k after q/k norm and RoPE.
+    """
+
+    tokens: Tokens
+    q: Tokens
+    k: Tokens
+    v: Tokens
+    attention: Attention
+
+
+class Backbone(nn.Module):
+    """A frozen ViT behind the `Tokens` contract; stays in evaluation mode inside a module that trains.
+
+    Args:
+        model: timm's `VisionTransformer`, `Eva` or `Beit`, or a class derived from them; frozen itself, not a copy.
+        name: the id in records (`deit3-vitb_reg16`).
+        image_size: side in pixels of the images that the model is made for.
+        mean, std: per channel, of images in 0..1.
+
+    Attributes:
+        embed_dim: width D.
+        depth: number of blocks.
+        patch_size: side of a patch in pixels.
+        num_registers: R.
+        has_cls: there is a CLS token.
+        any_size: takes images of any size in multiples of the patch size; else only `image_size`.
+
+    Raises:
+        UserError: the model is not such a ViT, or has two class tokens.
+    """
+
+    def __init__(
+        self, model: nn.Module, name: str, image_size: int, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__()
+        check_vit(model, name)
+        self.model: Any
+        self.model = model
+        self.name, self.image_size = name, image_size
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.embed_dim: int = self.model.embed_dim
+        self.depth = len(self.model.blocks)
+        self.patch_size: int = self.model.patch_embed.feat_ratio()
+        self.has_cls = self.model.cls_token is not None
+        self._prefix: int = self.model.num_prefix_tokens  # CLS and registers: they stand before the patches
+        self.num_registers = self._prefix - self.has_cls
+        self.any_size = bool(getattr(model, "dynamic_img_size", False))
+        self.requires_grad_(False)
+        self.train(False)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the weights, see `weights.fingerprint`."""
+        return weights.fingerprint(self.model.state_dict())
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Does nothing: a frozen backbone stays in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool = True) -> list[Tokens]:
+        """The tokens after each of `blocks`, in the order asked for.
+
+        Args:
+            images: (B, 3, H, W), normalised by `mean` and `std`; H and W multiples of the patch size.
+            blocks: indices 0..depth-1, or negative from the end.
+            norm: apply the final norm to each; else the residual stream as it is (where artifacts are measured).
+
+        Raises:
+            UserError: a size or a block that the model does not have.
+        """
+        grid = self._grid(images)
+        chosen = [self._block(index) for index in blocks]
+        with _outputs(chosen) as outputs:
+            self.model.forward_features(images)
+        return [self._split(self._final_norm(outputs[block]) if norm else outputs[block], grid) for block in chosen]
+
+    def last_block(self, images: Tensor) -> LastBlock:
+        """Queries, keys, values and attention of the last block.
+
+        The attention is that of the unfused computation, made for this block only: (B, heads, T, T) in memory.
+
+        Args:
+            images: as for `forward`.
+
+        Raises:
+            UserError: as `forward`; or a block whose attention is not softmax(q k) v.
+        """
+        grid, block = self._grid(images), self.model.blocks[-1]
+        attention = getattr(block, "attn", None)
+        if not isinstance(attention, (TimmAttention, AttentionRope, EvaAttention, BeitAttention)):
+            raise UserError(f"{self.name}: no q, k, v: its blocks are {type(block).__name__}, without plain attention")
+        with _unfused(attention), _outputs([block, attention.attn_drop]) as outputs, _input(attention) as inputs:
+            self.model.forward_features(images)
+        q, k, v = (self._split(part, grid) for part in _project(attention, inputs[0]))
+        tokens, full = self._split(outputs[block], grid), outputs[attention.attn_drop]
+        return LastBlock(tokens, q, k, v, self._split_attention(full, grid))
+
+    def _grid(self, images: Tensor) -> tuple[int, int]:
+        height, width = images.shape[-2:]
+        if not self.any_size and (height, width) != (self.image_size, self.image_size):
+            raise UserError(f"{self.name}: takes images of {self.image_size} px only, not {height} x {width}")
+        if height % self.patch_size or width % self.patch_size:
+            raise UserError(
+                f"{self.name}: images of {height} x {width} px are not a multiple of the patch size {self.patch_size}"
+            )
+        return height // self.patch_size, width // self.patch_size
+
+    def _block(self, index: int) -> nn.Module:
+        if not -self.depth <= index < self.depth:
+            raise UserError(f"{self.name}: no block {index}: it has {self.depth}, numbered 0 to {self.depth - 1}")
+        return cast(nn.Module, self.model.blocks[index])
+
+    def _final_norm(self, tokens: Tensor) -> Tensor:
+        # Models that pool the patches keep their final norm behind the pooling, as `fc_norm`.
+        moved = isinstance(self.model.norm, nn.Identity)
+        return (self.model.fc_norm if moved else self.model.norm)(tokens)
+
+    def _split(self, tokens: Tensor, grid: tuple[int, int]) -> Tokens:
+        cls, registers, patches = tokens.split(self._lengths(tokens), dim=1)
+        return Tokens(cls[:, 0] if self.has_cls else None, registers, patches.unflatten(1, grid))
+
+    def _split_attention(self, full: Tensor, grid: tuple[int, int]) -> Attention:
+        to_patches = full[..., self._prefix :].unflatten(-1, grid)
+        cls, registers, patches = to_patches.split(self._lengths(full.transpose(1, 2)), dim=2)
+        return Attention(cls[:, :, 0] if self.has_cls else None, registers, patches.unflatten(2, grid), full)
+
+    def _lengths(self, tokens: Tensor) -> list[int]:
+        return [int(self.has_cls), self.num_registers, tokens.shape[1] - self._prefix]
+
+
+def check_vit(model: nn.Module, name: str) -> None:
+    """Raise `UserError` unless `model` is a plain ViT: a sequence of CLS, registers and patches through blocks."""
+    if not isinstance(model, (VisionTransformer, Eva, Beit)):
+        raise UserError(f"{name}: a {type(model).__name__} is not a plain ViT (timm's VisionTransformer, Eva or Beit)")
+    if hasattr(model, "dist_token"):
+        raise UserError(f"{name}: a distilled DeiT has two class tokens; take the model without distillation")
+
+
+def load(name: str, runs: Path, seed: int = 0, pretrained: bool = True, image_size: int = 224) -> Backbone:
+    """The backbone called `name`.
+
+    Args:
+        name: one of
+            `<recipe>-<model>`: our trained model, `runs/<recipe>-<model>/seed<seed>/backbone.safetensors`;
+            `timm/<model>`: a ViT of timm with its released weights, from the cache or the Hugging Face hub;
+            a path (with a `/`, or ending in .safetensors, .pth, .pt, .ckpt): see `weights.load`;
+            `random-<model>`, `random-timm/<model>`: untrained.
+        runs: folder of the trained models.
+        seed: of the training run, or of the initialisation of an untrained model.
+        pretrained: False leaves `timm/<model>` untrained; its name then says `random-`.
+        image_size: side in pixels that `random-<model>` is made for; every other model has its own.
+
+    Raises:
+        UserError: unknown model, missing or unsuitable file, or weights that cannot be fetched.
+    """
+    start, _, rest = name.partition("/")
+    if start in ("timm", "random-timm") and rest:
+        return _from_timm(rest, pretrained and start == "timm", seed)
+    if name.startswith("random-"):
+        with _seeded(seed):
+            model = vit.build(name.removeprefix("random-"), image_size=image_size)
+        return Backbone(model, name, image_size, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    if rest or name.endswith(FILES):
+        return _from_file(Path(name).expanduser())
+    recipe, _, model_name = name.rpartition("-")
+    if not recipe or not vit.NAME.fullmatch(model_name):
+        raise UserError(f"unknown model '{name}'; {_nearest(name)}")
+    vit.parse_name(model_name)
+    return _from_run(runs / name / f"seed{seed}" / EXPORT, recipe, model_name, seed)
+
+
+def _from_run(path: Path, recipe: str, model_name: str, seed: int) -> Backbone:
+    name = f"{recipe}-{model_name}"
+    if not path.exists():
+        command = f"make pretrain MODEL={model_name} RECIPE={recipe} SEED={seed}"
+        raise UserError(f"{name} is not trained yet ({path} is missing): {command}")
+    backbone = _from_file(path)
+    if backbone.name != name:
+        raise UserError(f"{path}: holds {backbone.name}, not {name}")
+    return backbone
+
+
+def _from_file(path: Path) -> Backbone:
+    model, metadata = weights.load(path)
+    if metadata is None:
+        size = int(model.patch_embed.img_size[0])
+        return Backbone(model, path.stem, size, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    # Every export has the same file name; its own id tells more than `backbone`.
+    name = metadata.id if path.name == EXPORT else path.stem
+    return Backbone(model, name, metadata.image_size, metadata.mean, metadata.std)
+
+
+def _from_timm(name: str, pretrained: bool, seed: int) -> Backbone:
+    full_name = f"timm/{name}"
+    released = _with_untagged(timm.list_models(pretrained=True))
+    if name not in {*released, *timm.list_models()}:
+        raise UserError(f"unknown model '{full_name}'; {_nearest(full_name)}")
+    if pretrained and name not in released:
+        raise UserError(f"timm has no released weights for '{name}' (random-{full_name} is untrained)")
+    options: dict[str, Any] = {"num_classes": 0, "dynamic_img_size": True}
+    with torch.device("meta"):  # its class is known before anything large is fetched or filled
+        try:
+            check_vit(timm.create_model(name, **options), full_name)
+        except TypeError:  # the class does not take other sizes than its own
+            del options["dynamic_img_size"]
+            check_vit(timm.create_model(name, **options), full_name)
+    with _seeded(seed), _fetching(full_name):
+        model = timm.create_model(name, pretrained=pretrained, **options)
+    config = resolve_model_data_config(model)
+    label = f"timm-{name}" if pretrained else f"random-timm-{name}"
+    return Backbone(model, label, config["input_size"][-1], config["mean"], config["std"])
+
+
+def _nearest(name: str) -> str:
+    sizes, recipes = settings.names("models"), ["random", *settings.names("recipes")]
+    ours = [f"{recipe}-{size}_reg{n}" for recipe in recipes for size in sizes for n in (0, 1, 2, 4, 8, 16)]
+    vits = [model for module in VIT_MODULES for model in timm.list_models(module=module, pretrained=True)]
+    known = [*ours, *(f"timm/{model}" for model in sorted(_with_untagged(vits)))]
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    forms = "expected <recipe>-<model>, random-<model>, timm/<name> or the path of a checkpoint"
+    return f"nearest: {', '.join(close)}" if close else forms
+
+
+def _with_untagged(models: Sequence[str]) -> set[str]:
+    # `vit_base_patch16_224` stands for the first of its tags, `vit_base_patch16_224.augreg2_in21k_ft_in1k`.
+    return {*models, *(model.partition(".")[0] for model in models)}
+
+
+@contextmanager
+def _fetching(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        packages = {cls.__module__.partition(".")[0] for cls in type(error).__mro__}
+        if not isinstance(error, OSError) and packages.isdisjoint(NETWORK):
+            raise
+        raise UserError(
+            f"{name}: its released weights are not in the cache and could not be fetched ({type(error).__name__}); "
+            "fetch them once on a machine with network and take its HF_HOME along, or give a local file as the model"
+        ) from error
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    # Models are initialised on the CPU: only its generator is set, and put back.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _outputs(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
+    # Hooks rather than timm's `forward_intermediates`: that differs between classes and fails without prefix tokens.
+    outputs: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, _: Any, output: Tensor) -> None:
+        outputs[module] = output
+
+    handles = [module.register_forward_hook(keep) for module in dict.fromkeys(modules)]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _input(module: nn.Module) -> Iterator[list[Tensor]]:
+    inputs: list[Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+    try:
+        yield inputs
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _unfused(attention: Any) -> Iterator[None]:
+    # Fused kernels never form the matrix of probabilities.
+    fused, attention.fused_attn = attention.fused_attn, False
+    try:
+        yield
+    finally:
+        attention.fused_attn = fused
+
+
+def _project(attention: Any, tokens: Tensor) -> tuple[Tensor, ...]:
+    # Not by hooks on `qkv`: EVA and BEiT use its weight with biases of their own and never call it.
+    if attention.qkv is None:
+        return attention.q_proj(tokens), attention.k_proj(tokens), attention.v_proj(tokens)
+    bias = attention.qkv.bias
+    if getattr(attention, "q_bias", None) is not None:
+        bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+    return nn.functional.linear(tokens, attention.qkv.weight, bias).chunk(3, dim=-1)
+
+
+__all__ = ["Attention", "Backbone", "LastBlock", "Tokens", "check_vit", "load"]

@@ -1,0 +1,151 @@
+"""Class folders of images, as ImageNet has them: index, decoding, and the two ways of reading them.
+
+`Ordered` reads every image once, in order (evaluation); an unreadable image stops it and is named. `Drawn` reads the
+images that a `Stream` draws, with augmentation (training); an unreadable image is replaced and reported.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from regvit_lightning import seeds
+from regvit_lightning.data.layout import DataError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+Transform = Callable[[Image.Image], Tensor]  # to uint8 (3, H, W)
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Paths and class numbers of one split.
+
+    Attributes:
+        classes: names of the class folders, sorted; a class number is a place in this tuple.
+        paths: one per image, sorted within a class.
+        labels: class number of each image.
+    """
+
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def subset(self, keep: Sequence[int]) -> "ImageFiles":
+        """The images at the places `keep`, with all classes."""
+        return ImageFiles(self.classes, tuple(self.paths[i] for i in keep), tuple(self.labels[i] for i in keep))
+
+    def split(self, share: float, seed: int) -> tuple["ImageFiles", "ImageFiles"]:
+        """Hold out `share` of the images of every class, drawn from `seed`: (kept, held out).
+
+        Every class with two images or more has one on either side.
+        """
+        generator = seeds.generator(seed, "held out")
+        labels = torch.tensor(self.labels)
+        held: list[int] = []
+        for label in range(len(self.classes)):
+            places = torch.nonzero(labels == label).flatten()
+            count = min(max(round(share * len(places)), 1), len(places) - 1)
+            held += places[torch.randperm(len(places), generator=generator)][:count].tolist()
+        chosen = set(held)
+        return self.subset([i for i in range(len(self)) if i not in chosen]), self.subset(sorted(held))
+
+
+def index(folder: Path, get: str = "") -> ImageFiles:
+    """Index `folder/<class>/**/<image>`.
+
+    Args:
+        folder: one split, `train` or `val`.
+        get: how to get the data; ends the error message.
+
+    Raises:
+        DataError: there is no such folder, no class folder in it, or a class without an image.
+    """
+    advice = f"; {get}" if get else ""
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder}: expected class folders of images{advice}")
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    if not classes:
+        raise DataError(f"{folder} holds no class folder: expected {folder}/<class>/<image>{advice}")
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = sorted(str(path) for path in (folder / name).rglob("*") if path.suffix.lower() in EXTENSIONS)
+        if not found:
+            raise DataError(f"class folder {folder / name} holds no image ({', '.join(EXTENSIONS)}){advice}")
+        paths += found
+        labels += [label] * len(found)
+    return ImageFiles(tuple(classes), tuple(paths), tuple(labels))
+
+
+def open_image(path: str) -> Image.Image:
+    """Decode one image as RGB.
+
+    Raises:
+        DataError: the file cannot be read or is truncated.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three for broken files
+        reason = "not an image" if "cannot identify" in str(error) else str(error).splitlines()[0]
+        raise DataError(f"unreadable image {path}: {reason}; restore or remove the file") from None
+
+
+class Ordered(Dataset[tuple[Tensor, int]]):
+    """Every image once: (uint8 (3, H, W), class number)."""
+
+    def __init__(self, files: ImageFiles, transform: Transform) -> None:
+        self.files, self.transform = files, transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        return self.transform(open_image(self.files.paths[place])), self.files.labels[place]
+
+
+class Drawn(Dataset[dict[str, Any]]):
+    """Augmented images for training, asked for by (position in the run, place in the files).
+
+    The augmentation of a sample is drawn from the seed and its position alone. A file that cannot be read is replaced
+    by the next one that can, and its place is reported in `unreadable`.
+    """
+
+    def __init__(self, files: ImageFiles, transform: Transform, seed: int) -> None:
+        self.files, self.transform, self.seed = files, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
+        position, place = draw
+        unreadable: list[int] = []
+        while True:
+            try:
+                image = open_image(self.files.paths[place])
+                break
+            except DataError:
+                unreadable.append(place)
+                place = (place + 1) % len(self)
+                if place == draw[1]:
+                    raise
+        with seeds.drawn_from(self.seed, "augment", position):
+            return {"image": self.transform(image), "label": self.files.labels[place], "unreadable": unreadable}
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Samples of `Drawn` as a batch: image uint8 (B, 3, H, W), label (B,), unreadable places (any number,)."""
+    return {
+        "image": torch.stack([sample["image"] for sample in samples]),
+        "label": torch.tensor([sample["label"] for sample in samples]),
+        "unreadable": torch.tensor([place for sample in samples for place in sample["unreadable"]], dtype=torch.long),
+    }

@@ -1,0 +1,82 @@
+"""Which image comes when in a training run: a stream of steps that can be entered anywhere."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from regvit_lightning import seeds
+from regvit_lightning.settings import check
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The draws of a whole training run.
+
+    Every pass over the data is a permutation of its own, drawn from the seed; with `repeats` r, each image of the
+    permutation comes r times in a row (repeated augmentation, Hoffer et al. 2020) and a pass covers 1/r of the images,
+    as in DeiT. Batches run on across the borders of passes, so every image counts and no batch is short.
+
+    Attributes:
+        size: number of images.
+        batch_size: images per step over all devices.
+        steps: optimiser steps of the run.
+        seed: of the order.
+        repeats: how often an image comes in a row.
+    """
+
+    size: int
+    batch_size: int
+    steps: int
+    seed: int
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        check(self.size > 0, "no image to draw from")
+
+    def places(self, step: int) -> Tensor:
+        """Places in the files of the images of one step, (batch_size,) int64."""
+        positions = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        passes = positions // self.size
+        return torch.cat([self._order(int(p))[positions[passes == p] % self.size] for p in passes.unique()])
+
+    def _order(self, number: int) -> Tensor:
+        cached = getattr(self, "_cache", None)
+        if cached is None or cached[0] != number:
+            order = torch.randperm(self.size, generator=seeds.generator(self.seed, "order", number))
+            cached = (number, order.repeat_interleave(self.repeats)[: self.size])
+            object.__setattr__(self, "_cache", cached)
+        return cached[1]
+
+
+class StreamSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of one device: lists of (position in the run, place in the files) for `Drawn`.
+
+    A step's images are cut into `accumulate` micro-batches, and each of those into one part per device, so that the
+    images of a step are the same whatever the number of devices.
+
+    Args:
+        stream: the draws of the run.
+        accumulate: micro-batches per step.
+        rank, world: this device and the number of devices; batch_size must be a multiple of accumulate * world.
+        start: step to begin with (a resumed run).
+    """
+
+    def __init__(self, stream: Stream, accumulate: int = 1, rank: int = 0, world: int = 1, start: int = 0) -> None:
+        parts = accumulate * world
+        check(stream.batch_size % parts == 0, f"batch size {stream.batch_size} does not divide into {parts} parts")
+        self.stream, self.accumulate, self.rank, self.world, self.start = stream, accumulate, rank, world, start
+
+    def __len__(self) -> int:
+        """Micro-batches of the whole run, those before `start` counted: Lightning counts from the beginning."""
+        return self.stream.steps * self.accumulate
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in range(self.start, self.stream.steps):
+            first = step * self.stream.batch_size
+            draws = list(enumerate(self.stream.places(step).tolist(), start=first))
+            share = len(draws) // (self.accumulate * self.world)
+            for part in range(self.rank, self.accumulate * self.world, self.world):
+                yield draws[part * share : (part + 1) * share]

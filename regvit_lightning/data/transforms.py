@@ -1,0 +1,72 @@
+"""From decoded images to uint8 tensors: evaluation crops and training augmentation.
+
+Tensors stay uint8 until they are on the device: a quarter of the bytes to move, and one place (`normalise`) knows mean
+and std. Random draws come from torch's global generator, which `Drawn` seeds per sample.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+from regvit_lightning.settings import check
+
+BICUBIC = InterpolationMode.BICUBIC
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 (B, 3, H, W) to float32 with the model's mean and std (3,), in units of [0, 1]."""
+    return (images.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+
+
+def centre_crop(resize: int, crop: int) -> v2.Compose:
+    """Short side to `resize` pixels (bicubic), then the central `crop` square: DINOv2's and DeiT's evaluation view."""
+    return v2.Compose([v2.Resize(resize, BICUBIC, antialias=True), v2.CenterCrop(crop), v2.PILToTensor()])
+
+
+def random_resized_crop(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> v2.Compose:
+    """Inception crop of a share `scale` of the area to `size` pixels (bicubic), flipped half of the time."""
+    crop = v2.RandomResizedCrop(size, scale=scale, interpolation=BICUBIC, antialias=True)
+    return v2.Compose([crop, v2.RandomHorizontalFlip(), v2.PILToTensor()])
+
+
+class RadiusBlur(v2.Transform):
+    """Gaussian blur with a radius (standard deviation, pixels) drawn from U(0.1, 2), by Pillow as in DeiT."""
+
+    _transformed_types = (Image.Image,)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        return {"radius": torch.empty(()).uniform_(0.1, 2.0).item()}
+
+    def transform(self, inpt: Image.Image, params: dict[str, Any]) -> Image.Image:
+        return inpt.filter(ImageFilter.GaussianBlur(params["radius"]))
+
+
+def three_augment(size: int, crop: str, colour_jitter: float) -> Callable[[Image.Image], Tensor]:
+    """DeiT-III's augmentation (Touvron et al. 2022, section 3.1): crop, flip, 3-Augment, colour jitter.
+
+    Args:
+        size: side of the output in pixels.
+        crop: `simple` (short side to `size`, then a random crop with 4 pixels of reflected border: ImageNet-22k) or
+            `resized` (Inception crop with scale 0.08-1: ImageNet-1k).
+        colour_jitter: strength of brightness, contrast and saturation jitter, always applied (0.3 in all recipes).
+
+    Raises:
+        SettingsError: unknown crop.
+    """
+    check(crop in ("simple", "resized"), f"crop={crop}: expected simple or resized")
+    simple = [v2.Resize(size, BICUBIC, antialias=True), v2.RandomCrop(size, padding=4, padding_mode="reflect")]
+    resized = [v2.RandomResizedCrop(size, scale=(0.08, 1.0), interpolation=BICUBIC, antialias=True)]
+    three = [v2.Grayscale(3), v2.RandomSolarize(128, p=1.0), RadiusBlur()]
+    return v2.Compose(
+        [
+            *(simple if crop == "simple" else resized),
+            v2.RandomHorizontalFlip(),
+            v2.RandomChoice(three),
+            v2.ColorJitter(colour_jitter, colour_jitter, colour_jitter),
+            v2.PILToTensor(),
+        ]
+    )

@@ -1,0 +1,1 @@
+"""Pretraining recipes: one LightningModule per recipe, and the parts that they share."""

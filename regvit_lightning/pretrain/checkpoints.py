@@ -1,0 +1,112 @@
+"""Checkpoints that are either whole or not there, and the guards that keep a bad one from being written."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from torch import Tensor
+
+from regvit_lightning import atomic
+from regvit_lightning.data.images import ImageFiles
+from regvit_lightning.data.layout import DataError
+from regvit_lightning.errors import UserError
+
+
+class TrainingStopped(UserError):
+    """Training cannot go on; the last good checkpoint is kept."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoint writer, made atomic."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        atomic.write(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps one checkpoint, replaced every `every` steps and at the end."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path, self.every = path, every
+        self.saved = -1
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        if step != self.saved and (step % self.every == 0 or step == trainer.max_steps):
+            trainer.save_checkpoint(self.path)
+            self.saved = step
+
+
+class FiniteLoss(Callback):
+    """Stops at the first loss that is not finite and names its step.
+
+    Losses are looked at together every `every` steps and before each checkpoint, so that the device need not wait for
+    the host at every step and no checkpoint holds weights that a bad loss has touched.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.pending: list[tuple[int, Tensor]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        self.pending.append((trainer.global_step, outputs["loss"].detach()))
+        if len(self.pending) >= self.every:
+            self.check()
+
+    def on_save_checkpoint(self, *_: Any) -> None:
+        self.check()
+
+    def on_train_end(self, *_: Any) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Look at the losses since the last look.
+
+        Raises:
+            TrainingStopped: one of them is NaN or infinite.
+        """
+        steps, losses = [step for step, _ in self.pending], [loss for _, loss in self.pending]
+        self.pending = []
+        bad = torch.nonzero(~torch.isfinite(torch.stack(losses))).flatten().tolist() if losses else []
+        if bad:
+            raise TrainingStopped(
+                f"the loss of step {steps[bad[0]]} is {losses[bad[0]].item()}; the last good checkpoint is kept; "
+                "lower lr or use precision=32-true, and give the command again to go on from it"
+            )
+
+
+class Unreadable(Callback):
+    """Counts the files that could not be decoded; above 1 % of the data set training stops.
+
+    Attributes:
+        places: places in `files` of the unreadable images met so far.
+    """
+
+    LIMIT = 0.01
+
+    def __init__(self, files: ImageFiles, report: Path) -> None:
+        self.files, self.report = files, report
+        self.places: set[int] = set()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, _: Any, batch: Any, *__: Any) -> None:
+        found = set(batch["unreadable"].tolist()) - self.places
+        if not found:
+            return
+        self.places |= found
+        lines = "".join(f"{self.files.paths[place]}\n" for place in sorted(self.places))
+        atomic.write_text(self.report, lines)
+        if len(self.places) > self.LIMIT * len(self.files):
+            raise DataError(
+                f"{len(self.places)} of {len(self.files)} images are unreadable, above {self.LIMIT:.0%}: "
+                f"first {self.files.paths[min(self.places)]}, all in {self.report}; restore or remove them"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"places": sorted(self.places)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.places = set(state_dict["places"])
+

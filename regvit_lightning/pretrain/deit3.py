@@ -1,0 +1,145 @@
+"""DeiT-III: supervised pretraining (Touvron et al. 2022, arXiv 2204.07118), the labels family of the registers paper.
+
+Two objectives share this file: softmax cross-entropy with label smoothing (ImageNet-22k) and binary cross-entropy
+on whether a class is present in a mixed image (ImageNet-1k). Constants stand in `configs/recipes/deit3*.yaml`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.optim import Lamb, param_groups_weight_decay
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchvision.transforms import v2
+
+from regvit_lightning import vit
+from regvit_lightning.data.transforms import three_augment
+from regvit_lightning.pretrain import recipe
+from regvit_lightning.pretrain.schedules import warmup_cosine
+from regvit_lightning.settings import MISSING, check
+
+
+@dataclass
+class Settings(recipe.RecipeSettings):
+    """Settings of DeiT-III.
+
+    Attributes:
+        lr, warmup_lr, min_lr: learning rate at its peak, at step 0 and at the end; not scaled by the batch.
+        warmup_epochs: length of the linear warm-up; may be a fraction.
+        weight_decay: not on biases, norms, LayerScale, CLS, registers and position embedding.
+        loss: `softmax` or `bce`.
+        label_smoothing: of the softmax loss, 0-1.
+        mixup, cutmix: alpha of the Beta distribution, 0 for none; with both, each batch takes one of them.
+        crop: `simple` or `resized` (see `three_augment`).
+        colour_jitter: strength, 0-1.
+        repeats: repeated augmentation, 1 for none.
+        drop_path: stochastic depth rate, uniform over the blocks.
+        ema_decay: of the averaged weights, exported beside the trained ones.
+    """
+
+    lr: float = MISSING
+    warmup_lr: float = MISSING
+    min_lr: float = MISSING
+    warmup_epochs: float = MISSING
+    weight_decay: float = MISSING
+    loss: str = MISSING
+    label_smoothing: float = MISSING
+    mixup: float = MISSING
+    cutmix: float = MISSING
+    crop: str = MISSING
+    colour_jitter: float = MISSING
+    repeats: int = MISSING
+    drop_path: float = MISSING
+    ema_decay: float = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.loss in ("softmax", "bce"), f"loss={self.loss}: expected softmax or bce")
+        check(self.lr > 0, f"lr={self.lr}: must be positive")
+        check(0 <= self.warmup_epochs <= self.epochs, f"warmup_epochs={self.warmup_epochs}: more than epochs")
+        check(0 <= self.drop_path < 1, f"drop_path={self.drop_path}: must lie in [0, 1)")
+        check(0 <= self.ema_decay < 1, f"ema_decay={self.ema_decay}: must lie in [0, 1)")
+        check(self.repeats >= 1, f"repeats={self.repeats}: must be at least 1")
+
+
+class Recipe(recipe.Recipe):
+    """Register ViT with a linear classifier on CLS, trained on class folders."""
+
+    settings: Settings
+
+    def __init__(self, settings: Settings, model: str, num_classes: int, steps: int, seed: int) -> None:
+        super().__init__(settings, model, num_classes, steps, seed)
+        options = {"layer_scale": settings.layer_scale, "drop_path": settings.drop_path}
+        self.backbone = vit.build(model, image_size=settings.image_size, num_classes=num_classes, **options)
+        # DeiT-III draws CLS from a truncated normal; registers keep the paper's 1e-6.
+        nn.init.trunc_normal_(self.backbone.cls_token, std=0.02)
+        average = get_ema_multi_avg_fn(settings.ema_decay)
+        self.ema = AveragedModel(self.backbone, multi_avg_fn=average).requires_grad_(False)
+        self.mix = mixing(settings.mixup, settings.cutmix, num_classes)
+
+    def augmentation(self) -> Callable[[Image.Image], Tensor]:
+        return three_augment(self.settings.image_size, self.settings.crop, self.settings.colour_jitter)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        images, targets = self.mix(self.normalise(batch["image"]), batch["label"])
+        logits = self.backbone(images).float()
+        loss = objective(logits, targets, self.settings.loss, self.settings.label_smoothing)
+        self.log("train/loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> Lamb:
+        exempt = set(self.backbone.no_weight_decay())  # CLS, registers, position embedding
+        groups = param_groups_weight_decay(self.backbone, self.settings.weight_decay, no_weight_decay_list=exempt)
+        return Lamb(groups, lr=self.settings.lr, weight_decay=self.settings.weight_decay)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        lr = self.learning_rate(self.global_step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        self.log("train/lr", lr)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.ema.update_parameters(self.backbone)
+
+    def learning_rate(self, step: int) -> float:
+        """Warm-up and cosine, per step (DeiT's code moves once per epoch)."""
+        settings = self.settings
+        warmup = round(self.steps * settings.warmup_epochs / settings.epochs)
+        return warmup_cosine(step, self.steps, warmup, settings.lr, settings.warmup_lr, settings.min_lr)
+
+    def exports(self) -> Iterator[tuple[str, vit.RegisterViT]]:
+        """The trained backbone, as DeiT evaluates it, and its moving average."""
+        yield "backbone", self.backbone
+        yield "backbone_ema", self.ema.module
+
+
+def mixing(mixup: float, cutmix: float, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Batch-wise Mixup or CutMix: (images, labels (B,)) to (images, class shares (B, num_classes)).
+
+    With both, each batch draws one of them with equal odds (timm's `switch_prob` 0.5, as in DeiT).
+    """
+    kinds: list[v2.Transform] = []
+    if mixup > 0:
+        kinds.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
+    if cutmix > 0:
+        kinds.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
+    if not kinds:
+        return lambda images, labels: (images, F.one_hot(labels, num_classes).float())
+    return v2.RandomChoice(kinds)
+
+
+def objective(logits: Tensor, targets: Tensor, loss: str, label_smoothing: float) -> Tensor:
+    """Mean loss over the batch.
+
+    Args:
+        logits: (B, K) float32.
+        targets: (B, K) class shares that sum to 1.
+        loss: `softmax`: cross-entropy with smoothed targets. `bce`: binary cross-entropy averaged over images and
+            classes, with target 1 for every class that is present (DeiT-III's code: mixed label > 0).
+    """
+    if loss == "bce":
+        return F.binary_cross_entropy_with_logits(logits, (targets > 0).to(logits.dtype))
+    return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)

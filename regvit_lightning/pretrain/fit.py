@@ -1,0 +1,165 @@
+"""One pretraining run: from settings to exported weights, resumed when the command is given again."""
+
+import importlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from regvit_lightning import atomic, precision, seeds, settings, vit, weights
+from regvit_lightning.data.imagenet import ImageNet, Loading, accumulation, train_files
+from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.data.stream import Stream
+from regvit_lightning.errors import UserError
+from regvit_lightning.pretrain.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint, Unreadable
+from regvit_lightning.pretrain.recipe import RecipeSettings, example_grid
+
+# Settings that may differ when a run is continued: they change how it runs, not what it computes.
+FREE_TO_CHANGE = ("device_batch", "workers", "checkpoint_every", "log_every")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is trained, and where it is kept.
+
+    Attributes:
+        model: name of the register ViT.
+        recipe: name of the recipe, as in `configs/recipes/`.
+        settings: resolved settings of the recipe.
+        data: where the images are.
+        seed: of everything drawn.
+        folder: of checkpoint, logs and exported weights.
+        devices: number of devices of this machine.
+    """
+
+    model: str
+    recipe: str
+    settings: RecipeSettings
+    data: DataSettings
+    seed: int
+    folder: Path
+    devices: int = 1
+
+
+def load_recipe(name: str, variant: str = "", words: Sequence[str] = (), known: Sequence[str] = ()) -> RecipeSettings:
+    """The settings of recipe `name`, typed by the file that its `method` names.
+
+    Raises:
+        SettingsError: unknown recipe, variant or key, or a value of the wrong type or range.
+    """
+    files = settings.find("recipes", name, variant)
+    method = next(str(read["method"]) for read in map(settings.read_yaml, files) if "method" in read)
+    module = importlib.import_module(f"regvit_lightning.pretrain.{method}")
+    return settings.build(module.Settings, files, words, known)
+
+
+def finished(run: Run) -> bool:
+    """Whether the run with these settings has been carried to its end."""
+    return (run.folder / "backbone.safetensors").exists() and _changes(run) == []
+
+
+def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Path:
+    """Train, or continue, and export the weights.
+
+    Args:
+        run: what to train.
+        callbacks: for showing progress.
+        force: begin anew, whatever the folder holds.
+
+    Returns:
+        The exported backbone, `<folder>/backbone.safetensors`.
+
+    Raises:
+        UserError: the data or the folder cannot be used, the folder holds a run with other settings, or training
+            cannot go on.
+    """
+    if force and run.folder.exists():
+        shutil.rmtree(run.folder)
+    if finished(run):
+        return run.folder / "backbone.safetensors"
+    files = train_files(run.data, run.settings.images)
+    steps = run.settings.epochs * len(files) // run.settings.batch_size
+    settings.check(steps > 0, f"batch_size={run.settings.batch_size} is above the {len(files)} images of the data")
+    vit.parse_name(run.model)
+    _claim(run)
+
+    module = importlib.import_module(f"regvit_lightning.pretrain.{run.settings.method}")
+    with seeds.drawn_from(run.seed, "initialise"):
+        recipe = module.Recipe(run.settings, run.model, len(files.classes), steps, run.seed)
+    metadata = recipe.metadata(run.recipe)
+    recipe.save_hyperparameters({"backbone": asdict(metadata)})
+    stream = Stream(len(files), run.settings.batch_size, steps, run.seed, getattr(run.settings, "repeats", 1))
+    loading = Loading(run.settings.workers, run.settings.device_batch)
+    images = ImageNet(loading, stream, train=(files, recipe.augmentation()))
+    trainer = _trainer(run, steps, [*callbacks, Unreadable(files, run.folder / "unreadable.txt")])
+    last = run.folder / "last.ckpt"
+    trainer.fit(recipe, images, ckpt_path=last if last.exists() else None, weights_only=True)
+    if trainer.is_global_zero:
+        for name, backbone in recipe.exports():
+            weights.save(run.folder / f"{name}.safetensors", backbone, metadata)
+    return run.folder / "backbone.safetensors"
+
+
+def _trainer(run: Run, steps: int, callbacks: list[Callback]) -> Trainer:
+    accelerator = precision.accelerator()
+    options = run.settings
+    guards = [FiniteLoss(options.log_every), LastCheckpoint(run.folder / "last.ckpt", options.checkpoint_every)]
+    return Trainer(
+        accelerator=accelerator,
+        devices=run.devices,
+        precision=precision.resolve(options.precision, accelerator),  # type: ignore[arg-type]
+        max_steps=steps,
+        accumulate_grad_batches=accumulation(options.batch_size, run.devices, options.device_batch),
+        logger=TensorBoardLogger(run.folder, name="", version="log"),
+        log_every_n_steps=options.log_every,
+        callbacks=[*callbacks, AugmentedImages(), *guards],
+        plugins=[AtomicCheckpointIO()],
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+class AugmentedImages(Callback):
+    """Shows the first batch as the network sees it, in TensorBoard and as `augmented.png` in the run's folder."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0 and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
+            from torchvision.utils import save_image
+
+            grid = example_grid(batch["image"])
+            trainer.logger.experiment.add_image("train/augmented", grid, 0)
+            save_image(grid, Path(trainer.logger.root_dir) / "augmented.png")
+
+
+def _description(run: Run) -> dict[str, Any]:
+    kept = {key: value for key, value in settings.resolved(run.settings).items() if key not in FREE_TO_CHANGE}
+    return {"model": run.model, "recipe": run.recipe, "data": str(Path(run.data.root).resolve()), "seed": run.seed, **kept}
+
+
+def _changes(run: Run) -> list[str] | None:
+    """Differences between the run in the folder and this one, as text; None where the folder holds no run."""
+    try:
+        found = json.loads((run.folder / "run.json").read_text())
+    except FileNotFoundError:
+        return None
+    wanted = _description(run)
+    return [f"{key}: {found.get(key)} -> {wanted.get(key)}" for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+
+
+def _claim(run: Run) -> None:
+    """Write what is about to be trained into the folder, or refuse to mix it with another run."""
+    changes = _changes(run)
+    if changes:
+        raise UserError(
+            f"{run.folder} holds a run with other settings ({'; '.join(changes[:4])}); "
+            "give the old ones to continue it, or FORCE=1 to begin anew"
+        )
+    if changes is None:
+        atomic.write_text(run.folder / "run.json", json.dumps(_description(run), indent=1) + "\n")

@@ -1,0 +1,150 @@
+"""The result of one cell of the grid: one small JSON file with everything needed to believe it."""
+
+import json
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from regvit_lightning import atomic
+from regvit_lightning.errors import UserError
+
+SCHEMA = 1
+FREE_TO_CHANGE = {"workers", "device_batch"}  # how a cell is run, not what it computes
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One cell: model × task × seed.
+
+    Attributes:
+        model: id (`deit3-vitn_reg4`).
+        task: protocol (`imagenet_linear`).
+        data: name of the data.
+        seed: of the pretraining run and of the evaluation.
+        metrics: by name.
+        columns: metrics that go into tables, with +1 where higher is better and -1 where lower is.
+        intervals: 95 % bootstrap intervals, for metrics with a score per image.
+        images: number of test images.
+        protocol: the facts that people argue about.
+        settings: resolved settings of the task.
+        backbone: registers, width, depth, patch size and input size of the model.
+        weights: fingerprint of the model's weights.
+        provenance: commit, dirty, date, versions, device, seconds, peak_memory_mib.
+        schema: version of this layout.
+    """
+
+    model: str
+    task: str
+    data: str
+    seed: int
+    metrics: dict[str, float]
+    columns: dict[str, int]
+    intervals: dict[str, list[float]]
+    images: int
+    protocol: dict[str, Any]
+    settings: dict[str, Any]
+    backbone: dict[str, Any]
+    weights: str
+    provenance: dict[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def path(self, results: Path) -> Path:
+        """Where the record lies below `results`."""
+        return path(results, self.data, self.model, self.task, self.seed)
+
+    def save(self, results: Path) -> Path:
+        """Write the record atomically and return its path.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        target = self.path(results)
+        atomic.write_text(target, json.dumps(asdict(self), indent=1) + "\n")
+        return target
+
+
+def path(results: Path, data: str, model: str, task: str, seed: int) -> Path:
+    """`<results>/<data>/cells/<model>/<task>.seed<k>.json`."""
+    return results / data / "cells" / model / f"{task}.seed{seed}.json"
+
+
+def load(file: Path) -> Record:
+    """Read one record.
+
+    Raises:
+        UserError: not JSON, or not a record of this schema.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: not readable as a record: {error}") from None
+    known = {entry.name for entry in fields(Record)}
+    if not isinstance(values, dict) or set(values) != known or values["schema"] != SCHEMA:
+        raise UserError(f"{file}: not a record of schema {SCHEMA}; remove it and evaluate the cell again")
+    return Record(**values)
+
+
+def load_all(results: Path, data: str) -> list[Record]:
+    """All records of one data set, in the order of their paths."""
+    return [load(file) for file in sorted((results / data / "cells").glob("*/*.json"))]
+
+
+def stale(record: Record, settings: dict[str, Any], weights: str) -> str:
+    """Why `record` no longer answers for these settings and weights, or '' when it does."""
+    old = record.settings
+    changed = [key for key in sorted({**settings, **old}.keys() - FREE_TO_CHANGE) if settings.get(key) != old.get(key)]
+    if changed:
+        return "settings changed: " + ", ".join(f"{key} {old.get(key)} -> {settings.get(key)}" for key in changed)
+    if record.weights != weights:
+        return f"weights changed: {record.weights} -> {weights}"
+    return ""
+
+
+def provenance(seconds: float, peak_memory_mib: float) -> dict[str, Any]:
+    """Where a result comes from: commit of the suite and whether its code was changed since, versions, hardware."""
+    from datetime import datetime, timezone
+    from importlib.metadata import version
+
+    packages = ("torch", "torchvision", "lightning", "timm", "torchmetrics", "numpy", "pillow")
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--", ".", ":(exclude)results")),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "device": device_name(),
+        "seconds": round(seconds, 1),
+        "peak_memory_mib": round(peak_memory_mib),
+    }
+
+
+def device_name() -> str:
+    """The hardware that computes: the GPU's name, or the processor's with its number of cores."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+
+
+def peak_memory_mib() -> float:
+    """Most memory used so far: of the GPU where there is one, else of this process."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()

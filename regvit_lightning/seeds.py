@@ -1,0 +1,31 @@
+"""Random draws that depend on nothing but named numbers: seed, step, sample.
+
+Every draw of a training run comes from `derive(...)`, so there is no generator state to save or to lose: an interrupted
+run continues with the same draws, and the number of devices, workers or batches does not change them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from zlib import crc32
+
+import numpy as np
+import torch
+
+
+def derive(*parts: int | str) -> int:
+    """A 64-bit seed from numbers and names, e.g. `derive(seed, "augment", position)`; order matters."""
+    numbers = [crc32(part.encode()) if isinstance(part, str) else part for part in parts]
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def generator(*parts: int | str) -> torch.Generator:
+    """A CPU generator seeded with `derive(*parts)`."""
+    return torch.Generator().manual_seed(derive(*parts) >> 1)
+
+
+@contextmanager
+def drawn_from(*parts: int | str) -> Iterator[None]:
+    """Inside, torch's global CPU draws come from `derive(*parts)`; outside, its state is untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(*parts) >> 1)
+        yield

@@ -1,0 +1,145 @@
+"""What every frozen evaluation shares: its settings, the module that holds the backbone, and what it returns."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from regvit_lightning import precision, seeds, settings
+from regvit_lightning.backbones import Backbone, Tokens
+from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.data.transforms import normalise
+from regvit_lightning.settings import MISSING, check
+
+
+@dataclass
+class TaskSettings:
+    """Settings of every frozen evaluation.
+
+    Attributes:
+        task: file of `regvit_lightning/tasks/` with the task's `Settings` and `run`.
+        version: of the protocol; raised whenever a change to the code or the YAML changes numbers.
+        precision: of the frozen features: auto (bf16 where the hardware has it), bf16-mixed or 32-true.
+        workers: decoding processes per device.
+        device_batch: images at once on one device.
+    """
+
+    task: str = MISSING
+    version: int = MISSING
+    precision: str = MISSING
+    workers: int = MISSING
+    device_batch: int = MISSING
+
+    def __post_init__(self) -> None:
+        check(self.device_batch > 0, f"device_batch={self.device_batch}: must be at least 1")
+        check(self.workers >= 0, f"workers={self.workers}: must not be negative")
+
+
+@dataclass(frozen=True)
+class How:
+    """How an evaluation is run: nothing of it changes what is computed, but for the seed.
+
+    Attributes:
+        seed: of everything drawn.
+        devices: number of devices of this machine, for tasks that train; the others take one.
+        callbacks: for showing progress.
+    """
+
+    seed: int = 0
+    devices: int = 1
+    callbacks: Sequence[Callback] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: by name; accuracies in percent.
+        intervals: 95 % bootstrap interval over test images, for metrics with a score per image.
+        images: number of test images.
+        protocol: the facts that people argue about.
+    """
+
+    metrics: dict[str, float]
+    images: int
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """A file of `regvit_lightning/tasks/`: `Settings`, `METRICS` and `run`.
+
+    `METRICS` names the metrics that go into tables, each with its direction: +1 where higher is better, -1 where
+    lower is.
+    """
+
+    Settings: type[TaskSettings]
+    METRICS: dict[str, int]
+    run: Callable[[Backbone, DataSettings, Any, How], Outcome]
+
+
+def load_task(name: str, variant: str = "", words: Sequence[str] = (), known: Sequence[str] = ()) -> tuple[Task, Any]:
+    """The task `name` and its settings, typed by the file that its `task` names.
+
+    Raises:
+        SettingsError: unknown task, variant or key, or a value of the wrong type or range.
+    """
+    files = settings.find("tasks", name, variant)
+    file = next(str(read["task"]) for read in map(settings.read_yaml, files) if "task" in read)
+    module: Any = importlib.import_module(f"regvit_lightning.tasks.{file}")
+    return module, settings.build(module.Settings, files, words, known)
+
+
+class FrozenModule(LightningModule):
+    """A LightningModule around a frozen backbone; its tokens are computed without a graph."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.register_buffer("mean", torch.tensor(backbone.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.std), persistent=False)
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool = True) -> list[Tokens]:
+        """Tokens of uint8 images (B, 3, H, W), under the trainer's precision."""
+        return self.backbone(normalise(images, self.mean, self.std), blocks, norm)
+
+
+def cls_or_mean(tokens: Tokens) -> Tensor:
+    """One vector per image (B, D): CLS, or the mean of the patches for a model without CLS."""
+    return tokens.cls if tokens.cls is not None else tokens.patches.mean(dim=(1, 2))
+
+
+def trainer(options: TaskSettings, how: How, devices: int = 1, **more: Any) -> Trainer:
+    """A Trainer on `devices` devices that writes nothing to disk."""
+    accelerator = precision.accelerator()
+    return Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        precision=precision.resolve(options.precision, accelerator),  # type: ignore[arg-type]
+        callbacks=list(how.callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        **more,
+    )
+
+
+def bootstrap(scores: Tensor, seed: int = 0, draws: int = 1000) -> tuple[float, float]:
+    """95 % interval of the mean of per-image `scores` (N,), by resampling images (percentile bootstrap)."""
+    scores = scores.double().cpu()
+    generator = seeds.generator(seed, "bootstrap")
+    means = torch.stack(
+        [scores[torch.randint(len(scores), (len(scores),), generator=generator)].mean() for _ in range(draws)]
+    )
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high

@@ -1,0 +1,189 @@
+"""ImageNet kNN on frozen features: DINOv2's protocol, with exact search and k chosen on held-out train.
+
+Source: Oquab et al. 2023 (arXiv 2304.07193), section 7.1 and dinov2/eval/knn.py. CLS after the final norm, L2-normalised;
+cosine similarity; weights are the softmax over the similarities to the nearest 200 (the largest k) divided by the
+temperature, and a class's votes are summed over the first k.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from regvit_lightning import seeds
+from regvit_lightning.backbones import Backbone
+from regvit_lightning.data.imagenet import ImageNet, Loading, test_files, train_files
+from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.data.transforms import centre_crop
+from regvit_lightning.settings import MISSING, check
+from regvit_lightning.tasks.frozen import FrozenModule, How, Outcome, TaskSettings, bootstrap, cls_or_mean, trainer
+
+METRICS = {"top1": +1, "top1_best_on_test": +1}
+
+
+@dataclass
+class Settings(TaskSettings):
+    """Settings of kNN.
+
+    Attributes:
+        resize, crop: short side and central square in pixels, the same for train and test.
+        neighbours: values of k to choose from.
+        temperature: of the softmax over similarities.
+        held_out: share of train that serves as queries for the choice of k.
+        held_out_limit: at most so many of them.
+        bank_chunk: train features compared with a batch of queries at once; bounds the memory.
+    """
+
+    resize: int = MISSING
+    crop: int = MISSING
+    neighbours: list[int] = MISSING
+    temperature: float = MISSING
+    held_out: float = MISSING
+    held_out_limit: int = MISSING
+    bank_chunk: int = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.temperature > 0, f"temperature={self.temperature}: must be positive")
+        check(len(self.neighbours) > 0 and min(self.neighbours) > 0, "neighbours: expected a list such as [10,20]")
+        check(0 < self.held_out < 1, f"held_out={self.held_out}: must lie in (0, 1)")
+
+
+def search(queries: Tensor, bank: Tensor, k: int, chunk: int) -> tuple[Tensor, Tensor]:
+    """The k most similar rows of `bank` for each query, exactly, in bounded memory.
+
+    Args:
+        queries: (Q, D).
+        bank: (N, D), N >= k.
+        k: neighbours.
+        chunk: rows of the bank looked at together; memory is Q * (chunk + 2 k).
+
+    Returns:
+        Similarities (Q, k), descending, and places in the bank (Q, k).
+    """
+    similarity = queries.new_empty(len(queries), 0)
+    place = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
+    for start in range(0, len(bank), chunk):
+        found = queries @ bank[start : start + chunk].T
+        top = found.topk(min(k, found.shape[1]), dim=1)
+        similarity, place = torch.cat([similarity, top.values], 1), torch.cat([place, top.indices + start], 1)
+        best = similarity.topk(min(k, similarity.shape[1]), dim=1)
+        similarity, place = best.values, place.gather(1, best.indices)
+    return similarity, place
+
+
+def votes(similarity: Tensor, labels: Tensor, k: int, classes: int, temperature: float) -> Tensor:
+    """Class scores (Q, classes) from the first k of the neighbours.
+
+    Args:
+        similarity: (Q, K) descending, K >= k; the softmax runs over all K.
+        labels: (Q, K) class numbers of the neighbours.
+    """
+    weight = F.softmax(similarity / temperature, dim=1)
+    scores = similarity.new_zeros(len(similarity), classes)
+    return scores.scatter_add_(1, labels[:, :k], weight[:, :k])
+
+
+class KNN(FrozenModule):
+    """Validation fills the bank with train features, test classifies by it.
+
+    Attributes:
+        bank: (N, D) L2-normalised train features, after validation.
+        bank_labels: (N,).
+        predictions: (images, len(neighbours)) predicted classes of the test images, after test.
+        labels: (images,).
+    """
+
+    bank: Tensor
+    bank_labels: Tensor
+    predictions: Tensor
+    labels: Tensor
+
+    def __init__(self, backbone: Backbone, settings: Settings, classes: int) -> None:
+        super().__init__(backbone)
+        self.settings, self.classes = settings, classes
+        self._features: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    def features(self, images: Tensor) -> Tensor:
+        """L2-normalised features (B, D), float32, of uint8 images."""
+        return F.normalize(cls_or_mean(self.tokens(images)[0]).float(), dim=1)
+
+    def classify(self, queries: Tensor, bank: Tensor, bank_labels: Tensor) -> Tensor:
+        """Predicted classes (Q, len(neighbours)) of normalised queries (Q, D)."""
+        settings = self.settings
+        similarity, place = search(queries, bank, max(settings.neighbours), settings.bank_chunk)
+        near = bank_labels[place]
+        scores = (votes(similarity, near, k, self.classes, settings.temperature) for k in settings.neighbours)
+        return torch.stack([score.argmax(dim=1) for score in scores], dim=1)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._features.append(self.features(batch[0]))
+        self._labels.append(batch[1])
+
+    def on_validation_epoch_end(self) -> None:
+        self.bank, self.bank_labels = torch.cat(self._features), torch.cat(self._labels)
+        self._features, self._labels = [], []
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._features.append(self.classify(self.features(batch[0]), self.bank, self.bank_labels))
+        self._labels.append(batch[1])
+
+    def on_test_epoch_end(self) -> None:
+        self.predictions, self.labels = torch.cat(self._features), torch.cat(self._labels)
+
+    def held_out_accuracy(self, seed: int) -> Tensor:
+        """Top-1 in percent for each k (len(neighbours),), of held-out train images against the rest of the bank."""
+        count = min(round(self.settings.held_out * len(self.bank)), self.settings.held_out_limit)
+        order = torch.randperm(len(self.bank), generator=seeds.generator(seed, "held out")).to(self.bank.device)
+        held, kept = order[:count], order[count:]
+        bank, labels = self.bank[kept], self.bank_labels[kept]
+        batches = held.split(self.settings.device_batch)
+        predictions = torch.cat([self.classify(self.bank[batch], bank, labels) for batch in batches])
+        return accuracy(predictions, self.bank_labels[held], self.classes)
+
+
+def accuracy(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Top-1 accuracy in percent of each column of `predictions` (N, M) against `labels` (N,): (M,)."""
+    target = labels.expand(predictions.shape[1], -1)
+    options = {"average": "micro", "multidim_average": "samplewise"}
+    return 100 * multiclass_accuracy(predictions.T, target, classes, **options)
+
+
+def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008
+    """Top-1 of kNN at the k chosen on held-out train, at every k, and the best of them on test.
+
+    Raises:
+        DataError: the data is missing, incomplete or unreadable.
+        SettingsError: train has fewer images than the largest k.
+    """
+    train, test = train_files(data), test_files(data)
+    largest, kept = max(settings.neighbours), len(train) - round(settings.held_out * len(train))
+    check(largest <= kept, f"neighbours: k={largest} is above the {kept} train images of {data.name}")
+    view = centre_crop(settings.resize, settings.crop)
+    loading = Loading(settings.workers, settings.device_batch)
+    images = ImageNet(loading, validation=[(train, view)], test=[(test, view)])
+    module = KNN(backbone, settings, len(train.classes))
+    runner = trainer(settings, how)
+    runner.validate(module, images, verbose=False)
+    runner.test(module, images, verbose=False)
+
+    chosen = int(module.held_out_accuracy(how.seed).argmax())
+    on_test = accuracy(module.predictions, module.labels, module.classes)
+    right = 100.0 * (module.predictions[:, chosen] == module.labels)
+    by_k = {f"top1_k{k}": on_test[i].item() for i, k in enumerate(settings.neighbours)}
+    return Outcome(
+        metrics={"top1": on_test[chosen].item(), "top1_best_on_test": on_test.max().item(), **by_k},
+        images=len(test),
+        intervals={"top1": bootstrap(right, how.seed)},
+        protocol={
+            "k": settings.neighbours[chosen],
+            "k_chosen_on": f"{settings.held_out:.0%} of train, held out",
+            "temperature": settings.temperature,
+            "feature": "CLS after the final norm" if backbone.has_cls else "mean of patches after the final norm",
+            "view": f"resize {settings.resize}, centre crop {settings.crop}, bicubic",
+            "train_images": len(train),
+        },
+    )

@@ -1,0 +1,243 @@
+"""ImageNet linear probe on frozen features: DINOv2's grid of heads in one pass, chosen on held-out train.
+
+Source: Oquab et al. 2023 (arXiv 2304.07193), appendix B.3 and dinov2/eval/linear.py: inputs from the last 1 or 4 blocks,
+with or without the mean patch, times 13 learning rates. Two differences, both in the record: the head is chosen on
+held-out train (the best on test is kept under its own name), and the global batch is fixed, so that the learning rate
+does not depend on the number of devices.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.aggregation import CatMetric
+
+from regvit_lightning.backbones import Backbone, Tokens
+from regvit_lightning.data.imagenet import ImageNet, Loading, accumulation, test_files, train_files
+from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.data.stream import Stream
+from regvit_lightning.data.transforms import centre_crop, random_resized_crop
+from regvit_lightning.pretrain.schedules import warmup_cosine
+from regvit_lightning.settings import MISSING, check
+from regvit_lightning.tasks.frozen import FrozenModule, How, Outcome, TaskSettings, bootstrap, cls_or_mean, trainer
+from regvit_lightning.tasks.knn import accuracy
+
+METRICS = {"top1": +1, "top1_best_on_test": +1}
+
+
+@dataclass
+class Settings(TaskSettings):
+    """Settings of the linear probe.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: images per step over all devices.
+        learning_rates: grid, for a batch of 256; scaled by batch_size / 256.
+        momentum: of SGD.
+        blocks: how many last blocks give their CLS to a head.
+        resize, crop: short side and central square of the evaluation view in pixels; crop is also the training size.
+        held_out: share of the train images of every class kept for the choice of the head.
+    """
+
+    steps: int = MISSING
+    batch_size: int = MISSING
+    learning_rates: list[float] = MISSING
+    momentum: float = MISSING
+    blocks: list[int] = MISSING
+    resize: int = MISSING
+    crop: int = MISSING
+    held_out: float = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.steps > 0, f"steps={self.steps}: must be at least 1")
+        check(self.batch_size > 0, f"batch_size={self.batch_size}: must be at least 1")
+        check(len(self.learning_rates) > 0, "learning_rates: expected a list such as [1e-3,1e-2]")
+        check(len(self.blocks) > 0 and min(self.blocks) > 0, "blocks: expected a list such as [1,4]")
+        check(0 < self.held_out < 1, f"held_out={self.held_out}: must lie in (0, 1)")
+
+
+@dataclass(frozen=True)
+class Head:
+    """One cell of the grid: input and learning rate (for a batch of 256)."""
+
+    blocks: int
+    avgpool: bool
+    lr: float
+
+
+def inputs(tokens: Sequence[Tokens], blocks: int, avgpool: bool) -> Tensor:
+    """Input of a head: CLS of the last `blocks` blocks side by side, then the mean patch of the last block.
+
+    Args:
+        tokens: of the last blocks, in order, normalised.
+
+    Returns:
+        (B, blocks * D), or (B, (blocks + 1) * D) with `avgpool`.
+    """
+    parts = [cls_or_mean(block) for block in tokens[-blocks:]]
+    if avgpool:
+        parts.append(tokens[-1].patches.mean(dim=(1, 2)))
+    return torch.cat(parts, dim=1)
+
+
+class Heads(nn.Module):
+    """All heads that share an input, as one matrix.
+
+    The gradient of head i is that of its own cross-entropy times its learning rate: weighting the losses by the
+    learning rates and stepping with the schedule alone is SGD with momentum at each head's own rate (the momentum
+    buffer is linear in the gradient and there is no weight decay).
+
+    Args:
+        dim: width of the input.
+        heads: number of heads H.
+        classes: number of classes K.
+    """
+
+    def __init__(self, dim: int, heads: int, classes: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.linear = nn.Linear(dim, heads * classes)
+        nn.init.normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, H, K) of features (B, dim)."""
+        return self.linear(features).unflatten(1, (self.heads, -1))
+
+    def loss(self, features: Tensor, labels: Tensor, rates: Tensor) -> Tensor:
+        """Sum over heads of rate (H,) times mean cross-entropy over the batch."""
+        logits = self(features).transpose(0, 1)
+        every = F.cross_entropy(logits.flatten(0, 1), labels.repeat(self.heads), reduction="none")
+        return (every.view(self.heads, -1).mean(dim=1) * rates).sum()
+
+
+class LinearProbe(FrozenModule):
+    """The grid of heads on a frozen backbone.
+
+    Attributes:
+        grid: the heads, in the order of the columns of the predictions.
+        held_out, test: (predictions (N, heads), labels (N,)), filled by validation and test.
+    """
+
+    rates: Tensor
+    held_out: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+
+    def __init__(self, backbone: Backbone, settings: Settings, classes: int) -> None:
+        super().__init__(backbone)
+        self.settings, self.classes = settings, classes
+        # Without CLS the mean patch takes its place, and adding it once more changes nothing.
+        pools = (False, True) if backbone.has_cls else (False,)
+        self.variants = [(blocks, avgpool) for blocks in settings.blocks for avgpool in pools]
+        self.grid = [Head(*variant, lr) for variant in self.variants for lr in settings.learning_rates]
+        dims = [(blocks + avgpool) * backbone.embed_dim for blocks, avgpool in self.variants]
+        self.heads = nn.ModuleList(Heads(dim, len(settings.learning_rates), classes) for dim in dims)
+        rates = torch.tensor(settings.learning_rates) * settings.batch_size / 256
+        self.register_buffer("rates", rates, persistent=False)
+        self.predicted, self.labels = CatMetric(), CatMetric()
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The input of each variant, float32, of uint8 images (B, 3, H, W)."""
+        tokens = self.tokens(images, blocks=range(-max(self.settings.blocks), 0))
+        return [inputs(tokens, *variant).float() for variant in self.variants]
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        features = self.features(batch["image"])
+        with torch.autocast(self.device.type, enabled=False):
+            losses = [heads.loss(x, batch["label"], self.rates) for heads, x in zip(self.heads, features, strict=True)]
+        return torch.stack(losses).sum()
+
+    def configure_optimizers(self) -> torch.optim.SGD:
+        return torch.optim.SGD(self.heads.parameters(), lr=1.0, momentum=self.settings.momentum, fused=True)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = warmup_cosine(self.global_step, self.settings.steps, 0, 1.0, 0.0, 0.0)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+
+    def _predict(self, batch: tuple[Tensor, Tensor]) -> None:
+        features = self.features(batch[0])
+        with torch.autocast(self.device.type, enabled=False):
+            columns = [heads(x).argmax(dim=2) for heads, x in zip(self.heads, features, strict=True)]
+        self.predicted.update(torch.cat(columns, dim=1))
+        self.labels.update(batch[1])
+
+    def _collect(self) -> tuple[Tensor, Tensor]:
+        found = self.predicted.compute().long(), self.labels.compute().long()
+        self.predicted.reset()
+        self.labels.reset()
+        return found
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._predict(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.held_out = self._collect()
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._predict(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self.test = self._collect()
+
+
+def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008
+    """Top-1 on test of the head chosen on held-out train, and of the best head on test.
+
+    Raises:
+        DataError: the data is missing, incomplete or unreadable.
+    """
+    check(max(settings.blocks) <= backbone.depth, f"blocks={settings.blocks}: {backbone.name} has {backbone.depth}")
+    files, test = train_files(data), test_files(data)
+    train, held_out = files.split(settings.held_out, how.seed)
+    view = centre_crop(settings.resize, settings.crop)
+    stream = Stream(len(train), settings.batch_size, settings.steps, how.seed)
+    images = ImageNet(
+        Loading(settings.workers, settings.device_batch),
+        stream,
+        train=(train, random_resized_crop(settings.crop)),
+        validation=[(held_out, view)],
+        test=[(test, view)],
+    )
+    torch.manual_seed(how.seed)  # the initial heads
+    module = LinearProbe(backbone, settings, len(files.classes))
+    pieces = accumulation(settings.batch_size, how.devices, settings.device_batch)
+    runner = trainer(
+        settings, how, how.devices, max_steps=settings.steps, accumulate_grad_batches=pieces, limit_val_batches=0
+    )
+    runner.fit(module, images)
+    judge = trainer(settings, how)
+    judge.validate(module, images, verbose=False)
+    judge.test(module, images, verbose=False)
+    return _outcome(module, len(test), how.seed)
+
+
+def _outcome(module: LinearProbe, images: int, seed: int) -> Outcome:
+    settings = module.settings
+    on_held_out = accuracy(*module.held_out, module.classes)
+    on_test = accuracy(*module.test, module.classes)
+    chosen = int(on_held_out.argmax())
+    best = module.grid[int(on_test.argmax())]
+    right = 100.0 * (module.test[0][:, chosen] == module.test[1])
+    return Outcome(
+        metrics={
+            "top1": on_test[chosen].item(),
+            "top1_held_out": on_held_out[chosen].item(),
+            "top1_best_on_test": on_test.max().item(),
+        },
+        images=images,
+        intervals={"top1": bootstrap(right, seed)},
+        protocol={
+            "head": vars(module.grid[chosen]),
+            "head_best_on_test": vars(best),
+            "head_chosen_on": f"{settings.held_out:.0%} of train, held out",
+            "heads": len(module.grid),
+            "batch_size": settings.batch_size,
+            "train_view": f"random resized crop {settings.crop}, scale 0.08-1, flip, bicubic",
+            "view": f"resize {settings.resize}, centre crop {settings.crop}, bicubic",
+        },
+    )

@@ -1,0 +1,153 @@
+"""The register ViT: timm's `VisionTransformer` by name, and nothing of our own but mask tokens.
+
+Sequence and initialisation follow the registers paper and DINOv2's code (facts in arXiv 2309.16588, section 2.2): the
+registers stand between CLS and the patches, carry no position embedding, start from N(0, 1e-6), go through every block
+and the final norm, and stay in the sequence at inference. CLS carries no position entry of its own: it would only be a
+second bias of the same vector.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.layers import DropPath, Mlp, SwiGLUPacked
+from timm.models import checkpoint_seq
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from regvit_lightning import settings
+from regvit_lightning.settings import SettingsError
+
+NAME = re.compile(r"vit(?P<size>[a-z])(?P<patch>\d+)?_reg(?P<registers>\d+)")
+
+
+@dataclass
+class Architecture:
+    """Shape of a backbone; one YAML of `configs/models/` each.
+
+    Attributes:
+        embed_dim: width D of the token embeddings.
+        depth: number of blocks.
+        num_heads: attention heads per block; divides `embed_dim`.
+        patch_size: side of a square patch in pixels, unless the name gives another.
+        hidden_dim: width of the MLP's hidden layer; of each of the two branches for `swiglu`.
+        ffn: `mlp` (GELU) or `swiglu` (DINOv2's fused SwiGLU).
+    """
+
+    embed_dim: int = settings.MISSING
+    depth: int = settings.MISSING
+    num_heads: int = settings.MISSING
+    patch_size: int = settings.MISSING
+    hidden_dim: int = settings.MISSING
+    ffn: str = "mlp"
+
+    def __post_init__(self) -> None:
+        settings.check(self.embed_dim % self.num_heads == 0, "embed_dim must be a multiple of num_heads")
+        settings.check(self.ffn in ("mlp", "swiglu"), f"ffn={self.ffn}: expected mlp or swiglu")
+
+
+def parse_name(name: str) -> tuple[Architecture, int]:
+    """Read a name of the grammar `vit{n,t,s,b,l,h,g}[patch]_reg{N}`: `vitb_reg16`, `vitl14_reg4`.
+
+    Returns:
+        The architecture, with the patch size of the name, and the number of registers.
+
+    Raises:
+        SettingsError: the name does not fit the grammar or its size has no YAML.
+    """
+    match = NAME.fullmatch(name)
+    sizes = [size.removeprefix("vit") for size in settings.names("models")]
+    if match is None or match["size"] not in sizes:
+        examples = [f"vit{size}_reg{n}" for size in sizes for n in (0, 1, 2, 4, 8, 16)]
+        hint = settings.nearest(name, examples)
+        raise SettingsError(f"unknown model '{name}': expected vit{{{','.join(sizes)}}}[patch]_reg<N>; {hint}")
+    architecture = settings.build(Architecture, settings.find("models", f"vit{match['size']}"))
+    if match["patch"]:
+        architecture.patch_size = int(match["patch"])
+    settings.check(architecture.patch_size > 0, f"model '{name}': the patch size must be at least 1")
+    return architecture, int(match["registers"])
+
+
+class RegisterViT(VisionTransformer):
+    """timm's ViT with registers, any input size, and an optional mask token for masked pretraining.
+
+    Args:
+        architecture: shape of the backbone.
+        registers: number N of register tokens.
+        image_size: side of the training images in pixels; fixes the grid of the position embedding. Other sizes,
+            square or not, are served by anti-aliased bicubic interpolation (paper, appendix A).
+        num_classes: outputs of the classifier on CLS; 0 for none.
+        layer_scale: initial LayerScale value (DeiT-III 1e-4, DINOv2 1e-5), or None for no LayerScale.
+        drop_path: stochastic depth rate, the same in every block (DeiT-III and DINOv2 use a uniform rate).
+        mask_token: add the learned embedding that replaces masked patches.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        registers: int = 0,
+        image_size: int = 224,
+        num_classes: int = 0,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+        mask_token: bool = False,
+    ) -> None:
+        size, patch = image_size, architecture.patch_size
+        settings.check(size % patch == 0, f"image size {size} is not a multiple of the patch size {patch}")
+        swiglu = architecture.ffn == "swiglu"
+        hidden = architecture.hidden_dim * (2 if swiglu else 1)  # SwiGLUPacked halves the width that it is given
+        super().__init__(
+            img_size=size,
+            patch_size=patch,
+            num_classes=num_classes,
+            embed_dim=architecture.embed_dim,
+            depth=architecture.depth,
+            num_heads=architecture.num_heads,
+            mlp_ratio=(hidden + 0.5) / architecture.embed_dim,  # timm truncates embed_dim * mlp_ratio
+            mlp_layer=SwiGLUPacked if swiglu else Mlp,
+            act_layer=nn.SiLU if swiglu else nn.GELU,
+            init_values=layer_scale,
+            reg_tokens=registers,
+            no_embed_class=True,
+            dynamic_img_size=True,
+        )
+        for block in self.blocks if drop_path > 0 else ():
+            block.drop_path1, block.drop_path2 = DropPath(drop_path), DropPath(drop_path)
+        self.mask_token = nn.Parameter(torch.zeros(1, architecture.embed_dim)) if mask_token else None
+
+    def forward_features(self, x: Tensor, mask: Tensor | None = None, **attention: Any) -> Tensor:
+        """All tokens after the final norm.
+
+        Args:
+            x: images (B, 3, H, W), H and W multiples of the patch size.
+            mask: boolean (B, h, w); True where the patch is replaced by the mask token before the position embedding
+                is added. CLS and registers are never masked.
+            attention: timm's own options (`attn_mask`, `is_causal`), without `mask`.
+
+        Returns:
+            (B, 1 + N + h * w, D): CLS, registers, patches row by row.
+        """
+        if mask is None:
+            return super().forward_features(x, **attention)
+        patches = self.patch_embed(x)
+        patches = torch.where(mask.unsqueeze(-1), self.mask_token.to(patches.dtype), patches)
+        tokens = self.norm_pre(self._pos_embed(patches))
+        return self.norm(checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens))
+
+
+def block_macs(architecture: Architecture, registers: int, image_size: int) -> int:
+    """Multiply-adds of the matrix products of all blocks for one square image.
+
+    12 T d^2 + 2 T^2 d per block for T tokens and an MLP of ratio 4 (the count behind Fig. 12 of the paper).
+    """
+    d, patches = architecture.embed_dim, (image_size // architecture.patch_size) ** 2
+    tokens = 1 + registers + patches
+    ffn = (3 if architecture.ffn == "swiglu" else 2) * d * architecture.hidden_dim
+    return architecture.depth * (tokens * (4 * d * d + ffn) + 2 * tokens * tokens * d)
+
+
+def build(name: str, **options: Any) -> RegisterViT:
+    """The register ViT called `name` (see `parse_name`), with `options` of `RegisterViT`."""
+    architecture, registers = parse_name(name)
+    return RegisterViT(architecture, registers, **options)
