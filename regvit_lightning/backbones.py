@@ -131,6 +131,11 @@ class Backbone(nn.Module):
         """Hash of the weights, see `weights.fingerprint`."""
         return weights.fingerprint(self.model.state_dict())
 
+    def facts(self) -> dict[str, Any]:
+        """What a record says about the model."""
+        names = ("embed_dim", "depth", "patch_size", "num_registers", "has_cls", "image_size")
+        return {**{name: getattr(self, name) for name in names}, "mean": list(self.mean), "std": list(self.std)}
+
     def train(self, mode: bool = True) -> "Backbone":
         """Does nothing: a frozen backbone stays in evaluation mode."""
         return super().train(False)

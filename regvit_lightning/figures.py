@@ -21,13 +21,18 @@ INK, PAPER = "#1f2430", "#ffffff"
 def semantic_palette() -> npt.NDArray[np.uint8]:
     """A colour for each semantic id, (256, 3); 0, the unlabelled, is white.
 
-    The ids that the rendered scenes use get well separated colours: hues by the golden ratio, in three tones.
+    Grounds and walls are pale, objects are strong, in hues that run once around the wheel for each; ids that the
+    rendered scenes do not use are grey.
     """
-    palette = np.full((256, 3), 255, np.uint8)
-    order = [*SEMANTIC_IDS.values(), *(i for i in range(1, 256) if i not in SEMANTIC_IDS.values())]
-    for rank, number in enumerate(order):
-        saturation, value = ((0.55, 0.92), (0.90, 0.62), (0.35, 0.72))[rank % 3]
-        palette[number] = np.round(255 * np.array(colorsys.hsv_to_rgb(rank * 0.618 % 1, saturation, value)))
+    palette = np.full((256, 3), 160, np.uint8)
+    palette[0] = 255
+    surfaces = len(SEMANTIC_IDS) - len(CLASSES)
+    for rank, number in enumerate(SEMANTIC_IDS.values()):
+        if rank < surfaces:
+            colour = colorsys.hsv_to_rgb(rank * 5 / surfaces % 1, 0.22, (0.93, 0.72)[rank % 2])
+        else:
+            colour = colorsys.hsv_to_rgb(rank / len(CLASSES) % 1, 0.85, (0.95, 0.58)[rank % 2])
+        palette[number] = np.round(255 * np.array(colour))
     return palette
 
 

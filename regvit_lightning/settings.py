@@ -117,7 +117,7 @@ def build(schema: type[T], files: Sequence[Path] = (), words: Sequence[str] = ()
             if key not in known:
                 raise SettingsError(f"{where}unknown key '{key}'; {nearest(str(key), [*known, *also_known])}")
             try:
-                merged[key] = value
+                OmegaConf.update(merged, key, value, merge=False)
             except OmegaConfBaseException as error:
                 raise SettingsError(f"{where}{key}={value}: {_one_line(error)}") from None
     try:

@@ -9,7 +9,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -18,12 +17,12 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from regvit_lightning import settings, vit
+from regvit_lightning import atomic, settings, vit
 from regvit_lightning.errors import UserError
 from regvit_lightning.vit import Architecture, RegisterViT
 
@@ -111,18 +110,14 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 def save(path: Path, model: nn.Module, metadata: Metadata) -> None:
     """Write the backbone weights of `model` (no classifier, no mask token) as safetensors with `metadata`.
 
-    The file appears under `path` complete or not at all: it is written beside it, synchronised and renamed.
+    The file appears under `path` complete or not at all.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in _backbone_only(model.state_dict()).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file(state, temporary, {HEADER: json.dumps(asdict(metadata), sort_keys=True)})
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = safetensors.torch.save(state, {HEADER: json.dumps(asdict(metadata), sort_keys=True)})
+    atomic.write(path, lambda temporary: temporary.write_bytes(content))
 
 
 def load(path: Path) -> tuple[RegisterViT, Metadata | None]:

@@ -181,7 +181,7 @@ def test_a_failed_export_leaves_the_previous_one_alone(tmp_path, monkeypatch):
 def test_lightning_checkpoint_of_ours(tmp_path):
     model = ours(num_classes=7, mask_token=True)
     state = {f"backbone.{name}": tensor for name, tensor in model.state_dict().items()}
-    state["head.dino.weight"] = torch.ones(3)  # parts of the recipe that are no backbone
+    state["teacher.norm.weight"] = torch.ones(3)  # parts of the recipe that are no backbone
     checkpoint = {"state_dict": state, "hyper_parameters": {"lr": 1e-3, "backbone": asdict(METADATA)}}
     torch.save(checkpoint, tmp_path / "last.ckpt")
     read, metadata = weights.load(tmp_path / "last.ckpt")

@@ -22,6 +22,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,7 @@ from regvit_lightning.data.annotations import coco_annotations, voc_xml
 from regvit_lightning.data.scenes import CLASSES, Rendering, render, sample_scene
 from regvit_lightning.errors import UserError
 
-VERSION = 1  # of the pictures and of the files: raise it whenever either changes, and old data sets are rewritten
+VERSION = 2  # of the pictures and of the files: raise it whenever either changes, and old data sets are rewritten
 FOLDERS = ("imagenet", "ADEChallengeData2016", "nyu", "VOCdevkit", "coco", "shards")
 FOLDER_NAMES = tuple(name.replace(" ", "_") for name in CLASSES)
 NYU_FOCAL = 518.8579  # pixels, the colour camera of NYU Depth v2 as it stands in the BTS lists
@@ -93,10 +94,10 @@ def write(root: Path, settings: MiniSettings, workers: int) -> Iterator[tuple[in
     with _telling(root):
         _prepare(root, settings)
     tasks = _tasks(settings)
-    done, total = 0, sum(task.cost for task in tasks)
+    done, total = 0, sum(task.stop - task.start for task in tasks)
     yield done, total
     for task in _run(root, settings, tasks, workers):
-        done += task.cost
+        done += task.stop - task.start
         yield done, total
     with _telling(root):
         _write_lists(root, settings)
@@ -113,21 +114,21 @@ class Task:
     part: str
     start: int
     stop: int
-    cost: int
+    when: float  # its place among the tasks of its part, in (0, 1)
 
 
 def _tasks(settings: MiniSettings) -> list[Task]:
+    """The parts interleaved, so that images take the same time all along and the time left can be told."""
     tasks = []
-    for part, (_, size, weight) in PARTS.items():
-        count, step = size(settings), max(1, TASK_IMAGES // weight)
+    for part, (_, size, cost) in PARTS.items():
+        count, step = size(settings), max(1, TASK_IMAGES // cost)
         if part.startswith("shards"):
             step = settings.shard_pairs
         elif part == "coco":  # one JSON holds the annotations of all images
             step = max(count, 1)
-        starts = range(0, count, step)
-        tasks += [Task(part, start, min(start + step, count), min(step, count - start) * weight) for start in starts]
-    # The long ones first: none is left over at the end, when the other workers have nothing to do.
-    return sorted(tasks, key=lambda task: -task.cost)
+        for start in range(0, count, step):
+            tasks.append(Task(part, start, min(start + step, count), (start + step / 2) / count))
+    return sorted(tasks, key=lambda task: task.when)
 
 
 def _run(root: Path, settings: MiniSettings, tasks: Sequence[Task], workers: int) -> Iterator[Task]:
@@ -137,7 +138,8 @@ def _run(root: Path, settings: MiniSettings, tasks: Sequence[Task], workers: int
             yield task
         return
     # Fresh processes: forking one that has started the threads of torch may hang.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    context, ignore = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is ours to handle
+    with ProcessPoolExecutor(workers, context, signal.signal, ignore) as pool:
         futures = {pool.submit(_work, root, settings, task): task for task in tasks}
         try:
             for future in as_completed(futures):

@@ -75,12 +75,15 @@ def sample_scene(
     """Draws a scene.
 
     With `main_class` (an index into CLASSES) one large, hardly covered object of it stands well inside the frame, with
-    up to three smaller ones of other classes; without, two to six objects stand anywhere. `focal` is in pixels and
-    random by default; it must be at least 0.9 times the larger side to keep the ground beyond NEAR.
+    up to three smaller ones of other classes; without, two to six objects stand anywhere. `focal` is in pixels; it is
+    0.9 to 1.4 times the larger side if not given.
     """
     if focal is None:
         focal = rng.uniform(0.9, 1.4) * max(width, height)
-    camera = Camera(width, height, focal, rng.uniform(0.12, 0.42) * height, rng.uniform(0.75, 1.6))
+    horizon = rng.uniform(0.12, 0.42) * height
+    # The ground at the lower edge of the frame is between 0.6 and 5.5 m away, whatever the focal length and the format.
+    eye = float(np.clip(rng.uniform(0.75, 1.6), 0.6 * (height - horizon) / focal, 5.5 * (height - horizon) / focal))
+    camera = Camera(width, height, focal, horizon, eye)
     wall_z = rng.uniform(max(3.0, 1.5 * camera.distance(height)), 9.5)
     things = _anywhere(rng, camera, wall_z) if main_class is None else _around_main(rng, camera, wall_z, main_class)
     clutter = [_clutter(rng, camera, wall_z) for _ in range(rng.integers(0, 4))]
@@ -96,11 +99,11 @@ def sample_scene(
 
 
 def _around_main(rng: np.random.Generator, camera: Camera, wall_z: float, main_class: int) -> list[Thing]:
-    tall = rng.uniform(0.52, 0.69) * camera.height
-    highest = max(0.8 * camera.height, camera.row(wall_z - 0.4))
-    foot = rng.uniform(min(highest, 0.94 * camera.height), 0.95 * camera.height)
+    tall = rng.uniform(0.5, 0.69) * camera.height
+    highest = max(0.76 * camera.height, camera.row(wall_z - 0.4))
+    foot = rng.uniform(min(highest, 0.95 * camera.height), 0.96 * camera.height)
     z = camera.distance(foot)
-    main = _thing(rng, main_class, camera, z, tall * z / camera.focal, spread=0.25)
+    main = _thing(rng, main_class, camera, z, tall * z / camera.focal, spread=0.3)
     things = [main]
     others = rng.permutation([label for label in range(len(CLASSES)) if label != main_class])
     for label in others[: max(0, rng.integers(-1, 4))]:

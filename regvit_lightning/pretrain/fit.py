@@ -84,8 +84,9 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
     if finished(run):
         return run.folder / "backbone.safetensors"
     files = train_files(run.data, run.settings.images)
-    steps = run.settings.epochs * len(files) // run.settings.batch_size
-    settings.check(steps > 0, f"batch_size={run.settings.batch_size} is above the {len(files)} images of the data")
+    draws, batch_size = run.settings.epochs * len(files), run.settings.batch_size
+    steps = draws // batch_size
+    settings.check(steps > 0, f"batch_size={batch_size} is above the {draws} images of {run.settings.epochs} epochs")
     vit.parse_name(run.model)
     _claim(run)
 
@@ -147,7 +148,7 @@ def _changes(run: Run) -> list[str] | None:
     """Differences between the run in the folder and this one, as text; None where the folder holds no run."""
     try:
         found = json.loads((run.folder / "run.json").read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     wanted = _description(run)
     return [f"{key}: {found.get(key)} -> {wanted.get(key)}" for key in {**found, **wanted} if found.get(key) != wanted.get(key)]

@@ -175,6 +175,7 @@ def test_shards_hold_image_text_and_class(root):
 
 def test_progress_ends_with_all(tmp_path):
     steps = list(write(tmp_path, replace(TINY, nyu_train=1, nyu_test=1), workers=1))
+    assert steps[-1] == (16 * 3 + 5 + 2 + 8 + 13 + 7,) * 2
     done = [step[0] for step in steps]
     assert done == sorted(done)
     assert done[0] == 0

@@ -156,7 +156,7 @@ def test_main_object_is_large_and_in_view():
         height = (rendering.boxes[main, 3] - rendering.boxes[main, 1]) / 96
         areas = np.bincount(rendering.instances.ravel(), minlength=len(rendering.labels) + 1)[1:]
         assert rendering.visibility[main] >= 0.6
-        assert 0.3 <= height <= 0.72
+        assert 0.35 <= height <= 0.72
         assert areas[main] >= 0.8 * areas.max()
         assert CLASSES[rendering.main_label] in rendering.caption
 
@@ -174,14 +174,14 @@ def test_colour_and_size_do_not_give_the_class_away():
 
 
 def test_nearest_neighbours_on_pixels_hardly_know_the_class():
-    """Centred pixels, cosine similarity, k = 20: chance is 6 %; the bound leaves room for a random backbone, too."""
+    """Centred pixels, cosine similarity, k = 20: chance is 6 %."""
     pictures = np.stack([main_object(seed, side=32).image for seed in range(1200)]).reshape(1200, -1) / 255.0
     labels = np.arange(1200) % 16
     pictures -= pictures[:960].mean(0)
     pictures /= np.linalg.norm(pictures, axis=1, keepdims=True)
     nearest = np.argpartition(-pictures[960:] @ pictures[:960].T, 20, axis=1)[:, :20]
     guesses = [np.bincount(row, minlength=16).argmax() for row in labels[nearest]]
-    assert np.mean(guesses == labels[960:]) < 0.2
+    assert np.mean(guesses == labels[960:]) < 0.3
 
 
 def test_rendering_needs_no_torch():

@@ -1,0 +1,288 @@
+"""How close the suite comes to the hardware: `python -m benchmarks.speed`; ratios measured in one run."""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import command
+from regvit_lightning.settings import setting
+
+DESCRIPTION = """Measures, in one run: (a) a whole kNN cell over its forward passes; (b) the step of the 52-head probe over
+its matrix products; (c) pretraining against a bare loop; (d) FLOP/s over those of a large matrix product.
+Writes <results>/bench/speed-<cpu|cuda>.md and .json. Run it on a machine that does nothing else."""
+
+
+@dataclass
+class Speed:
+    """Settings of the program."""
+
+    data: str = setting("data whose images are read", "mini")
+    evaluated: str = setting("model of the kNN cell, at 224 px", "vitt_reg4")
+    pretrained: str = setting("model of the pretraining step, at 224 px", "vits_reg4")
+    batch: int = setting("images per pretraining step", 32)
+    steps: int = setting("pretraining steps that are timed", 12)
+    results: str = setting("folder of the results", "results")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement.
+
+    Attributes:
+        name: what is measured.
+        value: the ratio.
+        target: what it should be, as text, or empty.
+        parts: what it was made from, with units.
+    """
+
+    name: str
+    value: float
+    target: str
+    parts: str
+
+
+def main(options: Speed, words: list[str]) -> None:
+    """Run the program."""
+    from benchmarks import progress
+    from regvit_lightning import atomic, precision, records
+
+    progress.quiet()
+    peak = matrix_peak()
+    rows = [
+        knn_cell(options, peak),
+        *probe_step(),
+        *pretraining_step(options.pretrained, 224, options.batch, options, peak),
+        *pretraining_step("vitn_reg4", 64, 128, options, peak),
+    ]
+    facts = records.provenance(0.0, records.peak_memory_mib())
+    folder = Path(options.results) / "bench"
+    shown = table(rows, peak, facts)
+    name = f"speed-{precision.accelerator()}"
+    atomic.write_text(folder / f"{name}.md", shown)
+    measured = {"peak_flops": peak, "rows": [asdict(row) for row in rows], "settings": vars(options), **facts}
+    atomic.write_text(folder / f"{name}.json", json.dumps(measured, indent=1) + "\n")
+    print(f"{shown}\nbench: {folder}/{name}.md, .json")
+
+
+def table(rows: list[Row], peak: float, facts: dict[str, Any]) -> str:
+    """Markdown."""
+    cells = [("measurement", "ratio", "target", "from")]
+    cells += [(row.name, f"{row.value:.2f}", row.target or "–", row.parts) for row in rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(4)]
+    cells.insert(1, tuple("-" * width for width in widths))  # type: ignore[arg-type]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    note = (
+        f"{facts['device']}; torch {facts['versions']['torch']}; matrix-product peak {peak / 1e9:,.0f} GFLOP/s "
+        f"(bf16, 4096³); commit {facts['commit'][:10]}{' (dirty)' if facts['dirty'] else ''}; {facts['date']}. "
+        "Made by `make bench`."
+    )
+    return "\n".join(lines) + f"\n\n{note}\n"
+
+
+def seconds(work: Callable[[], object], repeat: int = 5) -> float:
+    """Median wall-clock time of `work`, after one warm-up call."""
+    import torch
+
+    times = []
+    for _ in range(repeat + 1):
+        begun = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begun)
+    return sorted(times[1:])[repeat // 2]
+
+
+def matrix_peak() -> float:
+    """FLOP/s of a 4096³ bf16 matrix product: what the machine can do at best."""
+    import torch
+
+    from regvit_lightning import precision
+
+    a, b = (torch.randn(4096, 4096, dtype=torch.bfloat16, device=precision.accelerator()) for _ in range(2))
+    return 2 * 4096**3 / seconds(lambda: a @ b)
+
+
+def knn_cell(options: Speed, peak: float) -> Row:
+    """(a) The whole cell, from indexing to the bootstrap, over the forward passes of its images."""
+    import torch
+
+    from regvit_lightning import backbones, precision
+    from regvit_lightning.data import imagenet, layout, transforms
+    from regvit_lightning.data.images import Ordered
+    from regvit_lightning.tasks import frozen, knn
+    from regvit_lightning.vit import block_macs, parse_name
+
+    data = layout.resolve(options.data)
+    _, cell = frozen.load_task("imagenet_knn", words=["workers=1", "device_batch=64"])
+    backbone = backbones.load(f"random-{options.evaluated}", Path("runs"))
+    begun = time.perf_counter()
+    outcome = knn.run(backbone, data, cell)
+    whole = time.perf_counter() - begun
+
+    files = [imagenet.train_files(data), imagenet.test_files(data)]
+    count = sum(len(part) for part in files)
+    sample = Ordered(files[1], transforms.centre_crop(cell.resize, cell.crop))
+    device = precision.accelerator()
+    module = knn.KNN(backbone, cell, len(files[0].classes)).to(device)
+    batch = torch.stack([sample[i][0] for i in range(cell.device_batch)]).to(device)
+    with autocast(), torch.inference_mode():
+        forward = seconds(lambda: module.features(batch), 9) * count / cell.device_batch
+    flops = 2 * block_macs(*parse_name(options.evaluated), cell.crop) * count / whole
+    parts = f"{whole:.1f} s whole, {forward:.1f} s forward, {count:,} images; {flops / peak:.0%} of peak"
+    assert outcome.images == len(files[1])
+    return Row(f"(a) kNN cell / forward, {options.evaluated} 224 px", whole / forward, "≤ 1.25", parts)
+
+
+@contextmanager
+def autocast() -> Iterator[None]:
+    """The precision of the tasks: bf16 where the hardware has it."""
+    import torch
+
+    from regvit_lightning import precision
+
+    device = precision.accelerator()
+    with torch.autocast(device, torch.bfloat16, enabled=precision.resolve("auto", device) == "bf16-mixed"):
+        yield
+
+
+def probe_step(batch: int = 256, width: int = 768, classes: int = 1000) -> list[Row]:
+    """(b) A step of the 52 heads on given features over its matrix products, and over 52 `nn.Linear`."""
+    import torch
+    from torch.nn import functional as F
+
+    from regvit_lightning import precision
+    from regvit_lightning.tasks.frozen import load_task
+    from regvit_lightning.tasks.linear import Heads
+
+    device = precision.accelerator()
+    _, cell = load_task("imagenet_linear")
+    count = len(cell.learning_rates)
+    dims = [width * n for n in (1, 2, 4, 5)]
+    features = [torch.randn(batch, dim, device=device) for dim in dims]
+    labels = torch.randint(classes, (batch,), device=device)
+    rates = torch.tensor(cell.learning_rates, device=device)
+    heads = torch.nn.ModuleList(Heads(dim, count, classes) for dim in dims).to(device)
+    optimiser = torch.optim.SGD(heads.parameters(), lr=1.0, momentum=0.9, fused=True)
+
+    def step() -> None:
+        losses = [head.loss(x, labels, rates) for head, x in zip(heads, features, strict=True)]
+        optimiser.zero_grad()
+        torch.stack(losses).sum().backward()
+        optimiser.step()
+
+    outputs = [torch.randn(batch, count * classes, device=device) for _ in dims]
+    weights = [torch.randn(count * classes, dim, device=device) for dim in dims]
+
+    def products() -> None:
+        for x, w, y in zip(features, weights, outputs, strict=True):
+            torch.mm(x, w.T)
+            torch.mm(y.T, x)
+
+    batched, bare = seconds(step), seconds(products)
+    del weights, outputs, heads, optimiser
+    singles = [torch.nn.Linear(dim, classes).to(device) for dim in dims for _ in range(count)]
+    optimisers = [torch.optim.SGD(single.parameters(), lr=0.1, momentum=0.9) for single in singles]
+
+    def loop() -> None:
+        for i, (single, own) in enumerate(zip(singles, optimisers, strict=True)):
+            own.zero_grad()
+            F.cross_entropy(single(features[i // count]), labels).backward()
+            own.step()
+
+    looped = seconds(loop)
+    on_gpu = device == "cuda"
+    return [
+        Row(
+            "(b) 52-head step / its matrix products",
+            batched / bare,
+            "" if on_gpu else "≤ 1.5",
+            f"{1e3 * batched:.0f} ms step, {1e3 * bare:.0f} ms products",
+        ),
+        Row(
+            "(b) loop over 52 nn.Linear / 52-head step",
+            looped / batched,
+            "≥ 3" if on_gpu else "",
+            f"{1e3 * looped:.0f} ms loop, {1e3 * batched:.0f} ms step",
+        ),
+    ]
+
+
+def pretraining_step(model: str, size: int, batch: int, options: Speed, peak: float) -> list[Row]:
+    """(c) img/s of the recipe, reading images, over a bare loop on images in memory; (d) its share of the peak."""
+    from regvit_lightning.vit import block_macs, parse_name
+
+    ours, bare = recipe_rate(model, size, batch, options), bare_rate(model, size, batch)
+    flops = 6 * block_macs(*parse_name(model), size) * ours
+    return [
+        Row(
+            f"(c) DeiT-III img/s / bare loop, {model} {size} px",
+            ours / bare,
+            "≥ 0.9",
+            f"{ours:.1f} img/s recipe, {bare:.1f} img/s bare, batch {batch}",
+        ),
+        Row(
+            f"(d) FLOP/s / matrix-product peak, {model} {size} px",
+            flops / peak,
+            "",
+            f"{flops / 1e9:.0f} GFLOP/s in training (3 × forward)",
+        ),
+    ]
+
+
+def recipe_rate(model: str, size: int, batch: int, options: Speed) -> float:
+    """img/s of a pretraining run as a user starts it, between its third and its last step."""
+    from lightning.pytorch.callbacks import Callback
+
+    from regvit_lightning.data import layout
+    from regvit_lightning.pretrain import fit
+
+    warmup, steps = 3, options.steps
+    times: list[float] = []
+
+    class Clock(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            times.append(time.perf_counter())
+            trainer.should_stop = len(times) == warmup + steps
+
+    data = layout.resolve(options.data)
+    words = [f"batch_size={batch}", f"device_batch={batch}", f"image_size={size}", "checkpoint_every=1000000"]
+    recipe = fit.load_recipe("deit3", "mini", words)
+    with tempfile.TemporaryDirectory() as folder:
+        run = fit.Run(model, "deit3", recipe, data, 0, Path(folder) / "run")
+        fit.fit(run, [Clock()])
+    return batch * steps / (times[-1] - times[warmup - 1])
+
+
+def bare_rate(model: str, size: int, batch: int) -> float:
+    """img/s of the same model and optimiser in a plain loop on one batch that lies in memory."""
+    import torch
+    from timm.optim import Lamb
+    from torch.nn import functional as F
+
+    from regvit_lightning import precision, vit
+
+    device = precision.accelerator()
+    network = vit.build(model, image_size=size, num_classes=16, layer_scale=1e-4).to(device).train()
+    for block in network.blocks:
+        block.attn.fused_attn = device == "cuda"
+    images, labels = torch.randn(batch, 3, size, size, device=device), torch.randint(16, (batch,), device=device)
+    optimiser = Lamb(network.parameters(), lr=1e-3)
+
+    def step() -> None:
+        with autocast():
+            loss = F.cross_entropy(network(images).float(), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    return batch / seconds(step, 9)
+
+
+if __name__ == "__main__":
+    command.run("speed", DESCRIPTION, Speed, main)

@@ -1,0 +1,45 @@
+"""What all tests share: one thread for tiny models, a tiny rendered data set, the real photographs where they are."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from regvit_lightning.data import layout, mini
+from regvit_lightning.data.layout import DataSettings
+
+# Tiny models spend their time waking threads up; with one each, the suite is several times faster.
+torch.set_num_threads(1)
+
+HANDS = Path(__file__).resolve().parents[2] / "shared" / "data" / "hands"
+
+TINY = mini.MiniSettings(
+    imagenet_train=6,
+    imagenet_val=2,
+    ade_train=2,
+    ade_val=1,
+    nyu_train=1,
+    nyu_test=1,
+    voc2007=2,
+    voc2012=2,
+    coco=2,
+    shards_train=4,
+    shards_val=2,
+)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> DataSettings:
+    """A rendered data set of 16 classes with 6 train and 2 test images each."""
+    root = tmp_path_factory.mktemp("data") / "tiny"
+    for _ in mini.write(root, TINY, workers=0):
+        pass
+    return DataSettings(name="tiny", root=str(root), variant="mini", imagenet22k="imagenet")
+
+
+@pytest.fixture(scope="session")
+def hands() -> DataSettings:
+    """Real photographs in ImageNet's layout, outside the repository."""
+    if not HANDS.is_dir():
+        pytest.skip("the real photographs are not here")
+    return layout.resolve(str(HANDS))

@@ -1,0 +1,242 @@
+"""A pretraining run: interruption, broken files, bad losses, full disks, and a folder that holds another run."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from regvit_lightning import atomic, backbones, weights
+from regvit_lightning.data.layout import DataError
+from regvit_lightning.errors import UserError
+from regvit_lightning.pretrain import fit
+from regvit_lightning.pretrain.checkpoints import TrainingStopped
+from regvit_lightning.settings import SettingsError
+
+WORDS = ["workers=0", "batch_size=16", "device_batch=16", "epochs=2", "checkpoint_every=3", "log_every=2", "drop_path=0.1"]
+
+
+def prepare(data, folder, *words, model="vitn_reg2"):
+    words = [*[w for w in WORDS if w.partition("=")[0] not in {o.partition("=")[0] for o in words}], *words]
+    return fit.Run(model, "deit3", fit.load_recipe("deit3", "mini", words), data, 0, Path(folder))
+
+
+class StopAt(Callback):
+    """Dies after a number of steps, as an interrupted process would."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            raise KeyboardInterrupt("interrupted")
+
+
+def die_at(run, step):
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit.fit(run, [StopAt(step)])
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, tmp_path_factory):
+    """An uninterrupted run of 12 steps."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    fit.fit(prepare(tiny, folder))
+    return folder
+
+
+@pytest.mark.parametrize("step", [2, 3, 7, 11])
+def test_an_interrupted_run_ends_with_the_same_bits(tiny, whole, tmp_path, step):
+    run = prepare(tiny, tmp_path / "run")
+    die_at(run, step)
+    assert not (run.folder / "backbone.safetensors").exists()
+    fit.fit(run)
+    for name in ("backbone", "backbone_ema"):
+        ours, theirs = load_file(run.folder / f"{name}.safetensors"), load_file(whole / f"{name}.safetensors")
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_a_killed_process_ends_with_the_same_bits(tiny, whole, tmp_path):
+    command = [sys.executable, "-m", "benchmarks.pretrain", "model=vitn_reg2", f"data={tiny.root}/imagenet", "variant=mini"]
+    command += [*WORDS, "checkpoint_every=1", f"runs={tmp_path / 'runs'}"]
+    command.remove("checkpoint_every=3")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    folder = tmp_path / "runs" / "imagenet" / "deit3-vitn_reg2" / "seed0"
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    while not (folder / "last.ckpt").exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "backbone.safetensors").exists()
+    again = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    ours, theirs = load_file(folder / "backbone.safetensors"), load_file(whole / "backbone.safetensors")
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert "is done" in done.stdout
+
+
+def test_accumulation_and_workers_change_nothing_but_rounding(tiny, whole, tmp_path):
+    run = prepare(tiny, tmp_path / "run", "workers=2")
+    fit.fit(run)
+    ours, theirs = load_file(run.folder / "backbone.safetensors"), load_file(whole / "backbone.safetensors")
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_the_export_is_a_backbone_with_its_facts(whole):
+    backbone = backbones.load(str(whole / "backbone.safetensors"), Path())
+    assert backbone.name == "deit3-vitn_reg2"
+    assert (backbone.num_registers, backbone.image_size, backbone.depth) == (2, 64, 6)
+    _, metadata = weights.load(whole / "backbone.safetensors")
+    assert metadata.info["steps"] == 12
+    checkpoint = backbones.load(str(whole / "last.ckpt"), Path())
+    assert checkpoint.fingerprint == backbone.fingerprint
+
+
+def test_the_run_leaves_curves_and_a_picture_of_its_input(whole):
+    events = EventAccumulator(str(whole / "log")).Reload()
+    assert {"train/loss", "train/lr"} <= set(events.Tags()["scalars"])
+    assert events.Tags()["images"] == ["train/augmented"]
+    assert (whole / "augmented.png").stat().st_size > 1000
+    rates = {event.step: event.value for event in events.Scalars("train/lr")}
+    assert max(rates.values()) <= 5e-3 + 1e-9
+
+
+def test_a_finished_run_is_not_trained_again(tiny, whole, tmp_path):
+    before = (whole / "backbone.safetensors").stat().st_mtime_ns
+    run = prepare(tiny, whole, "workers=1", "device_batch=8")
+    assert fit.finished(run)
+    fit.fit(run)
+    assert (whole / "backbone.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_runs_folder_is_refused_and_kept(tiny, whole):
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in whole.iterdir())
+    with pytest.raises(UserError, match=r"other settings \(lr: 0.005 -> 0.1\).*FORCE=1"):
+        fit.fit(prepare(tiny, whole, "lr=0.1"))
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in whole.iterdir()) == before
+
+
+class PoisonAt(Callback):
+    """Puts an infinity into a weight before a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, module, *_):
+        if trainer.global_step == self.step:
+            module.backbone.norm.weight.data[0] = float("inf")
+
+
+def test_a_bad_loss_stops_with_its_step_and_keeps_the_good_checkpoint(tiny, whole, tmp_path):
+    run = prepare(tiny, tmp_path / "run")
+    with pytest.raises(TrainingStopped, match="the loss of step 5 is (nan|inf)"):
+        fit.fit(run, [PoisonAt(4)])
+    checkpoint = torch.load(run.folder / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 3
+    assert all(torch.isfinite(value).all() for value in checkpoint["state_dict"].values() if value.is_floating_point())
+    fit.fit(run)
+    ours, theirs = load_file(run.folder / "backbone.safetensors"), load_file(whole / "backbone.safetensors")
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_a_full_disk_loses_no_checkpoint(tiny, tmp_path, monkeypatch):
+    run = prepare(tiny, tmp_path / "run")
+    real = torch.save
+
+    def full(content, path, *rest):
+        if content.get("global_step") == 6:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        real(content, path, *rest)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"cannot write .*last\.ckpt: No space left on device"):
+        fit.fit(run)
+    assert torch.load(run.folder / "last.ckpt", weights_only=True)["global_step"] == 3
+    assert not [path for path in run.folder.iterdir() if path.suffix == ".tmp"]
+
+
+@pytest.fixture
+def spoilt(tiny, tmp_path):
+    """A copy of the data in which files can be broken."""
+    root = tmp_path / "spoilt"
+    shutil.copytree(Path(tiny.root) / "imagenet", root / "imagenet")
+    return replace(tiny, name="spoilt", root=str(root)), sorted((root / "imagenet" / "train").rglob("*.JPEG"))
+
+
+def test_above_one_percent_of_unreadable_images_training_stops(spoilt, tmp_path):
+    data, files = spoilt
+    files[5].write_bytes(files[5].read_bytes()[:100])
+    with pytest.raises(DataError, match=rf"1 of 96 images are unreadable, above 1%: first {files[5]}"):
+        fit.fit(prepare(data, tmp_path / "run"))
+    assert (tmp_path / "run" / "unreadable.txt").read_text() == f"{files[5]}\n"
+
+
+def test_below_one_percent_they_are_skipped_and_reported(spoilt, tmp_path, monkeypatch):
+    from regvit_lightning.pretrain.checkpoints import Unreadable
+
+    data, files = spoilt
+    files[5].write_bytes(b"")
+    monkeypatch.setattr(Unreadable, "LIMIT", 0.02)
+    fit.fit(prepare(data, tmp_path / "run"))
+    assert (tmp_path / "run" / "unreadable.txt").read_text() == f"{files[5]}\n"
+    assert (tmp_path / "run" / "backbone.safetensors").exists()
+
+
+def test_data_smaller_than_a_batch(tiny, tmp_path):
+    with pytest.raises(SettingsError, match="batch_size=500 is above the 192 images"):
+        fit.fit(prepare(tiny, tmp_path / "run", "batch_size=500"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_folder(tiny, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(UserError, match="cannot write"):
+        fit.fit(prepare(tiny, tmp_path / "locked" / "run"))
+
+
+def test_a_file_in_the_way_of_the_folder(tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write .*file"):
+        fit.fit(prepare(tiny, tmp_path / "file" / "run"))
+
+
+def test_atomic_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    atomic.write_text(path, "old")
+
+    def broken(temporary):
+        temporary.write_text("ne")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="No space left"):
+        atomic.write(path, broken)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# Losses of the first ten steps, fp32, one thread: python -m pytest tests/pretrain/test_fit.py -k golden prints them.
+GOLDEN = [2.79501, 2.75658, 2.7556, 2.7971, 2.82072, 2.84204, 2.78141, 2.79624, 2.79153, 2.79855]
+
+
+def test_golden_losses(tiny, tmp_path):
+    losses = []
+
+    class Keep(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, *_):
+            losses.append(float(outputs["loss"]))
+
+    fit.fit(prepare(tiny, tmp_path / "run", "precision=32-true"), [Keep()])
+    print([round(loss, 5) for loss in losses[:10]])
+    assert losses[:10] == pytest.approx(GOLDEN, abs=2e-3)
