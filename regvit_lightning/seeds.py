@@ -13,19 +13,30 @@ import torch
 
 
 def derive(*parts: int | str) -> int:
-    """A 64-bit seed from numbers and names, e.g. `derive(seed, "augment", position)`; order matters."""
+    """A 63-bit seed from numbers and names, e.g. `derive(seed, "augment", position)`; order matters."""
     numbers = [crc32(part.encode()) if isinstance(part, str) else part for part in parts]
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
 
 
 def generator(*parts: int | str) -> torch.Generator:
     """A CPU generator seeded with `derive(*parts)`."""
-    return torch.Generator().manual_seed(derive(*parts) >> 1)
+    return torch.Generator().manual_seed(derive(*parts))
+
+
+def seed_global(*parts: int | str) -> None:
+    """Seed torch's global generators, of the CPU and of the GPUs in use, with `derive(*parts)`."""
+    # Not torch.manual_seed: while CUDA is not initialised it queues a call, with a stack trace, every time.
+    torch.default_generator.manual_seed(derive(*parts))
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(derive(*parts))
 
 
 @contextmanager
 def drawn_from(*parts: int | str) -> Iterator[None]:
     """Inside, torch's global CPU draws come from `derive(*parts)`; outside, its state is untouched."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(*parts) >> 1)
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(derive(*parts))
+    try:
         yield
+    finally:
+        torch.set_rng_state(state)

@@ -99,17 +99,17 @@ def sample_scene(
 
 
 def _around_main(rng: np.random.Generator, camera: Camera, wall_z: float, main_class: int) -> list[Thing]:
-    tall = rng.uniform(0.5, 0.69) * camera.height
-    highest = max(0.76 * camera.height, camera.row(wall_z - 0.4))
+    tall = rng.uniform(0.6, 0.76) * camera.height
+    highest = max(0.82 * camera.height, camera.row(wall_z - 0.4))
     foot = rng.uniform(min(highest, 0.95 * camera.height), 0.96 * camera.height)
     z = camera.distance(foot)
     main = _thing(rng, main_class, camera, z, tall * z / camera.focal, spread=0.3)
     things = [main]
     others = rng.permutation([label for label in range(len(CLASSES)) if label != main_class])
-    for label in others[: max(0, rng.integers(-1, 4))]:
+    for label in others[: max(0, rng.integers(-2, 4))]:
         for _ in range(8):
             z = _random_z(rng, camera, wall_z)
-            other = _thing(rng, int(label), camera, z, rng.uniform(0.25, 0.5) * tall * z / camera.focal)
+            other = _thing(rng, int(label), camera, z, rng.uniform(0.2, 0.42) * tall * z / camera.focal)
             main_in_view = z > main.z or _overlap(camera, other, main) < 0.1
             if main_in_view and all(_overlap(camera, thing, other) < 0.5 for thing in things):
                 things.append(other)

@@ -109,7 +109,7 @@ class Recipe(LightningModule):
             block.attn.fused_attn = fused
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(seeds.derive(self.seed, "step", batch_idx, self.global_rank) >> 1)
+        seeds.seed_global(self.seed, "step", batch_idx, self.global_rank)
 
 
 def example_grid(images: Tensor, count: int = 32) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.aggregation import CatMetric
 
+from regvit_lightning import seeds
 from regvit_lightning.backbones import Backbone, Tokens
 from regvit_lightning.data.imagenet import ImageNet, Loading, accumulation, test_files, train_files
 from regvit_lightning.data.layout import DataSettings
@@ -203,8 +204,8 @@ def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = H
         validation=[(held_out, view)],
         test=[(test, view)],
     )
-    torch.manual_seed(how.seed)  # the initial heads
-    module = LinearProbe(backbone, settings, len(files.classes))
+    with seeds.drawn_from(how.seed, "heads"):
+        module = LinearProbe(backbone, settings, len(files.classes))
     pieces = accumulation(settings.batch_size, how.devices, settings.device_batch)
     runner = trainer(
         settings, how, how.devices, max_steps=settings.steps, accumulate_grad_batches=pieces, limit_val_batches=0
