@@ -1,14 +1,17 @@
 """Run a grid of cells, models × tasks × seeds: `python -m benchmarks.grid grid=demo pretrain=true`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from benchmarks import command, evaluate, pretrain
 from regvit_lightning import settings
 from regvit_lightning.errors import UserError
 from regvit_lightning.settings import setting
 
-DESCRIPTION = """Runs the cells of a grid one after another; cells whose record holds are skipped. A cell that fails does
-not stop the others: a summary at the end names it, and the exit status is 1."""
+DESCRIPTION = """Runs the cells of a grid one after another; cells whose record holds are skipped. A cell that fails
+does not stop the others: a summary at the end names it, and the exit status is not 0."""
 
 
 @dataclass
@@ -35,25 +38,25 @@ class Cells:
 def main(options: Grid, words: list[str]) -> None:
     """Run the program."""
     cells = settings.build(Cells, settings.find("grids", options.grid))
-    common = {"data": options.data, "devices": options.devices, "runs": options.runs}
+    common: dict[str, Any] = {"data": options.data, "devices": options.devices, "runs": options.runs}
     failed: list[str] = []
     for seed in cells.seeds:
         for model in cells.models:
             recipe, _, name = model.partition("-")
             if options.pretrain and recipe in settings.names("recipes"):
                 job = pretrain.Pretrain(model=name, recipe=recipe, seed=seed, **common)
-                if not _succeeds(f"pretrain {model} seed {seed}", lambda job=job: pretrain.main(job, []), failed):
+                if not _succeeds(f"pretrain {model} seed {seed}", partial(pretrain.main, job, []), failed):
                     continue
             for task in cells.tasks:
                 cell = evaluate.Evaluate(model=model, task=task, seed=seed, results=options.results, **common)
-                _succeeds(f"{model} {task} seed {seed}", lambda cell=cell: evaluate.main(cell, []), failed)
+                _succeeds(f"{model} {task} seed {seed}", partial(evaluate.main, cell, []), failed)
     if failed:
         raise UserError(f"{len(failed)} failed; the others are done:\n  " + "\n  ".join(failed))
 
 
-def _succeeds(name: str, job: object, failed: list[str]) -> bool:
+def _succeeds(name: str, job: Callable[[], None], failed: list[str]) -> bool:
     try:
-        job()  # type: ignore[operator]
+        job()
     except UserError as error:
         failed.append(f"{name}: {error}")
         return False

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 SECONDS_BETWEEN_LINES = 10.0
+STEPS_BETWEEN_UPDATES = 10  # reading the loss makes the host wait for the device
 
 
 def quiet() -> None:
@@ -39,7 +40,12 @@ class Counter:
         self.console = Console(file=sys.stderr)
         self.bar: Bar | None = None
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
             self.bar = Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console)
             self.task = self.bar.add_task(title, total=total, completed=done, note="")
             self.bar.start()
@@ -95,17 +101,19 @@ class Progress(Callback):
             self.counter = Counter(self.title, total, "img", done)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
-        if self.counter is not None and trainer.global_step % trainer.log_every_n_steps == 0:
+        if self.counter is not None and trainer.global_step % STEPS_BETWEEN_UPDATES == 0:
             note = f"loss {float(outputs['loss']):.3f}"
             self.counter.update(trainer.global_step * self.batch_size, note)
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.counter is not None:
+            self.counter.update(trainer.global_step * self.batch_size)
         self._close()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._open_pass(trainer.val_dataloaders, "train images" if not self.batch_size else "held-out images")
 
-    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, _: Any, batch: Any, *__: Any) -> None:
+    def on_validation_batch_end(self, _: Any, __: Any, ___: Any, batch: Any, *____: Any) -> None:
         self._advance(len(batch[1]))
 
     def on_validation_end(self, *_: Any) -> None:
@@ -114,7 +122,7 @@ class Progress(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._open_pass(trainer.test_dataloaders, "test images")
 
-    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, _: Any, batch: Any, *__: Any) -> None:
+    def on_test_batch_end(self, _: Any, __: Any, ___: Any, batch: Any, *____: Any) -> None:
         self._advance(len(batch[1]))
 
     def on_test_end(self, *_: Any) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 from benchmarks import command
 from regvit_lightning.settings import setting
 
-DESCRIPTION = """Measures, in one run: (a) a whole kNN cell over its forward passes; (b) the step of the 52-head probe over
-its matrix products; (c) pretraining against a bare loop; (d) FLOP/s over those of a large matrix product.
+DESCRIPTION = """Measures, in one run: (a) a whole kNN cell over its forward passes; (b) the step of the 52-head probe
+over its matrix products; (c) pretraining against a bare loop; (d) FLOP/s over those of a large matrix product.
 Writes <results>/bench/speed-<cpu|cuda>.md and .json. Run it on a machine that does nothing else."""
 
 
@@ -154,48 +154,17 @@ def autocast() -> Iterator[None]:
 def probe_step(batch: int = 256, width: int = 768, classes: int = 1000) -> list[Row]:
     """(b) A step of the 52 heads on given features over its matrix products, and over 52 `nn.Linear`."""
     import torch
-    from torch.nn import functional as F
 
     from regvit_lightning import precision
     from regvit_lightning.tasks.frozen import load_task
-    from regvit_lightning.tasks.linear import Heads
 
     device = precision.accelerator()
-    _, cell = load_task("imagenet_linear")
-    count = len(cell.learning_rates)
-    dims = [width * n for n in (1, 2, 4, 5)]
-    features = [torch.randn(batch, dim, device=device) for dim in dims]
+    rates = torch.tensor(load_task("imagenet_linear")[1].learning_rates, device=device)
+    features = [torch.randn(batch, width * blocks, device=device) for blocks in (1, 2, 4, 5)]
     labels = torch.randint(classes, (batch,), device=device)
-    rates = torch.tensor(cell.learning_rates, device=device)
-    heads = torch.nn.ModuleList(Heads(dim, count, classes) for dim in dims).to(device)
-    optimiser = torch.optim.SGD(heads.parameters(), lr=1.0, momentum=0.9, fused=True)
-
-    def step() -> None:
-        losses = [head.loss(x, labels, rates) for head, x in zip(heads, features, strict=True)]
-        optimiser.zero_grad()
-        torch.stack(losses).sum().backward()
-        optimiser.step()
-
-    outputs = [torch.randn(batch, count * classes, device=device) for _ in dims]
-    weights = [torch.randn(count * classes, dim, device=device) for dim in dims]
-
-    def products() -> None:
-        for x, w, y in zip(features, weights, outputs, strict=True):
-            torch.mm(x, w.T)
-            torch.mm(y.T, x)
-
-    batched, bare = seconds(step), seconds(products)
-    del weights, outputs, heads, optimiser
-    singles = [torch.nn.Linear(dim, classes).to(device) for dim in dims for _ in range(count)]
-    optimisers = [torch.optim.SGD(single.parameters(), lr=0.1, momentum=0.9) for single in singles]
-
-    def loop() -> None:
-        for i, (single, own) in enumerate(zip(singles, optimisers, strict=True)):
-            own.zero_grad()
-            F.cross_entropy(single(features[i // count]), labels).backward()
-            own.step()
-
-    looped = seconds(loop)
+    batched = seconds(_batched_heads(features, labels, rates, classes))
+    bare = seconds(_matrix_products(features, len(rates) * classes))
+    looped = seconds(_single_heads(features, labels, len(rates), classes))
     on_gpu = device == "cuda"
     return [
         Row(
@@ -211,6 +180,56 @@ def probe_step(batch: int = 256, width: int = 768, classes: int = 1000) -> list[
             f"{1e3 * looped:.0f} ms loop, {1e3 * batched:.0f} ms step",
         ),
     ]
+
+
+def _batched_heads(features: list[Any], labels: Any, rates: Any, classes: int) -> Callable[[], None]:
+    """The probe's own training step."""
+    import torch
+
+    from regvit_lightning.tasks.linear import Heads
+
+    groups = [Heads(x.shape[1], len(rates), classes).to(x.device) for x in features]
+    optimiser = torch.optim.SGD([p for heads in groups for p in heads.parameters()], lr=1.0, momentum=0.9, fused=True)
+
+    def step() -> None:
+        losses = [heads.loss(x, labels, rates) for heads, x in zip(groups, features, strict=True)]
+        optimiser.zero_grad()
+        torch.stack(losses).sum().backward()
+        optimiser.step()
+
+    return step
+
+
+def _matrix_products(features: list[Any], outputs: int) -> Callable[[], None]:
+    """Logits, and the gradient of the weights: what no implementation can leave out."""
+    import torch
+
+    pairs = [(x, torch.randn(outputs, x.shape[1]).to(x), torch.randn(len(x), outputs).to(x)) for x in features]
+
+    def products() -> None:
+        for x, weight, gradient in pairs:
+            torch.mm(x, weight.T)
+            torch.mm(gradient.T, x)
+
+    return products
+
+
+def _single_heads(features: list[Any], labels: Any, rates: int, classes: int) -> Callable[[], None]:
+    """A plain loop over `nn.Linear`s with one optimiser each."""
+    import torch
+    from torch.nn import functional as F
+
+    inputs = [x for x in features for _ in range(rates)]
+    singles = [torch.nn.Linear(x.shape[1], classes).to(x.device) for x in inputs]
+    optimisers = [torch.optim.SGD(single.parameters(), lr=0.1, momentum=0.9) for single in singles]
+
+    def loop() -> None:
+        for x, single, optimiser in zip(inputs, singles, optimisers, strict=True):
+            optimiser.zero_grad()
+            F.cross_entropy(single(x), labels).backward()
+            optimiser.step()
+
+    return loop
 
 
 def pretraining_step(model: str, size: int, batch: int, options: Speed, peak: float) -> list[Row]:
@@ -269,8 +288,7 @@ def bare_rate(model: str, size: int, batch: int) -> float:
 
     device = precision.accelerator()
     network = vit.build(model, image_size=size, num_classes=16, layer_scale=1e-4).to(device).train()
-    for block in network.blocks:
-        block.attn.fused_attn = device == "cuda"
+    vit.fuse_attention(network, device == "cuda")
     images, labels = torch.randn(batch, 3, size, size, device=device), torch.randint(16, (batch,), device=device)
     optimiser = Lamb(network.parameters(), lr=1e-3)
 

@@ -170,7 +170,9 @@ def main(options: Tables, words: list[str]) -> None:
     results = Path(options.results)
     found = records.load_all(results, options.data)
     if not found:
-        raise UserError(f"no record in {results / options.data / 'cells'}; make some with: make eval DATA={options.data} …")
+        raise UserError(
+            f"no record in {results / options.data / 'cells'}; make some with: make eval DATA={options.data} …"
+        )
     table = build(found)
     counts = sorted({(record.task, record.images) for record in found})
     images = ", ".join(f"{task} on {count:,} test images" for task, count in counts)

@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -105,14 +106,14 @@ def stale(record: Record, settings: dict[str, Any], weights: str) -> str:
 
 def provenance(seconds: float, peak_memory_mib: float) -> dict[str, Any]:
     """Where a result comes from: commit of the suite and whether its code was changed since, versions, hardware."""
-    from datetime import datetime, timezone
+    from datetime import datetime
     from importlib.metadata import version
 
     packages = ("torch", "torchvision", "lightning", "timm", "torchmetrics", "numpy", "pillow")
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--", ".", ":(exclude)results")),
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "device": device_name(),
         "seconds": round(seconds, 1),

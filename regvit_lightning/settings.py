@@ -56,7 +56,9 @@ def find(group: str, name: str, variant: str = "") -> list[Path]:
     if variant:
         overlay = CONFIGS / group / f"{name}.{variant}.yaml"
         if not overlay.exists():
-            raise SettingsError(f"{group.rstrip('s')} '{name}' has no variant '{variant}': configs/{group}/{overlay.name}")
+            raise SettingsError(
+                f"{group.rstrip('s')} '{name}' has no variant '{variant}': configs/{group}/{overlay.name}"
+            )
         files.append(overlay)
     return files
 
@@ -156,7 +158,7 @@ def _unresolved(content: DictConfig) -> dict[str, Any]:
 def _value(key: str, text: str) -> Any:
     # OmegaConf's own reading of a scalar, a list or null in YAML notation.
     try:
-        return OmegaConf.create(f"value: {text}" if text else "value: ''")["value"]
+        return cast(DictConfig, OmegaConf.create(f"value: {text}" if text else "value: ''"))["value"]
     except Exception:
         raise SettingsError(f"{key}={text}: not readable as a YAML value") from None
 

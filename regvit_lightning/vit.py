@@ -8,7 +8,7 @@ second bias of the same vector.
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers import DropPath, Mlp, SwiGLUPacked
@@ -105,7 +105,7 @@ class RegisterViT(VisionTransformer):
             depth=architecture.depth,
             num_heads=architecture.num_heads,
             mlp_ratio=(hidden + 0.5) / architecture.embed_dim,  # timm truncates embed_dim * mlp_ratio
-            mlp_layer=SwiGLUPacked if swiglu else Mlp,
+            mlp_layer=cast(type[nn.Module], SwiGLUPacked) if swiglu else Mlp,
             act_layer=nn.SiLU if swiglu else nn.GELU,
             init_values=layer_scale,
             reg_tokens=registers,
@@ -116,7 +116,9 @@ class RegisterViT(VisionTransformer):
             block.drop_path1, block.drop_path2 = DropPath(drop_path), DropPath(drop_path)
         self.mask_token = nn.Parameter(torch.zeros(1, architecture.embed_dim)) if mask_token else None
 
-    def forward_features(self, x: Tensor, mask: Tensor | None = None, **attention: Any) -> Tensor:
+    def forward_features(  # type: ignore[override]
+        self, x: Tensor, mask: Tensor | None = None, **attention: Any
+    ) -> Tensor:
         """All tokens after the final norm.
 
         Args:
@@ -131,7 +133,7 @@ class RegisterViT(VisionTransformer):
         if mask is None:
             return super().forward_features(x, **attention)
         patches = self.patch_embed(x)
-        patches = torch.where(mask.unsqueeze(-1), self.mask_token.to(patches.dtype), patches)
+        patches = torch.where(mask.unsqueeze(-1), cast(Tensor, self.mask_token).to(patches.dtype), patches)
         tokens = self.norm_pre(self._pos_embed(patches))
         return self.norm(checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens))
 
@@ -145,6 +147,12 @@ def block_macs(architecture: Architecture, registers: int, image_size: int) -> i
     tokens = 1 + registers + patches
     ffn = (3 if architecture.ffn == "swiglu" else 2) * d * architecture.hidden_dim
     return architecture.depth * (tokens * (4 * d * d + ffn) + 2 * tokens * tokens * d)
+
+
+def fuse_attention(model: VisionTransformer, fused: bool) -> None:
+    """Choose between PyTorch's fused attention kernels and plain matrix products, in every block."""
+    for block in model.blocks:
+        cast(Any, block).attn.fused_attn = fused
 
 
 def build(name: str, **options: Any) -> RegisterViT:

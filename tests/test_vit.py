@@ -184,12 +184,14 @@ def test_name_grammar(name, patch, registers):
 
 @pytest.mark.parametrize("name", ["vitx_reg4", "vitb", "vitb_reg", "vit_base_patch16_224", "VITB_reg4", "vitb0_reg1"])
 def test_names_outside_the_grammar(name):
-    with pytest.raises(SettingsError, match="vitb0_reg1|unknown model"):
+    with pytest.raises(SettingsError, match=r"vitb0_reg1|unknown model"):
         vit.parse_name(name)
 
 
 # Parameters in millions, of the published models without classifier (DeiT, Dosovitskiy et al., DINOv2's README).
-@pytest.mark.parametrize(("name", "millions"), [("vits", 22), ("vitb", 86), ("vitl", 303), ("vith", 631), ("vitg", 1136)])
+@pytest.mark.parametrize(
+    ("name", "millions"), [("vits", 22), ("vitb", 86), ("vitl", 303), ("vith", 631), ("vitg", 1136)]
+)
 def test_sizes_are_the_published_ones(name, millions):
     architecture, _ = vit.parse_name(f"{name}_reg0")
     with torch.device("meta"):

@@ -121,5 +121,4 @@ def accumulation(batch_size: int, world: int, device_batch: int) -> int:
     """
     check(batch_size % world == 0, f"batch_size={batch_size} is not a multiple of the {world} devices")
     share = batch_size // world
-    pieces = next(n for n in range(1, share + 1) if share % n == 0 and share // n <= max(device_batch, 1))
-    return pieces
+    return next(n for n in range(1, share + 1) if share % n == 0 and share // n <= device_batch)

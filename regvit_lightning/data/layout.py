@@ -34,7 +34,6 @@ class DataSettings:
     imagenet_counts: list[int] = field(default_factory=list)
     get: str = ""
 
-
     def folder(self, images: str) -> str:
         """The folder below root that holds the data set `images`.
 

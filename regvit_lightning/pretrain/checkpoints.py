@@ -109,4 +109,3 @@ class Unreadable(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.places = set(state_dict["places"])
-

@@ -6,9 +6,8 @@ on whether a class is present in a mixed image (ImageNet-1k). Constants stand in
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-import torch
 from PIL import Image
 from timm.optim import Lamb, param_groups_weight_decay
 from torch import Tensor, nn
@@ -76,7 +75,7 @@ class Recipe(recipe.Recipe):
         options = {"layer_scale": settings.layer_scale, "drop_path": settings.drop_path}
         self.backbone = vit.build(model, image_size=settings.image_size, num_classes=num_classes, **options)
         # DeiT-III draws CLS from a truncated normal; registers keep the paper's 1e-6.
-        nn.init.trunc_normal_(self.backbone.cls_token, std=0.02)
+        nn.init.trunc_normal_(cast(Tensor, self.backbone.cls_token), std=0.02)
         average = get_ema_multi_avg_fn(settings.ema_decay)
         self.ema = AveragedModel(self.backbone, multi_avg_fn=average).requires_grad_(False)
         self.mix = mixing(settings.mixup, settings.cutmix, num_classes)
@@ -113,7 +112,7 @@ class Recipe(recipe.Recipe):
     def exports(self) -> Iterator[tuple[str, vit.RegisterViT]]:
         """The trained backbone, as DeiT evaluates it, and its moving average."""
         yield "backbone", self.backbone
-        yield "backbone_ema", self.ema.module
+        yield "backbone_ema", cast(vit.RegisterViT, self.ema.module)
 
 
 def mixing(mixup: float, cutmix: float, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

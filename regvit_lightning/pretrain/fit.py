@@ -141,7 +141,13 @@ class AugmentedImages(Callback):
 
 def _description(run: Run) -> dict[str, Any]:
     kept = {key: value for key, value in settings.resolved(run.settings).items() if key not in FREE_TO_CHANGE}
-    return {"model": run.model, "recipe": run.recipe, "data": str(Path(run.data.root).resolve()), "seed": run.seed, **kept}
+    return {
+        "model": run.model,
+        "recipe": run.recipe,
+        "data": str(Path(run.data.root).resolve()),
+        "seed": run.seed,
+        **kept,
+    }
 
 
 def _changes(run: Run) -> list[str] | None:
@@ -151,7 +157,11 @@ def _changes(run: Run) -> list[str] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     wanted = _description(run)
-    return [f"{key}: {found.get(key)} -> {wanted.get(key)}" for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+    return [
+        f"{key}: {found.get(key)} -> {wanted.get(key)}"
+        for key in {**found, **wanted}
+        if found.get(key) != wanted.get(key)
+    ]
 
 
 def _claim(run: Run) -> None:

@@ -99,6 +99,9 @@ def load_task(name: str, variant: str = "", words: Sequence[str] = (), known: Se
 class FrozenModule(LightningModule):
     """A LightningModule around a frozen backbone; its tokens are computed without a graph."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone

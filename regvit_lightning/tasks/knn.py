@@ -1,8 +1,8 @@
 """ImageNet kNN on frozen features: DINOv2's protocol, with exact search and k chosen on held-out train.
 
-Source: Oquab et al. 2023 (arXiv 2304.07193), section 7.1 and dinov2/eval/knn.py. CLS after the final norm, L2-normalised;
-cosine similarity; weights are the softmax over the similarities to the nearest 200 (the largest k) divided by the
-temperature, and a class's votes are summed over the first k.
+Source: Oquab et al. 2023 (arXiv 2304.07193), section 7.1 and dinov2/eval/knn.py. CLS after the final norm,
+L2-normalised; cosine similarity; weights are the softmax over the similarities to the nearest 200 (the largest k)
+divided by the temperature, and a class's votes are summed over the first k.
 """
 
 from dataclasses import dataclass
@@ -148,8 +148,7 @@ class KNN(FrozenModule):
 def accuracy(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Top-1 accuracy in percent of each column of `predictions` (N, M) against `labels` (N,): (M,)."""
     target = labels.expand(predictions.shape[1], -1)
-    options = {"average": "micro", "multidim_average": "samplewise"}
-    return 100 * multiclass_accuracy(predictions.T, target, classes, **options)
+    return 100 * multiclass_accuracy(predictions.T, target, classes, average="micro", multidim_average="samplewise")
 
 
 def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008

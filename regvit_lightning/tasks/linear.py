@@ -1,9 +1,9 @@
 """ImageNet linear probe on frozen features: DINOv2's grid of heads in one pass, chosen on held-out train.
 
-Source: Oquab et al. 2023 (arXiv 2304.07193), appendix B.3 and dinov2/eval/linear.py: inputs from the last 1 or 4 blocks,
-with or without the mean patch, times 13 learning rates. Two differences, both in the record: the head is chosen on
-held-out train (the best on test is kept under its own name), and the global batch is fixed, so that the learning rate
-does not depend on the number of devices.
+Source: Oquab et al. 2023 (arXiv 2304.07193), appendix B.3 and dinov2/eval/linear.py: inputs from the last 1 or 4
+blocks, with or without the mean patch, times 13 learning rates. Two differences, both in the record: the head is chosen
+on held-out train (the best on test is kept under its own name), and the global batch is fixed, so that the learning
+rate does not depend on the number of devices.
 """
 
 from collections.abc import Sequence
@@ -136,7 +136,8 @@ class LinearProbe(FrozenModule):
         self.variants = [(blocks, avgpool) for blocks in settings.blocks for avgpool in pools]
         self.grid = [Head(*variant, lr) for variant in self.variants for lr in settings.learning_rates]
         dims = [(blocks + avgpool) * backbone.embed_dim for blocks, avgpool in self.variants]
-        self.heads = nn.ModuleList(Heads(dim, len(settings.learning_rates), classes) for dim in dims)
+        groups = [Heads(dim, len(settings.learning_rates), classes) for dim in dims]
+        self.heads: Sequence[Heads] = nn.ModuleList(groups)  # type: ignore[assignment]
         rates = torch.tensor(settings.learning_rates) * settings.batch_size / 256
         self.register_buffer("rates", rates, persistent=False)
         self.predicted, self.labels = CatMetric(), CatMetric()
@@ -153,7 +154,8 @@ class LinearProbe(FrozenModule):
         return torch.stack(losses).sum()
 
     def configure_optimizers(self) -> torch.optim.SGD:
-        return torch.optim.SGD(self.heads.parameters(), lr=1.0, momentum=self.settings.momentum, fused=True)
+        trained = [parameter for heads in self.heads for parameter in heads.parameters()]
+        return torch.optim.SGD(trained, lr=1.0, momentum=self.settings.momentum, fused=True)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         for group in optimizer.param_groups:

@@ -100,7 +100,9 @@ def recipe(*words, registers=4):
 
 def test_tokens_biases_norms_and_scales_do_not_decay():
     module = recipe()
-    decay = {id(p): group["weight_decay"] for group in module.configure_optimizers().param_groups for p in group["params"]}
+    decay = {
+        id(p): group["weight_decay"] for group in module.configure_optimizers().param_groups for p in group["params"]
+    }
     for name, parameter in module.backbone.named_parameters():
         expected = 0.02 if parameter.ndim > 1 and name not in ("cls_token", "reg_token", "pos_embed") else 0.0
         assert decay[id(parameter)] == expected, name

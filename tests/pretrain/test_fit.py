@@ -22,7 +22,17 @@ from regvit_lightning.pretrain import fit
 from regvit_lightning.pretrain.checkpoints import TrainingStopped
 from regvit_lightning.settings import SettingsError
 
-WORDS = ["workers=0", "batch_size=16", "device_batch=16", "epochs=2", "checkpoint_every=3", "log_every=2", "drop_path=0.1"]
+WORDS = [
+    "workers=0",
+    "batch_size=16",
+    "device_batch=16",
+    "epochs=2",
+    "checkpoint_every=3",
+    "log_every=2",
+    "drop_path=0.1",
+    "cutmix=1.0",
+    "label_smoothing=0.1",
+]
 
 
 def prepare(data, folder, *words, model="vitn_reg2"):
@@ -66,7 +76,14 @@ def test_an_interrupted_run_ends_with_the_same_bits(tiny, whole, tmp_path, step)
 
 
 def test_a_killed_process_ends_with_the_same_bits(tiny, whole, tmp_path):
-    command = [sys.executable, "-m", "benchmarks.pretrain", "model=vitn_reg2", f"data={tiny.root}/imagenet", "variant=mini"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.pretrain",
+        "model=vitn_reg2",
+        f"data={tiny.root}/imagenet",
+        "variant=mini",
+    ]
     command += [*WORDS, "checkpoint_every=1", f"runs={tmp_path / 'runs'}"]
     command.remove("checkpoint_every=3")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -96,7 +113,7 @@ def test_accumulation_and_workers_change_nothing_but_rounding(tiny, whole, tmp_p
 def test_the_export_is_a_backbone_with_its_facts(whole):
     backbone = backbones.load(str(whole / "backbone.safetensors"), Path())
     assert backbone.name == "deit3-vitn_reg2"
-    assert (backbone.num_registers, backbone.image_size, backbone.depth) == (2, 64, 6)
+    assert (backbone.num_registers, backbone.image_size, backbone.depth) == (2, 64, 4)
     _, metadata = weights.load(whole / "backbone.safetensors")
     assert metadata.info["steps"] == 12
     checkpoint = backbones.load(str(whole / "last.ckpt"), Path())
@@ -140,7 +157,7 @@ class PoisonAt(Callback):
 
 def test_a_bad_loss_stops_with_its_step_and_keeps_the_good_checkpoint(tiny, whole, tmp_path):
     run = prepare(tiny, tmp_path / "run")
-    with pytest.raises(TrainingStopped, match="the loss of step 5 is (nan|inf)"):
+    with pytest.raises(TrainingStopped, match=r"the loss of step 5 is (nan|inf)"):
         fit.fit(run, [PoisonAt(4)])
     checkpoint = torch.load(run.folder / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 3
@@ -208,7 +225,7 @@ def test_an_unwritable_folder(tiny, tmp_path):
 
 def test_a_file_in_the_way_of_the_folder(tiny, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write .*file"):
+    with pytest.raises(UserError, match=r"cannot write .*file"):
         fit.fit(prepare(tiny, tmp_path / "file" / "run"))
 
 

@@ -53,7 +53,9 @@ def test_batched_heads_are_separate_probes_with_their_own_learning_rates():
         single.weight.data = together.linear.weight.data.view(3, 4, 5)[number].clone()
         single.bias.data.zero_()
     one = torch.optim.SGD(together.parameters(), lr=1.0, momentum=0.9)
-    many = [torch.optim.SGD(s.parameters(), lr=rate.item(), momentum=0.9) for s, rate in zip(singles, rates, strict=True)]
+    many = [
+        torch.optim.SGD(s.parameters(), lr=rate.item(), momentum=0.9) for s, rate in zip(singles, rates, strict=True)
+    ]
     for step in range(steps):
         features, labels, factor = torch.randn(8, 5), torch.randint(4, (8,)), 1 - step / steps
         for optimiser, rate in ((one, 1.0), *zip(many, rates.tolist(), strict=True)):
@@ -100,7 +102,7 @@ def test_without_cls_the_mean_patch_takes_its_place(tiny):
 
 
 def test_a_model_with_too_few_blocks_is_told(tiny):
-    with pytest.raises(SettingsError, match=r"blocks=\[1, 9\]: random-vitn_reg4 has 6"):
+    with pytest.raises(SettingsError, match=r"blocks=\[1, 9\]: random-vitn_reg4 has 4"):
         linear.run(nano(), tiny, mini_settings("blocks=[1,9]"))
 
 
