@@ -15,10 +15,12 @@ GRID ?= demo
 RUNS ?= runs
 RESULTS ?= results
 ARGS ?=
+ifdef DATA_ROOT
 export DATA_ROOT
+endif
 
-COMMON = data=$(DATA) devices=$(GPUS) runs=$(RUNS) $(if $(VARIANT),variant=$(VARIANT)) $(if $(FORCE),force=true) $(ARGS)
-MINI = $(if $(filter mini,$(DATA)),data/mini/complete.json)
+COMMON = data=$(DATA) devices=$(GPUS) runs=$(RUNS) $(if $(VARIANT),variant=$(VARIANT)) $(if $(filter-out 0 false,$(FORCE)),force=true) $(ARGS)
+EVALUATED = $(if $(filter file,$(origin MODEL)),$(RECIPE)-$(MODEL),$(MODEL))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data pretrain eval eval-all tables bench test lint format
@@ -37,30 +39,27 @@ $(READY):
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	rm -f $(VENV)/.ready-* && touch $@
 
-demo: setup data/mini/complete.json  ## render data, pretrain two nano models, evaluate, print the table (CPU, minutes)
+demo: setup  ## render data, pretrain two nano models, evaluate, print the table (CPU, minutes)
 	@$(PY) -m benchmarks.grid grid=demo data=mini pretrain=true runs=$(RUNS) results=$(RESULTS)
 	@$(PY) -m benchmarks.tables data=mini results=$(RESULTS)
 
 data: setup  ## make or check a data set: DATA=mini (rendered, with a contact sheet), DATA=full DATA_ROOT=…, or a folder
 	@$(PY) -m benchmarks.data data=$(DATA) $(ARGS)
 
-data/mini/complete.json: $(READY)
-	@$(PY) -m benchmarks.data data=mini
-
-pretrain: setup $(MINI)  ## MODEL=vitb_reg16 RECIPE=deit3 DATA=mini|full|<folder> SEED=0 GPUS=1 VARIANT= FORCE=1 ARGS="epochs=2"
+pretrain: setup  ## MODEL=vitb_reg16 RECIPE=deit3 DATA=mini|full|<folder> SEED=0 GPUS=1 VARIANT= FORCE=1 ARGS="epochs=2"
 	@$(PY) -m benchmarks.pretrain model=$(MODEL) recipe=$(RECIPE) seed=$(SEED) $(COMMON)
 
-eval: setup $(MINI)  ## MODEL=deit3-vitb_reg16|timm/…|<file>|random-… TASK=imagenet_knn DATA= SEED= GPUS= VARIANT= FORCE=1 ARGS=
-	@$(PY) -m benchmarks.evaluate model=$(MODEL) task=$(TASK) seed=$(SEED) results=$(RESULTS) $(COMMON)
+eval: setup  ## MODEL=deit3-vitb_reg16|timm/…|<file>|random-… TASK=imagenet_knn DATA= SEED= GPUS= VARIANT= FORCE=1 ARGS=
+	@$(PY) -m benchmarks.evaluate model=$(EVALUATED) task=$(TASK) seed=$(SEED) results=$(RESULTS) $(COMMON)
 
-eval-all: setup $(MINI)  ## every missing cell of a grid: GRID=demo|paper|registers|released DATA= GPUS= ARGS="pretrain=true"
-	@$(PY) -m benchmarks.grid grid=$(GRID) data=$(DATA) devices=$(GPUS) runs=$(RUNS) results=$(RESULTS) $(ARGS)
+eval-all: setup  ## every missing cell of a grid: GRID=demo|paper|registers|released DATA= ARGS="pretrain=true"
+	@$(PY) -m benchmarks.grid grid=$(GRID) data=$(DATA) runs=$(RUNS) results=$(RESULTS) $(ARGS)
 
 tables: setup  ## result tables from the records: DATA=mini
 	@$(PY) -m benchmarks.tables data=$(DATA) results=$(RESULTS) $(ARGS)
 
-bench: setup $(MINI)  ## speed, as ratios measured in one run: results/bench/
-	@$(PY) -m benchmarks.speed $(ARGS)
+bench: setup  ## speed, as ratios measured in one run: results/bench/
+	@$(PY) -m benchmarks.speed data=$(DATA) results=$(RESULTS) $(ARGS)
 
 test: setup  ## the tests: ARGS="tests/test_vit.py -k macs"
 	@$(PY) -m pytest $(ARGS)

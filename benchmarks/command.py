@@ -38,7 +38,10 @@ def run(name: str, description: str, schema: type[T], body: Callable[[T, list[st
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning ends the process itself while it handles the interrupt.
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
         print(f"\n{name}: interrupted; give the command again to go on", file=sys.stderr)
         raise SystemExit(130) from None
 

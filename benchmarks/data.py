@@ -6,6 +6,8 @@ from pathlib import Path
 
 from benchmarks import command
 from regvit_lightning import atomic
+from regvit_lightning.data import layout
+from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.settings import setting
 
 DESCRIPTION = """Renders the mini data set (finishing a half-written one) with a contact sheet beside it, or checks that
@@ -24,12 +26,22 @@ class Data:
 
 def main(options: Data, words: list[str]) -> None:
     """Run the program."""
-    from regvit_lightning.data import layout
+    from regvit_lightning.data.imagenet import test_files, train_files
 
-    data = layout.resolve(options.data)
-    if data.name == "mini":
-        _render(Path(data.root), options.workers or os.cpu_count() or 1)
-    _check(data)
+    data = prepared(options.data, options.workers)
+    train, test = train_files(data), test_files(data)
+    print(
+        f"data: {data.name} in {data.root} is whole: {len(train):,} train and {len(test):,} test images "
+        f"of {len(train.classes):,} classes"
+    )
+
+
+def prepared(name: str, workers: int = 0) -> DataSettings:
+    """Where the data lies; rendered first, or finished, where this machine renders it."""
+    data = layout.resolve(name)
+    if data.rendered:
+        _render(Path(data.root), workers or os.cpu_count() or 1)
+    return data
 
 
 def _render(root: Path, workers: int) -> None:
@@ -60,15 +72,10 @@ def _sheet():  # type: ignore[no-untyped-def]  # matplotlib is imported where it
     return figures.contact_sheet([render(scene) for scene in scenes])
 
 
-def _check(data) -> None:  # type: ignore[no-untyped-def]
-    from regvit_lightning.data.imagenet import test_files, train_files
-
-    train, test = train_files(data), test_files(data)
-    print(
-        f"data: {data.name} in {data.root} is whole: {len(train):,} train and {len(test):,} test images "
-        f"of {len(train.classes):,} classes"
-    )
+def cli() -> None:
+    """Run the program with the words of the command line."""
+    command.run("data", DESCRIPTION, Data, main)
 
 
 if __name__ == "__main__":
-    command.run("data", DESCRIPTION, Data, main)
+    cli()

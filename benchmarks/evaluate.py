@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import command
+from benchmarks.data import prepared
 from regvit_lightning.settings import setting
 
 DESCRIPTION = """Evaluates a frozen backbone on one task and writes its record,
@@ -29,46 +30,54 @@ class Evaluate:
 def main(options: Evaluate, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
-    from regvit_lightning import backbones, records, settings
-    from regvit_lightning.data import layout
-    from regvit_lightning.tasks import frozen
+    from regvit_lightning import atomic, backbones, hardware, records, settings
+    from regvit_lightning.tasks.frozen import How
 
-    data = layout.resolve(options.data)
+    data = prepared(options.data)
     variant = data.variant if options.variant == "auto" else options.variant
-    task, chosen = frozen.load_task(options.task, variant, words, command.keys(Evaluate))
+    task, chosen = settings.load("tasks", options.task, variant, words, command.keys(Evaluate))
     runs, results = Path(options.runs) / data.name, Path(options.results)
     backbone = backbones.load(options.model, runs, options.seed, image_size=chosen.crop)
     name = f"{backbone.name} {options.task} seed {options.seed}"
     file = records.path(results, data.name, backbone.name, options.task, options.seed)
+    data_root = "" if options.data in settings.names("data") else options.data
     if file.exists() and not options.force:
-        reason = records.stale(records.load(file), settings.resolved(chosen), backbone.fingerprint)
+        reason = records.stale(records.load(file), settings.resolved(chosen), backbone.fingerprint, data_root)
         if not reason:
             print(f"evaluate: {name} is done: {file}")
             return
         print(f"evaluate: {name} runs again: {reason}")
 
+    atomic.check_writable(file)
     progress.quiet()
+    hardware.forget_peak_memory()
     begun = time.monotonic()
-    how = frozen.How(options.seed, options.devices, [progress.Progress(name, getattr(chosen, "batch_size", 0))])
+    how = How(options.seed, options.devices, [progress.Progress(name)])
     outcome = task.run(backbone, data, chosen, how)
     record = records.Record(
         model=backbone.name,
         task=options.task,
         data=data.name,
+        data_root=data_root,
         seed=options.seed,
-        metrics=outcome.metrics,
+        metrics={key: round(value, 4) for key, value in outcome.metrics.items()},
         columns=task.METRICS,
-        intervals={key: list(interval) for key, interval in outcome.intervals.items()},
+        intervals={key: [round(end, 4) for end in ends] for key, ends in outcome.intervals.items()},
         images=outcome.images,
         protocol=outcome.protocol,
         settings=settings.resolved(chosen),
         backbone=backbone.facts(),
         weights=backbone.fingerprint,
-        provenance=records.provenance(time.monotonic() - begun, records.peak_memory_mib()),
+        provenance=records.provenance(time.monotonic() - begun),
     )
     found = ", ".join(f"{key} {outcome.metrics[key]:.2f}" for key in task.METRICS)
     print(f"evaluate: {name}: {found}; record in {record.save(results)}")
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the program with the words of the command line."""
     command.run("evaluate", DESCRIPTION, Evaluate, main, group="tasks")
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,13 +1,13 @@
 """Run a grid of cells, models × tasks × seeds: `python -m benchmarks.grid grid=demo pretrain=true`."""
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from benchmarks import command, evaluate, pretrain
 from regvit_lightning import settings
-from regvit_lightning.errors import UserError
+from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.settings import setting
 
 DESCRIPTION = """Runs the cells of a grid one after another; cells whose record holds are skipped. A cell that fails
@@ -21,7 +21,6 @@ class Grid:
     grid: str = setting("a file of configs/grids", "demo")
     data: str = setting("a file of configs/data, or a folder with train/ and val/ class folders", "mini")
     pretrain: bool = setting("first pretrain the models that are missing", False)
-    devices: int = setting("devices of this machine", 1)
     runs: str = setting("folder of the runs", "runs")
     results: str = setting("folder of the results", "results")
 
@@ -38,17 +37,17 @@ class Cells:
 def main(options: Grid, words: list[str]) -> None:
     """Run the program."""
     cells = settings.build(Cells, settings.find("grids", options.grid))
-    common: dict[str, Any] = {"data": options.data, "devices": options.devices, "runs": options.runs}
     failed: list[str] = []
     for seed in cells.seeds:
         for model in cells.models:
             recipe, _, name = model.partition("-")
             if options.pretrain and recipe in settings.names("recipes"):
-                job = pretrain.Pretrain(model=name, recipe=recipe, seed=seed, **common)
+                job = pretrain.Pretrain(name, recipe, options.data, seed=seed, runs=options.runs)
                 if not _succeeds(f"pretrain {model} seed {seed}", partial(pretrain.main, job, []), failed):
                     continue
             for task in cells.tasks:
-                cell = evaluate.Evaluate(model=model, task=task, seed=seed, results=options.results, **common)
+                cell = evaluate.Evaluate(model, task, options.data, seed=seed, runs=options.runs)
+                cell.results = options.results
                 _succeeds(f"{model} {task} seed {seed}", partial(evaluate.main, cell, []), failed)
     if failed:
         raise UserError(f"{len(failed)} failed; the others are done:\n  " + "\n  ".join(failed))
@@ -60,8 +59,17 @@ def _succeeds(name: str, job: Callable[[], None], failed: list[str]) -> bool:
     except UserError as error:
         failed.append(f"{name}: {error}")
         return False
+    except Exception as error:  # a defect, or the device ran out of memory: the other cells go on
+        traceback.print_exc()
+        failed.append(f"{name}: {one_line(error)}")
+        return False
     return True
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the program with the words of the command line."""
     command.run("grid", DESCRIPTION, Grid, main)
+
+
+if __name__ == "__main__":
+    cli()

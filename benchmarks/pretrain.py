@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import command
+from benchmarks.data import prepared
 from regvit_lightning.settings import setting
 
 DESCRIPTION = """Pretrains a register ViT. Given again, it continues where it stopped, or says that it is done.
@@ -16,7 +17,7 @@ class Pretrain:
 
     model: str = setting("vit{n,t,s,b,l,h,g}[patch]_reg<N>, as vitb_reg16 or vitl14_reg4")
     recipe: str = setting("a file of configs/recipes", "deit3")
-    data: str = setting("a file of configs/data, or a folder with train/ and val/ class folders", "mini")
+    data: str = setting("a file of configs/data, or a folder with train/<class>/<image>", "mini")
     variant: str = setting("overlay of the recipe; 'auto' takes the data's own", "auto")
     seed: int = setting("of everything drawn", 0)
     devices: int = setting("devices of this machine to train on", 1)
@@ -27,12 +28,12 @@ class Pretrain:
 def main(options: Pretrain, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
-    from regvit_lightning.data import layout
+    from regvit_lightning import settings
     from regvit_lightning.pretrain import fit
 
-    data = layout.resolve(options.data)
+    data = prepared(options.data)
     variant = data.variant if options.variant == "auto" else options.variant
-    recipe = fit.load_recipe(options.recipe, variant, words, command.keys(Pretrain))
+    _, recipe = settings.load("recipes", options.recipe, variant, words, command.keys(Pretrain))
     name = f"{options.recipe}-{options.model}"
     folder = Path(options.runs) / data.name / name / f"seed{options.seed}"
     run = fit.Run(options.model, options.recipe, recipe, data, options.seed, folder, options.devices)
@@ -40,9 +41,18 @@ def main(options: Pretrain, words: list[str]) -> None:
         print(f"pretrain: {name} (seed {options.seed}) is done: {folder}/backbone.safetensors")
         return
     progress.quiet()
-    exported = fit.fit(run, [progress.Progress(f"pretrain {name}", recipe.batch_size)], options.force)
+    exported = fit.fit(run, [progress.Progress(f"pretrain {name}")], options.force)
+    unreadable = folder / "unreadable.txt"
+    if unreadable.exists():
+        count = len(unreadable.read_text().splitlines())
+        print(f"pretrain: {count} unreadable images were replaced by others; they are listed in {unreadable}")
     print(f"pretrain: weights in {exported}; curves: tensorboard --logdir {folder}/log")
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the program with the words of the command line."""
     command.run("pretrain", DESCRIPTION, Pretrain, main, group="recipes")
+
+
+if __name__ == "__main__":
+    cli()

@@ -9,11 +9,11 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 SECONDS_BETWEEN_LINES = 10.0
-STEPS_BETWEEN_UPDATES = 10  # reading the loss makes the host wait for the device
+STEPS_BETWEEN_LOSSES = 10  # reading the loss makes the host wait for the device
 
 
 def quiet() -> None:
@@ -40,13 +40,9 @@ class Counter:
         self.console = Console(file=sys.stderr)
         self.bar: Bar | None = None
         if self.console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-            )
-            self.bar = Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console)
+            columns = TextColumn("{task.description}"), BarColumn(12), MofNCompleteColumn()
+            note, left = TextColumn("{task.fields[note]}"), TimeRemainingColumn(compact=True)
+            self.bar = Bar(*columns, note, left, console=self.console, transient=True)
             self.task = self.bar.add_task(title, total=total, completed=done, note="")
             self.bar.start()
 
@@ -64,14 +60,13 @@ class Counter:
             print(f"{self.title}: {done:,}/{self.total:,}  {note}  {clock(left)} left", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """End the bar, or print a last line."""
+        """End the bar and print a last line."""
         if self.bar is not None:
             self.bar.stop()
-        else:
-            elapsed = time.monotonic() - self.begun
-            rate = (self.done - self.begun_at) / max(elapsed, 1e-9)
-            line = f"{self.title}: {self.done:,}/{self.total:,} in {clock(elapsed)}  {rate:,.0f} {self.unit}/s"
-            print(line, file=sys.stderr, flush=True)
+        elapsed = time.monotonic() - self.begun
+        rate = (self.done - self.begun_at) / max(elapsed, 1e-9)
+        line = f"{self.title}: {self.done:,}/{self.total:,} in {clock(elapsed)}  {rate:,.0f} {self.unit}/s"
+        print(line, file=sys.stderr, flush=True)
 
 
 def clock(seconds: float) -> str:
@@ -84,26 +79,27 @@ def clock(seconds: float) -> str:
 
 
 class Progress(Callback):
-    """Shows a Lightning run: images seen, loss, img/s, time left.
+    """Shows a Lightning run on an `ImageNet` data module: images seen, loss, img/s, time left."""
 
-    Args:
-        title: what is being done.
-        batch_size: images per optimiser step of a training run over all devices.
-    """
-
-    def __init__(self, title: str, batch_size: int) -> None:
-        self.title, self.batch_size = title, batch_size
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.batch_size = 0
+        self.note = ""
         self.counter: Counter | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
+            self.batch_size = trainer.datamodule.stream.batch_size  # type: ignore[attr-defined]
             done, total = trainer.global_step * self.batch_size, int(trainer.max_steps) * self.batch_size
             self.counter = Counter(self.title, total, "img", done)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
-        if self.counter is not None and trainer.global_step % STEPS_BETWEEN_UPDATES == 0:
-            note = f"loss {float(outputs['loss']):.3f}"
-            self.counter.update(trainer.global_step * self.batch_size, note)
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.counter is None:
+            return
+        loss = trainer.callback_metrics.get("train/loss")
+        if loss is not None and trainer.global_step % STEPS_BETWEEN_LOSSES == 0:
+            self.note = f"loss {float(loss):.3f}"
+        self.counter.update(trainer.global_step * self.batch_size, self.note)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.counter is not None:
@@ -111,7 +107,7 @@ class Progress(Callback):
         self._close()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._open_pass(trainer.val_dataloaders, "train images" if not self.batch_size else "held-out images")
+        self._open_pass(trainer.val_dataloaders, str(pl_module.validates_on))
 
     def on_validation_batch_end(self, _: Any, __: Any, ___: Any, batch: Any, *____: Any) -> None:
         self._advance(len(batch[1]))

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import command
+from benchmarks.data import prepared
+from regvit_lightning import settings
 from regvit_lightning.settings import setting
 
 DESCRIPTION = """Measures, in one run: (a) a whole kNN cell over its forward passes; (b) the step of the 52-head probe
@@ -25,6 +27,7 @@ class Speed:
     evaluated: str = setting("model of the kNN cell, at 224 px", "vitt_reg4")
     pretrained: str = setting("model of the pretraining step, at 224 px", "vits_reg4")
     batch: int = setting("images per pretraining step", 32)
+    workers: int = setting("decoding processes", 1)
     steps: int = setting("pretraining steps that are timed", 12)
     results: str = setting("folder of the results", "results")
 
@@ -49,9 +52,10 @@ class Row:
 def main(options: Speed, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
-    from regvit_lightning import atomic, precision, records
+    from regvit_lightning import atomic, hardware, records
 
     progress.quiet()
+    begun = time.perf_counter()
     peak = matrix_peak()
     rows = [
         knn_cell(options, peak),
@@ -59,10 +63,10 @@ def main(options: Speed, words: list[str]) -> None:
         *pretraining_step(options.pretrained, 224, options.batch, options, peak),
         *pretraining_step("vitn_reg4", 64, 128, options, peak),
     ]
-    facts = records.provenance(0.0, records.peak_memory_mib())
+    facts = records.provenance(time.perf_counter() - begun)
     folder = Path(options.results) / "bench"
     shown = table(rows, peak, facts)
-    name = f"speed-{precision.accelerator()}"
+    name = f"speed-{hardware.accelerator()}"
     atomic.write_text(folder / f"{name}.md", shown)
     measured = {"peak_flops": peak, "rows": [asdict(row) for row in rows], "settings": vars(options), **facts}
     atomic.write_text(folder / f"{name}.json", json.dumps(measured, indent=1) + "\n")
@@ -102,9 +106,9 @@ def matrix_peak() -> float:
     """FLOP/s of a 4096³ bf16 matrix product: what the machine can do at best."""
     import torch
 
-    from regvit_lightning import precision
+    from regvit_lightning import hardware
 
-    a, b = (torch.randn(4096, 4096, dtype=torch.bfloat16, device=precision.accelerator()) for _ in range(2))
+    a, b = (torch.randn(4096, 4096, dtype=torch.bfloat16, device=hardware.accelerator()) for _ in range(2))
     return 2 * 4096**3 / seconds(lambda: a @ b)
 
 
@@ -112,14 +116,14 @@ def knn_cell(options: Speed, peak: float) -> Row:
     """(a) The whole cell, from indexing to the bootstrap, over the forward passes of its images."""
     import torch
 
-    from regvit_lightning import backbones, precision
-    from regvit_lightning.data import imagenet, layout, transforms
+    from regvit_lightning import backbones, hardware
+    from regvit_lightning.data import imagenet, transforms
     from regvit_lightning.data.images import Ordered
-    from regvit_lightning.tasks import frozen, knn
+    from regvit_lightning.tasks import knn
     from regvit_lightning.vit import block_macs, parse_name
 
-    data = layout.resolve(options.data)
-    _, cell = frozen.load_task("imagenet_knn", words=["workers=1", "device_batch=64"])
+    data = prepared(options.data)
+    _, cell = settings.load("tasks", "imagenet_knn", words=[f"workers={options.workers}", "device_batch=64"])
     backbone = backbones.load(f"random-{options.evaluated}", Path("runs"))
     begun = time.perf_counter()
     outcome = knn.run(backbone, data, cell)
@@ -128,7 +132,7 @@ def knn_cell(options: Speed, peak: float) -> Row:
     files = [imagenet.train_files(data), imagenet.test_files(data)]
     count = sum(len(part) for part in files)
     sample = Ordered(files[1], transforms.centre_crop(cell.resize, cell.crop))
-    device = precision.accelerator()
+    device = hardware.accelerator()
     module = knn.KNN(backbone, cell, len(files[0].classes)).to(device)
     batch = torch.stack([sample[i][0] for i in range(cell.device_batch)]).to(device)
     with autocast(), torch.inference_mode():
@@ -144,10 +148,10 @@ def autocast() -> Iterator[None]:
     """The precision of the tasks: bf16 where the hardware has it."""
     import torch
 
-    from regvit_lightning import precision
+    from regvit_lightning import hardware
 
-    device = precision.accelerator()
-    with torch.autocast(device, torch.bfloat16, enabled=precision.resolve("auto", device) == "bf16-mixed"):
+    device = hardware.accelerator()
+    with torch.autocast(device, torch.bfloat16, enabled=hardware.precision("auto") == "bf16-mixed"):
         yield
 
 
@@ -155,11 +159,10 @@ def probe_step(batch: int = 256, width: int = 768, classes: int = 1000) -> list[
     """(b) A step of the 52 heads on given features over its matrix products, and over 52 `nn.Linear`."""
     import torch
 
-    from regvit_lightning import precision
-    from regvit_lightning.tasks.frozen import load_task
+    from regvit_lightning import hardware
 
-    device = precision.accelerator()
-    rates = torch.tensor(load_task("imagenet_linear")[1].learning_rates, device=device)
+    device = hardware.accelerator()
+    rates = torch.tensor(settings.load("tasks", "imagenet_linear")[1].learning_rates, device=device)
     features = [torch.randn(batch, width * blocks, device=device) for blocks in (1, 2, 4, 5)]
     labels = torch.randint(classes, (batch,), device=device)
     batched = seconds(_batched_heads(features, labels, rates, classes))
@@ -256,9 +259,9 @@ def pretraining_step(model: str, size: int, batch: int, options: Speed, peak: fl
 
 def recipe_rate(model: str, size: int, batch: int, options: Speed) -> float:
     """img/s of a pretraining run as a user starts it, between its third and its last step."""
+    import torch
     from lightning.pytorch.callbacks import Callback
 
-    from regvit_lightning.data import layout
     from regvit_lightning.pretrain import fit
 
     warmup, steps = 3, options.steps
@@ -266,14 +269,15 @@ def recipe_rate(model: str, size: int, batch: int, options: Speed) -> float:
 
     class Clock(Callback):
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             times.append(time.perf_counter())
             trainer.should_stop = len(times) == warmup + steps
 
-    data = layout.resolve(options.data)
-    words = [f"batch_size={batch}", f"device_batch={batch}", f"image_size={size}", "checkpoint_every=1000000"]
-    recipe = fit.load_recipe("deit3", "mini", words)
+    words = [f"batch_size={batch}", f"device_batch={batch}", f"image_size={size}", f"workers={options.workers}"]
+    _, recipe = settings.load("recipes", "deit3", "mini", [*words, "checkpoint_every=1000000"])
     with tempfile.TemporaryDirectory() as folder:
-        run = fit.Run(model, "deit3", recipe, data, 0, Path(folder) / "run")
+        run = fit.Run(model, "deit3", recipe, prepared(options.data), 0, Path(folder) / "run")
         fit.fit(run, [Clock()])
     return batch * steps / (times[-1] - times[warmup - 1])
 
@@ -284,9 +288,9 @@ def bare_rate(model: str, size: int, batch: int) -> float:
     from timm.optim import Lamb
     from torch.nn import functional as F
 
-    from regvit_lightning import precision, vit
+    from regvit_lightning import hardware, vit
 
-    device = precision.accelerator()
+    device = hardware.accelerator()
     network = vit.build(model, image_size=size, num_classes=16, layer_scale=1e-4).to(device).train()
     vit.fuse_attention(network, device == "cuda")
     images, labels = torch.randn(batch, 3, size, size, device=device), torch.randint(16, (batch,), device=device)
@@ -302,5 +306,10 @@ def bare_rate(model: str, size: int, batch: int) -> float:
     return batch / seconds(step, 9)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the program with the words of the command line."""
     command.run("speed", DESCRIPTION, Speed, main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -22,7 +22,7 @@ models × metrics, untrained models first as the floor, with the change against 
 class Tables:
     """Settings of the program."""
 
-    data: str = setting("name of the data, a folder of <results>", "mini")
+    data: str = setting("name of the data, a folder of <results>, or the folder of its images", "mini")
     results: str = setting("folder of the results", "results")
 
 
@@ -126,9 +126,9 @@ def markdown(table: Table, data: str, images: str) -> str:
         for row in (rows[0], line, *rows[1:])
     ]
     note = (
-        f"Data: {data}; {images}. Accuracies in percent; mean ± standard deviation over seeds; in brackets the change "
-        "against the same model without registers. "
-        f"Made from the records in results/{data}/cells by `make tables DATA={data}`."
+        f"Data: {data}; {images}.\n"
+        "Accuracies in percent; mean ± standard deviation over seeds; in brackets the change against the same model\n"
+        f"without registers. Made from the records in results/{data}/cells by `make tables DATA={data}`."
     )
     return "\n".join(f"| {row} |" for row in text) + f"\n\n{note}\n"
 
@@ -168,20 +168,24 @@ def latex(table: Table) -> str:
 def main(options: Tables, words: list[str]) -> None:
     """Run the program."""
     results = Path(options.results)
-    found = records.load_all(results, options.data)
+    data = Path(options.data).resolve().name if "/" in options.data else options.data
+    found = records.load_all(results, data)
     if not found:
-        raise UserError(
-            f"no record in {results / options.data / 'cells'}; make some with: make eval DATA={options.data} …"
-        )
+        raise UserError(f"no record in {results / data / 'cells'}; make some with: make eval DATA={options.data} …")
     table = build(found)
     counts = sorted({(record.task, record.images) for record in found})
     images = ", ".join(f"{task} on {count:,} test images" for task, count in counts)
-    folder = results / options.data / "tables"
-    shown = markdown(table, options.data, images)
+    folder = results / data / "tables"
+    shown = markdown(table, data, images)
     for suffix, text in (("md", shown), ("csv", csv(table)), ("tex", latex(table))):
         atomic.write_text(folder / f"overview.{suffix}", text)
     print(f"{shown}\ntables: {folder}/overview.md, .csv, .tex")
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Run the program with the words of the command line."""
     command.run("tables", DESCRIPTION, Tables, main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from regvit_lightning.errors import UserError
+from regvit_lightning.errors import UserError, one_line
 
 
 def write(path: Path, fill: Callable[[Path], object]) -> None:
@@ -21,7 +21,7 @@ def write(path: Path, fill: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        reason = getattr(error, "strerror", None) or one_line(error)
         raise UserError(f"cannot write {path}: {reason}; make room or choose another folder") from None
     finally:
         remove(temporary)
@@ -30,6 +30,17 @@ def write(path: Path, fill: Callable[[Path], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """`write` for a text in UTF-8."""
     write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def check_writable(path: Path) -> None:
+    """Find out before the work whether `path` can be written after it.
+
+    Raises:
+        UserError: it cannot.
+    """
+    probe = path.with_name(f".{path.name}.probe")
+    write_text(probe, "")
+    remove(probe)
 
 
 def remove(path: Path) -> None:

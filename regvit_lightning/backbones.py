@@ -5,13 +5,16 @@ untrained model. This is the only place that knows how many tokens stand before 
 """
 
 import difflib
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
+import huggingface_hub
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model_data_config
@@ -23,7 +26,7 @@ from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from regvit_lightning import settings, vit, weights
+from regvit_lightning import seeds, settings, vit, weights
 from regvit_lightning.errors import UserError
 
 FILES = (".safetensors", ".pth", ".pt", ".ckpt")
@@ -240,7 +243,7 @@ def load(name: str, runs: Path, seed: int = 0, pretrained: bool = True, image_si
     if start in ("timm", "random-timm") and rest:
         return _from_timm(rest, pretrained and start == "timm", seed)
     if name.startswith("random-"):
-        with _seeded(seed):
+        with seeds.drawn_from(seed, "initialise"):
             model = vit.build(name.removeprefix("random-"), image_size=image_size)
         return Backbone(model, name, image_size, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     if rest or name.endswith(FILES):
@@ -255,7 +258,7 @@ def load(name: str, runs: Path, seed: int = 0, pretrained: bool = True, image_si
 def _from_run(path: Path, recipe: str, model_name: str, seed: int) -> Backbone:
     name = f"{recipe}-{model_name}"
     if not path.exists():
-        command = f"make pretrain MODEL={model_name} RECIPE={recipe} SEED={seed}"
+        command = f"make pretrain MODEL={model_name} RECIPE={recipe} SEED={seed}, with this DATA"
         raise UserError(f"{name} is not trained yet ({path} is missing): {command}")
     backbone = _from_file(path)
     if backbone.name != name:
@@ -268,8 +271,8 @@ def _from_file(path: Path) -> Backbone:
     if metadata is None:
         size = int(model.patch_embed.img_size[0])
         return Backbone(model, path.stem, size, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-    # Every export has the same file name; its own id tells more than `backbone`.
-    name = metadata.id if path.name == EXPORT else path.stem
+    # Exports and checkpoints have the same file names in every run; the id tells more: deit3-vitb_reg4, …-ema, …-last.
+    name = metadata.id if path.name == EXPORT else f"{metadata.id}-{path.stem.removeprefix('backbone_')}"
     return Backbone(model, name, metadata.image_size, metadata.mean, metadata.std)
 
 
@@ -287,7 +290,7 @@ def _from_timm(name: str, pretrained: bool, seed: int) -> Backbone:
         except TypeError:  # the class does not take other sizes than its own
             del options["dynamic_img_size"]
             check_vit(timm.create_model(name, **options), full_name)
-    with _seeded(seed), _fetching(full_name):
+    with seeds.drawn_from(seed, "initialise"), _fetching(full_name):
         model = timm.create_model(name, pretrained=pretrained, **options)
     config = resolve_model_data_config(model)
     label = f"timm-{name}" if pretrained else f"random-timm-{name}"
@@ -312,7 +315,8 @@ def _with_untagged(models: Sequence[str]) -> set[str]:
 @contextmanager
 def _fetching(name: str) -> Iterator[None]:
     try:
-        yield
+        with _without_retries():
+            yield
     except Exception as error:
         packages = {cls.__module__.partition(".")[0] for cls in type(error).__mro__}
         if not isinstance(error, OSError) and packages.isdisjoint(NETWORK):
@@ -324,11 +328,18 @@ def _fetching(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    # Models are initialised on the CPU: only its generator is set, and put back.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+def _without_retries() -> Iterator[None]:
+    """Where the hub's name cannot be resolved, look into its cache only: its client would retry for a minute."""
+    constants = huggingface_hub.constants
+    before = constants.HF_HUB_OFFLINE
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
         yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 @contextmanager

@@ -6,3 +6,14 @@ class UserError(Exception):
 
     The programs print the message and exit with status 2; everything else is a defect and keeps its traceback.
     """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        # A DataLoader hands an error of its worker processes on with the worker's traceback; the message comes last.
+        _, wrapped, traceback = text.partition("\nOriginal Traceback")
+        return traceback.strip().splitlines()[-1].partition(": ")[2] if wrapped else text
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what an exception says, or its name when it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -37,13 +37,13 @@ def semantic_palette() -> npt.NDArray[np.uint8]:
 
 
 def contact_sheet(renderings: Sequence[Rendering]) -> Figure:
-    """One row for each rendering: image, semantic map, depth and boxes, with the caption above."""
+    """One row for each rendering, with the caption above: image, semantic map (white is unlabelled), depth, boxes."""
     from matplotlib.figure import Figure
 
     rows = max(len(renderings), 1)
     height = 2.55 * rows + 0.3
     figure = Figure(figsize=(13.2, height), facecolor=PAPER)
-    bands = figure.add_gridspec(rows, 1, left=0.012, right=0.988, top=1 - 0.32 / height, bottom=0.01, hspace=0.16)
+    bands = figure.add_gridspec(rows, 1, left=0.012, right=0.988, top=1 - 0.62 / height, bottom=0.01, hspace=0.16)
     for row, rendering in enumerate(renderings):
         columns = bands[row].subgridspec(1, 6, width_ratios=[1, 1, 0.46, 1, 0.24, 1], wspace=0.04)
         image, semantic, names, depth, scale, boxes = (figure.add_subplot(columns[i]) for i in range(6))
@@ -54,6 +54,12 @@ def contact_sheet(renderings: Sequence[Rendering]) -> Figure:
         _depth_map(depth, scale, rendering.depth)
         _show(boxes, rendering.image)
         _draw_boxes(boxes, rendering)
+        if row == 0:
+            titles = {image: "image", semantic: "semantic map (white: unlabelled)", depth: "depth in metres"}
+            for axes, title in {**titles, boxes: "boxes"}.items():
+                place = axes.get_position()
+                where = place.x0, 1 - 0.24 / height
+                figure.text(*where, title, fontsize=10.5, weight="bold", color=INK)
     return figure
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from regvit_lightning import atomic
-from regvit_lightning.errors import UserError
+from regvit_lightning.errors import UserError, one_line
 
 SCHEMA = 1
+AGAIN = "remove it and evaluate the cell again"
 FREE_TO_CHANGE = {"workers", "device_batch"}  # how a cell is run, not what it computes
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,6 +25,7 @@ class Record:
         model: id (`deit3-vitn_reg4`).
         task: protocol (`imagenet_linear`).
         data: name of the data.
+        data_root: its folder, where it was given by path; else empty.
         seed: of the pretraining run and of the evaluation.
         metrics: by name.
         columns: metrics that go into tables, with +1 where higher is better and -1 where lower is.
@@ -40,6 +42,7 @@ class Record:
     model: str
     task: str
     data: str
+    data_root: str
     seed: int
     metrics: dict[str, float]
     columns: dict[str, int]
@@ -81,10 +84,10 @@ def load(file: Path) -> Record:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: not readable as a record: {error}") from None
+        raise UserError(f"{file}: not readable as a record ({one_line(error)}); {AGAIN}") from None
     known = {entry.name for entry in fields(Record)}
     if not isinstance(values, dict) or set(values) != known or values["schema"] != SCHEMA:
-        raise UserError(f"{file}: not a record of schema {SCHEMA}; remove it and evaluate the cell again")
+        raise UserError(f"{file}: not a record of schema {SCHEMA}; {AGAIN}")
     return Record(**values)
 
 
@@ -93,8 +96,10 @@ def load_all(results: Path, data: str) -> list[Record]:
     return [load(file) for file in sorted((results / data / "cells").glob("*/*.json"))]
 
 
-def stale(record: Record, settings: dict[str, Any], weights: str) -> str:
-    """Why `record` no longer answers for these settings and weights, or '' when it does."""
+def stale(record: Record, settings: dict[str, Any], weights: str, data_root: str = "") -> str:
+    """Why `record` no longer answers for these settings, weights and data, or '' when it does."""
+    if record.data_root != data_root:
+        return f"data changed: {record.data_root} -> {data_root}"
     old = record.settings
     changed = [key for key in sorted({**settings, **old}.keys() - FREE_TO_CHANGE) if settings.get(key) != old.get(key)]
     if changed:
@@ -104,10 +109,12 @@ def stale(record: Record, settings: dict[str, Any], weights: str) -> str:
     return ""
 
 
-def provenance(seconds: float, peak_memory_mib: float) -> dict[str, Any]:
+def provenance(seconds: float) -> dict[str, Any]:
     """Where a result comes from: commit of the suite and whether its code was changed since, versions, hardware."""
     from datetime import datetime
     from importlib.metadata import version
+
+    from regvit_lightning import hardware
 
     packages = ("torch", "torchvision", "lightning", "timm", "torchmetrics", "numpy", "pillow")
     return {
@@ -115,32 +122,10 @@ def provenance(seconds: float, peak_memory_mib: float) -> dict[str, Any]:
         "dirty": bool(_git("status", "--porcelain", "--", ".", ":(exclude)results")),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "device": device_name(),
+        "device": hardware.device_name(),
         "seconds": round(seconds, 1),
-        "peak_memory_mib": round(peak_memory_mib),
+        "peak_memory_mib": round(hardware.peak_memory_mib()),
     }
-
-
-def device_name() -> str:
-    """The hardware that computes: the GPU's name, or the processor's with its number of cores."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
-
-
-def peak_memory_mib() -> float:
-    """Most memory used so far: of the GPU where there is one, else of this process."""
-    import resource
-
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def _git(*arguments: str) -> str:

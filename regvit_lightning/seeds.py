@@ -1,7 +1,8 @@
 """Random draws that depend on nothing but named numbers: seed, step, sample.
 
 Every draw of a training run comes from `derive(...)`, so there is no generator state to save or to lose: an interrupted
-run continues with the same draws, and the number of devices, workers or batches does not change them.
+run continues with the same draws. Data order and augmentation depend on seed and sample alone, whatever the number of
+devices and workers; what is drawn per batch (mixing, stochastic depth) depends on the batch of a device as well.
 """
 
 from collections.abc import Iterator

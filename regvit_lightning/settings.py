@@ -6,6 +6,7 @@ its nearest neighbours. This module imports nothing heavy, so that `--help` answ
 
 import dataclasses
 import difflib
+import importlib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, TypeVar, cast
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from regvit_lightning.errors import UserError
+from regvit_lightning.errors import UserError, one_line
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -63,6 +64,27 @@ def find(group: str, name: str, variant: str = "") -> list[Path]:
     return files
 
 
+def load(group: str, name: str, variant: str = "", words: Sequence[str] = (), known: Sequence[str] = ()) -> Any:
+    """A recipe or a task: the Python file that its YAML names under `module`, and its settings.
+
+    Args:
+        group: `recipes` (files of `regvit_lightning/pretrain/`) or `tasks` (of `regvit_lightning/tasks/`).
+        name, variant: see `find`.
+        words, known: `key=value` words and further keys of the command, see `build`.
+
+    Returns:
+        (module, settings), the settings an instance of the module's dataclass `Settings`.
+
+    Raises:
+        SettingsError: unknown name, variant or key, or a value of the wrong type or range.
+    """
+    files = find(group, name, variant)
+    file = next(str(read["module"]) for read in map(read_yaml, files) if "module" in read)
+    package = {"recipes": "pretrain", "tasks": "tasks"}[group]
+    module = importlib.import_module(f"regvit_lightning.{package}.{file}")
+    return module, build(module.Settings, files, words, known)
+
+
 def read_yaml(path: Path) -> DictConfig:
     """One YAML file with string keys.
 
@@ -72,7 +94,7 @@ def read_yaml(path: Path) -> DictConfig:
     try:
         content = OmegaConf.load(path)
     except Exception as error:  # PyYAML and OmegaConf raise unrelated classes
-        raise SettingsError(f"{path}: not readable as YAML: {_one_line(error)}") from None
+        raise SettingsError(f"{path}: not readable as YAML: {one_line(error)}") from None
     if not isinstance(content, DictConfig):
         raise SettingsError(f"{path}: expected 'key: value' lines")
     return content
@@ -121,7 +143,7 @@ def build(schema: type[T], files: Sequence[Path] = (), words: Sequence[str] = ()
             try:
                 OmegaConf.update(merged, key, value, merge=False)
             except OmegaConfBaseException as error:
-                raise SettingsError(f"{where}{key}={value}: {_one_line(error)}") from None
+                raise SettingsError(f"{where}{key}={value}: {one_line(error)}") from None
     try:
         missing = [key for key in known if OmegaConf.is_missing(merged, key)]
         if missing:
@@ -129,7 +151,7 @@ def build(schema: type[T], files: Sequence[Path] = (), words: Sequence[str] = ()
         return cast(T, OmegaConf.to_object(merged))
     except InterpolationResolutionError as error:  # ${oc.env:DATA_ROOT} in configs/data/full.yaml
         variable = re.search(r"Environment variable '(\w+)' not found", str(error))
-        reason = f"{variable[1]} is not set (give {variable[1]}=<folder>)" if variable else _one_line(error)
+        reason = f"{variable[1]} is not set (give {variable[1]}=<folder>)" if variable else one_line(error)
         raise SettingsError(f"{', '.join(source for source, _ in sources if source)}: {reason}") from None
 
 
@@ -165,7 +187,3 @@ def _value(key: str, text: str) -> Any:
 
 def _relative(path: Path) -> str:
     return str(path.relative_to(CONFIGS.parent)) if path.is_relative_to(CONFIGS.parent) else str(path)
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).splitlines()[0].strip() if str(error) else type(error).__name__

@@ -94,7 +94,8 @@ class RegisterViT(VisionTransformer):
         mask_token: bool = False,
     ) -> None:
         size, patch = image_size, architecture.patch_size
-        settings.check(size % patch == 0, f"image size {size} is not a multiple of the patch size {patch}")
+        whole = f"image size {size} (crop, image_size) is not a multiple of the patch size {patch}"
+        settings.check(size % patch == 0, whole)
         swiglu = architecture.ffn == "swiglu"
         hidden = architecture.hidden_dim * (2 if swiglu else 1)  # SwiGLUPacked halves the width that it is given
         super().__init__(

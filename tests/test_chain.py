@@ -1,10 +1,14 @@
 """The whole chain as a user runs it, on a tiny data set and on real photographs; and every mistake in one line."""
 
+import contextlib
+import importlib
+import io
 import os
 import pickle
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -15,21 +19,32 @@ ROOT = Path(__file__).resolve().parents[1]
 QUICK = ["variant=mini", "epochs=1", "batch_size=16", "device_batch=16", "workers=0"]
 
 
-def program(name, *words, expect=0, cwd=ROOT):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, words)]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done
+def program(name, *words):
+    """Standard output of a program that must succeed; in this process, as starting Python and torch takes seconds."""
+    module, output = importlib.import_module(f"benchmarks.{name}"), io.StringIO()
+    with mock.patch.object(sys, "argv", [name, *map(str, words)]), contextlib.redirect_stdout(output):
+        module.cli()
+    return output.getvalue()
 
 
 def mistake(name, *words):
-    """The line that a mistake gives."""
-    done = program(name, *words, expect=2)
-    lines = [line for line in done.stderr.splitlines() if line.startswith(f"{name}: ")]
-    assert len(lines) == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    return lines[0]
+    """The one line that a mistake gives."""
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as stop:
+        program(name, *words)
+    assert stop.value.code == 2
+    lines = errors.getvalue().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0].removeprefix(f"{name}: ")
+
+
+def process(name, *words):
+    """Standard output of a program in a process of its own."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +62,7 @@ def trained(tiny, tmp_path_factory):
 
 
 def test_from_folders_to_a_table(trained):
-    shown = program("tables", "data=imagenet", f"results={trained / 'results'}").stdout
+    shown = program("tables", "data=imagenet", f"results={trained / 'results'}")
     assert shown.count("\n| ") == 4
     assert "deit3-vitn_reg4" in shown
     found = records.load_all(trained / "results", "imagenet")
@@ -64,22 +79,30 @@ def test_from_folders_to_a_table(trained):
 def test_a_second_run_finds_everything_done(trained, tiny):
     folders = [f"runs={trained / 'runs'}", f"data={tiny.root}/imagenet", "variant=mini", "workers=0"]
     again = program("pretrain", "model=vitn_reg4", *folders, *QUICK[1:4])
-    assert "is done" in again.stdout
+    assert "is done" in again
     words = ["model=deit3-vitn_reg4", "task=imagenet_knn", *folders, f"results={trained / 'results'}"]
-    assert "is done" in program("evaluate", *words, "neighbours=[1,10]").stdout
-    assert "runs again: settings changed: neighbours" in program("evaluate", *words, "neighbours=[1,5]").stdout
+    assert "is done" in program("evaluate", *words, "neighbours=[1,10]")
+    assert "runs again: settings changed: neighbours" in program("evaluate", *words, "neighbours=[1,5]")
 
 
 def test_two_devices_give_the_result_of_one(tiny, tmp_path):
-    words = ["model=random-vitn_reg4", "task=imagenet_linear", f"data={tiny.root}/imagenet", "variant=mini", "workers=0"]
+    words = [
+        "model=random-vitn_reg4",
+        "task=imagenet_linear",
+        f"data={tiny.root}/imagenet",
+        "variant=mini",
+        "workers=0",
+    ]
     words += ["steps=3", "batch_size=32", "device_batch=16", "precision=32-true"]
-    found = []
+    found, shown = [], ""
     for devices in (1, 2):
         results = tmp_path / str(devices)
-        program("evaluate", *words, f"devices={devices}", f"results={results}")
+        shown += process("evaluate", *words, f"devices={devices}", f"results={results}")
         found.append(records.load_all(results, "imagenet")[0])
     assert found[0].metrics == found[1].metrics
+    assert found[0].intervals == found[1].intervals
     assert found[0].protocol == found[1].protocol
+    assert shown.count("record in") == 2  # one line each: the helper processes say nothing
 
 
 def test_real_photographs_by_path(hands, tmp_path):
@@ -89,11 +112,11 @@ def test_real_photographs_by_path(hands, tmp_path):
     program("evaluate", "model=deit3-vitn_reg4", "task=imagenet_knn", *folders, "workers=0", f"results={results}")
     record = records.load_all(results, "hands")[0]
     assert record.images == 300
-    assert record.metrics["top1"] > 15.0  # ten classes
+    assert record.protocol["train_images"] == 800
 
 
 def test_data_is_checked(tiny):
-    shown = program("data", f"data={tiny.root}/imagenet").stdout
+    shown = program("data", f"data={tiny.root}/imagenet")
     assert "96 train and 32 test images of 16 classes" in shown
 
 
@@ -107,7 +130,11 @@ def test_data_is_checked(tiny):
         ("pretrain", ["model=vitn_reg4", "data=minni"], "neither a folder nor a name of configs/data; nearest: mini"),
         ("pretrain", ["model=vitn_reg4", "variant=huge"], "no variant 'huge'"),
         ("pretrain", [], "not set: model"),
-        ("evaluate", ["model=random-vitn_reg4", "task=imagenet_nn"], "unknown task 'imagenet_nn'; nearest: imagenet_knn"),
+        (
+            "evaluate",
+            ["model=random-vitn_reg4", "task=imagenet_nn"],
+            "unknown task 'imagenet_nn'; nearest: imagenet_knn",
+        ),
         ("evaluate", ["model=deit3-vitn_reg9", "task=imagenet_knn"], "make pretrain MODEL=vitn_reg9 RECIPE=deit3"),
         ("evaluate", ["model=deit3vitn", "task=imagenet_knn"], "unknown model 'deit3vitn'"),
         ("evaluate", ["model=timm/vit_smal_patch14", "task=imagenet_knn"], "unknown model 'timm/vit_smal_patch14'"),

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from regvit_lightning import settings
-from regvit_lightning.pretrain.fit import load_recipe
 from regvit_lightning.settings import SettingsError
-from regvit_lightning.tasks.frozen import load_task
 
 
 @dataclass
@@ -60,7 +58,7 @@ def test_a_wrong_file_is_named(tmp_path):
 @pytest.mark.parametrize("recipe", settings.names("recipes"))
 @pytest.mark.parametrize("variant", ["", "mini"])
 def test_every_shipped_recipe_builds_and_lists_every_setting(recipe, variant):
-    built = load_recipe(recipe, variant)
+    _, built = settings.load("recipes", recipe, variant)
     listed = {key for path in settings.find("recipes", recipe) for key in settings.read_yaml(path)} - {"base"}
     assert listed == set(settings.resolved(built))
 
@@ -68,7 +66,7 @@ def test_every_shipped_recipe_builds_and_lists_every_setting(recipe, variant):
 @pytest.mark.parametrize("task", settings.names("tasks"))
 @pytest.mark.parametrize("variant", ["", "mini"])
 def test_every_shipped_task_builds_and_lists_every_setting(task, variant):
-    module, built = load_task(task, variant)
+    module, built = settings.load("tasks", task, variant)
     listed = {key for path in settings.find("tasks", task) for key in settings.read_yaml(path)}
     assert listed == set(settings.resolved(built))
     assert module.METRICS

@@ -21,7 +21,7 @@ def train_files(data: DataSettings, images: str = "imagenet") -> ImageFiles:
     Raises:
         DataError: missing or incomplete.
     """
-    return _split(data, data.folder(images), "train")
+    return _split(data, images, "train")
 
 
 def test_files(data: DataSettings) -> ImageFiles:
@@ -30,7 +30,7 @@ def test_files(data: DataSettings) -> ImageFiles:
     Raises:
         DataError: missing or incomplete, or its classes are not those of train.
     """
-    files = _split(data, data.imagenet, "val")
+    files = _split(data, "imagenet", "val")
     train = Path(data.root, data.imagenet, "train")
     if train.is_dir():
         classes = {entry.name for entry in train.iterdir() if entry.is_dir()}
@@ -40,15 +40,15 @@ def test_files(data: DataSettings) -> ImageFiles:
     return files
 
 
-def _split(data: DataSettings, folder: str, split: str) -> ImageFiles:
-    if data.name == "mini" and not mini.is_complete(Path(data.root)):
+def _split(data: DataSettings, images: str, split: str) -> ImageFiles:
+    if data.rendered and not mini.is_complete(Path(data.root)):
         raise DataError(f"data set '{data.name}' in {data.root} is missing or half-written; {data.get}")
-    files = index(Path(data.root, folder, split), data.get)
-    if data.imagenet_counts and folder == data.imagenet:
-        expected = data.imagenet_counts[split == "val"]
+    folder = Path(data.root, data.folder(images), split)
+    files = index(folder, data.get)
+    if images in data.counts:
+        expected = data.counts[images][split == "val"]
         if len(files) != expected:
-            where = Path(data.root, folder, split)
-            raise DataError(f"{where} holds {len(files):,} images, expected {expected:,}; {data.get}")
+            raise DataError(f"{folder} holds {len(files):,} images, expected {expected:,}; {data.get}")
     return files
 
 
@@ -72,6 +72,7 @@ class ImageNet(LightningDataModule):
         loading: workers and device batch.
         stream: draws of the training run, or None when nothing is trained.
         train: files and augmentation of the training run.
+        replace: training replaces files that cannot be read, and reports them, instead of stopping.
         validation, test: files and transform of ordered passes, one loader each.
     """
 
@@ -80,21 +81,22 @@ class ImageNet(LightningDataModule):
         loading: Loading,
         stream: Stream | None = None,
         train: tuple[ImageFiles, Transform] | None = None,
+        replace: bool = False,
         validation: Sequence[tuple[ImageFiles, Transform]] = (),
         test: Sequence[tuple[ImageFiles, Transform]] = (),
     ) -> None:
         super().__init__()
-        self.loading, self.stream, self.train, self.validation, self.test = loading, stream, train, validation, test
+        self.loading, self.stream, self.train, self.replace = loading, stream, train, replace
+        self.validation, self.test = validation, test
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The stream, from the step that the run has reached, in batches of one device."""
-        assert self.stream is not None, "this data module was built without a training stream"
-        assert self.train is not None, "this data module was built without a training stream"
+        assert self.stream is not None and self.train is not None, "built without a training stream"  # noqa: PT018
         assert self.trainer is not None, "the stream starts at the step that the trainer has reached"
         trainer, world = self.trainer, self.trainer.world_size
         pieces = accumulation(self.stream.batch_size, world, self.loading.device_batch)
         sampler = StreamSampler(self.stream, pieces, trainer.global_rank, world, trainer.global_step)
-        dataset = Drawn(*self.train, seed=self.stream.seed)
+        dataset = Drawn(*self.train, self.stream.seed, self.replace)
         return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, **self._workers())
 
     def val_dataloader(self) -> list[DataLoader[Any]]:

@@ -1,7 +1,7 @@
 """Class folders of images, as ImageNet has them: index, decoding, and the two ways of reading them.
 
 `Ordered` reads every image once, in order (evaluation); an unreadable image stops it and is named. `Drawn` reads the
-images that a `Stream` draws, with augmentation (training); an unreadable image is replaced and reported.
+images that a `Stream` draws, with augmentation (training).
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from regvit_lightning import seeds
 from regvit_lightning.data.layout import DataError
+from regvit_lightning.errors import one_line
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -47,6 +48,9 @@ class ImageFiles:
         """Hold out `share` of the images of every class, drawn from `seed`: (kept, held out).
 
         Every class with two images or more has one on either side.
+
+        Raises:
+            DataError: no class has two images.
         """
         generator = seeds.generator(seed, "held out")
         labels = torch.tensor(self.labels)
@@ -55,6 +59,8 @@ class ImageFiles:
             places = torch.nonzero(labels == label).flatten()
             count = min(max(round(share * len(places)), 1), len(places) - 1)
             held += places[torch.randperm(len(places), generator=generator)][:count].tolist()
+        if not held:
+            raise DataError(f"nothing to hold out: none of the {len(self.classes)} classes has two images")
         chosen = set(held)
         return self.subset([i for i in range(len(self)) if i not in chosen]), self.subset(sorted(held))
 
@@ -95,8 +101,8 @@ def open_image(path: str) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three for broken files
-        reason = "not an image" if "cannot identify" in str(error) else str(error).splitlines()[0]
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
+        reason = "not an image" if "cannot identify" in str(error) else one_line(error)
         raise DataError(f"unreadable image {path}: {reason}; restore or remove the file") from None
 
 
@@ -116,12 +122,17 @@ class Ordered(Dataset[tuple[Tensor, int]]):
 class Drawn(Dataset[dict[str, Any]]):
     """Augmented images for training, asked for by (position in the run, place in the files).
 
-    The augmentation of a sample is drawn from the seed and its position alone. A file that cannot be read is replaced
-    by the next one that can, and its place is reported in `unreadable`.
+    The augmentation of a sample is drawn from the seed and its position alone.
+
+    Args:
+        files, transform: what is read, and the augmentation.
+        seed: of the augmentation.
+        replace: a file that cannot be read is replaced by the next one that can, and its place is reported in
+            `unreadable` (pretraining); otherwise it is an error (evaluation).
     """
 
-    def __init__(self, files: ImageFiles, transform: Transform, seed: int) -> None:
-        self.files, self.transform, self.seed = files, transform, seed
+    def __init__(self, files: ImageFiles, transform: Transform, seed: int, replace: bool) -> None:
+        self.files, self.transform, self.seed, self.replace = files, transform, seed, replace
 
     def __len__(self) -> int:
         return len(self.files)
@@ -136,7 +147,7 @@ class Drawn(Dataset[dict[str, Any]]):
             except DataError:
                 unreadable.append(place)
                 place = (place + 1) % len(self)
-                if place == draw[1]:
+                if place == draw[1] or not self.replace:
                     raise
         with seeds.drawn_from(self.seed, "augment", position):
             return {"image": self.transform(image), "label": self.files.labels[place], "unreadable": unreadable}

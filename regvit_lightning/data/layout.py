@@ -22,7 +22,8 @@ class DataSettings:
         variant: overlay of recipes and tasks that fits this data (`mini`: `configs/tasks/<task>.mini.yaml`), or empty.
         imagenet: folder below root with `train/<class>/` and `val/<class>/` for the ImageNet evaluations.
         imagenet22k: folder below root with `train/<class>/` for supervised pretraining at large scale.
-        imagenet_counts: number of images that train and val must have, or empty where it is not known.
+        rendered: made by `regvit_lightning/data/mini.py` on this machine.
+        counts: number of images that the splits of a data set must have, [train, val], where it is known.
         get: what to do when the data is not there; ends the error message.
     """
 
@@ -31,8 +32,12 @@ class DataSettings:
     variant: str = ""
     imagenet: str = "imagenet"
     imagenet22k: str = "imagenet22k"
-    imagenet_counts: list[int] = field(default_factory=list)
+    rendered: bool = False
+    counts: dict[str, list[int]] = field(default_factory=dict)
     get: str = ""
+
+    def __post_init__(self) -> None:
+        settings.check(bool(self.root), f"data '{self.name}': root is empty (give DATA_ROOT=<folder>)")
 
     def folder(self, images: str) -> str:
         """The folder below root that holds the data set `images`.
@@ -46,7 +51,7 @@ class DataSettings:
 
 
 def resolve(data: str) -> DataSettings:
-    """The data set called `data`, or the folder of that path, which must hold `train/` and `val/` class folders.
+    """The data set called `data`, or the folder of that path, in ImageNet's layout.
 
     Raises:
         SettingsError: neither a name of `configs/data/` nor a folder, or `DATA_ROOT` is needed and not set.
@@ -57,5 +62,5 @@ def resolve(data: str) -> DataSettings:
     if not folder.is_dir():
         hint = settings.nearest(data, settings.names("data"))
         raise SettingsError(f"data '{data}' is neither a folder nor a name of configs/data; {hint}")
-    get = "expected ImageNet's layout: train/<class>/<image> and val/<class>/<image>"
+    get = "a folder given by path needs train/<class>/<image> and, to evaluate, val/<class>/<image>"
     return DataSettings(name=folder.resolve().name, root=data, imagenet=".", imagenet22k=".", get=get)

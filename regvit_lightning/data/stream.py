@@ -16,15 +16,16 @@ class Stream:
     """The draws of a whole training run.
 
     Every pass over the data is a permutation of its own, drawn from the seed; with `repeats` r, each image of the
-    permutation comes r times in a row (repeated augmentation, Hoffer et al. 2020) and a pass covers 1/r of the images,
-    as in DeiT. Batches run on across the borders of passes, so every image counts and no batch is short.
+    permutation comes r times (repeated augmentation, Hoffer et al. 2020) and a pass covers 1/r of the images, as in
+    DeiT. The repeats of an image lie apart in their step, so that mixing neighbours does not mix an image with itself.
+    Batches run on across the borders of passes, so every image counts and no batch is short.
 
     Attributes:
         size: number of images.
         batch_size: images per step over all devices.
         steps: optimiser steps of the run.
         seed: of the order.
-        repeats: how often an image comes in a row.
+        repeats: how often an image of a pass comes.
     """
 
     size: int
@@ -40,7 +41,8 @@ class Stream:
         """Places in the files of the images of one step, (batch_size,) int64."""
         positions = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
         passes = positions // self.size
-        return torch.cat([self._order(int(p))[positions[passes == p] % self.size] for p in passes.unique()])
+        places = torch.cat([self._order(int(p))[positions[passes == p] % self.size] for p in passes.unique()])
+        return torch.cat([places[first :: self.repeats] for first in range(self.repeats)])
 
     def _order(self, number: int) -> Tensor:
         cached = getattr(self, "_cache", None)

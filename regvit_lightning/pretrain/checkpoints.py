@@ -14,6 +14,11 @@ from regvit_lightning.data.images import ImageFiles
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.errors import UserError
 
+KEPT = (
+    "the last good checkpoint is kept; the same command would meet the same step again, so begin anew with other "
+    "settings, such as a lower lr or precision=32-true, and FORCE=1"
+)
+
 
 class TrainingStopped(UserError):
     """Training cannot go on; the last good checkpoint is kept."""
@@ -31,33 +36,42 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
-        self.saved = -1
+        self.before = 0
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self.before = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         step = trainer.global_step
-        if step != self.saved and (step % self.every == 0 or step == trainer.max_steps):
+        stepped = step > self.before  # not between the micro-batches of a step
+        if stepped and (step % self.every == 0 or step == trainer.max_steps):
             trainer.save_checkpoint(self.path)
-            self.saved = step
 
 
 class FiniteLoss(Callback):
     """Stops at the first loss that is not finite and names its step.
 
-    Losses are looked at together every `every` steps and before each checkpoint, so that the device need not wait for
-    the host at every step and no checkpoint holds weights that a bad loss has touched.
+    Losses are looked at together every `every` micro-batches and before each checkpoint, so that the device need not
+    wait for the host at every step; with the weights themselves, so that no checkpoint holds a bad one.
     """
 
     def __init__(self, every: int) -> None:
         self.every = every
+        self.step = 0
         self.pending: list[tuple[int, Tensor]] = []
 
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self.step = trainer.global_step + 1
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
-        self.pending.append((trainer.global_step, outputs["loss"].detach()))
+        self.pending.append((self.step, outputs["loss"].detach()))
         if len(self.pending) >= self.every:
             self.check()
 
-    def on_save_checkpoint(self, *_: Any) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.check()
+        if not torch.stack([weight.isfinite().all() for weight in pl_module.parameters()]).all():
+            raise TrainingStopped(f"a weight is not finite after step {self.step}; {KEPT}")
 
     def on_train_end(self, *_: Any) -> None:
         self.check()
@@ -72,10 +86,7 @@ class FiniteLoss(Callback):
         self.pending = []
         bad = torch.nonzero(~torch.isfinite(torch.stack(losses))).flatten().tolist() if losses else []
         if bad:
-            raise TrainingStopped(
-                f"the loss of step {steps[bad[0]]} is {losses[bad[0]].item()}; the last good checkpoint is kept; "
-                "lower lr or use precision=32-true, and give the command again to go on from it"
-            )
+            raise TrainingStopped(f"the loss of step {steps[bad[0]]} is {losses[bad[0]].item()}; {KEPT}")
 
 
 class Unreadable(Callback):
@@ -96,6 +107,8 @@ class Unreadable(Callback):
         if not found:
             return
         self.places |= found
+        if not trainer.is_global_zero:  # every device meets every file in time; one reports
+            return
         lines = "".join(f"{self.files.paths[place]}\n" for place in sorted(self.places))
         atomic.write_text(self.report, lines)
         if len(self.places) > self.LIMIT * len(self.files):

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from regvit_lightning import vit
 from regvit_lightning.data.transforms import three_augment
 from regvit_lightning.pretrain import recipe
-from regvit_lightning.pretrain.schedules import warmup_cosine
+from regvit_lightning.schedules import warmup_cosine
 from regvit_lightning.settings import MISSING, check
 
 
@@ -110,9 +110,9 @@ class Recipe(recipe.Recipe):
         return warmup_cosine(step, self.steps, warmup, settings.lr, settings.warmup_lr, settings.min_lr)
 
     def exports(self) -> Iterator[tuple[str, vit.RegisterViT]]:
-        """The trained backbone, as DeiT evaluates it, and its moving average."""
-        yield "backbone", self.backbone
+        """The moving average, and the trained backbone, which is what DeiT evaluates."""
         yield "backbone_ema", cast(vit.RegisterViT, self.ema.module)
+        yield "backbone", self.backbone
 
 
 def mixing(mixup: float, cutmix: float, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

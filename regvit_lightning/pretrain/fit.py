@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,16 +13,17 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from regvit_lightning import atomic, precision, seeds, settings, vit, weights
+from regvit_lightning import atomic, hardware, seeds, settings, weights
 from regvit_lightning.data.imagenet import ImageNet, Loading, accumulation, train_files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.stream import Stream
-from regvit_lightning.errors import UserError
+from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.pretrain.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint, Unreadable
 from regvit_lightning.pretrain.recipe import RecipeSettings, example_grid
 
-# Settings that may differ when a run is continued: they change how it runs, not what it computes.
-FREE_TO_CHANGE = ("device_batch", "workers", "checkpoint_every", "log_every")
+# Settings that may differ when a run is continued: they change how it runs, not what it computes. The device batch is
+# not among them: mixing and stochastic depth are drawn per batch, and Lightning counts micro-batches.
+FREE_TO_CHANGE = ("workers", "checkpoint_every", "log_every")
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,6 @@ class Run:
     devices: int = 1
 
 
-def load_recipe(name: str, variant: str = "", words: Sequence[str] = (), known: Sequence[str] = ()) -> RecipeSettings:
-    """The settings of recipe `name`, typed by the file that its `method` names.
-
-    Raises:
-        SettingsError: unknown recipe, variant or key, or a value of the wrong type or range.
-    """
-    files = settings.find("recipes", name, variant)
-    method = next(str(read["method"]) for read in map(settings.read_yaml, files) if "method" in read)
-    module = importlib.import_module(f"regvit_lightning.pretrain.{method}")
-    return settings.build(module.Settings, files, words, known)
-
-
 def finished(run: Run) -> bool:
     """Whether the run with these settings has been carried to its end."""
     return (run.folder / "backbone.safetensors").exists() and _changes(run) == []
@@ -79,42 +69,39 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
         UserError: the data or the folder cannot be used, the folder holds a run with other settings, or training
             cannot go on.
     """
-    if force and run.folder.exists():
-        shutil.rmtree(run.folder)
-    if finished(run):
-        return run.folder / "backbone.safetensors"
+    exported = run.folder / "backbone.safetensors"
+    if finished(run) and not force:
+        return exported
     files = train_files(run.data, run.settings.images)
     draws, batch_size = run.settings.epochs * len(files), run.settings.batch_size
     steps = draws // batch_size
     settings.check(steps > 0, f"batch_size={batch_size} is above the {draws} images of {run.settings.epochs} epochs")
-    vit.parse_name(run.model)
-    _claim(run)
-
-    module = importlib.import_module(f"regvit_lightning.pretrain.{run.settings.method}")
+    module = importlib.import_module(f"regvit_lightning.pretrain.{run.settings.module}")
     with seeds.drawn_from(run.seed, "initialise"):
         recipe = module.Recipe(run.settings, run.model, len(files.classes), steps, run.seed)
     metadata = recipe.metadata(run.recipe)
     recipe.save_hyperparameters({"backbone": asdict(metadata)})
     stream = Stream(len(files), run.settings.batch_size, steps, run.seed, getattr(run.settings, "repeats", 1))
     loading = Loading(run.settings.workers, run.settings.device_batch)
-    images = ImageNet(loading, stream, train=(files, recipe.augmentation()))
+    images = ImageNet(loading, stream, train=(files, recipe.augmentation()), replace=True)
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # Lightning starts the processes of further devices after this
+        _claim(run, force)
     trainer = _trainer(run, steps, [*callbacks, Unreadable(files, run.folder / "unreadable.txt")])
     last = run.folder / "last.ckpt"
     trainer.fit(recipe, images, ckpt_path=last if last.exists() else None, weights_only=True)
-    if trainer.is_global_zero:
-        for name, backbone in recipe.exports():
-            weights.save(run.folder / f"{name}.safetensors", backbone, metadata)
-    return run.folder / "backbone.safetensors"
+    hardware.leave_helpers(trainer)
+    for name, backbone in recipe.exports():
+        weights.save(run.folder / f"{name}.safetensors", backbone, metadata)
+    return exported
 
 
 def _trainer(run: Run, steps: int, callbacks: list[Callback]) -> Trainer:
-    accelerator = precision.accelerator()
     options = run.settings
     guards = [FiniteLoss(options.log_every), LastCheckpoint(run.folder / "last.ckpt", options.checkpoint_every)]
     return Trainer(
-        accelerator=accelerator,
+        accelerator=hardware.accelerator(),
         devices=run.devices,
-        precision=precision.resolve(options.precision, accelerator),  # type: ignore[arg-type]
+        precision=options.precision,  # type: ignore[arg-type]
         max_steps=steps,
         accumulate_grad_batches=accumulation(options.batch_size, run.devices, options.device_batch),
         logger=TensorBoardLogger(run.folder, name="", version="log"),
@@ -146,6 +133,7 @@ def _description(run: Run) -> dict[str, Any]:
         "recipe": run.recipe,
         "data": str(Path(run.data.root).resolve()),
         "seed": run.seed,
+        "devices": run.devices,
         **kept,
     }
 
@@ -153,9 +141,11 @@ def _description(run: Run) -> dict[str, Any]:
 def _changes(run: Run) -> list[str] | None:
     """Differences between the run in the folder and this one, as text; None where the folder holds no run."""
     try:
-        found = json.loads((run.folder / "run.json").read_text())
+        found = dict(json.loads((run.folder / "run.json").read_text()))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except (OSError, ValueError) as error:
+        return [f"run.json is not readable: {one_line(error)}"]
     wanted = _description(run)
     return [
         f"{key}: {found.get(key)} -> {wanted.get(key)}"
@@ -164,8 +154,10 @@ def _changes(run: Run) -> list[str] | None:
     ]
 
 
-def _claim(run: Run) -> None:
+def _claim(run: Run, force: bool) -> None:
     """Write what is about to be trained into the folder, or refuse to mix it with another run."""
+    if force and run.folder.exists():
+        shutil.rmtree(run.folder)
     changes = _changes(run)
     if changes:
         raise UserError(

@@ -11,7 +11,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torchvision.transforms import v2
 
-from regvit_lightning import seeds, vit
+from regvit_lightning import hardware, seeds, vit
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.weights import Metadata
@@ -22,20 +22,20 @@ class RecipeSettings:
     """Settings of every recipe.
 
     Attributes:
-        method: file of `regvit_lightning/pretrain/` with the recipe's `Settings` and `Recipe`.
+        module: file of `regvit_lightning/pretrain/` with the recipe's `Settings` and `Recipe`.
         epochs: passes over the data.
         batch_size: images per optimiser step over all devices; never depends on their number.
         device_batch: images at once on one device; what does not fit is accumulated.
         images: data set of labelled images to train on, a folder that the data names: `imagenet` or `imagenet22k`.
         image_size: side of the training images in pixels.
         layer_scale: initial LayerScale value, null for none.
-        precision: auto (bf16 where the hardware has it), bf16-mixed or 32-true.
+        precision: bf16-mixed or 32-true; auto becomes the first where the hardware has it.
         workers: decoding processes per device.
         checkpoint_every: steps between checkpoints.
         log_every: steps between logged scalars.
     """
 
-    method: str = MISSING
+    module: str = MISSING
     epochs: int = MISSING
     batch_size: int = MISSING
     device_batch: int = MISSING
@@ -48,6 +48,7 @@ class RecipeSettings:
     log_every: int = MISSING
 
     def __post_init__(self) -> None:
+        self.precision = hardware.precision(self.precision)
         for name in ("epochs", "batch_size", "device_batch", "image_size", "checkpoint_every", "log_every"):
             check(getattr(self, name) > 0, f"{name}={getattr(self, name)}: must be at least 1")
         check(self.workers >= 0, f"workers={self.workers}: must not be negative")
@@ -82,7 +83,7 @@ class Recipe(LightningModule):
         raise NotImplementedError
 
     def exports(self) -> Iterator[tuple[str, vit.RegisterViT]]:
-        """Backbones to keep at the end, by file name; the evaluations take the one called `backbone`."""
+        """Backbones to keep at the end, by file name; the evaluations take `backbone`, which comes last."""
         yield "backbone", self.backbone
 
     def metadata(self, recipe: str) -> Metadata:

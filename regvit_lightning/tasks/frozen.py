@@ -1,6 +1,5 @@
 """What every frozen evaluation shares: its settings, the module that holds the backbone, and what it returns."""
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -9,8 +8,9 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_accuracy
 
-from regvit_lightning import precision, seeds, settings
+from regvit_lightning import hardware, seeds
 from regvit_lightning.backbones import Backbone, Tokens
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.transforms import normalise
@@ -22,20 +22,24 @@ class TaskSettings:
     """Settings of every frozen evaluation.
 
     Attributes:
-        task: file of `regvit_lightning/tasks/` with the task's `Settings` and `run`.
+        module: file of `regvit_lightning/tasks/` with the task's `Settings` and `run`.
         version: of the protocol; raised whenever a change to the code or the YAML changes numbers.
-        precision: of the frozen features: auto (bf16 where the hardware has it), bf16-mixed or 32-true.
+        precision: of the frozen features: bf16-mixed or 32-true; auto becomes the first where the hardware has it.
         workers: decoding processes per device.
         device_batch: images at once on one device.
+        crop: side of the images in pixels that the backbone sees; untrained backbones are made for it.
     """
 
-    task: str = MISSING
+    module: str = MISSING
     version: int = MISSING
     precision: str = MISSING
     workers: int = MISSING
     device_batch: int = MISSING
+    crop: int = MISSING
 
     def __post_init__(self) -> None:
+        self.precision = hardware.precision(self.precision)
+        check(self.crop > 0, f"crop={self.crop}: must be at least 1")
         check(self.device_batch > 0, f"device_batch={self.device_batch}: must be at least 1")
         check(self.workers >= 0, f"workers={self.workers}: must not be negative")
 
@@ -84,21 +88,14 @@ class Task(Protocol):
     run: Callable[[Backbone, DataSettings, Any, How], Outcome]
 
 
-def load_task(name: str, variant: str = "", words: Sequence[str] = (), known: Sequence[str] = ()) -> tuple[Task, Any]:
-    """The task `name` and its settings, typed by the file that its `task` names.
-
-    Raises:
-        SettingsError: unknown task, variant or key, or a value of the wrong type or range.
-    """
-    files = settings.find("tasks", name, variant)
-    file = next(str(read["task"]) for read in map(settings.read_yaml, files) if "task" in read)
-    module: Any = importlib.import_module(f"regvit_lightning.tasks.{file}")
-    return module, settings.build(module.Settings, files, words, known)
-
-
 class FrozenModule(LightningModule):
-    """A LightningModule around a frozen backbone; its tokens are computed without a graph."""
+    """A LightningModule around a frozen backbone; its tokens are computed without a graph.
 
+    Attributes:
+        validates_on: what its validation pass reads, for the progress display.
+    """
+
+    validates_on = "held-out images"
     mean: Tensor
     std: Tensor
 
@@ -121,11 +118,10 @@ def cls_or_mean(tokens: Tokens) -> Tensor:
 
 def trainer(options: TaskSettings, how: How, devices: int = 1, **more: Any) -> Trainer:
     """A Trainer on `devices` devices that writes nothing to disk."""
-    accelerator = precision.accelerator()
     return Trainer(
-        accelerator=accelerator,
+        accelerator=hardware.accelerator(),
         devices=devices,
-        precision=precision.resolve(options.precision, accelerator),  # type: ignore[arg-type]
+        precision=options.precision,  # type: ignore[arg-type]
         callbacks=list(how.callbacks),
         logger=False,
         enable_checkpointing=False,
@@ -135,6 +131,12 @@ def trainer(options: TaskSettings, how: How, devices: int = 1, **more: Any) -> T
         num_sanity_val_steps=0,
         **more,
     )
+
+
+def accuracy(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Top-1 accuracy in percent of each column of `predictions` (N, M) against `labels` (N,): (M,)."""
+    target = labels.expand(predictions.shape[1], -1)
+    return 100 * multiclass_accuracy(predictions.T, target, classes, average="micro", multidim_average="samplewise")
 
 
 def bootstrap(scores: Tensor, seed: int = 0, draws: int = 1000) -> tuple[float, float]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.functional.classification import multiclass_accuracy
 
 from regvit_lightning import seeds
 from regvit_lightning.backbones import Backbone
@@ -18,7 +17,16 @@ from regvit_lightning.data.imagenet import ImageNet, Loading, test_files, train_
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.transforms import centre_crop
 from regvit_lightning.settings import MISSING, check
-from regvit_lightning.tasks.frozen import FrozenModule, How, Outcome, TaskSettings, bootstrap, cls_or_mean, trainer
+from regvit_lightning.tasks.frozen import (
+    FrozenModule,
+    How,
+    Outcome,
+    TaskSettings,
+    accuracy,
+    bootstrap,
+    cls_or_mean,
+    trainer,
+)
 
 METRICS = {"top1": +1, "top1_best_on_test": +1}
 
@@ -28,7 +36,7 @@ class Settings(TaskSettings):
     """Settings of kNN.
 
     Attributes:
-        resize, crop: short side and central square in pixels, the same for train and test.
+        resize: short side in pixels before the central `crop`, the same for train and test.
         neighbours: values of k to choose from.
         temperature: of the softmax over similarities.
         held_out: share of train that serves as queries for the choice of k.
@@ -37,7 +45,6 @@ class Settings(TaskSettings):
     """
 
     resize: int = MISSING
-    crop: int = MISSING
     neighbours: list[int] = MISSING
     temperature: float = MISSING
     held_out: float = MISSING
@@ -46,6 +53,7 @@ class Settings(TaskSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check(self.resize >= self.crop, f"resize={self.resize}: must be at least crop={self.crop}")
         check(self.temperature > 0, f"temperature={self.temperature}: must be positive")
         check(len(self.neighbours) > 0 and min(self.neighbours) > 0, "neighbours: expected a list such as [10,20]")
         check(0 < self.held_out < 1, f"held_out={self.held_out}: must lie in (0, 1)")
@@ -96,6 +104,7 @@ class KNN(FrozenModule):
         labels: (images,).
     """
 
+    validates_on = "train images"
     bank: Tensor
     bank_labels: Tensor
     predictions: Tensor
@@ -112,9 +121,10 @@ class KNN(FrozenModule):
         return F.normalize(cls_or_mean(self.tokens(images)[0]).float(), dim=1)
 
     def classify(self, queries: Tensor, bank: Tensor, bank_labels: Tensor) -> Tensor:
-        """Predicted classes (Q, len(neighbours)) of normalised queries (Q, D)."""
+        """Predicted classes (Q, len(neighbours)) of normalised queries (Q, D), in float32 whatever the precision."""
         settings = self.settings
-        similarity, place = search(queries, bank, max(settings.neighbours), settings.bank_chunk)
+        with torch.autocast(queries.device.type, enabled=False):
+            similarity, place = search(queries, bank, max(settings.neighbours), settings.bank_chunk)
         near = bank_labels[place]
         scores = (votes(similarity, near, k, self.classes, settings.temperature) for k in settings.neighbours)
         return torch.stack([score.argmax(dim=1) for score in scores], dim=1)
@@ -145,12 +155,6 @@ class KNN(FrozenModule):
         return accuracy(predictions, self.bank_labels[held], self.classes)
 
 
-def accuracy(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Top-1 accuracy in percent of each column of `predictions` (N, M) against `labels` (N,): (M,)."""
-    target = labels.expand(predictions.shape[1], -1)
-    return 100 * multiclass_accuracy(predictions.T, target, classes, average="micro", multidim_average="samplewise")
-
-
 def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008
     """Top-1 of kNN at the k chosen on held-out train, at every k, and the best of them on test.
 
@@ -160,7 +164,8 @@ def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = H
     """
     train, test = train_files(data), test_files(data)
     largest, kept = max(settings.neighbours), len(train) - round(settings.held_out * len(train))
-    check(largest <= kept, f"neighbours: k={largest} is above the {kept} train images of {data.name}")
+    left = f"the {kept} of {len(train)} train images that are left when {settings.held_out:.0%} are held out"
+    check(largest <= kept, f"neighbours: k={largest} is above {left}; give a list such as neighbours=[10,20]")
     view = centre_crop(settings.resize, settings.crop)
     loading = Loading(settings.workers, settings.device_batch)
     images = ImageNet(loading, validation=[(train, view)], test=[(test, view)])

@@ -15,16 +15,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.aggregation import CatMetric
 
-from regvit_lightning import seeds
+from regvit_lightning import hardware, seeds
 from regvit_lightning.backbones import Backbone, Tokens
 from regvit_lightning.data.imagenet import ImageNet, Loading, accumulation, test_files, train_files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.data.transforms import centre_crop, random_resized_crop
-from regvit_lightning.pretrain.schedules import warmup_cosine
+from regvit_lightning.schedules import cosine
 from regvit_lightning.settings import MISSING, check
-from regvit_lightning.tasks.frozen import FrozenModule, How, Outcome, TaskSettings, bootstrap, cls_or_mean, trainer
-from regvit_lightning.tasks.knn import accuracy
+from regvit_lightning.tasks.frozen import (
+    FrozenModule,
+    How,
+    Outcome,
+    TaskSettings,
+    accuracy,
+    bootstrap,
+    cls_or_mean,
+    trainer,
+)
 
 METRICS = {"top1": +1, "top1_best_on_test": +1}
 
@@ -39,7 +47,7 @@ class Settings(TaskSettings):
         learning_rates: grid, for a batch of 256; scaled by batch_size / 256.
         momentum: of SGD.
         blocks: how many last blocks give their CLS to a head.
-        resize, crop: short side and central square of the evaluation view in pixels; crop is also the training size.
+        resize: short side in pixels before the central `crop` of the evaluation view.
         held_out: share of the train images of every class kept for the choice of the head.
     """
 
@@ -49,11 +57,11 @@ class Settings(TaskSettings):
     momentum: float = MISSING
     blocks: list[int] = MISSING
     resize: int = MISSING
-    crop: int = MISSING
     held_out: float = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check(self.resize >= self.crop, f"resize={self.resize}: must be at least crop={self.crop}")
         check(self.steps > 0, f"steps={self.steps}: must be at least 1")
         check(self.batch_size > 0, f"batch_size={self.batch_size}: must be at least 1")
         check(len(self.learning_rates) > 0, "learning_rates: expected a list such as [1e-3,1e-2]")
@@ -159,7 +167,7 @@ class LinearProbe(FrozenModule):
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         for group in optimizer.param_groups:
-            group["lr"] = warmup_cosine(self.global_step, self.settings.steps, 0, 1.0, 0.0, 0.0)
+            group["lr"] = cosine(self.global_step, self.settings.steps, start=1.0)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 
     def _predict(self, batch: tuple[Tensor, Tensor]) -> None:
@@ -213,13 +221,14 @@ def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = H
         settings, how, how.devices, max_steps=settings.steps, accumulate_grad_batches=pieces, limit_val_batches=0
     )
     runner.fit(module, images)
+    hardware.leave_helpers(runner)
     judge = trainer(settings, how)
     judge.validate(module, images, verbose=False)
     judge.test(module, images, verbose=False)
-    return _outcome(module, len(test), how.seed)
+    return _outcome(module, len(train), len(test), how.seed)
 
 
-def _outcome(module: LinearProbe, images: int, seed: int) -> Outcome:
+def _outcome(module: LinearProbe, train_images: int, images: int, seed: int) -> Outcome:
     settings = module.settings
     on_held_out = accuracy(*module.held_out, module.classes)
     on_test = accuracy(*module.test, module.classes)
@@ -239,6 +248,7 @@ def _outcome(module: LinearProbe, images: int, seed: int) -> Outcome:
             "head_best_on_test": vars(best),
             "head_chosen_on": f"{settings.held_out:.0%} of train, held out",
             "heads": len(module.grid),
+            "train_images": train_images,
             "batch_size": settings.batch_size,
             "train_view": f"random resized crop {settings.crop}, scale 0.08-1, flip, bicubic",
             "view": f"resize {settings.resize}, centre crop {settings.crop}, bicubic",

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from regvit_lightning import seeds
@@ -75,7 +76,7 @@ def test_train_and_test_must_have_the_same_classes(tiny, tmp_path):
 
 
 def test_counts_are_checked_where_they_are_known(tiny):
-    known = DataSettings(name="known", root=tiny.root, imagenet_counts=[97, 32], get="fetch it")
+    known = DataSettings(name="known", root=tiny.root, counts={"imagenet": [97, 32]}, get="fetch it")
     assert len(imagenet.test_files(known)) == 32
     with pytest.raises(DataError, match=r"holds 96 images, expected 97; fetch it"):
         train_files(known)
@@ -83,8 +84,8 @@ def test_counts_are_checked_where_they_are_known(tiny):
 
 def test_half_written_mini_data_is_refused(tiny, tmp_path):
     with pytest.raises(DataError, match="half-written; make data"):
-        train_files(DataSettings(name="mini", root=str(tmp_path), get="make data"))
-    assert len(train_files(DataSettings(name="mini", root=tiny.root))) == 96
+        train_files(DataSettings(name="mini", root=str(tmp_path), rendered=True, get="make data"))
+    assert len(train_files(DataSettings(name="mini", root=tiny.root, rendered=True))) == 96
 
 
 @hypothesis_settings(max_examples=30, deadline=None)
@@ -116,11 +117,22 @@ def test_evaluation_stops_at_a_broken_file_and_names_it(folder):
 def test_training_replaces_a_broken_file_and_reports_it(folder):
     truncate(folder / "cat" / "3.png")
     truncate(folder / "cat" / "4.png")
-    drawn = Drawn(index(folder), centre_crop(36, 32), seed=0)
+    drawn = Drawn(index(folder), centre_crop(36, 32), seed=0, replace=True)
     batch = collate([drawn[0, 2], drawn[1, 3], drawn[2, 5]])
     assert batch["unreadable"].tolist() == [3, 4]
     torch.testing.assert_close(batch["image"][1], batch["image"][2])
     assert batch["image"].dtype == torch.uint8
+    with pytest.raises(DataError, match=r"unreadable image .*3\.png"):
+        Drawn(index(folder), centre_crop(36, 32), seed=0, replace=False)[0, 3]
+
+
+def test_a_worker_process_hands_the_line_on(folder):
+    truncate(folder / "cat" / "3.png")
+    loader = DataLoader(Ordered(index(folder), centre_crop(36, 32)), batch_size=2, num_workers=1)
+    with pytest.raises(DataError) as error:
+        list(loader)
+    assert str(error.value).startswith(f"unreadable image {folder}/cat/3.png: ")
+    assert "\n" not in str(error.value)
 
 
 def test_grayscale_palette_and_alpha_become_rgb(tmp_path):
@@ -132,7 +144,7 @@ def test_grayscale_palette_and_alpha_become_rgb(tmp_path):
 
 def test_augmentation_depends_on_seed_and_position_only(folder):
     transform = three_augment(32, "simple", 0.3)
-    first, again, other = (Drawn(index(folder), transform, seed) for seed in (0, 0, 1))
+    first, again, other = (Drawn(index(folder), transform, seed, replace=True) for seed in (0, 0, 1))
     torch.manual_seed(5)
     state = torch.random.get_rng_state()
     a = first[7, 2]["image"]
@@ -153,8 +165,9 @@ def test_each_pass_shows_every_image_once():
 def test_repeated_augmentation_repeats_a_third_of_the_images():
     stream = Stream(size=12, batch_size=6, steps=2, seed=0, repeats=3)
     drawn = torch.cat([stream.places(step) for step in range(2)])
-    assert torch.equal(drawn.view(4, 3), drawn.view(4, 3)[:, :1].expand(4, 3))
-    assert len(drawn.unique()) == 4
+    assert drawn.unique(return_counts=True)[1].tolist() == [3, 3, 3, 3]
+    for batch in drawn.view(2, 6):  # mixing pairs each image with its neighbour: never with itself
+        assert not (batch == batch.roll(1)).any()
 
 
 @hypothesis_settings(max_examples=40, deadline=None)

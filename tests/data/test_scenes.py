@@ -156,7 +156,7 @@ def test_main_object_is_large_and_in_view():
         height = (rendering.boxes[main, 3] - rendering.boxes[main, 1]) / 96
         areas = np.bincount(rendering.instances.ravel(), minlength=len(rendering.labels) + 1)[1:]
         assert rendering.visibility[main] >= 0.6
-        assert 0.35 <= height <= 0.72
+        assert 0.55 <= height <= 0.8
         assert areas[main] >= 0.8 * areas.max()
         assert CLASSES[rendering.main_label] in rendering.caption
 

@@ -10,10 +10,10 @@ from sklearn.metrics import accuracy_score
 from sklearn.neighbors import NearestNeighbors
 from torch.nn import functional as F
 
-from regvit_lightning import backbones
+from regvit_lightning import backbones, settings
 from regvit_lightning.settings import SettingsError
 from regvit_lightning.tasks import knn
-from regvit_lightning.tasks.frozen import How, load_task
+from regvit_lightning.tasks.frozen import How, accuracy
 
 
 def unit(rows, width, seed):
@@ -49,11 +49,12 @@ def test_the_temperature_decides_between_one_near_and_two_far():
 def test_accuracy_agrees_with_scikit_learn():
     predictions, labels = torch.randint(5, (40, 3)), torch.randint(5, (40,))
     expected = [100 * accuracy_score(labels, predictions[:, column]) for column in range(3)]
-    np.testing.assert_allclose(knn.accuracy(predictions, labels, 5).numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(accuracy(predictions, labels, 5).numpy(), expected, rtol=1e-5)
 
 
-def mini_settings(*words):
-    return load_task("imagenet_knn", "mini", ["workers=0", "neighbours=[1,5]", "precision=32-true", *words])[1]
+def mini_settings(*words, precision="32-true"):
+    words = ["workers=0", "neighbours=[1,5]", f"precision={precision}", *words]
+    return settings.load("tasks", "imagenet_knn", "mini", words)[1]
 
 
 def test_features_are_the_normalised_cls(tiny):
@@ -65,10 +66,11 @@ def test_features_are_the_normalised_cls(tiny):
     torch.testing.assert_close(module.features(images), F.normalize(cls, dim=1))
 
 
-def test_a_train_image_finds_itself(tiny):
-    # With train as test and k = 1, an exact search must be right every time.
-    twin = type(tiny)(name="twin", root=tiny.root, imagenet="imagenet")
-    outcome = knn.run(backbones.load("random-vitn_reg0", None, image_size=64), _train_as_test(twin), mini_settings())
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_train_image_finds_itself(tiny, precision):
+    # With train as test and k = 1, an exact search must be right every time, whatever the features were computed in.
+    backbone = backbones.load("random-vitn_reg0", None, image_size=64)
+    outcome = knn.run(backbone, _train_as_test(tiny), mini_settings(precision=precision))
     assert outcome.metrics["top1_k1"] == 100.0
     assert outcome.metrics["top1_best_on_test"] == 100.0
     assert outcome.images == 96
@@ -105,5 +107,5 @@ def test_a_result_does_not_depend_on_the_batch(tiny):
 
 def test_more_neighbours_than_images(tiny):
     backbone = backbones.load("random-vitn_reg4", None, image_size=64)
-    with pytest.raises(SettingsError, match="k=200 is above the 86 train images of tiny"):
-        knn.run(backbone, tiny, load_task("imagenet_knn", "mini", ["workers=0"])[1])
+    with pytest.raises(SettingsError, match="k=200 is above the 86 of 96 train images"):
+        knn.run(backbone, tiny, settings.load("tasks", "imagenet_knn", "mini", ["workers=0"])[1])

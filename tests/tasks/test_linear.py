@@ -5,17 +5,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from regvit_lightning import backbones
+from regvit_lightning import backbones, settings
 from regvit_lightning.backbones import Tokens
 from regvit_lightning.settings import SettingsError
 from regvit_lightning.tasks import linear
-from regvit_lightning.tasks.frozen import How, bootstrap, load_task
+from regvit_lightning.tasks.frozen import How, bootstrap
 
 
 def mini_settings(*words):
     options = ["workers=0", "precision=32-true", "steps=6", "batch_size=32", "device_batch=32"]
     words = [*[o for o in options if o.partition("=")[0] not in {w.partition("=")[0] for w in words}], *words]
-    return load_task("imagenet_linear", "mini", words)[1]
+    return settings.load("tasks", "imagenet_linear", "mini", words)[1]
 
 
 def nano():
@@ -23,7 +23,7 @@ def nano():
 
 
 def test_the_grid_has_dinov2s_52_heads():
-    module = linear.LinearProbe(nano(), load_task("imagenet_linear")[1], 10)
+    module = linear.LinearProbe(nano(), settings.load("tasks", "imagenet_linear")[1], 10)
     assert len(module.grid) == 52
     assert len(set(module.grid)) == 52
     assert [heads.linear.in_features for heads in module.heads] == [96, 2 * 96, 4 * 96, 5 * 96]
@@ -106,7 +106,7 @@ def test_a_model_with_too_few_blocks_is_told(tiny):
         linear.run(nano(), tiny, mini_settings("blocks=[1,9]"))
 
 
-def test_separable_features_are_learnt(tiny, monkeypatch):
+def test_separable_features_are_learnt():
     # Planted truth: features that are the class itself must give 100 %.
     module = linear.LinearProbe(nano(), mini_settings(), 4)
     torch.manual_seed(0)

@@ -3,8 +3,13 @@
 import math
 
 
+def cosine(step: int, steps: int, start: float, end: float = 0.0) -> float:
+    """Half a cosine from `start` at step 0 to `end` at step `steps` and later."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(step / max(steps, 1), 1.0)))
+
+
 def warmup_cosine(step: int, steps: int, warmup: int, base: float, start: float, end: float) -> float:
-    """Linear warm-up from `start` to `base` over `warmup` steps, then half a cosine down to `end`.
+    """Linear warm-up from `start` to `base` over `warmup` steps, then `cosine` down to `end`.
 
     Args:
         step: 0 .. steps; the value before update `step`.
@@ -16,5 +21,4 @@ def warmup_cosine(step: int, steps: int, warmup: int, base: float, start: float,
     """
     if step < warmup:
         return start + (base - start) * step / warmup
-    progress = min((step - warmup) / max(steps - warmup, 1), 1.0)
-    return end + (base - end) * 0.5 * (1 + math.cos(math.pi * progress))
+    return cosine(step - warmup, steps - warmup, base, end)

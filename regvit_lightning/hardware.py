@@ -1,0 +1,78 @@
+"""What the machine has: which device, which arithmetic, how much memory was used; and leaving its helper processes."""
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+from lightning import Trainer
+
+from regvit_lightning.settings import check
+
+
+def accelerator() -> str:
+    """`cuda` where there is a device, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def precision(wanted: str) -> str:
+    """`auto` becomes bf16 autocast where the hardware multiplies in bf16, and full fp32 elsewhere.
+
+    Args:
+        wanted: `auto`, `bf16-mixed` or `32-true` (Lightning's names).
+
+    Raises:
+        SettingsError: another name.
+    """
+    known = ("auto", "bf16-mixed", "32-true")
+    check(wanted in known, f"precision={wanted}: expected one of {', '.join(known)}")
+    if wanted != "auto":
+        return wanted
+    if accelerator() == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if fast else "32-true"
+
+
+def device_name() -> str:
+    """The GPU's name, or the processor's with its number of threads."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+
+
+def forget_peak_memory() -> None:
+    """Start measuring `peak_memory_mib` anew."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:  # not Linux, or not allowed: the peak is then that of the whole process
+        return
+
+
+def peak_memory_mib() -> float:
+    """Most memory used since `forget_peak_memory`, MiB: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM")), 0.0)
+
+
+def leave_helpers(trainer: Trainer) -> None:
+    """After training on several devices: end the processes that Lightning started for the further ones.
+
+    What follows (judging, exporting, recording) is done once, on one device, by the process that the user started.
+    """
+    if not trainer.is_global_zero:
+        raise SystemExit(0)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
