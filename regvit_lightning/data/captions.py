@@ -16,8 +16,10 @@ def colour_name(colour: Colour) -> str:
     hue, saturation, value = colorsys.rgb_to_hsv(*colour)
     if value < 0.3:
         return "black"
-    if saturation < 0.25:
+    if saturation < 0.15:
         return "white" if value > 0.8 else "grey"
+    if (hue > 0.75 and saturation < 0.6 and value > 0.7) or (hue < 0.06 and saturation < 0.45 and value > 0.7):
+        return "pink"
     word = WHEEL[int(hue * 12 + 0.5) % 12]
     return "brown" if word in ("orange", "yellow") and value < 0.6 else word
 

@@ -4,11 +4,14 @@
 images that a `Stream` draws, with augmentation (training).
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -23,26 +26,33 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 Transform = Callable[[Image.Image], Tensor]  # to uint8 (3, H, W)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageFiles:
     """Paths and class numbers of one split.
 
+    Arrays, not lists: millions of Python objects would be copied into every worker process, page by page, as their
+    reference counts change.
+
     Attributes:
         classes: names of the class folders, sorted; a class number is a place in this tuple.
-        paths: one per image, sorted within a class.
-        labels: class number of each image.
+        paths: (N,) bytes, sorted within a class.
+        labels: (N,) class numbers.
     """
 
     classes: tuple[str, ...]
-    paths: tuple[str, ...]
-    labels: tuple[int, ...]
+    paths: npt.NDArray[np.bytes_]
+    labels: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    def path(self, place: int) -> str:
+        """Path of one image."""
+        return os.fsdecode(bytes(self.paths[place]))
+
     def subset(self, keep: Sequence[int]) -> "ImageFiles":
         """The images at the places `keep`, with all classes."""
-        return ImageFiles(self.classes, tuple(self.paths[i] for i in keep), tuple(self.labels[i] for i in keep))
+        return ImageFiles(self.classes, self.paths[keep], self.labels[keep])
 
     def split(self, share: float, seed: int) -> tuple["ImageFiles", "ImageFiles"]:
         """Hold out `share` of the images of every class, drawn from `seed`: (kept, held out).
@@ -53,7 +63,7 @@ class ImageFiles:
             DataError: no class has two images.
         """
         generator = seeds.generator(seed, "held out")
-        labels = torch.tensor(self.labels)
+        labels = torch.from_numpy(self.labels)
         held: list[int] = []
         for label in range(len(self.classes)):
             places = torch.nonzero(labels == label).flatten()
@@ -61,8 +71,8 @@ class ImageFiles:
             held += places[torch.randperm(len(places), generator=generator)][:count].tolist()
         if not held:
             raise DataError(f"nothing to hold out: none of the {len(self.classes)} classes has two images")
-        chosen = set(held)
-        return self.subset([i for i in range(len(self)) if i not in chosen]), self.subset(sorted(held))
+        kept = np.setdiff1d(np.arange(len(self)), held)
+        return self.subset(kept.tolist()), self.subset(sorted(held))
 
 
 def index(folder: Path, get: str = "") -> ImageFiles:
@@ -81,15 +91,15 @@ def index(folder: Path, get: str = "") -> ImageFiles:
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     if not classes:
         raise DataError(f"{folder} holds no class folder: expected {folder}/<class>/<image>{advice}")
-    paths: list[str] = []
+    paths: list[bytes] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(str(path) for path in (folder / name).rglob("*") if path.suffix.lower() in EXTENSIONS)
+        found = sorted(os.fsencode(path) for path in (folder / name).rglob("*") if path.suffix.lower() in EXTENSIONS)
         if not found:
             raise DataError(f"class folder {folder / name} holds no image ({', '.join(EXTENSIONS)}){advice}")
         paths += found
         labels += [label] * len(found)
-    return ImageFiles(tuple(classes), tuple(paths), tuple(labels))
+    return ImageFiles(tuple(classes), np.array(paths), np.array(labels))
 
 
 def open_image(path: str) -> Image.Image:
@@ -116,7 +126,7 @@ class Ordered(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        return self.transform(open_image(self.files.paths[place])), self.files.labels[place]
+        return self.transform(open_image(self.files.path(place))), int(self.files.labels[place])
 
 
 class Drawn(Dataset[dict[str, Any]]):
@@ -142,7 +152,7 @@ class Drawn(Dataset[dict[str, Any]]):
         unreadable: list[int] = []
         while True:
             try:
-                image = open_image(self.files.paths[place])
+                image = open_image(self.files.path(place))
                 break
             except DataError:
                 unreadable.append(place)
@@ -150,7 +160,7 @@ class Drawn(Dataset[dict[str, Any]]):
                 if place == draw[1] or not self.replace:
                     raise
         with seeds.drawn_from(self.seed, "augment", position):
-            return {"image": self.transform(image), "label": self.files.labels[place], "unreadable": unreadable}
+            return {"image": self.transform(image), "label": int(self.files.labels[place]), "unreadable": unreadable}
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:

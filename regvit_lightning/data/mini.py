@@ -38,7 +38,7 @@ from regvit_lightning.data.annotations import coco_annotations, voc_xml
 from regvit_lightning.data.scenes import CLASSES, Rendering, render, sample_scene
 from regvit_lightning.errors import UserError
 
-VERSION = 3  # of the pictures and of the files: raise it whenever either changes, and old data sets are rewritten
+VERSION = 4  # of the pictures and of the files: raise it whenever either changes, and old data sets are rewritten
 FOLDERS = ("imagenet", "ADEChallengeData2016", "nyu", "VOCdevkit", "coco", "shards")
 FOLDER_NAMES = tuple(name.replace(" ", "_") for name in CLASSES)
 NYU_FOCAL = 518.8579  # pixels, the colour camera of NYU Depth v2 as it stands in the BTS lists

@@ -109,12 +109,12 @@ class Unreadable(Callback):
         self.places |= found
         if not trainer.is_global_zero:  # every device meets every file in time; one reports
             return
-        lines = "".join(f"{self.files.paths[place]}\n" for place in sorted(self.places))
+        lines = "".join(f"{self.files.path(place)}\n" for place in sorted(self.places))
         atomic.write_text(self.report, lines)
         if len(self.places) > self.LIMIT * len(self.files):
             raise DataError(
                 f"{len(self.places)} of {len(self.files)} images are unreadable, above {self.LIMIT:.0%}: "
-                f"first {self.files.paths[min(self.places)]}, all in {self.report}; restore or remove them"
+                f"first {self.files.path(min(self.places))}, all in {self.report}; restore or remove them"
             )
 
     def state_dict(self) -> dict[str, Any]:
