@@ -1,7 +1,7 @@
 # The front door: `make help` lists every target. Each target sets up the environment first, if it is not there.
 
 VENV ?= .venv
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
 PY = $(VENV)/bin/python
 READY = $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
 
@@ -32,9 +32,10 @@ help:  ## list the targets and their variables
 	@echo
 	@echo "Settings of a program: make pretrain ARGS=--help · make eval TASK=imagenet_knn ARGS=--help"
 
-setup: $(READY)  ## the environment: VENV=.venv (about 5.5 GB; clones may share one), PYTHON=python3.11
+setup: $(READY)  ## the environment: VENV=.venv (about 5.5 GB; clones may share one), PYTHON=<python 3.11 or 3.12>
 
 $(READY):
+	@echo "making the environment in $(VENV): a few minutes, about 5.5 GB"
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	rm -f $(VENV)/.ready-* && touch $@
