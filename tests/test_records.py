@@ -141,4 +141,6 @@ def test_the_kept_tables_are_those_of_the_kept_records():
     built = tables.build(cells)
     assert (folder / "overview.csv").read_text() == tables.csv(built)
     assert (folder / "overview.tex").read_text() == tables.latex(built)
+    assert (folder / "overview.md").read_text() in (records.ROOT / "README.md").read_text()
+    assert (records.ROOT / "results/bench/speed-cpu.md").read_text() in (records.ROOT / "README.md").read_text()
     assert {len(cell.provenance["commit"]) for cell in cells} == {40}

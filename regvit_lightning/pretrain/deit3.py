@@ -91,8 +91,8 @@ class Recipe(recipe.Recipe):
         return loss
 
     def configure_optimizers(self) -> Lamb:
-        exempt = set(self.backbone.no_weight_decay())  # CLS, registers, position embedding
-        groups = param_groups_weight_decay(self.backbone, self.settings.weight_decay, no_weight_decay_list=exempt)
+        tokens = ("cls_token", "reg_token", "pos_embed")  # older timm leaves registers out of its list
+        groups = param_groups_weight_decay(self.backbone, self.settings.weight_decay, no_weight_decay_list=tokens)
         return Lamb(groups, lr=self.settings.lr, weight_decay=self.settings.weight_decay)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:

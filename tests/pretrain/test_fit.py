@@ -276,6 +276,7 @@ def test_atomic_write_leaves_the_old_file(tmp_path):
 GOLDEN = [2.80998, 2.71221, 2.82947, 2.81559, 2.85361, 2.87695, 2.75145, 2.79385, 2.82212, 2.87315]
 
 
+@pytest.mark.skipif(not torch.__version__.startswith("2.15."), reason="made with the versions of constraints.txt")
 def test_golden_losses(tiny, tmp_path):
     losses = []
 
