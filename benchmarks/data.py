@@ -28,7 +28,8 @@ def main(options: Data, words: list[str]) -> None:
     """Run the program."""
     from regvit_lightning.data.imagenet import test_files, train_files
 
-    data = prepared(options.data, options.workers)
+    data = layout.resolve(options.data)
+    render(data, options.workers)
     train, test = train_files(data), test_files(data)
     print(
         f"data: {data.name} in {data.root} is whole: {len(train):,} train and {len(test):,} test images "
@@ -36,23 +37,18 @@ def main(options: Data, words: list[str]) -> None:
     )
 
 
-def prepared(name: str, workers: int = 0) -> DataSettings:
-    """Where the data lies; rendered first, or finished, where this machine renders it."""
-    data = layout.resolve(name)
-    if data.rendered:
-        _render(Path(data.root), workers or os.cpu_count() or 1)
-    return data
-
-
-def _render(root: Path, workers: int) -> None:
+def render(data: DataSettings, workers: int = 0) -> None:
+    """Render the data, or finish it, where this machine renders it; nothing else needs to be done."""
+    if not data.rendered:
+        return
     from benchmarks.progress import Counter
     from regvit_lightning.data import mini
 
-    settings = mini.MiniSettings()
+    root, settings = Path(data.root), mini.MiniSettings()
     if mini.is_complete(root, settings):
         return
     counter = None
-    for done, total in mini.write(root, settings, workers):
+    for done, total in mini.write(root, settings, workers or os.cpu_count() or 1):
         counter = counter or Counter(f"rendering {root}", total, "img", done)
         counter.update(done)
     if counter:

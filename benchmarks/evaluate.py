@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import command
-from benchmarks.data import prepared
+from benchmarks.data import render
+from regvit_lightning.data import layout
 from regvit_lightning.settings import setting
 
 DESCRIPTION = """Evaluates a frozen backbone on one task and writes its record,
@@ -33,7 +34,7 @@ def main(options: Evaluate, words: list[str]) -> None:
     from regvit_lightning import atomic, backbones, hardware, records, settings
     from regvit_lightning.tasks.frozen import How
 
-    data = prepared(options.data)
+    data = layout.resolve(options.data)
     variant = data.variant if options.variant == "auto" else options.variant
     task, chosen = settings.load("tasks", options.task, variant, words, command.keys(Evaluate))
     runs, results = Path(options.runs) / data.name, Path(options.results)
@@ -49,6 +50,7 @@ def main(options: Evaluate, words: list[str]) -> None:
         print(f"evaluate: {name} runs again: {reason}")
 
     atomic.check_writable(file)
+    render(data)
     progress.quiet()
     hardware.forget_peak_memory()
     begun = time.monotonic()

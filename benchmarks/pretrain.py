@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import command
-from benchmarks.data import prepared
+from benchmarks.data import render
+from regvit_lightning.data import layout
 from regvit_lightning.settings import setting
 
 DESCRIPTION = """Pretrains a register ViT. Given again, it continues where it stopped, or says that it is done.
@@ -28,10 +29,10 @@ class Pretrain:
 def main(options: Pretrain, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
-    from regvit_lightning import settings
+    from regvit_lightning import settings, vit
     from regvit_lightning.pretrain import fit
 
-    data = prepared(options.data)
+    data = layout.resolve(options.data)
     variant = data.variant if options.variant == "auto" else options.variant
     _, recipe = settings.load("recipes", options.recipe, variant, words, command.keys(Pretrain))
     name = f"{options.recipe}-{options.model}"
@@ -40,6 +41,8 @@ def main(options: Pretrain, words: list[str]) -> None:
     if fit.finished(run) and not options.force:
         print(f"pretrain: {name} (seed {options.seed}) is done: {folder}/backbone.safetensors")
         return
+    vit.parse_name(options.model)
+    render(data)
     progress.quiet()
     exported = fit.fit(run, [progress.Progress(f"pretrain {name}")], options.force)
     unreadable = folder / "unreadable.txt"

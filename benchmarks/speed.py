@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import command
-from benchmarks.data import prepared
+from benchmarks.data import render
 from regvit_lightning import settings
+from regvit_lightning.data import layout
 from regvit_lightning.settings import setting
 
 DESCRIPTION = """Measures, in one run: (a) a whole kNN cell over its forward passes; (b) the step of the 52-head probe
@@ -54,6 +55,7 @@ def main(options: Speed, words: list[str]) -> None:
     from benchmarks import progress
     from regvit_lightning import atomic, hardware, records
 
+    render(layout.resolve(options.data))
     progress.quiet()
     begun = time.perf_counter()
     peak = matrix_peak()
@@ -122,7 +124,7 @@ def knn_cell(options: Speed, peak: float) -> Row:
     from regvit_lightning.tasks import knn
     from regvit_lightning.vit import block_macs, parse_name
 
-    data = prepared(options.data)
+    data = layout.resolve(options.data)
     _, cell = settings.load("tasks", "imagenet_knn", words=[f"workers={options.workers}", "device_batch=64"])
     backbone = backbones.load(f"random-{options.evaluated}", Path("runs"))
     files = [imagenet.train_files(data), imagenet.test_files(data)]
@@ -280,7 +282,7 @@ def recipe_rate(model: str, size: int, batch: int, options: Speed) -> float:
     words = [f"batch_size={batch}", f"device_batch={batch}", f"image_size={size}", f"workers={options.workers}"]
     _, recipe = settings.load("recipes", "deit3", "mini", [*words, "checkpoint_every=1000000"])
     with tempfile.TemporaryDirectory() as folder:
-        run = fit.Run(model, "deit3", recipe, prepared(options.data), 0, Path(folder) / "run")
+        run = fit.Run(model, "deit3", recipe, layout.resolve(options.data), 0, Path(folder) / "run")
         fit.fit(run, [Clock()])
     return batch * steps / (times[-1] - times[warmup - 1])
 

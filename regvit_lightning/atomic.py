@@ -39,7 +39,10 @@ def check_writable(path: Path) -> None:
         UserError: it cannot.
     """
     probe = path.with_name(f".{path.name}.probe")
-    write_text(probe, "")
+    try:
+        write_text(probe, "")
+    except UserError as error:
+        raise UserError(str(error).replace(str(probe), str(path))) from None
     remove(probe)
 
 
