@@ -32,10 +32,11 @@ def main(options: Evaluate, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
     from regvit_lightning import atomic, backbones, hardware, records, settings
-    from regvit_lightning.tasks.frozen import How
+    from regvit_lightning.tasks.frozen import How, Task
 
     data = layout.resolve(options.data)
     variant = data.variant if options.variant == "auto" else options.variant
+    task: Task
     task, chosen = settings.load("tasks", options.task, variant, words, command.keys(Evaluate))
     runs, results = Path(options.runs) / data.name, Path(options.results)
     backbone = backbones.load(options.model, runs, options.seed, image_size=chosen.crop)

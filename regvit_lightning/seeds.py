@@ -12,10 +12,17 @@ from zlib import crc32
 import numpy as np
 import torch
 
+from regvit_lightning.settings import check
+
 
 def derive(*parts: int | str) -> int:
-    """A 63-bit seed from numbers and names, e.g. `derive(seed, "augment", position)`; order matters."""
+    """A 63-bit seed from numbers and names, e.g. `derive(seed, "augment", position)`; order matters.
+
+    Raises:
+        SettingsError: a number is negative.
+    """
     numbers = [crc32(part.encode()) if isinstance(part, str) else part for part in parts]
+    check(min(numbers) >= 0, f"seed={min(numbers)}: must not be negative")
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
 
 

@@ -130,6 +130,7 @@ def test_data_is_checked(tiny):
         ("pretrain", ["model=vitn_reg4", "data=minni"], "neither a folder nor a name of configs/data; nearest: mini"),
         ("pretrain", ["model=vitn_reg4", "variant=huge"], "no variant 'huge'"),
         ("pretrain", [], "not set: model"),
+        ("evaluate", ["model=random-vitn_reg4", "task=imagenet_knn", "seed=-1"], "seed=-1: must not be negative"),
         (
             "evaluate",
             ["model=random-vitn_reg4", "task=imagenet_nn"],

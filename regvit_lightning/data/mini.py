@@ -341,6 +341,7 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
+    # Unlike atomic.write, without a flush to the disk for each of thousands of files: a lost one is rendered again.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content)

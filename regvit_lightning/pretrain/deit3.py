@@ -78,6 +78,7 @@ class Recipe(recipe.Recipe):
         nn.init.trunc_normal_(cast(Tensor, self.backbone.cls_token), std=0.02)
         average = get_ema_multi_avg_fn(settings.ema_decay)
         self.ema = AveragedModel(self.backbone, multi_avg_fn=average).requires_grad_(False)
+        self.repeats = settings.repeats
         self.mix = mixing(settings.mixup, settings.cutmix, num_classes)
 
     def augmentation(self) -> Callable[[Image.Image], Tensor]:

@@ -81,7 +81,7 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
         recipe = module.Recipe(run.settings, run.model, len(files.classes), steps, run.seed)
     metadata = recipe.metadata(run.recipe)
     recipe.save_hyperparameters({"backbone": asdict(metadata)})
-    stream = Stream(len(files), run.settings.batch_size, steps, run.seed, getattr(run.settings, "repeats", 1))
+    stream = Stream(len(files), run.settings.batch_size, steps, run.seed, recipe.repeats)
     loading = Loading(run.settings.workers, run.settings.device_batch)
     images = ImageNet(loading, stream, train=(files, recipe.augmentation()), replace=True)
     if os.environ.get("LOCAL_RANK", "0") == "0":  # Lightning starts the processes of further devices after this

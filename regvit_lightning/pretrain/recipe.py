@@ -66,8 +66,12 @@ class Recipe(LightningModule):
         num_classes: classes of the data, for recipes with labels.
         steps: optimiser steps of the whole run.
         seed: of initialisation and of every later draw.
+
+    Attributes:
+        repeats: how often an image of a pass is drawn (repeated augmentation).
     """
 
+    repeats: int = 1
     backbone: vit.RegisterViT
     mean: Tensor
     std: Tensor

@@ -12,8 +12,9 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 from regvit_lightning import hardware, seeds
 from regvit_lightning.backbones import Backbone, Tokens
+from regvit_lightning.data.images import Transform
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.data.transforms import normalise
+from regvit_lightning.data.transforms import centre_crop, normalise
 from regvit_lightning.settings import MISSING, check
 
 
@@ -42,6 +43,32 @@ class TaskSettings:
         check(self.crop > 0, f"crop={self.crop}: must be at least 1")
         check(self.device_batch > 0, f"device_batch={self.device_batch}: must be at least 1")
         check(self.workers >= 0, f"workers={self.workers}: must not be negative")
+
+
+@dataclass
+class ClassificationSettings(TaskSettings):
+    """Settings of the evaluations on ImageNet.
+
+    Attributes:
+        resize: short side in pixels before the central `crop` of the evaluation view.
+        held_out: share of the train images kept for choosing.
+    """
+
+    resize: int = MISSING
+    held_out: float = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.resize >= self.crop, f"resize={self.resize}: must be at least crop={self.crop}")
+        check(0 < self.held_out < 1, f"held_out={self.held_out}: must lie in (0, 1)")
+
+    def view(self) -> Transform:
+        """The evaluation view of an image, the same for train and test."""
+        return centre_crop(self.resize, self.crop)
+
+    def view_in_words(self) -> str:
+        """The view, as it goes into the record."""
+        return f"resize {self.resize}, centre crop {self.crop}, bicubic"
 
 
 @dataclass(frozen=True)

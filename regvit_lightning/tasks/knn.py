@@ -15,13 +15,12 @@ from regvit_lightning import seeds
 from regvit_lightning.backbones import Backbone
 from regvit_lightning.data.imagenet import ImageNet, Loading, test_files, train_files
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.data.transforms import centre_crop
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.tasks.frozen import (
+    ClassificationSettings,
     FrozenModule,
     How,
     Outcome,
-    TaskSettings,
     accuracy,
     bootstrap,
     cls_or_mean,
@@ -32,31 +31,25 @@ METRICS = {"top1": +1, "top1_best_on_test": +1}
 
 
 @dataclass
-class Settings(TaskSettings):
+class Settings(ClassificationSettings):
     """Settings of kNN.
 
     Attributes:
-        resize: short side in pixels before the central `crop`, the same for train and test.
         neighbours: values of k to choose from.
         temperature: of the softmax over similarities.
-        held_out: share of train that serves as queries for the choice of k.
-        held_out_limit: at most so many of them.
+        held_out_limit: at most so many held-out images serve as queries for the choice of k.
         bank_chunk: train features compared with a batch of queries at once; bounds the memory.
     """
 
-    resize: int = MISSING
     neighbours: list[int] = MISSING
     temperature: float = MISSING
-    held_out: float = MISSING
     held_out_limit: int = MISSING
     bank_chunk: int = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.resize >= self.crop, f"resize={self.resize}: must be at least crop={self.crop}")
         check(self.temperature > 0, f"temperature={self.temperature}: must be positive")
         check(len(self.neighbours) > 0 and min(self.neighbours) > 0, "neighbours: expected a list such as [10,20]")
-        check(0 < self.held_out < 1, f"held_out={self.held_out}: must lie in (0, 1)")
 
 
 def search(queries: Tensor, bank: Tensor, k: int, chunk: int) -> tuple[Tensor, Tensor]:
@@ -166,7 +159,7 @@ def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = H
     largest, kept = max(settings.neighbours), len(train) - round(settings.held_out * len(train))
     left = f"the {kept} of {len(train)} train images that are left when {settings.held_out:.0%} are held out"
     check(largest <= kept, f"neighbours: k={largest} is above {left}; give a list such as neighbours=[10,20]")
-    view = centre_crop(settings.resize, settings.crop)
+    view = settings.view()
     loading = Loading(settings.workers, settings.device_batch)
     images = ImageNet(loading, validation=[(train, view)], test=[(test, view)])
     module = KNN(backbone, settings, len(train.classes))
@@ -187,7 +180,7 @@ def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = H
             "k_chosen_on": f"{settings.held_out:.0%} of train, held out",
             "temperature": settings.temperature,
             "feature": "CLS after the final norm" if backbone.has_cls else "mean of patches after the final norm",
-            "view": f"resize {settings.resize}, centre crop {settings.crop}, bicubic",
+            "view": settings.view_in_words(),
             "train_images": len(train),
         },
     )

@@ -20,14 +20,14 @@ from regvit_lightning.backbones import Backbone, Tokens
 from regvit_lightning.data.imagenet import ImageNet, Loading, accumulation, test_files, train_files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.stream import Stream
-from regvit_lightning.data.transforms import centre_crop, random_resized_crop
+from regvit_lightning.data.transforms import random_resized_crop
 from regvit_lightning.schedules import cosine
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.tasks.frozen import (
+    ClassificationSettings,
     FrozenModule,
     How,
     Outcome,
-    TaskSettings,
     accuracy,
     bootstrap,
     cls_or_mean,
@@ -38,7 +38,7 @@ METRICS = {"top1": +1, "top1_best_on_test": +1}
 
 
 @dataclass
-class Settings(TaskSettings):
+class Settings(ClassificationSettings):
     """Settings of the linear probe.
 
     Attributes:
@@ -47,8 +47,6 @@ class Settings(TaskSettings):
         learning_rates: grid, for a batch of 256; scaled by batch_size / 256.
         momentum: of SGD.
         blocks: how many last blocks give their CLS to a head.
-        resize: short side in pixels before the central `crop` of the evaluation view.
-        held_out: share of the train images of every class kept for the choice of the head.
     """
 
     steps: int = MISSING
@@ -56,17 +54,13 @@ class Settings(TaskSettings):
     learning_rates: list[float] = MISSING
     momentum: float = MISSING
     blocks: list[int] = MISSING
-    resize: int = MISSING
-    held_out: float = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.resize >= self.crop, f"resize={self.resize}: must be at least crop={self.crop}")
         check(self.steps > 0, f"steps={self.steps}: must be at least 1")
         check(self.batch_size > 0, f"batch_size={self.batch_size}: must be at least 1")
         check(len(self.learning_rates) > 0, "learning_rates: expected a list such as [1e-3,1e-2]")
         check(len(self.blocks) > 0 and min(self.blocks) > 0, "blocks: expected a list such as [1,4]")
-        check(0 < self.held_out < 1, f"held_out={self.held_out}: must lie in (0, 1)")
 
 
 @dataclass(frozen=True)
@@ -205,7 +199,7 @@ def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = H
     check(max(settings.blocks) <= backbone.depth, f"blocks={settings.blocks}: {backbone.name} has {backbone.depth}")
     files, test = train_files(data), test_files(data)
     train, held_out = files.split(settings.held_out, how.seed)
-    view = centre_crop(settings.resize, settings.crop)
+    view = settings.view()
     stream = Stream(len(train), settings.batch_size, settings.steps, how.seed)
     images = ImageNet(
         Loading(settings.workers, settings.device_batch),
@@ -251,6 +245,6 @@ def _outcome(module: LinearProbe, train_images: int, images: int, seed: int) -> 
             "train_images": train_images,
             "batch_size": settings.batch_size,
             "train_view": f"random resized crop {settings.crop}, scale 0.08-1, flip, bicubic",
-            "view": f"resize {settings.resize}, centre crop {settings.crop}, bicubic",
+            "view": settings.view_in_words(),
         },
     )
