@@ -1,16 +1,24 @@
 """Evaluate one cell: `python -m benchmarks.evaluate model=deit3-vitb_reg16 task=imagenet_knn data=full`."""
 
+import json
+import os
+import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import command
 from benchmarks.data import render
 from regvit_lightning.data import layout
 from regvit_lightning.settings import setting
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 DESCRIPTION = """Evaluates a frozen backbone on one task and writes its record,
-<results>/<data>/cells/<model>/<task>.seed<k>.json. A cell whose record still holds is not run again."""
+<results>/<data>/cells/<model>/<task>.seed<k>.json, with a picture beside it where the task has one. A cell whose record
+still holds is not run again; one that was interrupted while a head was trained goes on."""
 
 
 @dataclass
@@ -32,14 +40,15 @@ def main(options: Evaluate, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
     from regvit_lightning import atomic, backbones, hardware, records, settings
-    from regvit_lightning.tasks.frozen import How, Task
+    from regvit_lightning.tasks.frozen import LAST, How, Task
 
     data = layout.resolve(options.data)
     variant = data.variant if options.variant == "auto" else options.variant
     task: Task
     task, chosen = settings.load("tasks", options.task, variant, words, command.keys(Evaluate))
-    runs, results = Path(options.runs) / data.name, Path(options.results)
-    backbone = backbones.load(options.model, runs, options.seed, image_size=chosen.crop)
+    runs, results = Path(options.runs), Path(options.results)
+    trained = runs / (data.trained_on or data.name)
+    backbone = backbones.load(options.model, trained, options.seed, image_size=chosen.untrained_size)
     name = f"{backbone.name} {options.task} seed {options.seed}"
     file = records.path(results, data.name, backbone.name, options.task, options.seed)
     data_root = "" if options.data in settings.names("data") else options.data
@@ -55,7 +64,10 @@ def main(options: Evaluate, words: list[str]) -> None:
     progress.quiet()
     hardware.forget_peak_memory()
     begun = time.monotonic()
-    how = How(options.seed, options.devices, [progress.Progress(name)])
+    folder = runs / data.name / backbone.name / f"seed{options.seed}" / options.task
+    kept = {key: value for key, value in settings.resolved(chosen).items() if key not in records.FREE_TO_CHANGE}
+    _claim(folder, {"weights": backbone.fingerprint, "data": str(Path(data.root).resolve()), **kept}, options.force)
+    how = How(options.seed, options.devices, [progress.Progress(name)], folder)
     outcome = task.run(backbone, data, chosen, how)
     record = records.Record(
         model=backbone.name,
@@ -64,8 +76,10 @@ def main(options: Evaluate, words: list[str]) -> None:
         data_root=data_root,
         seed=options.seed,
         metrics={key: round(value, 4) for key, value in outcome.metrics.items()},
-        columns=task.METRICS,
+        columns={key: asdict(metric) for key, metric in task.METRICS.items()},
         intervals={key: [round(end, 4) for end in ends] for key, ends in outcome.intervals.items()},
+        per_class={key: value if value is None else round(value, 2) for key, value in outcome.per_class.items()},
+        floors={name: {key: round(value, 4) for key, value in found.items()} for name, found in outcome.floors.items()},
         images=outcome.images,
         protocol=outcome.protocol,
         settings=settings.resolved(chosen),
@@ -73,8 +87,35 @@ def main(options: Evaluate, words: list[str]) -> None:
         weights=backbone.fingerprint,
         provenance=records.provenance(time.monotonic() - begun),
     )
-    found = ", ".join(f"{key} {outcome.metrics[key]:.2f}" for key in task.METRICS)
-    print(f"evaluate: {name}: {found}; record in {record.save(results)}")
+    if outcome.picture is not None:
+        _show(outcome.picture, file.with_suffix(".png"), folder)
+    saved = record.save(results)
+    atomic.remove(folder / LAST)
+    found = ", ".join(f"{key} {outcome.metrics[key]:.{metric.decimals + 1}f}" for key, metric in task.METRICS.items())
+    print(f"evaluate: {name}: {found}; record in {saved}")
+
+
+def _claim(folder: Path, description: dict[str, Any], force: bool) -> None:
+    """Empty the cell's folder unless what lies in it, such as the checkpoint of a head, is of this very cell."""
+    from regvit_lightning import atomic
+
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # started by Lightning for a further device
+        return
+    file, text = folder / "cell.json", json.dumps(description, indent=1) + "\n"
+    if force or not file.exists() or file.read_text(encoding="utf-8") != text:
+        shutil.rmtree(folder, ignore_errors=True)
+        atomic.write_text(file, text)
+
+
+def _show(picture: "Figure", file: Path, folder: Path) -> None:
+    """Keep the picture beside the record and show it in TensorBoard."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    from regvit_lightning import atomic
+
+    atomic.write(file, lambda temporary: picture.savefig(temporary, format="png"))
+    with SummaryWriter(str(folder / "log")) as writer:
+        writer.add_figure("test/examples", picture)
 
 
 def cli() -> None:

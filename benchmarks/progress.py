@@ -79,7 +79,7 @@ def clock(seconds: float) -> str:
 
 
 class Progress(Callback):
-    """Shows a Lightning run on an `ImageNet` data module: images seen, loss, img/s, time left."""
+    """Shows a Lightning run on a `Streamed` data module: images seen, loss, img/s, time left."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -109,8 +109,8 @@ class Progress(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._open_pass(trainer.val_dataloaders, str(pl_module.validates_on))
 
-    def on_validation_batch_end(self, _: Any, __: Any, ___: Any, batch: Any, *____: Any) -> None:
-        self._advance(len(batch[1]))
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self._advance(trainer.val_dataloaders)
 
     def on_validation_end(self, *_: Any) -> None:
         self._close()
@@ -118,8 +118,8 @@ class Progress(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._open_pass(trainer.test_dataloaders, "test images")
 
-    def on_test_batch_end(self, _: Any, __: Any, ___: Any, batch: Any, *____: Any) -> None:
-        self._advance(len(batch[1]))
+    def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self._advance(trainer.test_dataloaders)
 
     def on_test_end(self, *_: Any) -> None:
         self._close()
@@ -128,9 +128,9 @@ class Progress(Callback):
         total = sum(len(loader.dataset) for loader in loaders)
         self.counter = Counter(f"{self.title}, {images}", total, "img")
 
-    def _advance(self, images: int) -> None:
-        if self.counter is not None:
-            self.counter.update(self.counter.done + images)
+    def _advance(self, loaders: Any) -> None:
+        if self.counter is not None:  # only the last batch is shorter
+            self.counter.update(min(self.counter.done + loaders[0].batch_size, self.counter.total))
 
     def on_exception(self, *_: Any) -> None:
         self._close()

@@ -5,7 +5,7 @@ import json
 import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import command
@@ -15,7 +15,8 @@ from regvit_lightning.records import Record
 from regvit_lightning.settings import setting
 
 DESCRIPTION = """Writes <results>/<data>/tables/overview.{md,csv,tex} from the records and prints the Markdown one:
-models × metrics, untrained models first as the floor, with the change against the twin without registers."""
+models × metrics, the floors first (constant predictors, untrained models), with the change against the twin without
+registers."""
 
 
 @dataclass
@@ -28,15 +29,32 @@ class Tables:
 
 @dataclass(frozen=True, order=True)
 class Column:
-    """One metric of one protocol; different protocols never share a column."""
+    """One metric of one protocol; different protocols never share a column.
+
+    Attributes:
+        better: +1 where higher is better, -1 where lower is.
+        unit: of the metric.
+        decimals: shown.
+    """
 
     task: str
     protocol: str
     metric: str
+    better: int = field(compare=False)
+    unit: str = field(compare=False)
+    decimals: int = field(compare=False)
 
     def title(self, unique: bool) -> str:
         """`imagenet_knn top1`, with a mark of the protocol where a task has several."""
         return f"{self.task} {self.metric}" if unique else f"{self.task}@{self.protocol} {self.metric}"
+
+    def shown(self, score: "Score | None") -> str:
+        """Mean ± deviation (change), or a dash."""
+        if score is None:
+            return "–"
+        spread = "" if score.deviation is None else f" ± {score.deviation:.{self.decimals}f}"
+        change = "" if score.change is None else f" ({score.change:+.{self.decimals}f})"
+        return f"{score.mean:.{self.decimals}f}{spread}{change}"
 
 
 @dataclass(frozen=True)
@@ -61,34 +79,38 @@ class Score:
 
 @dataclass(frozen=True)
 class Table:
-    """Scores by model and column, in the order they are shown."""
+    """Scores by model and column, in the order they are shown; floors without a backbone are models, too."""
 
     models: list[str]
     columns: list[Column]
     scores: dict[tuple[str, Column], Score]
     seeds: dict[str, int]
 
-    def titles(self) -> list[str]:
-        """Heading of each column."""
+    def titles(self, arrow: str = "") -> list[str]:
+        """Heading of each column, with `arrow` behind a metric of which less is better."""
         protocols = {(column.task, column.protocol) for column in self.columns}
         tasks = [task for task, _ in protocols]
-        return [column.title(tasks.count(column.task) == 1) for column in self.columns]
+        titles = [column.title(tasks.count(column.task) == 1) for column in self.columns]
+        return [t + (arrow if c.better < 0 else "") for t, c in zip(titles, self.columns, strict=True)]
 
 
 def build(found: Sequence[Record]) -> Table:
     """Arrange records into a table."""
     values: dict[tuple[str, Column], dict[int, float]] = {}
     for record in found:
-        for metric in record.columns:
-            column = Column(record.task, protocol_key(record), metric)
-            values.setdefault((record.model, column), {})[record.seed] = record.metrics[metric]
-    models = sorted({record.model for record in found}, key=order)
+        reached = {record.model: record.metrics, **{f"{name} (floor)": kept for name, kept in record.floors.items()}}
+        for metric, facts in record.columns.items():
+            column = Column(record.task, protocol_key(record), metric, **facts)
+            for model, metrics in reached.items():
+                if metric in metrics:
+                    values.setdefault((model, column), {})[record.seed] = metrics[metric]
+    models = sorted({model for model, _ in values}, key=order)
     columns = sorted({column for _, column in values}, key=lambda c: (c.task, c.protocol, _place(found, c)))
     scores = {}
     for (model, column), by_seed in values.items():
         twin = next((values[t, column] for t in twins(model) if t != model and (t, column) in values), {})
         scores[model, column] = Score(*(tuple(d[seed] for seed in sorted(d)) for d in (by_seed, twin)))
-    seeds = {model: len({record.seed for record in found if record.model == model}) for model in models}
+    seeds = {model: len({seed for (m, _), kept in values.items() if m == model for seed in kept}) for model in models}
     return Table(models, columns, scores, seeds)
 
 
@@ -103,10 +125,11 @@ def twins(model: str) -> list[str]:
     return [re.sub(r"_reg\d+", "_reg0", model), re.sub(r"_reg\d+", "", model)]
 
 
-def order(model: str) -> tuple[bool, str, int]:
-    """Untrained models first, then by name, then by number of registers."""
+def order(model: str) -> tuple[bool, bool, str, int]:
+    """Floors first, those without a backbone before untrained models; then by name and number of registers."""
     registers = re.search(r"_reg(\d+)", model)
-    return not model.startswith("random-"), re.sub(r"_reg\d+", "", model), int(registers[1]) if registers else 0
+    kind = not model.endswith(" (floor)"), not model.startswith("random-")
+    return *kind, re.sub(r"_reg\d+", "", model), int(registers[1]) if registers else 0
 
 
 def _place(found: Sequence[Record], column: Column) -> int:
@@ -115,9 +138,9 @@ def _place(found: Sequence[Record], column: Column) -> int:
 
 def markdown(table: Table, data: str, images: str) -> str:
     """The table with its source; the change against the twin without registers in brackets."""
-    rows = [["model", "seeds", *table.titles()]]
+    rows = [["model", "seeds", *table.titles(" ↓")]]
     for model in table.models:
-        cells = [_shown(table.scores.get((model, column))) for column in table.columns]
+        cells = [column.shown(table.scores.get((model, column))) for column in table.columns]
         rows.append([f"{model} (floor)" if model.startswith("random-") else model, str(table.seeds[model]), *cells])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     line = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -127,17 +150,21 @@ def markdown(table: Table, data: str, images: str) -> str:
     ]
     note = (
         f"Data: {data}; {images}.\n"
-        "Accuracies in percent; mean ± standard deviation over seeds; in brackets the change against the same model\n"
-        f"without registers. Made from the records in results/{data}/cells by `make tables DATA={data}`."
+        f"{_units(table)}; mean ± standard deviation over seeds; in brackets the change against\n"
+        f"the same model without registers. Made from the records in results/{data}/cells by `make tables DATA={data}`."
     )
     return "\n".join(f"| {row} |" for row in text) + f"\n\n{note}\n"
 
 
-def _shown(score: Score | None) -> str:
-    if score is None:
-        return "–"
-    spread = "" if score.deviation is None else f" ± {score.deviation:.1f}"
-    return f"{score.mean:.1f}{spread}" + ("" if score.change is None else f" ({score.change:+.1f})")
+def _units(table: Table) -> str:
+    """`top1 in %; rmse in m, lower is better (↓)`."""
+    kinds: dict[tuple[str, int], list[str]] = {}
+    for column in table.columns:
+        metrics = kinds.setdefault((column.unit, column.better), [])
+        if column.metric not in metrics:
+            metrics.append(column.metric)
+    less = {1: "", -1: ", lower is better (↓)"}
+    return "; ".join(f"{', '.join(metrics)} in {unit}{less[better]}" for (unit, better), metrics in kinds.items())
 
 
 def csv(table: Table) -> str:
@@ -156,9 +183,9 @@ def csv(table: Table) -> str:
 
 def latex(table: Table) -> str:
     r"""A booktabs tabular; needs `\usepackage{booktabs}`."""
-    rows = [["model", *table.titles()]]
+    rows = [["model", *table.titles(r" $\downarrow$")]]
     for model in table.models:
-        cells = [_shown(table.scores.get((model, column))) for column in table.columns]
+        cells = [column.shown(table.scores.get((model, column))) for column in table.columns]
         rows.append([model, *(cell.replace("±", r"$\pm$").replace("–", "--") for cell in cells)])
     escaped = [" & ".join(cell.replace("_", r"\_") for cell in row) + r" \\" for row in rows]
     body = [rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule", escaped[0], r"\midrule", *escaped[1:]]

@@ -11,7 +11,7 @@ from typing import Any
 from regvit_lightning import atomic
 from regvit_lightning.errors import UserError, one_line
 
-SCHEMA = 1
+SCHEMA = 2
 AGAIN = "remove it and evaluate the cell again"
 FREE_TO_CHANGE = {"workers", "device_batch"}  # how a cell is run, not what it computes
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,8 +28,11 @@ class Record:
         data_root: its folder, where it was given by path; else empty.
         seed: of the pretraining run and of the evaluation.
         metrics: by name.
-        columns: metrics that go into tables, with +1 where higher is better and -1 where lower is.
+        columns: metrics that go into tables, each with `better` (+1 where higher is better, -1 where lower is), `unit`
+            and `decimals`.
         intervals: 95 % bootstrap intervals, for metrics with a score per image.
+        per_class: scores by name of the class, where the task has them; null for a class that does not occur.
+        floors: what is reached without a backbone, by name: metrics.
         images: number of test images.
         protocol: the facts that people argue about.
         settings: resolved settings of the task.
@@ -45,8 +48,10 @@ class Record:
     data_root: str
     seed: int
     metrics: dict[str, float]
-    columns: dict[str, int]
+    columns: dict[str, dict[str, Any]]
     intervals: dict[str, list[float]]
+    per_class: dict[str, float | None]
+    floors: dict[str, dict[str, float]]
     images: int
     protocol: dict[str, Any]
     settings: dict[str, Any]

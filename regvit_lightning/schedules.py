@@ -22,3 +22,16 @@ def warmup_cosine(step: int, steps: int, warmup: int, base: float, start: float,
     if step < warmup:
         return start + (base - start) * step / warmup
     return cosine(step - warmup, steps - warmup, base, end)
+
+
+def linear_warmup(step: int, warmup: int, start: float) -> float:
+    """Factor of a schedule: from `start` at step 0 to 1 at step `warmup` and later.
+
+    mmcv's linear warm-up, which multiplies the schedule that runs on underneath.
+    """
+    return 1 - max(1 - step / max(warmup, 1), 0.0) * (1 - start)
+
+
+def polynomial(step: int, steps: int, power: float) -> float:
+    """Factor that falls from 1 at step 0 to 0 at step `steps` and later."""
+    return (1 - min(step / max(steps, 1), 1.0)) ** power

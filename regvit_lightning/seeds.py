@@ -5,6 +5,7 @@ run continues with the same draws. Data order and augmentation depend on seed an
 devices and workers; what is drawn per batch (mixing, stochastic depth) depends on the batch of a device as well.
 """
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from zlib import crc32
@@ -41,10 +42,18 @@ def seed_global(*parts: int | str) -> None:
 
 @contextmanager
 def drawn_from(*parts: int | str) -> Iterator[None]:
-    """Inside, torch's global CPU draws come from `derive(*parts)`; outside, its state is untouched."""
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(derive(*parts))
+    """Inside, global draws on the CPU come from `derive(*parts)`; outside, their states are untouched.
+
+    Those are torch's, and numpy's and Python's, which mmsegmentation's transforms use.
+    """
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    seed = derive(*parts)
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
+    random.seed(seed)
     try:
         yield
     finally:
-        torch.set_rng_state(state)
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        random.setstate(states[2])

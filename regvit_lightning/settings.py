@@ -141,7 +141,8 @@ def build(schema: type[T], files: Sequence[Path] = (), words: Sequence[str] = ()
             if key not in known:
                 raise SettingsError(f"{where}unknown key '{key}'; {nearest(str(key), [*known, *also_known])}")
             try:
-                OmegaConf.update(merged, key, value, merge=False)
+                nested = dataclasses.is_dataclass(OmegaConf.get_type(merged, key))
+                OmegaConf.update(merged, key, value, merge=nested)
             except OmegaConfBaseException as error:
                 raise SettingsError(f"{where}{key}={value}: {one_line(error)}") from None
     try:

@@ -1,18 +1,13 @@
 """ImageNet's layout as a LightningDataModule: a stream for training, ordered passes for evaluation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from lightning import LightningDataModule
-from torch.utils.data import DataLoader
 
 from regvit_lightning.data import mini
 from regvit_lightning.data.images import Drawn, ImageFiles, Ordered, Transform, collate, index
 from regvit_lightning.data.layout import DataError, DataSettings
-from regvit_lightning.data.stream import Stream, StreamSampler
-from regvit_lightning.settings import check
+from regvit_lightning.data.module import Loading, Streamed
+from regvit_lightning.data.stream import Stream
 
 
 def train_files(data: DataSettings, images: str = "imagenet") -> ImageFiles:
@@ -52,24 +47,11 @@ def _split(data: DataSettings, images: str, split: str) -> ImageFiles:
     return files
 
 
-@dataclass(frozen=True)
-class Loading:
-    """How images are read.
-
-    Attributes:
-        workers: processes that decode images on each device; 0 decodes in the main process.
-        device_batch: images that go through the network at once on one device, at most.
-    """
-
-    workers: int
-    device_batch: int
-
-
-class ImageNet(LightningDataModule):
-    """Training batches drawn by a `Stream`, and any number of ordered evaluation passes.
+class ImageNet(Streamed):
+    """Class folders of images.
 
     Args:
-        loading: workers and device batch.
+        loading: workers and batch sizes.
         stream: draws of the training run, or None when nothing is trained.
         train: files and augmentation of the training run.
         replace: training replaces files that cannot be read, and reports them, instead of stopping.
@@ -85,42 +67,11 @@ class ImageNet(LightningDataModule):
         validation: Sequence[tuple[ImageFiles, Transform]] = (),
         test: Sequence[tuple[ImageFiles, Transform]] = (),
     ) -> None:
-        super().__init__()
-        self.loading, self.stream, self.train, self.replace = loading, stream, train, replace
-        self.validation, self.test = validation, test
-
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """The stream, from the step that the run has reached, in batches of one device."""
-        assert self.stream is not None and self.train is not None, "built without a training stream"  # noqa: PT018
-        assert self.trainer is not None, "the stream starts at the step that the trainer has reached"
-        trainer, world = self.trainer, self.trainer.world_size
-        pieces = accumulation(self.stream.batch_size, world, self.loading.device_batch)
-        sampler = StreamSampler(self.stream, pieces, trainer.global_rank, world, trainer.global_step)
-        dataset = Drawn(*self.train, self.stream.seed, self.replace)
-        return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, **self._workers())
-
-    def val_dataloader(self) -> list[DataLoader[Any]]:
-        """One ordered loader for each validation split."""
-        return [self._ordered(files, transform) for files, transform in self.validation]
-
-    def test_dataloader(self) -> list[DataLoader[Any]]:
-        """One ordered loader for each test split."""
-        return [self._ordered(files, transform) for files, transform in self.test]
-
-    def _ordered(self, files: ImageFiles, transform: Transform) -> DataLoader[Any]:
-        return DataLoader(Ordered(files, transform), batch_size=self.loading.device_batch, **self._workers())
-
-    def _workers(self) -> dict[str, Any]:
-        pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return {"num_workers": self.loading.workers, "pin_memory": pinned}
-
-
-def accumulation(batch_size: int, world: int, device_batch: int) -> int:
-    """Micro-batches per step: the fewest that keep a device's batch at or below `device_batch`.
-
-    Raises:
-        SettingsError: the global batch does not divide evenly.
-    """
-    check(batch_size % world == 0, f"batch_size={batch_size} is not a multiple of the {world} devices")
-    share = batch_size // world
-    return next(n for n in range(1, share + 1) if share % n == 0 and share // n <= device_batch)
+        super().__init__(
+            loading,
+            stream,
+            train=Drawn(*train, stream.seed, replace) if train and stream else None,
+            validation=[Ordered(*part) for part in validation],
+            test=[Ordered(*part) for part in test],
+            collate_train=collate,
+        )

@@ -7,9 +7,65 @@ from regvit_lightning import settings
 from regvit_lightning.errors import UserError
 from regvit_lightning.settings import SettingsError
 
+ADE_SPLITS = ("training", "validation")
+
 
 class DataError(UserError):
     """A data set that is missing, incomplete or unreadable."""
+
+
+@dataclass
+class Segmentation:
+    """Images with a mask of class numbers each; the defaults are ADEChallengeData2016's. Pairs are [train, test].
+
+    Attributes:
+        images, masks: folders below root; an image and its mask have the same path but for the suffix.
+        lists: files below root that name the images of a split, one a line without suffix; empty takes all images.
+        image_suffix, mask_suffix: ends of the file names.
+        vocabulary: whose names and colours the classes have: a data set of mmsegmentation (`ade`, `voc`,
+            `cityscapes`), `rendered`, or empty for numbers.
+        classes: number of classes, without the unlabelled and the ignored.
+        zero_is_unlabelled: number 0 in a mask means no label, and class n is number n + 1.
+        ignored: number in a mask that is neither trained on nor scored.
+    """
+
+    images: list[str] = field(default_factory=lambda: [f"ADEChallengeData2016/images/{split}" for split in ADE_SPLITS])
+    masks: list[str] = field(default_factory=lambda: [f"ADEChallengeData2016/annotations/{s}" for s in ADE_SPLITS])
+    lists: list[str] = field(default_factory=list)
+    image_suffix: str = ".jpg"
+    mask_suffix: str = ".png"
+    vocabulary: str = "ade"
+    classes: int = 150
+    zero_is_unlabelled: bool = True
+    ignored: int = 255
+
+    def __post_init__(self) -> None:
+        for name, folders in (("images", self.images), ("masks", self.masks)):
+            settings.check(len(folders) == 2, f"segmentation.{name}: expected [train, test], got {folders}")
+        settings.check(len(self.lists) in (0, 2), f"segmentation.lists: expected [train, test], got {self.lists}")
+        settings.check(2 <= self.classes <= 254, f"segmentation.classes={self.classes}: must lie in 2..254")
+
+
+@dataclass
+class Depth:
+    """Images with a depth map each; the defaults are NYU Depth v2's as BTS lays it out. Pairs are [train, test].
+
+    Attributes:
+        lists: files below root with lines `image depth focal`.
+        folders: folders below root that the paths in the lists start from.
+        mat: the official `nyu_depth_v2_labeled.mat` below root, instead of the lists; empty takes the lists.
+        splits: the official `splits.mat` below root, for `mat`.
+    """
+
+    lists: list[str] = field(default_factory=lambda: ["nyu/nyu_train.txt", "nyu/nyu_test.txt"])
+    folders: list[str] = field(default_factory=lambda: ["nyu/sync", "nyu/official_splits/test"])
+    mat: str = ""
+    splits: str = ""
+
+    def __post_init__(self) -> None:
+        for name, pair in (("lists", self.lists), ("folders", self.folders)):
+            settings.check(len(pair) == 2, f"depth.{name}: expected [train, test], got {pair}")
+        settings.check(bool(self.mat) == bool(self.splits), "depth: give mat and splits, or neither")
 
 
 @dataclass
@@ -22,8 +78,12 @@ class DataSettings:
         variant: overlay of recipes and tasks that fits this data (`mini`: `configs/tasks/<task>.mini.yaml`), or empty.
         imagenet: folder below root with `train/<class>/` and `val/<class>/` for the ImageNet evaluations.
         imagenet22k: folder below root with `train/<class>/` for supervised pretraining at large scale.
+        segmentation: images with masks, for the segmentation tasks.
+        depth: images with depth maps, for the depth tasks.
+        trained_on: name of the data whose `runs/<name>/` hold the trained models; empty for this data.
         rendered: made by `regvit_lightning/data/mini.py` on this machine.
-        counts: number of images that the splits of a data set must have, [train, val], where it is known.
+        counts: number of images that the splits must have, [train, test], where it is known; of `imagenet`,
+            `imagenet22k`, `segmentation`, `depth`.
         get: what to do when the data is not there; ends the error message.
     """
 
@@ -32,6 +92,9 @@ class DataSettings:
     variant: str = ""
     imagenet: str = "imagenet"
     imagenet22k: str = "imagenet22k"
+    segmentation: Segmentation = field(default_factory=Segmentation)
+    depth: Depth = field(default_factory=Depth)
+    trained_on: str = ""
     rendered: bool = False
     counts: dict[str, list[int]] = field(default_factory=dict)
     get: str = ""
@@ -62,5 +125,8 @@ def resolve(data: str) -> DataSettings:
     if not folder.is_dir():
         hint = settings.nearest(data, settings.names("data"))
         raise SettingsError(f"data '{data}' is neither a folder nor a name of configs/data; {hint}")
-    get = "a folder given by path needs train/<class>/<image> and, to evaluate, val/<class>/<image>"
+    get = (
+        "a folder given by path needs train/<class>/<image> and val/<class>/<image> for the ImageNet tasks, "
+        "ADEChallengeData2016/ for segmentation, nyu/ for depth"
+    )
     return DataSettings(name=folder.resolve().name, root=data, imagenet=".", imagenet22k=".", get=get)

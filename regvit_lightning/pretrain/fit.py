@@ -14,8 +14,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from regvit_lightning import atomic, hardware, seeds, settings, weights
-from regvit_lightning.data.imagenet import ImageNet, Loading, accumulation, train_files
+from regvit_lightning.data.imagenet import ImageNet, train_files
 from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.data.module import Loading, accumulation
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.pretrain.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint, Unreadable

@@ -1,21 +1,34 @@
-"""What every frozen evaluation shares: its settings, the module that holds the backbone, and what it returns."""
+"""What every frozen evaluation shares: its settings, the module that holds the backbone, how a head is trained, and
+what is found."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from lightning.pytorch.loggers import TensorBoardLogger
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from regvit_lightning import hardware, seeds
+from regvit_lightning import atomic, hardware, seeds
 from regvit_lightning.backbones import Backbone, Tokens
 from regvit_lightning.data.images import Transform
 from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.data.module import Streamed, accumulation
 from regvit_lightning.data.transforms import centre_crop, normalise
+from regvit_lightning.pretrain.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint
 from regvit_lightning.settings import MISSING, check
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CHECKPOINT_EVERY = 1000  # steps of a head's training
+LOG_EVERY = 10  # steps
+LAST, HEAD = "last.ckpt", "head.safetensors"  # files in the folder of a cell
 
 
 @dataclass
@@ -27,8 +40,8 @@ class TaskSettings:
         version: of the protocol; raised whenever a change to the code or the YAML changes numbers.
         precision: of the frozen features: bf16-mixed or 32-true; auto becomes the first where the hardware has it.
         workers: decoding processes per device.
-        device_batch: images at once on one device.
-        crop: side of the images in pixels that the backbone sees; untrained backbones are made for it.
+        device_batch: images at once through the backbone on one device.
+        untrained_size: side in pixels of the images that untrained backbones are made for.
     """
 
     module: str = MISSING
@@ -36,11 +49,11 @@ class TaskSettings:
     precision: str = MISSING
     workers: int = MISSING
     device_batch: int = MISSING
-    crop: int = MISSING
+    untrained_size: int = MISSING
 
     def __post_init__(self) -> None:
         self.precision = hardware.precision(self.precision)
-        check(self.crop > 0, f"crop={self.crop}: must be at least 1")
+        check(self.untrained_size > 0, f"untrained_size={self.untrained_size}: must be at least 1")
         check(self.device_batch > 0, f"device_batch={self.device_batch}: must be at least 1")
         check(self.workers >= 0, f"workers={self.workers}: must not be negative")
 
@@ -50,15 +63,18 @@ class ClassificationSettings(TaskSettings):
     """Settings of the evaluations on ImageNet.
 
     Attributes:
-        resize: short side in pixels before the central `crop` of the evaluation view.
+        resize: short side in pixels before the central crop of the evaluation view.
+        crop: side of that crop in pixels.
         held_out: share of the train images kept for choosing.
     """
 
     resize: int = MISSING
+    crop: int = MISSING
     held_out: float = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check(self.crop > 0, f"crop={self.crop}: must be at least 1")
         check(self.resize >= self.crop, f"resize={self.resize}: must be at least crop={self.crop}")
         check(0 < self.held_out < 1, f"held_out={self.held_out}: must lie in (0, 1)")
 
@@ -79,11 +95,29 @@ class How:
         seed: of everything drawn.
         devices: number of devices of this machine, for tasks that train; the others take one.
         callbacks: for showing progress.
+        folder: of the cell, for the log, the checkpoint and the weights of a head; None keeps nothing. Training goes
+            on from a checkpoint that lies there.
     """
 
     seed: int = 0
     devices: int = 1
     callbacks: Sequence[Callback] = ()
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is shown.
+
+    Attributes:
+        better: +1 where higher is better, -1 where lower is.
+        unit: percent, metres.
+        decimals: in tables.
+    """
+
+    better: int = 1
+    unit: str = "%"
+    decimals: int = 1
 
 
 @dataclass(frozen=True)
@@ -91,32 +125,67 @@ class Outcome:
     """What an evaluation found.
 
     Attributes:
-        metrics: by name; accuracies in percent.
+        metrics: by name.
         intervals: 95 % bootstrap interval over test images, for metrics with a score per image.
         images: number of test images.
         protocol: the facts that people argue about.
+        per_class: a score for each class by name, None for a class that does not occur.
+        floors: what is reached without a backbone: by name, metrics.
+        picture: examples, where the task has some to show.
     """
 
     metrics: dict[str, float]
     images: int
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
+    per_class: dict[str, float | None] = field(default_factory=dict)
+    floors: dict[str, dict[str, float]] = field(default_factory=dict)
+    picture: "Figure | None" = None
 
 
 class Task(Protocol):
     """A file of `regvit_lightning/tasks/`: `Settings`, `METRICS` and `run`.
 
-    `METRICS` names the metrics that go into tables, each with its direction: +1 where higher is better, -1 where
-    lower is.
+    `METRICS` names the metrics that go into tables.
     """
 
     Settings: type[TaskSettings]
-    METRICS: dict[str, int]
+    METRICS: dict[str, Metric]
     run: Callable[[Backbone, DataSettings, Any, How], Outcome]
 
 
+class Frozen(nn.Module):
+    """A backbone as a source of features: no graph, the protocol's precision inside, float32 outside.
+
+    Args:
+        backbone: stays as it is.
+        precision: bf16-mixed or 32-true.
+    """
+
+    def __init__(self, backbone: Backbone, precision: str) -> None:
+        super().__init__()
+        self.backbone, self.precision = backbone, precision
+
+    def forward(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool = True) -> list[Tokens]:
+        """`Backbone.forward` of normalised images (B, 3, H, W), as float32 that a head can be trained on."""
+        bf16 = self.precision == "bf16-mixed"
+        with torch.inference_mode(), torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            found = self.backbone(images, blocks, norm)
+        return [Tokens(_ordinary(t.cls), _ordinary(t.registers), _ordinary(t.patches)) for t in found]
+
+
+def _ordinary(tokens: Any) -> Any:
+    # A backward pass cannot keep tensors of the inference mode: a copy made outside of it is an ordinary one.
+    return None if tokens is None else tokens.to(torch.float32, copy=True)
+
+
 class FrozenModule(LightningModule):
-    """A LightningModule around a frozen backbone; its tokens are computed without a graph.
+    """A LightningModule around a frozen backbone.
+
+    Args:
+        backbone: gives the features.
+        precision: of the features; heads are float32.
+        seed: of what is drawn while a head is trained (dropout).
 
     Attributes:
         validates_on: what its validation pass reads, for the progress display.
@@ -126,16 +195,28 @@ class FrozenModule(LightningModule):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, precision: str, seed: int = 0) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.frozen, self.seed = Frozen(backbone, precision), seed
+        self.strict_loading = False  # checkpoints hold no frozen weights
         self.register_buffer("mean", torch.tensor(backbone.mean), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std), persistent=False)
 
-    @torch.no_grad()
     def tokens(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool = True) -> list[Tokens]:
-        """Tokens of uint8 images (B, 3, H, W), under the trainer's precision."""
-        return self.backbone(normalise(images, self.mean, self.std), blocks, norm)
+        """Tokens of uint8 images (B, 3, H, W), float32."""
+        tokens: list[Tokens] = self.frozen(normalise(images, self.mean, self.std), blocks, norm)
+        return tokens
+
+    def head_state(self) -> dict[str, Tensor]:
+        """Everything that is not frozen."""
+        frozen = {id(value) for value in self.frozen.state_dict(keep_vars=True).values()}
+        return {name: value for name, value in self.state_dict(keep_vars=True).items() if id(value) not in frozen}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = {name: value.detach() for name, value in self.head_state().items()}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        seeds.seed_global(self.seed, "step", batch_idx, self.global_rank)
 
 
 def cls_or_mean(tokens: Tokens) -> Tensor:
@@ -143,21 +224,60 @@ def cls_or_mean(tokens: Tokens) -> Tensor:
     return tokens.cls if tokens.cls is not None else tokens.patches.mean(dim=(1, 2))
 
 
-def trainer(options: TaskSettings, how: How, devices: int = 1, **more: Any) -> Trainer:
-    """A Trainer on `devices` devices that writes nothing to disk."""
-    return Trainer(
-        accelerator=hardware.accelerator(),
-        devices=devices,
-        precision=options.precision,  # type: ignore[arg-type]
-        callbacks=list(how.callbacks),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
+def judge(how: How) -> Trainer:
+    """A Trainer for ordered passes: one device, so that every image counts once; writes nothing to disk."""
+    return Trainer(**_quiet(how.callbacks), devices=1, logger=False, enable_checkpointing=False)
+
+
+def fit(module: FrozenModule, images: Streamed, steps: int, how: How, **more: Any) -> None:
+    """Train the head on `how.devices` devices, going on from the checkpoint in `how.folder` where there is one.
+
+    Afterwards only the process that the user started goes on, and the head lies in the folder.
+
+    Args:
+        module: the frozen backbone and its head.
+        images: its stream gives the batches.
+        steps: of the optimiser.
+        how: devices, callbacks, folder.
+        more: of Lightning's Trainer.
+
+    Raises:
+        UserError: the folder cannot be written, or the loss is not finite.
+    """
+    assert images.stream is not None, "the batches come from a stream"
+    callbacks = [*how.callbacks, FiniteLoss(LOG_EVERY)]
+    if how.folder is not None:
+        callbacks.append(LastCheckpoint(how.folder / LAST, CHECKPOINT_EVERY))
+    runner = Trainer(
+        **_quiet(callbacks),
+        devices=how.devices,
+        max_steps=steps,
+        accumulate_grad_batches=accumulation(images.stream.batch_size, how.devices, images.loading.device_batch),
+        limit_val_batches=0,
+        logger=TensorBoardLogger(how.folder, name="", version="log") if how.folder is not None else False,
+        log_every_n_steps=LOG_EVERY,
+        enable_checkpointing=how.folder is not None,
+        plugins=[AtomicCheckpointIO()],
         **more,
     )
+    last = how.folder / LAST if how.folder is not None and (how.folder / LAST).exists() else None
+    runner.fit(module, images, ckpt_path=last, weights_only=True)
+    hardware.leave_helpers(runner)
+    if how.folder is not None:
+        head = {name: value.detach().cpu().contiguous() for name, value in module.head_state().items()}
+        atomic.write(how.folder / HEAD, lambda temporary: save_file(head, temporary))
+
+
+def _quiet(callbacks: Sequence[Callback]) -> dict[str, Any]:
+    return {
+        "accelerator": hardware.accelerator(),
+        "precision": "32-true",  # of the heads; the backbone has its own
+        "callbacks": list(callbacks),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+        "num_sanity_val_steps": 0,
+    }
 
 
 def accuracy(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:

@@ -13,21 +13,23 @@ from torch.nn import functional as F
 
 from regvit_lightning import seeds
 from regvit_lightning.backbones import Backbone
-from regvit_lightning.data.imagenet import ImageNet, Loading, test_files, train_files
+from regvit_lightning.data.imagenet import ImageNet, test_files, train_files
 from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.data.module import Loading
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.tasks.frozen import (
     ClassificationSettings,
     FrozenModule,
     How,
+    Metric,
     Outcome,
     accuracy,
     bootstrap,
     cls_or_mean,
-    trainer,
+    judge,
 )
 
-METRICS = {"top1": +1, "top1_best_on_test": +1}
+METRICS = {"top1": Metric(), "top1_best_on_test": Metric()}
 
 
 @dataclass
@@ -104,20 +106,19 @@ class KNN(FrozenModule):
     labels: Tensor
 
     def __init__(self, backbone: Backbone, settings: Settings, classes: int) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, settings.precision)
         self.settings, self.classes = settings, classes
         self._features: list[Tensor] = []
         self._labels: list[Tensor] = []
 
     def features(self, images: Tensor) -> Tensor:
         """L2-normalised features (B, D), float32, of uint8 images."""
-        return F.normalize(cls_or_mean(self.tokens(images)[0]).float(), dim=1)
+        return F.normalize(cls_or_mean(self.tokens(images)[0]), dim=1)
 
     def classify(self, queries: Tensor, bank: Tensor, bank_labels: Tensor) -> Tensor:
-        """Predicted classes (Q, len(neighbours)) of normalised queries (Q, D), in float32 whatever the precision."""
+        """Predicted classes (Q, len(neighbours)) of normalised queries (Q, D)."""
         settings = self.settings
-        with torch.autocast(queries.device.type, enabled=False):
-            similarity, place = search(queries, bank, max(settings.neighbours), settings.bank_chunk)
+        similarity, place = search(queries, bank, max(settings.neighbours), settings.bank_chunk)
         near = bank_labels[place]
         scores = (votes(similarity, near, k, self.classes, settings.temperature) for k in settings.neighbours)
         return torch.stack([score.argmax(dim=1) for score in scores], dim=1)
@@ -163,9 +164,9 @@ def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = H
     loading = Loading(settings.workers, settings.device_batch)
     images = ImageNet(loading, validation=[(train, view)], test=[(test, view)])
     module = KNN(backbone, settings, len(train.classes))
-    runner = trainer(settings, how)
-    runner.validate(module, images, verbose=False)
-    runner.test(module, images, verbose=False)
+    judging = judge(how)
+    judging.validate(module, images, verbose=False)
+    judging.test(module, images, verbose=False)
 
     chosen = int(module.held_out_accuracy(how.seed).argmax())
     on_test = accuracy(module.predictions, module.labels, module.classes)

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.aggregation import CatMetric
 
-from regvit_lightning import hardware, seeds
+from regvit_lightning import seeds
 from regvit_lightning.backbones import Backbone, Tokens
-from regvit_lightning.data.imagenet import ImageNet, Loading, accumulation, test_files, train_files
+from regvit_lightning.data.imagenet import ImageNet, test_files, train_files
 from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.data.module import Loading
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.data.transforms import random_resized_crop
 from regvit_lightning.schedules import cosine
@@ -27,14 +28,16 @@ from regvit_lightning.tasks.frozen import (
     ClassificationSettings,
     FrozenModule,
     How,
+    Metric,
     Outcome,
     accuracy,
     bootstrap,
     cls_or_mean,
-    trainer,
+    fit,
+    judge,
 )
 
-METRICS = {"top1": +1, "top1_best_on_test": +1}
+METRICS = {"top1": Metric(), "top1_best_on_test": Metric()}
 
 
 @dataclass
@@ -131,7 +134,7 @@ class LinearProbe(FrozenModule):
     test: tuple[Tensor, Tensor]
 
     def __init__(self, backbone: Backbone, settings: Settings, classes: int) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, settings.precision)
         self.settings, self.classes = settings, classes
         # Without CLS the mean patch takes its place, and adding it once more changes nothing.
         pools = (False, True) if backbone.has_cls else (False,)
@@ -147,12 +150,11 @@ class LinearProbe(FrozenModule):
     def features(self, images: Tensor) -> list[Tensor]:
         """The input of each variant, float32, of uint8 images (B, 3, H, W)."""
         tokens = self.tokens(images, blocks=range(-max(self.settings.blocks), 0))
-        return [inputs(tokens, *variant).float() for variant in self.variants]
+        return [inputs(tokens, *variant) for variant in self.variants]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         features = self.features(batch["image"])
-        with torch.autocast(self.device.type, enabled=False):
-            losses = [heads.loss(x, batch["label"], self.rates) for heads, x in zip(self.heads, features, strict=True)]
+        losses = [heads.loss(x, batch["label"], self.rates) for heads, x in zip(self.heads, features, strict=True)]
         return torch.stack(losses).sum()
 
     def configure_optimizers(self) -> torch.optim.SGD:
@@ -166,8 +168,7 @@ class LinearProbe(FrozenModule):
 
     def _predict(self, batch: tuple[Tensor, Tensor]) -> None:
         features = self.features(batch[0])
-        with torch.autocast(self.device.type, enabled=False):
-            columns = [heads(x).argmax(dim=2) for heads, x in zip(self.heads, features, strict=True)]
+        columns = [heads(x).argmax(dim=2) for heads, x in zip(self.heads, features, strict=True)]
         self.predicted.update(torch.cat(columns, dim=1))
         self.labels.update(batch[1])
 
@@ -210,15 +211,10 @@ def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = H
     )
     with seeds.drawn_from(how.seed, "heads"):
         module = LinearProbe(backbone, settings, len(files.classes))
-    pieces = accumulation(settings.batch_size, how.devices, settings.device_batch)
-    runner = trainer(
-        settings, how, how.devices, max_steps=settings.steps, accumulate_grad_batches=pieces, limit_val_batches=0
-    )
-    runner.fit(module, images)
-    hardware.leave_helpers(runner)
-    judge = trainer(settings, how)
-    judge.validate(module, images, verbose=False)
-    judge.test(module, images, verbose=False)
+    fit(module, images, settings.steps, how)
+    judging = judge(how)
+    judging.validate(module, images, verbose=False)
+    judging.test(module, images, verbose=False)
     return _outcome(module, len(train), len(test), how.seed)
 
 

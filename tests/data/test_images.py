@@ -14,9 +14,10 @@ from torchvision.datasets import ImageFolder
 
 from regvit_lightning import seeds
 from regvit_lightning.data import imagenet
-from regvit_lightning.data.imagenet import accumulation, train_files
+from regvit_lightning.data.imagenet import train_files
 from regvit_lightning.data.images import Drawn, ImageFiles, Ordered, collate, index, open_image
 from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.data.module import accumulation
 from regvit_lightning.data.stream import Stream, StreamSampler
 from regvit_lightning.data.transforms import centre_crop, normalise, random_resized_crop, three_augment
 from regvit_lightning.settings import SettingsError

@@ -1,0 +1,91 @@
+"""Training batches drawn by a `Stream`, and ordered passes: the LightningDataModule that every data set fills."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from regvit_lightning.data.stream import Stream, StreamSampler
+from regvit_lightning.settings import check
+
+Collate = Callable[[list[Any]], Any]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How images are read.
+
+    Attributes:
+        workers: processes that decode images on each device; 0 decodes in the main process.
+        device_batch: images of a training batch on one device, at most; a larger share of a step is cut up.
+        test_batch: images of an ordered batch; None takes `device_batch`.
+    """
+
+    workers: int
+    device_batch: int
+    test_batch: int | None = None
+
+
+class Streamed(LightningDataModule):
+    """A training stream and any number of ordered passes.
+
+    Args:
+        loading: workers and batch sizes.
+        stream: draws of the training run, or None when nothing is trained.
+        train: data set of the training run, asked for by (position in the run, place in the files).
+        validation, test: data sets of ordered passes, one loader each.
+        collate_train, collate: make a batch of a list of samples; None is torch's own way.
+    """
+
+    def __init__(
+        self,
+        loading: Loading,
+        stream: Stream | None = None,
+        train: Dataset[Any] | None = None,
+        validation: Sequence[Dataset[Any]] = (),
+        test: Sequence[Dataset[Any]] = (),
+        collate_train: Collate | None = None,
+        collate: Collate | None = None,
+    ) -> None:
+        super().__init__()
+        self.loading, self.stream, self.train = loading, stream, train
+        self.validation, self.test = validation, test
+        self.collate_train, self.collate = collate_train, collate
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """The stream, from the step that the run has reached, in batches of one device."""
+        assert self.stream is not None and self.train is not None, "built without a training stream"  # noqa: PT018
+        assert self.trainer is not None, "the stream starts at the step that the trainer has reached"
+        trainer, world = self.trainer, self.trainer.world_size
+        pieces = accumulation(self.stream.batch_size, world, self.loading.device_batch)
+        sampler = StreamSampler(self.stream, pieces, trainer.global_rank, world, trainer.global_step)
+        return DataLoader(self.train, batch_sampler=sampler, collate_fn=self.collate_train, **self._workers())
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """One ordered loader for each validation pass."""
+        return [self._ordered(images) for images in self.validation]
+
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        """One ordered loader for each test pass."""
+        return [self._ordered(images) for images in self.test]
+
+    def _ordered(self, images: Dataset[Any]) -> DataLoader[Any]:
+        size = self.loading.test_batch or self.loading.device_batch
+        return DataLoader(images, batch_size=size, collate_fn=self.collate, **self._workers())
+
+    def _workers(self) -> dict[str, Any]:
+        pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return {"num_workers": self.loading.workers, "pin_memory": pinned}
+
+
+def accumulation(batch_size: int, world: int, device_batch: int) -> int:
+    """Micro-batches per step: the fewest that keep a device's batch at or below `device_batch`.
+
+    Raises:
+        SettingsError: the global batch does not divide evenly.
+    """
+    check(batch_size % world == 0, f"batch_size={batch_size} is not a multiple of the {world} devices")
+    share = batch_size // world
+    return next(n for n in range(1, share + 1) if share % n == 0 and share // n <= device_batch)
