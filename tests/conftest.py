@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from regvit_lightning.data import layout, mini
-from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.data.layout import DataSettings, Segmentation
 
 # Tiny models spend their time waking threads up; with one each, the suite is several times faster.
 torch.set_num_threads(1)
@@ -34,7 +34,13 @@ def tiny(tmp_path_factory) -> DataSettings:
     root = tmp_path_factory.mktemp("data") / "tiny"
     for _ in mini.write(root, TINY, workers=0):
         pass
-    return DataSettings(name="tiny", root=str(root), variant="mini", imagenet22k="imagenet")
+    return DataSettings(
+        name="tiny",
+        root=str(root),
+        variant="mini",
+        imagenet22k="imagenet",
+        segmentation=Segmentation(vocabulary="rendered"),
+    )
 
 
 @pytest.fixture(scope="session")

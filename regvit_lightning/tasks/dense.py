@@ -45,7 +45,7 @@ def _joined(parts: Sequence[Tokens]) -> Tokens:
     return Tokens(torch.cat(cls) if cls else None, registers, patches)
 
 
-def examples(images: int, wanted: int = 6) -> list[int]:
+def examples(images: int, wanted: int = 4) -> list[int]:
     """Places of the test images that a picture shows: evenly spread, all of them where there are few."""
     wanted = min(wanted, images)
     return [place * images // wanted for place in range(wanted)]

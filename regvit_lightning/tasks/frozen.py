@@ -286,12 +286,21 @@ def accuracy(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
     return 100 * multiclass_accuracy(predictions.T, target, classes, average="micro", multidim_average="samplewise")
 
 
-def bootstrap(scores: Tensor, seed: int = 0, draws: int = 1000) -> tuple[float, float]:
-    """95 % interval of the mean of per-image `scores` (N,), by resampling images (percentile bootstrap)."""
-    scores = scores.double().cpu()
-    generator = seeds.generator(seed, "bootstrap")
-    means = torch.stack(
-        [scores[torch.randint(len(scores), (len(scores),), generator=generator)].mean() for _ in range(draws)]
-    )
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+def bootstrap(
+    scores: Tensor, seed: int = 0, statistic: Callable[[Tensor], Tensor | float] = Tensor.mean, draws: int = 1000
+) -> tuple[float, float]:
+    """95 % interval of a statistic of the mean over images, by resampling images (percentile bootstrap).
+
+    Args:
+        scores: (N, …) per image.
+        seed: of the draws.
+        statistic: number from the mean over images (…), such as an mIoU from mean areas; by default the mean itself.
+        draws: number of resampled sets.
+    """
+    flat = scores.double().cpu().flatten(1) if scores.dim() > 1 else scores.double().cpu()[:, None]
+    generator, images = seeds.generator(seed, "bootstrap"), len(scores)
+    drawn = [torch.randint(images, (images,), generator=generator) for _ in range(draws)]
+    means = torch.stack([draw.bincount(minlength=images) for draw in drawn]).double() @ flat / images
+    found = torch.tensor([float(statistic(mean.view(scores.shape[1:]))) for mean in means], dtype=torch.float64)
+    low, high = torch.quantile(found, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high

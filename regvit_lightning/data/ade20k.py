@@ -1,0 +1,252 @@
+"""Images with masks of class numbers: ADE20k's layout, and any other that a data YAML describes.
+
+mmsegmentation's data set class finds the files and its transforms augment them; here stand the pipelines of the
+protocols, the one place where numbers of a mask become class numbers, and what is told about files that do not fit.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from regvit_lightning.data import mmcv_without_operators  # isort: skip  # noqa: F401  # before anything of mmseg
+
+import cv2
+import mmcv
+import numpy as np
+import numpy.typing as npt
+from mmcv.transforms import BaseTransform, LoadImageFromFile, RandomFlip, RandomResize, Resize, TestTimeAug
+from mmengine.dataset import pseudo_collate
+from mmseg.datasets import BaseSegDataset
+from mmseg.datasets.transforms import PackSegInputs, PhotoMetricDistortion, RandomCrop
+from mmseg.utils import get_classes
+from torch.utils.data import Dataset
+
+from regvit_lightning import seeds
+from regvit_lightning.data import mini
+from regvit_lightning.data.layout import DataError, DataSettings, Segmentation
+from regvit_lightning.data.module import Loading, Streamed
+from regvit_lightning.data.stream import Stream
+from regvit_lightning.data.world import SEMANTIC_IDS
+from regvit_lightning.errors import one_line
+from regvit_lightning.settings import check
+
+IGNORED = 255  # class number of pixels without a label
+LONGEST = 4  # a resized image is at most so many times as long as it is high: mmseg's scale (2048, 512)
+
+cv2.setNumThreads(0)  # the worker processes are the parallelism
+
+Pipeline = Sequence[Callable[[dict[str, Any]], Any]]
+
+
+# ------------------------------------------------------------------------------------------------ class numbers
+
+
+def class_numbers(mask: npt.NDArray[Any], layout: Segmentation) -> npt.NDArray[np.uint8]:
+    """What a mask says as class numbers 0..classes-1, with 255 where nothing is to be learnt or scored.
+
+    The one place where the zero-label rule stands: with `zero_is_unlabelled`, 0 becomes 255 and n becomes n - 1.
+
+    Args:
+        mask: (H, W) non-negative integers, as stored.
+        layout: classes, zero_is_unlabelled, ignored.
+
+    Raises:
+        ValueError: a number that is no class; says which and how many pixels have it.
+    """
+    first = int(layout.zero_is_unlabelled)
+    table = np.full(max(int(mask.max(initial=0)), layout.ignored, layout.classes) + 1, -1, np.int16)
+    table[first : first + layout.classes] = np.arange(layout.classes)
+    table[[layout.ignored, *range(first)]] = IGNORED
+    labels = table[mask]
+    if labels.min(initial=0) < 0:
+        odd, pixels = np.unique(mask[labels < 0], return_counts=True)
+        raise ValueError(f"class number {odd[0]} in {pixels[0]} pixels; {_range(layout)}")
+    return labels.astype(np.uint8)
+
+
+def _range(layout: Segmentation) -> str:
+    first = int(layout.zero_is_unlabelled)
+    unlabelled = ", 0 for unlabelled" if first else ""
+    return f"expected {first}..{first + layout.classes - 1}{unlabelled} or {layout.ignored} for ignored"
+
+
+def class_names(layout: Segmentation) -> list[str]:
+    """Names of the classes 0..classes-1.
+
+    Raises:
+        SettingsError: an unknown vocabulary, or one with another number of classes.
+    """
+    if not layout.vocabulary:
+        return [f"class {number}" for number in range(layout.classes)]
+    if layout.vocabulary == "rendered":
+        known = {number - 1: name for name, number in SEMANTIC_IDS.items()}
+        return [known.get(number, f"class {number}") for number in range(layout.classes)]
+    try:
+        names = list(get_classes(layout.vocabulary))
+    except ValueError:
+        names = []
+    check(bool(names), f"segmentation.vocabulary={layout.vocabulary}: not a data set of mmsegmentation (ade, voc, …)")
+    wanted = f"segmentation.classes={layout.classes}: vocabulary '{layout.vocabulary}' has {len(names)}"
+    check(len(names) == layout.classes, wanted)
+    return names
+
+
+# --------------------------------------------------------------------------------------------------- transforms
+
+
+class LoadImage(LoadImageFromFile):
+    """mmcv's reader, which tells an unreadable file in one line."""
+
+    def __init__(self) -> None:
+        super().__init__(imdecode_backend="pillow")  # stops at a truncated file, which OpenCV fills up
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        path = results["img_path"]
+        try:
+            found: dict[str, Any] = super().transform(results)
+        except Exception as error:  # mmcv passes on whatever its decoder raises
+            reason = "not an image" if "cannot identify" in str(error) else one_line(error)
+            raise DataError(f"unreadable image {path}: {reason}; restore or remove the file") from None
+        return found
+
+
+class LoadLabels(BaseTransform):
+    """Reads the mask as class numbers at its own size, and checks that it fits the image."""
+
+    def __init__(self, layout: Segmentation) -> None:
+        self.layout = layout
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        path = results["seg_map_path"]
+        try:
+            mask = mmcv.imread(path, flag="unchanged", backend="pillow").squeeze()
+        except Exception as error:
+            raise DataError(f"unreadable mask {path}: {one_line(error)}; restore or remove the file") from None
+        if mask.ndim != 2:
+            raise DataError(f"mask {path} has {mask.shape[2]} channels: expected one, with class numbers")
+        if mask.shape != results["ori_shape"]:
+            sizes = f"{mask.shape[1]} × {mask.shape[0]}", f"{results['ori_shape'][1]} × {results['ori_shape'][0]}"
+            raise DataError(f"mask {path} is {sizes[0]} px, its image {results['img_path']} {sizes[1]}: not a pair")
+        try:
+            results["gt_seg_map"] = class_numbers(mask, self.layout)
+        except ValueError as error:
+            raise DataError(f"mask {path}: {error}; see `segmentation:` in the data's YAML") from None
+        results["seg_fields"].append("gt_seg_map")
+        return results
+
+
+def train_pipeline(layout: Segmentation, short_side: int, ratio: Sequence[float], crop: int) -> Pipeline:
+    """The published augmentation: short side `short_side` × U(ratio), random crop in which no class takes more than
+    three quarters, flip, photometric distortion (dinov2_vitl14_ade20k_linear_config)."""
+    scale = (LONGEST * short_side, short_side)
+    return [
+        LoadImage(),
+        LoadLabels(layout),
+        RandomResize(scale=scale, ratio_range=tuple(ratio), keep_ratio=True),
+        RandomCrop((crop, crop), cat_max_ratio=0.75, ignore_index=IGNORED),
+        RandomFlip(prob=0.5),
+        PhotoMetricDistortion(),
+        PackSegInputs(),
+    ]
+
+
+def test_pipeline(layout: Segmentation, short_side: int, scales: Sequence[float], flip: bool) -> Pipeline:
+    """Every scale with and, where asked for, without flip, as one sample; the mask stays at its own size."""
+    sizes = [(round(LONGEST * short_side * scale), round(short_side * scale)) for scale in scales]
+    resizes = [Resize(scale=size, keep_ratio=True) for size in sizes]
+    flips = [RandomFlip(prob=float(turned)) for turned in ((False, True) if flip else (False,))]
+    return [LoadImage(), TestTimeAug([resizes, flips, [LoadLabels(layout)], [PackSegInputs()]])]
+
+
+# ---------------------------------------------------------------------------------------------------- data sets
+
+
+def train_images(data: DataSettings, pipeline: Pipeline) -> BaseSegDataset:
+    """The train split.
+
+    Raises:
+        DataError: missing or incomplete.
+    """
+    return _split(data, 0, pipeline)
+
+
+def test_images(data: DataSettings, pipeline: Pipeline) -> BaseSegDataset:
+    """The test split, which the data sets call validation.
+
+    Raises:
+        DataError: missing or incomplete.
+    """
+    return _split(data, 1, pipeline)
+
+
+def _split(data: DataSettings, number: int, pipeline: Pipeline) -> BaseSegDataset:
+    if data.rendered and not mini.is_complete(Path(data.root)):
+        raise DataError(f"data set '{data.name}' in {data.root} is missing or half-written; {data.get}")
+    layout = data.segmentation
+    images, masks = Path(data.root, layout.images[number]), Path(data.root, layout.masks[number])
+    listed = Path(data.root, layout.lists[number]) if layout.lists else None
+    for folder in (images, masks):
+        if not folder.is_dir():
+            raise DataError(f"no folder {folder}: expected the images and masks of the segmentation data; {data.get}")
+    if listed is not None and not listed.is_file():
+        raise DataError(f"no list {listed}: expected a name a line; {data.get}")
+    found = BaseSegDataset(
+        ann_file=str(listed or ""),
+        data_prefix={"img_path": str(images), "seg_map_path": str(masks)},
+        img_suffix=layout.image_suffix,
+        seg_map_suffix=layout.mask_suffix,
+        metainfo={"classes": class_names(layout)},
+        pipeline=list(pipeline),
+        lazy_init=True,  # it cannot be filled with nothing
+    )
+    _check_files(found, listed or images, layout.image_suffix, data.get)
+    found.full_init()
+    wanted = data.counts.get("segmentation")
+    if wanted is not None and len(found) != wanted[number]:
+        raise DataError(f"{listed or images} has {len(found):,} images, expected {wanted[number]:,}; {data.get}")
+    return found
+
+
+def _check_files(images: BaseSegDataset, source: Path, suffix: str, get: str) -> None:
+    pairs = images.load_data_list()
+    if not pairs:
+        raise DataError(f"{source} has no image left: none ends in '{suffix}'; {get}")
+    present = {folder: set(_files(folder)) for folder in {images.data_prefix[key] for key in images.data_prefix}}
+    for key, kind in (("img_path", "image"), ("seg_map_path", "mask")):
+        folder = images.data_prefix[key]
+        missing = [pair[key] for pair in pairs if str(Path(pair[key]).relative_to(folder)) not in present[folder]]
+        if missing:
+            first = ", ".join(missing[:5])
+            raise DataError(f"{source}: {len(missing):,} of {len(pairs):,} {kind} files are missing: {first}; {get}")
+
+
+def _files(folder: str) -> list[str]:
+    return [str(path.relative_to(folder)) for path in Path(folder).rglob("*")]
+
+
+class Augmented(Dataset[dict[str, Any]]):
+    """Training samples asked for by (position in the run, place in the files), each with draws of its own."""
+
+    def __init__(self, images: BaseSegDataset, seed: int) -> None:
+        self.images, self.seed = images, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
+        position, place = draw
+        with seeds.drawn_from(self.seed, "augment", position):
+            sample: dict[str, Any] = self.images[place]
+        return sample
+
+
+class ADE20k(Streamed):
+    """Training crops from a stream, and test images one at a time, as they differ in size.
+
+    Batches are mmsegmentation's: `inputs`, uint8 BGR images (3, H, W), and `data_samples` with the masks; for test a
+    list of those for each scale and flip.
+    """
+
+    def __init__(self, loading: Loading, stream: Stream, train: BaseSegDataset, test: BaseSegDataset) -> None:
+        augmented = Augmented(train, stream.seed)
+        super().__init__(loading, stream, augmented, test=[test], collate_train=pseudo_collate, collate=pseudo_collate)

@@ -1,0 +1,453 @@
+"""Semantic segmentation on frozen patches: DINOv2's ADE20k protocols around mmsegmentation's `EncoderDecoder`.
+
+Source: Oquab et al. 2023 (arXiv 2304.07193), section 7.4 and dinov2_vitl14_ade20k_{linear,ms}_config. The frozen
+backbone is the encoder; the decode head is any of mmsegmentation's, named in the YAML, by default the published one,
+batch normalisation and a 1 × 1 convolution. Scores are taken at the masks' own size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any
+
+from regvit_lightning.data import ade20k  # isort: skip  # first: it makes mmseg importable
+
+import numpy as np
+import torch
+from mmengine.logging import MMLogger
+from mmseg.models.data_preprocessor import SegDataPreProcessor
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.segmentors import EncoderDecoder
+from mmseg.registry import MODELS
+from mmseg.utils import get_palette
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regvit_lightning import figures, schedules, seeds
+from regvit_lightning.backbones import Backbone
+from regvit_lightning.data.layout import DataSettings, Segmentation
+from regvit_lightning.data.module import Loading
+from regvit_lightning.data.stream import Stream
+from regvit_lightning.errors import one_line
+from regvit_lightning.settings import MISSING, SettingsError, check
+from regvit_lightning.tasks import dense
+from regvit_lightning.tasks.frozen import (
+    Frozen,
+    FrozenModule,
+    How,
+    Metric,
+    Outcome,
+    TaskSettings,
+    bootstrap,
+    fit,
+    judge,
+)
+
+METRICS = {"miou": Metric()}
+
+MMLogger.get_instance("mmengine", log_level="WARNING")  # it would print every weight that a head initialises
+
+
+@dataclass
+class Settings(TaskSettings):
+    """Settings of segmentation.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: images per step over all devices.
+        lr: of AdamW, at the end of the warm-up.
+        weight_decay: of AdamW.
+        warmup_steps: linear from `warmup_ratio`, on top of the linear decay to 0.
+        warmup_ratio: first learning rate over `lr`.
+        crop: side of the training crops and of the test windows in pixels.
+        short_side: of the images before cropping, in pixels, times a factor drawn from `ratio` in training.
+        ratio: range of that factor.
+        stride: of the test windows in pixels.
+        test_scales: factors of `short_side` whose probabilities are averaged.
+        test_flip: average with the mirrored image, too.
+        blocks: how many last blocks give their patches to the head, after the final norm.
+        decode_head: a decode head of mmsegmentation: its `type` and settings; classes and inputs are filled in.
+    """
+
+    steps: int = MISSING
+    batch_size: int = MISSING
+    lr: float = MISSING
+    weight_decay: float = MISSING
+    warmup_steps: int = MISSING
+    warmup_ratio: float = MISSING
+    crop: int = MISSING
+    short_side: int = MISSING
+    ratio: list[float] = MISSING
+    stride: int = MISSING
+    test_scales: list[float] = MISSING
+    test_flip: bool = MISSING
+    blocks: int = MISSING
+    decode_head: dict[str, Any] = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "batch_size", "crop", "short_side", "stride", "blocks"):
+            check(getattr(self, name) > 0, f"{name}={getattr(self, name)}: must be at least 1")
+        check(self.stride <= self.crop, f"stride={self.stride}: above crop={self.crop}, so pixels would be left out")
+        low_to_high = len(self.ratio) == 2 and 0 < self.ratio[0] <= self.ratio[1]
+        check(low_to_high, f"ratio={self.ratio}: expected [low,high] such as [0.5,2.0]")
+        positive = len(self.test_scales) > 0 and min(self.test_scales) > 0
+        check(positive, f"test_scales={self.test_scales}: expected a list such as [1.0]")
+        check("type" in self.decode_head, "decode_head: expected {type: <decode head of mmsegmentation>, …}")
+
+
+# ------------------------------------------------------------------------------------------------------ network
+
+
+class PatchMaps(nn.Module):
+    """The frozen backbone as an encoder of mmsegmentation: the patches of the last blocks as maps.
+
+    Args:
+        frozen: the backbone.
+        blocks: how many last blocks.
+        device_batch: images at once.
+    """
+
+    def __init__(self, frozen: Frozen, blocks: int, device_batch: int) -> None:
+        super().__init__()
+        self.frozen, self.blocks, self.device_batch = frozen, blocks, device_batch
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, D, h, w) for each block, float32, of normalised images (B, 3, H, W)."""
+        found = dense.features(self.frozen, images, range(-self.blocks, 0), True, self.device_batch)
+        return [tokens.patches.permute(0, 3, 1, 2) for tokens in found]
+
+
+class FeatureNorm(nn.BatchNorm2d):
+    """Batch normalisation of frozen features by the statistics of the whole batch, over all devices.
+
+    Frozen features need no gradient, so neither do their statistics: plain sums over the devices do, also on CPUs,
+    where torch's SyncBatchNorm does not run.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(features)
+        with torch.no_grad():
+            count = features.numel() // features.shape[1] * _devices()
+            mean = _over_devices(features.sum((0, 2, 3))) / count
+            var = _over_devices((features - mean.view(-1, 1, 1)).square_().sum((0, 2, 3))) / count
+            for running, found in ((self.running_mean, mean), (self.running_var, var * count / (count - 1))):
+                assert running is not None and self.momentum is not None  # noqa: PT018  # as BatchNorm2d makes them
+                running.lerp_(found, self.momentum)
+        return F.batch_norm(features, mean, var, self.weight, self.bias, training=False, eps=self.eps)
+
+
+def _devices() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def _over_devices(sums: Tensor) -> Tensor:
+    if _devices() > 1:
+        torch.distributed.all_reduce(sums)
+    return sums
+
+
+class Segmentor(EncoderDecoder):
+    """mmsegmentation's segmentor with the windows of an image in batches, instead of one after another.
+
+    Args:
+        device_batch: windows at once.
+        parts: of `EncoderDecoder`.
+    """
+
+    def __init__(self, device_batch: int, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.device_batch = device_batch
+
+    def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict[str, Any]]) -> Tensor:
+        """Mean logits of all windows over a pixel, (B, classes, H, W), of normalised images (B, 3, H, W).
+
+        Windows stand `stride` apart; the last of a row or column is moved inwards to end with the image.
+        """
+        height, width = inputs.shape[-2:]
+        (high, wide), strides = self.test_cfg["crop_size"], self.test_cfg["stride"]
+        high, wide = min(high, height), min(wide, width)
+        corners = list(product(_starts(height, high, strides[0]), _starts(width, wide, strides[1])))
+        total = torch.zeros_like(inputs[:, :1]).expand(-1, self.out_channels, -1, -1)
+        total = total.contiguous(memory_format=torch.channels_last)  # as the logits of a 1 × 1 convolution lie
+        count = inputs.new_zeros(height, width)
+        at_once = max(self.device_batch // len(inputs), 1)
+        for part in (corners[first : first + at_once] for first in range(0, len(corners), at_once)):
+            windows = torch.cat([inputs[..., y : y + high, x : x + wide] for y, x in part])
+            logits = self.encode_decode(windows, [{"img_shape": windows.shape[-2:]}])
+            for (y, x), window in zip(part, logits.split(len(inputs)), strict=True):
+                total[..., y : y + high, x : x + wide] += window
+                count[y : y + high, x : x + wide] += 1
+        return total.div_(count)
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    """Where windows begin along a side, in the order of mmsegmentation."""
+    return [min(start, length - window) for start in range(0, max(length - window + stride, 1), stride)]
+
+
+@MODELS.register_module(force=True)
+class BNHead(BaseDecodeHead):
+    """DINOv2's linear head (dinov2/eval/segmentation/models/decode_heads/linear_head.py).
+
+    Batch normalisation and a 1 × 1 convolution; maps of several blocks lie side by side. The loss is the pixel
+    cross-entropy, so `loss_decode` is not taken.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        if "loss_decode" in settings:
+            raise ValueError("BNHead has a loss of its own")
+        several = isinstance(settings["in_channels"], Sequence)
+        width = sum(settings["in_channels"]) if several else settings["in_channels"]
+        defaults = {"channels": width, "dropout_ratio": 0.0, "input_transform": "resize_concat" if several else None}
+        super().__init__(**{**defaults, **settings})
+        self.norm = FeatureNorm(width)
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Logits (B, classes, h, w)."""
+        logits: Tensor = self.cls_seg(self.norm(self._transform_inputs(inputs)))
+        return logits
+
+    def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: Sequence[Any]) -> dict[str, Tensor]:
+        """Cross-entropy of the upsampled logits, averaged over all pixels, also those without a label.
+
+        That of mmsegmentation, several times faster on CPUs: the classes of a pixel lie side by side in memory, and no
+        accuracy is computed.
+        """
+        labels = torch.stack([sample.gt_sem_seg.data[0] for sample in batch_data_samples])
+        logits = seg_logits.contiguous(memory_format=torch.channels_last)
+        logits = F.interpolate(logits, labels.shape[1:], mode="bilinear").permute(0, 2, 3, 1).flatten(0, 2)
+        loss = F.cross_entropy(logits, labels.flatten(), ignore_index=self.ignore_index, reduction="sum")
+        return {"loss_ce": loss / labels.numel()}
+
+
+def decode_head(options: Settings, backbone: Backbone, classes: int) -> dict[str, Any]:
+    """The head's settings with what follows from backbone and data filled in."""
+    several = options.blocks > 1
+    return {
+        "in_channels": [backbone.embed_dim] * options.blocks if several else backbone.embed_dim,
+        "in_index": list(range(options.blocks)) if several else 0,
+        "num_classes": classes,
+        "ignore_index": ade20k.IGNORED,
+        **options.decode_head,
+    }
+
+
+class Segmenter(FrozenModule):
+    """mmsegmentation's `EncoderDecoder` on a frozen backbone.
+
+    Attributes:
+        areas: for each test image, see `areas`; (images, 3, classes), filled by test.
+        seen: training pixels of each class; the most frequent one is the constant predictor.
+        to_show: places of the test images in the picture.
+        shown: image (H, W, 3), truth and prediction (H, W) of each of them, uint8.
+    """
+
+    areas: Tensor
+    seen: Tensor
+
+    def __init__(self, backbone: Backbone, settings: Settings, classes: int, seed: int = 0) -> None:
+        super().__init__(backbone, settings.precision, seed)
+        self.settings, self.classes = settings, classes
+        self.register_buffer("seen", torch.zeros(classes, dtype=torch.long))
+        mean, std = ([255 * value for value in values] for values in (backbone.mean, backbone.std))
+        crop = (settings.crop, settings.crop)
+        encoder = {"type": PatchMaps, "frozen": self.frozen, "blocks": settings.blocks}
+        try:
+            self.model = Segmentor(
+                settings.device_batch,
+                backbone={**encoder, "device_batch": settings.device_batch},
+                decode_head=decode_head(settings, backbone, classes),
+                data_preprocessor=SegDataPreProcessor(
+                    mean, std, size=crop, seg_pad_val=ade20k.IGNORED, bgr_to_rgb=True
+                ),
+                test_cfg=_Slide(mode="slide", crop_size=crop, stride=(settings.stride, settings.stride)),
+            )
+        except (AssertionError, KeyError, TypeError, ValueError) as error:  # what mmsegmentation makes of bad settings
+            raise SettingsError(f"decode_head={settings.decode_head}: {one_line(error)}") from None
+        self.model.decode_head.init_weights()
+        self._areas: list[Tensor] = []
+        self.shown: dict[int, list[Any]] = {}
+        self.to_show: Sequence[int] = ()
+
+    def on_fit_start(self) -> None:
+        self.model.to(self.device)  # mmengine keeps a device of its own, to which it moves the batches
+
+    def on_test_start(self) -> None:
+        self.model.to(self.device)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        data = self.model.data_preprocessor(batch, training=True)
+        labels = torch.stack([sample.gt_sem_seg.data for sample in data["data_samples"]])
+        self.seen += _over_devices(labels[labels != ade20k.IGNORED].bincount(minlength=self.classes))
+        loss, _ = self.model.parse_losses(self.model.loss(data["inputs"], data["data_samples"]))
+        self.log("train/loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.AdamW:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return torch.optim.AdamW(trained, lr=self.settings.lr, weight_decay=self.settings.weight_decay)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(self.global_step, self.settings)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+
+    def predict(self, batch: dict[str, Any]) -> Tensor:
+        """Class numbers (H, W) of one test image at the size of its mask.
+
+        With several scales or the mirrored image, their probabilities are averaged.
+        """
+        views = []
+        for inputs, samples in zip(batch["inputs"], batch["data_samples"], strict=True):
+            data = self.model.data_preprocessor({"inputs": inputs, "data_samples": samples})
+            views.append(self.model.predict(data["inputs"], data["data_samples"])[0])
+        if len(views) == 1:
+            return views[0].pred_sem_seg.data[0]
+        return sum(view.seg_logits.data.softmax(dim=0) for view in views).argmax(dim=0)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        truth = batch["data_samples"][0][0].gt_sem_seg.data[0].to(self.device)
+        prediction = self.predict(batch)
+        self._areas.append(areas(prediction, truth, self.classes).cpu())
+        if batch_idx in self.to_show:
+            image = F.interpolate(batch["inputs"][0][0][None].float(), truth.shape, mode="bilinear")[0]
+            parts = image.flip(0).permute(1, 2, 0), truth, prediction
+            self.shown[batch_idx] = [part.byte().cpu().numpy() for part in parts]
+
+    def on_test_epoch_end(self) -> None:
+        self.areas = torch.stack(self._areas)
+
+
+class _Slide(dict[str, Any]):
+    """mmsegmentation reads its test settings as attributes and as keys."""
+
+    __getattr__ = dict.__getitem__
+
+
+def learning_rate(step: int, options: Settings) -> float:
+    """AdamW's rate before update `step`: mmcv's poly schedule of power 1 under a linear warm-up."""
+    warmup = schedules.linear_warmup(step, options.warmup_steps, options.warmup_ratio)
+    return options.lr * warmup * schedules.polynomial(step, options.steps, power=1.0)
+
+
+# ------------------------------------------------------------------------------------------------------- scores
+
+
+def areas(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
+    """Pixels of each class in the intersection, in the prediction and in the truth: (3, classes), int64.
+
+    Args:
+        prediction, truth: (H, W) class numbers; pixels with truth 255 count nowhere.
+    """
+    known = truth != ade20k.IGNORED
+    predicted, labelled = prediction[known], truth[known]
+    parts = labelled[predicted == labelled], predicted, labelled
+    return torch.stack([part.bincount(minlength=classes) for part in parts])
+
+
+def ious(total: Tensor) -> Tensor:
+    """IoU in percent of each class (classes,), from areas (3, classes); NaN for a class that is nowhere."""
+    both, predicted, labelled = total.double()
+    return 100 * both / (predicted + labelled - both)
+
+
+def scores(total: Tensor) -> dict[str, float]:
+    """mIoU, mean accuracy and pixel accuracy in percent from areas (3, classes) summed over images.
+
+    As in mmsegmentation, classes that are nowhere are left out of the means.
+    """
+    both, _, labelled = total.double()
+    return {
+        "miou": ious(total).nanmean().item(),
+        "mean_accuracy": (100 * both / labelled).nanmean().item(),
+        "pixel_accuracy": (100 * both.sum() / labelled.sum()).item(),
+    }
+
+
+def _score(name: str, total: Tensor) -> float:
+    return scores(total)[name]
+
+
+def constant(total: Tensor, number: int) -> dict[str, float]:
+    """Scores of predicting class `number` everywhere, on test images with these areas (3, classes)."""
+    labelled = total[2]
+    predicted, both = torch.zeros_like(labelled), torch.zeros_like(labelled)
+    predicted[number], both[number] = labelled.sum(), labelled[number]
+    return scores(torch.stack([both, predicted, labelled]))
+
+
+def palette(layout: Segmentation) -> np.ndarray:
+    """Colours (classes, 3), uint8, as the vocabulary has them."""
+    if layout.vocabulary == "rendered":
+        return figures.semantic_palette()[1 : layout.classes + 1]
+    return np.array(get_palette(layout.vocabulary), np.uint8) if layout.vocabulary else figures.palette(layout.classes)
+
+
+# ---------------------------------------------------------------------------------------------------------- run
+
+
+def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008
+    """Train the head on train, score it once on test.
+
+    Raises:
+        DataError: the data is missing, incomplete or unreadable, or a mask does not fit.
+    """
+    check(settings.blocks <= backbone.depth, f"blocks={settings.blocks}: {backbone.name} has {backbone.depth}")
+    layout = data.segmentation
+    train = ade20k.train_images(data, ade20k.train_pipeline(layout, settings.short_side, settings.ratio, settings.crop))
+    test = ade20k.test_images(
+        data, ade20k.test_pipeline(layout, settings.short_side, settings.test_scales, settings.test_flip)
+    )
+    stream = Stream(len(train), settings.batch_size, settings.steps, how.seed)
+    loading = Loading(settings.workers, settings.batch_size, test_batch=1)
+    images = ade20k.ADE20k(loading, stream, train, test)
+    with seeds.drawn_from(how.seed, "head"):
+        module = Segmenter(backbone, settings, layout.classes, how.seed)
+    module.to_show = dense.examples(len(test))
+    fit(module, images, settings.steps, how)
+    judge(how).test(module, images, verbose=False)
+    return _outcome(module, data, len(train), how.seed)
+
+
+def _outcome(module: Segmenter, data: DataSettings, train_images: int, seed: int) -> Outcome:
+    layout, names, total = data.segmentation, ade20k.class_names(data.segmentation), module.areas.sum(dim=0)
+    frequent = int(module.seen.argmax())
+    shown = [module.shown[place] for place in sorted(module.shown)]
+    pictures, truths, predictions = zip(*shown, strict=True)
+    return Outcome(
+        metrics=scores(total),
+        images=len(module.areas),
+        intervals={
+            name: bootstrap(module.areas, seed, partial(_score, name))
+            for name in ("miou", "mean_accuracy", "pixel_accuracy")
+        },
+        protocol=_protocol(module.settings, layout, train_images),
+        per_class={name: None if iou.isnan() else iou.item() for name, iou in zip(names, ious(total), strict=True)},
+        floors={"most frequent class": {**constant(total, frequent)}},
+        picture=figures.segmentation_examples(pictures, truths, predictions, names, palette(layout)),
+    )
+
+
+def _protocol(options: Settings, layout: Segmentation, train_images: int) -> dict[str, Any]:
+    views = f"{len(options.test_scales)} scale{'s' * (len(options.test_scales) > 1)}"
+    return {
+        "classes": layout.classes,
+        "ignored_label": layout.ignored,
+        "zero_label": "unlabelled, not scored" if layout.zero_is_unlabelled else "a class",
+        "scored_at": "the masks' own size",
+        "feature": f"patches of the last {options.blocks} block(s) after the final norm",
+        "head": options.decode_head,
+        "train_view": (
+            f"short side {options.short_side} × U{tuple(options.ratio)}, crop {options.crop} with no class above 75 %, "
+            "flip, photometric distortion"
+        ),
+        "view": f"short side {options.short_side}, windows of {options.crop} with stride {options.stride}",
+        "test_views": f"{views} {'with' if options.test_flip else 'without'} flip",
+        "batch_size": options.batch_size,
+        "steps": options.steps,
+        "checkpoint": "last; nothing is chosen on test",
+        "train_images": train_images,
+    }

@@ -1,0 +1,263 @@
+"""Masks by hand and by mmsegmentation's own reader; folders in the documented layouts; files that do not fit."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from regvit_lightning import settings
+from regvit_lightning.data import ade20k, layout
+from regvit_lightning.data.layout import DataError, DataSettings, Segmentation
+from regvit_lightning.settings import SettingsError
+
+
+def write_pair(root, split, number, mask=None, size=(40, 30), name=None):
+    """An image and its mask, made here and not by the renderer, where ADEChallengeData2016 has them."""
+    width, height = size
+    rng = np.random.default_rng(number)
+    name = name or f"ADE_{split[:5] if split == 'training' else 'val'}_{number:08d}"
+    mask = rng.integers(0, 151, (height, width)) if mask is None else mask
+    image, labels = (root / "ADEChallengeData2016" / kind / split for kind in ("images", "annotations"))
+    for folder in (image, labels):
+        folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, (height, width, 3)).astype(np.uint8)).save(image / f"{name}.jpg")
+    Image.fromarray(np.asarray(mask, np.uint8)).save(labels / f"{name}.png")
+    return image / f"{name}.jpg", labels / f"{name}.png"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three train and two test images in ADE20k's layout."""
+    for number in (1, 2, 3):
+        write_pair(tmp_path, "training", number)
+    for number in (1, 2):
+        write_pair(tmp_path, "validation", number, size=(50, 30))
+    return DataSettings(name="own", root=str(tmp_path))
+
+
+# ------------------------------------------------------------------------------------------------ class numbers
+
+
+def test_the_zero_label_rule_by_hand():
+    mask = np.array([[0, 1, 2], [150, 149, 255]], np.uint8)
+    assert ade20k.class_numbers(mask, Segmentation()).tolist() == [[255, 0, 1], [149, 148, 255]]
+    voc = Segmentation(vocabulary="voc", classes=21, zero_is_unlabelled=False)
+    assert ade20k.class_numbers(np.array([[0, 20, 255]], np.uint8), voc).tolist() == [[0, 20, 255]]
+    ignores_seven = Segmentation(vocabulary="", classes=9, zero_is_unlabelled=False, ignored=7)
+    assert ade20k.class_numbers(np.array([[6, 7, 8]], np.uint8), ignores_seven).tolist() == [[6, 255, 8]]
+
+
+@pytest.mark.parametrize(("number", "zero"), [(151, True), (254, True), (21, False), (300, True)])
+def test_a_number_out_of_range_is_named(number, zero):
+    classes = 150 if zero else 21
+    with pytest.raises(ValueError, match=f"class number {number} in 2 pixels; expected {int(zero)}\\.\\."):
+        ade20k.class_numbers(
+            np.array([[1, number], [number, 2]]), Segmentation(vocabulary="", classes=classes, zero_is_unlabelled=zero)
+        )
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_class_numbers_are_those_of_mmsegmentation(seed):
+    from mmseg.datasets.transforms import LoadAnnotations
+
+    mask = np.random.default_rng(seed).choice([*range(151), 255], (6, 5)).astype(np.uint8)
+    reader = LoadAnnotations()
+    _, png = __import__("cv2").imencode(".png", mask)
+    results = {"seg_map_path": "", "reduce_zero_label": True, "seg_fields": [], "label_map": None}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmseg.datasets.transforms.loading.fileio.get", lambda *_, **__: png.tobytes())
+        reader._load_seg_map(results)
+    assert (ade20k.class_numbers(mask, Segmentation()) == results["gt_seg_map"]).all()
+
+
+def test_names_come_from_the_vocabulary():
+    assert ade20k.class_names(Segmentation())[:3] == ["wall", "building", "sky"]
+    assert ade20k.class_names(Segmentation(vocabulary="", classes=3)) == ["class 0", "class 1", "class 2"]
+    rendered = ade20k.class_names(Segmentation(vocabulary="rendered"))
+    assert len(rendered) == 150
+    assert any(not name.startswith("class ") for name in rendered)
+    with pytest.raises(SettingsError, match="vocabulary 'voc' has 21"):
+        ade20k.class_names(Segmentation(vocabulary="voc", classes=20))
+    with pytest.raises(SettingsError, match="not a data set of mmsegmentation"):
+        ade20k.class_names(Segmentation(vocabulary="klingon"))
+
+
+# --------------------------------------------------------------------------------------------------- layouts
+
+
+def test_ade20ks_layout_file_by_file(folder):
+    found = ade20k.train_images(folder, ()), ade20k.test_images(folder, ())
+    assert [len(images) for images in found] == [3, 2]
+    first = found[0].get_data_info(0)
+    assert first["img_path"].endswith("ADEChallengeData2016/images/training/ADE_train_00000001.jpg")
+    assert first["seg_map_path"].endswith("ADEChallengeData2016/annotations/training/ADE_train_00000001.png")
+
+
+def test_vocs_layout_with_lists_palettes_and_borders(tmp_path):
+    data = settings.build(DataSettings, settings.find("data", "voc2012"), [f"root={tmp_path}", "counts={}"])
+    base = tmp_path / "VOCdevkit" / "VOC2012"
+    for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (base / name).mkdir(parents=True)
+    mask = Image.fromarray(np.array([[0, 20], [255, 15]], np.uint8), mode="P")
+    mask.putpalette(list(range(256)) * 3)
+    for name in ("2007_000032", "2007_000033", "2007_000039"):
+        Image.new("RGB", (2, 2)).save(base / "JPEGImages" / f"{name}.jpg")
+        mask.save(base / "SegmentationClass" / f"{name}.png")
+    (base / "ImageSets/Segmentation/train.txt").write_text("2007_000032\n2007_000039\n")
+    (base / "ImageSets/Segmentation/val.txt").write_text("2007_000033\n")
+    pipeline = ade20k.test_pipeline(data.segmentation, 2, [1.0], False)
+    assert [len(ade20k.train_images(data, ())), len(ade20k.test_images(data, ()))] == [2, 1]
+    sample = ade20k.test_images(data, pipeline)[0]
+    assert sample["data_samples"][0].gt_sem_seg.data.tolist() == [[[0, 20], [255, 15]]]
+
+
+def test_cityscapes_layout_with_city_folders(tmp_path):
+    data = settings.build(DataSettings, settings.find("data", "cityscapes"), [f"root={tmp_path}", "counts={}"])
+    for split, city in (("train", "aachen"), ("val", "lindau")):
+        image = tmp_path / "cityscapes/leftImg8bit" / split / city / f"{city}_000000_000019_leftImg8bit.png"
+        mask = tmp_path / "cityscapes/gtFine" / split / city / f"{city}_000000_000019_gtFine_labelTrainIds.png"
+        for path, mode in ((image, "RGB"), (mask, "L")):
+            path.parent.mkdir(parents=True)
+            Image.new(mode, (4, 2), 18 if mode == "L" else 0).save(path)
+        (mask.parent / f"{city}_000000_000019_gtFine_color.png").write_bytes(mask.read_bytes())
+    assert [len(ade20k.train_images(data, ())), len(ade20k.test_images(data, ()))] == [1, 1]
+    pipeline = ade20k.test_pipeline(data.segmentation, 2, [1.0], False)
+    assert ade20k.test_images(data, pipeline)[0]["data_samples"][0].gt_sem_seg.data.unique().tolist() == [18]
+
+
+def test_the_yaml_of_the_real_data_has_the_published_counts():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATA_ROOT", "/nowhere")
+        data = layout.resolve("full")
+    assert data.counts["segmentation"] == [20210, 2000]
+    assert data.segmentation == Segmentation()
+
+
+# ------------------------------------------------------------------------------------------------- pipelines
+
+
+def test_train_crops_keep_to_the_protocol(folder):
+    pipeline = ade20k.train_pipeline(folder.segmentation, 60, [1.0, 1.0], 48)
+    sample = ade20k.train_images(folder, pipeline)[0]
+    assert sample["inputs"].shape == (3, 48, 48)
+    assert sample["inputs"].dtype == torch.uint8
+    assert sample["data_samples"].gt_sem_seg.data.shape == (1, 48, 48)
+
+
+def test_the_short_side_is_resized_and_the_long_one_bounded(folder):
+    pipeline = ade20k.test_pipeline(folder.segmentation, 60, [1.0, 2.0], True)
+    sample = ade20k.test_images(folder, pipeline)[0]
+    assert [tuple(view.shape[1:]) for view in sample["inputs"]] == [(60, 100), (60, 100), (120, 200), (120, 200)]
+    assert all(view.gt_sem_seg.data.shape == (1, 30, 50) for view in sample["data_samples"])
+    assert [view.metainfo["flip"] for view in sample["data_samples"]] == [False, True, False, True]
+    torch.testing.assert_close(sample["inputs"][1], sample["inputs"][0].flip(2))
+
+
+def test_an_augmented_sample_depends_on_seed_and_position_alone(folder):
+    images = ade20k.train_images(folder, ade20k.train_pipeline(folder.segmentation, 60, [0.5, 2.0], 32))
+    one, other = ade20k.Augmented(images, seed=0), ade20k.Augmented(images, seed=1)
+    first = one[(5, 2)]["inputs"]
+    torch.manual_seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    one[(6, 1)]
+    assert (one[(5, 2)]["inputs"] == first).all()
+    assert (one[(6, 2)]["inputs"] != first).any()
+    assert (other[(5, 2)]["inputs"] != first).any()
+
+
+def test_image_and_mask_stay_together(tmp_path):
+    """A picture that is its own mask: grey value 10 n is class n."""
+    numbers = np.random.default_rng(0).integers(1, 20, (6, 8)).repeat(10, 0).repeat(10, 1)
+    _, labels = write_pair(tmp_path, "training", 1, mask=numbers, size=(80, 60))
+    grey = Image.fromarray((10 * numbers).astype(np.uint8)).convert("RGB")
+    grey.save(str(labels).replace("annotations", "images").replace(".png", ".jpg"), quality=95)
+    data = DataSettings(name="own", root=str(tmp_path))
+    pipeline = ade20k.train_pipeline(data.segmentation, 120, [0.8, 1.5], 64)
+    crops = ade20k.Augmented(ade20k.train_images(data, [p for p in pipeline if "Photo" not in type(p).__name__]), 0)
+    for position in range(10):
+        sample = crops[(position, 0)]
+        shown, truth = sample["inputs"].float().mean(0) / 10, sample["data_samples"].gt_sem_seg.data[0] + 1
+        assert ((shown - truth).abs() < 0.6).float().mean() > 0.7  # but for the soft edges
+
+
+# -------------------------------------------------------------------------------------------- files that do not fit
+
+
+def _reading(data, split=0):
+    pipeline = ade20k.train_pipeline(data.segmentation, 60, [1.0, 1.0], 32)
+    images = (ade20k.train_images, ade20k.test_images)[split](data, pipeline)
+    return [images[place] for place in range(len(images))]
+
+
+def _line(error, *parts):
+    text = str(error.value)
+    assert "\n" not in text
+    assert all(part in text for part in parts), text
+
+
+def test_a_class_out_of_range_names_the_mask(folder, tmp_path):
+    _, mask = write_pair(tmp_path, "training", 2, mask=np.full((30, 40), 200))
+    with pytest.raises(DataError) as error:
+        _reading(folder)
+    _line(error, str(mask), "class number 200 in 1200 pixels", "1..150, 0 for unlabelled or 255 for ignored")
+
+
+def test_a_mask_of_another_size_names_both_files(folder, tmp_path):
+    image, mask = write_pair(tmp_path, "training", 2)
+    Image.new("L", (40, 29), 1).save(mask)
+    with pytest.raises(DataError) as error:
+        _reading(folder)
+    _line(error, str(image), str(mask), "40 × 29", "40 × 30")
+
+
+def test_a_coloured_mask_is_refused(folder, tmp_path):
+    _, mask = write_pair(tmp_path, "training", 2)
+    Image.new("RGB", (40, 30)).save(mask)
+    with pytest.raises(DataError) as error:
+        _reading(folder)
+    _line(error, str(mask), "3 channels")
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_a_broken_file_is_named(folder, tmp_path, kind):
+    path = write_pair(tmp_path, "training", 2)[kind]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError) as error:
+        _reading(folder)
+    _line(error, str(path), "unreadable", "restore or remove")
+
+
+def test_missing_masks_are_counted_and_the_first_five_named(folder, tmp_path):
+    for number in range(4, 11):
+        write_pair(tmp_path, "training", number)[1].unlink()
+    with pytest.raises(DataError) as error:
+        ade20k.train_images(folder, ())
+    _line(error, "7 of 10 mask files are missing", "ADE_train_00000008.png")
+    assert "ADE_train_00000009" not in str(error.value)
+
+
+def test_a_list_that_names_missing_images(folder, tmp_path):
+    folder.segmentation.lists = ["train.txt", "val.txt"]
+    with pytest.raises(DataError, match=r"no list .*train\.txt"):
+        ade20k.train_images(folder, ())
+    (tmp_path / "train.txt").write_text("ADE_train_00000001\nADE_train_00000099\n")
+    with pytest.raises(DataError) as error:
+        ade20k.train_images(folder, ())
+    _line(error, "1 of 2 image files are missing", "ADE_train_00000099.jpg")
+
+
+def test_no_image_left(folder):
+    folder.segmentation.image_suffix = ".jpeg"
+    with pytest.raises(DataError) as error:
+        ade20k.train_images(folder, ())
+    _line(error, "no image left", "none ends in '.jpeg'")
+
+
+def test_a_missing_folder_and_a_wrong_count(folder, tmp_path):
+    folder.counts = {"segmentation": [20210, 2000]}
+    with pytest.raises(DataError, match="has 3 images, expected 20,210"):
+        ade20k.train_images(folder, ())
+    with pytest.raises(DataError, match=r"no folder .*ADEChallengeData2016/images/training"):
+        ade20k.train_images(DataSettings(name="x", root=str(tmp_path / "nowhere")), ())
