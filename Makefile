@@ -44,13 +44,13 @@ demo: setup  ## render data, pretrain two nano models, evaluate, print the table
 	@$(PY) -m benchmarks.grid grid=demo data=mini pretrain=true runs=$(RUNS) results=$(RESULTS)
 	@$(PY) -m benchmarks.tables data=mini results=$(RESULTS)
 
-data: setup  ## make or check a data set: DATA=mini (rendered, with a contact sheet), DATA=full DATA_ROOT=…, or a folder
+data: setup  ## make or check data: DATA=mini (rendered, with a contact sheet), DATA=full|own|voc2012|… DATA_ROOT=…, or a folder
 	@$(PY) -m benchmarks.data data=$(DATA) $(ARGS)
 
 pretrain: setup  ## MODEL=vitb_reg16 RECIPE=deit3 DATA=mini|full|<folder> SEED=0 GPUS=1 VARIANT= FORCE=1 ARGS="epochs=2"
 	@$(PY) -m benchmarks.pretrain model=$(MODEL) recipe=$(RECIPE) seed=$(SEED) $(COMMON)
 
-eval: setup  ## MODEL=deit3-vitb_reg16|timm/…|<file>|random-… TASK=imagenet_knn DATA= SEED= GPUS= VARIANT= FORCE=1 ARGS=
+eval: setup  ## MODEL=deit3-vitb_reg16|timm/…|<file>|random-… TASK=imagenet_knn|imagenet_linear|ade20k_linear|nyud_linear1|… DATA= SEED= GPUS= VARIANT= FORCE=1 ARGS=
 	@$(PY) -m benchmarks.evaluate model=$(EVALUATED) task=$(TASK) seed=$(SEED) results=$(RESULTS) $(COMMON)
 
 eval-all: setup  ## every missing cell of a grid: GRID=demo|paper|registers|released DATA= ARGS="pretrain=true"

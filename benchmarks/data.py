@@ -7,11 +7,12 @@ from pathlib import Path
 from benchmarks import command
 from regvit_lightning import atomic
 from regvit_lightning.data import layout
-from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.errors import UserError
 from regvit_lightning.settings import setting
 
-DESCRIPTION = """Renders the mini data set (finishing a half-written one) with a contact sheet beside it, or checks that
-another data set is whole and says what is missing."""
+DESCRIPTION = """Renders the mini data set (finishing a half-written one) with a contact sheet beside it, or checks the
+data sets that a YAML of configs/data counts, or that a folder holds: what is whole, and what exactly is missing."""
 
 SHEET_SCENES = 6
 
@@ -26,15 +27,59 @@ class Data:
 
 def main(options: Data, words: list[str]) -> None:
     """Run the program."""
-    from regvit_lightning.data.imagenet import test_files, train_files
-
     data = layout.resolve(options.data)
     render(data, options.workers)
+    missing: list[str] = []
+    for name in _wanted(data):
+        try:
+            print(f"data: {name} in {data.root} is whole: {CHECKS[name](data)}")
+        except DataError as error:
+            missing.append(f"{name}: {error}")
+    if missing:
+        raise UserError(f"{len(missing)} of {len(_wanted(data))} data sets are not whole\n  " + "\n  ".join(missing))
+
+
+def _wanted(data: DataSettings) -> list[str]:
+    """The data sets that must be there: those that are counted, or else those whose folder is there."""
+    if data.counts:
+        return [name for name in CHECKS if name in data.counts]
+    folders = {
+        "imagenet": Path(data.imagenet, "train"),
+        "segmentation": Path(data.segmentation.images[0]),
+        "depth": Path(data.depth.mat or data.depth.lists[0]),
+    }
+    present = [name for name, path in folders.items() if Path(data.root, path).exists()]
+    return present or ["imagenet"]
+
+
+def _imagenet(data: DataSettings) -> str:
+    from regvit_lightning.data.imagenet import test_files, train_files
+
     train, test = train_files(data), test_files(data)
-    print(
-        f"data: {data.name} in {data.root} is whole: {len(train):,} train and {len(test):,} test images "
-        f"of {len(train.classes):,} classes"
-    )
+    return f"{len(train):,} train and {len(test):,} test images of {len(train.classes):,} classes"
+
+
+def _imagenet22k(data: DataSettings) -> str:
+    from regvit_lightning.data.imagenet import train_files
+
+    train = train_files(data, "imagenet22k")
+    return f"{len(train):,} train images of {len(train.classes):,} classes"
+
+
+def _segmentation(data: DataSettings) -> str:
+    from regvit_lightning.data.ade20k import test_images, train_images
+
+    train, test = len(train_images(data, ())), len(test_images(data, ()))
+    return f"{train:,} train and {test:,} test images with masks of {data.segmentation.classes} classes"
+
+
+def _depth(data: DataSettings) -> str:
+    from regvit_lightning.data.nyu import test_pairs, train_pairs
+
+    return f"{len(train_pairs(data)):,} train and {len(test_pairs(data)):,} test images with depth"
+
+
+CHECKS = {"imagenet": _imagenet, "imagenet22k": _imagenet22k, "segmentation": _segmentation, "depth": _depth}
 
 
 def render(data: DataSettings, workers: int = 0) -> None:

@@ -51,7 +51,7 @@ def main(options: Evaluate, words: list[str]) -> None:
     backbone = backbones.load(options.model, trained, options.seed, image_size=chosen.untrained_size)
     name = f"{backbone.name} {options.task} seed {options.seed}"
     file = records.path(results, data.name, backbone.name, options.task, options.seed)
-    data_root = "" if options.data in settings.names("data") else options.data
+    data_root = "" if data.rendered or data.counts else data.root
     if file.exists() and not options.force:
         reason = records.stale(records.load(file), settings.resolved(chosen), backbone.fingerprint, data_root)
         if not reason:

@@ -3,11 +3,14 @@
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from benchmarks import command
 from benchmarks.data import render
@@ -16,8 +19,9 @@ from regvit_lightning.data import layout
 from regvit_lightning.settings import setting
 
 DESCRIPTION = """Measures, in one run: (a) a whole kNN cell over its forward passes; (b) the step of the 52-head probe
-over its matrix products; (c) pretraining against a bare loop; (d) FLOP/s over those of a large matrix product.
-Writes <results>/bench/speed-<cpu|cuda>.md and .json. Run it on a machine that does nothing else."""
+over its matrix products; (c) pretraining against a bare loop; (d) FLOP/s over those of a large matrix product; (e) a
+whole segmentation and a whole depth cell over their forward passes. Writes <results>/bench/speed-<cpu|cuda>.md and
+.json. Run it on a machine that does nothing else."""
 
 
 @dataclass
@@ -25,7 +29,7 @@ class Speed:
     """Settings of the program."""
 
     data: str = setting("data whose images are read", "mini")
-    evaluated: str = setting("model of the kNN cell, at 224 px", "vitt_reg4")
+    evaluated: str = setting("model of the cells, at the protocols' sizes", "vitt_reg4")
     pretrained: str = setting("model of the pretraining step, at 224 px", "vits_reg4")
     batch: int = setting("images per pretraining step", 32)
     workers: int = setting("decoding processes", 1)
@@ -64,6 +68,8 @@ def main(options: Speed, words: list[str]) -> None:
         *probe_step(),
         *pretraining_step(options.pretrained, 224, options.batch, options, peak),
         *pretraining_step("vitn_reg4", 64, 128, options, peak),
+        dense_cell("ade20k_linear", options),
+        dense_cell("nyud_linear1", options),
     ]
     facts = records.provenance(time.perf_counter() - begun)
     folder = Path(options.results) / "bench"
@@ -146,6 +152,36 @@ def knn_cell(options: Speed, peak: float) -> Row:
     flops = 2 * block_macs(*parse_name(options.evaluated), cell.crop) * count / whole
     parts = f"{whole:.1f} s whole, {alone:.1f} s forward, {count:,} images; {flops / peak:.0%} of peak"
     return Row(f"(a) kNN cell / forward, {options.evaluated} 224 px", whole / alone, "≤ 1.25", parts)
+
+
+def dense_cell(task: str, options: Speed, steps: int = 4) -> Row:
+    """(e) The whole cell, `steps` steps of training and all test images, over the forward passes that it makes."""
+    import torch
+
+    from regvit_lightning import backbones, hardware
+    from regvit_lightning.tasks.frozen import Frozen
+
+    data = layout.resolve(options.data)
+    words = [f"workers={options.workers}", f"steps={steps}", "warmup_steps=1"]
+    module, cell = settings.load("tasks", task, words=words)
+    backbone = backbones.load(f"random-{options.evaluated}", Path("runs"), image_size=cell.untrained_size)
+    forward, shapes = Frozen.forward, Counter[tuple[int, ...]]()
+
+    def counted(frozen: Frozen, images: Any, *arguments: Any) -> Any:
+        shapes[tuple(images.shape)] += 1
+        return forward(frozen, images, *arguments)
+
+    with mock.patch.object(Frozen, "forward", counted):
+        begun = time.perf_counter()
+        module.run(backbone, data, cell)
+        whole = time.perf_counter() - begun
+    device = hardware.accelerator()
+    frozen = Frozen(backbone, cell.precision).to(device)
+    batches = {shape: torch.randn(shape, device=device) for shape in shapes}
+    alone = sum(count * seconds(partial(frozen, batches[shape]), 3) for shape, count in shapes.items())
+    images = sum(count * shape[0] for shape, count in shapes.items())
+    parts = f"{whole:.1f} s whole, {alone:.1f} s forward of {images:,} crops, windows or images"
+    return Row(f"(e) {task} cell / forward, {options.evaluated}", whole / alone, "", parts)
 
 
 @contextmanager

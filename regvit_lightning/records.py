@@ -25,7 +25,7 @@ class Record:
         model: id (`deit3-vitn_reg4`).
         task: protocol (`imagenet_linear`).
         data: name of the data.
-        data_root: its folder, where it was given by path; else empty.
+        data_root: its folder, where nothing else says which images they are; empty for rendered and counted data.
         seed: of the pretraining run and of the evaluation.
         metrics: by name.
         columns: metrics that go into tables, each with `better` (+1 where higher is better, -1 where lower is), `unit`

@@ -35,3 +35,14 @@ def linear_warmup(step: int, warmup: int, start: float) -> float:
 def polynomial(step: int, steps: int, power: float) -> float:
     """Factor that falls from 1 at step 0 to 0 at step `steps` and later."""
     return (1 - min(step / max(steps, 1), 1.0)) ** power
+
+
+def one_cycle(step: int, steps: int, outer: float, inner: float, turn: float = 0.3) -> float:
+    """Half a cosine from `outer` at step 0 to `inner` at step `turn` × steps - 1, another one back at step steps - 1.
+
+    The momentum of torch's OneCycleLR (Smith and Topin 2017, arXiv 1708.07120) and of mmcv's hook of that name.
+    """
+    middle, last = turn * steps - 1, steps - 1
+    start, end = (outer, inner) if step <= middle else (inner, outer)
+    share = step / middle if step <= middle else (step - middle) / (last - middle)
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))

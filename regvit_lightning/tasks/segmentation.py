@@ -30,7 +30,7 @@ from regvit_lightning.data.layout import DataSettings, Segmentation
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import one_line
-from regvit_lightning.settings import MISSING, SettingsError, check
+from regvit_lightning.settings import MISSING, SettingsError, check, nearest
 from regvit_lightning.tasks import dense
 from regvit_lightning.tasks.frozen import (
     Frozen,
@@ -224,8 +224,14 @@ class BNHead(BaseDecodeHead):
 
 
 def decode_head(options: Settings, backbone: Backbone, classes: int) -> dict[str, Any]:
-    """The head's settings with what follows from backbone and data filled in."""
-    several = options.blocks > 1
+    """The head's settings with what follows from backbone and data filled in.
+
+    Raises:
+        SettingsError: mmsegmentation has no such head.
+    """
+    several, name = options.blocks > 1, options.decode_head["type"]
+    heads = [known for known in MODELS.module_dict if "Head" in known]
+    check(name in heads, f"decode_head: mmsegmentation has no '{name}'; {nearest(str(name), heads)}")
     return {
         "in_channels": [backbone.embed_dim] * options.blocks if several else backbone.embed_dim,
         "in_index": list(range(options.blocks)) if several else 0,

@@ -13,7 +13,7 @@ from torch import nn
 from regvit_lightning import backbones, settings
 from regvit_lightning.data import ade20k
 from regvit_lightning.settings import SettingsError
-from regvit_lightning.tasks import segmentation
+from regvit_lightning.tasks import frozen, segmentation
 from regvit_lightning.tasks.frozen import HEAD, LAST, How
 from regvit_lightning.tasks.segmentation import Segmenter
 
@@ -202,7 +202,9 @@ def test_upernet_takes_the_maps_of_four_blocks():
 
 
 def test_a_head_that_does_not_exist_or_does_not_fit_is_told_in_a_line():
-    for head in ("{type: NoHead}", "{type: BNHead, chanels: 3}", "{type: BNHead, loss_decode: {type: DiceLoss}}"):
+    with pytest.raises(SettingsError, match="has no 'UperHead'; nearest: UPerHead"):
+        segmenter("decode_head={type: UperHead}")
+    for head in ("{type: BNHead, chanels: 3}", "{type: BNHead, loss_decode: {type: DiceLoss}}"):
         with pytest.raises(SettingsError, match="decode_head=") as error:
             segmenter(f"decode_head={head}")
         assert "\n" not in str(error.value)
@@ -263,6 +265,27 @@ def test_running_again_gives_the_same_and_goes_on_from_the_checkpoint(outcome, t
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Segmenter, "training_step", lambda *_: pytest.fail("it trains again"))
         assert segmentation.run(nano(), tiny, mini_settings(), How(folder=tmp_path)).metrics == again.metrics
+
+
+def test_an_interrupted_training_ends_with_the_same_head(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(frozen, "CHECKPOINT_EVERY", 2)
+    whole, broken = (How(folder=tmp_path / name) for name in ("whole", "broken"))
+    options = mini_settings("steps=5", "decode_head={type: FCNHead, channels: 8, num_convs: 1, dropout_ratio: 0.5}")
+    expected = segmentation.run(nano(), tiny, options, whole)
+    step = Segmenter.training_step
+
+    def dying(self, *arguments):
+        if self.global_step == 3:
+            raise KeyError("dies")
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Segmenter, "training_step", dying)
+    with pytest.raises(KeyError):
+        segmentation.run(nano(), tiny, options, broken)
+    monkeypatch.setattr(Segmenter, "training_step", step)
+    found = segmentation.run(nano(), tiny, options, broken)
+    assert (tmp_path / "broken" / HEAD).read_bytes() == (tmp_path / "whole" / HEAD).read_bytes()
+    assert found.metrics == expected.metrics
 
 
 @pytest.mark.parametrize("words", [["device_batch=1"], ["workers=1"], ["device_batch=3"]])

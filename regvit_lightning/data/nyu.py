@@ -1,0 +1,418 @@
+"""Images with depth maps: NYU Depth v2 as BTS lists it or in its official .mat files, and other data laid out alike.
+
+What both readers give is a sequence of `Pair`s. The augmentation is that of BTS (Lee et al. 2019, arXiv 1907.10326) as
+DINOv2's depth evaluation takes it from the Monocular-Depth-Estimation-Toolbox; test images are only resized, if at all.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import scipy.io
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from regvit_lightning import seeds
+from regvit_lightning.data import mini
+from regvit_lightning.data.images import open_image
+from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.data.module import Loading, Streamed
+from regvit_lightning.data.stream import Stream
+from regvit_lightning.errors import one_line
+
+FRAME = (480, 640)  # rows and columns of an NYU image, for which the two crops are made
+BORDER_CROP = (slice(45, 472), slice(43, 608))  # training: without the white frame of the rectified images
+EIGEN_CROP = (slice(45, 471), slice(41, 601))  # scoring (Eigen et al. 2014, arXiv 1406.2283)
+INSIDE_FRAME = (slice(7, 474), slice(7, 632))  # of the .mat: BTS blackens what is outside when it writes the images
+MILLIMETRES = 1000  # of a metre
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """An image and what was measured.
+
+    Attributes:
+        image: uint8 (H, W, 3), RGB.
+        depth: float32 (H, W), metres; 0 where nothing was measured.
+        name: of the depth map, for messages.
+    """
+
+    image: npt.NDArray[np.uint8]
+    depth: npt.NDArray[np.float32]
+    name: str
+
+
+class Pairs(Protocol):
+    """One split."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: int) -> Pair:
+        """Read one pair.
+
+        Raises:
+            DataError: a file that cannot be read, is of another format or has no measured pixel.
+        """
+        ...
+
+
+# ------------------------------------------------------------------------------------------------------- readers
+
+
+class ListedPairs:
+    """Pairs named by a list in BTS's format, lines `image depth focal`; depth is a 16-bit PNG in millimetres.
+
+    Args:
+        source: the list.
+        folder: where the paths in the list start, which may begin with a `/`.
+        get: how to get the data; ends the error message.
+
+    Raises:
+        DataError: no such list, a malformed line, or files that are not there.
+    """
+
+    def __init__(self, source: Path, folder: Path, get: str = "") -> None:
+        self.files = np.array(_read_list(source, folder, get), dtype=np.str_).reshape(-1, 2)
+        missing = [file for file in self.files.flatten().tolist() if not os.path.exists(file)]
+        if missing:
+            first = ", ".join(missing[:5])
+            raise DataError(f"{source}: {len(missing):,} of {self.files.size:,} files are missing: {first}; {get}")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: int) -> Pair:
+        image, depth = self.files[place].tolist()
+        return _checked(Pair(np.asarray(open_image(image)), open_depth(depth), depth))
+
+
+def _read_list(source: Path, folder: Path, get: str) -> list[list[str]]:
+    if not source.is_file():
+        raise DataError(f"no list {source}: expected lines 'image depth focal'; {get}")
+    files = []
+    for number, line in enumerate(source.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), start=1):
+        words = line.split()
+        if len(words) == 3:
+            files.append([str(folder / word.lstrip("/")) for word in words[:2]])
+        elif words:
+            raise DataError(f"{source}, line {number}: expected 'image depth focal', not '{line[:80]}'; {get}")
+    return files
+
+
+def open_depth(path: str) -> npt.NDArray[np.float32]:
+    """Decode a depth map, (H, W) in metres.
+
+    Raises:
+        DataError: the file cannot be read, is truncated, or does not hold 16-bit numbers.
+    """
+    try:
+        with Image.open(path) as image:
+            mode, depth = image.mode, np.asarray(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
+        reason = "not an image" if "cannot identify" in str(error) else one_line(error)
+        raise DataError(f"unreadable depth {path}: {reason}; restore or remove the file") from None
+    if not mode.startswith("I"):  # Pillow's modes of wide integers: I, I;16
+        raise DataError(f"depth {path} is 8-bit ({mode}): expected a 16-bit PNG in millimetres; convert it")
+    return np.divide(depth, MILLIMETRES, dtype=np.float32)
+
+
+class MatPairs:
+    """Pairs of the official `nyu_depth_v2_labeled.mat`, with the raw depth and the black frame that BTS gives them.
+
+    h5py shows MATLAB's arrays with their axes reversed: images (N, 3, W, H), rawDepths (N, W, H).
+
+    Args:
+        file: the .mat, as checked by `_read_splits`.
+        numbers: (N,) of its images, from 1.
+    """
+
+    def __init__(self, file: Path, numbers: npt.NDArray[np.int64]) -> None:
+        self.file, self.numbers = file, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, place: int) -> Pair:
+        number = int(self.numbers[place])
+        # Opened for each pair: a handle must not be shared by the worker processes.
+        with _reading(self.file), h5py.File(self.file, "r") as mat:
+            colours, depth = mat["images"][number - 1].T, mat["rawDepths"][number - 1].T
+        image = np.zeros_like(colours, order="C")
+        image[INSIDE_FRAME] = colours[INSIDE_FRAME]
+        return _checked(Pair(image, np.ascontiguousarray(depth, np.float32), f"{self.file}, image {number}"))
+
+
+def _read_splits(file: Path, splits: Path, key: str) -> npt.NDArray[np.int64]:
+    """The image numbers of one split, after a look at both files."""
+    with _reading(file), h5py.File(file, "r") as mat:
+        absent = [name for name in ("images", "rawDepths") if name not in mat]
+        if absent:
+            raise DataError(f"{file} has no array {', '.join(absent)}: expected nyu_depth_v2_labeled.mat")
+        images, depths = mat["images"].shape, mat["rawDepths"].shape
+    count, size = images[0], FRAME[::-1]
+    if images != (count, 3, *size) or depths != (count, *size):
+        raise DataError(f"{file}: images {images} and rawDepths {depths}: expected (N, 3, 640, 480) and (N, 640, 480)")
+    with _reading(splits):
+        found = scipy.io.loadmat(splits)
+    if key not in found:
+        raise DataError(f"{splits} has no array {key}: expected the official splits.mat")
+    numbers = found[key].flatten().astype(np.int64)
+    if numbers.size and not 1 <= numbers.min() <= numbers.max() <= count:
+        raise DataError(f"{splits}: {key} names images {numbers.min()} to {numbers.max()}, but {file} has {count}")
+    return numbers
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # h5py and scipy raise unrelated classes
+        raise DataError(f"unreadable {file}: {one_line(error)}; fetch it again") from None
+
+
+def _checked(pair: Pair) -> Pair:
+    if pair.image.shape[:2] != pair.depth.shape:
+        (rows, columns), (height, width) = pair.depth.shape, pair.image.shape[:2]
+        sizes = f"is {columns} × {rows} px, its image {width} × {height}"
+        raise DataError(f"depth {pair.name} {sizes}: not a pair; correct the list")
+    if not (pair.depth > 0).any():
+        raise DataError(f"depth {pair.name} has no measured pixel: restore it or take it off the list")
+    return pair
+
+
+# -------------------------------------------------------------------------------------------------------- splits
+
+
+def train_pairs(data: DataSettings) -> Pairs:
+    """The train split.
+
+    Raises:
+        DataError: missing or incomplete.
+    """
+    return _split(data, 0)
+
+
+def test_pairs(data: DataSettings) -> Pairs:
+    """The test split.
+
+    Raises:
+        DataError: missing or incomplete.
+    """
+    return _split(data, 1)
+
+
+def _split(data: DataSettings, number: int) -> Pairs:
+    if data.rendered and not mini.is_complete(Path(data.root)):
+        raise DataError(f"data set '{data.name}' in {data.root} is missing or half-written; {data.get}")
+    layout, root = data.depth, Path(data.root)
+    source = root / (layout.splits or layout.lists[number])
+    pairs = _official(data, number) if layout.mat else ListedPairs(source, root / layout.folders[number], data.get)
+    if len(pairs) == 0:
+        raise DataError(f"{source} names no {('train', 'test')[number]} image; {data.get}")
+    wanted = data.counts.get("depth")
+    if wanted is not None and len(pairs) != wanted[number]:
+        raise DataError(f"{source} has {len(pairs):,} images, expected {wanted[number]:,}; {data.get}")
+    return pairs
+
+
+def _official(data: DataSettings, number: int) -> Pairs:
+    file, splits = Path(data.root, data.depth.mat), Path(data.root, data.depth.splits)
+    for needed in (file, splits):
+        if not needed.is_file():
+            raise DataError(f"no file {needed}: expected one of the official files of NYU Depth v2; {data.get}")
+    return MatPairs(file, _read_splits(file, splits, ("trainNdxs", "testNdxs")[number]))
+
+
+# -------------------------------------------------------------------------------------------------- augmentation
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The training view: border crop, then rotation, flip and colour half of the time each, and a random crop.
+
+    Attributes:
+        crop: rows and columns of the result.
+        short_side: pixels of the short side of the whole frame, to which image and depth are resized; 0 leaves them.
+        border_crop: cut off the frame of NYU's images first.
+        rotation: largest angle in degrees.
+    """
+
+    crop: tuple[int, int]
+    short_side: int
+    border_crop: bool
+    rotation: float
+
+    def __call__(self, pair: Pair, rng: np.random.Generator) -> Pair:
+        """One view of `pair`, (H, W) = crop.
+
+        Raises:
+            DataError: the image is smaller than the crop, or not one that has NYU's border.
+        """
+        scale = _scale(pair, self.short_side)
+        if self.border_crop:
+            _check_frame(pair, "border_crop")
+            pair = cropped(pair, BORDER_CROP)
+        pair = resized(pair, scale)
+        if rng.random() < 0.5:
+            pair = rotated(pair, rng.uniform(-self.rotation, self.rotation))
+        if rng.random() < 0.5:
+            pair = mirrored(pair)
+        pair = cropped(pair, self._window(pair, rng))
+        return coloured(pair, rng) if rng.random() < 0.5 else pair
+
+    def _window(self, pair: Pair, rng: np.random.Generator) -> tuple[slice, slice]:
+        free = [side - wanted for side, wanted in zip(pair.depth.shape, self.crop, strict=True)]
+        if min(free) < 0:
+            size = "{} × {}".format(*pair.depth.shape)
+            raise DataError(f"image of depth {pair.name} has {size} rows and columns: below crop={list(self.crop)}")
+        starts = [int(rng.integers(margin + 1)) for margin in free]
+        top, left = (slice(start, start + side) for start, side in zip(starts, self.crop, strict=True))
+        return top, left
+
+
+def cropped(pair: Pair, window: tuple[slice, slice]) -> Pair:
+    """Rows and columns of both."""
+    return replace(pair, image=pair.image[window], depth=pair.depth[window])
+
+
+def resized(pair: Pair, scale: float) -> Pair:
+    """Both sides times `scale`: the image bilinear with antialiasing, the depth by its nearest pixels."""
+    if scale == 1:
+        return pair
+    height, width = (round(side * scale) for side in pair.depth.shape)
+    image = Image.fromarray(pair.image).resize((width, height), Image.Resampling.BILINEAR)
+    depth = Image.fromarray(pair.depth).resize((width, height), Image.Resampling.NEAREST)
+    return replace(pair, image=np.asarray(image), depth=np.asarray(depth))
+
+
+def rotated(pair: Pair, degrees: float) -> Pair:
+    """Both around the centre, anticlockwise, at the same size: the image bilinear, the depth by its nearest pixels.
+
+    What comes from outside is 0, black and not measured.
+    """
+    image = Image.fromarray(pair.image).rotate(degrees, Image.Resampling.BILINEAR)
+    depth = Image.fromarray(pair.depth).rotate(degrees, Image.Resampling.NEAREST)
+    return replace(pair, image=np.asarray(image), depth=np.asarray(depth))
+
+
+def mirrored(pair: Pair) -> Pair:
+    """Both from left to right."""
+    return replace(pair, image=pair.image[:, ::-1], depth=pair.depth[:, ::-1])
+
+
+def coloured(pair: Pair, rng: np.random.Generator) -> Pair:
+    """BTS's colour augmentation of values in 0..1: gamma 0.9-1.1, brightness 0.75-1.25, each channel 0.9-1.1."""
+    gamma, brightness, colours = rng.uniform(0.9, 1.1), rng.uniform(0.75, 1.25), rng.uniform(0.9, 1.1, size=3)
+    values = (np.arange(256) / 255) ** gamma * brightness
+    tables = np.round(255 * np.clip(np.outer(colours, values), 0, 1)).astype(np.uint8)
+    return replace(pair, image=np.stack([tables[c][pair.image[..., c]] for c in range(3)], axis=-1))
+
+
+def evaluation_mask(pair: Pair, low: float, high: float, eigen_crop: bool) -> npt.NDArray[np.bool_]:
+    """Pixels that are scored, (H, W): low < depth < high, inside the Eigen crop where that is asked for.
+
+    Raises:
+        DataError: there is none, or the image is not one that the Eigen crop is made for.
+    """
+    mask = (pair.depth > low) & (pair.depth < high)
+    if eigen_crop:
+        _check_frame(pair, "eigen_crop")
+        inside = np.zeros_like(mask)
+        inside[EIGEN_CROP] = True
+        mask &= inside
+    if not mask.any():
+        raise DataError(f"depth {pair.name} has no pixel to score: restore it or take it off the list")
+    return mask
+
+
+def _scale(pair: Pair, short_side: int) -> float:
+    return short_side / min(pair.depth.shape) if short_side else 1.0
+
+
+def _check_frame(pair: Pair, setting: str) -> None:
+    if pair.depth.shape != FRAME:
+        height, width = pair.depth.shape
+        raise DataError(f"depth {pair.name} is {width} × {height} px, not NYU's 640 × 480: give {setting}=false")
+
+
+# ------------------------------------------------------------------------------------------------------- loading
+
+
+class DrawnPairs(Dataset[dict[str, Tensor]]):
+    """Augmented pairs, asked for by (position in the run, place in the files): image uint8 (3, h, w), depth (h, w).
+
+    The augmentation of a sample is drawn from the seed and its position alone.
+    """
+
+    def __init__(self, pairs: Pairs, augmentation: Augmentation, seed: int) -> None:
+        self.pairs, self.augmentation, self.seed = pairs, augmentation, seed
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, draw: tuple[int, int]) -> dict[str, Tensor]:
+        position, place = draw
+        rng = np.random.default_rng(seeds.derive(self.seed, "augment", position))
+        view = self.augmentation(self.pairs[place], rng)
+        return {"image": _channels_first(view.image), "depth": torch.from_numpy(np.array(view.depth))}
+
+
+class OrderedPairs(Dataset[dict[str, Any]]):
+    """Every pair once, in order: image uint8 (3, h, w), depth and mask (H, W) at the measurement's own size, place.
+
+    Args:
+        pairs: what is read.
+        short_side: of the image in pixels; 0 leaves it.
+        depth_range: metres, open interval of depths that are scored.
+        eigen_crop: score inside the Eigen crop only.
+    """
+
+    def __init__(self, pairs: Pairs, short_side: int, depth_range: tuple[float, float], eigen_crop: bool) -> None:
+        self.pairs, self.short_side = pairs, short_side
+        self.depth_range, self.eigen_crop = depth_range, eigen_crop
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        pair = self.pairs[place]
+        mask = evaluation_mask(pair, *self.depth_range, self.eigen_crop)
+        image = resized(pair, _scale(pair, self.short_side)).image
+        depth = torch.from_numpy(np.array(pair.depth))
+        return {"image": _channels_first(image), "depth": depth, "mask": torch.from_numpy(mask), "place": place}
+
+
+def _channels_first(image: npt.NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def by_size(samples: Sequence[dict[str, Any]]) -> list[dict[str, Tensor]]:
+    """Samples of `OrderedPairs` as batches of images of one size each."""
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    for sample in samples:
+        groups.setdefault((sample["image"].shape, sample["depth"].shape), []).append(sample)
+    return [default_collate(group) for group in groups.values()]
+
+
+class NYU(Streamed):
+    """Augmented training pairs from a stream, and test pairs in order, in lists of batches of one size.
+
+    Args:
+        loading: workers and batch sizes.
+        stream: draws of the training run.
+        train: training pairs and their augmentation.
+        test: test pairs.
+    """
+
+    def __init__(self, loading: Loading, stream: Stream, train: tuple[Pairs, Augmentation], test: OrderedPairs) -> None:
+        super().__init__(loading, stream, DrawnPairs(*train, stream.seed), test=[test], collate=by_size)

@@ -1,0 +1,446 @@
+"""Depth from frozen features by a linear head: DINOv2's NYU protocols "lin. 1" and "lin. 4".
+
+Source: Oquab et al. 2023 (arXiv 2304.07193), section 7.4 and table 11; dinov2/eval/depth. At each place a 1 × 1
+convolution scores bins of depth, whose weighted mean is the depth (AdaBins, Bhat et al. 2021, with uniform bins). Two
+differences, both in the record: the last head is tested, where the release keeps the one with the best abs_rel on test;
+and the loss is that of pairs of images, whatever the number of devices.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regvit_lightning import figures, schedules, seeds
+from regvit_lightning.backbones import Backbone, Tokens
+from regvit_lightning.data import nyu
+from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.data.module import Loading
+from regvit_lightning.data.stream import Stream
+from regvit_lightning.data.transforms import normalise
+from regvit_lightning.settings import MISSING, check
+from regvit_lightning.tasks import dense
+from regvit_lightning.tasks.frozen import FrozenModule, How, Metric, Outcome, TaskSettings, bootstrap, fit, judge
+
+METRICS = {"rmse": Metric(better=-1, unit="m", decimals=3)}
+
+# Blocks, numbered from 1, whose features "lin. 4" takes, by the depth of the model (dinov2/hub/depthers.py).
+FOUR_BLOCKS = {12: (3, 6, 9, 12), 24: (5, 12, 18, 24), 40: (10, 20, 30, 40)}
+
+UPSAMPLING = 4
+OFFSET = 0.1  # of the rectified scores of the bins, so that their sum is not 0
+DECODED = 2  # images whose scores are upsampled at once: few, because they are many numbers
+WARMUP_RATIO, FINAL_RATIO = 1e-3, 1e-8  # of the learning rate, at the first step and at the end
+MOMENTUM, LOWEST_MOMENTUM = 0.95, 0.85  # beta 1 of AdamW, over one cycle
+EPSILON = 1e-3  # metres, inside the logarithms of the losses
+MEAN_WEIGHT = 0.15  # of the squared mean in SigLoss
+STRIDES = (1, 2, 4, 6)  # of the gradient loss
+SCORES = ("rmse", "abs_rel", "sq_rel", "a1", "a2", "a3", "log10", "rmse_log", "silog")
+
+
+@dataclass
+class Settings(TaskSettings):
+    """Settings of the depth head.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: images per step over all devices.
+        loss_images: images whose valid pixels make one value of the loss; a step takes the mean over such groups.
+        lr: of AdamW, on top of the warm-up and the cosine.
+        weight_decay: of AdamW.
+        warmup_steps: of the learning rate.
+        clip: largest norm of the gradient.
+        sig_warmup: first steps, in which SigLoss is its second term alone.
+        gradient_weight: of the gradient loss; 0 leaves it out.
+        blocks: how many give features: 1, the last, or 4, over the depth.
+        cls: put the CLS of the same block beside each patch.
+        final_norm: apply the final norm to the features of every block.
+        bins: of depth, uniform.
+        min_depth, max_depth: metres; first and last bin, and open interval of the depths that are scored.
+        crop: rows and columns of the training crops.
+        short_side: of the whole images in pixels, to which they are resized; 0 leaves them.
+        border_crop: cut off the frame of NYU's images in training.
+        rotation: largest angle in training, degrees.
+        flip_test: average with the prediction for the mirrored image.
+        eigen_crop: score inside the Eigen crop only.
+    """
+
+    steps: int = MISSING
+    batch_size: int = MISSING
+    loss_images: int = MISSING
+    lr: float = MISSING
+    weight_decay: float = MISSING
+    warmup_steps: int = MISSING
+    clip: float = MISSING
+    sig_warmup: int = MISSING
+    gradient_weight: float = MISSING
+    blocks: int = MISSING
+    cls: bool = MISSING
+    final_norm: bool = MISSING
+    bins: int = MISSING
+    min_depth: float = MISSING
+    max_depth: float = MISSING
+    crop: list[int] = MISSING
+    short_side: int = MISSING
+    border_crop: bool = MISSING
+    rotation: float = MISSING
+    flip_test: bool = MISSING
+    eigen_crop: bool = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "batch_size", "loss_images"):
+            check(getattr(self, name) > 0, f"{name}={getattr(self, name)}: must be at least 1")
+        for name in ("warmup_steps", "sig_warmup", "gradient_weight", "short_side", "rotation"):
+            check(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: must not be negative")
+        check(self.clip > 0, f"clip={self.clip}: must be above 0")
+        check(self.blocks in (1, 4), f"blocks={self.blocks}: expected 1 or 4")
+        check(self.bins > 1, f"bins={self.bins}: must be at least 2")
+        in_order = 0 < self.min_depth < self.max_depth
+        check(in_order, f"min_depth={self.min_depth}, max_depth={self.max_depth}: expected 0 < min_depth < max_depth")
+        two = len(self.crop) == 2 and min(self.crop) > 0
+        check(two, f"crop={self.crop}: expected [rows,columns] such as [416,544]")
+
+    @property
+    def depth_range(self) -> tuple[float, float]:
+        """Metres."""
+        return self.min_depth, self.max_depth
+
+
+# ---------------------------------------------------------------------------------------------------------- head
+
+
+def feature_blocks(depth: int, blocks: int) -> list[int]:
+    """Blocks, numbered from 0, that give features, of a model of `depth` blocks.
+
+    Four are the published ones, or evenly spread over a depth that has none.
+
+    Raises:
+        SettingsError: the model has fewer.
+    """
+    check(depth >= blocks, f"blocks={blocks}: the model has {depth}")
+    if blocks == 1:
+        return [depth - 1]
+    return [block - 1 for block in FOUR_BLOCKS.get(depth, [round(depth * part / 4) for part in (1, 2, 3, 4)])]
+
+
+def inputs(tokens: Sequence[Tokens], cls: bool) -> Tensor:
+    """Input of the head at every patch: its features block by block, each followed by the CLS of that block.
+
+    Returns:
+        (B, h, w, C), C = blocks * D, or blocks * 2 D with `cls`.
+    """
+    parts = []
+    for block in tokens:
+        parts.append(block.patches)
+        if cls:
+            assert block.cls is not None, "a backbone without CLS"
+            parts.append(block.cls[:, None, None].expand_as(block.patches))
+    return torch.cat(parts, dim=-1)
+
+
+def expectation(logits: Tensor, centres: Tensor) -> Tensor:
+    """Depth as the mean of the bins' centres, weighted by ReLU(logits) + 0.1.
+
+    Args:
+        logits: (B, K, h, w).
+        centres: (K,), metres.
+
+    Returns:
+        (B, h, w), metres.
+    """
+    sums = torch.einsum("bkhw,nk->nbhw", logits.relu(), torch.stack([centres, torch.ones_like(centres)]))
+    return (sums[0] + OFFSET * centres.sum()) / (sums[1] + OFFSET * len(centres))
+
+
+def decode(logits: Tensor, centres: Tensor) -> Tensor:
+    """Depth (B, 4 h, 4 w) in metres from the scores of the bins at each patch, (B, K, h, w)."""
+    parts = [
+        expectation(F.interpolate(part, scale_factor=UPSAMPLING, mode="bilinear", align_corners=False), centres)
+        for part in logits.split(DECODED)
+    ]
+    return torch.cat(parts)
+
+
+# -------------------------------------------------------------------------------------------------------- losses
+
+
+def sig_loss(prediction: Tensor, truth: Tensor, images: int, warmup: bool = False) -> Tensor:
+    """SigLoss (Eigen et al. 2014, as in AdaBins): sqrt(Var(g) + 0.15 mean(g)²), g = log prediction - log truth.
+
+    Args:
+        prediction, truth: (B, H, W), metres; pixels with truth 0 do not count.
+        images: whose pixels make one value; the mean over the B / images values is returned. A group without a valid
+            pixel counts as 0.
+        warmup: leave the variance out.
+    """
+    error, valid = _log_error(prediction, truth, images)
+    count = valid.sum(dim=(1, 2, 3))
+    mean = error.sum(dim=(1, 2, 3)) / count.clamp(min=1)
+    squared = MEAN_WEIGHT * mean.square()
+    if not warmup:
+        apart = torch.where(valid, error - mean.view(-1, 1, 1, 1), 0.0)
+        squared = squared + apart.square().sum(dim=(1, 2, 3)) / (count - 1).clamp(min=1)
+    positive = squared > 0  # the root has no gradient at 0
+    return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0).mean()
+
+
+def gradient_loss(prediction: Tensor, truth: Tensor, images: int) -> Tensor:
+    """Differences of the log error between pixels two apart, along rows and columns and at several strides.
+
+    The released code (dinov2/eval/depth/models/losses/gradientloss.py) slices batch and channel in place of rows and
+    columns and is 0 for two images; this is what it is meant to be. Arguments as for `sig_loss`.
+    """
+    error, valid = _log_error(prediction, truth, images)
+    total = torch.zeros(len(error), device=error.device)
+    for stride in STRIDES:
+        e, v = error[..., ::stride, ::stride], valid[..., ::stride, ::stride]
+        vertical = (e[..., 2:, :] - e[..., :-2, :]).abs() * (v[..., 2:, :] & v[..., :-2, :])
+        horizontal = (e[..., 2:] - e[..., :-2]).abs() * (v[..., 2:] & v[..., :-2])
+        sums = vertical.sum(dim=(1, 2, 3)) + horizontal.sum(dim=(1, 2, 3))
+        total = total + sums / v.sum(dim=(1, 2, 3)).clamp(min=1)
+    return total.mean()
+
+
+def _log_error(prediction: Tensor, truth: Tensor, images: int) -> tuple[Tensor, Tensor]:
+    """Log error, 0 where nothing was measured, and what was measured; both (groups, images, H, W)."""
+    valid = truth > 0
+    error = torch.where(valid, (prediction + EPSILON).log() - (truth + EPSILON).log(), 0.0)
+    return error.unflatten(0, (-1, images)), valid.unflatten(0, (-1, images))
+
+
+# ------------------------------------------------------------------------------------------------------- metrics
+
+
+def scores(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+    """The metrics `SCORES` of each image by itself, in float64 (Eigen et al. 2014, section 4.2).
+
+    Args:
+        prediction, truth: (B, H, W), metres, positive inside the mask.
+        mask: (B, H, W) bool, pixels that count, at least one in each image.
+
+    Returns:
+        (B, 9): rmse in metres, abs_rel, sq_rel in metres, shares a1, a2, a3 in 0..1, log10, rmse_log, silog.
+    """
+    found, true = (torch.where(mask, depth.double(), 1.0) for depth in (prediction, truth))
+
+    def mean(values: Tensor) -> Tensor:
+        return (values * mask).sum(dim=(1, 2)) / mask.sum(dim=(1, 2))
+
+    error, log_error = found - true, found.log() - true.log()
+    ratio = torch.maximum(found / true, true / found)
+    silog = 100 * (mean(log_error.square()) - mean(log_error).square()).clamp(min=0).sqrt()
+    columns = [
+        mean(error.square()).sqrt(),
+        mean(error.abs() / true),
+        mean(error.square() / true),
+        *(mean(ratio < 1.25**power) for power in (1, 2, 3)),
+        mean(found.log10().sub(true.log10()).abs()),
+        mean(log_error.square()).sqrt(),
+        silog,
+    ]
+    return torch.stack(columns, dim=1)
+
+
+# -------------------------------------------------------------------------------------------------------- module
+
+
+class DepthHead(FrozenModule):
+    """The linear head on a frozen backbone.
+
+    Attributes:
+        feature_blocks: blocks, numbered from 0, that give features.
+        cls: the CLS of a block stands beside its patches.
+        head: the 1 × 1 convolution, as a linear map of each patch.
+        seen: sum in metres and number of the valid pixels of all training batches so far, over all devices.
+        scores, floor: (2, 9) by place of the test image: `SCORES` of the prediction and of the constant mean depth.
+        shown: (image, truth, prediction) of the test images in the picture, by place.
+        to_show: places of those.
+    """
+
+    centres: Tensor
+    seen: Tensor
+
+    def __init__(self, backbone: Backbone, settings: Settings, seed: int = 0) -> None:
+        super().__init__(backbone, settings.precision, seed)
+        self.settings = settings
+        self.feature_blocks = feature_blocks(backbone.depth, settings.blocks)
+        self.cls = settings.cls and backbone.has_cls
+        width = len(self.feature_blocks) * backbone.embed_dim * (1 + self.cls)
+        self.head = nn.Linear(width, settings.bins)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("centres", torch.linspace(*settings.depth_range, settings.bins), persistent=False)
+        self.register_buffer("seen", torch.zeros(2, dtype=torch.float64))
+        self.scores: dict[int, Tensor] = {}
+        self.shown: dict[int, tuple[npt.NDArray[Any], ...]] = {}
+        self.to_show: Sequence[int] = ()
+
+    @property
+    def mean_depth(self) -> float:
+        """Metres, of the training pixels seen."""
+        total, count = self.seen.tolist()
+        return total / max(count, 1)
+
+    def depth(self, images: Tensor, size: Sequence[int]) -> Tensor:
+        """Depth in metres (B, *size) of uint8 images (B, 3, H, W)."""
+        settings, normalised = self.settings, normalise(images, self.mean, self.std)
+        tokens = dense.features(
+            self.frozen, normalised, self.feature_blocks, settings.final_norm, settings.device_batch
+        )
+        # Before the upsampling, with which a 1 × 1 convolution commutes: a sixteenth of the multiplications.
+        logits = self.head(inputs(tokens, self.cls)).permute(0, 3, 1, 2)
+        fine = decode(logits, self.centres)[:, None]
+        return F.interpolate(fine, tuple(size), mode="bilinear", align_corners=False)[:, 0]
+
+    def predict(self, images: Tensor, size: Sequence[int]) -> Tensor:
+        """`depth` for test: averaged over the image and its mirror image, clamped to the range of the bins."""
+        found = self.depth(images, size)
+        if self.settings.flip_test:
+            found = (found + self.depth(images.flip(-1), size).flip(-1)) / 2
+        return found.clamp(*self.settings.depth_range)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        settings, truth = self.settings, batch["depth"]
+        prediction = self.depth(batch["image"], truth.shape[1:])
+        loss = sig_loss(prediction, truth, settings.loss_images, self.global_step < settings.sig_warmup)
+        if settings.gradient_weight:
+            loss = loss + settings.gradient_weight * gradient_loss(prediction, truth, settings.loss_images)
+        valid = truth[truth > 0].double()
+        # Summed over the devices at every step, so that the one that writes the checkpoint knows all.
+        sums = torch.stack([valid.sum(), valid.new_tensor(valid.numel())])
+        self.seen += self.trainer.strategy.reduce(sums, reduce_op="sum")
+        self.log("train/loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.AdamW:
+        return torch.optim.AdamW(self.head.parameters(), self.settings.lr, weight_decay=self.settings.weight_decay)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        beta1 = schedules.one_cycle(self.global_step, self.settings.steps, MOMENTUM, LOWEST_MOMENTUM)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(self.global_step, self.settings)
+            group["betas"] = (beta1, group["betas"][1])
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+
+    def test_step(self, batch: list[dict[str, Tensor]], batch_idx: int) -> None:
+        for part in batch:
+            image, truth, mask = part["image"], part["depth"], part["mask"]
+            prediction = self.predict(image, truth.shape[1:])
+            constant = torch.full_like(truth, self.mean_depth).clamp(*self.settings.depth_range)
+            rows = torch.stack([scores(prediction, truth, mask), scores(constant, truth, mask)], dim=1).cpu()
+            places = part["place"].tolist()
+            self.scores.update(zip(places, rows, strict=True))
+            for row in [row for row, place in enumerate(places) if place in self.to_show]:
+                self.shown[places[row]] = _example(image[row], truth[row], prediction[row])
+
+
+def _example(image: Tensor, truth: Tensor, prediction: Tensor) -> tuple[npt.NDArray[Any], ...]:
+    """Image (H, W, 3) at the size of the truth, truth and prediction (H, W)."""
+    large = F.interpolate(image[None].float(), tuple(truth.shape), mode="bilinear", align_corners=False)[0]
+    return tuple(part.cpu().numpy() for part in (large.round().byte().permute(1, 2, 0), truth, prediction))
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """AdamW's rate before update `step`: mmcv's cosine over the whole run under a linear warm-up."""
+    warmup = schedules.linear_warmup(step, settings.warmup_steps, WARMUP_RATIO)
+    return warmup * schedules.cosine(step, settings.steps, settings.lr, settings.lr * FINAL_RATIO)
+
+
+# ----------------------------------------------------------------------------------------------------------- run
+
+
+def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008
+    """Train the head on train, score it once on test.
+
+    Raises:
+        DataError: the data is missing, incomplete or unreadable, or does not fit the crops.
+        SettingsError: the batch does not divide into the loss's groups, or the backbone has too few blocks.
+    """
+    wanted = how.devices * settings.loss_images
+    groups = f"batch_size={settings.batch_size}: must be a multiple of {wanted}"
+    check(settings.batch_size % wanted == 0, f"{groups}, loss_images={settings.loss_images} × {how.devices} devices")
+    with seeds.drawn_from(how.seed, "head"):
+        module = DepthHead(backbone, settings, how.seed)
+    train, test = nyu.train_pairs(data), nyu.test_pairs(data)
+    rows, columns = settings.crop
+    view = nyu.Augmentation((rows, columns), settings.short_side, settings.border_crop, settings.rotation)
+    images = nyu.NYU(
+        Loading(settings.workers, settings.batch_size, test_batch=settings.device_batch),
+        Stream(len(train), settings.batch_size, settings.steps, how.seed),
+        train=(train, view),
+        test=nyu.OrderedPairs(test, settings.short_side, settings.depth_range, settings.eigen_crop),
+    )
+    module.to_show = dense.examples(len(test))
+    fit(module, images, settings.steps, how, gradient_clip_val=settings.clip)
+    judge(how).test(module, images, verbose=False)
+    return _outcome(module, len(train), how.seed)
+
+
+def _outcome(module: DepthHead, train_images: int, seed: int) -> Outcome:
+    found = torch.stack([module.scores[place] for place in sorted(module.scores)])
+    metrics, floor = (dict(zip(SCORES, row.tolist(), strict=True)) for row in found.mean(dim=0))
+    column = {name: found[:, 0, number] for number, name in enumerate(SCORES)}
+    images, truths, predictions = zip(*(module.shown[place] for place in sorted(module.shown)), strict=True)
+    return Outcome(
+        metrics=metrics,
+        images=len(found),
+        intervals={name: bootstrap(column[name], seed) for name in ("rmse", "abs_rel", "a1")},
+        protocol=_protocol(module, train_images),
+        floors={"mean depth": floor},
+        picture=figures.depth_examples(images, truths, predictions, module.settings.max_depth),
+    )
+
+
+def _protocol(module: DepthHead, train_images: int) -> dict[str, Any]:
+    settings = module.settings
+    size = f"short side {settings.short_side}" if settings.short_side else "whole images at their own size"
+    return {
+        "layers": [block + 1 for block in module.feature_blocks],
+        "final_norm": settings.final_norm,
+        "cls": _cls_in_words(module),
+        "padding": "zeros around, to a multiple of the patch size; the prediction is resized with them",
+        "bins": f"{settings.bins}, uniform",
+        "range_in_metres": list(settings.depth_range),
+        "decode": f"logits × {UPSAMPLING} bilinear, ReLU, + 0.1, normalised to sum 1, expectation",
+        "train_view": _train_view(settings),
+        "view": size,
+        "flip": "average of the depths of the image and its mirror image" if settings.flip_test else "none",
+        "eval_crop": "Eigen, rows 45:471, columns 41:601" if settings.eigen_crop else "none",
+        "scored_at": "the ground truth's own size",
+        "scored_pixels": f"{settings.min_depth} < depth < {settings.max_depth}",
+        "averaging": "per image",
+        "shares": "a1, a2, a3 in 0..1",
+        "loss": (
+            f"SigLoss over the valid pixels of {settings.loss_images} images, mean over such groups; "
+            f"first {settings.sig_warmup} steps without the variance"
+        ),
+        "gradient_loss": _gradient_loss_in_words(settings),
+        "batch_size": settings.batch_size,
+        "steps": settings.steps,
+        "checkpoint": "last; nothing chosen on test",
+        "train_images": train_images,
+    }
+
+
+def _cls_in_words(module: DepthHead) -> str:
+    if module.settings.cls and not module.cls:
+        return "left out: the backbone has none"
+    return "of the same block, beside each patch" if module.cls else "left out"
+
+
+def _train_view(settings: Settings) -> str:
+    border = "rows 45:472, columns 43:608" if settings.border_crop else "no border crop"
+    size = f"; frame resized to short side {settings.short_side}" if settings.short_side else ""
+    crop = "{} × {}".format(*settings.crop)
+    return f"{border}{size}; rotation ±{settings.rotation}°, flip, crop {crop}, colour (gamma on 0..1)"
+
+
+def _gradient_loss_in_words(settings: Settings) -> str:
+    if not settings.gradient_weight:
+        return "none; the released one is identically 0 for two images"
+    return f"{settings.gradient_weight} ×, along rows and columns (the released one: batch and channel)"

@@ -1,0 +1,371 @@
+"""NYU depth: both readers in the documented formats, crops at their pixels, image and depth together, bad files."""
+
+import math
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from regvit_lightning.data import nyu
+from regvit_lightning.data.layout import DataError, DataSettings, Depth
+from regvit_lightning.data.nyu import Augmentation, Pair
+
+SMALL = (48, 64)
+
+
+def scene(number, size=nyu.FRAME):
+    """A ramp of its own as image and depth in millimetres; the upper left corner was not measured."""
+    rows, columns = np.indices(size)
+    depth = (800 + 10 * number + 8000 * rows // size[0] + columns).astype(np.uint16)
+    depth[:10, :12] = 0
+    image = np.stack([depth // 40, 200 - depth // 60, np.full(size, 30 + number)], axis=-1).astype(np.uint8)
+    return image, depth
+
+
+def write_bts(root, train, test, slash="/"):
+    """Lists and files as BTS lays them out, of (image, depth in millimetres); lossless, to be compared exactly."""
+    (root / "nyu").mkdir(exist_ok=True)
+    for folder, name, scenes in (("sync", "nyu_train.txt", train), ("official_splits/test", "nyu_test.txt", test)):
+        lines = []
+        for number, (image, depth) in enumerate(scenes):
+            room = root / "nyu" / folder / "kitchen_0001"
+            room.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(room / f"rgb_{number:05d}.png", compress_level=1)
+            Image.fromarray(depth).save(room / f"sync_depth_{number:05d}.png", compress_level=1)
+            names = (f"{slash}kitchen_0001/{kind}_{number:05d}.png" for kind in ("rgb", "sync_depth"))
+            lines.append(" ".join([*names, "518.8579"]))
+        (root / "nyu" / name).write_text("\n".join(lines) + "\n")
+    return DataSettings(name="own", root=str(root), get="README.md says how to get it")
+
+
+def write_mat(root, scenes, train, test):
+    """The two official files: MATLAB's column-major arrays as HDF5 holds them, splits numbered from 1."""
+    folder = root / "nyu"
+    folder.mkdir(exist_ok=True)
+    with h5py.File(folder / "nyu_depth_v2_labeled.mat", "w") as mat:
+        mat["images"] = np.stack([image.transpose(2, 1, 0) for image, _ in scenes])
+        mat["rawDepths"] = np.stack([(depth.T / 1000).astype(np.float32) for _, depth in scenes])
+    splits = {"trainNdxs": np.array(train)[:, None], "testNdxs": np.array(test)[:, None]}
+    scipy.io.savemat(folder / "splits.mat", splits)
+    layout = Depth(mat="nyu/nyu_depth_v2_labeled.mat", splits="nyu/splits.mat")
+    return DataSettings(name="own", root=str(root), depth=layout, get="README.md says how to get it")
+
+
+def ramp(size=nyu.FRAME):
+    """Every pixel of the depth tells its row and column: row + column / 1000 + 1."""
+    rows, columns = np.indices(size)
+    return Pair(np.zeros((*size, 3), np.uint8), (1 + rows + columns / 1000).astype(np.float32), "ramp.png")
+
+
+# ------------------------------------------------------------------------------------------------------- readers
+
+
+def test_lists_and_mat_give_the_same_pairs(tmp_path):
+    scenes = [scene(number) for number in range(4)]
+    framed = []  # BTS keeps rows 7:474 and columns 7:632 of the image and all of the depth
+    for image, depth in scenes:
+        kept = np.zeros_like(image)
+        kept[7:474, 7:632] = image[7:474, 7:632]
+        framed.append((kept, depth))
+    lists = write_bts(tmp_path, [framed[2], framed[0]], [framed[3], framed[1]])
+    mat = write_mat(tmp_path, scenes, train=[3, 1], test=[4, 2])
+    for read in (nyu.train_pairs, nyu.test_pairs):
+        one, other = read(lists), read(mat)
+        assert len(one) == len(other) == 2
+        for place in range(2):
+            for array in ("image", "depth"):
+                found, expected = getattr(one[place], array), getattr(other[place], array)
+                assert found.dtype == expected.dtype
+                np.testing.assert_array_equal(found, expected)
+    first = nyu.test_pairs(lists)[0]
+    assert first.depth.dtype == np.float32
+    assert first.depth[0, 0] == 0
+    assert first.depth[200, 100] == pytest.approx((800 + 30 + 8000 * 200 // 480 + 100) / 1000)
+
+
+def test_a_list_may_do_without_the_leading_slash(tmp_path):
+    data = write_bts(tmp_path, [scene(0, SMALL)], [scene(1, SMALL)], slash="")
+    assert nyu.train_pairs(data)[0].depth.shape == SMALL
+
+
+def test_the_rendered_data_is_read(tiny):
+    pair = nyu.train_pairs(tiny)[0]
+    assert pair.image.shape == (480, 640, 3)
+    assert 0.3 < pair.depth.min() < pair.depth.max() < 10.1
+
+
+def test_worker_processes_read_the_mat_that_this_one_has_read(tmp_path):
+    pairs = nyu.train_pairs(write_mat(tmp_path, [scene(0), scene(1)], [1, 2], [1]))
+    assert pairs[0].depth.max() > 0
+    data = nyu.OrderedPairs(pairs, 48, (1e-3, 10.0), True)
+    batches = [part for batch in DataLoader(data, 1, num_workers=2, collate_fn=nyu.by_size) for part in batch]
+    assert [part["place"].item() for part in batches] == [0, 1]
+    np.testing.assert_array_equal(batches[1]["depth"][0].numpy(), pairs[1].depth)
+
+
+# ------------------------------------------------------------------------------------------------- crops and masks
+
+
+def test_the_border_crop_keeps_rows_45_to_471_and_columns_43_to_607():
+    whole = Augmentation((427, 565), short_side=0, border_crop=True, rotation=0.0)
+    depth = whole(ramp(), np.random.default_rng(0)).depth
+    assert depth.shape == (427, 565)
+    assert depth.min() == np.float32(1 + 45 + 0.043)
+    assert depth.max() == np.float32(1 + 471 + 0.607)
+
+
+def test_the_eigen_crop_keeps_rows_45_to_470_and_columns_41_to_600():
+    pair = Pair(np.zeros((480, 640, 3), np.uint8), np.ones((480, 640), np.float32), "ones.png")
+    mask = nyu.evaluation_mask(pair, 1e-3, 10.0, eigen_crop=True)
+    rows, columns = np.nonzero(mask)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (45, 470, 41, 600)
+    assert mask.sum() == (471 - 45) * (601 - 41)
+    assert nyu.evaluation_mask(pair, 1e-3, 10.0, eigen_crop=False).all()
+
+
+def test_the_ends_of_the_range_are_not_scored():
+    depth = np.array([[0, 1e-3, 1.1e-3, 9.99, 10, 12]], np.float32)
+    mask = nyu.evaluation_mask(Pair(np.zeros((1, 6, 3), np.uint8), depth, "row.png"), 1e-3, 10.0, False)
+    assert mask.tolist() == [[False, False, True, True, False, False]]
+
+
+def test_a_quarter_of_the_size_in_training_is_a_quarter_of_the_frame():
+    found = Augmentation((107, 141), short_side=120, border_crop=True, rotation=0.0)(ramp(), np.random.default_rng(0))
+    assert found.depth.shape == (107, 141)  # 427 and 565 over 4
+    assert 1 + 45 <= found.depth.min() <= 1 + 48
+    assert 1 + 468 <= found.depth.max() <= 1 + 472
+
+
+def test_the_test_image_is_resized_and_its_depth_is_not(tmp_path):
+    data = write_bts(tmp_path, [scene(0)], [scene(1), scene(2, (96, 48))])
+    samples = nyu.OrderedPairs(nyu.test_pairs(data), 24, (1e-3, 10.0), False)
+    assert [tuple(samples[place]["image"].shape) for place in (0, 1)] == [(3, 24, 32), (3, 48, 24)]
+    assert [tuple(samples[place]["depth"].shape) for place in (0, 1)] == [(480, 640), (96, 48)]
+    parts = nyu.by_size([samples[0], samples[1], samples[0]])
+    assert [part["place"].tolist() for part in parts] == [[0, 0], [1]]
+    assert parts[0]["image"].shape == (2, 3, 24, 32)
+
+
+# -------------------------------------------------------------------------------------------------- augmentation
+
+
+def planted(row, column, size=(120, 160)):
+    """A bright disc of depth 5 on a dark ground of depth 2."""
+    rows, columns = np.indices(size)
+    disc = (rows - row) ** 2 + (columns - column) ** 2 <= 25
+    image = np.where(disc[..., None], 250, 20).repeat(3, axis=2).astype(np.uint8)
+    return Pair(image, np.where(disc, 5, 2).astype(np.float32), "planted.png")
+
+
+def centres(pair):
+    """Where the disc is in the image and in the depth, (row, column) each."""
+    bright = np.clip(pair.image[..., 0].astype(float) - 20, 0, None)
+    deep = (pair.depth == 5).astype(float)
+    axes = np.indices(deep.shape)
+    return [tuple((weights * axis).sum() / weights.sum() for axis in axes) for weights in (bright, deep)]
+
+
+@pytest.mark.parametrize("degrees", [-2.5, 1.0, 2.5])
+def test_rotation_turns_image_and_depth_about_the_centre(degrees):
+    found = nyu.rotated(planted(20, 130), degrees)
+    across, up, angle = 130 - 79.5, 59.5 - 20, math.radians(degrees)
+    column = 79.5 + across * math.cos(angle) - up * math.sin(angle)
+    row = 59.5 - (across * math.sin(angle) + up * math.cos(angle))
+    bright, deep = centres(found)
+    assert bright == pytest.approx((row, column), abs=0.1)
+    assert deep == pytest.approx((row, column), abs=0.5)
+    assert set(np.unique(found.depth)) == {0, 2, 5}  # nearest: no depth between the two
+    assert found.depth[0, 0] == 0 or found.depth[0, -1] == 0
+    assert (found.image[found.depth == 0] < 21).all()
+
+
+def test_mirror_crop_and_resize_keep_image_and_depth_together():
+    pair = planted(20, 130)
+    assert centres(nyu.mirrored(pair)) == [pytest.approx((20, 159 - 130))] * 2
+    assert centres(nyu.cropped(pair, (slice(10, 110), slice(100, 150)))) == [pytest.approx((10, 30))] * 2
+    half = nyu.resized(pair, 0.5)
+    assert half.depth.shape == (60, 80)
+    assert set(np.unique(half.depth)) == {2, 5}
+    for centre in centres(half):
+        assert centre == pytest.approx((9.75, 64.75), abs=0.5)
+
+
+@effort(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), row=st.integers(60, 410), column=st.integers(70, 560))
+def test_augmentation_keeps_image_and_depth_together(seed, row, column):
+    view = Augmentation((416, 544), short_side=0, border_crop=True, rotation=2.5)
+    found = view(planted(row, column, nyu.FRAME), np.random.default_rng(seed))
+    assert found.image.shape == (416, 544, 3)
+    assert found.depth.shape == (416, 544)
+    if (found.depth == 5).sum() > 70:  # not cut off by the crop
+        bright = np.where(found.image[..., 0] > 100)
+        deep = np.where(found.depth == 5)
+        assert np.mean(bright, axis=1) == pytest.approx(np.mean(deep, axis=1), abs=0.5)
+
+
+def test_colours_by_hand():
+    class Fixed:
+        def __init__(self, *draws):
+            self.draws = list(draws)
+
+        def uniform(self, low, high, size=None):
+            assert (low, high) in {(0.9, 1.1), (0.75, 1.25)}
+            return self.draws.pop(0)
+
+    pair = Pair(np.array([[[255] * 3, [128] * 3, [0] * 3]], np.uint8), np.ones((1, 3), np.float32), "row.png")
+    plain = nyu.coloured(pair, Fixed(1.0, 1.0, np.ones(3)))
+    np.testing.assert_array_equal(plain.image, pair.image)
+    dark = nyu.coloured(pair, Fixed(1.1, 0.75, np.array([0.9, 1.0, 1.1])))
+    # 255 × 0.75 × 0.9 = 172.1; (128 / 255)^1.1 = 0.46854, × 0.75 × 255 = 89.6
+    assert dark.image[0].tolist() == [[172, 191, 210], [81, 90, 99], [0, 0, 0]]
+    bright = nyu.coloured(pair, Fixed(0.9, 1.25, np.ones(3)))
+    assert bright.image[0].tolist() == [[255] * 3, [171] * 3, [0] * 3]  # (128 / 255)^0.9 = 0.53780, clipped at 1
+
+
+def test_a_view_depends_on_seed_and_position_alone(tmp_path):
+    data = write_bts(tmp_path, [scene(0), scene(1)], [scene(2)])
+    pairs, view = nyu.train_pairs(data), Augmentation((104, 136), 120, True, 2.5)
+    one, same, other = (nyu.DrawnPairs(pairs, view, seed) for seed in (1, 1, 2))
+    samples = [one[(position, 0)] for position in range(8)]
+    again = [same[(position, 0)] for position in reversed(range(8))][::-1]
+    for first, second in zip(samples, again, strict=True):
+        assert all((first[key] == second[key]).all() for key in ("image", "depth"))
+    assert len({sample["depth"].numpy().tobytes() for sample in samples}) == 8
+    assert not (other[(0, 0)]["depth"] == samples[0]["depth"]).all()
+    assert samples[0]["image"].shape == (3, 104, 136)
+    assert samples[0]["image"].dtype.itemsize == 1
+
+
+# ---------------------------------------------------------------------------------------------------- bad input
+
+
+def test_a_missing_list_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"no list .*nyu_train\.txt: expected lines 'image depth focal'; README"):
+        nyu.train_pairs(DataSettings(name="own", root=str(tmp_path), get="README.md says how to get it"))
+
+
+def test_missing_files_are_counted_and_the_first_five_named(tmp_path):
+    data = write_bts(tmp_path, [scene(number, SMALL) for number in range(8)], [scene(9, SMALL)])
+    room = tmp_path / "nyu" / "sync" / "kitchen_0001"
+    for number in range(7):
+        (room / f"sync_depth_{number:05d}.png").unlink()
+    with pytest.raises(DataError, match="7 of 16 files are missing") as error:
+        nyu.train_pairs(data)
+    assert str(error.value).count("sync_depth_") == 5
+    assert len(nyu.test_pairs(data)) == 1
+
+
+def test_a_malformed_line_is_numbered(tmp_path):
+    data = write_bts(tmp_path, [scene(0, SMALL), scene(1, SMALL)], [scene(2, SMALL)])
+    listed = tmp_path / "nyu" / "nyu_train.txt"
+    listed.write_text(listed.read_text() + "\nkitchen_0001/rgb_00000.png 518.8579\n")
+    with pytest.raises(DataError, match=r"nyu_train\.txt, line 4: expected 'image depth focal', not 'kitchen"):
+        nyu.train_pairs(data)
+
+
+def test_an_empty_list_is_told(tmp_path):
+    with pytest.raises(DataError, match=r"nyu_train\.txt names no train image"):
+        nyu.train_pairs(write_bts(tmp_path, [], []))
+
+
+def test_counts_and_unfinished_rendering_are_told(tmp_path):
+    data = write_bts(tmp_path, [scene(0, SMALL)], [scene(1, SMALL)])
+    data.counts = {"depth": [1, 654]}
+    assert len(nyu.train_pairs(data)) == 1
+    with pytest.raises(DataError, match=r"nyu_test\.txt has 1 images, expected 654; README"):
+        nyu.test_pairs(data)
+    data.rendered = True
+    with pytest.raises(DataError, match="missing or half-written"):
+        nyu.train_pairs(data)
+
+
+@pytest.mark.parametrize(
+    ("depth", "message"),
+    [
+        (np.full(SMALL, 99, np.uint8), r"sync_depth_00000\.png is 8-bit \(L\): expected a 16-bit PNG in millimetres"),
+        (np.full((48, 60), 900, np.uint16), r"sync_depth_00000\.png is 60 × 48 px, its image 64 × 48: not a pair"),
+        (np.zeros(SMALL, np.uint16), r"sync_depth_00000\.png has no measured pixel"),
+    ],
+)
+def test_a_depth_map_that_does_not_fit_is_told(tmp_path, depth, message):
+    pairs = nyu.train_pairs(write_bts(tmp_path, [(scene(0, SMALL)[0], depth)], [scene(1, SMALL)]))
+    with pytest.raises(DataError, match=message):
+        pairs[0]
+
+
+def test_unreadable_files_are_told(tmp_path):
+    pairs = nyu.train_pairs(write_bts(tmp_path, [scene(0, SMALL)], [scene(1, SMALL)]))
+    room = tmp_path / "nyu" / "sync" / "kitchen_0001"
+    whole = (room / "sync_depth_00000.png").read_bytes()
+    for content, reason in ((b"text", "not an image"), (whole[: len(whole) // 2], "truncated")):
+        (room / "sync_depth_00000.png").write_bytes(content)
+        with pytest.raises(DataError, match=rf"unreadable depth .*sync_depth_00000\.png: .*{reason}"):
+            pairs[0]
+    (room / "rgb_00000.png").write_bytes(b"text")
+    with pytest.raises(DataError, match=r"unreadable image .*rgb_00000\.png: not an image"):
+        pairs[0]
+
+
+def test_nothing_to_score_and_frames_of_another_size_are_told(tmp_path):
+    outside = np.zeros(nyu.FRAME, np.uint16)
+    outside[:45] = 2000
+    data = write_bts(tmp_path, [scene(0, SMALL)], [(scene(0)[0], outside), scene(1, SMALL)])
+    samples = nyu.OrderedPairs(nyu.test_pairs(data), 0, (1e-3, 10.0), True)
+    with pytest.raises(DataError, match=r"sync_depth_00000\.png has no pixel to score"):
+        samples[0]
+    with pytest.raises(DataError, match=r"sync_depth_00001\.png is 64 × 48 px, not NYU's 640 × 480: give eigen_crop=f"):
+        samples[1]
+    pair, rng = nyu.train_pairs(data)[0], np.random.default_rng(0)
+    with pytest.raises(DataError, match="give border_crop=false"):
+        Augmentation((32, 32), 0, True, 2.5)(pair, rng)
+    with pytest.raises(DataError, match=r"has 48 × 64 rows and columns: below crop=\[416, 544\]"):
+        Augmentation((416, 544), 0, False, 2.5)(pair, rng)
+
+
+def test_official_files_that_do_not_fit_are_told(tmp_path):
+    data = write_mat(tmp_path, [scene(0), scene(1)], train=[1, 3], test=[0, 2])
+    splits = tmp_path / "nyu" / "splits.mat"
+    with pytest.raises(DataError, match=r"splits\.mat: trainNdxs names images 1 to 3, but .* has 2"):
+        nyu.train_pairs(data)
+    with pytest.raises(DataError, match="testNdxs names images 0 to 2"):
+        nyu.test_pairs(data)
+    scipy.io.savemat(splits, {"trainNdxs": [[1]]})
+    with pytest.raises(DataError, match=r"splits\.mat has no array testNdxs"):
+        nyu.test_pairs(data)
+    splits.write_bytes(b"text")
+    with pytest.raises(DataError, match=r"unreadable .*splits\.mat"):
+        nyu.train_pairs(data)
+    splits.unlink()
+    with pytest.raises(DataError, match=r"no file .*splits\.mat.*README"):
+        nyu.train_pairs(data)
+
+
+def test_a_mat_of_another_kind_is_told(tmp_path):
+    data = write_mat(tmp_path, [scene(0)], train=[1], test=[1])
+    mat = tmp_path / "nyu" / "nyu_depth_v2_labeled.mat"
+    with h5py.File(mat, "a") as file:
+        del file["rawDepths"]
+    with pytest.raises(DataError, match="has no array rawDepths"):
+        nyu.train_pairs(data)
+    with h5py.File(mat, "a") as file:
+        file["rawDepths"] = np.zeros((1, 480, 640), np.float32)
+    with pytest.raises(DataError, match=r"expected \(N, 3, 640, 480\) and \(N, 640, 480\)"):
+        nyu.train_pairs(data)
+    mat.write_bytes(b"MATLAB 5.0 MAT-file")
+    with pytest.raises(DataError, match=r"unreadable .*labeled\.mat"):
+        nyu.train_pairs(data)
+
+
+def test_a_worker_process_tells_in_one_line(tmp_path):
+    data = write_bts(tmp_path, [scene(0, SMALL)], [(scene(0, SMALL)[0], np.zeros(SMALL, np.uint16))])
+    samples = nyu.OrderedPairs(nyu.test_pairs(data), 0, (1e-3, 10.0), False)
+    with pytest.raises(DataError) as error:
+        list(DataLoader(samples, 1, num_workers=1, collate_fn=nyu.by_size))
+    assert "has no measured pixel" in str(error.value)
+    assert "\n" not in str(error.value)
