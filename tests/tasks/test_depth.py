@@ -456,8 +456,8 @@ def test_an_interrupted_training_ends_with_the_same_head_and_floor(rooms, tmp_pa
 def test_a_head_learns_what_is_there_to_learn(rooms):
     """Brightness tells the depth, and even random features tell brightness."""
     found = depth.run(nano(), rooms, mini_settings("steps=60", "lr=0.03", "crop=[64,80]", "short_side=80"))
-    assert found.metrics["rmse"] < 0.6 * found.floors["mean depth"]["rmse"]
-    assert found.metrics["a1"] > 2 * found.floors["mean depth"]["a1"]
+    assert found.metrics["rmse"] < 0.7 * found.floors["mean depth"]["rmse"]
+    assert found.metrics["a1"] > 1.5 * found.floors["mean depth"]["a1"]
 
 
 def test_sizes_may_differ_and_the_gradient_loss_is_another_protocol(tmp_path):
