@@ -237,6 +237,17 @@ def test_nothing_of_the_backbone_is_trained_or_kept():
     }
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
+def test_features_are_computed_without_a_graph_in_the_asked_precision(precision, dtype):
+    module, seen = segmenter(f"precision={precision}"), []
+    block = module.frozen.backbone.model.blocks[1]
+    block.mlp.fc1.register_forward_hook(lambda *call: seen.append((torch.is_inference_mode_enabled(), call[2].dtype)))
+    logits = module.model.decode_head(module.model.extract_feat(torch.randn(1, 3, 64, 64)))
+    assert seen == [(True, dtype)]
+    assert logits.dtype == torch.float32
+    assert logits.requires_grad
+
+
 @pytest.fixture(scope="module")
 def outcome(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cell")
