@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import command
 from benchmarks.data import render
 from regvit_lightning.data import layout
+from regvit_lightning.errors import UserError
 from regvit_lightning.settings import setting
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ def main(options: Evaluate, words: list[str]) -> None:
     name = f"{backbone.name} {options.task} seed {options.seed}"
     file = records.path(results, data.name, backbone.name, options.task, options.seed)
     data_root = "" if data.rendered or data.counts else data.root
+    layout_now = data.section(task.READS)
     if file.exists() and not options.force:
-        reason = records.stale(records.load(file), settings.resolved(chosen), backbone.fingerprint, data_root)
+        reason = _stale(file, settings.resolved(chosen), backbone.fingerprint, layout_now, data_root)
         if not reason:
             print(f"evaluate: {name} is done: {file}")
             return
@@ -66,7 +68,8 @@ def main(options: Evaluate, words: list[str]) -> None:
     begun = time.monotonic()
     folder = runs / data.name / backbone.name / f"seed{options.seed}" / options.task
     kept = {key: value for key, value in settings.resolved(chosen).items() if key not in records.FREE_TO_CHANGE}
-    _claim(folder, {"weights": backbone.fingerprint, "data": str(Path(data.root).resolve()), **kept}, options.force)
+    place = {"weights": backbone.fingerprint, "data": str(Path(data.root).resolve()), "layout": layout_now}
+    _claim(folder, {**place, **kept}, options.force)
     how = How(options.seed, options.devices, [progress.Progress(name)], folder)
     outcome = task.run(backbone, data, chosen, how)
     record = records.Record(
@@ -82,7 +85,9 @@ def main(options: Evaluate, words: list[str]) -> None:
         floors={name: {key: round(value, 4) for key, value in found.items()} for name, found in outcome.floors.items()},
         images=outcome.images,
         protocol=outcome.protocol,
+        footnote=list(task.FOOTNOTE),
         settings=settings.resolved(chosen),
+        layout=layout_now,
         backbone=backbone.facts(),
         weights=backbone.fingerprint,
         provenance=records.provenance(time.monotonic() - begun),
@@ -93,6 +98,16 @@ def main(options: Evaluate, words: list[str]) -> None:
     atomic.remove(folder / LAST)
     found = ", ".join(f"{key} {outcome.metrics[key]:.{metric.decimals + 1}f}" for key, metric in task.METRICS.items())
     print(f"evaluate: {name}: {found}; record in {saved}")
+
+
+def _stale(file: Path, *now: Any) -> str:
+    """Why the record in `file` does not answer for the cell as it is `now`; a record of another schema never does."""
+    from regvit_lightning import records
+
+    try:
+        return records.stale(records.load(file), *now)
+    except UserError as error:
+        return str(error)
 
 
 def _claim(folder: Path, description: dict[str, Any], force: bool) -> None:

@@ -181,7 +181,7 @@ def dense_cell(task: str, options: Speed, steps: int = 4) -> Row:
     alone = sum(count * seconds(partial(frozen, batches[shape]), 3) for shape, count in shapes.items())
     images = sum(count * shape[0] for shape, count in shapes.items())
     parts = f"{whole:.1f} s whole, {alone:.1f} s forward of {images:,} crops, windows or images"
-    return Row(f"(e) {task} cell / forward, {options.evaluated}", whole / alone, "", parts)
+    return Row(f"(e) {task} cell of {steps} steps / forward, {options.evaluated}", whole / alone, "", parts)
 
 
 @contextmanager

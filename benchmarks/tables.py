@@ -85,6 +85,7 @@ class Table:
     columns: list[Column]
     scores: dict[tuple[str, Column], Score]
     seeds: dict[str, int]
+    footnotes: list[str]
 
     def titles(self, arrow: str = "") -> list[str]:
         """Heading of each column, with `arrow` behind a metric of which less is better."""
@@ -111,12 +112,22 @@ def build(found: Sequence[Record]) -> Table:
         twin = next((values[t, column] for t in twins(model) if t != model and (t, column) in values), {})
         scores[model, column] = Score(*(tuple(d[seed] for seed in sorted(d)) for d in (by_seed, twin)))
     seeds = {model: len({seed for (m, _), kept in values.items() if m == model for seed in kept}) for model in models}
-    return Table(models, columns, scores, seeds)
+    return Table(models, columns, scores, seeds, footnotes(found))
+
+
+def footnotes(found: Sequence[Record]) -> list[str]:
+    """A line for each task and protocol: how many test images, and the facts that people argue about."""
+    lines = set()
+    for record in found:
+        facts = [f"{key.replace('_', ' ')}: {record.protocol[key]}" for key in record.footnote]
+        lines.add(f"{record.task}: {record.images:,} test images; {'; '.join(facts)}")
+    return sorted(lines)
 
 
 def protocol_key(record: Record) -> str:
-    """Six digits that tell one set of task settings from another."""
+    """Six digits that tell one set of task settings, and of labels, from another."""
     kept = {key: value for key, value in record.settings.items() if key not in records.FREE_TO_CHANGE}
+    kept["layout"] = record.layout
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:6]
 
 
@@ -136,7 +147,7 @@ def _place(found: Sequence[Record], column: Column) -> int:
     return next(list(r.columns).index(column.metric) for r in found if r.task == column.task)
 
 
-def markdown(table: Table, data: str, images: str) -> str:
+def markdown(table: Table, data: str) -> str:
     """The table with its source; the change against the twin without registers in brackets."""
     rows = [["model", "seeds", *table.titles(" ↓")]]
     for model in table.models:
@@ -148,12 +159,14 @@ def markdown(table: Table, data: str, images: str) -> str:
         " | ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
         for row in (rows[0], line, *rows[1:])
     ]
-    note = (
-        f"Data: {data}; {images}.\n"
-        f"{_units(table)}; mean ± standard deviation over seeds; in brackets the change against\n"
-        f"the same model without registers. Made from the records in results/{data}/cells by `make tables DATA={data}`."
-    )
-    return "\n".join(f"| {row} |" for row in text) + f"\n\n{note}\n"
+    note = [
+        f"Data: {data}. {_units(table)};",
+        "mean ± standard deviation over seeds; in brackets the change against the same model without registers.",
+        f"Made from the records in results/{data}/cells by `make tables DATA={data}`.",
+        "",
+        *(f"- {line}" for line in table.footnotes),
+    ]
+    return "\n".join([*(f"| {row} |" for row in text), "", *note]) + "\n"
 
 
 def _units(table: Table) -> str:
@@ -200,10 +213,8 @@ def main(options: Tables, words: list[str]) -> None:
     if not found:
         raise UserError(f"no record in {results / data / 'cells'}; make some with: make eval DATA={options.data} …")
     table = build(found)
-    counts = sorted({(record.task, record.images) for record in found})
-    images = ", ".join(f"{task} on {count:,} test images" for task, count in counts)
     folder = results / data / "tables"
-    shown = markdown(table, data, images)
+    shown = markdown(table, data)
     for suffix, text in (("md", shown), ("csv", csv(table)), ("tex", latex(table))):
         atomic.write_text(folder / f"overview.{suffix}", text)
     print(f"{shown}\ntables: {folder}/overview.md, .csv, .tex")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from regvit_lightning.data.layout import IGNORED
 from regvit_lightning.data.scenes import CLASSES, FAR, SEMANTIC_IDS, Rendering
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 INK, PAPER = "#1f2430", "#ffffff"
 UNMEASURED = "#d5d8de"  # paler than any depth but the nearest, and without its yellow
-IGNORED = 255  # class number of pixels without a label
 
 LONGEST = 320  # pixels: a picture in a row of examples is shown no larger, which keeps the files small
 PANEL, GAP = 2.2, 0.08  # inches: the widest panel in a row of examples, and what is free between panels

@@ -35,7 +35,9 @@ class Record:
         floors: what is reached without a backbone, by name: metrics.
         images: number of test images.
         protocol: the facts that people argue about.
+        footnote: keys of `protocol` that tables show.
         settings: resolved settings of the task.
+        layout: the data's settings that decide which images are read and what their labels mean.
         backbone: registers, width, depth, patch size and input size of the model.
         weights: fingerprint of the model's weights.
         provenance: commit, dirty, date, versions, device, seconds, peak_memory_mib.
@@ -54,7 +56,9 @@ class Record:
     floors: dict[str, dict[str, float]]
     images: int
     protocol: dict[str, Any]
+    footnote: list[str]
     settings: dict[str, Any]
+    layout: dict[str, Any]
     backbone: dict[str, Any]
     weights: str
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -101,14 +105,15 @@ def load_all(results: Path, data: str) -> list[Record]:
     return [load(file) for file in sorted((results / data / "cells").glob("*/*.json"))]
 
 
-def stale(record: Record, settings: dict[str, Any], weights: str, data_root: str = "") -> str:
+def stale(record: Record, settings: dict[str, Any], weights: str, layout: dict[str, Any], data_root: str = "") -> str:
     """Why `record` no longer answers for these settings, weights and data, or '' when it does."""
     if record.data_root != data_root:
         return f"data changed: {record.data_root} -> {data_root}"
-    old = record.settings
-    changed = [key for key in sorted({**settings, **old}.keys() - FREE_TO_CHANGE) if settings.get(key) != old.get(key)]
-    if changed:
-        return "settings changed: " + ", ".join(f"{key} {old.get(key)} -> {settings.get(key)}" for key in changed)
+    for kind, old, new in (("settings", record.settings, settings), ("layout of the data", record.layout, layout)):
+        keys = sorted({**new, **old}.keys() - FREE_TO_CHANGE)
+        changed = [f"{key} {old.get(key)} -> {new.get(key)}" for key in keys if new.get(key) != old.get(key)]
+        if changed:
+            return f"{kind} changed: {', '.join(changed)}"
     if record.weights != weights:
         return f"weights changed: {record.weights} -> {weights}"
     return ""
@@ -117,16 +122,23 @@ def stale(record: Record, settings: dict[str, Any], weights: str, data_root: str
 def provenance(seconds: float) -> dict[str, Any]:
     """Where a result comes from: commit of the suite and whether its code was changed since, versions, hardware."""
     from datetime import datetime
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
     from regvit_lightning import hardware
 
-    packages = ("torch", "torchvision", "lightning", "timm", "torchmetrics", "numpy", "pillow")
+    def installed(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:  # such as mmcv in place of mmcv-lite
+            return ""
+
+    packages = ["torch", "torchvision", "lightning", "timm", "torchmetrics", "numpy", "pillow"]
+    packages += ["mmsegmentation", "mmengine", "mmcv-lite", "opencv-python", "h5py", "scipy"]
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--", ".", ":(exclude)results")),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": {"python": platform.python_version(), **{name: installed(name) for name in packages}},
         "device": hardware.device_name(),
         "seconds": round(seconds, 1),
         "peak_memory_mib": round(hardware.peak_memory_mib()),

@@ -14,8 +14,10 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from regvit_lightning import records
+from regvit_lightning.data import layout
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ["variant=mini", "epochs=1", "batch_size=16", "device_batch=16", "workers=0"]
@@ -154,10 +156,42 @@ def test_what_is_missing_of_the_real_data_is_said_exactly(bare_files, monkeypatc
     with contextlib.redirect_stderr(errors), pytest.raises(SystemExit):
         program("data", "data=full")
     lines = errors.getvalue().splitlines()
-    assert lines[0] == "data: 4 of 4 data sets are not whole"
-    assert "no folder" in lines[1]
-    assert "has 2 images, expected 20,210" in lines[3]
-    assert "expected 24,231" in lines[4]
+    assert lines[0] == "data: not whole"
+    told = dict(line.strip().split(": ", 1) for line in lines[1:])
+    assert "no folder" in told["imagenet train"]
+    assert "no folder" in told["imagenet22k train"]
+    assert "has 2 images, expected 20,210" in told["segmentation train"]
+    assert "has 1 images, expected 2,000" in told["segmentation test"]
+    assert "has 1 images, expected 24,231" in told["depth train"]
+    assert "has 1 images, expected 654" in told["depth test"]
+
+
+def test_a_record_holds_for_its_label_rule_only(bare_files, tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_ROOT", str(bare_files))
+    monkeypatch.chdir(tmp_path)
+    words = ["model=random-vitn_reg4", "task=ade20k_linear", "data=own", "variant=mini", "workers=0", "steps=1"]
+    program("evaluate", *words, "batch_size=2")
+    resolve = layout.resolve
+
+    def with_a_class_more(name):
+        data = resolve(name)
+        data.segmentation.classes, data.segmentation.vocabulary = 151, ""
+        return data
+
+    monkeypatch.setattr(layout, "resolve", with_a_class_more)
+    assert "runs again: layout of the data changed: classes 150 -> 151" in program("evaluate", *words, "batch_size=2")
+
+
+def test_a_bad_file_stops_two_devices_with_a_line_each(bare_files, tmp_path):
+    for mask in bare_files.glob("ADEChallengeData2016/annotations/training/*.png"):
+        Image.fromarray(np.full_like(np.asarray(Image.open(mask)), 200)).save(mask)
+    words = ["task=ade20k_linear", f"data={bare_files}", "variant=mini", "workers=0", "steps=2", "batch_size=2"]
+    command = [sys.executable, "-m", "benchmarks.evaluate", "model=random-vitn_reg4", *words, "devices=2"]
+    command += [f"runs={tmp_path}", f"results={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert "class number 200" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_real_photographs_by_path(hands, tmp_path):
@@ -172,7 +206,9 @@ def test_real_photographs_by_path(hands, tmp_path):
 
 def test_data_is_checked(tiny):
     shown = program("data", f"data={tiny.root}/imagenet")
-    assert "96 train and 32 test images of 16 classes" in shown
+    assert "imagenet train" in shown
+    assert "is whole: 96 images" in shown
+    assert "is whole: 32 images" in shown
 
 
 @pytest.mark.parametrize(

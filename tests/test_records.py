@@ -27,8 +27,10 @@ def record(model="deit3-vitn_reg4", task="imagenet_knn", seed=0, top1=50.0, sett
         per_class={},
         floors={},
         images=960,
-        protocol={"k": 10},
+        protocol={"k": 10, "k_chosen_on": "train"},
+        footnote=["k_chosen_on"],
         settings=settings or {"crop": 64, "workers": 1},
+        layout={"imagenet": "imagenet"},
         backbone={"num_registers": 4},
         weights=weights,
         provenance={"commit": "c"},
@@ -52,13 +54,15 @@ def test_what_is_no_record_is_refused(tmp_path, content):
 
 
 def test_stale_says_why_and_ignores_how_it_is_run():
-    settings = {"crop": 64, "workers": 1}
-    assert records.stale(record(), settings, "abc") == ""
-    assert records.stale(record(), {"crop": 64, "workers": 8}, "abc") == ""
-    assert records.stale(record(), {"crop": 96, "workers": 1}, "abc") == "settings changed: crop 64 -> 96"
-    assert records.stale(record(), {"crop": 64, "workers": 1, "k": 3}, "abc") == "settings changed: k None -> 3"
-    assert records.stale(record(), settings, "def") == "weights changed: abc -> def"
-    assert records.stale(record(), settings, "abc", "/b/hands") == "data changed:  -> /b/hands"
+    settings, layout = {"crop": 64, "workers": 1}, {"imagenet": "imagenet"}
+    assert records.stale(record(), settings, "abc", layout) == ""
+    assert records.stale(record(), {"crop": 64, "workers": 8}, "abc", layout) == ""
+    assert records.stale(record(), {"crop": 96, "workers": 1}, "abc", layout) == "settings changed: crop 64 -> 96"
+    assert records.stale(record(), {**settings, "k": 3}, "abc", layout) == "settings changed: k None -> 3"
+    assert records.stale(record(), settings, "def", layout) == "weights changed: abc -> def"
+    assert records.stale(record(), settings, "abc", layout, "/b/hands") == "data changed:  -> /b/hands"
+    changed = records.stale(record(), settings, "abc", {"imagenet": "in1k"})
+    assert changed == "layout of the data changed: imagenet imagenet -> in1k"
 
 
 def test_provenance_names_commit_versions_and_hardware():
@@ -91,10 +95,11 @@ def test_a_table_by_hand():
     assert float(rows["deit3-vitn_reg4"]["imagenet_knn top1 change"]) == 9.0  # 62 - (50 + 56) / 2
     assert rows["random-vitn_reg4"]["imagenet_knn top1 change"] == ""
     assert rows["deit3-vitn_reg4"]["imagenet_linear top1"] == ""
-    shown = tables.markdown(built, "mini", "960 test images")
+    shown = tables.markdown(built, "mini")
     assert "62.0 ± 2.8 (+9.0)" in shown
     assert "random-vitn_reg4 (floor)" in shown
     assert "k10" not in shown
+    assert "- imagenet_knn: 960 test images; k chosen on: train" in shown.splitlines()
     lines = tables.latex(built).split("\n")
     assert lines[0] == r"\begin{tabular}{lrr}"
     assert r"deit3-vitn\_reg4 & 62.0 $\pm$ 2.8 (+9.0) & -- \\" in lines
@@ -106,7 +111,7 @@ def test_floors_come_first_and_a_metric_brings_its_own_direction_and_decimals():
     cells = [replace(c, **columns, task="nyud_linear1", metrics={"rmse": c.metrics["top1"] / 100}) for c in CELLS[:-1]]
     built = tables.build([*cells, *CELLS])
     assert built.models[:2] == ["mean depth (floor)", "random-vitn_reg4"]
-    shown = tables.markdown(built, "mini", "40 test images").splitlines()
+    shown = tables.markdown(built, "mini").splitlines()
     assert "nyud_linear1 rmse ↓" in shown[0]
     assert [cell.strip() for cell in shown[2].split("|")] == [
         "",
@@ -123,7 +128,7 @@ def test_floors_come_first_and_a_metric_brings_its_own_direction_and_decimals():
 
 
 def test_the_order_of_records_changes_no_byte():
-    for write in (tables.csv, tables.latex, lambda table: tables.markdown(table, "mini", "")):
+    for write in (tables.csv, tables.latex, lambda table: tables.markdown(table, "mini")):
         assert write(tables.build(CELLS)) == write(tables.build(CELLS[::-1]))
 
 
@@ -132,6 +137,8 @@ def test_two_protocols_never_share_a_column():
     built = tables.build([*CELLS, other])
     knn = [title for title in built.titles() if title.startswith("imagenet_knn@")]
     assert len(knn) == 2
+    labelled = tables.build([*CELLS, replace(CELLS[3], layout={"zero_is_unlabelled": True})])
+    assert sum(title.startswith("imagenet_knn@") for title in labelled.titles()) == 2
     same = record("deit3-vitn_reg16", top1=61.0, settings={"crop": 64, "workers": 9})
     assert len(tables.build([*CELLS, same]).columns) == 2
 
@@ -163,12 +170,22 @@ def test_tables_are_rebuilt_byte_for_byte(tmp_path):
 def test_the_kept_tables_are_those_of_the_kept_records():
     folder = records.ROOT / "results" / "mini" / "tables"
     cells = records.load_all(records.ROOT / "results", "mini")
-    if not cells:
-        pytest.skip("no results are kept")
     built = tables.build(cells)
     assert (folder / "overview.csv").read_text() == tables.csv(built)
     assert (folder / "overview.tex").read_text() == tables.latex(built)
     assert {len(cell.provenance["commit"]) for cell in cells} == {40}
+
+
+@pytest.mark.parametrize(("task", "metric", "factor"), [("ade20k_linear", "miou", 2.0), ("nyud_linear1", "rmse", 0.85)])
+def test_kept_dense_results_beat_random_weights_and_the_constant_predictor_clearly(task, metric, factor):
+    cells = [cell for cell in records.load_all(records.ROOT / "results", "mini") if cell.task == task]
+    better = cells[0].columns[metric]["better"]
+    trained = [cell.metrics[metric] for cell in cells if not cell.model.startswith("random-")]
+    floors = [cell.metrics[metric] for cell in cells if cell.model.startswith("random-")]
+    floors += [kept[metric] for cell in cells for kept in cell.floors.values()]
+    assert trained
+    assert floors
+    assert all(better * value > better * factor * floor for value in trained for floor in floors)
 
 
 def test_the_readme_shows_the_kept_tables():

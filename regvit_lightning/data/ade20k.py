@@ -23,15 +23,14 @@ from torch.utils.data import Dataset
 
 from regvit_lightning import seeds
 from regvit_lightning.data import mini
-from regvit_lightning.data.layout import DataError, DataSettings, Segmentation
+from regvit_lightning.data.layout import IGNORED, DataError, DataSettings, Segmentation, check_files
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.data.world import SEMANTIC_IDS
 from regvit_lightning.errors import one_line
 from regvit_lightning.settings import check
 
-IGNORED = 255  # class number of pixels without a label
-LONGEST = 4  # a resized image is at most so many times as long as it is high: mmseg's scale (2048, 512)
+UNBOUNDED = 99_999_999  # the long side of a resized image, as in the published configs
 
 cv2.setNumThreads(0)  # the worker processes are the parallelism
 
@@ -119,11 +118,14 @@ class LoadLabels(BaseTransform):
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         path = results["seg_map_path"]
         try:
-            mask = mmcv.imread(path, flag="unchanged", backend="pillow").squeeze()
+            mask = mmcv.imread(path, flag="unchanged", backend="pillow")
         except Exception as error:
             raise DataError(f"unreadable mask {path}: {one_line(error)}; restore or remove the file") from None
         if mask.ndim != 2:
             raise DataError(f"mask {path} has {mask.shape[2]} channels: expected one, with class numbers")
+        mask = mask.astype(np.uint8) if mask.dtype == bool else mask
+        if not np.issubdtype(mask.dtype, np.integer):
+            raise DataError(f"mask {path} holds {mask.dtype} numbers: expected whole class numbers")
         if mask.shape != results["ori_shape"]:
             sizes = f"{mask.shape[1]} × {mask.shape[0]}", f"{results['ori_shape'][1]} × {results['ori_shape'][0]}"
             raise DataError(f"mask {path} is {sizes[0]} px, its image {results['img_path']} {sizes[1]}: not a pair")
@@ -138,11 +140,10 @@ class LoadLabels(BaseTransform):
 def train_pipeline(layout: Segmentation, short_side: int, ratio: Sequence[float], crop: int) -> Pipeline:
     """The published augmentation: short side `short_side` × U(ratio), random crop in which no class takes more than
     three quarters, flip, photometric distortion (dinov2_vitl14_ade20k_linear_config)."""
-    scale = (LONGEST * short_side, short_side)
     return [
         LoadImage(),
         LoadLabels(layout),
-        RandomResize(scale=scale, ratio_range=tuple(ratio), keep_ratio=True),
+        RandomResize(scale=(UNBOUNDED, short_side), ratio_range=tuple(ratio), keep_ratio=True),
         RandomCrop((crop, crop), cat_max_ratio=0.75, ignore_index=IGNORED),
         RandomFlip(prob=0.5),
         PhotoMetricDistortion(),
@@ -152,8 +153,7 @@ def train_pipeline(layout: Segmentation, short_side: int, ratio: Sequence[float]
 
 def test_pipeline(layout: Segmentation, short_side: int, scales: Sequence[float], flip: bool) -> Pipeline:
     """Every scale with and, where asked for, without flip, as one sample; the mask stays at its own size."""
-    sizes = [(round(LONGEST * short_side * scale), round(short_side * scale)) for scale in scales]
-    resizes = [Resize(scale=size, keep_ratio=True) for size in sizes]
+    resizes = [Resize(scale=(UNBOUNDED, int(short_side * scale)), keep_ratio=True) for scale in scales]
     flips = [RandomFlip(prob=float(turned)) for turned in ((False, True) if flip else (False,))]
     return [LoadImage(), TestTimeAug([resizes, flips, [LoadLabels(layout)], [PackSegInputs()]])]
 
@@ -199,7 +199,7 @@ def _split(data: DataSettings, number: int, pipeline: Pipeline) -> BaseSegDatase
         pipeline=list(pipeline),
         lazy_init=True,  # it cannot be filled with nothing
     )
-    _check_files(found, listed or images, layout.image_suffix, data.get)
+    _check_files(found, listed or images, listed is not None, data.get)
     found.full_init()
     wanted = data.counts.get("segmentation")
     if wanted is not None and len(found) != wanted[number]:
@@ -207,21 +207,12 @@ def _split(data: DataSettings, number: int, pipeline: Pipeline) -> BaseSegDatase
     return found
 
 
-def _check_files(images: BaseSegDataset, source: Path, suffix: str, get: str) -> None:
+def _check_files(images: BaseSegDataset, source: Path, listed: bool, get: str) -> None:
     pairs = images.load_data_list()
     if not pairs:
-        raise DataError(f"{source} has no image left: none ends in '{suffix}'; {get}")
-    present = {folder: set(_files(folder)) for folder in {images.data_prefix[key] for key in images.data_prefix}}
-    for key, kind in (("img_path", "image"), ("seg_map_path", "mask")):
-        folder = images.data_prefix[key]
-        missing = [pair[key] for pair in pairs if str(Path(pair[key]).relative_to(folder)) not in present[folder]]
-        if missing:
-            first = ", ".join(missing[:5])
-            raise DataError(f"{source}: {len(missing):,} of {len(pairs):,} {kind} files are missing: {first}; {get}")
-
-
-def _files(folder: str) -> list[str]:
-    return [str(path.relative_to(folder)) for path in Path(folder).rglob("*")]
+        reason = "it is empty" if listed else f"no file ends in '{images.img_suffix}'"
+        raise DataError(f"{source} has no image left: {reason}; {get}")
+    check_files(source, [pair[key] for pair in pairs for key in ("img_path", "seg_map_path")], get)
 
 
 class Augmented(Dataset[dict[str, Any]]):

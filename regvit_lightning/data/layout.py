@@ -1,13 +1,17 @@
 """Where a data set lies: by name from `configs/data/`, or any folder in ImageNet's layout by its path."""
 
-from dataclasses import dataclass, field
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from regvit_lightning import settings
 from regvit_lightning.errors import UserError
 from regvit_lightning.settings import SettingsError
 
 ADE_SPLITS = ("training", "validation")
+IGNORED = 255  # class number of pixels without a label, whatever number the masks have for them
 
 
 class DataError(UserError):
@@ -102,6 +106,10 @@ class DataSettings:
     def __post_init__(self) -> None:
         settings.check(bool(self.root), f"data '{self.name}': root is empty (give DATA_ROOT=<folder>)")
 
+    def section(self, name: str) -> dict[str, Any]:
+        """What decides which images a task reads and what their labels mean: `imagenet`, `segmentation` or `depth`."""
+        return {"imagenet": self.imagenet} if name == "imagenet" else asdict(getattr(self, name))
+
     def folder(self, images: str) -> str:
         """The folder below root that holds the data set `images`.
 
@@ -111,6 +119,18 @@ class DataSettings:
         folders = {"imagenet": self.imagenet, "imagenet22k": self.imagenet22k}
         settings.check(images in folders, f"images={images}: expected one of {', '.join(folders)}")
         return folders[images]
+
+
+def check_files(source: Path, files: Sequence[str], get: str) -> None:
+    """See that the files that `source` names are there.
+
+    Raises:
+        DataError: some are missing; says how many and names the first five.
+    """
+    missing = [file for file in files if not os.path.exists(file)]
+    if missing:
+        first = ", ".join(missing[:5])
+        raise DataError(f"{source}: {len(missing):,} of {len(files):,} files are missing: {first}; {get}")
 
 
 def resolve(data: str) -> DataSettings:

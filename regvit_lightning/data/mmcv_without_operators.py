@@ -34,3 +34,11 @@ class _Missing(ModuleType):
 
 if importlib.util.find_spec(NAME) is None:
     sys.modules[NAME] = _Missing(NAME)
+
+try:
+    import cv2  # noqa: F401
+except ImportError as error:
+    raise UserError(
+        f"OpenCV, which mmsegmentation stands on, cannot be loaded ({error}): install the system library that it "
+        "names, or replace the package opencv-python by opencv-python-headless"
+    ) from None

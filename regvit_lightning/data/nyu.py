@@ -4,7 +4,6 @@ What both readers give is a sequence of `Pair`s. The augmentation is that of BTS
 DINOv2's depth evaluation takes it from the Monocular-Depth-Estimation-Toolbox; test images are only resized, if at all.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from torch.utils.data import Dataset, default_collate
 from regvit_lightning import seeds
 from regvit_lightning.data import mini
 from regvit_lightning.data.images import open_image
-from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.data.layout import DataError, DataSettings, check_files
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import one_line
@@ -81,10 +80,7 @@ class ListedPairs:
 
     def __init__(self, source: Path, folder: Path, get: str = "") -> None:
         self.files = np.array(_read_list(source, folder, get), dtype=np.str_).reshape(-1, 2)
-        missing = [file for file in self.files.flatten().tolist() if not os.path.exists(file)]
-        if missing:
-            first = ", ".join(missing[:5])
-            raise DataError(f"{source}: {len(missing):,} of {self.files.size:,} files are missing: {first}; {get}")
+        check_files(source, self.files.flatten().tolist(), get)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -119,8 +115,9 @@ def open_depth(path: str) -> npt.NDArray[np.float32]:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
         reason = "not an image" if "cannot identify" in str(error) else one_line(error)
         raise DataError(f"unreadable depth {path}: {reason}; restore or remove the file") from None
-    if not mode.startswith("I"):  # Pillow's modes of wide integers: I, I;16
-        raise DataError(f"depth {path} is 8-bit ({mode}): expected a 16-bit PNG in millimetres; convert it")
+    if not mode.startswith("I") or depth.max(initial=0) > 65535:  # Pillow's modes of wide integers: I, I;16
+        kind = "8-bit" if depth.dtype == np.uint8 else "not 16-bit"
+        raise DataError(f"depth {path} is {kind} ({mode}): expected a 16-bit PNG in millimetres; convert it")
     return np.divide(depth, MILLIMETRES, dtype=np.float32)
 
 
@@ -311,10 +308,14 @@ def mirrored(pair: Pair) -> Pair:
 
 
 def coloured(pair: Pair, rng: np.random.Generator) -> Pair:
-    """BTS's colour augmentation of values in 0..1: gamma 0.9-1.1, brightness 0.75-1.25, each channel 0.9-1.1."""
+    """The toolbox's colour augmentation: gamma 0.9-1.1, brightness 0.75-1.25, each channel 0.9-1.1.
+
+    Its gamma is taken of values in 0..255, not in 0..1 as in BTS, so it makes an image brighter or darker by up to two
+    thirds; the published heads were trained so.
+    """
     gamma, brightness, colours = rng.uniform(0.9, 1.1), rng.uniform(0.75, 1.25), rng.uniform(0.9, 1.1, size=3)
-    values = (np.arange(256) / 255) ** gamma * brightness
-    tables = np.round(255 * np.clip(np.outer(colours, values), 0, 1)).astype(np.uint8)
+    values = np.arange(256.0) ** gamma * brightness
+    tables = np.round(np.clip(np.outer(colours, values), 0, 255)).astype(np.uint8)
     return replace(pair, image=np.stack([tables[c][pair.image[..., c]] for c in range(3)], axis=-1))
 
 

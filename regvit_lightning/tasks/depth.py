@@ -27,6 +27,8 @@ from regvit_lightning.tasks import dense
 from regvit_lightning.tasks.frozen import FrozenModule, How, Metric, Outcome, TaskSettings, bootstrap, fit, judge
 
 METRICS = {"rmse": Metric(better=-1, unit="m", decimals=3)}
+READS = "depth"
+FOOTNOTE = ("view", "flip", "eval_crop", "range_in_metres", "averaging")
 
 # Blocks, numbered from 1, whose features "lin. 4" takes, by the depth of the model (dinov2/hub/depthers.py).
 FOUR_BLOCKS = {12: (3, 6, 9, 12), 24: (5, 12, 18, 24), 40: (10, 20, 30, 40)}
@@ -272,8 +274,6 @@ class DepthHead(FrozenModule):
         self.cls = settings.cls and backbone.has_cls
         width = len(self.feature_blocks) * backbone.embed_dim * (1 + self.cls)
         self.head = nn.Linear(width, settings.bins)
-        nn.init.normal_(self.head.weight, std=0.01)
-        nn.init.zeros_(self.head.bias)
         self.register_buffer("centres", torch.linspace(*settings.depth_range, settings.bins), persistent=False)
         self.register_buffer("seen", torch.zeros(2, dtype=torch.float64))
         self.scores: dict[int, Tensor] = {}
@@ -389,7 +389,7 @@ def _outcome(module: DepthHead, train_images: int, seed: int) -> Outcome:
     return Outcome(
         metrics=metrics,
         images=len(found),
-        intervals={name: bootstrap(column[name], seed) for name in ("rmse", "abs_rel", "a1")},
+        intervals={name: bootstrap(scores, seed) for name, scores in column.items()},
         protocol=_protocol(module, train_images),
         floors={"mean depth": floor},
         picture=figures.depth_examples(images, truths, predictions, module.settings.max_depth),
@@ -437,7 +437,7 @@ def _train_view(settings: Settings) -> str:
     border = "rows 45:472, columns 43:608" if settings.border_crop else "no border crop"
     size = f"; frame resized to short side {settings.short_side}" if settings.short_side else ""
     crop = "{} × {}".format(*settings.crop)
-    return f"{border}{size}; rotation ±{settings.rotation}°, flip, crop {crop}, colour (gamma on 0..1)"
+    return f"{border}{size}; rotation ±{settings.rotation}°, flip, crop {crop}, colour"
 
 
 def _gradient_loss_in_words(settings: Settings) -> str:

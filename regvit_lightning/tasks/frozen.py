@@ -20,6 +20,7 @@ from regvit_lightning.data.images import Transform
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Streamed, accumulation
 from regvit_lightning.data.transforms import centre_crop, normalise
+from regvit_lightning.errors import UserError
 from regvit_lightning.pretrain.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint
 from regvit_lightning.settings import MISSING, check
 
@@ -144,13 +145,20 @@ class Outcome:
 
 
 class Task(Protocol):
-    """A file of `regvit_lightning/tasks/`: `Settings`, `METRICS` and `run`.
+    """A file of `regvit_lightning/tasks/`.
 
-    `METRICS` names the metrics that go into tables.
+    Attributes:
+        Settings: of its YAML.
+        METRICS: those that go into tables.
+        READS: the part of the data's settings that says which images it reads, see `DataSettings.section`.
+        FOOTNOTE: keys of the outcome's `protocol` that stand under the table.
+        run: computes one cell.
     """
 
     Settings: type[TaskSettings]
     METRICS: dict[str, Metric]
+    READS: str
+    FOOTNOTE: tuple[str, ...]
     run: Callable[[Backbone, DataSettings, Any, How], Outcome]
 
 
@@ -261,7 +269,12 @@ def fit(module: FrozenModule, images: Streamed, steps: int, how: How, **more: An
         **more,
     )
     last = how.folder / LAST if how.folder is not None and (how.folder / LAST).exists() else None
-    runner.fit(module, images, ckpt_path=last, weights_only=True)
+    try:
+        runner.fit(module, images, ckpt_path=last, weights_only=True)
+    except RuntimeError as error:  # of torch.distributed, when another process stopped and told why
+        if how.devices == 1 or not any(word in str(error) for word in ("gloo", "NCCL", "peer")):
+            raise
+        raise UserError("the process of another device stopped; its line tells why") from None
     hardware.leave_helpers(runner)
     if how.folder is not None:
         head = {name: value.detach().cpu().contiguous() for name, value in module.head_state().items()}

@@ -30,6 +30,8 @@ from regvit_lightning.tasks.frozen import (
 )
 
 METRICS = {"top1": Metric(), "top1_best_on_test": Metric()}
+READS = "imagenet"
+FOOTNOTE = ("view", "k_chosen_on")
 
 
 @dataclass

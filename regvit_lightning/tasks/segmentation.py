@@ -15,18 +15,22 @@ from regvit_lightning.data import ade20k  # isort: skip  # first: it makes mmseg
 
 import numpy as np
 import torch
+from mmengine.config import ConfigDict
 from mmengine.logging import MMLogger
+from mmengine.structures import PixelData
 from mmseg.models.data_preprocessor import SegDataPreProcessor
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
 from mmseg.utils import get_palette
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
 from regvit_lightning import figures, schedules, seeds
 from regvit_lightning.backbones import Backbone
-from regvit_lightning.data.layout import DataSettings, Segmentation
+from regvit_lightning.data.layout import IGNORED, DataSettings, Segmentation
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import one_line
@@ -45,6 +49,8 @@ from regvit_lightning.tasks.frozen import (
 )
 
 METRICS = {"miou": Metric()}
+READS = "segmentation"
+FOOTNOTE = ("classes", "zero_label", "scored_at", "view", "test_views")
 
 MMLogger.get_instance("mmengine", log_level="WARNING")  # it would print every weight that a head initialises
 
@@ -119,24 +125,23 @@ class PatchMaps(nn.Module):
         return [tokens.patches.permute(0, 3, 1, 2) for tokens in found]
 
 
-class FeatureNorm(nn.BatchNorm2d):
-    """Batch normalisation of frozen features by the statistics of the whole batch, over all devices.
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation by the statistics of the whole batch, over all devices.
 
-    Frozen features need no gradient, so neither do their statistics: plain sums over the devices do, also on CPUs,
-    where torch's SyncBatchNorm does not run.
+    Unlike torch's SyncBatchNorm, also on CPUs.
     """
 
     def forward(self, features: Tensor) -> Tensor:
         if not self.training:
             return super().forward(features)
-        with torch.no_grad():
-            count = features.numel() // features.shape[1] * _devices()
-            mean = _over_devices(features.sum((0, 2, 3))) / count
-            var = _over_devices((features - mean.view(-1, 1, 1)).square_().sum((0, 2, 3))) / count
-            for running, found in ((self.running_mean, mean), (self.running_var, var * count / (count - 1))):
-                assert running is not None and self.momentum is not None  # noqa: PT018  # as BatchNorm2d makes them
-                running.lerp_(found, self.momentum)
-        return F.batch_norm(features, mean, var, self.weight, self.bias, training=False, eps=self.eps)
+        count = features.numel() // features.shape[1] * _devices()
+        mean = _over_devices(features.sum((0, 2, 3))) / count
+        var = _over_devices((features - mean.view(-1, 1, 1)).square().sum((0, 2, 3))) / count
+        for running, found in ((self.running_mean, mean), (self.running_var, var * count / max(count - 1, 1))):
+            assert running is not None and self.momentum is not None  # noqa: PT018  # as BatchNorm2d makes them
+            running.lerp_(found.detach(), self.momentum)
+        scale = self.weight * (var + self.eps).rsqrt()
+        return torch.addcmul((self.bias - mean * scale).view(-1, 1, 1), features, scale.view(-1, 1, 1))
 
 
 def _devices() -> int:
@@ -144,9 +149,18 @@ def _devices() -> int:
 
 
 def _over_devices(sums: Tensor) -> Tensor:
-    if _devices() > 1:
-        torch.distributed.all_reduce(sums)
-    return sums
+    return all_reduce(sums) if _devices() > 1 else sums
+
+
+def synchronise(module: nn.Module) -> None:
+    """Replace every batch normalisation of maps inside `module` by `BatchNorm`."""
+    for name, child in module.named_children():
+        if isinstance(child, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+            norm = BatchNorm(child.num_features, child.eps, child.momentum)
+            norm.load_state_dict(child.state_dict())
+            setattr(module, name, norm)
+        else:
+            synchronise(child)
 
 
 class Segmentor(EncoderDecoder):
@@ -203,7 +217,7 @@ class BNHead(BaseDecodeHead):
         width = sum(settings["in_channels"]) if several else settings["in_channels"]
         defaults = {"channels": width, "dropout_ratio": 0.0, "input_transform": "resize_concat" if several else None}
         super().__init__(**{**defaults, **settings})
-        self.norm = FeatureNorm(width)
+        self.norm = BatchNorm(width)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Logits (B, classes, h, w)."""
@@ -227,16 +241,18 @@ def decode_head(options: Settings, backbone: Backbone, classes: int) -> dict[str
     """The head's settings with what follows from backbone and data filled in.
 
     Raises:
-        SettingsError: mmsegmentation has no such head.
+        SettingsError: mmsegmentation has no such head, or a setting that is not to be given.
     """
     several, name = options.blocks > 1, options.decode_head["type"]
+    own = sorted({"in_channels", "in_index", "num_classes", "ignore_index"} & options.decode_head.keys())
+    check(not own, f"decode_head: {', '.join(own)} follow from backbone and data; leave them out")
     heads = [known for known in MODELS.module_dict if "Head" in known]
     check(name in heads, f"decode_head: mmsegmentation has no '{name}'; {nearest(str(name), heads)}")
     return {
         "in_channels": [backbone.embed_dim] * options.blocks if several else backbone.embed_dim,
         "in_index": list(range(options.blocks)) if several else 0,
         "num_classes": classes,
-        "ignore_index": ade20k.IGNORED,
+        "ignore_index": IGNORED,
         **options.decode_head,
     }
 
@@ -260,19 +276,26 @@ class Segmenter(FrozenModule):
         self.register_buffer("seen", torch.zeros(classes, dtype=torch.long))
         mean, std = ([255 * value for value in values] for values in (backbone.mean, backbone.std))
         crop = (settings.crop, settings.crop)
-        encoder = {"type": PatchMaps, "frozen": self.frozen, "blocks": settings.blocks}
+        head = decode_head(settings, backbone, classes)
         try:
             self.model = Segmentor(
                 settings.device_batch,
-                backbone={**encoder, "device_batch": settings.device_batch},
-                decode_head=decode_head(settings, backbone, classes),
-                data_preprocessor=SegDataPreProcessor(
-                    mean, std, size=crop, seg_pad_val=ade20k.IGNORED, bgr_to_rgb=True
-                ),
-                test_cfg=_Slide(mode="slide", crop_size=crop, stride=(settings.stride, settings.stride)),
+                backbone={
+                    "type": PatchMaps,
+                    "frozen": self.frozen,
+                    "blocks": settings.blocks,
+                    "device_batch": settings.device_batch,
+                },
+                decode_head=head,
+                data_preprocessor=SegDataPreProcessor(mean, std, size=crop, seg_pad_val=IGNORED, bgr_to_rgb=True),
+                test_cfg=ConfigDict(mode="slide", crop_size=crop, stride=(settings.stride, settings.stride)),
             )
-        except (AssertionError, KeyError, TypeError, ValueError) as error:  # what mmsegmentation makes of bad settings
-            raise SettingsError(f"decode_head={settings.decode_head}: {one_line(error)}") from None
+            synchronise(self.model.decode_head)
+            _try_out(self.model.decode_head, backbone.embed_dim, settings.blocks)
+        except Exception as error:  # mmsegmentation has no error of its own for settings that do not fit
+            reason = str(error) and f"{type(error).__name__}: {one_line(error)}"
+            hint = "a head of one map takes blocks=1, one of several takes blocks=4 and perhaps input_transform"
+            raise SettingsError(f"decode_head={settings.decode_head}: {reason or 'it does not fit'}; {hint}") from None
         self.model.decode_head.init_weights()
         self._areas: list[Tensor] = []
         self.shown: dict[int, list[Any]] = {}
@@ -287,7 +310,7 @@ class Segmenter(FrozenModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         data = self.model.data_preprocessor(batch, training=True)
         labels = torch.stack([sample.gt_sem_seg.data for sample in data["data_samples"]])
-        self.seen += _over_devices(labels[labels != ade20k.IGNORED].bincount(minlength=self.classes))
+        self.seen += _over_devices(labels[labels != IGNORED].bincount(minlength=self.classes))
         loss, _ = self.model.parse_losses(self.model.loss(data["inputs"], data["data_samples"]))
         self.log("train/loss", loss)
         return loss
@@ -306,13 +329,16 @@ class Segmenter(FrozenModule):
 
         With several scales or the mirrored image, their probabilities are averaged.
         """
-        views = []
+        total: Tensor | None = None
         for inputs, samples in zip(batch["inputs"], batch["data_samples"], strict=True):
             data = self.model.data_preprocessor({"inputs": inputs, "data_samples": samples})
-            views.append(self.model.predict(data["inputs"], data["data_samples"])[0])
-        if len(views) == 1:
-            return views[0].pred_sem_seg.data[0]
-        return sum(view.seg_logits.data.softmax(dim=0) for view in views).argmax(dim=0)
+            logits = self.model.predict(data["inputs"], data["data_samples"])[0].seg_logits.data
+            if len(batch["inputs"]) == 1:
+                return logits.argmax(dim=0)
+            # One after the other: at ten views, those of a large image would fill the memory.
+            total = logits.softmax(dim=0) if total is None else total.add_(logits.softmax(dim=0))
+        assert total is not None, "a sample without a view"
+        return total.argmax(dim=0)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         truth = batch["data_samples"][0][0].gt_sem_seg.data[0].to(self.device)
@@ -327,10 +353,15 @@ class Segmenter(FrozenModule):
         self.areas = torch.stack(self._areas)
 
 
-class _Slide(dict[str, Any]):
-    """mmsegmentation reads its test settings as attributes and as keys."""
-
-    __getattr__ = dict.__getitem__
+def _try_out(head: BaseDecodeHead, width: int, blocks: int) -> None:
+    """One loss and one prediction on maps of zeros, before anything is read: whatever the head raises."""
+    maps, sample = [torch.zeros(2, width, 8, 8)] * blocks, SegDataSample()
+    sample.gt_sem_seg = PixelData(data=torch.zeros(1, 32, 32, dtype=torch.long))
+    head.eval()
+    with torch.no_grad():
+        head.loss(maps, [sample, sample], ConfigDict())
+        head.predict(maps, [{"img_shape": torch.Size((32, 32))}], ConfigDict())
+    head.train()
 
 
 def learning_rate(step: int, options: Settings) -> float:
@@ -348,7 +379,7 @@ def areas(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
     Args:
         prediction, truth: (H, W) class numbers; pixels with truth 255 count nowhere.
     """
-    known = truth != ade20k.IGNORED
+    known = truth != IGNORED
     predicted, labelled = prediction[known], truth[known]
     parts = labelled[predicted == labelled], predicted, labelled
     return torch.stack([part.bincount(minlength=classes) for part in parts])
@@ -445,7 +476,9 @@ def _protocol(options: Settings, layout: Segmentation, train_images: int) -> dic
         "zero_label": "unlabelled, not scored" if layout.zero_is_unlabelled else "a class",
         "scored_at": "the masks' own size",
         "feature": f"patches of the last {options.blocks} block(s) after the final norm",
+        "padding": "zeros around, to a multiple of the patch size; the logits are resized with them",
         "head": options.decode_head,
+        "loss": "the head's own; of BNHead cross-entropy, averaged over all pixels, those without a label among them",
         "train_view": (
             f"short side {options.short_side} × U{tuple(options.ratio)}, crop {options.crop} with no class above 75 %, "
             "flip, photometric distortion"
