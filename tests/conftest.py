@@ -1,5 +1,6 @@
 """What all tests share: one thread for tiny models, a tiny rendered data set, the real photographs where they are."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,14 @@ TINY = mini.MiniSettings(
     shards_train=4,
     shards_val=2,
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _imported_modules_are_no_garbage():
+    """mmengine collects garbage for each data set it opens: half a second where it looks through all of torch."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Masks by hand and by mmsegmentation's own reader; folders in the documented layouts; files that do not fit."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -64,7 +65,7 @@ def test_class_numbers_are_those_of_mmsegmentation(seed):
 
     mask = np.random.default_rng(seed).choice([*range(151), 255], (6, 5)).astype(np.uint8)
     reader = LoadAnnotations()
-    _, png = __import__("cv2").imencode(".png", mask)
+    _, png = cv2.imencode(".png", mask)
     results = {"seg_map_path": "", "reduce_zero_label": True, "seg_fields": [], "label_map": None}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mmseg.datasets.transforms.loading.fileio.get", lambda *_, **__: png.tobytes())
@@ -146,13 +147,107 @@ def test_train_crops_keep_to_the_protocol(folder):
     assert sample["data_samples"].gt_sem_seg.data.shape == (1, 48, 48)
 
 
-def test_the_short_side_is_resized_and_the_long_one_bounded(folder):
+def test_the_short_side_is_resized_and_views_are_mirrored(folder):
     pipeline = ade20k.test_pipeline(folder.segmentation, 60, [1.0, 2.0], True)
     sample = ade20k.test_images(folder, pipeline)[0]
     assert [tuple(view.shape[1:]) for view in sample["inputs"]] == [(60, 100), (60, 100), (120, 200), (120, 200)]
     assert all(view.gt_sem_seg.data.shape == (1, 30, 50) for view in sample["data_samples"])
     assert [view.metainfo["flip"] for view in sample["data_samples"]] == [False, True, False, True]
-    torch.testing.assert_close(sample["inputs"][1], sample["inputs"][0].flip(2))
+    for straight, mirrored in ((0, 1), (2, 3)):
+        assert (sample["inputs"][mirrored] == sample["inputs"][straight].flip(2)).all()
+        assert (sample["inputs"][mirrored] != sample["inputs"][straight]).any()
+
+
+@pytest.mark.parametrize(("size", "resized"), [((240, 40), (60, 360)), ((40, 240), (360, 60)), ((40, 1), (60, 2400))])
+def test_the_long_side_is_not_bounded(tmp_path, size, resized):
+    """As published, scale (99999999, 512): an image six times as long as it is high keeps its ratio."""
+    for split in ("training", "validation"):
+        write_pair(tmp_path, split, 1, size=size)
+    data = DataSettings(name="own", root=str(tmp_path))
+    test = ade20k.test_images(data, ade20k.test_pipeline(data.segmentation, 60, [1.0, 2.0], False))[0]
+    twice = tuple(2 * side for side in resized)
+    assert [tuple(view.shape[1:]) for view in test["inputs"]] == [resized, twice]
+    assert test["data_samples"][0].gt_sem_seg.data.shape == (1, *size[::-1])
+    train = ade20k.train_images(data, ade20k.train_pipeline(data.segmentation, 60, [1.0, 1.0], 3000))[0]
+    assert train["inputs"].shape[1:] == train["data_samples"].gt_sem_seg.data.shape[1:] == resized
+
+
+def test_the_factor_of_the_short_side_is_drawn_from_the_ratio(folder):
+    images = ade20k.train_images(folder, ade20k.train_pipeline(folder.segmentation, 60, [0.5, 2.0], 1000))
+    crops = ade20k.Augmented(images, 0)
+    drawn = [min(crops[(position, 0)]["inputs"].shape[1:]) for position in range(60)]
+    assert 30 <= min(drawn) < 40
+    assert 110 < max(drawn) <= 120
+    assert sum(side > 75 for side in drawn) / 60 == pytest.approx(0.5, abs=0.2)  # uniform
+
+
+@pytest.fixture
+def halves(tmp_path):
+    """One image of 48 × 40 pixels as it is read, class 0 left, class 1 right; the short side is 40 as it stands."""
+    mask = np.ones((40, 48), np.uint8)
+    mask[:, 24:] = 2
+    path, _ = write_pair(tmp_path, "training", 1, mask=mask, size=(48, 40))
+    data = DataSettings(name="own", root=str(tmp_path))
+    rgb = np.asarray(Image.open(path)).transpose(2, 0, 1)
+    return data, torch.from_numpy(rgb[::-1].copy()), torch.from_numpy(mask)[None] - 1
+
+
+def _draws(data, crop, number, seed=0):
+    pipeline = ade20k.train_pipeline(data.segmentation, 40, [1.0, 1.0], crop)
+    crops = ade20k.Augmented(ade20k.train_images(data, pipeline), seed)
+    return [crops[(position, 0)] for position in range(number)]
+
+
+def test_half_of_the_crops_are_mirrored_with_their_masks(halves):
+    data, _, labels = halves
+    masks = [sample["data_samples"].gt_sem_seg.data for sample in _draws(data, 48, 200)]
+    turned = [bool((mask == labels.flip(2)).all()) for mask in masks]
+    assert all(turn or (mask == labels).all() for mask, turn in zip(masks, turned, strict=True))
+    assert np.mean(turned) == pytest.approx(0.5, abs=0.13)  # 3.7 standard deviations
+
+
+def test_the_photometric_distortion_changes_images_and_never_masks(halves):
+    data, image, labels = halves
+    changes = []
+    for sample in _draws(data, 48, 60):
+        mask = sample["data_samples"].gt_sem_seg.data
+        mirrored = bool((mask == labels.flip(2)).all())
+        assert (mask == (labels.flip(2) if mirrored else labels)).all()
+        shown = sample["inputs"].flip(2) if mirrored else sample["inputs"]
+        assert shown.dtype == torch.uint8
+        changes.append((shown.float() - image.float()).abs().mean().item())
+    # Four distortions, each half of the time: 1 of 16 images stays as it is, none becomes another picture.
+    assert sum(change > 1 for change in changes) / 60 == pytest.approx(15 / 16, abs=0.12)
+    assert len({round(change, 3) for change in changes}) > 45
+    assert np.mean(changes) > 10
+
+
+def _largest_shares(data):
+    masks = [sample["data_samples"].gt_sem_seg.data for sample in _draws(data, 24, 80)]
+    assert {tuple(mask.shape) for mask in masks} == {(1, 24, 24)}
+    counts = np.array([mask[mask != 255].bincount(minlength=2).tolist() for mask in masks])
+    return (counts.max(axis=1) / counts.sum(axis=1)).tolist()
+
+
+def test_crops_keep_to_three_quarters_of_a_class(halves):
+    """Of the 25 crops of 24 columns 11 have both classes in more than a quarter; it is drawn again up to ten times."""
+    shares = _largest_shares(halves[0])
+    assert np.mean([share < 0.75 for share in shares]) > 0.95  # 1 - (14 / 25)^11 = 0.998, against 11 / 25
+    assert max(share for share in shares if share < 0.75) > 0.65  # and not to less than three quarters
+
+
+def test_pixels_without_a_label_are_left_out_of_the_three_quarters(tmp_path):
+    mask = np.zeros((40, 48), np.uint8)  # 15 of 16 pixels
+    mask[::4, :24:4], mask[::4, 24::4] = 1, 2
+    write_pair(tmp_path, "training", 1, mask=mask, size=(48, 40))
+    shares = _largest_shares(DataSettings(name="own", root=str(tmp_path)))
+    assert np.mean([share < 0.75 for share in shares]) > 0.95  # 1 - (13 / 25)^11, against 12 / 25
+
+
+def test_an_image_of_one_class_still_gives_crops(tmp_path):
+    write_pair(tmp_path, "training", 1, mask=np.ones((40, 48)), size=(48, 40))
+    for sample in _draws(DataSettings(name="own", root=str(tmp_path)), 24, 3):
+        assert (sample["data_samples"].gt_sem_seg.data == 0).all()
 
 
 def test_an_augmented_sample_depends_on_seed_and_position_alone(folder):
@@ -229,12 +324,53 @@ def test_a_broken_file_is_named(folder, tmp_path, kind):
     _line(error, str(path), "unreadable", "restore or remove")
 
 
+def test_a_mask_of_floats_is_refused(folder, tmp_path):
+    _, mask = write_pair(tmp_path, "training", 2)
+    Image.fromarray(np.full((30, 40), 2.5, np.float32)).save(mask, format="TIFF")
+    with pytest.raises(DataError) as error:
+        _reading(folder)
+    _line(error, str(mask), "float32", "class numbers")
+
+
+@pytest.mark.parametrize("mode", ["1", "I;16"])
+def test_masks_of_1_and_of_16_bits_are_read(tmp_path, mode):
+    numbers = np.random.default_rng(0).integers(0, 2, (30, 40))
+    for split in ("training", "validation"):
+        _, mask = write_pair(tmp_path, split, 1)
+        stored = numbers.astype(bool) if mode == "1" else numbers.astype(np.uint16)
+        Image.fromarray(stored).save(mask)
+        with Image.open(mask) as image:
+            assert image.mode == mode
+    layout_of_two = Segmentation(vocabulary="", classes=2, zero_is_unlabelled=False)
+    data = DataSettings(name="own", root=str(tmp_path), segmentation=layout_of_two)
+    pipeline = ade20k.test_pipeline(layout_of_two, 30, [1.0], False)
+    found = ade20k.test_images(data, pipeline)[0]["data_samples"][0].gt_sem_seg.data
+    assert (found[0].numpy() == numbers).all()
+    assert {label for one in _reading(data) for label in one["data_samples"].gt_sem_seg.data.unique().tolist()} <= {
+        0,
+        1,
+    }
+
+
+def test_linked_subfolders_are_followed(tmp_path):
+    names = ("images", "annotations")
+    paths = write_pair(tmp_path, "training", 1), write_pair(tmp_path, "training", 2)
+    for kind, path in zip(names, paths[1], strict=True):
+        elsewhere = tmp_path / "elsewhere" / kind
+        elsewhere.mkdir(parents=True)
+        path.rename(elsewhere / path.name)
+        (tmp_path / "ADEChallengeData2016" / kind / "training" / "kitchens").symlink_to(elsewhere)
+    found = _reading(DataSettings(name="own", root=str(tmp_path)))
+    assert len(found) == 2
+    assert sorted("kitchens" in sample["data_samples"].img_path for sample in found) == [False, True]
+
+
 def test_missing_masks_are_counted_and_the_first_five_named(folder, tmp_path):
     for number in range(4, 11):
         write_pair(tmp_path, "training", number)[1].unlink()
     with pytest.raises(DataError) as error:
         ade20k.train_images(folder, ())
-    _line(error, "7 of 10 mask files are missing", "ADE_train_00000008.png")
+    _line(error, "7 of 20 files are missing", "ADE_train_00000008.png")
     assert "ADE_train_00000009" not in str(error.value)
 
 
@@ -245,14 +381,22 @@ def test_a_list_that_names_missing_images(folder, tmp_path):
     (tmp_path / "train.txt").write_text("ADE_train_00000001\nADE_train_00000099\n")
     with pytest.raises(DataError) as error:
         ade20k.train_images(folder, ())
-    _line(error, "1 of 2 image files are missing", "ADE_train_00000099.jpg")
+    _line(error, "2 of 4 files are missing", "ADE_train_00000099.jpg", "ADE_train_00000099.png")
+
+
+def test_an_empty_list_is_told(folder, tmp_path):
+    folder.segmentation.lists = ["train.txt", "val.txt"]
+    (tmp_path / "train.txt").write_text("")
+    with pytest.raises(DataError) as error:
+        ade20k.train_images(folder, ())
+    _line(error, str(tmp_path / "train.txt"), "no image left", "it is empty")
 
 
 def test_no_image_left(folder):
     folder.segmentation.image_suffix = ".jpeg"
     with pytest.raises(DataError) as error:
         ade20k.train_images(folder, ())
-    _line(error, "no image left", "none ends in '.jpeg'")
+    _line(error, "no image left", "ends in '.jpeg'")
 
 
 def test_a_missing_folder_and_a_wrong_count(folder, tmp_path):

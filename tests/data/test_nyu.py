@@ -221,11 +221,87 @@ def test_colours_by_hand():
     pair = Pair(np.array([[[255] * 3, [128] * 3, [0] * 3]], np.uint8), np.ones((1, 3), np.float32), "row.png")
     plain = nyu.coloured(pair, Fixed(1.0, 1.0, np.ones(3)))
     np.testing.assert_array_equal(plain.image, pair.image)
+    np.testing.assert_array_equal(plain.depth, pair.depth)
+    # Gamma of values in 0..255, as in the Monocular-Depth-Estimation-Toolbox: 128^0.9 = 78.79, 255^0.9 = 146.52.
+    assert nyu.coloured(pair, Fixed(0.9, 1.0, np.ones(3))).image[0].tolist() == [[147] * 3, [79] * 3, [0] * 3]
+    # 128^1.1 = 207.94; 255^1.1 = 443.81 is clipped.
+    assert nyu.coloured(pair, Fixed(1.1, 1.0, np.ones(3))).image[0].tolist() == [[255] * 3, [208] * 3, [0] * 3]
+    # 78.79 × 1.25 × (0.9, 1, 1.1) = 88.6, 98.5, 108.3; 146.52 × 1.25 × (0.9, 1, 1.1) = 164.8, 183.1, 201.5.
+    mixed = nyu.coloured(pair, Fixed(0.9, 1.25, np.array([0.9, 1.0, 1.1])))
+    assert mixed.image[0].tolist() == [[165, 183, 201], [89, 98, 108], [0, 0, 0]]
+    # 207.94 × 0.75 × (0.9, 1, 1.1) = 140.4, 156.0, 171.5; clipped after all three factors: 443.81 × 0.75 = 332.9.
     dark = nyu.coloured(pair, Fixed(1.1, 0.75, np.array([0.9, 1.0, 1.1])))
-    # 255 × 0.75 × 0.9 = 172.1; (128 / 255)^1.1 = 0.46854, × 0.75 × 255 = 89.6
-    assert dark.image[0].tolist() == [[172, 191, 210], [81, 90, 99], [0, 0, 0]]
-    bright = nyu.coloured(pair, Fixed(0.9, 1.25, np.ones(3)))
-    assert bright.image[0].tolist() == [[255] * 3, [171] * 3, [0] * 3]  # (128 / 255)^0.9 = 0.53780, clipped at 1
+    assert dark.image[0].tolist() == [[255] * 3, [140, 156, 172], [0, 0, 0]]
+
+
+def test_colours_are_drawn_from_the_published_ranges():
+    """Of 100 at gamma 1 only brightness and colour are seen, and so on: each range is reached and kept to."""
+    pair, factors = Pair(np.full((1, 1, 3), 100, np.uint8), np.ones((1, 1), np.float32), "one.png"), []
+    for seed in range(300):
+        factors.append(nyu.coloured(pair, np.random.default_rng(seed)).image[0, 0] / 100)
+    factors = np.array(factors)
+    low, high = 100**-0.1 * 0.75 * 0.9, 100**0.1 * 1.25 * 1.1  # 0.426, 2.179
+    assert low - 0.01 < factors.min() < low + 0.15
+    assert high - 0.5 < factors.max() < high + 0.01
+    ratios = factors / factors[:, :1]  # of two channels: gamma and brightness cancel out
+    assert 0.9 / 1.1 - 0.02 < ratios.min() < 0.9 / 1.1 + 0.04
+    assert 1.1 / 0.9 - 0.04 < ratios.max() < 1.1 / 0.9 + 0.02
+
+
+def view_of(pair, draws, **changes):
+    """Of `draws` views of a grey ramp: turned by how many degrees, mirrored, coloured, upper left depth."""
+    view = Augmentation(**{"crop": pair.depth.shape, "short_side": 0, "border_crop": False, "rotation": 0.0, **changes})
+    found = []
+    for position in range(draws):
+        shown = view(pair, np.random.default_rng([7, position]))
+        rows, columns = np.floor(shown.depth - 1), (shown.depth - 1) % 1 * 1000
+        middle = shown.depth.shape[0] // 2
+        across = columns[middle, -20] - columns[middle, 20], rows[middle, -20] - rows[middle, 20]
+        mirror = across[0] < 0
+        # Going right in an anticlockwise turned image means going down in the original; mirrored, left.
+        degrees = math.degrees(math.atan2(across[1], abs(across[0])))
+        middle_grey = shown.image[middle, shown.depth.shape[1] // 2]
+        found.append((-degrees if mirror else degrees, mirror, (middle_grey != 100).any(), shown.depth[0, 0]))
+    return [np.array(column) for column in zip(*found, strict=True)]
+
+
+def grey_ramp(size=(120, 160)):
+    pair = ramp(size)
+    return Pair(np.full((*size, 3), 100, np.uint8), pair.depth, pair.name)
+
+
+def test_half_of_the_views_are_turned_half_mirrored_half_coloured():
+    """The larger the turn, the better it is seen: up to 20 degrees here."""
+    degrees, mirror, coloured, _ = view_of(grey_ramp(), 300, rotation=20.0)
+    turned = np.abs(degrees) > 0.6
+    for share in (turned.mean() * 20 / 19.4, mirror.mean(), coloured.mean()):
+        assert share == pytest.approx(0.5, abs=0.1)  # 3.5 standard deviations
+    # Each by itself: all eight combinations, an eighth of the views each.
+    kinds = np.bincount(4 * turned + 2 * mirror + coloured, minlength=8) / 300
+    assert kinds.min() > 0.06
+    assert kinds.max() < 0.2
+    # Uniform to both sides.
+    assert np.abs(degrees).max() == pytest.approx(20, abs=0.7)
+    assert degrees.min() < -19
+    assert degrees.max() > 19
+    assert np.abs(degrees[turned]).mean() == pytest.approx(10.3, abs=1.5)
+    assert (degrees[turned] > 0).mean() == pytest.approx(0.5, abs=0.15)
+
+
+def test_no_rotation_gives_none_and_leaves_all_measured():
+    degrees, mirror, coloured, corner = view_of(grey_ramp(), 40)
+    assert not degrees.any()
+    assert 10 < mirror.sum() < 30
+    assert 10 < coloured.sum() < 30
+    assert (corner > 0).all()
+
+
+def test_crops_come_from_everywhere():
+    _, mirror, _, corner = view_of(grey_ramp(), 150, crop=(110, 150))
+    rows, columns = np.floor(corner - 1).round(), ((corner - 1) % 1 * 1000).round()
+    columns = np.where(mirror, 159 - columns, columns)
+    assert set(rows) == set(columns) == set(range(11))
+    assert len(set(zip(rows, columns, strict=True))) > 60
 
 
 def test_a_view_depends_on_seed_and_position_alone(tmp_path):
@@ -291,12 +367,36 @@ def test_counts_and_unfinished_rendering_are_told(tmp_path):
         (np.full(SMALL, 99, np.uint8), r"sync_depth_00000\.png is 8-bit \(L\): expected a 16-bit PNG in millimetres"),
         (np.full((48, 60), 900, np.uint16), r"sync_depth_00000\.png is 60 × 48 px, its image 64 × 48: not a pair"),
         (np.zeros(SMALL, np.uint16), r"sync_depth_00000\.png has no measured pixel"),
+        (np.full((48, 64, 3), 99, np.uint8), r"sync_depth_00000\.png is .*\(RGB\): expected a 16-bit PNG"),
     ],
 )
 def test_a_depth_map_that_does_not_fit_is_told(tmp_path, depth, message):
     pairs = nyu.train_pairs(write_bts(tmp_path, [(scene(0, SMALL)[0], depth)], [scene(1, SMALL)]))
     with pytest.raises(DataError, match=message):
         pairs[0]
+
+
+@pytest.mark.parametrize(
+    ("depth", "mode"),
+    [(np.full(SMALL, 2.5, np.float32), "F"), (np.full(SMALL, 70_000, np.int32), "I")],
+)
+def test_numbers_that_are_not_of_16_bits_are_not_called_8_bit(tmp_path, depth, mode):
+    pairs = nyu.train_pairs(write_bts(tmp_path, [scene(0, SMALL)], [scene(1, SMALL)]))
+    path = tmp_path / "nyu" / "sync" / "kitchen_0001" / "sync_depth_00000.png"
+    Image.fromarray(depth).save(path, format="TIFF")
+    with pytest.raises(DataError, match=rf"sync_depth_00000\.png is .*\({mode}\): expected a 16-bit PNG") as error:
+        pairs[0]
+    assert "8-bit" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_all_numbers_of_16_bits_are_read(tmp_path):
+    pairs = nyu.train_pairs(write_bts(tmp_path, [scene(0, SMALL)], [scene(1, SMALL)]))
+    path = tmp_path / "nyu" / "sync" / "kitchen_0001" / "sync_depth_00000.png"
+    millimetres = np.linspace(0, 65535, 48 * 64).astype(np.uint16).reshape(SMALL)
+    for stored in (millimetres, millimetres.astype(np.int32)):  # of modes I;16 and I
+        Image.fromarray(stored).save(path, format="TIFF")
+        np.testing.assert_allclose(pairs[0].depth, millimetres / 1000, rtol=1e-6)
 
 
 def test_unreadable_files_are_told(tmp_path):

@@ -286,10 +286,22 @@ def test_the_head_is_the_published_one():
     published = settings.load("tasks", "nyud_linear4", words=["precision=32-true"])[1]
     module = DepthHead(nano(), published)
     assert module.head.weight.shape == (256, 4 * 2 * 96)
-    assert module.head.weight.std().item() == pytest.approx(0.01, rel=0.02)
-    assert not module.head.bias.any()
     assert module.centres[[0, -1]].tolist() == pytest.approx([1e-3, 10])
     torch.testing.assert_close(module.centres.diff(), torch.full((255,), (10 - 1e-3) / 255), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(("task", "inputs"), [("nyud_linear1", 2 * 96), ("nyud_linear4", 4 * 2 * 96)])
+def test_the_head_starts_as_torchs_1_by_1_convolution(task, inputs):
+    """The released depth head has no initialisation of its own: uniform within 1 / sqrt(inputs), bias, too."""
+    torch.manual_seed(0)
+    found = DepthHead(nano(), settings.load("tasks", task, words=["precision=32-true"])[1]).head
+    bound = inputs**-0.5
+    for ours, theirs in zip(found.parameters(), nn.Conv2d(inputs, 256, 1).parameters(), strict=True):
+        assert ours.shape == theirs.squeeze().shape
+        for parameter in (ours, theirs):
+            assert 0.95 * bound < parameter.abs().max().item() <= bound
+            assert parameter.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+            assert parameter.mean().item() == pytest.approx(0, abs=0.12 * bound)  # 3 standard deviations for the bias
 
 
 def test_features_are_the_raw_residual_stream_unless_asked_for():
@@ -308,12 +320,16 @@ def test_images_that_are_no_multiple_of_the_patch_are_padded():
     assert module.depth(pictures(1, 60, 90), (60, 90)).shape == (1, 60, 90)
 
 
-def test_the_mirror_image_has_the_mirrored_prediction():
-    images, module = pictures(2), head()
-    found = module.predict(images, (64, 96))
-    torch.testing.assert_close(module.predict(images.flip(-1), (64, 96)).flip(-1), found)
-    torch.testing.assert_close(module.predict(images.flip(-1).flip(-1), (64, 96)), found)
-    assert (head("flip_test=false").predict(images, (64, 96)) - found).abs().max() > 1e-5
+def test_with_flip_the_mirror_image_has_the_mirrored_prediction():
+    images = pictures(2)
+    apart = {}
+    for flip in ("true", "false"):
+        module = head(f"flip_test={flip}")
+        found, of_mirrored = (module.predict(one, (64, 96)) for one in (images, images.flip(-1)))
+        assert (found - found.flip(-1)).abs().max() > 1e-2  # not a symmetric prediction
+        apart[flip] = (of_mirrored.flip(-1) - found).abs().max().item()
+    assert apart["true"] < 1e-5
+    assert apart["false"] > 1e-2  # by itself the backbone knows left from right
 
 
 def test_flip_averages_depths_and_changes_nothing_where_the_model_mirrors(monkeypatch):
@@ -357,6 +373,46 @@ def room(number, size=nyu.FRAME):
     metres = np.kron(metres, tiles)
     image = (255 - 25 * metres)[..., None].repeat(3, axis=2)
     return image.astype(np.uint8), (1000 * metres).astype(np.uint16)
+
+
+def tiles(number):
+    """A frame of 6 × 8 tiles: an image of brightness n tells a depth of n × 50 mm; a tenth was not measured."""
+    rng = np.random.default_rng(number)
+    values = rng.integers(10, 190, (6, 8)).repeat(80, 0).repeat(80, 1)
+    measured = rng.random(values.shape) > 0.1
+    return values[..., None].repeat(3, axis=2).astype(np.uint8), (50 * values * measured).astype(np.uint16)
+
+
+def by_brightness(_, images, size):
+    """In place of the network: the depth that the middle of a tile tells."""
+    side = images.shape[-2] // 6
+    told = images[:, 0, side // 2 :: side, side // 2 :: side].float() * 50 / 1000
+    assert told.shape[1:] == (6, 8)
+    return told.repeat_interleave(size[0] // 6, dim=1).repeat_interleave(size[1] // 8, dim=2)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("flip", ["true", "false"])
+def test_a_perfect_predictor_scores_perfectly_through_all_of_test(tmp_path, monkeypatch, flip):
+    data = write_bts(tmp_path, [tiles(0)], [tiles(1), tiles(2)])
+    module, samples = head(f"flip_test={flip}"), nyu.OrderedPairs(nyu.test_pairs(data), 120, (1e-3, 10.0), True)
+    monkeypatch.setattr(DepthHead, "depth", by_brightness)
+    batch = nyu.by_size([samples[0], samples[1]])
+    assert batch[0]["image"].shape == (2, 3, 120, 160)
+    assert batch[0]["depth"].shape == (2, 480, 640)
+    module.test_step(batch, 0)
+    assert sorted(module.scores) == [0, 1]
+    for place in (0, 1):
+        found = dict(zip(SCORES, module.scores[place][0].tolist(), strict=True))
+        assert found == pytest.approx({name: float(name in ("a1", "a2", "a3")) for name in SCORES}, abs=1e-7)
+    # And one that says 20 % too much is off by that, but for what is clamped to 10 m.
+    monkeypatch.setattr(DepthHead, "depth", lambda *call: 1.2 * by_brightness(*call))
+    module.test_step(batch, 0)
+    truth = samples[0]["depth"][samples[0]["mask"]].double()
+    error = (1.2 * truth).clamp(max=10) - truth
+    found = dict(zip(SCORES, module.scores[0][0].tolist(), strict=True))
+    assert found["abs_rel"] == pytest.approx((error / truth).mean().item(), rel=1e-5)
+    assert found["rmse"] == pytest.approx(error.square().mean().sqrt().item(), rel=1e-5)
 
 
 @pytest.fixture(scope="module")
