@@ -18,8 +18,12 @@ from tests.artifacts.planted import DIMENSION, planted
 HAND = torch.tensor([1.0, 2, 3, 4, 5, 5, 6, 7, 8, 16.0]).view(1, 2, 5)
 
 
-def kept(mask):
-    return HAND[mask].tolist()
+def above(limit):
+    return HAND[limit < HAND].tolist()
+
+
+def below(limit):
+    return HAND[limit > HAND].tolist()
 
 
 @pytest.fixture(scope="module")
@@ -36,18 +40,41 @@ def with_norms(patches):
 
 
 def test_rules_by_hand():
-    assert kept(outliers.above_cutoff(HAND, 7)) == [8, 16]
-    assert kept(outliers.above_cutoff(HAND, 16)) == []
     # mean 5.7, σ = sqrt(16.01) = 4.001
-    assert kept(outliers.above_sigmas(HAND, 2.5)) == [16]
-    assert kept(outliers.above_sigmas(HAND, 2.6)) == []
+    assert above(outliers.at_sigmas(HAND, 2.5)) == [16]
+    assert above(outliers.at_sigmas(HAND, 2.6)) == []
     # median 5; deviations 0 0 1 1 2 2 3 3 4 11: lower median 2
-    assert kept(outliers.above_mads(HAND, 1)) == [8, 16]
-    assert kept(outliers.above_mads(HAND, 5)) == [16]
-    assert kept(outliers.below_mads(HAND, 1)) == [1, 2]
-    assert kept(outliers.above_factor(HAND, 3)) == [16]
-    assert kept(outliers.above_factor(HAND, 3.2)) == []
-    assert kept(outliers.below_factor(HAND, 3)) == [1]
+    assert above(outliers.at_mads(HAND, 1)) == [8, 16]
+    assert above(outliers.at_mads(HAND, 5)) == [16]
+    assert below(outliers.at_mads(HAND, -1)) == [1, 2]
+    # ratios to 5: 5, 2.5, 1.67, 1.25, 1, 1, 1.2, 1.4, 1.6, 3.2: lower median 1.4
+    assert float(outliers.at_log_mads(HAND, 3)) == pytest.approx(5 * 1.4**3)
+    assert above(outliers.at_log_mads(HAND, 3)) == [16]
+    assert float(outliers.at_log_mads(torch.full((9,), 3.7), 5)) == float(torch.tensor(3.7))
+    assert above(outliers.at_factor(HAND, 3)) == [16]
+    assert above(outliers.at_factor(HAND, 3.2)) == []
+    assert below(outliers.at_factor(HAND, 1 / 3)) == [1]
+
+
+def test_masks_and_cutoffs_of_all_rules():
+    rules = Rules(cutoff=7, sigmas=2.5, mads=1, factor=3)
+    kept = {name: HAND[mask].tolist() for name, mask in rules.masks(HAND).items()}
+    high = {"cutoff": [8, 16], "sigmas": [16], "mads": [8, 16], "log_mads": [8, 16], "factor": [16]}
+    assert kept == {**high, "low_mads": [1, 2], "low_factor": [1]}
+    assert rules.cutoffs(HAND) == pytest.approx(
+        {"cutoff": 7, "sigmas": 15.703, "mads": 7, "log_mads": 7, "factor": 15, "low_mads": 3, "low_factor": 5 / 3},
+        abs=1e-3,
+    )
+    assert list(rules.words()) == list(kept)
+
+
+def test_skewed_norms_alone_are_no_artifacts_and_a_second_mode_is():
+    generator = torch.Generator().manual_seed(0)
+    values = 50 * (0.22 * torch.randn(64, 2, 16, 16, generator=generator)).exp()  # about DINOv2-g's main mode
+    values[:, 1, 3, 5:10] *= 9  # 2 %
+    findings = find(with_norms(torch.cat([values, values[:, :1]], 1)), Rules())
+    assert [name for name, finding in findings.items() if 1 in finding.blocks] == ["sigmas", "mads"]
+    assert outliers.agreed_blocks(findings) == [2]
 
 
 @given(
@@ -158,14 +185,14 @@ def findings(**shares):
 
 
 def test_the_verdict_in_words():
-    inner = findings(factor=(0, 0.02, 0.01, 0), sigmas=(0, 0.02, 0.03, 0), cutoff=(0, 0, 0, 1.0))
+    inner = findings(factor=(0, 0.02, 0.01, 0), sigmas=(0, 0.02, 0.03, 0), mads=(0.1, 0.2, 0.2, 0), cutoff=(0, 0, 0, 1))
     assert verdict("m", inner) == (
-        "m has artifacts from block 2 to block 3 of 4, but not at the end, by mean + 3 σ (3.00% of patches after "
-        "block 3) and 3 × median (2.00% of patches after block 2)."
+        "m has artifacts from block 2 to block 3 of 4, but not at the end, by mean + 3 σ, median + 5 MAD and 3 × "
+        "median (by the last, 2.00% of patches after block 2)."
     )
     assert verdict("m", findings(mads=(0, 0, 0, 0.01))) == (
-        "m has no artifacts that two of the relative rules agree on; what fires alone is median + 5 MAD (1.00% of "
-        "patches after block 4)."
+        "m has no artifacts that three of the four relative rules agree on; what fires is median + 5 MAD (1.00% "
+        "of patches after block 4)."
     )
     low = verdict("m", findings(low_factor=(0, 0.1, 0, 0)))
     assert low == (

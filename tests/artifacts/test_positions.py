@@ -11,7 +11,7 @@ from scipy import stats
 
 from regvit_lightning.artifacts import positions
 from regvit_lightning.artifacts.norms import measure
-from regvit_lightning.artifacts.outliers import above_factor
+from regvit_lightning.artifacts.outliers import Rules
 from regvit_lightning.artifacts.positions import compare_neighbours, gini, place, rings
 from tests.artifacts.planted import planted
 
@@ -113,7 +113,7 @@ def test_neighbours_without_outliers():
 def test_planted_positions():
     case = planted()
     found = measure(case.backbone, case.normalised())
-    mask = above_factor(found.raw[:, case.block - 1], 3)
+    mask = Rules().masks(found.raw[:, case.block - 1])["factor"]
     assert torch.equal(place(mask).share, case.flat.double().mean(0))
     assert place(mask).p_gini > 0.01
     neighbours = compare_neighbours(found.neighbours, mask)
