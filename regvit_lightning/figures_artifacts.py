@@ -45,7 +45,8 @@ def norm_histogram(axes: Axes, norms: Tensor, rules: Rules) -> None:
     for (name, at), colour in zip(rules.cutoffs(norms).items(), LINES, strict=True):
         if low < at < high:
             style: Any = ":" if name in LOW else (0, (4, 2))
-            lines.append(axes.axvline(at, color=colour, linewidth=1.3, linestyle=style, label=rules.words()[name]))
+            words = rules.words()[name]
+            lines.append(axes.axvline(at, 0, 0.78, color=colour, linewidth=1.3, linestyle=style, label=words))
     axes.set_ylim(0.7, 30 * norms.numel())  # room for the legend
     axes.legend(handles=lines, fontsize=6.5, frameon=False, labelcolor=INK, ncols=2, loc="upper right")
     _name(axes, "norms of patches", "L2 norm", "patches")
@@ -71,19 +72,23 @@ def norms_by_block(axes: Axes, norms: Tensor) -> None:
 
 
 def shares_by_block(axes: Axes, findings: Mapping[str, Finding], least_share: float) -> None:
-    """Outlier share against block by every rule, on an axis that is linear below `least_share` and log above."""
+    """Outlier share against block by every rule, from the patch embedding (0) on.
+
+    The axis is linear below `least_share` and logarithmic above.
+    """
     widths = np.linspace(3.2, 0.9, len(findings))  # so that lines on top of each other are seen
     for (name, finding), colour, width in zip(findings.items(), LINES, widths, strict=True):
-        blocks, style = range(1, len(finding.shares) + 1), ":" if name in LOW else "-"
-        axes.plot(blocks, finding.shares, color=colour, linewidth=width, linestyle=style, label=finding.rule)
+        shares, style = [finding.embedded, *finding.shares], ":" if name in LOW else "-"
+        axes.plot(range(len(shares)), shares, color=colour, linewidth=width, linestyle=style, label=finding.rule)
     axes.axhline(least_share, color=GREY, linewidth=0.8, linestyle=(0, (3, 2)))
     axes.set_yscale("symlog", linthresh=least_share)
     axes.set_ylim(-0.2 * least_share, 40)  # room for the legend
     axes.set_yticks([0, least_share, 0.1, 1], ["0", f"{least_share:.1%}", "10%", "100%"])
     axes.minorticks_off()
-    _whole_blocks(axes, len(blocks))
+    _whole_blocks(axes, len(finding.shares))
+    axes.set_xlim(left=-0.2)
     axes.legend(fontsize=6.5, frameon=False, labelcolor=INK, ncols=2, loc="upper left")
-    _name(axes, "outliers after each block", "block", "share of patches")
+    _name(axes, "outliers after each block", "block (0: patch embedding)", "share of patches")
 
 
 def strips(axes: Axes, groups: Mapping[str, Tensor]) -> None:
@@ -151,7 +156,7 @@ def neighbour_densities(axes: Axes, similarity: Tensor, mask: Tensor) -> None:
         axes.fill_between(cosine, density, color=colour, alpha=0.2, linewidth=0)
     low = float(similarity.min())
     axes.set_xlim(max(min(0.0, low) - 0.05, -1.02), 1.02)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # room for the legend
     axes.legend(fontsize=7, frameon=False, labelcolor=INK, loc="upper left")
     _name(axes, "similarity to the 4 neighbours", "cosine after the patch embedding", "density")
 

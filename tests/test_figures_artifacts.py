@@ -64,8 +64,8 @@ def test_shares_of_every_rule(axes, norms):
     figures.shares_by_block(axes, findings, 0.005)
     assert legend(axes) == list(Rules().words().values())
     for line, finding in zip(axes.lines, findings.values(), strict=False):
-        assert list(line.get_xdata()) == [1, 2, 3, 4]
-        assert list(line.get_ydata()) == finding.shares
+        assert list(line.get_xdata()) == [0, 1, 2, 3, 4]
+        assert list(line.get_ydata()) == [finding.embedded, *finding.shares]
 
 
 def test_strips_keep_the_highest_and_show_the_median(axes):

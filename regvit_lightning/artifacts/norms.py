@@ -30,6 +30,7 @@ class Norms:
         patches: (N, S, h, w) L2 norms.
         registers: (N, S, R) L2 norms.
         cls: (N, S) L2 norms, None for a model without CLS.
+        embedded: (N, h, w) L2 norms of patches right after the patch embedding, before position embeddings.
         neighbours: (N, h, w) right after the patch embedding, see `neighbour_similarity`.
         largest: (N, S, 3) largest |activation| over the tokens of each of `KINDS`; 0 for a kind that is not there.
         dimension: (N, S, 3) hidden dimension of that activation; -1 for a kind that is not there.
@@ -43,6 +44,7 @@ class Norms:
     patches: Tensor
     registers: Tensor
     cls: Tensor | None
+    embedded: Tensor
     neighbours: Tensor
     largest: Tensor
     dimension: Tensor
@@ -99,18 +101,19 @@ def measure(backbone: Backbone, images: Tensor) -> Norms:
     Raises:
         UserError: a size that the model does not take.
     """
-    neighbours: list[Tensor] = []
+    embedding: dict[str, Tensor] = {}
     stages: list[dict[str, Tensor]] = []
 
     def see(stage: int, tokens: Tokens) -> None:
         if stage == 0:
-            neighbours.append(neighbour_similarity(tokens.patches.float()).cpu())
+            patches = tokens.patches.float()
+            embedding.update(embedded=patches.norm(dim=-1).cpu(), neighbours=neighbour_similarity(patches).cpu())
         else:
             stages.append(_stage(tokens))
 
     backbone.walk(images, see)
     found: dict[str, Any] = {name: torch.stack([stage[name] for stage in stages], dim=1).cpu() for name in stages[0]}
-    return Norms(**{"cls": None, **found, "directions": found["directions"].sum(dim=0)}, neighbours=neighbours[0])
+    return Norms(**{"cls": None, **found, "directions": found["directions"].sum(dim=0)}, **embedding)
 
 
 def join(parts: Sequence[Norms]) -> Norms:
@@ -177,8 +180,8 @@ def _stage(tokens: Tokens) -> dict[str, Tensor]:
 
 def kurtosis(values: Tensor) -> Tensor:
     """Pearson's kurtosis over the last axis: 3 for a normal distribution, the axis's length for a single spike."""
-    centred = values - values.mean(dim=-1, keepdim=True)
-    return centred.pow(4).mean(dim=-1) / centred.square().mean(dim=-1).square()
+    squares = (values - values.mean(dim=-1, keepdim=True)).square()
+    return squares.square().mean(dim=-1) / squares.mean(dim=-1).square()
 
 
 def _largest(tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -58,8 +58,8 @@ class Rules:
         sigmas: standard deviations above the mean.
         mads: median absolute deviations from the median, above and below, of norms and of log norms.
         factor: times the median, above, and below as its inverse.
-        least_share: of all patches; a rule fires after a block when at least that many are outliers there, and fewer
-            than half.
+        least_share: of all patches; a rule fires after a block when at least that many are outliers there that were
+            none at the patch embedding, and fewer than half of all are outliers.
     """
 
     cutoff: float = 150.0
@@ -109,14 +109,19 @@ class Finding:
 
     Attributes:
         rule: in words.
+        embedded: share of outliers among the patches right after the patch embedding, where high norms are those of
+            the image's contrast.
         shares: of outliers among all patches after each block 1..depth, before the final norm.
+        made: of outliers that are none at the patch embedding, after each block: what the blocks have made.
         blocks: those after which the rule fires, 1..depth.
         peak: the block after which the share is largest (the first of them).
         interval: 95 % of the share after that block, by resampling images with the rule's threshold kept.
     """
 
     rule: str
+    embedded: float
     shares: list[float]
+    made: list[float]
     blocks: list[int]
     peak: int
     interval: tuple[float, float]
@@ -129,18 +134,30 @@ class Finding:
 
 def find(norms: Norms, rules: Rules, seed: int = 0) -> dict[str, Finding]:
     """What every rule finds, by its name in `Rules.masks`; the seed is that of the bootstrap."""
+    embedded = rules.masks(norms.embedded)
     by_block = [rules.masks(norms.raw[:, block]) for block in range(norms.depth)]
-    per_image = {
-        name: torch.stack([masks[name].double().mean(dim=(1, 2)) for masks in by_block], dim=1) for name in by_block[0]
+    return {
+        name: _finding(words, embedded[name], torch.stack([masks[name] for masks in by_block], dim=1), rules, seed)
+        for name, words in rules.words().items()
     }
-    return {name: _finding(rules.words()[name], shares, rules, seed) for name, shares in per_image.items()}
 
 
-def _finding(rule: str, per_image: Tensor, rules: Rules, seed: int) -> Finding:
-    shares = per_image.mean(dim=0)
-    peak = int(shares.argmax())
-    blocks = [block for block, share in enumerate(shares.tolist(), 1) if rules.least_share <= share < 0.5]
-    return Finding(rule, shares.tolist(), blocks, peak + 1, bootstrap(per_image[:, peak], seed))
+def _finding(rule: str, embedded: Tensor, masks: Tensor, rules: Rules, seed: int) -> Finding:
+    """From masks (N, h, w) at the patch embedding and (N, depth, h, w) after the blocks."""
+    per_image = masks.double().mean(dim=(2, 3))
+    shares = per_image.mean(dim=0).tolist()
+    made = (masks & ~embedded[:, None]).double().mean(dim=(2, 3)).mean(dim=0).tolist()
+    fires = [new >= rules.least_share and share < 0.5 for new, share in zip(made, shares, strict=True)]
+    peak = shares.index(max(shares))
+    return Finding(
+        rule=rule,
+        embedded=float(embedded.double().mean()),
+        shares=shares,
+        made=made,
+        blocks=[block for block, fired in enumerate(fires, 1) if fired],
+        peak=peak + 1,
+        interval=bootstrap(per_image[:, peak], seed),
+    )
 
 
 def agreed_blocks(findings: Mapping[str, Finding]) -> list[int]:
@@ -151,7 +168,10 @@ def agreed_blocks(findings: Mapping[str, Finding]) -> list[int]:
 
 
 def verdict(model: str, findings: Mapping[str, Finding]) -> str:
-    """One sentence: whether `model` has artifacts, from which block on, and by which rules."""
+    """One sentence: whether `model` has artifacts, from which block on, and by which rules.
+
+    Shares are of outliers that the blocks have made.
+    """
     blocks = agreed_blocks(findings)
     depth = len(next(iter(findings.values())).shares)
     firing = {name: finding for name, finding in findings.items() if name not in LOW and finding.blocks}
@@ -167,7 +187,10 @@ def verdict(model: str, findings: Mapping[str, Finding]) -> str:
     else:
         sentence = f"{model} has no artifacts after any of its {depth} blocks, by any rule"
     low = [_told(findings[name]) for name in LOW if findings[name].blocks]
-    return f"{sentence}; low norms lie below {_list(low)}." if low else f"{sentence}."
+    sentence += f"; low norms lie below {_list(low)}" if low else ""
+    far = findings["factor"]
+    given = f"; {far.embedded:.2%} of patches lie above {far.rule} already at the patch embedding"
+    return f"{sentence}{given if far.embedded > max(far.made) else ''}."
 
 
 def _told(finding: Finding) -> str:
@@ -175,7 +198,8 @@ def _told(finding: Finding) -> str:
 
 
 def _share(finding: Finding) -> str:
-    return f"{max(finding.shares):.2%} of patches after block {finding.peak}"
+    most = max(finding.made)
+    return f"{most:.2%} of patches after block {finding.made.index(most) + 1}"
 
 
 def _range(blocks: list[int], depth: int) -> str:

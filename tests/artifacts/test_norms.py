@@ -94,7 +94,17 @@ def test_batches_joined_are_one_batch(case):
     x = case.normalised()
     whole, parts = measure(case.backbone, x), join([measure(case.backbone, part) for part in x.split(5)])
     assert len(parts) == len(whole) == 16
-    for name in ("patches", "registers", "cls", "neighbours", "largest", "median", "kurtosis", "directions"):
+    for name in (
+        "patches",
+        "registers",
+        "cls",
+        "embedded",
+        "neighbours",
+        "largest",
+        "median",
+        "kurtosis",
+        "directions",
+    ):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-4, atol=1e-4)
 
 

@@ -36,7 +36,8 @@ def with_norms(patches):
     images, stages = patches.shape[:2]
     ones = torch.ones(images, stages)
     dimension = torch.full((images, stages, 3), -1)
-    return norms.Norms(patches, ones[..., :0, None], None, patches[:, 0], dimension, dimension, ones, ones, ones[:1])
+    plain = torch.ones_like(patches[:, 0])
+    return norms.Norms(patches, ones[..., :0, None], None, plain, plain, dimension, dimension, ones, ones, ones[:1])
 
 
 def test_rules_by_hand():
@@ -75,6 +76,19 @@ def test_skewed_norms_alone_are_no_artifacts_and_a_second_mode_is():
     findings = find(with_norms(torch.cat([values, values[:, :1]], 1)), Rules())
     assert [name for name, finding in findings.items() if 1 in finding.blocks] == ["sigmas", "mads"]
     assert outliers.agreed_blocks(findings) == [2]
+
+
+def test_what_the_patch_embedding_gives_is_not_what_blocks_make():
+    values = torch.ones(8, 4, 10, 10)
+    values[:, :3, 0, :2] = 10  # 2 % of high contrast
+    values[:, 2:3, 5, 5] = 12  # 1 % that appear at block 2
+    found = find(replace(with_norms(values[:, 1:]), embedded=values[:, 0]), Rules())["factor"]
+    assert found.embedded == pytest.approx(0.02)
+    assert found.shares == pytest.approx([0.02, 0.03])
+    assert found.made == pytest.approx([0, 0.01])
+    assert found.blocks == [2]
+    told = verdict("m", {name: replace(found, rule=words) for name, words in Rules().words().items()})
+    assert told.endswith("; 2.00% of patches lie above 3 × median already at the patch embedding.")
 
 
 @given(
@@ -177,7 +191,9 @@ def test_massive_needs_both_magnitude_and_ratio():
 
 def finding(name, *shares):
     blocks = [block for block, share in enumerate(shares, 1) if 0.005 <= share < 0.5]
-    return Finding(Rules().words()[name], list(shares), blocks, shares.index(max(shares)) + 1, (0.01, 0.03))
+    return Finding(
+        Rules().words()[name], 0.0, list(shares), list(shares), blocks, shares.index(max(shares)) + 1, (0.01, 0.03)
+    )
 
 
 def findings(**shares):
