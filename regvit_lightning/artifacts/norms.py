@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -172,7 +173,7 @@ def _stage(tokens: Tokens) -> dict[str, Tensor]:
         **({} if tokens.cls is None else {"cls": cls[:, 0].norm(dim=-1)}),
         "largest": torch.stack(largest, dim=1),
         "dimension": torch.stack(dimension, dim=1),
-        "median": torch.cat(kinds, dim=1).abs().flatten(1).median(dim=1).values,
+        "median": _median(torch.cat(kinds, dim=1).abs().flatten(1)),
         "kurtosis": kurtosis(flat).mean(dim=1),
         "directions": F.normalize(highest, dim=-1),
     }
@@ -180,8 +181,16 @@ def _stage(tokens: Tokens) -> dict[str, Tensor]:
 
 def kurtosis(values: Tensor) -> Tensor:
     """Pearson's kurtosis over the last axis: 3 for a normal distribution, the axis's length for a single spike."""
-    squares = (values - values.mean(dim=-1, keepdim=True)).square()
-    return squares.square().mean(dim=-1) / squares.mean(dim=-1).square()
+    squares = (values - values.mean(dim=-1, keepdim=True)).square_()
+    return squares.norm(dim=-1).square() / squares.shape[-1] / squares.mean(dim=-1).square()
+
+
+def _median(values: Tensor) -> Tensor:
+    """Lower median (B,) of each row (B, M)."""
+    if values.device.type != "cpu":
+        return values.median(dim=1).values
+    middle = (values.shape[1] - 1) // 2  # on a CPU numpy selects six times faster than torch
+    return torch.from_numpy(np.partition(values.numpy(), middle, axis=1)[:, middle])
 
 
 def _largest(tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -145,3 +145,12 @@ def test_only_one_stage_is_in_memory(case):
     with torch.inference_mode():
         case.backbone.walk(case.normalised(), see)
     assert len(alive) == case.backbone.depth + 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_what_the_cpu_gives():
+    gpu, cpu = planted(), planted()
+    x = cpu.normalised()
+    on_gpu, on_cpu = measure(gpu.backbone.cuda(), x.cuda()), measure(cpu.backbone, x)
+    for name in ("patches", "registers", "cls", "neighbours", "median", "kurtosis", "directions"):
+        torch.testing.assert_close(getattr(on_gpu, name), getattr(on_cpu, name), atol=1e-2, rtol=1e-3)
