@@ -6,7 +6,7 @@ untrained model. This is the only place that knows how many tokens stand before 
 
 import difflib
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -159,6 +159,37 @@ class Backbone(nn.Module):
         with _outputs(chosen) as outputs:
             self.model.forward_features(images)
         return [self._split(self._final_norm(outputs[block]) if norm else outputs[block], grid) for block in chosen]
+
+    def walk(self, images: Tensor, see: Callable[[int, Tokens], None]) -> None:
+        """Show the tokens of every stage to `see` in one forward pass, with those of one stage in memory at a time.
+
+        Args:
+            images: as for `forward`.
+            see: called with 0 and the output of the patch embedding, before position embeddings (patches only); with
+                1..depth and the residual stream after each block; with depth + 1 and the last after the final norm.
+
+        Raises:
+            UserError: a size that the model does not have.
+        """
+        grid = self._grid(images)
+
+        def show(module: nn.Module, _: Any, output: Tensor) -> None:
+            see(stages[module], self._split(output, grid))
+            if stages[module] == self.depth:
+                see(self.depth + 1, self._split(self._final_norm(output), grid))
+
+        def embedded(_: nn.Module, __: Any, output: Tensor) -> None:
+            patches = output.reshape(len(output), *grid, -1)
+            see(0, Tokens(None, patches.new_zeros(len(output), 0, self.embed_dim), patches))
+
+        stages = {block: number for number, block in enumerate(self.model.blocks, 1)}
+        handles = [block.register_forward_hook(show) for block in stages]
+        handles.append(self.model.patch_embed.register_forward_hook(embedded))
+        try:
+            self.model.forward_features(images)
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def last_block(self, images: Tensor) -> LastBlock:
         """Queries, keys, values and attention of the last block.

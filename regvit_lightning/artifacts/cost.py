@@ -1,0 +1,80 @@
+"""What registers cost: parameters and multiply-adds against their number (Darcet et al. 2023, fig. 12)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from regvit_lightning import backbones, vit
+from regvit_lightning.backbones import Backbone
+
+COUNTS = (0, 1, 2, 4, 8, 16)  # of fig. 8
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A model with a number of registers.
+
+    Attributes:
+        registers: their number.
+        parameters: of the backbone, without a classifier.
+        macs: multiply-adds of the matrix products of the blocks for one image, see `macs`.
+        more_parameters, more_macs: percent above the same model without registers.
+    """
+
+    registers: int
+    parameters: int
+    macs: int
+    more_parameters: float
+    more_macs: float
+
+
+def table(backbone: Backbone, image_size: int | None = None, counts: Sequence[int] = COUNTS) -> list[Cost]:
+    """The cost of `backbone` with each number of registers, whatever number it has.
+
+    Args:
+        backbone: any; its weights are not looked at.
+        image_size: side of the image in pixels; by default the one that the model is made for.
+        counts: numbers of registers, one row each.
+    """
+    size = image_size or backbone.image_size
+    bare = sum(value.numel() for value in backbone.parameters()) - backbone.num_registers * backbone.embed_dim
+    base = macs(backbone, 0, size)
+    return [
+        Cost(
+            registers=count,
+            parameters=bare + count * backbone.embed_dim,
+            macs=macs(backbone, count, size),
+            more_parameters=100 * count * backbone.embed_dim / bare,
+            more_macs=100 * (macs(backbone, count, size) / base - 1),
+        )
+        for count in counts
+    ]
+
+
+def macs(backbone: Backbone, registers: int, image_size: int) -> int:
+    """Multiply-adds of the matrix products of all blocks for one square image with `registers` registers.
+
+    Every weight matrix of a block meets every token once, and attention takes 2 T² D for T tokens:
+    12 T D² + 2 T² D per block with an MLP of ratio 4.
+    """
+    tokens = backbone.has_cls + registers + (image_size // backbone.patch_size) ** 2
+    blocks = backbone.model.blocks
+    weights = sum(module.weight.numel() for module in blocks.modules() if isinstance(module, torch.nn.Linear))
+    return tokens * weights + len(blocks) * 2 * tokens**2 * backbone.embed_dim
+
+
+def load_shape(name: str, runs: Path, image_size: int = 224) -> Backbone:
+    """The model called `name` (see `backbones.load`) without its weights, which need not exist; of a file, with them.
+
+    Raises:
+        UserError: no such model.
+    """
+    last = name.rpartition("-")[2]
+    if name.startswith("timm/") or ("/" not in name and vit.NAME.fullmatch(last)):
+        name = f"random-{last if vit.NAME.fullmatch(last) else name}"
+    if not name.startswith("random-"):
+        return backbones.load(name, runs)
+    with torch.device("meta"):
+        return backbones.load(name, runs, image_size=image_size)

@@ -1,0 +1,277 @@
+"""Which patches are outliers, by several rules side by side, and what that says about a model.
+
+No rule is right everywhere: a fixed cutoff belongs to one model, and counts by MAD and by a fixed cutoff can move in
+opposite directions. Rules and their constants: the cutoff of Darcet et al. 2023 (arXiv 2309.16588, fig. 3), mean + 3 σ
+of Jiang et al. 2025 (arXiv 2506.08010), median + 5 MAD and 3 × median of later replications; MAD of log norms is ours.
+The low tail is there because artifacts of CLIP can have low norms. Statistics are over all patches given to a rule.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from regvit_lightning.artifacts.norms import Norms
+from regvit_lightning.settings import check
+from regvit_lightning.tasks.frozen import bootstrap
+
+MASSIVE_MAGNITUDE, MASSIVE_RATIO = 100.0, 1000.0  # Sun et al. 2024 (arXiv 2402.17762), section 2
+BIMODAL = 5 / 9  # Sarle's coefficient of a uniform distribution: above it, two modes are likely
+
+RELATIVE = ("sigmas", "mads", "log_mads", "factor")  # rules for high norms that do not depend on the model's scale
+LOW = ("low_mads", "low_factor")
+# Of the relative rules must fire after the same block: mean + 3 σ and median + 5 MAD both fire on norms that are no
+# more than skewed (0.7 % each of a log-normal with σ 0.22, about the bulk of DINOv2-g), 3 × median only far out.
+AGREEING = 3
+
+
+def at_sigmas(norms: Tensor, sigmas: float) -> Tensor:
+    """Mean + `sigmas` standard deviations; at most 1 / (1 + sigmas²) of the norms lie above (Cantelli)."""
+    return norms.mean() + sigmas * norms.std(correction=0)
+
+
+def at_mads(norms: Tensor, mads: float) -> Tensor:
+    """Median + `mads` times the median absolute deviation, which is not rescaled to a σ."""
+    median = norms.median()
+    return median + mads * (norms - median).abs().median()
+
+
+def at_log_mads(norms: Tensor, mads: float) -> Tensor:
+    """`at_mads` of the log norms, which a skewed distribution without outliers does not exceed."""
+    median = norms.median()
+    ratio = torch.maximum(norms / median, median / norms).median()  # exp of the log norms' deviation, exact for 1
+    return median * ratio**mads
+
+
+def at_factor(norms: Tensor, factor: float) -> Tensor:
+    """`factor` × median."""
+    return factor * norms.median()
+
+
+@dataclass
+class Rules:
+    """Constants of the rules.
+
+    Attributes:
+        cutoff: a norm; 150 is DINOv2-g's.
+        sigmas: standard deviations above the mean.
+        mads: median absolute deviations from the median, above and below, of norms and of log norms.
+        factor: times the median, above, and below as its inverse.
+        least_share: of all patches; a rule fires after a block when at least that many are outliers there that were
+            none at the patch embedding, and fewer than half of all are outliers.
+    """
+
+    cutoff: float = 150.0
+    sigmas: float = 3.0
+    mads: float = 5.0
+    factor: float = 3.0
+    least_share: float = 0.005
+
+    def __post_init__(self) -> None:
+        for name in ("cutoff", "sigmas", "mads", "least_share"):
+            check(getattr(self, name) > 0, f"{name}={getattr(self, name)}: must be positive")
+        check(self.factor > 1, f"factor={self.factor}: must be above 1")
+        check(self.least_share < 0.5, f"least_share={self.least_share}: must be below a half")
+
+    def cutoffs(self, norms: Tensor) -> dict[str, float]:
+        """The norm that separates outliers from the rest of norms (N, h, w), by each rule; those of `LOW` lie below."""
+        return {
+            "cutoff": self.cutoff,
+            "sigmas": float(at_sigmas(norms, self.sigmas)),
+            "mads": float(at_mads(norms, self.mads)),
+            "log_mads": float(at_log_mads(norms, self.mads)),
+            "factor": float(at_factor(norms, self.factor)),
+            "low_mads": float(at_mads(norms, -self.mads)),
+            "low_factor": float(at_factor(norms, 1 / self.factor)),
+        }
+
+    def masks(self, norms: Tensor) -> dict[str, Tensor]:
+        """Outliers among norms (N, h, w) by each rule: boolean (N, h, w)."""
+        return {name: norms < at if name in LOW else norms > at for name, at in self.cutoffs(norms).items()}
+
+    def words(self) -> dict[str, str]:
+        """Each rule as it is written in a sentence or a legend."""
+        return {
+            "cutoff": f"norm > {self.cutoff:g}",
+            "sigmas": f"mean + {self.sigmas:g} σ",
+            "mads": f"median + {self.mads:g} MAD",
+            "log_mads": f"median + {self.mads:g} MAD of log norms",
+            "factor": f"{self.factor:g} × median",
+            "low_mads": f"median − {self.mads:g} MAD",
+            "low_factor": f"median / {self.factor:g}",
+        }
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one rule finds in a model.
+
+    Attributes:
+        rule: in words.
+        embedded: share of outliers among the patches right after the patch embedding, where high norms are those of
+            the image's contrast.
+        shares: of outliers among all patches after each block 1..depth, before the final norm.
+        made: of outliers that are none at the patch embedding, after each block: what the blocks have made.
+        blocks: those after which the rule fires, 1..depth.
+        peak: the block after which the share is largest (the first of them).
+        interval: 95 % of the share after that block, by resampling images with the rule's threshold kept.
+    """
+
+    rule: str
+    embedded: float
+    shares: list[float]
+    made: list[float]
+    blocks: list[int]
+    peak: int
+    interval: tuple[float, float]
+
+    @property
+    def first(self) -> int | None:
+        """The first block after which the rule fires, None for never."""
+        return self.blocks[0] if self.blocks else None
+
+
+def find(norms: Norms, rules: Rules, seed: int = 0) -> dict[str, Finding]:
+    """What every rule finds, by its name in `Rules.masks`; the seed is that of the bootstrap."""
+    embedded = rules.masks(norms.embedded)
+    by_block = [rules.masks(norms.raw[:, block]) for block in range(norms.depth)]
+    return {
+        name: _finding(words, embedded[name], torch.stack([masks[name] for masks in by_block], dim=1), rules, seed)
+        for name, words in rules.words().items()
+    }
+
+
+def _finding(rule: str, embedded: Tensor, masks: Tensor, rules: Rules, seed: int) -> Finding:
+    """From masks (N, h, w) at the patch embedding and (N, depth, h, w) after the blocks."""
+    per_image = masks.double().mean(dim=(2, 3))
+    shares = per_image.mean(dim=0).tolist()
+    made = (masks & ~embedded[:, None]).double().mean(dim=(2, 3)).mean(dim=0).tolist()
+    fires = [new >= rules.least_share and share < 0.5 for new, share in zip(made, shares, strict=True)]
+    peak = shares.index(max(shares))
+    return Finding(
+        rule=rule,
+        embedded=float(embedded.double().mean()),
+        shares=shares,
+        made=made,
+        blocks=[block for block, fired in enumerate(fires, 1) if fired],
+        peak=peak + 1,
+        interval=bootstrap(per_image[:, peak], seed),
+    )
+
+
+def agreed_blocks(findings: Mapping[str, Finding]) -> list[int]:
+    """Blocks after which at least three of the four relative rules fire: where a model has artifacts."""
+    depth = len(next(iter(findings.values())).shares)
+    votes = {block: sum(block in findings[rule].blocks for rule in RELATIVE) for block in range(1, depth + 1)}
+    return [block for block, count in votes.items() if count >= AGREEING]
+
+
+def verdict(model: str, findings: Mapping[str, Finding]) -> str:
+    """One sentence: whether `model` has artifacts, from which block on, and by which rules.
+
+    Shares are of outliers that the blocks have made.
+    """
+    blocks = agreed_blocks(findings)
+    depth = len(next(iter(findings.values())).shares)
+    firing = {name: finding for name, finding in findings.items() if name not in LOW and finding.blocks}
+    if blocks:
+        here = [finding for finding in firing.values() if set(finding.blocks) & set(blocks)]
+        sentence = (
+            f"{model} has artifacts {_range(blocks, depth)}, by {_list([finding.rule for finding in here])} "
+            f"(by the last, {_share(here[-1])})"
+        )
+    elif firing:
+        alone = _list([_told(finding) for finding in firing.values()])
+        sentence = f"{model} has no artifacts that three of the four relative rules agree on; what fires is {alone}"
+    else:
+        sentence = f"{model} has no artifacts after any of its {depth} blocks, by any rule"
+    low = [_told(findings[name]) for name in LOW if findings[name].blocks]
+    sentence += f"; low norms lie below {_list(low)}" if low else ""
+    far = findings["factor"]
+    given = f"; {far.embedded:.2%} of patches lie above {far.rule} already at the patch embedding"
+    return f"{sentence}{given if far.embedded > max(far.made) else ''}."
+
+
+def _told(finding: Finding) -> str:
+    return f"{finding.rule} ({_share(finding)})"
+
+
+def _share(finding: Finding) -> str:
+    most = max(finding.made)
+    return f"{most:.2%} of patches after block {finding.made.index(most) + 1}"
+
+
+def _range(blocks: list[int], depth: int) -> str:
+    if blocks[-1] == depth:
+        return f"from block {blocks[0]} of {depth} on"
+    return f"from block {blocks[0]} to block {blocks[-1]} of {depth}, but not at the end"
+
+
+def _list(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def scalars(norms: Tensor, rules: Rules) -> dict[str, float]:
+    """Numbers without a threshold on norms (N, h, w): tails relative to the median, bimodality, widest gap."""
+    values = norms.flatten().double()
+    median = float(values.median())
+    below, above = gap(norms, rules.least_share)
+    return {
+        "max_over_median": float(values.max()) / median,
+        "p99_over_median": float(values.kthvalue(-(-99 * len(values) // 100)).values) / median,
+        "min_over_median": float(values.min()) / median,
+        "bimodality": bimodality(norms),
+        "gap_ratio": above / below,
+        "gap_cutoff": (below * above) ** 0.5,
+    }
+
+
+def bimodality(norms: Tensor) -> float:
+    """Sarle's coefficient of the log norms, in (0, 1]: 5/9 for a uniform distribution, 1 for two values.
+
+    (skewness² + 1) / (excess kurtosis + 3 (n - 1)² / ((n - 2) (n - 3))), with the sample-size corrections of Pfister
+    et al. 2013 (Frontiers in Psychology 4:700). It needs n > 3; equal norms give 0.
+    """
+    values = norms.flatten().double().log()
+    n, centred = len(values), values - values.mean()
+    m2, m3, m4 = (centred.pow(power).mean().item() for power in (2, 3, 4))
+    if m2 < 1e-18:  # nothing but rounding
+        return 0.0
+    skewness = m3 / m2**1.5 * (n * (n - 1)) ** 0.5 / (n - 2)
+    excess = (n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * (m4 / m2**2 - 3) + 6)
+    return (skewness**2 + 1) / (excess + 3 * (n - 1) ** 2 / ((n - 2) * (n - 3)))
+
+
+def gap(norms: Tensor, least_share: float) -> tuple[float, float]:
+    """The widest empty stretch of norms above the median on a log axis: the norms at its two ends.
+
+    At least `least_share` of all norms lie above it, so that a lone patch makes no gap. Where there is a second mode
+    this is the gap of fig. 3, and a cutoff for this model lies inside. The tail being too short, both ends are the
+    largest norm.
+    """
+    ordered = norms.flatten().double().sort().values
+    half, end = len(ordered) // 2, len(ordered) - max(int(least_share * len(ordered) + 0.999999), 1)
+    if end < half + 1:
+        return float(ordered[-1]), float(ordered[-1])
+    tail = ordered[half : end + 1]
+    place = int((tail[1:] / tail[:-1]).argmax())
+    return float(tail[place]), float(tail[place + 1])
+
+
+def massive(norms: Norms) -> Tensor:
+    """Images with a massive activation, boolean (N, S, 3) by stage and kind of token (`norms.KINDS`).
+
+    Massive: above 100 and at least 1000 × the median |activation| of the image (Sun et al. 2024, arXiv 2402.17762).
+    """
+    return (norms.largest > MASSIVE_MAGNITUDE) & (norms.largest >= MASSIVE_RATIO * norms.median[..., None])
+
+
+def main_dimension(norms: Norms, block: int) -> tuple[int, float]:
+    """The hidden dimension that most often holds the largest |activation| of the patches after `block` (1..depth).
+
+    Returns:
+        The dimension, and the share of images in which it is that one.
+    """
+    counts = norms.dimension[:, block - 1, -1].bincount()
+    return int(counts.argmax()), float(counts.max()) / len(norms)

@@ -1,0 +1,127 @@
+"""Where outliers sit: at which places of the grid, how far from the border, and beside which neighbours.
+
+Sources: Darcet et al. 2023 (arXiv 2309.16588), figs. 5a and 10. What is found is held against outliers that are
+shuffled within their image: every image keeps its number of them, each place being as likely as any other.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from regvit_lightning import seeds
+from regvit_lightning.tasks.frozen import bootstrap
+
+DRAWS = 999  # shufflings: p-values are multiples of 1 / 1000
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the outliers of N images sit on a grid of h × w patches.
+
+    Attributes:
+        share: (h, w) of the images that have an outlier there.
+        rings: (K,) share of outliers among the patches at distance 0..K-1 from the border, in patches.
+        null_rings: (K, 2) where 95 % of the shuffled shares lie.
+        p_rings: (K,) two-sided p-value of each ring.
+        gini: inequality of `share` over the grid: 0 where all places are alike, towards 1 where one has all.
+        null_gini: mean of the shuffled.
+        p_gini: share of shufflings that are at least as unequal.
+    """
+
+    share: Tensor
+    rings: Tensor
+    null_rings: Tensor
+    p_rings: Tensor
+    gini: float
+    null_gini: float
+    p_gini: float
+
+
+def place(mask: Tensor, seed: int = 0) -> Placement:
+    """Where the outliers `mask` (N, h, w) sit; without outliers every p-value is 1."""
+    share, distance = mask.double().mean(dim=0), rings(*mask.shape[1:])
+    null = _shuffled(mask, seed)
+    found, null_rings = _by_ring(share[None], distance)[0], _by_ring(null, distance)
+    null_gini, expected = gini(null), mask.double().mean()
+    # Shares are multiples of 1/N: what differs by rounding is as extreme.
+    farther = (null_rings - expected).abs() >= (found - expected).abs() - 1e-9
+    return Placement(
+        share=share,
+        rings=found,
+        null_rings=torch.quantile(null_rings, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).T,
+        p_rings=(1 + farther.double().sum(dim=0)) / (1 + DRAWS),
+        gini=float(gini(share)),
+        null_gini=float(null_gini.mean()),
+        p_gini=(1 + int((null_gini >= gini(share) - 1e-9).sum())) / (1 + DRAWS),
+    )
+
+
+def rings(height: int, width: int) -> Tensor:
+    """Distance (h, w) of each patch to the nearest border, in patches: 0 at the border."""
+    rows, columns = torch.arange(height), torch.arange(width)
+    down, right = torch.minimum(rows, height - 1 - rows), torch.minimum(columns, width - 1 - columns)
+    return torch.minimum(down[:, None], right)
+
+
+def gini(shares: Tensor) -> Tensor:
+    """Gini coefficient over the last two axes of shares (…, h, w): mean difference over twice the mean; 0 for zeros."""
+    ordered = shares.double().flatten(-2).sort(dim=-1).values
+    places = ordered.shape[-1]
+    rank = 2 * torch.arange(1, places + 1, dtype=torch.float64) - places - 1
+    return (ordered * rank).sum(-1) / (places * ordered.sum(-1)).clamp(min=1e-12)
+
+
+def _by_ring(shares: Tensor, distance: Tensor) -> Tensor:
+    """Mean of shares (M, h, w) over each ring: (M, K)."""
+    member = torch.nn.functional.one_hot(distance.flatten()).double()
+    return shares.double().flatten(1) @ member / member.sum(dim=0)
+
+
+def _shuffled(mask: Tensor, seed: int) -> Tensor:
+    """(DRAWS, h, w) shares per place of outliers that are shuffled within their image."""
+    counts, places = mask.flatten(1).sum(dim=1).cpu(), mask[0].numel()
+    counts = counts[counts > 0]
+    generator = seeds.generator(seed, "shuffle")
+    drawn = torch.zeros(DRAWS, places, dtype=torch.float64)
+    for draw in drawn if len(counts) else ():
+        most = int(counts.max())
+        chosen = torch.rand(len(counts), places, generator=generator).topk(most).indices
+        draw += chosen[torch.arange(most) < counts[:, None]].bincount(minlength=places)
+    return drawn.view(DRAWS, *mask.shape[1:]) / len(mask)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Similarity of patches to their four neighbours right after the patch embedding, a cosine.
+
+    Attributes:
+        outliers, normal: means over all patches of the kind; NaN for a kind that is not there.
+        difference: outliers - normal.
+        interval: 95 % of the difference, by resampling images.
+    """
+
+    outliers: float
+    normal: float
+    difference: float
+    interval: tuple[float, float]
+
+
+def compare_neighbours(similarity: Tensor, mask: Tensor, seed: int = 0) -> Neighbours:
+    """Whether outliers resemble their neighbours more than other patches do.
+
+    Args:
+        similarity: (N, h, w), `Norms.neighbours`.
+        mask: (N, h, w) outliers.
+        seed: of the bootstrap.
+    """
+    mask, similarity = mask.flatten(1), similarity.flatten(1).double()
+    columns = (mask * similarity, mask, ~mask * similarity, ~mask)
+    sums = torch.stack([column.double().sum(dim=1) for column in columns], dim=1)
+    total = sums.mean(dim=0)
+    interval = bootstrap(sums[mask.any(dim=1)], seed, _difference) if mask.any() else (float("nan"),) * 2
+    return Neighbours(float(total[0] / total[1]), float(total[2] / total[3]), _difference(total), interval)
+
+
+def _difference(sums: Tensor) -> float:
+    return float(sums[0] / sums[1] - sums[2] / sums[3])
