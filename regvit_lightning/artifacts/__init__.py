@@ -1,0 +1,1 @@
+"""The paper's analysis of tokens: where artifacts are, what they hold and what they do."""
