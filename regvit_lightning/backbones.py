@@ -6,7 +6,7 @@ untrained model. This is the only place that knows how many tokens stand before 
 
 import difflib
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,6 +69,17 @@ class Attention:
     registers: Tensor
     patches: Tensor
     full: Tensor
+
+    def cut(self, weights: Tensor) -> Tokens:
+        """Cut the last axis of `weights` (…, T), one number for each token, by kind of token.
+
+        Returns:
+            cls (…) or None, registers (…, R), patches (…, h, w).
+        """
+        registers, grid = self.registers.shape[2], self.patches.shape[2:4]
+        lengths = [int(self.cls is not None), registers, grid[0] * grid[1]]
+        cls, to_registers, patches = weights.split(lengths, dim=-1)
+        return Tokens(None if self.cls is None else cls[..., 0], to_registers, patches.unflatten(-1, grid))
 
 
 @dataclass(frozen=True)
@@ -180,6 +191,33 @@ class Backbone(nn.Module):
         q, k, v = (self._split(part, grid) for part in _project(attention, inputs[0]))
         tokens, full = self._split(outputs[block], grid), outputs[attention.attn_drop]
         return LastBlock(tokens, q, k, v, self._split_attention(full, grid))
+
+    @contextmanager
+    def rewriting_registers(self, rewrite: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+        """Inside, every pass goes on with `rewrite(block, registers)` in place of the registers that leave a block.
+
+        Args:
+            rewrite: of the block's index 0..depth-1 and its output (B, R, D), before the final norm; gives (B, R, D).
+
+        Raises:
+            UserError: a model without registers.
+        """
+        if not self.num_registers:
+            raise UserError(f"{self.name}: has no registers, so there is nothing to replace")
+
+        def rewritten(block: int, output: Tensor) -> Tensor:
+            cls, registers, patches = output.split(self._lengths(output), dim=1)
+            return torch.cat([cls, rewrite(block, registers).to(registers), patches], dim=1)
+
+        handles = [
+            block.register_forward_hook(lambda _, __, output, index=index: rewritten(index, output))
+            for index, block in enumerate(self.model.blocks)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _grid(self, images: Tensor) -> tuple[int, int]:
         height, width = images.shape[-2:]
