@@ -115,7 +115,7 @@ def test_noise_has_the_mean_and_variance_of_the_registers():
 
 def test_a_model_without_registers_says_so():
     with pytest.raises(UserError, match="random-vitn_reg0: has no registers, so there is nothing to replace"):
-        replacement.controls(lambda: 0.0, model("random-vitn_reg0"), torch.zeros(1, 4, 0, 96))
+        replacement.controls(lambda: 0.0, model("random-vitn_reg0"), torch.zeros(1, 4, 1, 96))
 
 
 def test_controls_of_knn(tiny):
