@@ -171,27 +171,6 @@ class Backbone(nn.Module):
             self.model.forward_features(images)
         return [self._split(self._final_norm(outputs[block]) if norm else outputs[block], grid) for block in chosen]
 
-    def last_block(self, images: Tensor) -> LastBlock:
-        """Queries, keys, values and attention of the last block.
-
-        The attention is that of the unfused computation, made for this block only: (B, heads, T, T) in memory.
-
-        Args:
-            images: as for `forward`.
-
-        Raises:
-            UserError: as `forward`; or a block whose attention is not softmax(q k) v.
-        """
-        grid, block = self._grid(images), self.model.blocks[-1]
-        attention = getattr(block, "attn", None)
-        if not isinstance(attention, (TimmAttention, AttentionRope, EvaAttention, BeitAttention)):
-            raise UserError(f"{self.name}: no q, k, v: its blocks are {type(block).__name__}, without plain attention")
-        with _unfused(attention), _outputs([block, attention.attn_drop]) as outputs, _input(attention) as inputs:
-            self.model.forward_features(images)
-        q, k, v = (self._split(part, grid) for part in _project(attention, inputs[0]))
-        tokens, full = self._split(outputs[block], grid), outputs[attention.attn_drop]
-        return LastBlock(tokens, q, k, v, self._split_attention(full, grid))
-
     @contextmanager
     def rewriting_registers(self, rewrite: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
         """Inside, every pass goes on with `rewrite(block, registers)` in place of the registers that leave a block.
@@ -218,6 +197,27 @@ class Backbone(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
+
+    def last_block(self, images: Tensor) -> LastBlock:
+        """Queries, keys, values and attention of the last block.
+
+        The attention is that of the unfused computation, made for this block only: (B, heads, T, T) in memory.
+
+        Args:
+            images: as for `forward`.
+
+        Raises:
+            UserError: as `forward`; or a block whose attention is not softmax(q k) v.
+        """
+        grid, block = self._grid(images), self.model.blocks[-1]
+        attention = getattr(block, "attn", None)
+        if not isinstance(attention, (TimmAttention, AttentionRope, EvaAttention, BeitAttention)):
+            raise UserError(f"{self.name}: no q, k, v: its blocks are {type(block).__name__}, without plain attention")
+        with _unfused(attention), _outputs([block, attention.attn_drop]) as outputs, _input(attention) as inputs:
+            self.model.forward_features(images)
+        q, k, v = (self._split(part, grid) for part in _project(attention, inputs[0]))
+        tokens, full = self._split(outputs[block], grid), outputs[attention.attn_drop]
+        return LastBlock(tokens, q, k, v, self._split_attention(full, grid))
 
     def _grid(self, images: Tensor) -> tuple[int, int]:
         height, width = images.shape[-2:]

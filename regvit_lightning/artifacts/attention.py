@@ -14,7 +14,7 @@ from regvit_lightning.backbones import Attention
 
 @dataclass(frozen=True)
 class Mass:
-    """Shares of the attention that one kind of query gives away, mean over heads and queries; they sum to 1.
+    """Shares of the attention that one kind of query gives, mean over heads and queries, itself included; sum 1.
 
     Attributes:
         cls: (B,), to CLS; 0 for a model without CLS.
@@ -37,11 +37,11 @@ def mass(attention: Attention, outliers: Tensor) -> dict[str, Mass]:
         outliers: boolean (B, h, w).
     """
     queries = attention.cut(attention.full.mT)  # cls (B, heads, T), registers (B, heads, T, R), patches (…, T, h, w)
-    rows = {"patches": queries.patches.mean(dim=(-2, -1))}
+    rows = {"patches": queries.patches.mean(dim=(-2, -1), dtype=torch.float32)}
     if attention.registers.shape[2]:
-        rows["registers"] = queries.registers.mean(dim=-1)
+        rows["registers"] = queries.registers.mean(dim=-1, dtype=torch.float32)
     if queries.cls is not None:
-        rows["cls"] = queries.cls
+        rows["cls"] = queries.cls.float()
     return {name: _mass(attention, row.mean(dim=1), outliers) for name, row in rows.items()}
 
 
@@ -84,10 +84,10 @@ def maps(attention: Attention) -> dict[str, Tensor]:
     The mean over images of each is Fig. 16; a map of CLS for each head (Fig. 18) is `attention.cls`.
 
     Returns:
-        (B, h, w) by `CLS`, `reg_0`, …, `central patch`; a map sums to what does not go to CLS and registers.
+        (B, h, w) float32 by `CLS`, `reg_0`, …, `central patch`; a map sums to what does not go to CLS and registers.
     """
-    found = {} if attention.cls is None else {"CLS": attention.cls.mean(dim=1)}
-    for index, register in enumerate(attention.registers.mean(dim=1).unbind(dim=1)):
-        found[f"reg_{index}"] = register
     rows, columns = attention.patches.shape[2:4]
-    return {**found, "central patch": attention.patches[:, :, rows // 2, columns // 2].mean(dim=1)}
+    by_head = {} if attention.cls is None else {"CLS": attention.cls}
+    by_head |= {f"reg_{index}": register for index, register in enumerate(attention.registers.unbind(dim=2))}
+    by_head["central patch"] = attention.patches[:, :, rows // 2, columns // 2]
+    return {name: heads.mean(dim=1, dtype=torch.float32) for name, heads in by_head.items()}

@@ -178,6 +178,8 @@ def _cat(batches: Iterable[Patches]) -> Patches:
     )
 
 
+@torch.inference_mode(False)  # a test loop of Lightning forbids gradients, and those of what was made in it
+@torch.enable_grad()
 def softmax_regression(features: Tensor, labels: Tensor, classes: int) -> Linear:
     """Linear model (D, classes) by L-BFGS on the mean cross-entropy and a small L2 penalty, in float32.
 
@@ -187,14 +189,14 @@ def softmax_regression(features: Tensor, labels: Tensor, classes: int) -> Linear
     """
     mean, std = features.float().mean(dim=0), features.float().std(dim=0, correction=0)
     std = std.where(std > 0, 1)
-    rows = (features.float() - mean) / std
+    rows, places = (features.float() - mean) / std, labels.clone()
     weight = rows.new_zeros(rows.shape[1], classes, requires_grad=True)
     bias = rows.new_zeros(classes, requires_grad=True)
     optimiser = torch.optim.LBFGS([weight, bias], max_iter=POSITION_STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        value = F.cross_entropy(rows @ weight + bias, labels) + POSITION_PENALTY * weight.square().sum()
+        value = F.cross_entropy(rows @ weight + bias, places) + POSITION_PENALTY * weight.square().sum()
         value.backward()
         return value
 

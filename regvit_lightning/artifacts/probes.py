@@ -71,15 +71,19 @@ class Score:
     """What one kind of token reaches.
 
     Attributes:
-        accuracies: top-1 in percent of each draw.
+        right: boolean (draws, N) for the N test images that have such a token, in their order.
         C: inverse weight of the penalty, chosen on held-out train with the first draw.
-        train_images, test_images: how many have such a token.
+        train_images: how many have such a token.
     """
 
-    accuracies: tuple[float, ...]
+    right: Tensor
     C: float
     train_images: int
-    test_images: int
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Top-1 in percent of each draw."""
+        return (100 * self.right.double().mean(dim=1)).tolist()
 
     @property
     def mean(self) -> float:
@@ -134,7 +138,7 @@ def _draw(
         places = lots.masked_fill(~mask[:, None], -1).argmax(dim=2)
         values = patches.gather(1, places[..., None].expand(-1, -1, patches.shape[2]))
         has = mask.any(dim=1)
-        found[name] = Features(_stored(values[has].transpose(0, 1)), labels[has].cpu())
+        found[name] = Features(_stored(values[has].transpose(0, 1)), labels.cpu()[has.cpu()])
     return found
 
 
@@ -167,11 +171,11 @@ def classify(train: Features, test: Features, settings: TokenSettings, seed: int
     if len(train.labels[kept].unique()) < 2 or len(test.labels) == 0:
         return None
     chosen = _choose(train, kept, held_out, settings)
-    accuracies = [
-        _accuracy(_fit(fitted, train.labels, [chosen], settings)[0], tested, test.labels)
+    right = [
+        _right(_fit(fitted, train.labels, [chosen], settings)[0], tested, test.labels)
         for fitted, tested in zip(train.values, test.values, strict=True)
     ]
-    return Score(tuple(accuracies), chosen, len(train.labels), len(test.labels))
+    return Score(torch.stack(right), chosen, len(train.labels))
 
 
 def _choose(train: Features, kept: Tensor, held_out: Tensor, settings: TokenSettings) -> float:
@@ -181,7 +185,7 @@ def _choose(train: Features, kept: Tensor, held_out: Tensor, settings: TokenSett
         return grid[0]
     features, labels = train.values[0], train.labels
     fitted = _fit(features[kept], labels[kept], grid, settings)
-    reached = [_accuracy(model, features[held_out], labels[held_out]) for model in fitted]
+    reached = [int(_right(model, features[held_out], labels[held_out]).sum()) for model in fitted]
     return grid[reached.index(max(reached))]
 
 
@@ -200,5 +204,5 @@ def _fit(features: Tensor, labels: Tensor, grid: Sequence[float], settings: Toke
     return fitted
 
 
-def _accuracy(model: Any, features: Tensor, labels: Tensor) -> float:
-    return 100.0 * float(model.score(features.double().numpy(), labels.numpy()))
+def _right(model: Any, features: Tensor, labels: Tensor) -> Tensor:
+    return torch.from_numpy(model.predict(features.double().numpy())) == labels

@@ -57,8 +57,8 @@ def test_the_class_is_found_where_it_is_and_nowhere_else():
         assert found[name].mean == 100.0
     for name in ("normal", "reg_1"):
         assert abs(found[name].mean - 25) < 8  # three standard deviations of 400 fair guesses are 6.5
-    assert {name: len(score.accuracies) for name, score in found.items()} == {
-        "CLS": 1, "normal": 3, "outlier": 3, "reg_0": 1, "reg_1": 1
+    assert {name: score.right.shape for name, score in found.items()} == {
+        "CLS": (1, 400), "normal": (3, 400), "outlier": (3, 400), "reg_0": (1, 400), "reg_1": (1, 400)
     }  # fmt: skip
     assert found["outlier"].spread == 0 < found["normal"].spread
     assert math.isnan(found["CLS"].spread)
@@ -179,6 +179,7 @@ def holds_nothing(positions, pixels):
 
 
 @pytest.mark.parametrize("shared", [True, False])
+@torch.inference_mode()
 def test_position_is_found_where_it_is(shared):
     found = local_probes.position(
         [local(4, holds_position), local(3, holds_position, 1)], [local(5, holds_position, 2)], shared
