@@ -154,23 +154,6 @@ class Backbone(nn.Module):
         """Does nothing: a frozen backbone stays in evaluation mode."""
         return super().train(False)
 
-    def forward(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool = True) -> list[Tokens]:
-        """The tokens after each of `blocks`, in the order asked for.
-
-        Args:
-            images: (B, 3, H, W), normalised by `mean` and `std`; H and W multiples of the patch size.
-            blocks: indices 0..depth-1, or negative from the end.
-            norm: apply the final norm to each; else the residual stream as it is (where artifacts are measured).
-
-        Raises:
-            UserError: a size or a block that the model does not have.
-        """
-        grid = self._grid(images)
-        chosen = [self._block(index) for index in blocks]
-        with _outputs(chosen) as outputs:
-            self.model.forward_features(images)
-        return [self._split(self._final_norm(outputs[block]) if norm else outputs[block], grid) for block in chosen]
-
     @contextmanager
     def rewriting_registers(self, rewrite: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
         """Inside, every pass goes on with `rewrite(block, registers)` in place of the registers that leave a block.
@@ -197,6 +180,23 @@ class Backbone(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
+
+    def forward(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool = True) -> list[Tokens]:
+        """The tokens after each of `blocks`, in the order asked for.
+
+        Args:
+            images: (B, 3, H, W), normalised by `mean` and `std`; H and W multiples of the patch size.
+            blocks: indices 0..depth-1, or negative from the end.
+            norm: apply the final norm to each; else the residual stream as it is (where artifacts are measured).
+
+        Raises:
+            UserError: a size or a block that the model does not have.
+        """
+        grid = self._grid(images)
+        chosen = [self._block(index) for index in blocks]
+        with _outputs(chosen) as outputs:
+            self.model.forward_features(images)
+        return [self._split(self._final_norm(outputs[block]) if norm else outputs[block], grid) for block in chosen]
 
     def last_block(self, images: Tensor) -> LastBlock:
         """Queries, keys, values and attention of the last block.

@@ -1,1 +1,1 @@
-"""The paper's analysis of tokens: where artifacts are, what they hold and what they do."""
+"""What high-norm tokens a model has, where they sit and what they cost: the analysis of the registers paper."""
