@@ -70,6 +70,17 @@ class Attention:
     patches: Tensor
     full: Tensor
 
+    def cut(self, weights: Tensor) -> Tokens:
+        """Cut the last axis of `weights` (…, T), one number for each token, by kind of token.
+
+        Returns:
+            cls (…) or None, registers (…, R), patches (…, h, w).
+        """
+        registers, grid = self.registers.shape[2], self.patches.shape[2:4]
+        lengths = [int(self.cls is not None), registers, grid[0] * grid[1]]
+        cls, to_registers, patches = weights.split(lengths, dim=-1)
+        return Tokens(None if self.cls is None else cls[..., 0], to_registers, patches.unflatten(-1, grid))
+
 
 @dataclass(frozen=True)
 class LastBlock:
@@ -142,6 +153,33 @@ class Backbone(nn.Module):
     def train(self, mode: bool = True) -> "Backbone":
         """Does nothing: a frozen backbone stays in evaluation mode."""
         return super().train(False)
+
+    @contextmanager
+    def rewriting_registers(self, rewrite: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+        """Inside, every pass goes on with `rewrite(block, registers)` in place of the registers that leave a block.
+
+        Args:
+            rewrite: of the block's index 0..depth-1 and its output (B, R, D), before the final norm; gives (B, R, D).
+
+        Raises:
+            UserError: a model without registers.
+        """
+        if not self.num_registers:
+            raise UserError(f"{self.name}: has no registers, so there is nothing to replace")
+
+        def rewritten(block: int, output: Tensor) -> Tensor:
+            cls, registers, patches = output.split(self._lengths(output), dim=1)
+            return torch.cat([cls, rewrite(block, registers).to(registers), patches], dim=1)
+
+        handles = [
+            block.register_forward_hook(lambda _, __, output, index=index: rewritten(index, output))
+            for index, block in enumerate(self.model.blocks)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def forward(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool = True) -> list[Tokens]:
         """The tokens after each of `blocks`, in the order asked for.

@@ -1,0 +1,93 @@
+"""Where attention goes: its share to outliers, registers and CLS, its entropy, and its maps.
+
+Everything is computed from the probabilities of one block (`Backbone.last_block(images).attention`), which are formed
+for that block alone also where the model runs fused kernels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from regvit_lightning.backbones import Attention
+
+
+@dataclass(frozen=True)
+class Mass:
+    """Shares of the attention that one kind of query gives, mean over heads and queries, itself included; sum 1.
+
+    Attributes:
+        cls: (B,), to CLS; 0 for a model without CLS.
+        registers: (B, R), to each register.
+        outliers: (B,), to all outlier patches together.
+        normal: (B,), to all other patches together.
+    """
+
+    cls: Tensor
+    registers: Tensor
+    outliers: Tensor
+    normal: Tensor
+
+
+def mass(attention: Attention, outliers: Tensor) -> dict[str, Mass]:
+    """Where attention goes from CLS, from the registers and from the patches; a kind that a model lacks is left out.
+
+    Args:
+        attention: of one block.
+        outliers: boolean (B, h, w).
+    """
+    queries = attention.cut(attention.full.mT)  # cls (B, heads, T), registers (B, heads, T, R), patches (…, T, h, w)
+    rows = {"patches": queries.patches.mean(dim=(-2, -1), dtype=torch.float32)}
+    if attention.registers.shape[2]:
+        rows["registers"] = queries.registers.mean(dim=-1, dtype=torch.float32)
+    if queries.cls is not None:
+        rows["cls"] = queries.cls.float()
+    return {name: _mass(attention, row.mean(dim=1), outliers) for name, row in rows.items()}
+
+
+def _mass(attention: Attention, row: Tensor, outliers: Tensor) -> Mass:
+    keys = attention.cut(row)
+    to_outliers = (keys.patches * outliers).sum(dim=(1, 2))
+    to_cls = torch.zeros_like(to_outliers) if keys.cls is None else keys.cls
+    return Mass(to_cls, keys.registers, to_outliers, (keys.patches * ~outliers).sum(dim=(1, 2)))
+
+
+def outlier_preference(mass: Mass, outliers: Tensor) -> Tensor:
+    """How many times more attention an outlier patch receives than a normal patch, on average.
+
+    Args:
+        mass: from one kind of query.
+        outliers: boolean (B, h, w).
+
+    Returns:
+        (B,); NaN for an image where one of the two kinds is missing.
+    """
+    count = outliers.sum(dim=(1, 2))
+    normal = outliers[0].numel() - count
+    ratio = (mass.outliers / count) / (mass.normal / normal)
+    return ratio.where((count > 0) & (normal > 0), torch.nan)
+
+
+def cls_entropy(attention: Attention) -> Tensor | None:
+    """Entropy in nats of the attention of CLS over all tokens, mean over heads: 0 to log T.
+
+    Returns:
+        (B,), or None for a model without CLS.
+    """
+    row = attention.cut(attention.full.mT).cls
+    return None if row is None else torch.special.entr(row.float()).sum(dim=-1).mean(dim=1)
+
+
+def maps(attention: Attention) -> dict[str, Tensor]:
+    """Attention over the patches from CLS, each register and the central patch, mean over heads (Figs. 1, 9, 16).
+
+    The mean over images of each is Fig. 16; a map of CLS for each head (Fig. 18) is `attention.cls`.
+
+    Returns:
+        (B, h, w) float32 by `CLS`, `reg_0`, …, `central patch`; a map sums to what does not go to CLS and registers.
+    """
+    rows, columns = attention.patches.shape[2:4]
+    by_head = {} if attention.cls is None else {"CLS": attention.cls}
+    by_head |= {f"reg_{index}": register for index, register in enumerate(attention.registers.unbind(dim=2))}
+    by_head["central patch"] = attention.patches[:, :, rows // 2, columns // 2]
+    return {name: heads.mean(dim=1, dtype=torch.float32) for name, heads in by_head.items()}

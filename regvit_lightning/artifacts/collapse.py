@@ -1,0 +1,114 @@
+"""How much the patches of an image still differ from each other: rank and cosines, to stand beside every norm.
+
+Registers can make norms even and patches alike at once: with them the effective rank of the patches of DINOv2 falls
+from 13.5 to 4.0 (arXiv 2604.14433), so a norm alone does not say that dense features are better.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from regvit_lightning.backbones import Tokens
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """One number for each image.
+
+    Attributes:
+        effective_rank: (B,), 1 to min(h w, D).
+        patch_cosine: (B,), mean over pairs of different patches, -1 to 1.
+        cls_cosine: (B,), mean over patches of the cosine to CLS; None for a model without CLS.
+    """
+
+    effective_rank: Tensor
+    patch_cosine: Tensor
+    cls_cosine: Tensor | None
+
+
+def measure(tokens: Tokens, keep: Tensor | None = None) -> Collapse:
+    """Rank and cosines of the patches of each image.
+
+    Args:
+        tokens: of one block.
+        keep: boolean (B, h, w), patches that count, such as all but the outliers; None is all of them.
+    """
+    patches = tokens.patches.flatten(1, 2)
+    counted = patches.new_ones(patches.shape[:2], dtype=torch.bool) if keep is None else keep.flatten(1)
+    cls = None if tokens.cls is None else cls_cosine(tokens.cls, patches, counted)
+    return Collapse(effective_rank(patches, counted), patch_cosine(patches, counted), cls)
+
+
+def effective_rank(patches: Tensor, keep: Tensor) -> Tensor:
+    """Exponential of the entropy of the singular values over their sum (Roy and Vetterli 2007), without centring.
+
+    The same measure on features of many images is RankMe (Garrido et al. 2023, arXiv 2210.02885).
+
+    Args:
+        patches: (B, n, D).
+        keep: boolean (B, n).
+
+    Returns:
+        (B,) float64; NaN for an image without a patch other than zero.
+    """
+    kept = patches.double() * keep[..., None]
+    tall = patches.shape[1] > patches.shape[2]
+    gram = kept.mT @ kept if tall else kept @ kept.mT
+    # The Gram matrix squares the singular values: what is below the square root of float64's precision is rounding.
+    squares = torch.linalg.eigvalsh(gram)
+    squares = squares.where(squares > 1e-14 * squares.amax(dim=1, keepdim=True), 0)
+    share = F.normalize(squares.sqrt(), p=1, dim=1, eps=0.0)
+    return torch.special.entr(share).sum(dim=1).exp()
+
+
+def patch_cosine(patches: Tensor, keep: Tensor) -> Tensor:
+    """Mean cosine of all pairs of different patches of an image.
+
+    Args:
+        patches: (B, n, D).
+        keep: boolean (B, n).
+
+    Returns:
+        (B,) float64; NaN for an image with fewer than two patches.
+    """
+    unit = F.normalize(patches.double(), dim=2) * keep[..., None]
+    lengths, counts = unit.square().sum(dim=(1, 2)), keep.sum(dim=1)
+    return (unit.sum(dim=1).square().sum(dim=1) - lengths) / (counts * (counts - 1))
+
+
+def cls_cosine(cls: Tensor, patches: Tensor, keep: Tensor) -> Tensor:
+    """Mean over patches of the cosine to CLS, which rises where locality is lost (DINOv3, arXiv 2508.10104).
+
+    Args:
+        cls: (B, D).
+        patches: (B, n, D).
+        keep: boolean (B, n).
+
+    Returns:
+        (B,) float64; NaN for an image without a patch.
+    """
+    cosine = F.cosine_similarity(patches.double(), cls.double()[:, None], dim=2)
+    return (cosine * keep).sum(dim=1) / keep.sum(dim=1)
+
+
+def first_component(patches: Tensor) -> Tensor:
+    """First principal component of the patches of each image, whitened (paper, Fig. 20).
+
+    The paper does not say whether the component is of one image or of all; here it is of each alone. Its sign is such
+    that the value farthest from 0 is positive.
+
+    Args:
+        patches: (B, h, w, D).
+
+    Returns:
+        (B, h, w) float64 with mean 0 and standard deviation 1; NaN for an image whose patches are all alike.
+    """
+    rows = patches.double().flatten(1, 2)
+    rows = rows - rows.mean(dim=1, keepdim=True)
+    component = torch.linalg.eigh(rows @ rows.mT).eigenvectors[..., -1]
+    spread = rows.abs().amax(dim=(1, 2), keepdim=True)[..., 0]
+    white = (component - component.mean(dim=1, keepdim=True)) * component.shape[1] ** 0.5
+    farthest = white.gather(1, white.abs().argmax(dim=1, keepdim=True))
+    return (white * farthest.sign()).where(spread > 0, torch.nan).unflatten(1, patches.shape[1:3])

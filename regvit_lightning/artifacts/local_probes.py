@@ -1,0 +1,326 @@
+"""What patch tokens know about their own place: position and pixels, for normal and outlier tokens (Fig. 5b, Table 5).
+
+Source: paper, section 2.2: one linear model predicts the position of a patch from its token, another its pixels. Loss,
+optimiser, pixel scale and whether normal and outlier tokens share a model are not known; here the first is a softmax
+regression, the second a ridge regression in closed form, and scale and sharing are settings.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from regvit_lightning.data.transforms import normalise
+from regvit_lightning.errors import UserError
+from regvit_lightning.settings import check
+
+PIXEL_SCALES = {"bytes": "0..255", "normalised": "by the model's mean and std"}
+PENALTIES = [10.0**exponent for exponent in range(-8, 1)]  # of the ridge, in mean variances of the features
+POSITION_PENALTY = 1e-4  # of squared weights of standardised features, against the mean cross-entropy
+POSITION_STEPS = 200  # of L-BFGS, at most
+
+
+@dataclass
+class LocalSettings:
+    """Settings of the position and pixel probes.
+
+    Attributes:
+        shared: one model for normal and outlier tokens, trained on both and scored on each; else one for each.
+        pixels: `bytes` or `normalised`, the scale of the pixels, see `PIXEL_SCALES`.
+    """
+
+    shared: bool = True
+    pixels: str = "bytes"
+
+    def __post_init__(self) -> None:
+        check(self.pixels in PIXEL_SCALES, f"pixels={self.pixels}: expected {' or '.join(PIXEL_SCALES)}")
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Patch tokens of some images, row by row.
+
+    Attributes:
+        features: (n, D).
+        positions: (n,), place in the grid, 0 to h w - 1.
+        pixels: (n, 3 p p), the patch of the image.
+        outliers: boolean (n,).
+        grid: (h, w).
+    """
+
+    features: Tensor
+    positions: Tensor
+    pixels: Tensor
+    outliers: Tensor
+    grid: tuple[int, int]
+
+    def kept(self, mask: Tensor) -> "Patches":
+        """The rows where the boolean `mask` (n,) is True."""
+        pixels, outliers = self.pixels[mask], self.outliers[mask]
+        return Patches(self.features[mask], self.positions[mask], pixels, outliers, self.grid)
+
+
+@dataclass(frozen=True)
+class PositionScore:
+    """Position of the test patches of one kind, as predicted.
+
+    Attributes:
+        top1: percent at the right position.
+        distance: mean distance from it, in patches.
+        patches: number of test patches.
+    """
+
+    top1: float
+    distance: float
+    patches: int
+
+
+@dataclass(frozen=True)
+class PixelScore:
+    """Pixels of the test patches of one kind, as predicted.
+
+    Attributes:
+        l2: mean over patches of the Euclidean length of the error, in the units of the pixels.
+        rms: root mean square error of a value, in the units of the pixels. Which of the two the paper means is not
+            known: its 18.38 could be the first of normalised pixels, or the second of 0..255.
+        l2_of_mean: `l2` when the mean patch of train is predicted for all.
+        penalty: of the ridge, in mean variances of the features.
+        patches: number of test patches.
+    """
+
+    l2: float
+    rms: float
+    l2_of_mean: float
+    penalty: float
+    patches: int
+
+
+def patches(tokens: Tensor, outliers: Tensor, images: Tensor, mean: Tensor, std: Tensor, pixels: str) -> Patches:
+    """Patch tokens with the position and the pixels of their patches.
+
+    Args:
+        tokens: patch tokens (B, h, w, D).
+        outliers: boolean (B, h, w).
+        images: uint8 (B, 3, H, W), of which the tokens were computed.
+        mean, std: of the model, (3,).
+        pixels: `bytes` or `normalised`.
+    """
+    batch, rows, columns = tokens.shape[:3]
+    scaled = normalise(images, mean, std) if pixels == "normalised" else images.float()
+    cut = scaled.unflatten(3, (columns, -1)).unflatten(2, (rows, -1))  # (B, 3, h, p, w, p)
+    positions = torch.arange(rows * columns, device=tokens.device).repeat(batch)
+    return Patches(
+        features=tokens.flatten(0, 2),
+        positions=positions,
+        pixels=cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2),
+        outliers=outliers.flatten(),
+        grid=(rows, columns),
+    )
+
+
+def _by_kind(batch: Patches) -> dict[str, Patches]:
+    return {"normal": batch.kept(~batch.outliers), "outlier": batch.kept(batch.outliers)}
+
+
+# ------------------------------------------------------------------------------------------------------- position
+
+
+@dataclass(frozen=True)
+class Linear:
+    """features @ weight + bias, weight (D, K), bias (K,)."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return features.to(self.weight) @ self.weight + self.bias
+
+
+def position(train: Iterable[Patches], test: Iterable[Patches], shared: bool) -> dict[str, PositionScore | None]:
+    """Where test patches are, by a linear model on their tokens; all train features are held in memory.
+
+    Returns:
+        By `normal` and `outlier`; None for a kind without test patches, or with a model of its own and no train patch.
+
+    Raises:
+        UserError: images of different grids.
+    """
+    trained, tested = _cat(train), _by_kind(_cat(test))
+    trained_on = dict.fromkeys(tested, trained) if shared else _by_kind(trained)
+    if trained.grid != tested["normal"].grid:
+        raise UserError(f"positions need one grid: train has {trained.grid}, test {tested['normal'].grid} patches")
+    fits: dict[int, Linear] = {}
+    scores: dict[str, PositionScore | None] = {}
+    for kind, rows in tested.items():
+        source = trained_on[kind]
+        usable = len(rows.positions) > 0 and len(source.positions) > 0
+        if usable and id(source) not in fits:
+            classes = source.grid[0] * source.grid[1]
+            fits[id(source)] = softmax_regression(source.features, source.positions, classes)
+        scores[kind] = _position_score(fits[id(source)], rows) if usable else None
+    return scores
+
+
+def _cat(batches: Iterable[Patches]) -> Patches:
+    parts = list(batches)
+    grids = {part.grid for part in parts}
+    if len(grids) != 1:
+        raise UserError(f"positions need images of one size, found grids of {sorted(grids)} patches")
+    return Patches(
+        torch.cat([part.features for part in parts]),
+        torch.cat([part.positions for part in parts]),
+        torch.cat([part.pixels for part in parts]),
+        torch.cat([part.outliers for part in parts]),
+        parts[0].grid,
+    )
+
+
+@torch.inference_mode(False)  # a test loop of Lightning forbids gradients, and those of what was made in it
+@torch.enable_grad()
+def softmax_regression(features: Tensor, labels: Tensor, classes: int) -> Linear:
+    """Linear model (D, classes) by L-BFGS on the mean cross-entropy and a small L2 penalty, in float32.
+
+    Args:
+        features: (n, D), standardised inside; the model that is returned takes them as they are.
+        labels: (n,), 0 to classes - 1.
+    """
+    mean, std = features.float().mean(dim=0), features.float().std(dim=0, correction=0)
+    std = std.where(std > 0, 1)
+    rows, places = (features.float() - mean) / std, labels.clone()
+    weight = rows.new_zeros(rows.shape[1], classes, requires_grad=True)
+    bias = rows.new_zeros(classes, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weight, bias], max_iter=POSITION_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        value = F.cross_entropy(rows @ weight + bias, places) + POSITION_PENALTY * weight.square().sum()
+        value.backward()
+        return value
+
+    optimiser.step(loss)  # type: ignore[arg-type]
+    unscaled = weight.detach() / std[:, None]
+    return Linear(unscaled, bias.detach() - mean @ unscaled)
+
+
+def _position_score(model: Linear, rows: Patches) -> PositionScore:
+    predicted, width = model(rows.features).argmax(dim=1), rows.grid[1]
+    down = predicted // width - rows.positions // width
+    across = predicted % width - rows.positions % width
+    right = (predicted == rows.positions).float().mean()
+    distance = torch.hypot(down.float(), across.float()).mean()
+    return PositionScore(100.0 * right.item(), distance.item(), len(predicted))
+
+
+# --------------------------------------------------------------------------------------------------------- pixels
+
+
+class NormalEquations:
+    """Sums over rows from which a ridge regression is solved and its error is known: memory (D + K)^2 for any rows."""
+
+    def __init__(self) -> None:
+        self.rows, self.moments, self.features = 0, torch.zeros(0, 0, dtype=torch.float64), 0
+
+    def add(self, features: Tensor, targets: Tensor) -> None:
+        """Take in features (n, D) and targets (n, K)."""
+        ones = features.new_ones(len(features), 1, dtype=torch.float64)
+        both = torch.cat([ones, features.double(), targets.double()], dim=1)
+        self.add_sums(len(features), both.T @ both, features.shape[1])
+
+    def add_sums(self, rows: int, moments: Tensor, features: int) -> None:
+        """Take in `rows` rows by their sums of products (1 + D + K, 1 + D + K) of one, features and targets."""
+        self.moments = self.moments + moments if self.rows else moments
+        self.rows, self.features = self.rows + rows, features
+
+    def solve(self, penalties: Sequence[float]) -> list[Linear]:
+        """The ridge regression of each penalty, in mean variances of the features; the bias is free of it."""
+        mean = self.moments[0, 1:] / self.rows
+        centred = self.moments[1:, 1:] / self.rows - torch.outer(mean, mean)
+        covariance, cross = centred[: self.features, : self.features], centred[: self.features, self.features :]
+        values, vectors = torch.linalg.eigh(covariance)
+        scale = values.clamp(min=0).mean().clamp(min=torch.finfo(torch.float64).tiny)
+        solved = []
+        for penalty in penalties:
+            weight = vectors @ ((vectors.T @ cross) / (values.clamp(min=0) + penalty * scale)[:, None])
+            solved.append(Linear(weight, mean[self.features :] - mean[: self.features] @ weight))
+        return solved
+
+    def squared_error(self, model: Linear) -> float:
+        """Sum over rows and targets of the squared error of `model`."""
+        identity = torch.eye(model.bias.shape[0]).to(self.moments)
+        residual = torch.cat([-model.bias[None], -model.weight, identity])
+        return float((residual * (self.moments @ residual)).sum())
+
+
+def pixels(
+    train: Iterable[Patches], held_out: Iterable[Patches], test: Iterable[Patches], shared: bool
+) -> dict[str, PixelScore | None]:
+    """Pixels of test patches by a ridge regression on their tokens; batches are read once and not kept.
+
+    The penalty is chosen on `held_out`, then the model is fitted on train and held out together.
+
+    Returns:
+        By `normal` and `outlier`; None for a kind without test patches, or with a model of its own and no train or
+        held-out patch.
+    """
+    fitting, choosing = _equations(train, shared), _equations(held_out, shared)
+    models = {kind: _fit(fitting[kind], choosing[kind]) for kind in fitting}
+    errors: dict[str, list[Tensor]] = {kind: [] for kind in models}
+    for batch in test:
+        for kind, rows in _by_kind(batch).items():
+            fitted = models[kind]
+            if fitted is not None:
+                errors[kind].append(_pixel_errors(fitted, rows))
+    return {kind: _pixel_score(models[kind], errors[kind]) for kind in models}
+
+
+def _equations(batches: Iterable[Patches], shared: bool) -> dict[str, NormalEquations]:
+    equations = {"normal": NormalEquations(), "outlier": NormalEquations()}
+    for batch in batches:
+        for kind, rows in _by_kind(batch).items():
+            if len(rows.features):
+                equations[kind].add(rows.features, rows.pixels)
+    return dict.fromkeys(equations, _sum(list(equations.values()))) if shared else equations
+
+
+def _sum(parts: Sequence[NormalEquations]) -> NormalEquations:
+    total = NormalEquations()
+    for part in parts:
+        if part.rows:
+            total.add_sums(part.rows, part.moments, part.features)
+    return total
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    model: Linear
+    mean: Tensor  # (K,), of the train pixels
+    penalty: float
+
+
+def _fit(train: NormalEquations, held_out: NormalEquations) -> _Fitted | None:
+    if not train.rows or not held_out.rows:
+        return None
+    errors = [held_out.squared_error(model) for model in train.solve(PENALTIES)]
+    penalty = PENALTIES[errors.index(min(errors))]
+    both = _sum([train, held_out])
+    return _Fitted(both.solve([penalty])[0], both.moments[0, 1 + both.features :] / both.rows, penalty)
+
+
+def _pixel_errors(fitted: _Fitted, rows: Patches) -> Tensor:
+    """Squared error (n, 2) of each patch by the model and by the mean patch."""
+    targets = rows.pixels.double()
+    return torch.stack(
+        [(guess - targets).square().sum(dim=1) for guess in (fitted.model(rows.features), fitted.mean)], 1
+    )
+
+
+def _pixel_score(fitted: _Fitted | None, errors: Sequence[Tensor]) -> PixelScore | None:
+    squared = torch.cat(list(errors)) if errors else torch.empty(0, 2)
+    if fitted is None or not len(squared):
+        return None
+    l2, l2_of_mean = squared.sqrt().mean(dim=0).tolist()
+    rms = math.sqrt(squared[:, 0].mean().item() / len(fitted.mean))
+    return PixelScore(l2, rms, l2_of_mean, fitted.penalty, len(squared))

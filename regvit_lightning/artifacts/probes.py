@@ -1,0 +1,208 @@
+"""What one token knows about the class of its image (Tables 1, 4 and 6).
+
+Source: paper, section 2.2: logistic regression on CLS, on one normal or on one outlier patch of each image, drawn at
+random. The regression is that of DINOv2's evaluations (dinov2/eval/log_regression.py): L2, C chosen from 45 powers of
+ten on 10 % of train, then fitted on all of train. What the paper does with images without an outlier is not known.
+"""
+
+import copy
+import math
+import statistics
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regvit_lightning import seeds
+from regvit_lightning.backbones import Tokens
+from regvit_lightning.settings import check
+
+WITHOUT_OUTLIER = {
+    "skip": "images without an outlier are left out of train and test of the outlier row",
+    "largest": "the patch of largest norm stands in for the outlier in images without one",
+}
+
+
+@dataclass
+class TokenSettings:
+    """Settings of single-token classification.
+
+    Attributes:
+        draws: how often a token of each image is drawn.
+        without_outlier: `skip` or `largest`, what is done with images that have no outlier, see `WITHOUT_OUTLIER`.
+        exponents: of ten, ascending: the values of C to choose from.
+        held_out: share of train on which C is chosen.
+        iterations: of the solver, at most.
+    """
+
+    draws: int = 5
+    without_outlier: str = "skip"
+    exponents: list[float] = field(default_factory=lambda: [-6 + 11 * step / 44 for step in range(45)])
+    held_out: float = 0.1
+    iterations: int = 1000
+
+    def __post_init__(self) -> None:
+        check(self.draws > 0, f"draws={self.draws}: must be at least 1")
+        known = " or ".join(WITHOUT_OUTLIER)
+        check(self.without_outlier in WITHOUT_OUTLIER, f"without_outlier={self.without_outlier}: expected {known}")
+        check(len(self.exponents) > 0, "exponents: expected a list such as [-2,0,2]")
+        check(0 < self.held_out < 1, f"held_out={self.held_out}: must lie in (0, 1)")
+        check(self.iterations > 0, f"iterations={self.iterations}: must be at least 1")
+
+
+@dataclass(frozen=True)
+class Features:
+    """One token of each image.
+
+    Attributes:
+        values: (draws, N, D) on the CPU; 1 draw where there is nothing to draw.
+        labels: (N,) class numbers.
+    """
+
+    values: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one kind of token reaches.
+
+    Attributes:
+        right: boolean (draws, N) for the N test images that have such a token, in their order.
+        C: inverse weight of the penalty, chosen on held-out train with the first draw.
+        train_images: how many have such a token.
+    """
+
+    right: Tensor
+    C: float
+    train_images: int
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Top-1 in percent of each draw."""
+        return (100 * self.right.double().mean(dim=1)).tolist()
+
+    @property
+    def mean(self) -> float:
+        """Top-1 in percent, mean over draws."""
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over draws; NaN where there is only one."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else math.nan
+
+
+def single_tokens(
+    tokens: Tokens, norms: Tensor, outliers: Tensor, labels: Tensor, first: int, settings: TokenSettings, seed: int = 0
+) -> dict[str, Features]:
+    """Draw the tokens of a batch; a draw depends on the seed and on the image's place, not on the batch.
+
+    Args:
+        tokens: what is classified, such as the tokens after the final norm.
+        norms: (B, h, w), by which the largest patch is found.
+        outliers: boolean (B, h, w).
+        labels: (B,) class numbers.
+        first: place of the first image of the batch among all images.
+
+    Returns:
+        By `CLS`, `normal`, `outlier`, `reg_0`, …; a kind that the model lacks is left out, an image without a normal
+        or an outlier patch is left out of that kind.
+    """
+    outlier = outliers.flatten(1)
+    candidates = {"normal": ~outlier, "outlier": outlier}
+    if settings.without_outlier == "largest":
+        largest = torch.zeros_like(outlier).scatter_(1, norms.flatten(1).argmax(dim=1, keepdim=True), True)
+        candidates["outlier"] = outlier | (largest & ~outlier.any(dim=1, keepdim=True))
+    drawn = _draw(candidates, tokens.patches.flatten(1, 2), labels, first, settings.draws, seed)
+    whole = {} if tokens.cls is None else {"CLS": Features(_stored(tokens.cls[None]), labels.cpu())}
+    registers = {
+        f"reg_{index}": Features(_stored(register[None]), labels.cpu())
+        for index, register in enumerate(tokens.registers.unbind(dim=1))
+    }
+    return {**whole, **drawn, **registers}
+
+
+def _draw(
+    candidates: dict[str, Tensor], patches: Tensor, labels: Tensor, first: int, draws: int, seed: int
+) -> dict[str, Features]:
+    """One of the candidates (B, n) among the patches (B, n, D) for each draw and image."""
+    shape = draws, patches.shape[1]
+    generators = [seeds.generator(seed, "single token", first + image) for image in range(len(patches))]
+    lots = torch.stack([torch.rand(shape, generator=generator) for generator in generators]).to(patches.device)
+    found = {}
+    for name, mask in candidates.items():
+        places = lots.masked_fill(~mask[:, None], -1).argmax(dim=2)
+        values = patches.gather(1, places[..., None].expand(-1, -1, patches.shape[2]))
+        has = mask.any(dim=1)
+        found[name] = Features(_stored(values[has].transpose(0, 1)), labels.cpu()[has.cpu()])
+    return found
+
+
+def _stored(values: Tensor) -> Tensor:
+    return values.to("cpu", copy=True)
+
+
+def joined(batches: Sequence[dict[str, Features]]) -> dict[str, Features]:
+    """The features of all batches, by the same names."""
+    return {
+        name: Features(
+            torch.cat([batch[name].values for batch in batches], dim=1),
+            torch.cat([batch[name].labels for batch in batches]),
+        )
+        for name in batches[0]
+    }
+
+
+def classify(train: Features, test: Features, settings: TokenSettings, seed: int = 0) -> Score | None:
+    """Logistic regression of the class from one kind of token.
+
+    Args:
+        seed: of what is held out.
+
+    Returns:
+        The score, or None where train has fewer than two classes or test no image with such a token.
+    """
+    order = torch.randperm(len(train.labels), generator=seeds.generator(seed, "held out"))
+    held_out, kept = order.tensor_split([max(round(settings.held_out * len(order)), 1)])
+    if len(train.labels[kept].unique()) < 2 or len(test.labels) == 0:
+        return None
+    chosen = _choose(train, kept, held_out, settings)
+    right = [
+        _right(_fit(fitted, train.labels, [chosen], settings)[0], tested, test.labels)
+        for fitted, tested in zip(train.values, test.values, strict=True)
+    ]
+    return Score(torch.stack(right), chosen, len(train.labels))
+
+
+def _choose(train: Features, kept: Tensor, held_out: Tensor, settings: TokenSettings) -> float:
+    """The value of C that is best on the held-out images, the smallest of several."""
+    grid = [10.0**exponent for exponent in settings.exponents]
+    if len(grid) == 1:
+        return grid[0]
+    features, labels = train.values[0], train.labels
+    fitted = _fit(features[kept], labels[kept], grid, settings)
+    reached = [int(_right(model, features[held_out], labels[held_out]).sum()) for model in fitted]
+    return grid[reached.index(max(reached))]
+
+
+def _fit(features: Tensor, labels: Tensor, grid: Sequence[float], settings: TokenSettings) -> list[Any]:
+    """scikit-learn's regression for each C, ascending: each starts where the last one ended."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(tol=1e-12, max_iter=settings.iterations, warm_start=True)
+    fitted = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the protocol's limit of iterations is meant
+        for value in grid:
+            model.set_params(C=value).fit(features.double().numpy(), labels.numpy())
+            fitted.append(copy.deepcopy(model))
+    return fitted
+
+
+def _right(model: Any, features: Tensor, labels: Tensor) -> Tensor:
+    return torch.from_numpy(model.predict(features.double().numpy())) == labels

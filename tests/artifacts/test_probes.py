@@ -1,0 +1,266 @@
+"""Probes on features that hold the class, the position or the pixels, and on noise that holds nothing."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
+
+from regvit_lightning.artifacts import local_probes, probes
+from regvit_lightning.artifacts.local_probes import LocalSettings
+from regvit_lightning.artifacts.probes import Features, TokenSettings
+from regvit_lightning.backbones import Tokens
+from regvit_lightning.errors import UserError
+from regvit_lightning.settings import SettingsError
+
+QUICK = {"draws": 3, "exponents": [-2.0, 0.0, 2.0], "iterations": 200}
+GRID = (3, 4)
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def first_patch_is_outlier(images):
+    outliers = torch.zeros(images, *GRID, dtype=torch.bool)
+    outliers[:, 0, 0] = True
+    return outliers
+
+
+# ------------------------------------------------------------------------------------------------ the single token
+
+
+def batch(images, seed, outliers=None):
+    """CLS, register 0 and outliers hold one of 4 classes; normal patches and register 1 hold nothing."""
+    labels = torch.arange(images) % 4
+    outliers = first_patch_is_outlier(images) if outliers is None else outliers
+    patches, codes = random(images, *GRID, 6, seed=seed), 10 * torch.eye(4, 6)[labels]
+    patches = torch.where(outliers[..., None], codes[:, None, None], patches)
+    registers = torch.stack([codes, random(images, 6, seed=seed + 100)], dim=1)
+    return Tokens(codes, registers, patches), patches.norm(dim=-1), outliers, labels
+
+
+def drawn(images, seed, settings, outliers=None):
+    return probes.single_tokens(*batch(images, seed, outliers), first=0, settings=settings)
+
+
+def test_the_class_is_found_where_it_is_and_nowhere_else():
+    settings = TokenSettings(**QUICK)
+    train, test = drawn(80, 0, settings), drawn(400, 1, settings)
+    assert list(train) == ["CLS", "normal", "outlier", "reg_0", "reg_1"]
+    found = {name: probes.classify(train[name], test[name], settings) for name in train}
+    for name in ("CLS", "outlier", "reg_0"):
+        assert found[name].mean == 100.0
+    for name in ("normal", "reg_1"):
+        assert abs(found[name].mean - 25) < 8  # three standard deviations of 400 fair guesses are 6.5
+    assert {name: score.right.shape for name, score in found.items()} == {
+        "CLS": (1, 400), "normal": (3, 400), "outlier": (3, 400), "reg_0": (1, 400), "reg_1": (1, 400)
+    }  # fmt: skip
+    assert found["outlier"].spread == 0 < found["normal"].spread
+    assert math.isnan(found["CLS"].spread)
+
+
+@hypothesis_settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 99), split=st.integers(1, 7), share=st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+def test_tokens_are_drawn_from_their_kind_whatever_the_batch(seed, split, share):
+    settings = TokenSettings(draws=4)
+    outliers = torch.rand(8, *GRID, generator=torch.Generator().manual_seed(seed)) < share
+    tokens, norms, outliers, labels = batch(8, seed, outliers)
+    whole = probes.single_tokens(tokens, norms, outliers, labels, 0, settings, seed)
+    parts = []
+    for first, last in ((0, split), (split, 8)):
+        some = slice(first, last)
+        of_batch = Tokens(tokens.cls[some], tokens.registers[some], tokens.patches[some])
+        parts.append(probes.single_tokens(of_batch, norms[some], outliers[some], labels[some], first, settings, seed))
+    joined = probes.joined(parts)
+    for name, features in whole.items():
+        assert torch.equal(features.values, joined[name].values)
+        assert torch.equal(features.labels, joined[name].labels)
+    for name, mask in {"normal": ~outliers, "outlier": outliers}.items():
+        images = mask.any(dim=(1, 2)).nonzero()[:, 0]
+        assert whole[name].labels.tolist() == labels[images].tolist()
+        for place, image in enumerate(images):
+            candidates = tokens.patches[image][mask[image]]
+            for value in whole[name].values[:, place]:
+                assert (value == candidates).all(dim=1).any()
+
+
+def test_every_candidate_is_drawn_equally_often():
+    settings = TokenSettings(draws=3000)
+    places = torch.arange(12.0).view(1, *GRID, 1)
+    outliers = torch.zeros(1, *GRID, dtype=torch.bool)
+    outliers[0, :2, :2] = True
+    tokens = Tokens(None, torch.zeros(1, 0, 1), places)
+    found = probes.single_tokens(tokens, places[..., 0], outliers, torch.tensor([0]), 0, settings)
+    assert set(found) == {"normal", "outlier"}
+    values, counts = found["outlier"].values.unique(return_counts=True)
+    assert values.tolist() == [0, 1, 4, 5]
+    assert (counts - 750).abs().max() < 100  # four standard deviations
+
+
+def test_images_without_an_outlier():
+    outliers = first_patch_is_outlier(6)
+    outliers[2:] = False
+    skip, largest = (
+        drawn(6, 0, TokenSettings(draws=2, without_outlier=how), outliers)["outlier"] for how in ("skip", "largest")
+    )
+    assert skip.values.shape == (2, 2, 6)
+    assert largest.values.shape == (2, 6, 6)
+    tokens, norms, _, _ = batch(6, 0, outliers)
+    expected = tokens.patches[3].flatten(0, 1)[norms[3].argmax()]
+    assert torch.equal(largest.values[:, 3], expected.expand(2, -1))
+    assert torch.equal(largest.values[:, :2], skip.values)
+
+
+def test_without_any_outlier_there_is_no_score():
+    settings = TokenSettings(**QUICK)
+    nothing = drawn(8, 0, settings, torch.zeros(8, *GRID, dtype=torch.bool))["outlier"]
+    assert probes.classify(nothing, nothing, settings) is None
+    one_class = Features(random(1, 8, 6), torch.zeros(8, dtype=torch.long))
+    assert probes.classify(one_class, one_class, settings) is None
+
+
+def test_c_is_chosen_on_held_out_train():
+    # The class is in 1 of 60 noisy dimensions: a strong penalty must be preferred to a weak one.
+    labels = torch.arange(120) % 2
+    values = random(1, 120, 60)
+    values[..., 0] += 1.2 * (2 * labels - 1)
+    few = Features(values, labels)
+    found = probes.classify(few, few, TokenSettings(exponents=[-2.0, 5.0], held_out=0.5))
+    assert found.C == 0.01
+    assert probes.classify(few, few, TokenSettings(exponents=[5.0])).C == 1e5
+
+
+@pytest.mark.parametrize("word", [{"draws": 0}, {"without_outlier": "no"}, {"exponents": []}, {"held_out": 1.0}])
+def test_settings_out_of_range(word):
+    with pytest.raises(SettingsError, match=next(iter(word))):
+        TokenSettings(**word)
+    with pytest.raises(SettingsError, match="pixels=grey: expected bytes or normalised"):
+        LocalSettings(pixels="grey")
+
+
+# ---------------------------------------------------------------------------------------------- position and pixels
+
+
+def local(images, features, seed=0, scale="bytes"):
+    """Random images of 3 x 4 patches of 2 px; the features of a patch are made by `features(positions, pixels)`."""
+    generator = torch.Generator().manual_seed(seed)
+    pictures = torch.randint(0, 256, (images, 3, 6, 8), dtype=torch.uint8, generator=generator)
+    mean, std, outliers = torch.full((3,), 0.5), torch.full((3,), 0.25), first_patch_is_outlier(images)
+    empty = local_probes.patches(torch.zeros(images, *GRID, 1), outliers, pictures, mean, std, scale)
+    made = features(empty.positions, empty.pixels).view(images, *GRID, -1)
+    return local_probes.patches(made, outliers, pictures, mean, std, scale)
+
+
+def test_patches_carry_their_own_pixels():
+    pictures = torch.arange(2 * 3 * 6 * 8).reshape(2, 3, 6, 8).to(torch.uint8)
+    mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.4])
+    arguments = torch.zeros(2, *GRID, 5), first_patch_is_outlier(2), pictures, mean, std
+    found = local_probes.patches(*arguments, "bytes")
+    assert (found.features.shape, found.pixels.shape, found.grid) == ((24, 5), (24, 12), GRID)
+    assert found.positions.tolist() == [*range(12), *range(12)]
+    assert found.outliers.nonzero()[:, 0].tolist() == [0, 12]
+    patch = pictures[1, :, 2:4, 6:8]  # row 1, column 3 of the second image
+    assert torch.equal(found.pixels[12 + 7], patch.float().flatten())
+    expected = (patch / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    torch.testing.assert_close(local_probes.patches(*arguments, "normalised").pixels[12 + 7], expected.flatten())
+
+
+def holds_position(positions, pixels):
+    return torch.eye(12)[positions] @ random(12, 20, seed=9)
+
+
+def holds_nothing(positions, pixels):
+    return random(len(positions), 20, seed=int(pixels.sum()) % 1000)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@torch.inference_mode()
+def test_position_is_found_where_it_is(shared):
+    found = local_probes.position(
+        [local(4, holds_position), local(3, holds_position, 1)], [local(5, holds_position, 2)], shared
+    )
+    assert found["normal"] == local_probes.PositionScore(100.0, 0.0, 55)
+    assert found["outlier"] == local_probes.PositionScore(100.0, 0.0, 5)
+
+
+def test_position_in_noise_is_chance():
+    found = local_probes.position([local(60, holds_nothing)], [local(100, holds_nothing, 1)], shared=True)["normal"]
+    assert abs(found.top1 - 100 / 12) < 4  # three standard deviations of 1100 fair guesses are 2.5
+
+
+def test_position_is_lost_in_outliers_only():
+    def half(positions, pixels):
+        return torch.where((positions == 0)[:, None], 0.0, holds_position(positions, pixels))
+
+    train, test = [local(6, half)], [local(6, half, 1)]
+    assert local_probes.position(train, test, shared=True)["normal"].top1 == 100.0
+    # Seen from the upper left patch, a guess at row 2 and column 3 is off by the square root of 13.
+    wrong = local_probes._position_score(
+        local_probes.Linear(torch.zeros(20, 12), torch.eye(12)[11]), test[0].kept(test[0].outliers)
+    )
+    assert (wrong.top1, wrong.patches) == (0.0, 6)
+    assert wrong.distance == pytest.approx(math.sqrt(13))
+
+
+def test_a_kind_that_is_missing_has_no_score():
+    batch = local(4, holds_position)
+    normal = batch.kept(~batch.outliers)
+    assert local_probes.position([normal], [batch], shared=False)["outlier"] is None
+    assert local_probes.position([batch], [normal], shared=True)["outlier"] is None
+    assert local_probes.pixels([normal], [batch], [batch], shared=False)["outlier"] is None
+    assert local_probes.pixels([batch], [batch], [normal], shared=True)["outlier"] is None
+
+
+def test_positions_need_one_grid():
+    small = local(2, holds_position)
+    other = local_probes.patches(
+        torch.zeros(1, 2, 2, 20), torch.zeros(1, 2, 2, dtype=torch.bool), torch.zeros(1, 3, 4, 4, dtype=torch.uint8),
+        torch.zeros(3), torch.ones(3), "bytes",
+    )  # fmt: skip
+    with pytest.raises(UserError, match="images of one size"):
+        local_probes.position([small, other], [small], shared=True)
+    with pytest.raises(UserError, match="train has \\(3, 4\\), test \\(2, 2\\)"):
+        local_probes.position([small], [other], shared=True)
+
+
+def holds_pixels(positions, pixels):
+    return pixels @ random(12, 20, seed=8) + 3
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("scale", ["bytes", "normalised"])
+def test_pixels_are_found_where_they_are(shared, scale):
+    train, held_out, test = ([local(20, holds_pixels, seed, scale)] for seed in range(3))
+    for score in local_probes.pixels(train, held_out, test, shared).values():
+        assert score.l2 < 1e-3 * score.l2_of_mean
+        assert score.penalty == local_probes.PENALTIES[0]
+
+
+def test_pixels_in_noise_are_those_of_the_mean_patch():
+    train, held_out, test = ([local(60, holds_nothing, seed)] for seed in range(3))
+    for score in local_probes.pixels(train, held_out, test, shared=True).values():
+        assert score.l2 == pytest.approx(score.l2_of_mean, rel=0.05)
+        assert score.rms == pytest.approx(256 / math.sqrt(12), rel=0.05)  # the spread of a uniform byte
+    assert score.patches == 60
+
+
+@hypothesis_settings(max_examples=15, deadline=None)
+@given(rows=st.integers(8, 40), exponent=st.integers(-4, 1), split=st.integers(1, 7), seed=st.integers(0, 99))
+def test_ridge_in_batches_is_that_of_scikit_learn(rows, exponent, split, seed):
+    features, targets = random(rows, 5, seed=seed) + 2, random(rows, 3, seed=seed + 1) - 4
+    equations = local_probes.NormalEquations()
+    for part in (slice(None, split), slice(split, None)):
+        equations.add(features[part], targets[part])
+    (model,) = equations.solve([10.0**exponent])
+    centred = features.double().numpy() - features.double().numpy().mean(axis=0)
+    alpha = 10.0**exponent * (centred**2).sum() / 5  # ours is in mean variances of the features
+    expected = Ridge(alpha).fit(features.double().numpy(), targets.double().numpy())
+    np.testing.assert_allclose(model.weight.T, expected.coef_, atol=1e-6)
+    np.testing.assert_allclose(model.bias, expected.intercept_, atol=1e-6)
+    error = (expected.predict(features.double().numpy()) - targets.double().numpy()) ** 2
+    assert equations.squared_error(model) == pytest.approx(error.sum(), rel=1e-6)
