@@ -115,7 +115,8 @@ def open_depth(path: str) -> npt.NDArray[np.float32]:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
         reason = "not an image" if "cannot identify" in str(error) else one_line(error)
         raise DataError(f"unreadable depth {path}: {reason}; restore or remove the file") from None
-    if not mode.startswith("I") or depth.max(initial=0) > 65535:  # Pillow's modes of wide integers: I, I;16
+    # Pillow's modes of wide integers: I, I;16
+    if not mode.startswith("I") or depth.max(initial=0) > 65535 or depth.min(initial=0) < 0:
         kind = "8-bit" if depth.dtype == np.uint8 else "not 16-bit"
         raise DataError(f"depth {path} is {kind} ({mode}): expected a 16-bit PNG in millimetres; convert it")
     return np.divide(depth, MILLIMETRES, dtype=np.float32)
