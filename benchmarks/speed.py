@@ -96,7 +96,8 @@ def table(rows: list[Row], peak: float, facts: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
     note = (
         f"{facts['device']}; torch {facts['versions']['torch']}; matrix-product peak {peak / 1e9:,.0f} GFLOP/s "
-        f"({hardware.precision('auto')}, 4096³); commit {facts['commit'][:10]}{' (dirty)' if facts['dirty'] else ''}; {facts['date']}. "
+        f"({hardware.precision('auto')}, 4096³); "
+        f"commit {facts['commit'][:10]}{' (dirty)' if facts['dirty'] else ''}; {facts['date']}. "
         "Made by `make bench`."
     )
     return "\n".join(lines) + f"\n\n{note}\n"
