@@ -90,6 +90,8 @@ def main(options: Speed, words: list[str]) -> None:
 
 def table(rows: list[Row], peak: float, facts: dict[str, Any]) -> str:
     """Markdown."""
+    from regvit_lightning import hardware
+
     cells = [("measurement", "ratio", "target", "from")]
     cells += [(row.name, f"{row.value:.2f}", row.target or "–", row.parts) for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(4)]
@@ -97,7 +99,8 @@ def table(rows: list[Row], peak: float, facts: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
     note = (
         f"{facts['device']}; torch {facts['versions']['torch']}; matrix-product peak {peak / 1e9:,.0f} GFLOP/s "
-        f"(bf16, 4096³); commit {facts['commit'][:10]}{' (dirty)' if facts['dirty'] else ''}; {facts['date']}. "
+        f"({hardware.precision('auto')}, 4096³); "
+        f"commit {facts['commit'][:10]}{' (dirty)' if facts['dirty'] else ''}; {facts['date']}. "
         "Made by `make bench`."
     )
     return "\n".join(lines) + f"\n\n{note}\n"
@@ -118,13 +121,14 @@ def seconds(work: Callable[[], object], repeat: int = 5) -> float:
 
 
 def matrix_peak() -> float:
-    """FLOP/s of a 4096³ bf16 matrix product: what the machine can do at best."""
+    """FLOP/s of a 4096³ matrix product in the tasks' precision: what the machine can do at best."""
     import torch
 
     from regvit_lightning import hardware
 
-    a, b = (torch.randn(4096, 4096, dtype=torch.bfloat16, device=hardware.accelerator()) for _ in range(2))
-    return 2 * 4096**3 / seconds(lambda: a @ b)
+    a, b = (torch.randn(4096, 4096, device=hardware.accelerator()) for _ in range(2))
+    with autocast():  # bf16 is emulated, a hundred times slower, where the hardware lacks it
+        return 2 * 4096**3 / seconds(lambda: a @ b)
 
 
 def knn_cell(options: Speed, peak: float) -> Row:
