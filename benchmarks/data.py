@@ -1,7 +1,9 @@
 """Make or check a data set: `python -m benchmarks.data data=mini`."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks import command
@@ -49,6 +51,9 @@ def _wanted(data: DataSettings) -> list[str]:
         "imagenet": Path(data.imagenet, "train"),
         "segmentation": Path(data.segmentation.images[0]),
         "depth": Path(data.depth.mat or data.depth.lists[0]),
+        "voc07": Path(data.discovery.voc07, "ImageSets", "Main", "trainval.txt"),
+        "voc12": Path(data.discovery.voc12, "ImageSets", "Main", "trainval.txt"),
+        "coco20k": Path(data.discovery.coco20k[2]),
     }
     return [name for name, path in folders.items() if Path(data.root, path).exists()] or ["imagenet"]
 
@@ -95,7 +100,13 @@ def _depth_test(data: DataSettings) -> int:
     return len(test_pairs(data))
 
 
-CHECKS = {
+def _discovery(name: str, data: DataSettings) -> int:
+    from regvit_lightning.data.discovery import boxed_images
+
+    return len(boxed_images(data, name))
+
+
+CHECKS: dict[str, Callable[[DataSettings], int]] = {
     "imagenet train": _imagenet_train,
     "imagenet val": _imagenet_val,
     "imagenet22k train": _imagenet22k,
@@ -103,6 +114,7 @@ CHECKS = {
     "segmentation test": _segmentation_test,
     "depth train": _depth_train,
     "depth test": _depth_test,
+    **{f"{name} trainval": partial(_discovery, name) for name in ("voc07", "voc12", "coco20k")},
 }
 
 

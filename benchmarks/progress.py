@@ -110,8 +110,10 @@ class Progress(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._open_pass(trainer.val_dataloaders, str(pl_module.validates_on))
 
-    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self._advance(trainer.val_dataloaders)
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        self._advance(trainer.val_dataloaders, batch_idx)
 
     def on_validation_end(self, *_: Any) -> None:
         self._close()
@@ -119,8 +121,10 @@ class Progress(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._open_pass(trainer.test_dataloaders, "test images")
 
-    def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self._advance(trainer.test_dataloaders)
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        self._advance(trainer.test_dataloaders, batch_idx)
 
     def on_test_end(self, *_: Any) -> None:
         self._close()
@@ -129,9 +133,10 @@ class Progress(Callback):
         total = sum(len(loader.dataset) for loader in loaders)
         self.counter = Counter(f"{self.title}, {images}", total, "img")
 
-    def _advance(self, loaders: Any) -> None:
-        if self.counter is not None:  # only the last batch is shorter
-            self.counter.update(min(self.counter.done + loaders[0].batch_size, self.counter.total))
+    def _advance(self, loaders: Any, batch_idx: int) -> None:
+        if self.counter is not None:  # only the last batch is shorter, unless all are listed
+            size = loaders[0].batch_size or len(loaders[0].batch_sampler[batch_idx])
+            self.counter.update(min(self.counter.done + size, self.counter.total))
 
     def on_exception(self, *_: Any) -> None:
         self._close()

@@ -20,8 +20,9 @@ from regvit_lightning.settings import setting
 
 DESCRIPTION = """Measures, in one run: (a) a whole kNN cell over its forward passes; (b) the step of the 52-head probe
 over its matrix products; (c) pretraining against a bare loop; (d) FLOP/s over those of a large matrix product; (e) a
-whole segmentation and a whole depth cell over their forward passes. Writes <results>/bench/speed-<cpu|cuda>.md and
-.json. Run it on a machine that does nothing else."""
+whole segmentation and a whole depth cell over their forward passes; (f) LOST over its Gram matrices, and a whole cell
+of it over its forward passes. Writes <results>/bench/speed-<cpu|cuda>.md and .json. Run it on a machine that does
+nothing else."""
 
 
 @dataclass
@@ -64,7 +65,7 @@ def main(options: Speed, words: list[str]) -> None:
     progress.quiet()
     begun = time.perf_counter()
     peak = matrix_peak()
-    wanted = options.only or "abcde"
+    wanted = options.only or "abcdef"
     rows = []
     if "a" in wanted:
         rows.append(knn_cell(options, peak))
@@ -75,6 +76,8 @@ def main(options: Speed, words: list[str]) -> None:
         rows += pretraining_step("vitn_reg4", 64, 128, options, peak)
     if "e" in wanted:
         rows += [dense_cell(task, words, options) for task, words in HALF_SIZE.items()]
+    if "f" in wanted:
+        rows += [*lost_algorithm(30, 40, 384), *lost_algorithm(37, 37, 1024), *lost_cell(options)]
     facts = records.provenance(time.perf_counter() - begun)
     folder = Path(options.results) / "bench"
     shown = table(rows, peak, facts)
@@ -289,6 +292,73 @@ def _single_heads(features: list[Any], labels: Any, rates: int, classes: int) ->
             optimiser.step()
 
     return loop
+
+
+def lost_algorithm(height: int, width: int, channels: int, images: int = 32) -> list[Row]:
+    """(f) LOST on given features over the Gram matrices alone: the published setting, and the sweep's of one block."""
+    import torch
+
+    from regvit_lightning import hardware
+    from regvit_lightning.tasks.lost import LOST, Choice
+
+    features = torch.randn(images, height, width, channels, device=hardware.accelerator())
+    flat = features.flatten(1, 2)
+    grid = [c for c in settings.load("tasks", "lost_sweep_voc07")[1].choices() if (c.block, c.feature) == (-1, "k")]
+    single, sweep = LOST([Choice("k", -1, False, False, 0.0)], 100), LOST(grid, 100)
+    grams = len({choice.centred for choice in grid})
+    with torch.inference_mode():
+        works = (lambda: flat @ flat.mT, lambda: single([features]), lambda: sweep([features]))
+        alone, one, many = (seconds(work, 3) / images for work in works)
+    name = f"{height} × {width}, D {channels}, batch {images}"
+    parts = f"{1e3 * one:.1f} ms an image, {1e3 * alone:.1f} ms its Gram matrix"
+    all_parts = f"{1e3 * many:.1f} ms an image, {len(grid)} settings of {grams} Gram matrices"
+    return [
+        Row(f"(f) LOST / its Gram matrices, {name}", one / alone, "≤ 1.3", parts),
+        Row(f"(f) LOST sweep / its Gram matrices, {name}", many / grams / alone, "≤ 1.6", all_parts),
+    ]
+
+
+def lost_cell(options: Speed) -> list[Row]:
+    """(f) The whole cell over the forward passes of its batches, and over the same cell with one image at a time."""
+    import torch
+
+    from regvit_lightning import backbones, hardware
+    from regvit_lightning.backbones import Backbone
+    from regvit_lightning.tasks import lost
+
+    data = layout.resolve(options.data)
+    backbone = backbones.load(f"random-{options.evaluated}", Path("runs"))
+    projections, shapes = Backbone.projections, Counter[tuple[int, ...]]()
+
+    def counted(self: Backbone, images: Any, *arguments: Any) -> Any:
+        shapes[tuple(images.shape)] += 1
+        return projections(self, images, *arguments)
+
+    def whole(*words: str) -> float:
+        cell = settings.load("tasks", "lost_voc07", words=[f"workers={options.workers}", *words])[1]
+        begun = time.perf_counter()
+        lost.run(backbone, data, cell)
+        return time.perf_counter() - begun
+
+    single = whole("device_batch=1")
+    with mock.patch.object(Backbone, "projections", counted):
+        batched = whole()
+    device = hardware.accelerator()
+    backbone.to(device)
+    batches = {shape: torch.randn(shape, device=device) for shape in shapes}
+    with torch.inference_mode():
+        alone = sum(count * seconds(partial(backbone, batches[shape]), 3) for shape, count in shapes.items())
+    images = sum(count * shape[0] for shape, count in shapes.items())
+    parts = f"{batched:.1f} s whole, {alone:.1f} s forward of {images:,} images"
+    return [
+        Row(f"(f) lost_voc07 cell / forward, {options.evaluated}", batched / alone, "≤ 1.25", parts),
+        Row(
+            f"(f) lost_voc07 one image at a time / in batches, {options.evaluated}",
+            single / batched,
+            "",
+            f"{single:.1f} s",
+        ),
+    ]
 
 
 def pretraining_step(model: str, size: int, batch: int, options: Speed, peak: float) -> list[Row]:

@@ -7,7 +7,7 @@ untrained model. This is the only place that knows how many tokens stand before 
 import difflib
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -87,6 +87,19 @@ class LastBlock:
     k: Tokens
     v: Tokens
     attention: Attention
+
+
+@dataclass(frozen=True)
+class Projections:
+    """What the attention of one block compares and passes on.
+
+    Attributes:
+        q, k, v: as in `LastBlock`.
+    """
+
+    q: Tokens
+    k: Tokens
+    v: Tokens
 
 
 class Backbone(nn.Module):
@@ -172,14 +185,31 @@ class Backbone(nn.Module):
             UserError: as `forward`; or a block whose attention is not softmax(q k) v.
         """
         grid, block = self._grid(images), self.model.blocks[-1]
-        attention = getattr(block, "attn", None)
-        if not isinstance(attention, (TimmAttention, AttentionRope, EvaAttention, BeitAttention)):
-            raise UserError(f"{self.name}: no q, k, v: its blocks are {type(block).__name__}, without plain attention")
+        attention = self._attention(block)
         with _unfused(attention), _outputs([block, attention.attn_drop]) as outputs, _input(attention) as inputs:
             self.model.forward_features(images)
         q, k, v = (self._split(part, grid) for part in _project(attention, inputs[0]))
         tokens, full = self._split(outputs[block], grid), outputs[attention.attn_drop]
         return LastBlock(tokens, q, k, v, self._split_attention(full, grid))
+
+    def projections(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Projections]:
+        """Queries, keys and values of each of `blocks`, in the order asked for, from one forward pass.
+
+        The attention stays fused, so that memory grows with the number of patches and not with its square.
+
+        Args:
+            images, blocks: as for `forward`.
+
+        Raises:
+            UserError: as `last_block`; or a block that the model does not have.
+        """
+        grid = self._grid(images)
+        chosen = [self._attention(self._block(index)) for index in blocks]
+        with ExitStack() as hooks:
+            inputs = {attention: hooks.enter_context(_input(attention)) for attention in dict.fromkeys(chosen)}
+            self.model.forward_features(images)
+        parts = [[self._split(part, grid) for part in _project(one, inputs[one][0])] for one in chosen]
+        return [Projections(*qkv) for qkv in parts]
 
     def _grid(self, images: Tensor) -> tuple[int, int]:
         height, width = images.shape[-2:]
@@ -195,6 +225,12 @@ class Backbone(nn.Module):
         if not -self.depth <= index < self.depth:
             raise UserError(f"{self.name}: no block {index}: it has {self.depth}, numbered 0 to {self.depth - 1}")
         return cast(nn.Module, self.model.blocks[index])
+
+    def _attention(self, block: nn.Module) -> Any:
+        attention = getattr(block, "attn", None)
+        if not isinstance(attention, (TimmAttention, AttentionRope, EvaAttention, BeitAttention)):
+            raise UserError(f"{self.name}: no q, k, v: its blocks are {type(block).__name__}, without plain attention")
+        return attention
 
     def _final_norm(self, tokens: Tensor) -> Tensor:
         # Models that pool the patches keep their final norm behind the pooling, as `fc_norm`.
@@ -388,4 +424,4 @@ def _project(attention: Any, tokens: Tensor) -> tuple[Tensor, ...]:
     return nn.functional.linear(tokens, attention.qkv.weight, bias).chunk(3, dim=-1)
 
 
-__all__ = ["Attention", "Backbone", "LastBlock", "Tokens", "check_vit", "load"]
+__all__ = ["Attention", "Backbone", "LastBlock", "Projections", "Tokens", "check_vit", "load"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 INK, PAPER = "#1f2430", "#ffffff"
 UNMEASURED = "#d5d8de"  # paler than any depth but the nearest, and without its yellow
+TRUE, FOUND = "#ffffff", "#e8302a"  # boxes
 
 LONGEST = 320  # pixels: a picture in a row of examples is shown no larger, which keeps the files small
 PANEL, GAP = 2.2, 0.08  # inches: the widest panel in a row of examples, and what is free between panels
@@ -174,6 +176,85 @@ def depth_examples(
     return figure
 
 
+@dataclass(frozen=True, eq=False)
+class Discovered:
+    """An image with the box that was found in it, and how.
+
+    Attributes:
+        image: (H, W, 3), of any size.
+        truths: (M, 4) x1, y1, x2, y2 in pixels of the image, as all that follows.
+        box: (4,).
+        seed: x and y of the patch that it was found from.
+        maps: (h, w) each, by title; the same titles in every row. Whole numbers are shown from bright (0) to dark,
+            others in two colours that meet at 0, with 1 % of the largest cut off.
+        patch: width and height of one value of the maps, which may reach over the right and lower edge of the image.
+    """
+
+    image: npt.NDArray[np.uint8]
+    truths: npt.NDArray[np.floating]
+    box: npt.NDArray[np.floating]
+    seed: tuple[float, float]
+    maps: Mapping[str, npt.NDArray[Any]]
+    patch: tuple[float, float]
+
+
+def discovery_examples(rows: Sequence[Discovered]) -> Figure:
+    """One row for each image: image with the true boxes and the one that was found, then the maps with box and seed.
+
+    Raises:
+        ValueError: no row, or rows with maps of other titles.
+    """
+    titles = list(rows[0].maps) if rows else []
+    if not titles or any(list(row.maps) != titles for row in rows):
+        raise ValueError(f"{len(rows)} rows of maps {titles}: expected at least one, and the same titles in all")
+    figure, grid = _rows([row.image for row in rows], [PANEL] * (1 + len(titles)))
+    for number, row in enumerate(rows):
+        panels = [figure.add_subplot(grid[number, column], anchor="W") for column in range(1 + len(titles))]
+        _show_in_pixels(panels[0], _shrunk_image(row.image), row.image.shape[:2], interpolation="antialiased")
+        for truth in row.truths:
+            _outline(panels[0], truth, TRUE, 1.2)
+        for axes, values in zip(panels[1:], row.maps.values(), strict=True):
+            _show_map(axes, values, row)
+        for axes in panels:
+            _outline(axes, row.box, FOUND, 1.6)
+            axes.plot(*row.seed, marker="o", markersize=4, color=FOUND, markeredgecolor=PAPER, markeredgewidth=0.8)
+            axes.set(xlim=(0, row.image.shape[1]), ylim=(row.image.shape[0], 0))  # maps reach over the edge
+        if number == 0:
+            _column_title(figure, panels[0], "image", "white: objects, red: found")
+            for axes, (title, values) in zip(panels[1:], row.maps.items(), strict=True):
+                _column_title(figure, axes, title, "bright: low" if _is_count(values) else "orange: above 0")
+    return figure
+
+
+def _is_count(values: npt.NDArray[Any]) -> bool:
+    return bool(np.issubdtype(values.dtype, np.integer))
+
+
+def _show_in_pixels(axes: Axes, values: npt.NDArray[Any], shape: tuple[int, int], **style: Any) -> None:
+    """Values that cover (height, width) pixels of the image, from its upper left corner."""
+    axes.imshow(values, extent=(0, shape[1], shape[0], 0), **style)
+    _bare(axes)
+
+
+def _show_map(axes: Axes, values: npt.NDArray[Any], row: Discovered) -> None:
+    shape = values.shape[0] * row.patch[1], values.shape[1] * row.patch[0]
+    if _is_count(values):
+        style: dict[str, Any] = {"cmap": "magma_r", "vmin": 0}
+    else:
+        largest = max(float(np.quantile(np.abs(values), 0.99)), 1e-12)
+        style = {"cmap": "PuOr_r", "vmin": -largest, "vmax": largest}
+    _show_in_pixels(axes, values, shape, interpolation="nearest", **style)
+
+
+def _outline(axes: Axes, box: npt.NDArray[np.floating], colour: str, line: float) -> None:
+    """A box in pixels with a dark edge, so that it stands out from anything."""
+    from matplotlib.patches import Rectangle
+
+    for edge, wide in ((INK, line + 1.2), (colour, line)):
+        corner = float(box[0]), float(box[1])
+        axes.add_patch(Rectangle(corner, *(box[2:] - box[:2]).tolist(), fill=False, edgecolor=edge, linewidth=wide))
+
+
 def _check_rows(
     images: Sequence[npt.NDArray[np.uint8]],
     truths: Sequence[npt.NDArray[Any]],
@@ -200,17 +281,22 @@ def _check_classes(maps: Sequence[npt.NDArray[np.uint8]], classes: int, palette:
 
 
 def _examples(images: Sequence[npt.NDArray[np.uint8]], side: float) -> tuple[Figure, GridSpec]:
-    """Rows as high as their images are in a panel, of three panels and a column that is `side` inches wide."""
+    """Rows of three panels and a column that is `side` inches wide."""
+    return _rows(images, [PANEL, PANEL, PANEL, side])
+
+
+def _rows(images: Sequence[npt.NDArray[np.uint8]], widths: Sequence[float]) -> tuple[Figure, GridSpec]:
+    """Rows as high as their images are in a panel, of columns of these widths in inches."""
     from matplotlib.figure import Figure
 
-    widths, heights = [PANEL, PANEL, PANEL, side], [_panel_height(image) for image in images]
+    heights = [_panel_height(image) for image in images]
     margin = 0.12
-    width = sum(widths) + 3 * GAP + 2 * margin
+    width = sum(widths) + (len(widths) - 1) * GAP + 2 * margin
     height = sum(heights) + (len(heights) - 1) * GAP + ABOVE + margin
     figure = Figure(figsize=(width, height), dpi=100, facecolor=PAPER)
     grid = figure.add_gridspec(
         len(heights),
-        4,
+        len(widths),
         left=margin / width,
         right=1 - margin / width,
         top=1 - ABOVE / height,

@@ -154,6 +154,34 @@ def test_last_block_rebuilds_the_output_of_the_fused_attention(family):
     assert attention.fused_attn
 
 
+@pytest.mark.parametrize("family", MODELS)
+@torch.inference_mode()
+def test_projections_of_any_block(family):
+    """Those of the last block are `last_block`'s; those of an earlier one are the last's of a model that ends there."""
+    backbone = tiny(family)
+    x = images(backbone.image_size)
+    found = backbone.projections(x, blocks=(-1, 0, 2))
+    for own, other in zip(found, (found[2], None, backbone.last_block(x)), strict=True):
+        for part in ("q", "k", "v"):
+            assert getattr(own, part).patches.shape == (2, 4, 4, 96)
+            if other is not None:
+                torch.testing.assert_close(joined(getattr(own, part)), joined(getattr(other, part)))
+    del backbone.model.blocks[1:]
+    ends = backbone.last_block(x)
+    for part in ("q", "k", "v"):
+        torch.testing.assert_close(joined(getattr(found[1], part)), joined(getattr(ends, part)))
+
+
+def test_projections_need_no_matrix_of_attention():
+    backbone, seen = nano(), []
+    for block in backbone.model.blocks:
+        block.attn.attn_drop.register_forward_hook(lambda *_: seen.append(1))
+    backbone.projections(images(32), blocks=(-1, -2))
+    assert not seen
+    with pytest.raises(UserError, match="no block 9"):
+        backbone.projections(images(32), blocks=(9,))
+
+
 @torch.inference_mode()
 def test_queries_keys_values_and_attention_written_out():
     backbone = nano(2)
@@ -192,7 +220,7 @@ def test_queries_of_eva_carry_their_separate_biases():
 def test_hooks_and_switches_are_put_back_after_an_error():
     backbone = nano()
     backbone.model.blocks[2].register_forward_hook(lambda *_: 1 / 0)
-    for call in (backbone, backbone.last_block):
+    for call in (backbone, backbone.last_block, backbone.projections):
         with pytest.raises(ZeroDivisionError):
             call(images(32))
     last = backbone.model.blocks[-1]

@@ -250,3 +250,60 @@ def test_contact_sheet_names_what_is_there_and_has_the_whole_range_in_every_row(
         present = {name for name, number in SEMANTIC_IDS.items() if (scene.semantic == number).any()}
         assert set(names) == present | ({"unlabelled"} if (scene.semantic == 0).any() else set())
     assert depth_scales(figure) == [(0, 10)] * 2
+
+
+# ------------------------------------------------------------------------------------------------ object discovery
+
+
+def discovered(height, width, **changes):
+    maps = {"degree": np.arange(12).reshape(3, 4), "similarity": np.linspace(-1, 3, 12).reshape(3, 4)}
+    parts = {
+        "image": np.full((height, width, 3), 90, np.uint8),
+        "truths": np.array([[2.0, 2, 20, 18]]),
+        "box": np.array([8.0, 8, 24, 24]),
+        "seed": (12.0, 12.0),
+        "maps": maps,
+        "patch": (8.0, 8.0),
+    }
+    return figures.Discovered(**{**parts, **changes})
+
+
+def test_maps_lie_on_their_pixels_and_what_is_padding_is_not_shown():
+    figure = figures.discovery_examples([discovered(20, 30), discovered(500, 700, patch=(200.0, 200.0))])
+    panels = [axes for axes in figure.axes if axes.get_images()]
+    assert len(panels) == 6
+    for axes in panels[:3]:
+        assert axes.get_xlim() == (0, 30)
+        assert axes.get_ylim() == (20, 0)
+    assert panels[1].get_images()[0].get_extent() == [0, 32, 24, 0]
+    assert panels[4].get_images()[0].get_extent() == [0, 800, 600, 0]
+    assert panels[3].get_images()[0].get_array().shape[1] == figures.LONGEST
+    titles = [text.get_text() for text in figure.texts]
+    assert titles == ["image", "degree", "similarity"]
+
+
+def test_counts_are_shown_from_0_and_signed_maps_around_it():
+    outlier = np.ones((30, 30))
+    outlier[0, 0] = -1000  # does not take the scale for itself
+    row = discovered(240, 240, maps={"degree": np.arange(900).reshape(30, 30), "similarity": outlier})
+    panels = [axes.get_images()[0] for axes in figures.discovery_examples([row]).axes]
+    assert panels[1].get_clim()[0] == 0
+    assert panels[2].get_clim() == pytest.approx((-1, 1))
+
+
+def test_boxes_are_drawn_where_they_are_without_any_object_too():
+    for truths, lines in ((np.array([[2.0, 2, 20, 18]]), 4), (np.zeros((0, 4)), 2)):
+        axes = figures.discovery_examples([discovered(20, 30, truths=truths)]).axes[0]
+        corners = [(patch.get_xy(), patch.get_width(), patch.get_height()) for patch in axes.patches]
+        assert len(corners) == lines  # each with its edge
+        assert corners[-1] == ((8.0, 8.0), 16.0, 16.0)
+
+
+def test_rows_of_other_maps_are_told():
+    for rows in (
+        [],
+        [discovered(9, 9), discovered(9, 9, maps={"other": np.zeros((2, 2))})],
+        [discovered(9, 9, maps={})],
+    ):
+        with pytest.raises(ValueError, match="the same titles in all"):
+            figures.discovery_examples(rows)

@@ -73,6 +73,30 @@ class Depth:
 
 
 @dataclass
+class Discovery:
+    """Images with boxes around their objects; the defaults are those of the published downloads.
+
+    Attributes:
+        voc07, voc12: folders below root with JPEGImages/, Annotations/ and ImageSets/Main/trainval.txt.
+        coco20k: below root, the folder that the list starts from, the annotations, and the list of images.
+    """
+
+    voc07: str = "VOCdevkit/VOC2007"
+    voc12: str = "VOCdevkit/VOC2012"
+    coco20k: list[str] = field(
+        default_factory=lambda: [
+            "coco/images",
+            "coco/annotations/instances_train2014.json",
+            "coco/coco_20k_filenames.txt",
+        ]
+    )
+
+    def __post_init__(self) -> None:
+        expected = f"discovery.coco20k: expected [images, annotations, list], got {self.coco20k}"
+        settings.check(len(self.coco20k) == 3, expected)
+
+
+@dataclass
 class DataSettings:
     """Folders of one collection of data sets; one YAML of `configs/data/` each.
 
@@ -84,10 +108,11 @@ class DataSettings:
         imagenet22k: folder below root with `train/<class>/` for supervised pretraining at large scale.
         segmentation: images with masks, for the segmentation tasks.
         depth: images with depth maps, for the depth tasks.
+        discovery: images with boxes, for object discovery.
         trained_on: name of the data whose `runs/<name>/` hold the trained models; empty for this data.
         rendered: made by `regvit_lightning/data/mini.py` on this machine.
         counts: number of images that the splits must have, [train, test], where it is known; of `imagenet`,
-            `imagenet22k`, `segmentation`, `depth`.
+            `imagenet22k`, `segmentation`, `depth`; and [trainval] of `voc07`, `voc12`, `coco20k`.
         get: what to do when the data is not there; ends the error message.
     """
 
@@ -98,6 +123,7 @@ class DataSettings:
     imagenet22k: str = "imagenet22k"
     segmentation: Segmentation = field(default_factory=Segmentation)
     depth: Depth = field(default_factory=Depth)
+    discovery: Discovery = field(default_factory=Discovery)
     trained_on: str = ""
     rendered: bool = False
     counts: dict[str, list[int]] = field(default_factory=dict)
@@ -107,7 +133,11 @@ class DataSettings:
         settings.check(bool(self.root), f"data '{self.name}': root is empty (give DATA_ROOT=<folder>)")
 
     def section(self, name: str) -> dict[str, Any]:
-        """What decides which images a task reads and what their labels mean: `imagenet`, `segmentation` or `depth`."""
+        """What decides which images a task reads and what their labels mean.
+
+        Args:
+            name: `imagenet`, `segmentation`, `depth` or `discovery`.
+        """
         return {"imagenet": self.imagenet} if name == "imagenet" else asdict(getattr(self, name))
 
     def folder(self, images: str) -> str:
@@ -147,6 +177,6 @@ def resolve(data: str) -> DataSettings:
         raise SettingsError(f"data '{data}' is neither a folder nor a name of configs/data; {hint}")
     get = (
         "a folder given by path needs train/<class>/<image> and val/<class>/<image> for the ImageNet tasks, "
-        "ADEChallengeData2016/ for segmentation, nyu/ for depth"
+        "ADEChallengeData2016/ for segmentation, nyu/ for depth, VOCdevkit/ or coco/ for object discovery"
     )
     return DataSettings(name=folder.resolve().name, root=data, imagenet=".", imagenet22k=".", get=get)

@@ -1,0 +1,129 @@
+"""What object discovery reads: the sets of images with boxes by name, at native size, in batches of one padded size."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from regvit_lightning.data import coco20k, mini, voc
+from regvit_lightning.data.boxes import BoxedImages
+from regvit_lightning.data.images import open_image
+from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.data.module import Loading, Streamed
+from regvit_lightning.settings import check
+
+SETS = ("voc07", "voc12", "coco20k")
+USUAL_PATCHES = 2048  # of an image, of which a batch holds `device_batch`; of larger ones it holds fewer
+
+
+def boxed_images(data: DataSettings, name: str) -> BoxedImages:
+    """The set called `name`: VOC07 trainval, VOC12 trainval or COCO20k.
+
+    Raises:
+        SettingsError: another name.
+        DataError: the set is missing or incomplete, or an annotation does not fit.
+    """
+    check(name in SETS, f"images={name}: expected one of {', '.join(SETS)}")
+    if data.rendered and not mini.is_complete(Path(data.root)):
+        raise DataError(f"data set '{data.name}' in {data.root} is missing or half-written; {data.get}")
+    if name == "coco20k":
+        images, annotations, names = (Path(data.root, part) for part in data.discovery.coco20k)
+        found = coco20k.listed(images, annotations, names, data.get)
+    else:
+        found = voc.trainval(Path(data.root, getattr(data.discovery, name)), data.get)
+    wanted = data.counts.get(name)
+    if wanted is not None and len(found) != wanted[0]:
+        raise DataError(f"{name} in {data.root} has {len(found):,} images, expected {wanted[0]:,}; {data.get}")
+    return found
+
+
+class NativeSize(Dataset[tuple[Tensor, int]]):
+    """Every image once, at its own size: (uint8 (3, H, W), place).
+
+    Args:
+        images: what is read.
+        sizes: (N, 2) width and height to read them at; smaller than their own for very large ones.
+    """
+
+    def __init__(self, images: BoxedImages, sizes: npt.NDArray[np.int64]) -> None:
+        self.images, self.sizes = images, sizes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        image = open_image(self.images.path(place))
+        size = tuple(self.sizes[place].tolist())
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1), place
+
+
+def fitting(sizes: npt.NDArray[np.int64], patch_size: int, most: int) -> npt.NDArray[np.int64]:
+    """Sizes at which images have at most `most` patches: their own, or reduced in proportion.
+
+    Args:
+        sizes: (N, 2) width and height in pixels.
+    """
+    fitted = sizes.copy()
+    for place in np.flatnonzero(_grids(sizes, patch_size).prod(axis=1) > most):
+        scale = np.sqrt(most * patch_size**2 / sizes[place].prod())
+        fitted[place] = np.clip((sizes[place] * scale) // patch_size, 1, most) * patch_size
+    return fitted
+
+
+def _grids(sizes: npt.NDArray[np.int64], patch_size: int) -> npt.NDArray[np.int64]:
+    return -(-sizes // patch_size)
+
+
+def batches(sizes: npt.NDArray[np.int64], patch_size: int, device_batch: int) -> list[list[int]]:
+    """Places of the images of each batch: those with the same number of patches in width and height.
+
+    The largest come first: what does not fit into the memory fails at once.
+
+    Args:
+        sizes: (N, 2) width and height in pixels.
+        device_batch: images of a batch, at most; fewer where they are larger than usual.
+    """
+    grids, groups = np.unique(_grids(sizes, patch_size), axis=0, return_inverse=True)
+    found: list[list[int]] = []
+    for group in np.argsort(-grids.prod(axis=1), kind="stable"):
+        places = np.flatnonzero(groups.ravel() == group).tolist()
+        size = max(device_batch * USUAL_PATCHES // max(int(grids[group].prod()), USUAL_PATCHES), 1)
+        found += [places[start : start + size] for start in range(0, len(places), size)]
+    return found
+
+
+def pad_together(samples: Sequence[tuple[Tensor, int]], patch_size: int) -> dict[str, Tensor]:
+    """Samples of `NativeSize` as a batch, in the upper left corner of images of whole patches.
+
+    Returns:
+        image uint8 (B, 3, H, W), size (B, 2) height and width of what is not padding, place (B,).
+    """
+    sizes = torch.tensor([image.shape[1:] for image, _ in samples])
+    height, width = (-(-sizes.amax(dim=0) // patch_size) * patch_size).tolist()
+    padded = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
+    for row, (image, _) in zip(padded, samples, strict=True):
+        row[:, : image.shape[1], : image.shape[2]] = image
+    return {"image": padded, "size": sizes, "place": torch.tensor([place for _, place in samples])}
+
+
+class Discovery(Streamed):
+    """The images of one set as a test pass, batched by padded size."""
+
+    def __init__(self, loading: Loading, images: NativeSize, patch_size: int) -> None:
+        super().__init__(loading, test=[images])
+        self.patch_size = patch_size
+        self.batches = batches(images.sizes, patch_size, loading.device_batch)
+
+    def _ordered(self, images: Dataset[Any]) -> DataLoader[Any]:
+        return DataLoader(images, batch_sampler=self.batches, collate_fn=self._collate, **self._workers())
+
+    def _collate(self, samples: Sequence[tuple[Tensor, int]]) -> dict[str, Tensor]:
+        return pad_together(samples, self.patch_size)
