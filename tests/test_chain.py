@@ -117,6 +117,23 @@ def _numbers(values):
     return [number for value in values for number in _numbers(value)] if isinstance(values, list) else [values]
 
 
+@pytest.mark.parametrize("task", ["lost_voc07", "lost_sweep_coco20k", "tokencut_voc12"])
+def test_object_discovery_from_a_folder_to_a_table(tiny, tmp_path, task):
+    words = [f"data={tiny.root}", f"results={tmp_path / 'results'}"]
+    cell = ["model=random-vitn_reg4", f"task={task}", f"runs={tmp_path}", "variant=mini", "workers=0", *words]
+    cell += ["held_out=0.5", "blocks=[-1]"] if "sweep" in task else []
+    assert "record in" in program("evaluate", *cell)
+    assert "is done" in program("evaluate", *cell)
+    (record,) = records.load_all(tmp_path / "results", "tiny")
+    assert record.images == (1 if "sweep" in task else 2)
+    assert record.path(tmp_path / "results").with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+    shown = program("tables", *words)
+    assert "whole image (floor)" in shown
+    assert "centred box of mean size (floor)" in shown
+    assert f"{task} corloc" in shown
+    assert f"{task[task.rindex('_') + 1 :]} in {tiny.root} is whole: 2 images" in program("data", words[0])
+
+
 @pytest.fixture
 def bare_files(tiny, tmp_path):
     """The rendered images and labels alone, as somebody else's files in the real formats."""

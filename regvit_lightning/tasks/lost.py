@@ -81,7 +81,7 @@ class LOST:
     def __call__(self, features: Sequence[Tensor]) -> Found:
         boxes: dict[Choice, Tensor] = {}
         fallback: dict[Choice, Tensor] = {}
-        for choices, expansion, _ in self._expansions(features):
+        for choices, expansion in self._expansions(features):
             boxes |= dict(zip(choices, expansion.boxes.unbind(dim=1), strict=True))
             fallback |= dict(zip(choices, expansion.fallback.unbind(dim=1), strict=True))
         parts = ([part[choice] for choice in self.choices] for part in (boxes, fallback))
@@ -89,31 +89,30 @@ class LOST:
 
     def steps(self, features: Sequence[Tensor]) -> Steps:
         """Degree of each patch, its similarity to the seed, and the scores of the seed expansion."""
-        _, expansion, degrees = next(iter(self._expansions(features)))
+        _, expansion = next(iter(self._expansions(features)))
         maps = {
-            "degree": degrees[0, 0].view(expansion.scores.shape[2:]),
+            "degree": expansion.degrees[0, 0],
             "similarity to the seed": expansion.similarity[0, 0],
             "seed expansion": expansion.scores[0, 0],
         }
         return Steps(expansion.boxes[0, 0], int(expansion.seeds[0, 0]), maps)
 
-    def _expansions(self, features: Sequence[Tensor]) -> Iterable[tuple[list[Choice], Expansion, Tensor]]:
-        """Settings that differ in the bias alone, with what they find and the degrees."""
+    def _expansions(self, features: Sequence[Tensor]) -> Iterable[tuple[list[Choice], Expansion]]:
+        """Settings that differ in the bias alone, with what they find."""
         for source, values in zip(self.sources, features, strict=True):
             of_source = [choice for choice in self.choices if (choice.block, choice.feature) == source]
             for centred in dict.fromkeys(choice.centred for choice in of_source):
                 mine = [choice for choice in of_source if choice.centred == centred]
                 yield from self._expand(values - values.mean(dim=(1, 2), keepdim=True) if centred else values, mine)
 
-    def _expand(self, features: Tensor, choices: Sequence[Choice]) -> Iterable[tuple[list[Choice], Expansion, Tensor]]:
+    def _expand(self, features: Tensor, choices: Sequence[Choice]) -> Iterable[tuple[list[Choice], Expansion]]:
         raw, l2 = ([choice for choice in choices if choice.l2 == wanted] for wanted in (False, True))
         biases = [[choice.bias for choice in part] for part in (raw, l2)]
         counts = seed_expansion.degrees(features.flatten(1, 2), *biases).split([len(raw), len(l2)], dim=1)
         if raw:
-            yield raw, seed_expansion.expand(features, counts[0], biases[0], self.k), counts[0]
+            yield raw, seed_expansion.expand(features, counts[0], biases[0], self.k)
         if l2:
-            unit = F.normalize(features, dim=-1)
-            yield l2, seed_expansion.expand(unit, counts[1], biases[1], self.k), counts[1]
+            yield l2, seed_expansion.expand(F.normalize(features, dim=-1), counts[1], biases[1], self.k)
 
 
 def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008

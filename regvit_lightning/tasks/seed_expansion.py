@@ -17,7 +17,7 @@ from torch import Tensor
 from regvit_lightning.tasks import regions
 
 STRIP = 128  # rows: fewer are slow to multiply, more take more of the other half
-ELEMENTS = {"cpu": 2**19, "cuda": 2**27}  # of the strips of all images together: the cache of a CPU, a GPU kept busy
+ELEMENTS = {"cpu": 2**20, "cuda": 2**27}  # compared at once: what fits into the cache of a CPU, or keeps a GPU busy
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Expansion:
     """What LOST finds in B images with J biases, step by step.
 
     Attributes:
+        degrees: (B, J, h, w) with how many other patches each patch has a positive similarity.
         seeds: (B, J) places in the grid, row by row.
         similarity: (B, J, h, w) of each patch to the seed, bias included; positive is similar.
         scores: (B, J, h, w) summed similarity to the seed and its like; positive is foreground.
@@ -33,6 +34,7 @@ class Expansion:
         boxes: (B, J, 4) x1, y1, x2, y2 in patches, ends excluded.
     """
 
+    degrees: Tensor
     seeds: Tensor
     similarity: Tensor
     scores: Tensor
@@ -53,28 +55,36 @@ def degrees(features: Tensor, biases: Sequence[float] = (0.0,), l2_biases: Seque
         (B, J, N) int64, for `biases` and then for `l2_biases`.
     """
     images, patches, _ = features.shape
-    counts = features.new_zeros(images, len(biases) + len(l2_biases), patches)  # exact: whole numbers below 2^24
-    at_once = max(ELEMENTS[features.device.type] // (min(STRIP, patches) * patches), 1)
+    raw, l2 = (features.new_tensor(values) for values in (biases, l2_biases))
+    counts = features.new_zeros(images, len(raw) + len(l2), patches)  # exact: whole numbers below 2^24
+    at_once = max(ELEMENTS[features.device.type] // (min(STRIP, patches) * patches * counts.shape[1]), 1)
     for own, total in zip(features.split(at_once), counts.split(at_once), strict=True):
         norms = own.norm(dim=2).clamp(min=1e-12)
         for first in range(0, patches, STRIP):
             rows = slice(first, first + STRIP)
             strip = own[:, rows] @ own[:, first:].mT
             strip.diagonal(dim1=1, dim2=2).fill_(-torch.inf)  # a patch is not its own neighbour
-            _count(strip, biases, total[:, : len(biases)], first)
-            if l2_biases:
+            _count(strip, -raw, total[:, : len(raw), first:])
+            if len(l2):
                 strip.div_(norms[:, rows, None]).div_(norms[:, None, first:])
-                _count(strip, l2_biases, total[:, len(biases) :], first)
+                _count(strip, -l2, total[:, len(raw) :, first:])
     return counts.long()
 
 
-def _count(strip: Tensor, biases: Sequence[float], total: Tensor, first: int) -> None:
-    """Adds what is above each threshold, for the rows of the strip and, but for its first square, for its columns."""
-    rows, above = strip.shape[1], torch.empty_like(strip)
-    for count, bias in zip(total.unbind(dim=1), biases, strict=True):
-        torch.gt(strip, -bias, out=above)
-        count[:, first : first + rows] += above.sum(dim=2)
-        count[:, first + rows :] += above[:, :, rows:].sum(dim=1)
+def _count(strip: Tensor, thresholds: Tensor, total: Tensor) -> None:
+    """Adds what is above each threshold, for the rows of the strip and, but for its first square, for its columns.
+
+    Args:
+        strip: (B, rows, N).
+        thresholds: (J,).
+        total: (B, J, N).
+    """
+    rows, at_once = strip.shape[1], max(ELEMENTS[strip.device.type] // strip.numel(), 1)
+    for some, counts in zip(thresholds.split(at_once), total.split(at_once, dim=1), strict=True):
+        above = strip.new_empty(len(strip), len(some), *strip.shape[1:])  # floats, whose sums are the fastest
+        torch.gt(strip[:, None], some[:, None, None], out=above)
+        counts[..., :rows] += above.sum(dim=3)
+        counts[..., rows:] += above[..., rows:].sum(dim=2)
 
 
 def expand(features: Tensor, degrees: Tensor, biases: Sequence[float], k: int) -> Expansion:
@@ -99,6 +109,7 @@ def expand(features: Tensor, degrees: Tensor, biases: Sequence[float], k: int) -
     foreground = (scores > 0).flatten(0, 1).unflatten(1, grid)
     objects, fallback = regions.holding(seeds.flatten(), foreground)
     return Expansion(
+        degrees=degrees.unflatten(2, grid),
         seeds=seeds,
         similarity=similarity.unflatten(2, grid),
         scores=scores.unflatten(2, grid),

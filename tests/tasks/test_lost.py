@@ -143,7 +143,7 @@ def test_it_does_at_the_sizes_of_use(grid, channels, images):
 def test_strips_and_sub_batches_change_nothing(monkeypatch):
     features = integers(0, 5, 9, 8, 6)
     whole = seed_expansion.degrees(features.flatten(1, 2), [0.0, -1.0], [0.1])
-    for strip, elements in ((1, 1), (7, 2**19), (72, 500), (30, 4320)):
+    for strip, elements in ((1, 1), (7, 2**19), (72, 500), (30, 4320), (30, 13000)):
         monkeypatch.setattr(seed_expansion, "STRIP", strip)
         monkeypatch.setitem(seed_expansion.ELEMENTS, "cpu", elements)
         assert (seed_expansion.degrees(features.flatten(1, 2), [0.0, -1.0], [0.1]) == whole).all()
