@@ -131,7 +131,7 @@ def test_object_discovery_from_a_folder_to_a_table(tiny, tmp_path, task):
     assert "whole image (floor)" in shown
     assert "centred box of mean size (floor)" in shown
     assert f"{task} corloc" in shown
-    assert f"{task[task.rindex('_') + 1 :]} in {tiny.root} is whole: 2 images" in program("data", words[0])
+    assert f"{task[task.rindex('_') + 1 :]} trainval in {tiny.root} is whole: 2 images" in program("data", words[0])
 
 
 @pytest.fixture

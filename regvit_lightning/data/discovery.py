@@ -73,7 +73,7 @@ def fitting(sizes: npt.NDArray[np.int64], patch_size: int, most: int) -> npt.NDA
     """
     fitted = sizes.copy()
     for place in np.flatnonzero(_grids(sizes, patch_size).prod(axis=1) > most):
-        scale = np.sqrt(most * patch_size**2 / sizes[place].prod())
+        scale = min(np.sqrt(most * patch_size**2 / sizes[place].prod()), 1.0)
         fitted[place] = np.clip((sizes[place] * scale) // patch_size, 1, most) * patch_size
     return fitted
 

@@ -92,7 +92,7 @@ class LOST:
         _, expansion = next(iter(self._expansions(features)))
         maps = {
             "degree": expansion.degrees[0, 0],
-            "similarity to the seed": expansion.similarity[0, 0],
+            "seed similarity": expansion.similarity[0, 0],
             "seed expansion": expansion.scores[0, 0],
         }
         return Steps(expansion.boxes[0, 0], int(expansion.seeds[0, 0]), maps)

@@ -217,6 +217,26 @@ def found_in(backbone, method, images):
     return [module.in_pixels(own[0], place).tolist() for place, own in enumerate(patches)]
 
 
+def test_zeros_stand_behind_the_normalised_image_and_take_part():
+    """Features of images of different sizes in a batch are those of each one, normalised and then padded, alone."""
+    rng, backbone = np.random.default_rng(0), nano()
+    images = [rng.integers(0, 256, (height, width, 3), np.uint8) for height, width in ((20, 27), (24, 25), (17, 32))]
+    samples = [(torch.from_numpy(image).permute(2, 0, 1), place) for place, image in enumerate(images)]
+    method = LOST([Choice("v", -2, False, False, 0.0), Choice("q", -1, False, False, 0.0)], 100)
+    files = boxes.BoxedImages(np.array([b""] * 3), np.zeros((3, 2), np.int64), [])
+    module = Discoverer(backbone, "32-true", method, NativeSize(files, files.sizes))
+    batch = pad_together(samples, PATCH)
+    values, queries = module.features(batch["image"], batch["size"])
+    assert values.shape == (3, 3, 4, 96)
+    mean, std = (torch.tensor(parts).view(3, 1, 1) for parts in (backbone.mean, backbone.std))
+    for place, (image, _) in enumerate(samples):
+        normal = (image / 255 - mean) / std
+        whole = F.pad(normal, (0, 32 - image.shape[2], 0, 24 - image.shape[1]))[None]
+        before, last = backbone.projections(whole, (-2, -1))
+        torch.testing.assert_close(values[place], before.v.patches[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(queries[place], last.q.patches[0], atol=1e-5, rtol=1e-4)
+
+
 # ----------------------------------------------------------------------------------------- seeds, ties, fallback
 
 
