@@ -263,7 +263,7 @@ def test_data_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("DATA_ROOT", str(tmp_path / "nowhere"))
     line = mistake("evaluate", "model=random-vitn_reg4", "task=imagenet_knn", "data=full")
     assert "no folder" in line
-    assert "image-net.org" in line
+    assert "README.md says how to get it" in line
     (tmp_path / "half" / "train" / "cat").mkdir(parents=True)
     line = mistake("pretrain", "model=vitn_reg4", f"data={tmp_path / 'half'}", "variant=mini")
     assert "holds no image" in line
