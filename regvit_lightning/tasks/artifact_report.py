@@ -138,6 +138,7 @@ def _outcome(
 ) -> Outcome:
     rules, findings = settings.rules, outliers.find(norms, settings.rules, seed)
     last, share = norms.raw[:, -1], 100 * masks.double().mean(dim=(1, 2))
+    verdict, placed = outliers.verdict(backbone.name, findings), positions.place(masks, seed)
     averages = {name: _mean(torch.cat(values)) for name, values in inside.scores.items()}
     return Outcome(
         metrics={
@@ -149,16 +150,16 @@ def _outcome(
         images=len(norms),
         intervals={"outlier_share": bootstrap(share, seed)},
         protocol={
-            "verdict": outliers.verdict(backbone.name, findings),
+            "verdict": verdict,
             "rule": f"share of patches above {rules.words()[SHARE_RULE]}, last block before the final norm",
             "view": f"resize {settings.resize}, centre crop {settings.crop}, bicubic",
             "findings": {name: {**asdict(finding), "first": finding.first} for name, finding in findings.items()},
             "massive_activations_by_block": outliers.massive(norms).any(dim=2).double().mean(dim=0).tolist(),
             "kurtosis_by_block": norms.kurtosis.mean(dim=0).tolist(),
-            "placement": _placement(masks, seed),
+            "placement": _placement(placed),
             "neighbours": _neighbours(norms, masks, seed),
         },
-        picture=page(norms, findings, masks, inside, settings, seed),
+        picture=page(verdict, norms, findings, masks, placed, inside, settings),
     )
 
 
@@ -168,8 +169,7 @@ def _mean(values: Tensor) -> float | None:
     return mean if math.isfinite(mean) else None
 
 
-def _placement(masks: Tensor, seed: int) -> dict[str, Any]:
-    placed = positions.place(masks, seed)
+def _placement(placed: positions.Placement) -> dict[str, Any]:
     return {
         "rings": placed.rings.tolist(),
         "null_rings": placed.null_rings.tolist(),
@@ -187,13 +187,20 @@ def _neighbours(norms: Norms, masks: Tensor, seed: int) -> dict[str, Any]:
 
 
 def page(
-    norms: Norms, findings: dict[str, Finding], masks: Tensor, inside: LastBlockPass, settings: Settings, seed: int
+    verdict: str,
+    norms: Norms,
+    findings: dict[str, Finding],
+    masks: Tensor,
+    placed: positions.Placement,
+    inside: LastBlockPass,
+    settings: Settings,
 ) -> "Figure":
     """One page: norms and outliers above, attention maps of CLS and registers below."""
     from matplotlib.figure import Figure
 
-    shown = dense.examples(len(torch.cat(inside.images)), settings.shown)
-    pictures: list[npt.NDArray[np.uint8]] = [torch.cat(inside.images)[i].permute(1, 2, 0).numpy() for i in shown]
+    images = torch.cat(inside.images)
+    shown = dense.examples(len(images), settings.shown)
+    pictures: list[npt.NDArray[np.uint8]] = [images[place].permute(1, 2, 0).numpy() for place in shown]
     maps = {name: torch.cat([batch[name] for batch in inside.maps])[shown].numpy() for name in inside.maps[0]}
     width, height = figures_tokens.size(len(shown), 1 + len(maps))
     above = 10.0
@@ -201,12 +208,11 @@ def page(
     parts: Any = figure.subfigures(2, 1, height_ratios=[above, height], hspace=0)
     top, bottom = parts
     axes = top.subplots(2, 4, gridspec_kw={"left": 0.05, "right": 0.97, "wspace": 0.32, "hspace": 0.32}).flatten()
-    top.suptitle(outliers.verdict(inside.frozen.backbone.name, findings), fontsize=10, wrap=True)
+    top.suptitle(verdict, fontsize=10, wrap=True)
     figures_artifacts.norm_histogram(axes[0], norms.raw[:, -1], settings.rules)
     figures_artifacts.norms_by_block(axes[1], norms.raw)
     figures_artifacts.shares_by_block(axes[2], findings, settings.rules.least_share)
     figures_artifacts.token_types(axes[3], norms, norms.depth)
-    placed = positions.place(masks, seed)
     figures_artifacts.share_map(axes[4], placed.share)
     figures_artifacts.ring_profile(axes[5], placed)
     figures_artifacts.neighbour_densities(axes[6], norms.neighbours, masks)
