@@ -6,7 +6,7 @@ norm.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from regvit_lightning.figures import INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 NORMAL, OUTLIER, GREY = "#3a6ea5", "#c8452d", "#8a909c"
 LINES = ("#c8452d", "#3a6ea5", "#2f8f6b", "#a0690f", "#7a5aa6", "#8a909c", "#4fa3b8")  # of rules
@@ -88,6 +89,37 @@ def shares_by_block(axes: Axes, findings: Mapping[str, Finding], least_share: fl
     axes.set_xlim(left=-0.2)
     axes.legend(fontsize=6.5, frameon=False, labelcolor=INK, ncols=2, loc="upper left")
     label(axes, "outliers after each block", "block (0: patch embedding)", "share of patches")
+
+
+def norms_during_training(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Fig. 4b: norms of patches after the last block against the step, and outlier shares of every block.
+
+    Args:
+        rows: of `norms.csv`, see `artifacts/callback.py`.
+    """
+    from matplotlib.figure import Figure
+
+    depth = int(max(row["block"] for row in rows))
+    last = [row for row in rows if row["block"] == depth]
+    steps = [row["step"] for row in last]
+    figure = Figure(figsize=(11, 4), dpi=90, facecolor="white", layout="constrained")
+    norms, shares = figure.subplots(1, 2)
+    for low, high, shade in (("min", "max", 0.15), ("q01", "q99", 0.25), ("q25", "q75", 0.4)):
+        band = [row[low] for row in last], [row[high] for row in last]
+        norms.fill_between(steps, *band, color=NORMAL, alpha=shade, linewidth=0, label=f"{low} to {high}")
+    norms.plot(steps, [row["median"] for row in last], color=INK, linewidth=1.2, label="median")
+    norms.set_yscale("log")
+    plain_numbers(norms)
+    norms.legend(fontsize=7, frameon=False, labelcolor=INK)
+    label(norms, f"norms of patches after block {depth}", "step", "L2 norm")
+    for block in range(1, depth + 1):
+        share = [100 * row["factor"] for row in rows if row["block"] == block]
+        shade = 0.25 + 0.75 * block / depth
+        shares.plot(steps, share, color=OUTLIER, alpha=shade, linewidth=1.2, label=f"block {block}")
+    if depth <= 12:
+        shares.legend(fontsize=7, frameon=False, labelcolor=INK)
+    label(shares, "patches above 3 × median, darker for later blocks", "step", "% of patches")
+    return figure
 
 
 def strips(axes: Axes, groups: Mapping[str, Tensor]) -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from regvit_lightning import backbones
 from regvit_lightning.artifacts import controls
@@ -50,8 +51,8 @@ def test_registers_that_are_the_only_way_are_missed(truth):  # noqa: F811
     for block in backbone.model.blocks:
         block.attn.proj.weight.data *= 30
     passed = controls.ReplacedPass(backbone, "32-true", seed=0)
-    batches = [(truth.images[:8], torch.arange(8) % 2)]
-    judge(How()).validate(passed, batches, verbose=False)
-    judge(How()).test(passed, [batches, batches], verbose=False)
+    images = DataLoader(TensorDataset(truth.images[:8], torch.arange(8) % 2), batch_size=8)
+    judge(How()).validate(passed, images, verbose=False)
+    judge(How()).test(passed, [images, images], verbose=False)
     assert passed.patch_change("intact") == pytest.approx(1)
     assert passed.patch_change("zero") < 1 - 1e-3
