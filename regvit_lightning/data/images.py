@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,22 @@ from regvit_lightning.errors import one_line
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 Transform = Callable[[Image.Image], Tensor]  # to uint8 (3, H, W)
+
+
+class Files(Protocol):
+    """What a run trains on.
+
+    Attributes:
+        classes: names of the classes, empty where there are no labels.
+        path: says where one image lies, for a message.
+    """
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def path(self, place: int) -> str: ...
 
 
 @dataclass(frozen=True, eq=False)
