@@ -32,7 +32,8 @@ class RecipeSettings:
         epochs: passes over the data.
         batch_size: images per optimiser step over all devices; never depends on their number.
         device_batch: images at once on one device; what does not fit is accumulated.
-        images: data set of labelled images to train on, a folder that the data names: `imagenet` or `imagenet22k`.
+        images: what the data names to train on: `imagenet` or `imagenet22k`, labelled images; `pairs`, images with
+            captions.
         image_size: side of the training images in pixels.
         layer_scale: initial LayerScale value, null for none.
         precision: bf16-mixed or 32-true; auto becomes the first where the hardware has it.
@@ -75,9 +76,11 @@ class Recipe(LightningModule):
         seed: of initialisation and of every later draw.
 
     Attributes:
+        MEAN, STD: per channel, of images in 0..1.
         repeats: how often an image of a pass is drawn (repeated augmentation).
     """
 
+    MEAN, STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     repeats: int = 1
     backbone: vit.RegisterViT
     mean: Tensor
@@ -86,8 +89,8 @@ class Recipe(LightningModule):
     def __init__(self, settings: RecipeSettings, model: str, num_classes: int, steps: int, seed: int) -> None:
         super().__init__()
         self.settings, self.model, self.num_classes, self.steps, self.seed = settings, model, num_classes, steps, seed
-        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD), persistent=False)
+        self.register_buffer("mean", torch.tensor(self.MEAN), persistent=False)
+        self.register_buffer("std", torch.tensor(self.STD), persistent=False)
 
     @classmethod
     def files(cls, settings: Any, data: DataSettings) -> Files:
@@ -130,11 +133,12 @@ class Recipe(LightningModule):
             name=self.model,
             recipe=recipe,
             image_size=self.settings.image_size,
-            mean=IMAGENET_DEFAULT_MEAN,
-            std=IMAGENET_DEFAULT_STD,
+            mean=self.MEAN,
+            std=self.STD,
             layer_scale=self.settings.layer_scale,
             registers=self.backbone.num_reg_tokens,
             info={"steps": self.steps, "seed": self.seed},
+            pre_norm=self.backbone.pre_norm,
         )
 
     def normalise(self, images: Tensor) -> Tensor:
