@@ -402,7 +402,7 @@ def _clip_mean_std(path: Path) -> tuple[Sequence[float], Sequence[float]]:
         config = json.loads(file.read_text(encoding="utf-8"))
         quick, images = config["model_cfg"].get("quick_gelu", False), config["preprocess_cfg"]
         mean, std = images.get("mean", OPENAI_CLIP_MEAN), images.get("std", OPENAI_CLIP_STD)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: not a configuration of open_clip ({one_line(error)})") from None
     if quick:
         raise UserError(f"{path}: {file.name} says QuickGELU, which our ViT does not have; take it as timm/<name>")

@@ -244,9 +244,12 @@ def _check_caption(text: str | None, where: object) -> None:
 
 def _member(file: str, offset: int) -> str:
     # The header of a tar's member is the block before its content.
-    with open(file, "rb") as shard:
-        shard.seek(offset - tarfile.BLOCKSIZE)
-        return tarfile.TarInfo.frombuf(shard.read(tarfile.BLOCKSIZE), "utf-8", "replace").name
+    try:
+        with open(file, "rb") as shard:
+            shard.seek(offset - tarfile.BLOCKSIZE)
+            return tarfile.TarInfo.frombuf(shard.read(tarfile.BLOCKSIZE), "utf-8", "replace").name
+    except (OSError, tarfile.TarError):
+        return f"byte {offset:,}, where the shard no longer has the member that it had"
 
 
 class DrawnPairs(Dataset[dict[str, Any]]):
