@@ -10,14 +10,16 @@ A pair is read by its place, so the order is drawn like that of class folders, a
 
 import csv
 import glob
+import hashlib
 import io
 import os
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +41,7 @@ READERS = 16  # shards whose headers are read at once
 Tokenize = Callable[[Sequence[str]], Tensor]
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """Where an image lies, and its caption.
 
     Attributes:
@@ -54,34 +55,35 @@ class Pair:
     caption: str
 
 
+@dataclass(frozen=True, eq=False)
 class Pairs:
     """Pairs of one data set, as arrays: millions of Python objects would be copied into every worker process.
 
-    Args:
-        files: paths of shards or images.
-        pairs: what is in them, at least one.
-
     Attributes:
+        files: (F,) paths of shards or images.
+        file, offset, size: (N,) as in `Pair`.
+        texts: the captions in UTF-8, one after the other.
+        ends: (N,) where each caption ends in `texts`.
         classes: none; the captions are the labels.
     """
 
-    classes: tuple[str, ...] = ()
+    files: npt.NDArray[np.bytes_]
+    file: npt.NDArray[np.int32]
+    offset: npt.NDArray[np.int64]
+    size: npt.NDArray[np.int64]
+    texts: npt.NDArray[np.uint8]
+    ends: npt.NDArray[np.int64]
 
-    def __init__(self, files: Sequence[Path], pairs: Sequence[Pair]) -> None:
-        texts = [pair.caption.encode() for pair in pairs]
-        self.files = np.array([os.fsencode(file) for file in files])
-        self.file = np.array([pair.file for pair in pairs], np.int32)
-        self.offset = np.array([pair.offset for pair in pairs], np.int64)
-        self.size = np.array([pair.size for pair in pairs], np.int64)
-        self.texts = np.frombuffer(b"".join(texts), np.uint8)
-        self.ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return ()
 
     def __len__(self) -> int:
         return len(self.file)
 
     def caption(self, place: int) -> str:
         """Caption of one image."""
-        return self._bytes(place).tobytes().decode()
+        return self.texts[self.ends[place - 1] if place else 0 : self.ends[place]].tobytes().decode()
 
     def path(self, place: int) -> str:
         """Path of one image, in a shard with the member's name."""
@@ -106,9 +108,6 @@ class Pairs:
 
     def _file(self, place: int) -> str:
         return os.fsdecode(bytes(self.files[self.file[place]]))
-
-    def _bytes(self, place: int) -> npt.NDArray[np.uint8]:
-        return self.texts[self.ends[place - 1] if place else 0 : self.ends[place]]
 
 
 def train_pairs(data: DataSettings) -> Pairs:
@@ -136,16 +135,21 @@ def train_pairs(data: DataSettings) -> Pairs:
 
 
 def from_shards(shards: Sequence[Path], pattern: Path, get: str = "") -> Pairs:
-    """Index tar shards.
+    """Index tar shards; the index is kept beside them, in a hidden folder, where that can be written.
 
     Raises:
         DataError: there is none, or one is truncated, empty or compressed, or has an image or a caption alone.
     """
     if not shards:
         raise DataError(f"no image-text pairs: no shard {pattern}{f'; {get}' if get else ''}")
-    with ThreadPoolExecutor(READERS) as readers:
-        found = list(readers.map(_read_shard, range(len(shards)), shards))
-    return Pairs(shards, [pair for shard in found for pair in shard])
+    kept = shards[0].parent / f".index-{_fingerprint(shards)}"
+    if not kept.is_dir():
+        with ThreadPoolExecutor(READERS) as readers:
+            found = _joined(shards, list(readers.map(_read_shard, range(len(shards)), shards)))
+        if not _keep(found, kept):
+            return found
+    # Mapped, so that the processes of all devices share one copy.
+    return Pairs(**{field.name: np.load(kept / f"{field.name}.npy", mmap_mode="r") for field in fields(Pairs)})
 
 
 def from_table(table: Path) -> Pairs:
@@ -170,7 +174,7 @@ def from_table(table: Path) -> Pairs:
         if not image.is_file():
             raise DataError(f"{table}, row {number}: no image {image}; restore it or remove the row")
         _check_caption(row[text], f"{table}, row {number}: {row[COLUMNS[0]]}")
-    return Pairs(files, [Pair(place, 0, -1, row[text].strip()) for place, row in enumerate(rows)])
+    return _joined(files, [_arrays([Pair(place, 0, -1, row[text].strip()) for place, row in enumerate(rows)])])
 
 
 def from_folder(folder: Path) -> Pairs:
@@ -184,10 +188,48 @@ def from_folder(folder: Path) -> Pairs:
     texts = {path.with_suffix(""): path for path in paths if path.suffix == CAPTION}
     _check_partners(set(images), set(texts), str(folder))
     pairs = [Pair(place, 0, -1, _read_text(texts[key].read_bytes(), images[key])) for place, key in enumerate(images)]
-    return Pairs(list(images.values()), pairs)
+    return _joined(list(images.values()), [_arrays(pairs)])
 
 
-def _read_shard(number: int, shard: Path) -> list[Pair]:
+def _arrays(pairs: Sequence[Pair]) -> dict[str, npt.NDArray[Any]]:
+    """What `Pairs` holds of some pairs, with the lengths of the captions."""
+    file, offset, size, captions = zip(*pairs, strict=True)
+    texts = [caption.encode() for caption in captions]
+    return {
+        "file": np.array(file, np.int32),
+        "offset": np.array(offset, np.int64),
+        "size": np.array(size, np.int64),
+        "texts": np.frombuffer(b"".join(texts), np.uint8),
+        "lengths": np.array([len(text) for text in texts], np.int64),
+    }
+
+
+def _joined(files: Sequence[Path], parts: Sequence[dict[str, npt.NDArray[Any]]]) -> Pairs:
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    paths = np.array([os.fsencode(file) for file in files])
+    return Pairs(files=paths, ends=whole.pop("lengths").cumsum(), **whole)
+
+
+def _fingerprint(shards: Sequence[Path]) -> str:
+    """Changes with the path, the size and the time of any shard."""
+    found = [(os.fspath(shard.absolute()), shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards]
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
+
+
+def _keep(found: Pairs, folder: Path) -> bool:
+    """Write an index, complete or not at all; False where the folder cannot be written."""
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir()
+        for field in fields(Pairs):
+            np.save(temporary / f"{field.name}.npy", getattr(found, field.name))
+        temporary.rename(folder)
+    except OSError:  # no right to write, no room, or another device's process came first
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder.is_dir()
+
+
+def _read_shard(number: int, shard: Path) -> dict[str, npt.NDArray[Any]]:
     images: dict[str, tarfile.TarInfo] = {}
     texts: dict[str, str] = {}
     try:
@@ -214,7 +256,7 @@ def _read_shard(number: int, shard: Path) -> list[Pair]:
             f"{shard}: truncated or damaged at byte {end:,}: neither a member nor the end mark; get it anew"
         )
     _check_partners(set(images), set(texts), str(shard))
-    return [Pair(number, member.offset_data, member.size, texts[key]) for key, member in images.items()]
+    return _arrays([Pair(number, member.offset_data, member.size, texts[key]) for key, member in images.items()])
 
 
 def _check_partners(images: set[Any], texts: set[Any], source: str) -> None:

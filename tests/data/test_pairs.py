@@ -74,6 +74,32 @@ def test_every_pair_of_every_shard_is_found_once_and_together(tmp_path_factory, 
     assert seen == {i: text.strip() for i, text in enumerate(captions)}
 
 
+def test_the_index_is_kept_until_a_shard_changes(tmp_path, monkeypatch):
+    path = whole(tmp_path / "x.tar")
+    first = read(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(pairs, "_read_shard", None)  # what is kept needs no look into the shard
+        again = read(path)
+    assert len(first) == len(again) == 2
+    assert [again.caption(place) for place in (0, 1)] == [first.caption(place) for place in (0, 1)] == ["one", "two"]
+    assert again.path(1) == f"{path}: 1.jpg"
+    shard(path, {"0.jpg": jpeg(90), "0.txt": b"another"})
+    assert read(path).caption(0) == "another"
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_folder_that_cannot_be_written_needs_no_kept_index(tmp_path, monkeypatch):
+    path = whole(tmp_path / "x.tar")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    found = read(path)
+    assert [found.caption(place) for place in (0, 1)] == ["one", "two"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.tar"]
+
+
 def test_the_rendered_shards(tiny):
     found = train_pairs(tiny)
     assert len(found) == 4
