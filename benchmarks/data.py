@@ -1,5 +1,6 @@
 """Make or check a data set: `python -m benchmarks.data data=mini`."""
 
+import glob
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def main(options: Data, words: list[str]) -> None:
 
 def _wanted(data: DataSettings) -> list[str]:
     """The data sets that must be there: those that are counted, or else those whose folder is there."""
-    there = data.pairs and any(Path(data.root).glob(data.pairs))
+    there = data.pairs and glob.glob(os.path.join(glob.escape(data.root), data.pairs))
     pairs = ["pairs"] if there else []  # nobody must have them: the paper's are not public
     if data.counts:
         return [*data.counts, *pairs]

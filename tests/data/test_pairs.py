@@ -88,6 +88,18 @@ def test_the_index_is_kept_until_a_shard_changes(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_a_kept_index_serves_from_another_place(tmp_path, tiny):
+    """The shards may be named by a relative, an absolute or an outside path, and their folder may move."""
+    (tmp_path / "a [1]").mkdir()
+    whole(tmp_path / "a [1]" / "x.tar")
+    data = replace(tiny, root=str(tmp_path / "a [1]"), pairs="x*.tar")
+    assert train_pairs(data).caption(1) == "two"
+    (tmp_path / "a [1]").rename(tmp_path / "b")
+    for pattern in ("x*.tar", f"{tmp_path}/b/x*.tar"):
+        found = train_pairs(replace(data, root=str(tmp_path / "b"), pairs=pattern))
+        assert np.asarray(found.open(1)).mean() == pytest.approx(2, abs=1)
+
+
 def test_a_folder_that_cannot_be_written_needs_no_kept_index(tmp_path, monkeypatch):
     path = whole(tmp_path / "x.tar")
 

@@ -140,6 +140,21 @@ def test_parts_give_the_gradient_of_the_whole_batch(device_batch):
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.usefixtures("_rank")
+def test_in_bf16_the_loss_is_that_of_float32_to_two_digits():
+    """Both towers compute in bf16 (8 bits); cosines and loss are float32."""
+    module = recipe("device_batch=3")
+    exact = module.training_step(batch(), 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        images, texts = module.embed(batch()["image"], batch()["text"])
+        rounded = module.training_step(batch(), 0)
+    assert (images.dtype, texts.dtype) == (torch.float32, torch.float32)
+    assert rounded.item() == pytest.approx(exact.item(), rel=3e-2)
+    assert rounded.item() != exact.item()
+    rounded.backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in module.parameters())
+
+
 def test_what_does_not_decay_has_one_axis_or_is_a_token():
     module = recipe()
     groups = module.configure_optimizers().param_groups
