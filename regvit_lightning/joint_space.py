@@ -147,4 +147,4 @@ def _from_open_clip(state: clip_naming.State, source: Path) -> JointSpace:
     named = {f"text.{name}": tensor for name, tensor in text.items()}
     named |= {ours: state[theirs].reshape(getattr(space, ours).shape) for ours, theirs in shared.items()}
     weights.load_strictly(space, named, str(source))
-    return space.float().eval()
+    return space.eval()
