@@ -2,14 +2,21 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import command
 from benchmarks.data import render
 from regvit_lightning.data import layout
 from regvit_lightning.settings import setting
 
+if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
+
+    from regvit_lightning.pretrain.fit import Run
+
 DESCRIPTION = """Pretrains a register ViT. Given again, it continues where it stopped, or says that it is done.
-Writes <runs>/<data>/<recipe>-<model>/seed<k>/: last.ckpt, log/ (TensorBoard), augmented.png, backbone.safetensors."""
+Writes <runs>/<data>/<recipe>-<model>/seed<k>/: last.ckpt, log/ (TensorBoard), augmented.png, norms.csv and norms.png
+(norms of every block against the step), backbone.safetensors."""
 
 
 @dataclass
@@ -44,12 +51,24 @@ def main(options: Pretrain, words: list[str]) -> None:
     vit.parse_name(options.model)
     render(data)
     progress.quiet()
-    exported = fit.fit(run, [progress.Progress(f"pretrain {name}")], options.force)
+    exported = fit.fit(run, [progress.Progress(f"pretrain {name}"), *_watching(run)], options.force)
     unreadable = folder / "unreadable.txt"
     if unreadable.exists():
         count = len(unreadable.read_text().splitlines())
         print(f"pretrain: {count} unreadable images were replaced by others; they are listed in {unreadable}")
     print(f"pretrain: weights in {exported}; curves: tensorboard --logdir {folder}/log")
+
+
+def _watching(run: "Run") -> list["Callback"]:
+    """The callback that measures norms, if the recipe asks for it."""
+    from regvit_lightning.artifacts.callback import NormsDuringTraining, fixed_images
+    from regvit_lightning.artifacts.outliers import Rules
+    from regvit_lightning.data.imagenet import train_files
+
+    if not run.settings.norms_every:
+        return []
+    images = fixed_images(train_files(run.data, run.settings.images), run.settings.image_size)
+    return [NormsDuringTraining(images, run.folder, run.settings.norms_every, Rules())]
 
 
 def cli() -> None:

@@ -40,6 +40,7 @@ class RecipeSettings:
         workers: decoding processes per device.
         checkpoint_every: steps between checkpoints.
         log_every: steps between logged scalars.
+        norms_every: steps between measurements of the norms of every block, 0 for none.
     """
 
     module: str = MISSING
@@ -53,12 +54,14 @@ class RecipeSettings:
     workers: int = MISSING
     checkpoint_every: int = MISSING
     log_every: int = MISSING
+    norms_every: int = MISSING
 
     def __post_init__(self) -> None:
         self.precision = hardware.precision(self.precision)
         for name in ("epochs", "batch_size", "device_batch", "image_size", "checkpoint_every", "log_every"):
             check(getattr(self, name) > 0, f"{name}={getattr(self, name)}: must be at least 1")
-        check(self.workers >= 0, f"workers={self.workers}: must not be negative")
+        for name in ("workers", "norms_every"):
+            check(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: must not be negative")
 
 
 class Recipe(LightningModule):
