@@ -27,19 +27,19 @@ Transform = Callable[[Image.Image], Tensor]  # to uint8 (3, H, W)
 
 
 class Files(Protocol):
-    """What a run trains on.
-
-    Attributes:
-        classes: names of the classes, empty where there are no labels.
-        path: says where one image lies, for a message.
-    """
+    """What a run trains on: images that are asked for by their place."""
 
     @property
-    def classes(self) -> tuple[str, ...]: ...
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, none where there are no labels."""
 
     def __len__(self) -> int: ...
 
-    def path(self, place: int) -> str: ...
+    def path(self, place: int) -> str:
+        """Where one image lies, in words."""
+
+    def open(self, place: int) -> Image.Image:
+        """Decode one image as RGB, or raise `DataError`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +65,14 @@ class ImageFiles:
     def path(self, place: int) -> str:
         """Path of one image."""
         return os.fsdecode(bytes(self.paths[place]))
+
+    def open(self, place: int) -> Image.Image:
+        """Decode one image as RGB.
+
+        Raises:
+            DataError: the file cannot be read or is truncated.
+        """
+        return open_image(self.path(place))
 
     def subset(self, keep: Sequence[int]) -> "ImageFiles":
         """The images at the places `keep`, with all classes."""
@@ -142,7 +150,7 @@ class Ordered(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        return self.transform(open_image(self.files.path(place))), int(self.files.labels[place])
+        return self.transform(self.files.open(place)), int(self.files.labels[place])
 
 
 class Drawn(Dataset[dict[str, Any]]):
@@ -168,7 +176,7 @@ class Drawn(Dataset[dict[str, Any]]):
         unreadable: list[int] = []
         while True:
             try:
-                image = open_image(self.files.path(place))
+                image = self.files.open(place)
                 break
             except DataError:
                 unreadable.append(place)

@@ -19,7 +19,7 @@ from regvit_lightning.data.module import accumulation
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.pretrain.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint, Unreadable
-from regvit_lightning.pretrain.recipe import RecipeSettings, example_grid
+from regvit_lightning.pretrain.recipe import Recipe, RecipeSettings, example_grid
 
 # Settings that may differ when a run is continued: they change how it runs, not what it computes. The device batch is
 # not among them: mixing and stochastic depth are drawn per batch, and Lightning counts micro-batches.
@@ -72,13 +72,13 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
     exported = run.folder / "backbone.safetensors"
     if finished(run) and not force:
         return exported
-    module = importlib.import_module(f"regvit_lightning.pretrain.{run.settings.module}")
-    files = module.Recipe.files(run.settings, run.data)
+    kind = recipe_class(run.settings)
+    files = kind.files(run.settings, run.data)
     draws, batch_size = run.settings.epochs * len(files), run.settings.batch_size
     steps = draws // batch_size
     settings.check(steps > 0, f"batch_size={batch_size} is above the {draws} images of {run.settings.epochs} epochs")
     with seeds.drawn_from(run.seed, "initialise"):
-        recipe = module.Recipe(run.settings, run.model, len(files.classes), steps, run.seed)
+        recipe = kind(run.settings, run.model, len(files.classes), steps, run.seed)
     metadata = recipe.metadata(run.recipe)
     recipe.save_hyperparameters({"backbone": asdict(metadata)})
     stream = Stream(len(files), run.settings.batch_size, steps, run.seed, recipe.repeats)
@@ -92,6 +92,12 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
     hardware.leave_helpers(trainer)
     recipe.export(run.folder, metadata)
     return exported
+
+
+def recipe_class(options: RecipeSettings) -> type[Recipe]:
+    """The recipe that the settings belong to."""
+    found: type[Recipe] = importlib.import_module(f"regvit_lightning.pretrain.{options.module}").Recipe
+    return found
 
 
 def _trainer(run: Run, steps: int, micro_batch: int, callbacks: list[Callback]) -> Trainer:
