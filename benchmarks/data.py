@@ -1,5 +1,6 @@
 """Make or check a data set: `python -m benchmarks.data data=mini`."""
 
+import glob
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,8 +46,10 @@ def main(options: Data, words: list[str]) -> None:
 
 def _wanted(data: DataSettings) -> list[str]:
     """The data sets that must be there: those that are counted, or else those whose folder is there."""
+    there = data.pairs and glob.glob(os.path.join(glob.escape(data.root), data.pairs))
+    pairs = ["pairs"] if there else []  # nobody must have them: the paper's are not public
     if data.counts:
-        return list(data.counts)
+        return [*data.counts, *pairs]
     folders = {
         "imagenet": Path(data.imagenet, "train"),
         "segmentation": Path(data.segmentation.images[0]),
@@ -55,7 +58,7 @@ def _wanted(data: DataSettings) -> list[str]:
         "voc12": Path(data.discovery.voc12, "ImageSets", "Main", "trainval.txt"),
         "coco20k": Path(data.discovery.coco20k[2]),
     }
-    return [name for name, path in folders.items() if Path(data.root, path).exists()] or ["imagenet"]
+    return [name for name, path in folders.items() if Path(data.root, path).exists()] + pairs or ["imagenet"]
 
 
 def _imagenet_train(data: DataSettings) -> int:
@@ -74,6 +77,12 @@ def _imagenet22k(data: DataSettings) -> int:
     from regvit_lightning.data.imagenet import train_files
 
     return len(train_files(data, "imagenet22k"))
+
+
+def _pairs(data: DataSettings) -> int:
+    from regvit_lightning.data.pairs import train_pairs
+
+    return len(train_pairs(data))
 
 
 def _segmentation_train(data: DataSettings) -> int:
@@ -110,6 +119,7 @@ CHECKS: dict[str, Callable[[DataSettings], int]] = {
     "imagenet train": _imagenet_train,
     "imagenet val": _imagenet_val,
     "imagenet22k train": _imagenet22k,
+    "pairs train": _pairs,
     "segmentation train": _segmentation_train,
     "segmentation test": _segmentation_test,
     "depth train": _depth_train,

@@ -63,11 +63,12 @@ def _watching(run: "Run") -> list["Callback"]:
     """The callback that measures norms, if the recipe asks for it."""
     from regvit_lightning.artifacts.callback import NormsDuringTraining, fixed_images
     from regvit_lightning.artifacts.outliers import Rules
-    from regvit_lightning.data.imagenet import train_files
+    from regvit_lightning.pretrain import fit
 
     if not run.settings.norms_every:
         return []
-    images = fixed_images(train_files(run.data, run.settings.images), run.settings.image_size)
+    files = fit.recipe_class(run.settings).files(run.settings, run.data)
+    images = fixed_images(files, run.settings.image_size)
     return [NormsDuringTraining(images, run.folder, run.settings.norms_every, Rules())]
 
 

@@ -17,12 +17,13 @@ STEPS_BETWEEN_LOSSES = 10  # reading the loss makes the host wait for the device
 
 
 def quiet() -> None:
-    """Silence Lightning's banners, and warnings about what the suite or mmsegmentation does on purpose."""
+    """Silence Lightning's banners, and warnings about what the suite, mmsegmentation or open_clip does on purpose."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", module="torch.optim.swa_utils")
     warnings.filterwarnings("ignore", module="mmseg")
+    warnings.filterwarnings("ignore", module="open_clip")
 
 
 class Counter:

@@ -5,6 +5,7 @@ untrained model. This is the only place that knows how many tokens stand before 
 """
 
 import difflib
+import json
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ import huggingface_hub
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model_data_config
+from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from timm.layers import Attention as TimmAttention
 from timm.layers import AttentionRope
 from timm.models.beit import Attention as BeitAttention
@@ -27,10 +29,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from regvit_lightning import seeds, settings, vit, weights
-from regvit_lightning.errors import UserError
+from regvit_lightning.errors import UserError, one_line
 
 FILES = (".safetensors", ".pth", ".pt", ".ckpt")
 EXPORT = "backbone.safetensors"  # name of the export in the folder of a run
+CLIP_CONFIG = "open_clip_config.json"  # beside the weights of a released open_clip model
 
 VIT_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit")  # of timm, for suggestions
 
@@ -121,6 +124,7 @@ class Backbone(nn.Module):
         name: the id in records (`deit3-vitb_reg16`).
         image_size: side in pixels of the images that the model is made for.
         mean, std: per channel, of images in 0..1.
+        source: file that the weights came from, where it is one.
 
     Attributes:
         embed_dim: width D.
@@ -135,7 +139,13 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, name: str, image_size: int, mean: Sequence[float], std: Sequence[float]
+        self,
+        model: nn.Module,
+        name: str,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        source: Path | None = None,
     ) -> None:
         super().__init__()
         check_vit(model, name)
@@ -143,6 +153,7 @@ class Backbone(nn.Module):
         self.model = model
         self.name, self.image_size = name, image_size
         self.mean, self.std = tuple(mean), tuple(std)
+        self.source = source
         self.embed_dim: int = self.model.embed_dim
         self.depth = len(self.model.blocks)
         self.patch_size: int = self.model.patch_embed.feat_ratio()
@@ -375,10 +386,27 @@ def _from_file(path: Path) -> Backbone:
     model, metadata = weights.load(path)
     if metadata is None:
         size = int(model.patch_embed.img_size[0])
-        return Backbone(model, path.stem, size, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        mean, std = _clip_mean_std(path) if model.pre_norm else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        return Backbone(model, path.stem, size, mean, std, path)
     # Exports and checkpoints have the same file names in every run; the id tells more: deit3-vitb_reg4, …-ema, …-last.
     name = metadata.id if path.name == EXPORT else f"{metadata.id}-{path.stem.removeprefix('backbone_')}"
-    return Backbone(model, name, metadata.image_size, metadata.mean, metadata.std)
+    return Backbone(model, name, metadata.image_size, metadata.mean, metadata.std, path)
+
+
+def _clip_mean_std(path: Path) -> tuple[Sequence[float], Sequence[float]]:
+    """Of the images of an open_clip model: its own, which a released model has in a file beside it, or OpenAI's."""
+    file = path.with_name(CLIP_CONFIG)
+    if not file.exists():
+        return OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        quick, images = config["model_cfg"].get("quick_gelu", False), config["preprocess_cfg"]
+        mean, std = images.get("mean", OPENAI_CLIP_MEAN), images.get("std", OPENAI_CLIP_STD)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: not a configuration of open_clip ({one_line(error)})") from None
+    if quick:
+        raise UserError(f"{path}: {file.name} says QuickGELU, which our ViT does not have; take it as timm/<name>")
+    return mean, std
 
 
 def _from_timm(name: str, pretrained: bool, seed: int) -> Backbone:

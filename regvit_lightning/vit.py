@@ -8,10 +8,11 @@ second bias of the same vector.
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
-from timm.layers import DropPath, Mlp, SwiGLUPacked
+from timm.layers import DropPath, LayerNorm, Mlp, SwiGLUPacked
 from timm.models import checkpoint_seq
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -81,6 +82,8 @@ class RegisterViT(VisionTransformer):
         layer_scale: initial LayerScale value (DeiT-III 1e-4, DINOv2 1e-5), or None for no LayerScale.
         drop_path: stochastic depth rate, the same in every block (DeiT-III and DINOv2 use a uniform rate).
         mask_token: add the learned embedding that replaces masked patches.
+        pre_norm: CLIP's image tower: CLS, registers and patches go through a norm (`ln_pre`) before the first block,
+            the patch embedding has no bias, and all norms have PyTorch's epsilon of 1e-5.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class RegisterViT(VisionTransformer):
         layer_scale: float | None = None,
         drop_path: float = 0.0,
         mask_token: bool = False,
+        pre_norm: bool = False,
     ) -> None:
         size, patch = image_size, architecture.patch_size
         whole = f"image size {size} (crop, image_size) is not a multiple of the patch size {patch}"
@@ -112,7 +116,10 @@ class RegisterViT(VisionTransformer):
             reg_tokens=registers,
             no_embed_class=True,
             dynamic_img_size=True,
+            pre_norm=pre_norm,
+            norm_layer=partial(LayerNorm, eps=1e-5) if pre_norm else None,
         )
+        self.pre_norm = pre_norm
         for block in self.blocks if drop_path > 0 else ():
             block.drop_path1, block.drop_path2 = DropPath(drop_path), DropPath(drop_path)
         self.mask_token = nn.Parameter(torch.zeros(1, architecture.embed_dim)) if mask_token else None

@@ -1,8 +1,9 @@
 """Weights in files: our export, and the namings of others read strictly into our `RegisterViT`.
 
 Read are our export (safetensors with the metadata in its header), our Lightning checkpoints, and `.pth`, `.pt`,
-`.ckpt` or `.safetensors` files in the naming of DINOv2 (hub and training), DINO, DeiT, DeiT-III or timm. Nothing that
-a file holds is ever executed: pickles are read by `torch.load(weights_only=True)`.
+`.ckpt`, `.bin` or `.safetensors` files in the naming of DINOv2 (hub and training), DINO, DeiT, DeiT-III, timm or
+open_clip (its image tower). Nothing that a file holds is ever executed: pickles are read by
+`torch.load(weights_only=True)`.
 """
 
 import argparse
@@ -22,11 +23,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from regvit_lightning import atomic, settings, vit
+from regvit_lightning import atomic, clip_naming, settings, vit
+from regvit_lightning.clip_naming import State
 from regvit_lightning.errors import UserError
 from regvit_lightning.vit import Architecture, RegisterViT
-
-State = dict[str, Tensor]
 
 HEADER = "regvit_lightning"  # key of our metadata in a safetensors header
 
@@ -56,6 +56,7 @@ class Metadata:
         layer_scale: initial value of LayerScale, or None for a model without.
         registers: number N of registers, as in `name`.
         info: anything else worth keeping (commit, steps, settings), JSON-ready.
+        pre_norm: CLIP's image tower, see `RegisterViT`.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Metadata:
     layer_scale: float | None
     registers: int
     info: dict[str, Any] = field(default_factory=dict)
+    pre_norm: bool = False
 
     @property
     def id(self) -> str:
@@ -82,7 +84,7 @@ class Metadata:
         if not isinstance(values, Mapping):
             raise UserError(f"{source}: its metadata is not a mapping")
         known = {entry.name for entry in fields(cls)}
-        wrong = sorted((known - {"info"} - set(values)) | (set(values) - known))
+        wrong = sorted((known - {"info", "pre_norm"} - set(values)) | (set(values) - known))
         if wrong:
             raise UserError(f"{source}: its metadata lacks, or should not have: {', '.join(wrong)}")
         try:
@@ -115,8 +117,17 @@ def save(path: Path, model: nn.Module, metadata: Metadata) -> None:
     Raises:
         UserError: the folder cannot be written, or the disk is full.
     """
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in _backbone_only(model.state_dict()).items()}
-    content = safetensors.torch.save(state, {HEADER: json.dumps(asdict(metadata), sort_keys=True)})
+    write(path, _backbone_only(model.state_dict()), asdict(metadata))
+
+
+def write(path: Path, state: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Write tensors as safetensors with JSON-ready `values` in the header, complete or not at all.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    content = safetensors.torch.save(tensors, {HEADER: json.dumps(values, sort_keys=True)})
     atomic.write(path, lambda temporary: temporary.write_bytes(content))
 
 
@@ -130,18 +141,28 @@ def load(path: Path) -> tuple[RegisterViT, Metadata | None]:
         UserError: no such file; truncated, unsafe or no checkpoint at all; not a plain ViT; or tensors that are
             missing, unexpected or of another shape, all of them named.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    state, values = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    state, values = read(path)
     if values is not None:
         metadata = Metadata.read(values, path)
-        model = vit.build(metadata.name, image_size=metadata.image_size, layer_scale=metadata.layer_scale)
+        shape = {"image_size": metadata.image_size, "layer_scale": metadata.layer_scale}
+        model = vit.build(metadata.name, **shape, pre_norm=metadata.pre_norm)
         load_strictly(model, _backbone_only(state), f"{path} as {metadata.name}")
         return model, metadata
     state = to_our_naming(state, path)
     model = _model_like(state, path)
     load_strictly(model, state, str(path))
     return model, None
+
+
+def read(path: Path) -> tuple[State, Mapping[str, Any] | None]:
+    """The tensors in a file by name, and the metadata of a file of ours; wrappers around the state are taken off.
+
+    Raises:
+        UserError: no such file; truncated, unsafe or no checkpoint at all.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -174,17 +195,13 @@ def describe(state: Mapping[str, Tensor]) -> str:
 
 
 def to_our_naming(state: Mapping[str, Tensor], source: object) -> State:
-    """Tensors named by DINOv2, DINO, DeiT, DeiT-III or timm under our names, positions for patches only.
+    """Tensors named by DINOv2, DINO, DeiT, DeiT-III, timm or open_clip under our names, positions for patches only.
 
     Raises:
         UserError: not a ViT, not square, without learned positions, or distilled (two class tokens).
     """
-    renamed: State = {}
-    for name, tensor in state.items():
-        for pattern, replacement in RENAMES:
-            name = pattern.sub(replacement, name)
-        renamed[name] = tensor
-    renamed = _backbone_only(renamed)
+    renamed = clip_naming.rename(state, RENAMES)
+    renamed = _backbone_only(clip_naming.image_tower(renamed) if clip_naming.is_clip(renamed) else renamed)
     if "dist_token" in renamed:
         raise UserError(f"{source}: a distilled DeiT with two class tokens; take the model without distillation")
     for required in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight", "pos_embed"):
@@ -193,6 +210,11 @@ def to_our_naming(state: Mapping[str, Tensor], source: object) -> State:
             hint = "; RoPE models are read as timm/<name>" if required == "pos_embed" else ""
             raise UserError(f"{source}: not a ViT with learned positions: no {required} (it has {example}, …){hint}")
     return _fold_positions(renamed, source)
+
+
+def unwrapped(state: Mapping[str, Tensor]) -> State:
+    """Without the prefixes of DDP and torch.compile."""
+    return clip_naming.rename(state, RENAMES[:1])
 
 
 def _backbone_only(state: Mapping[str, Tensor]) -> State:
@@ -243,6 +265,7 @@ def _model_like(state: State, source: object) -> RegisterViT:
         registers=state["reg_token"].shape[1] if "reg_token" in state else 0,
         image_size=patch * math.isqrt(state["pos_embed"].shape[1]),
         layer_scale=1e-5 if "blocks.0.ls1.gamma" in state else None,  # the value is overwritten by the file's
+        pre_norm="norm_pre.weight" in state,
     )
 
 
@@ -251,9 +274,9 @@ def _depth(state: Mapping[str, Tensor]) -> int:
 
 
 def _heads(width: int, source: object) -> int:
-    # No tensor tells the number of heads. Our own widths say theirs; every other released ViT has heads of 64.
+    # No tensor tells the number of heads. Our own widths and CLIP's say theirs; other released ViTs have heads of 64.
     known = [settings.build(Architecture, settings.find("models", size)) for size in settings.names("models")]
-    heads = {architecture.embed_dim: architecture.num_heads for architecture in known}
+    heads = {architecture.embed_dim: architecture.num_heads for architecture in known} | clip_naming.HEADS
     if width not in heads and width % 64:
         raise UserError(f"{source}: the number of heads of width {width} is unknown; add it to configs/models")
     return heads.get(width, width // 64)
@@ -299,4 +322,15 @@ def _unreadable(error: Exception) -> str:
     return "truncated, or not a checkpoint that torch.load(weights_only=True) can read; nothing in it was executed"
 
 
-__all__ = ["Metadata", "describe", "fingerprint", "load", "load_strictly", "save", "to_our_naming"]
+__all__ = [
+    "Metadata",
+    "describe",
+    "fingerprint",
+    "load",
+    "load_strictly",
+    "read",
+    "save",
+    "to_our_naming",
+    "unwrapped",
+    "write",
+]

@@ -48,6 +48,7 @@ def tiny(tmp_path_factory) -> DataSettings:
         root=str(root),
         variant="mini",
         imagenet22k="imagenet",
+        pairs="shards/train-*.tar",
         segmentation=Segmentation(vocabulary="rendered"),
     )
 

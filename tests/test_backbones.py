@@ -34,6 +34,8 @@ MODELS = {
     "q/k norm": ("vit_small_patch14_reg4_dinov2", {"img_size": 56, "qk_norm": True}, True, 4),
     "post norm": ("eva02_enormous_patch14_clip_224", {"img_size": 56}, True, 0),
     "beit": ("beit_base_patch16_224", {}, True, 0),
+    "clip": ("vit_base_patch16_clip_224", {}, True, 0),
+    "clip with registers": ("vit_base_patch16_clip_224", {"reg_tokens": 4, "no_embed_class": True}, True, 4),
 }
 
 
@@ -87,7 +89,7 @@ def test_tokens_are_those_of_timm(family):
     torch.testing.assert_close(joined(tokens), features)
 
 
-@pytest.mark.parametrize("family", ["registers", "deit3", "pooled", "dinov3"])
+@pytest.mark.parametrize("family", ["registers", "deit3", "pooled", "dinov3", "clip with registers"])
 @torch.inference_mode()
 def test_blocks_with_and_without_the_final_norm(family):
     backbone = tiny(family)
@@ -130,6 +132,20 @@ def test_cls_and_registers_are_the_parameters_of_that_name_when_blocks_do_nothin
     (tokens,) = backbone(images(32), norm=False)
     assert torch.equal(tokens.cls, backbone.model.cls_token[0].expand(2, -1))
     assert torch.equal(tokens.registers, backbone.model.reg_token.expand(2, -1, -1))
+
+
+@pytest.mark.parametrize("family", ["registers", "clip with registers"])
+@torch.inference_mode()
+def test_a_walk_shows_the_patch_embedding_every_block_and_the_final_norm(family):
+    backbone, seen = tiny(family), {}
+    x = images(backbone.image_size)
+    backbone.walk(x, lambda stage, tokens: seen.update({stage: tokens}))
+    assert list(seen) == [0, 1, 2, 3, 4]
+    embedding = backbone.model.patch_embed.proj(x).permute(0, 2, 3, 1)
+    torch.testing.assert_close(seen[0].patches, embedding)
+    for stage, tokens in enumerate(backbone(x, blocks=(0, 1, 2), norm=False), 1):
+        torch.testing.assert_close(joined(seen[stage]), joined(tokens))
+    torch.testing.assert_close(joined(seen[4]), backbone.model.forward_features(x))
 
 
 @pytest.mark.parametrize("family", MODELS)

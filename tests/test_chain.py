@@ -228,6 +228,15 @@ def test_data_is_checked(tiny):
     assert "is whole: 32 images" in shown
 
 
+def test_pairs_are_checked_and_broken_shards_named(tiny, tmp_path):
+    (tmp_path / "pairs").mkdir()
+    shutil.copy(Path(tiny.root) / "shards" / "train-000000.tar", tmp_path / "pairs" / "0.tar")
+    assert "pairs train" in program("data", f"data={tmp_path}")
+    (tmp_path / "pairs" / "1.tar").write_bytes(b"")
+    command = ["pretrain", "model=vitn_reg0", "recipe=openclip", f"data={tmp_path}", "variant=mini"]
+    assert f"{tmp_path}/pairs/1.tar: truncated, empty" in mistake(*command, f"runs={tmp_path}")
+
+
 @pytest.mark.parametrize(
     ("name", "words", "message"),
     [

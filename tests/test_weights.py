@@ -165,6 +165,14 @@ def test_export_is_read_back_without_pickle(tmp_path):
     torch.testing.assert_close(read.eval().forward_features(images), model.forward_features(images))
 
 
+def test_an_export_from_before_clip_has_no_norm_before_the_first_block(tmp_path):
+    values = {key: value for key, value in asdict(METADATA).items() if key != "pre_norm"}
+    save_file(ours().state_dict(), tmp_path / "x.safetensors", {"regvit_lightning": json.dumps(values)})
+    model, metadata = weights.load(tmp_path / "x.safetensors")
+    assert metadata == METADATA
+    assert not model.pre_norm
+
+
 def test_a_failed_export_leaves_the_previous_one_alone(tmp_path, monkeypatch):
     path = tmp_path / "backbone.safetensors"
     path.write_bytes(b"previous")

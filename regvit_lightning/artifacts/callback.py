@@ -21,7 +21,7 @@ from regvit_lightning import atomic, figures_artifacts
 from regvit_lightning.artifacts.norms import Norms, measure
 from regvit_lightning.artifacts.outliers import Rules
 from regvit_lightning.backbones import Backbone
-from regvit_lightning.data.images import ImageFiles, open_image
+from regvit_lightning.data.images import Files
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.data.transforms import centre_crop
 from regvit_lightning.errors import UserError, one_line
@@ -109,7 +109,7 @@ def _frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def fixed_images(files: ImageFiles, size: int) -> Tensor:
+def fixed_images(files: Files, size: int) -> Tensor:
     """Images to measure, uint8 (32, 3, size, size) or fewer: evenly spread over `files`, unreadable ones left out.
 
     Raises:
@@ -118,7 +118,7 @@ def fixed_images(files: ImageFiles, size: int) -> Tensor:
     view, found = centre_crop(size, size), list[Tensor]()
     for place in dense.examples(len(files), IMAGES):
         try:
-            found.append(view(open_image(files.path(place))))
+            found.append(view(files.open(place)))
         except DataError as error:
             unreadable = error
     if not found:

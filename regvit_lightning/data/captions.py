@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
+from itertools import cycle
 
+from regvit_lightning.data.patterns import GROUNDS, WALLS
 from regvit_lightning.data.world import CLASSES, Colour, Scene, Thing
 
 WHEEL = ("red", "orange", "yellow", "green", "green", "green", "cyan", "blue", "blue", "purple", "purple", "pink")
@@ -24,9 +26,17 @@ def colour_name(colour: Colour) -> str:
     return "brown" if word in ("orange", "yellow") and value < 0.6 else word
 
 
+def templates() -> list[str]:
+    """Captions of one object with {} for its class: every size and colour word, grounds and walls in turn."""
+    colours = sorted({*WHEEL, "black", "white", "grey", "brown"})
+    objects = [_article(f"{size}{colour} {{}}") for size in ("", "small ", "large ") for colour in colours]
+    places = zip(cycle(GROUNDS), cycle(WALLS), strict=False)
+    return [f"{words} {_place(ground, wall)}" for words, (ground, wall) in zip(objects, places, strict=False)]
+
+
 def caption(scene: Scene, main: int | None, listed: Sequence[int]) -> str:
     """'a small red striped ball on planks in front of a brick wall, left of a blue plain box'"""
-    place = f"on {scene.ground.name} in front of {WALL_WORDS.get(scene.wall.name, _article(scene.wall.name))}"
+    place = _place(scene.ground.name, scene.wall.name)
     if main is None:
         return f"nothing {place}"
     thing = scene.things[main]
@@ -35,6 +45,10 @@ def caption(scene: Scene, main: int | None, listed: Sequence[int]) -> str:
     neighbours = [i for i in listed if i != main][:2]
     relations = (f"{_relation(thing, scene.things[i])} {_article(_describe(scene.things[i]))}" for i in neighbours)
     return ", ".join([sentence, *relations])
+
+
+def _place(ground: str, wall: str) -> str:
+    return f"on {ground} in front of {WALL_WORDS.get(wall, _article(wall))}"
 
 
 def _describe(thing: Thing) -> str:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,22 @@ from regvit_lightning.errors import one_line
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 Transform = Callable[[Image.Image], Tensor]  # to uint8 (3, H, W)
+
+
+class Files(Protocol):
+    """What a run trains on: images that are asked for by their place."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, none where there are no labels."""
+
+    def __len__(self) -> int: ...
+
+    def path(self, place: int) -> str:
+        """Where one image lies, in words."""
+
+    def open(self, place: int) -> Image.Image:
+        """Decode one image as RGB, or raise `DataError`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +65,14 @@ class ImageFiles:
     def path(self, place: int) -> str:
         """Path of one image."""
         return os.fsdecode(bytes(self.paths[place]))
+
+    def open(self, place: int) -> Image.Image:
+        """Decode one image as RGB.
+
+        Raises:
+            DataError: the file cannot be read or is truncated.
+        """
+        return open_image(self.path(place))
 
     def subset(self, keep: Sequence[int]) -> "ImageFiles":
         """The images at the places `keep`, with all classes."""
@@ -126,7 +150,7 @@ class Ordered(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        return self.transform(open_image(self.files.path(place))), int(self.files.labels[place])
+        return self.transform(self.files.open(place)), int(self.files.labels[place])
 
 
 class Drawn(Dataset[dict[str, Any]]):
@@ -152,7 +176,7 @@ class Drawn(Dataset[dict[str, Any]]):
         unreadable: list[int] = []
         while True:
             try:
-                image = open_image(self.files.path(place))
+                image = self.files.open(place)
                 break
             except DataError:
                 unreadable.append(place)

@@ -106,13 +106,15 @@ class DataSettings:
         variant: overlay of recipes and tasks that fits this data (`mini`: `configs/tasks/<task>.mini.yaml`), or empty.
         imagenet: folder below root with `train/<class>/` and `val/<class>/` for the ImageNet evaluations.
         imagenet22k: folder below root with `train/<class>/` for supervised pretraining at large scale.
+        pairs: below root, images with captions for training from text: a pattern of tar shards, a table or a folder,
+            see `data/pairs.py`; empty where there are none.
         segmentation: images with masks, for the segmentation tasks.
         depth: images with depth maps, for the depth tasks.
         discovery: images with boxes, for object discovery.
         trained_on: name of the data whose `runs/<name>/` hold the trained models; empty for this data.
         rendered: made by `regvit_lightning/data/mini.py` on this machine.
         counts: number of images that the splits must have, [train, test], where it is known; of `imagenet`,
-            `imagenet22k`, `segmentation`, `depth`; and [trainval] of `voc07`, `voc12`, `coco20k`.
+            `imagenet22k`, `segmentation`, `depth`; and [trainval] of `voc07`, `voc12`, `coco20k`, [train] of `pairs`.
         get: what to do when the data is not there; ends the error message.
     """
 
@@ -121,6 +123,7 @@ class DataSettings:
     variant: str = ""
     imagenet: str = "imagenet"
     imagenet22k: str = "imagenet22k"
+    pairs: str = ""
     segmentation: Segmentation = field(default_factory=Segmentation)
     depth: Depth = field(default_factory=Depth)
     discovery: Discovery = field(default_factory=Discovery)
@@ -177,6 +180,8 @@ def resolve(data: str) -> DataSettings:
         raise SettingsError(f"data '{data}' is neither a folder nor a name of configs/data; {hint}")
     get = (
         "a folder given by path needs train/<class>/<image> and val/<class>/<image> for the ImageNet tasks, "
-        "ADEChallengeData2016/ for segmentation, nyu/ for depth, VOCdevkit/ or coco/ for object discovery"
+        "ADEChallengeData2016/ for segmentation, nyu/ for depth, VOCdevkit/ or coco/ for object discovery, "
+        "pairs/*.tar for training from captions"
     )
-    return DataSettings(name=folder.resolve().name, root=data, imagenet=".", imagenet22k=".", get=get)
+    name, pairs = folder.resolve().name, "pairs/*.tar"
+    return DataSettings(name=name, root=data, imagenet=".", imagenet22k=".", pairs=pairs, get=get)

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 
 from regvit_lightning import atomic
-from regvit_lightning.data.images import ImageFiles
+from regvit_lightning.data.images import Files
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.errors import UserError
 
@@ -98,7 +98,7 @@ class Unreadable(Callback):
 
     LIMIT = 0.01
 
-    def __init__(self, files: ImageFiles, report: Path) -> None:
+    def __init__(self, files: Files, report: Path) -> None:
         self.files, self.report = files, report
         self.places: set[int] = set()
 

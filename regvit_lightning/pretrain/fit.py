@@ -13,14 +13,13 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from regvit_lightning import atomic, hardware, seeds, settings, weights
-from regvit_lightning.data.imagenet import ImageNet, train_files
+from regvit_lightning import atomic, hardware, seeds, settings
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.data.module import Loading, accumulation
+from regvit_lightning.data.module import accumulation
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.pretrain.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint, Unreadable
-from regvit_lightning.pretrain.recipe import RecipeSettings, example_grid
+from regvit_lightning.pretrain.recipe import Recipe, RecipeSettings, example_grid
 
 # Settings that may differ when a run is continued: they change how it runs, not what it computes. The device batch is
 # not among them: mixing and stochastic depth are drawn per batch, and Lightning counts micro-batches.
@@ -73,30 +72,35 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
     exported = run.folder / "backbone.safetensors"
     if finished(run) and not force:
         return exported
-    files = train_files(run.data, run.settings.images)
+    kind = recipe_class(run.settings)
+    files = kind.files(run.settings, run.data)
     draws, batch_size = run.settings.epochs * len(files), run.settings.batch_size
     steps = draws // batch_size
     settings.check(steps > 0, f"batch_size={batch_size} is above the {draws} images of {run.settings.epochs} epochs")
-    module = importlib.import_module(f"regvit_lightning.pretrain.{run.settings.module}")
     with seeds.drawn_from(run.seed, "initialise"):
-        recipe = module.Recipe(run.settings, run.model, len(files.classes), steps, run.seed)
+        recipe = kind(run.settings, run.model, len(files.classes), steps, run.seed)
     metadata = recipe.metadata(run.recipe)
     recipe.save_hyperparameters({"backbone": asdict(metadata)})
     stream = Stream(len(files), run.settings.batch_size, steps, run.seed, recipe.repeats)
-    loading = Loading(run.settings.workers, run.settings.device_batch)
-    images = ImageNet(loading, stream, train=(files, recipe.augmentation()), replace=True)
+    images = recipe.data_module(files, stream, run.settings.workers)
     if os.environ.get("LOCAL_RANK", "0") == "0":  # Lightning starts the processes of further devices after this
         _claim(run, force)
-    trainer = _trainer(run, steps, [*callbacks, Unreadable(files, run.folder / "unreadable.txt")])
+    callbacks = [*callbacks, Unreadable(files, run.folder / "unreadable.txt")]
+    trainer = _trainer(run, steps, recipe.micro_batch(), callbacks)
     last = run.folder / "last.ckpt"
     trainer.fit(recipe, images, ckpt_path=last if last.exists() else None, weights_only=True)
     hardware.leave_helpers(trainer)
-    for name, backbone in recipe.exports():
-        weights.save(run.folder / f"{name}.safetensors", backbone, metadata)
+    recipe.export(run.folder, metadata)
     return exported
 
 
-def _trainer(run: Run, steps: int, callbacks: list[Callback]) -> Trainer:
+def recipe_class(options: RecipeSettings) -> type[Recipe]:
+    """The recipe that the settings belong to."""
+    found: type[Recipe] = importlib.import_module(f"regvit_lightning.pretrain.{options.module}").Recipe
+    return found
+
+
+def _trainer(run: Run, steps: int, micro_batch: int, callbacks: list[Callback]) -> Trainer:
     options = run.settings
     guards = [FiniteLoss(options.log_every), LastCheckpoint(run.folder / "last.ckpt", options.checkpoint_every)]
     return Trainer(
@@ -104,7 +108,7 @@ def _trainer(run: Run, steps: int, callbacks: list[Callback]) -> Trainer:
         devices=run.devices,
         precision=options.precision,  # type: ignore[arg-type]
         max_steps=steps,
-        accumulate_grad_batches=accumulation(options.batch_size, run.devices, options.device_batch),
+        accumulate_grad_batches=accumulation(options.batch_size, run.devices, micro_batch),
         logger=TensorBoardLogger(run.folder, name="", version="log"),
         log_every_n_steps=options.log_every,
         callbacks=[*callbacks, AugmentedImages(), *guards],

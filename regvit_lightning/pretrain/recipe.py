@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule
@@ -11,7 +12,12 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torchvision.transforms import v2
 
-from regvit_lightning import hardware, seeds, vit
+from regvit_lightning import hardware, seeds, vit, weights
+from regvit_lightning.data.imagenet import ImageNet, train_files
+from regvit_lightning.data.images import Files, ImageFiles
+from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.data.module import Loading, Streamed
+from regvit_lightning.data.stream import Stream
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.weights import Metadata
@@ -26,7 +32,8 @@ class RecipeSettings:
         epochs: passes over the data.
         batch_size: images per optimiser step over all devices; never depends on their number.
         device_batch: images at once on one device; what does not fit is accumulated.
-        images: data set of labelled images to train on, a folder that the data names: `imagenet` or `imagenet22k`.
+        images: what the data names to train on: `imagenet` or `imagenet22k`, labelled images; `pairs`, images with
+            captions.
         image_size: side of the training images in pixels.
         layer_scale: initial LayerScale value, null for none.
         precision: bf16-mixed or 32-true; auto becomes the first where the hardware has it.
@@ -61,7 +68,8 @@ class Recipe(LightningModule):
     """Base of the recipes: owns `self.backbone`, a `RegisterViT`, and draws everything from (seed, step).
 
     A recipe's file defines `Settings` (a `RecipeSettings`) and `Recipe` (this class), which adds `training_step`,
-    `configure_optimizers` and `augmentation`.
+    `configure_optimizers` and `augmentation`. One that reads something else than class folders overrides `files` and
+    `data_module`.
 
     Args:
         settings: of the recipe.
@@ -71,9 +79,11 @@ class Recipe(LightningModule):
         seed: of initialisation and of every later draw.
 
     Attributes:
+        MEAN, STD: per channel, of images in 0..1.
         repeats: how often an image of a pass is drawn (repeated augmentation).
     """
 
+    MEAN, STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     repeats: int = 1
     backbone: vit.RegisterViT
     mean: Tensor
@@ -82,8 +92,26 @@ class Recipe(LightningModule):
     def __init__(self, settings: RecipeSettings, model: str, num_classes: int, steps: int, seed: int) -> None:
         super().__init__()
         self.settings, self.model, self.num_classes, self.steps, self.seed = settings, model, num_classes, steps, seed
-        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD), persistent=False)
+        self.register_buffer("mean", torch.tensor(self.MEAN), persistent=False)
+        self.register_buffer("std", torch.tensor(self.STD), persistent=False)
+
+    @classmethod
+    def files(cls, settings: Any, data: DataSettings) -> Files:
+        """What is trained on: the train split of class folders.
+
+        Raises:
+            DataError: missing or incomplete.
+        """
+        return train_files(data, settings.images)
+
+    def data_module(self, files: Files, stream: Stream, workers: int) -> Streamed:
+        """The training batches of `files`, drawn by `stream`."""
+        train = cast(ImageFiles, files), self.augmentation()
+        return ImageNet(Loading(workers, self.micro_batch()), stream, train=train, replace=True)
+
+    def micro_batch(self) -> int:
+        """Images of a training batch on one device, at most; a larger share of a step is accumulated."""
+        return self.settings.device_batch
 
     def augmentation(self) -> Callable[[Image.Image], Tensor]:
         """Training transform of one image, to uint8 (3, image_size, image_size)."""
@@ -93,17 +121,27 @@ class Recipe(LightningModule):
         """Backbones to keep at the end, by file name; the evaluations take `backbone`, which comes last."""
         yield "backbone", self.backbone
 
+    def export(self, folder: Path, metadata: Metadata) -> None:
+        """Write what a finished run leaves; `backbone.safetensors`, the mark of the finished run, comes last.
+
+        Raises:
+            UserError: the folder cannot be written, or the disk is full.
+        """
+        for name, backbone in self.exports():
+            weights.save(folder / f"{name}.safetensors", backbone, metadata)
+
     def metadata(self, recipe: str) -> Metadata:
         """What must be known to rebuild the backbone from its weights; `recipe` is the name in `configs/recipes`."""
         return Metadata(
             name=self.model,
             recipe=recipe,
             image_size=self.settings.image_size,
-            mean=IMAGENET_DEFAULT_MEAN,
-            std=IMAGENET_DEFAULT_STD,
+            mean=self.MEAN,
+            std=self.STD,
             layer_scale=self.settings.layer_scale,
             registers=self.backbone.num_reg_tokens,
             info={"steps": self.steps, "seed": self.seed},
+            pre_norm=self.backbone.pre_norm,
         )
 
     def normalise(self, images: Tensor) -> Tensor:

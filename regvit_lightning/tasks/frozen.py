@@ -60,24 +60,21 @@ class TaskSettings:
 
 
 @dataclass
-class ClassificationSettings(TaskSettings):
+class ViewSettings(TaskSettings):
     """Settings of the evaluations on ImageNet.
 
     Attributes:
         resize: short side in pixels before the central crop of the evaluation view.
         crop: side of that crop in pixels.
-        held_out: share of the train images kept for choosing.
     """
 
     resize: int = MISSING
     crop: int = MISSING
-    held_out: float = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.crop > 0, f"crop={self.crop}: must be at least 1")
         check(self.resize >= self.crop, f"resize={self.resize}: must be at least crop={self.crop}")
-        check(0 < self.held_out < 1, f"held_out={self.held_out}: must lie in (0, 1)")
 
     def view(self) -> Transform:
         """The evaluation view of an image, the same for train and test."""
@@ -86,6 +83,21 @@ class ClassificationSettings(TaskSettings):
     def view_in_words(self) -> str:
         """The view, as it goes into the record."""
         return f"resize {self.resize}, centre crop {self.crop}, bicubic"
+
+
+@dataclass
+class ClassificationSettings(ViewSettings):
+    """Settings of the evaluations on ImageNet that choose something.
+
+    Attributes:
+        held_out: share of the train images kept for choosing.
+    """
+
+    held_out: float = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(0 < self.held_out < 1, f"held_out={self.held_out}: must lie in (0, 1)")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,346 @@
+"""Images with a caption each: tar shards, a CSV file or a folder, indexed once, so that any pair can be read alone.
+
+    a pattern such as `shards/train-*.tar`: webdataset's layout, <key>.jpg and <key>.txt in uncompressed tars
+    a table, .csv or .tsv in UTF-8, whose first line names a column `filepath` (below the table's folder) and a column
+        `title` or `caption`
+    a folder of images with a .txt of the same name beside each
+
+A pair is read by its place, so the order is drawn like that of class folders, and a resumed run needs no reader state.
+"""
+
+import csv
+import glob
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from regvit_lightning import seeds
+from regvit_lightning.data import mini
+from regvit_lightning.data.images import EXTENSIONS, Transform
+from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.errors import one_line
+
+CAPTION = ".txt"
+COLUMNS = ("filepath", "title", "caption")  # open_clip's names, and the usual one of the text
+READERS = 16  # shards whose headers are read at once
+
+KEPT = ("file", "offset", "size", "texts", "ends")  # arrays of the index of shards
+
+Tokenize = Callable[[Sequence[str]], Tensor]
+
+
+class Pair(NamedTuple):
+    """Where an image lies, and its caption.
+
+    Attributes:
+        file: a place in the files of the index.
+        offset, size: bytes of the image in that file; size -1 for a file that is the image.
+    """
+
+    file: int
+    offset: int
+    size: int
+    caption: str
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs of one data set, as arrays: millions of Python objects would be copied into every worker process.
+
+    Attributes:
+        files: (F,) paths of shards or images.
+        file, offset, size: (N,) as in `Pair`.
+        texts: the captions in UTF-8, one after the other.
+        ends: (N,) where each caption ends in `texts`.
+        classes: none; the captions are the labels.
+    """
+
+    files: npt.NDArray[np.bytes_]
+    file: npt.NDArray[np.int32]
+    offset: npt.NDArray[np.int64]
+    size: npt.NDArray[np.int64]
+    texts: npt.NDArray[np.uint8]
+    ends: npt.NDArray[np.int64]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return ()
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    def caption(self, place: int) -> str:
+        """Caption of one image."""
+        return self.texts[self.ends[place - 1] if place else 0 : self.ends[place]].tobytes().decode()
+
+    def path(self, place: int) -> str:
+        """Path of one image, in a shard with the member's name."""
+        file = self._file(place)
+        return file if self.size[place] < 0 else f"{file}: {_member(file, int(self.offset[place]))}"
+
+    def open(self, place: int) -> Image.Image:
+        """Decode one image as RGB.
+
+        Raises:
+            DataError: it cannot be read or is truncated.
+        """
+        try:
+            with open(self._file(place), "rb") as file:
+                file.seek(int(self.offset[place]))
+                content = file.read(int(self.size[place]))
+            with Image.open(io.BytesIO(content)) as image:
+                return image.convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
+            reason = "not an image" if "cannot identify" in str(error) else one_line(error)
+            raise DataError(f"unreadable image {self.path(place)}: {reason}; restore or remove it") from None
+
+    def _file(self, place: int) -> str:
+        return os.fsdecode(bytes(self.files[self.file[place]]))
+
+
+def train_pairs(data: DataSettings) -> Pairs:
+    """Index the image–text pairs of a data set.
+
+    Raises:
+        DataError: missing, incomplete or damaged.
+    """
+    root, source = Path(data.root), Path(data.root, data.pairs)
+    if data.rendered and not mini.is_complete(root):
+        raise DataError(f"data set '{data.name}' in {root} is missing or half-written; {data.get}")
+    if not data.pairs:
+        raise DataError(f"data '{data.name}' names no image-text pairs; give `pairs` in its file of configs/data")
+    if glob.has_magic(data.pairs):
+        pattern = os.path.join(glob.escape(data.root), data.pairs)
+        found = from_shards([Path(shard) for shard in sorted(glob.glob(pattern))], source, data.get)
+    elif source.is_dir():
+        found = from_folder(source)
+    elif source.is_file():
+        found = from_table(source)
+    else:
+        raise DataError(f"no image-text pairs: {source} is not there; {data.get}")
+    if "pairs" in data.counts and len(found) != data.counts["pairs"][0]:
+        raise DataError(f"{source} holds {len(found):,} pairs, expected {data.counts['pairs'][0]:,}; {data.get}")
+    return found
+
+
+def from_shards(shards: Sequence[Path], pattern: Path, get: str = "") -> Pairs:
+    """Index tar shards, about 10,000 pairs a second; the index is kept beside them, in a hidden folder, where possible.
+
+    Raises:
+        DataError: there is none, or one is truncated, empty or compressed, or has an image or a caption alone.
+    """
+    if not shards:
+        raise DataError(f"no image-text pairs: no shard {pattern}{f'; {get}' if get else ''}")
+    kept = shards[0].parent / f".index-{_fingerprint(shards)}"
+    if not kept.is_dir():
+        with ThreadPoolExecutor(READERS) as readers:
+            found = _joined(shards, list(readers.map(_read_shard, range(len(shards)), shards)))
+        if not _keep(found, kept):
+            return found
+    # Mapped, so that the processes of all devices share one copy.
+    arrays = {name: np.load(kept / f"{name}.npy", mmap_mode="r") for name in KEPT}
+    return Pairs(files=_encoded(shards), **arrays)
+
+
+def from_table(table: Path) -> Pairs:
+    """Index the images that a CSV or TSV file names.
+
+    Raises:
+        DataError: not such a table, no row, or a row without a caption or whose image is missing.
+    """
+    with table.open(encoding="utf-8", newline="") as file:
+        try:
+            rows = list(csv.DictReader(file, delimiter="\t" if table.suffix == ".tsv" else ","))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"{table}: not a table of image-text pairs ({one_line(error)})") from None
+    names = list(rows[0]) if rows else []
+    text = next((name for name in COLUMNS[1:] if name in names), "")
+    if COLUMNS[0] not in names or not text:
+        raise DataError(
+            f"{table}: expected a first line with filepath and title (or caption), then a row for each pair"
+        )
+    files = [table.parent / (row[COLUMNS[0]] or "") for row in rows]
+    for number, (row, image) in enumerate(zip(rows, files, strict=True), 2):
+        if not image.is_file():
+            raise DataError(f"{table}, row {number}: no image {image}; restore it or remove the row")
+        _check_caption(row[text], f"{table}, row {number}: {row[COLUMNS[0]]}")
+    return _joined(files, [_arrays([Pair(place, 0, -1, row[text].strip()) for place, row in enumerate(rows)])])
+
+
+def from_folder(folder: Path) -> Pairs:
+    """Index images with a text file of the same name beside each, in `folder` and below.
+
+    Raises:
+        DataError: there is none, or an image or a caption is alone.
+    """
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    images = {path.with_suffix(""): path for path in sorted(paths) if path.suffix.lower() in EXTENSIONS}
+    texts = {path.with_suffix(""): path for path in paths if path.suffix == CAPTION}
+    _check_partners(set(images), set(texts), str(folder))
+    pairs = [Pair(place, 0, -1, _read_text(texts[key].read_bytes(), images[key])) for place, key in enumerate(images)]
+    return _joined(list(images.values()), [_arrays(pairs)])
+
+
+def _arrays(pairs: Sequence[Pair]) -> dict[str, npt.NDArray[Any]]:
+    """What `Pairs` holds of some pairs, with the lengths of the captions."""
+    file, offset, size, captions = zip(*pairs, strict=True)
+    texts = [caption.encode() for caption in captions]
+    return {
+        "file": np.array(file, np.int32),
+        "offset": np.array(offset, np.int64),
+        "size": np.array(size, np.int64),
+        "texts": np.frombuffer(b"".join(texts), np.uint8),
+        "lengths": np.array([len(text) for text in texts], np.int64),
+    }
+
+
+def _joined(files: Sequence[Path], parts: Sequence[dict[str, npt.NDArray[Any]]]) -> Pairs:
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Pairs(files=_encoded(files), ends=whole.pop("lengths").cumsum(), **whole)
+
+
+def _encoded(files: Sequence[Path]) -> npt.NDArray[np.bytes_]:
+    return np.array([os.fsencode(file) for file in files])
+
+
+def _fingerprint(shards: Sequence[Path]) -> str:
+    """Changes with the name, the size and the time of any shard."""
+    found = [(shard.name, shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards]
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
+
+
+def _keep(found: Pairs, folder: Path) -> bool:
+    """Write an index, complete or not at all; False where the folder cannot be written."""
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir()
+        for name in KEPT:
+            np.save(temporary / f"{name}.npy", getattr(found, name))
+        temporary.rename(folder)
+    except OSError:  # no right to write, no room, or another device's process came first
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder.is_dir()
+
+
+def _read_shard(number: int, shard: Path) -> dict[str, npt.NDArray[Any]]:
+    images: dict[str, tarfile.TarInfo] = {}
+    texts: dict[str, str] = {}
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                folder, _, name = member.name.rpartition("/")
+                stem, _, extension = name.partition(".")  # webdataset cuts at the first dot
+                key = f"{folder}/{stem}" if folder else stem
+                if member.isfile() and f".{extension.lower()}" in EXTENSIONS:
+                    images[key] = member
+                elif member.isfile() and f".{extension}" == CAPTION:
+                    content = tar.extractfile(member)
+                    texts[key] = _read_text(content.read() if content else b"", f"{shard}: {key}")
+            end = tar.offset
+        with shard.open("rb") as file:
+            file.seek(end)
+            whole = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+    except (tarfile.TarError, OSError) as error:
+        raise DataError(
+            f"{shard}: truncated, empty or not an uncompressed tar ({one_line(error)}); get it anew"
+        ) from None
+    if not whole:  # tarfile stops without a word where a member's header is cut off or damaged
+        raise DataError(
+            f"{shard}: truncated or damaged at byte {end:,}: neither a member nor the end mark; get it anew"
+        )
+    _check_partners(set(images), set(texts), str(shard))
+    return _arrays([Pair(number, member.offset_data, member.size, texts[key]) for key, member in images.items()])
+
+
+def _check_partners(images: set[Any], texts: set[Any], source: str) -> None:
+    for lonely, partner in ((images - texts, "caption"), (texts - images, "image")):
+        if lonely:
+            first = ", ".join(sorted(str(key) for key in lonely)[:3])
+            raise DataError(
+                f"{source}: {len(lonely):,} without {partner}, first {first}; add the {partner} or remove it"
+            )
+    if not images:
+        raise DataError(f"{source}: holds no pair of an image ({', '.join(EXTENSIONS)}) and a caption ({CAPTION})")
+
+
+def _read_text(content: bytes, where: object) -> str:
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        raise DataError(f"{where}: its caption is not UTF-8 text; mend or remove the pair") from None
+    _check_caption(text, where)
+    return text.strip()
+
+
+def _check_caption(text: str | None, where: object) -> None:
+    if not (text or "").strip():
+        raise DataError(f"{where}: its caption is empty; write one or remove the pair")
+
+
+def _member(file: str, offset: int) -> str:
+    # The header of a tar's member is the block before its content.
+    try:
+        with open(file, "rb") as shard:
+            shard.seek(offset - tarfile.BLOCKSIZE)
+            return tarfile.TarInfo.frombuf(shard.read(tarfile.BLOCKSIZE), "utf-8", "replace").name
+    except (OSError, tarfile.TarError):
+        return f"byte {offset:,}, where the shard no longer has the member that it had"
+
+
+class DrawnPairs(Dataset[dict[str, Any]]):
+    """Augmented images with tokens for training, asked for by (position in the run, place in the pairs).
+
+    The augmentation of a sample is drawn from the seed and its position alone. A pair whose image cannot be read is
+    replaced by the next one that can, and its place is reported in `unreadable`.
+
+    Args:
+        pairs, transform, tokenize: what is read, the augmentation, and what makes tokens of texts.
+        seed: of the augmentation.
+    """
+
+    def __init__(self, pairs: Pairs, transform: Transform, tokenize: Tokenize, seed: int) -> None:
+        self.pairs, self.transform, self.tokenize, self.seed = pairs, transform, tokenize, seed
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
+        position, first = draw
+        unreadable: list[int] = []
+        for place in self._from(first):
+            try:
+                image = self.pairs.open(place)
+                break
+            except DataError:
+                unreadable.append(place)
+                if len(unreadable) == len(self):
+                    raise
+        with seeds.drawn_from(self.seed, "augment", position):
+            tokens = self.tokenize([self.pairs.caption(place)])[0]
+            return {"image": self.transform(image), "text": tokens, "unreadable": unreadable}
+
+    def _from(self, first: int) -> Iterator[int]:
+        return (place % len(self) for place in range(first, first + len(self)))
+
+
+def collate_pairs(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Samples of `DrawnPairs` as a batch: image uint8 (B, 3, H, W), text (B, L), unreadable places (any number,)."""
+    return {
+        "image": torch.stack([sample["image"] for sample in samples]),
+        "text": torch.stack([sample["text"] for sample in samples]),
+        "unreadable": torch.tensor([place for sample in samples for place in sample["unreadable"]], dtype=torch.long),
+    }

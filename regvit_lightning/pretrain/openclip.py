@@ -1,0 +1,195 @@
+"""OpenCLIP: an image and a text tower trained on pairs (Radford et al. 2021, arXiv 2103.00020), the text family.
+
+Text tower, tokenizer and loss are those of open_clip; the image tower is the register ViT with CLIP's norm before the
+first block. How the registers paper inserted them is not published: here they stand between CLS and the patches and
+pass that norm as CLS does. Constants stand in `configs/recipes/openclip*.yaml`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from open_clip.loss import ClipLoss
+from PIL import Image
+from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.transforms import v2
+
+from regvit_lightning import joint_space, vit, weights
+from regvit_lightning.data.images import Files
+from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.data.module import Loading, Streamed
+from regvit_lightning.data.pairs import DrawnPairs, Pairs, collate_pairs, train_pairs
+from regvit_lightning.data.stream import Stream
+from regvit_lightning.data.transforms import BICUBIC
+from regvit_lightning.joint_space import JointSpace, TextArchitecture
+from regvit_lightning.pretrain import recipe
+from regvit_lightning.schedules import cosine
+from regvit_lightning.settings import MISSING, check
+from regvit_lightning.weights import Metadata
+
+
+@dataclass
+class Settings(recipe.RecipeSettings):
+    """Settings of OpenCLIP.
+
+    Attributes:
+        lr: learning rate at its peak; not scaled by the batch.
+        warmup_steps: length of the linear warm-up.
+        weight_decay: not on biases, norms, CLS, registers and the logit scale.
+        beta2, epsilon: of AdamW.
+        smallest_crop: smallest share of the area in a random crop.
+        embed_dim: dimensions of the space that images and texts share.
+        text_width, text_layers, text_heads, context_length: of the text tower, see `TextArchitecture`.
+    """
+
+    lr: float = MISSING
+    warmup_steps: int = MISSING
+    weight_decay: float = MISSING
+    beta2: float = MISSING
+    epsilon: float = MISSING
+    smallest_crop: float = MISSING
+    embed_dim: int = MISSING
+    text_width: int = MISSING
+    text_layers: int = MISSING
+    text_heads: int = MISSING
+    context_length: int = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.images == "pairs", f"images={self.images}: this recipe trains on pairs of image and caption")
+        check(self.lr > 0, f"lr={self.lr}: must be positive")
+        check(self.warmup_steps >= 0, f"warmup_steps={self.warmup_steps}: must not be negative")
+        check(0 < self.smallest_crop <= 1, f"smallest_crop={self.smallest_crop}: must lie in (0, 1]")
+        check(self.batch_size > 1, f"batch_size={self.batch_size}: a pair is told from others, so at least 2")
+        check(self.context_length > 2, f"context_length={self.context_length}: start and end are 2 tokens of it")
+        heads = f"text_width={self.text_width} is not a multiple of text_heads={self.text_heads}"
+        check(self.text_heads > 0 and self.text_width % self.text_heads == 0, heads)
+
+
+class Recipe(recipe.Recipe):
+    """Register ViT and text tower, each pair told from all others of the global batch."""
+
+    MEAN, STD = OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+    settings: Settings
+
+    def __init__(self, settings: Settings, model: str, num_classes: int, steps: int, seed: int) -> None:
+        super().__init__(settings, model, num_classes, steps, seed)
+        too_long = f"warmup_steps={settings.warmup_steps} is above the {steps} steps of the run"
+        check(settings.warmup_steps <= steps, too_long)
+        options = {"image_size": settings.image_size, "layer_scale": settings.layer_scale}
+        self.backbone = vit.build(model, **options, pre_norm=True)
+        self._draw_tokens()
+        self.space = JointSpace(
+            TextArchitecture(
+                width=settings.text_width,
+                layers=settings.text_layers,
+                heads=settings.text_heads,
+                context_length=settings.context_length,
+                embed_dim=settings.embed_dim,
+            ),
+            self.backbone.embed_dim,
+        )
+
+    def _draw_tokens(self) -> None:
+        # As CLIP draws its class and position embeddings. Registers as CLS: the norm before the first block would
+        # divide their 1e-6 by the root of its epsilon.
+        for token in (self.backbone.cls_token, self.backbone.reg_token, self.backbone.pos_embed):
+            if token is not None:
+                nn.init.normal_(token, std=self.backbone.embed_dim**-0.5)
+
+    @classmethod
+    def files(cls, settings: Settings, data: DataSettings) -> Files:
+        """The image–text pairs.
+
+        Raises:
+            DataError: missing, incomplete or damaged.
+        """
+        return train_pairs(data)
+
+    def data_module(self, files: Files, stream: Stream, workers: int) -> Streamed:
+        """The training batches of pairs."""
+        pairs = DrawnPairs(cast(Pairs, files), self.augmentation(), self.space.tokenize, stream.seed)
+        return Streamed(Loading(workers, self.micro_batch()), stream, pairs, collate_train=collate_pairs)
+
+    def micro_batch(self) -> int:
+        """Everything: the loss compares all pairs of a step; `device_batch` cuts the towers' passes, see `embed`."""
+        return self.settings.batch_size
+
+    def augmentation(self) -> Callable[[Image.Image], Tensor]:
+        """OpenCLIP's only augmentation, a random crop of nearly everything."""
+        scale = (self.settings.smallest_crop, 1.0)
+        crop = v2.RandomResizedCrop(self.settings.image_size, scale=scale, interpolation=BICUBIC, antialias=True)
+        return v2.Compose([crop, v2.PILToTensor()])
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        images, texts = self.embed(batch["image"], batch["text"])
+        contrast = ClipLoss(
+            local_loss=True,  # each device its own rows, against the features of all: their mean is the whole loss
+            gather_with_grad=True,
+            rank=self.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        loss: Tensor = contrast(images, texts, self.space.logit_scale.exp())
+        self.log("train/loss", loss, sync_dist=True)
+        self.log("train/logit_scale", self.space.logit_scale.exp())
+        return loss
+
+    def embed(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors (B, E) of images uint8 (B, 3, H, W) and of texts (B, L), `device_batch` at once.
+
+        A batch above that goes through the towers in parts, which the backward pass computes once more (as GradCache,
+        Gao et al. 2021, arXiv 2101.06983): the memory is that of one part, the gradient that of the whole batch.
+        """
+        size = self.settings.device_batch
+        if len(images) <= size:
+            return self._towers(images, texts)
+        parts = zip(images.split(size), texts.split(size), strict=True)
+        done = [cast(tuple[Tensor, Tensor], checkpoint(self._towers, *part, use_reentrant=False)) for part in parts]
+        return torch.cat([image for image, _ in done]), torch.cat([text for _, text in done])
+
+    def _towers(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        cls = self.backbone(self.normalise(images))
+        return self.space.images(cls), self.space.texts(texts)
+
+    def configure_optimizers(self) -> torch.optim.AdamW:
+        settings = self.settings
+        betas = (0.9, settings.beta2)
+        groups = parameter_groups(self, settings.weight_decay)
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.epsilon, fused=True)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        lr = self.learning_rate(self.global_step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        self.log("train/lr", lr)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.space.clamp_scale()
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up that begins with one share of it, then half a cosine to 0."""
+        warmup = self.settings.warmup_steps
+        if step < warmup:
+            return self.settings.lr * (step + 1) / warmup
+        return cosine(step - warmup, self.steps - warmup, self.settings.lr)
+
+    def export(self, folder: Path, metadata: Metadata) -> None:
+        """The text tower and the projection for zero-shot, then the image tower as the backbone of every task."""
+        joint_space.save(folder / joint_space.TEXT, self.space, weights.fingerprint(self.backbone.state_dict()))
+        super().export(folder, metadata)
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """OpenCLIP's two groups: without decay what has one axis, as norms, biases and the logit scale.
+
+    CLS and registers are one vector each in timm's (1, N, D), so they do not decay either; position embeddings do.
+    """
+    single: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        token = name.endswith(("cls_token", "reg_token"))
+        (single if parameter.ndim < 2 or token else decayed).append(parameter)
+    return [{"params": single, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]

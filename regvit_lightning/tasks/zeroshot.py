@@ -1,0 +1,173 @@
+"""Zero-shot ImageNet (the registers paper's table 2b): images told apart by the text embeddings of class names.
+
+Source: Radford et al. 2021 (arXiv 2103.00020), section 3.1, and open_clip's `build_zero_shot_classifier`: every class
+name is put into every template, and the classifier's row is the normalised mean of their normalised embeddings. The
+paper does not state its prompts; open_clip's 80 templates of OpenAI are the usual choice.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from open_clip import zero_shot_metadata
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.aggregation import CatMetric
+
+from regvit_lightning import joint_space
+from regvit_lightning.backbones import Backbone
+from regvit_lightning.data import captions
+from regvit_lightning.data.imagenet import ImageNet, test_files
+from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.data.module import Loading
+from regvit_lightning.errors import UserError
+from regvit_lightning.joint_space import JointSpace
+from regvit_lightning.settings import MISSING, check
+from regvit_lightning.tasks.frozen import FrozenModule, How, Metric, Outcome, ViewSettings, bootstrap, judge
+
+METRICS = {"top1": Metric(), "top5": Metric()}
+READS = "imagenet"
+FOOTNOTE = ("view", "class_names", "templates")
+
+FIRST_WNID, LAST_WNID, WNIDS = "n01440764", "n15075141", 1000  # of the folders that open_clip's names belong to
+
+Template = Callable[[str], str]
+
+
+@dataclass
+class Settings(ViewSettings):
+    """Settings of zero-shot classification.
+
+    Attributes:
+        class_names: `imagenet`, open_clip's for the 1,000 classes, or `folders`, the names of the class folders with
+            spaces for underscores.
+        templates: `openai`, the 80 of CLIP, `simple`, 7 of them, or `rendered`, of the words of the rendered scenes.
+        text_batch: texts at once through the text tower.
+    """
+
+    class_names: str = MISSING
+    templates: str = MISSING
+    text_batch: int = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = f"class_names={self.class_names}: expected imagenet or folders"
+        check(self.class_names in ("imagenet", "folders"), names)
+        check(self.templates in TEMPLATES, f"templates={self.templates}: expected one of {', '.join(TEMPLATES)}")
+        check(self.text_batch > 0, f"text_batch={self.text_batch}: must be at least 1")
+
+
+def rendered_templates() -> list[Template]:
+    """Captions of one object as `data/captions.py` words them, its class left open."""
+    return [text.format for text in captions.templates()]
+
+
+TEMPLATES: dict[str, Callable[[], Sequence[Template]]] = {
+    "openai": lambda: zero_shot_metadata.OPENAI_IMAGENET_TEMPLATES,
+    "simple": lambda: zero_shot_metadata.SIMPLE_IMAGENET_TEMPLATES,
+    "rendered": rendered_templates,
+}
+
+
+def names_of(folders: Sequence[str], class_names: str) -> list[str]:
+    """What the classes are called.
+
+    Args:
+        folders: names of the class folders, sorted.
+        class_names: as in `Settings`.
+
+    Raises:
+        UserError: open_clip's names are asked for, and these are not ImageNet's folders.
+    """
+    if class_names == "folders":
+        return [folder.replace("_", " ") for folder in folders]
+    if (len(folders), folders[0], folders[-1]) != (WNIDS, FIRST_WNID, LAST_WNID):
+        raise UserError(
+            f"class_names=imagenet names the {WNIDS:,} classes {FIRST_WNID} … {LAST_WNID}, but the data has "
+            f"{len(folders):,}, {folders[0]} … {folders[-1]}; give class_names=folders"
+        )
+    return list(zero_shot_metadata.IMAGENET_CLASSNAMES)
+
+
+@torch.no_grad()
+def classifier(space: JointSpace, names: Sequence[str], templates: Sequence[Template], batch: int) -> Tensor:
+    """Unit vector of each class (len(names), E), float32, on the device of `space`; `batch` texts at once."""
+    texts = [template(name) for name in names for template in templates]
+    parts = [space.tokenize(texts[start : start + batch]) for start in range(0, len(texts), batch)]
+    embedded = torch.cat([space.texts(tokens.to(space.projection.device)) for tokens in parts])
+    return F.normalize(embedded.unflatten(0, (len(names), len(templates))).mean(dim=1), dim=-1)
+
+
+class ZeroShot(FrozenModule):
+    """Ranks the classes of test images by the cosine of their embeddings.
+
+    Attributes:
+        ranks: (images,) place of the true class among all, from 0, after test.
+    """
+
+    ranks: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        space: JointSpace,
+        settings: Settings,
+        names: Sequence[str],
+        templates: Sequence[Template],
+    ) -> None:
+        super().__init__(backbone, settings.precision)
+        self.space, self.settings, self.names, self.templates = space, settings, names, templates
+        self.found = CatMetric()
+
+    def on_test_start(self) -> None:
+        self.classes = classifier(self.space, self.names, self.templates, self.settings.text_batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        cls = self.tokens(batch[0])[0].cls
+        assert cls is not None, "an image tower has a CLS"
+        self.found.update(rank(self.space.images(cls) @ self.classes.T, batch[1]))
+
+    def on_test_epoch_end(self) -> None:
+        self.ranks = self.found.compute().long()
+
+
+def rank(scores: Tensor, labels: Tensor) -> Tensor:
+    """Place of the true class among all, from 0: how many score higher, or the same with a lower number.
+
+    Args:
+        scores: (B, K).
+        labels: (B,).
+    """
+    own = scores.gather(1, labels[:, None])
+    earlier = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
+    return ((scores > own) | ((scores == own) & earlier)).sum(dim=1)
+
+
+def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008
+    """Top-1 and top-5 on test.
+
+    Raises:
+        UserError: the model has no text tower, or the classes have no such names.
+        DataError: the data is missing, incomplete or unreadable.
+    """
+    space = joint_space.load(backbone.source, backbone.name, backbone.fingerprint)
+    test = test_files(data)
+    names, templates = names_of(test.classes, settings.class_names), TEMPLATES[settings.templates]()
+    module = ZeroShot(backbone, space, settings, names, templates)
+    images = ImageNet(Loading(settings.workers, settings.device_batch), test=[(test, settings.view())])
+    judge(how).test(module, images, verbose=False)
+    within = {f"top{k}": 100.0 * (module.ranks < k) for k in (1, 5)}
+    return Outcome(
+        metrics={name: right.mean().item() for name, right in within.items()},
+        images=len(test),
+        intervals={name: bootstrap(right, how.seed) for name, right in within.items()},
+        protocol={
+            "view": settings.view_in_words(),
+            "class_names": settings.class_names,
+            "templates": f"{settings.templates} ({len(templates)})",
+            "classes": len(names),
+            "text_tower": {**vars(space.architecture)},
+            "logit_scale": space.logit_scale.exp().item(),
+        },
+        floors={"chance": {f"top{k}": 100.0 * min(k / len(names), 1.0) for k in (1, 5)}},
+    )
