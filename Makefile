@@ -48,7 +48,7 @@ data: setup  ## make or check data: DATA=mini (rendered, with a contact sheet), 
 	@$(PY) -m benchmarks.data data=$(DATA) $(ARGS)
 
 pretrain: setup  ## MODEL=vitb_reg16 RECIPE=deit3 DATA=mini|full|<folder> SEED=0 GPUS=1 VARIANT= FORCE=1 ARGS="epochs=2"
-	@$(PY) -m benchmarks.pretrain model=$(MODEL) recipe=$(RECIPE) seed=$(SEED) $(COMMON)
+	@$(PY) -m benchmarks.pretrain model=$(MODEL) recipe=$(RECIPE) seed=$(SEED) results=$(RESULTS) $(COMMON)
 
 eval: setup  ## MODEL=deit3-vitb_reg16|timm/…|<file>|random-… TASK=imagenet_knn|imagenet_linear|ade20k_linear|nyud_linear1|… DATA= SEED= GPUS= VARIANT= FORCE=1 ARGS=
 	@$(PY) -m benchmarks.evaluate model=$(EVALUATED) task=$(TASK) seed=$(SEED) results=$(RESULTS) $(COMMON)

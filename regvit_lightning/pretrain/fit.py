@@ -2,16 +2,17 @@
 
 import importlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from regvit_lightning import atomic, hardware, seeds, settings, weights
 from regvit_lightning.data.imagenet import ImageNet, train_files
@@ -19,12 +20,13 @@ from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading, accumulation
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.pretrain import parallel
 from regvit_lightning.pretrain.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint, Unreadable
-from regvit_lightning.pretrain.recipe import RecipeSettings, example_grid
+from regvit_lightning.pretrain.recipe import Recipe, RecipeSettings, example_grid
 
 # Settings that may differ when a run is continued: they change how it runs, not what it computes. The device batch is
 # not among them: mixing and stochastic depth are drawn per batch, and Lightning counts micro-batches.
-FREE_TO_CHANGE = ("workers", "checkpoint_every", "log_every")
+FREE_TO_CHANGE = ("workers", "checkpoint_every", "log_every", "grad_checkpointing")
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Run:
         data: where the images are.
         seed: of everything drawn.
         folder: of checkpoint, logs and exported weights.
-        devices: number of devices of this machine.
+        devices: number of devices of each machine.
+        nodes: number of machines.
     """
 
     model: str
@@ -48,6 +51,12 @@ class Run:
     seed: int
     folder: Path
     devices: int = 1
+    nodes: int = 1
+
+    @property
+    def world(self) -> int:
+        """Number of devices in all."""
+        return self.devices * self.nodes
 
 
 def finished(run: Run) -> bool:
@@ -77,23 +86,32 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
     draws, batch_size = run.settings.epochs * len(files), run.settings.batch_size
     steps = draws // batch_size
     settings.check(steps > 0, f"batch_size={batch_size} is above the {draws} images of {run.settings.epochs} epochs")
-    module = importlib.import_module(f"regvit_lightning.pretrain.{run.settings.module}")
-    with seeds.drawn_from(run.seed, "initialise"):
-        recipe = module.Recipe(run.settings, run.model, len(files.classes), steps, run.seed)
+    hardware.check_devices(run.devices)
+    recipe = _recipe(run, len(files.classes), steps)
     metadata = recipe.metadata(run.recipe)
     recipe.save_hyperparameters({"backbone": asdict(metadata)})
     stream = Stream(len(files), run.settings.batch_size, steps, run.seed, recipe.repeats)
     loading = Loading(run.settings.workers, run.settings.device_batch)
     images = ImageNet(loading, stream, train=(files, recipe.augmentation()), replace=True)
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # Lightning starts the processes of further devices after this
-        _claim(run, force)
+    if hardware.first_process():
+        claim(run, force)
     trainer = _trainer(run, steps, [*callbacks, Unreadable(files, run.folder / "unreadable.txt")])
     last = run.folder / "last.ckpt"
     trainer.fit(recipe, images, ckpt_path=last if last.exists() else None, weights_only=True)
     hardware.leave_helpers(trainer)
+    if isinstance(trainer.strategy, ModelParallelStrategy):  # this process holds a shard of the weights, the file all
+        recipe = _recipe(run, len(files.classes), steps)
+        recipe.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
     for name, backbone in recipe.exports():
         weights.save(run.folder / f"{name}.safetensors", backbone, metadata)
     return exported
+
+
+def _recipe(run: Run, num_classes: int, steps: int) -> Recipe:
+    module = importlib.import_module(f"regvit_lightning.pretrain.{run.settings.module}")
+    with seeds.drawn_from(run.seed, "initialise"):
+        recipe: Recipe = module.Recipe(run.settings, run.model, num_classes, steps, run.seed)
+    return recipe
 
 
 def _trainer(run: Run, steps: int, callbacks: list[Callback]) -> Trainer:
@@ -102,13 +120,15 @@ def _trainer(run: Run, steps: int, callbacks: list[Callback]) -> Trainer:
     return Trainer(
         accelerator=hardware.accelerator(),
         devices=run.devices,
+        num_nodes=run.nodes,
+        strategy=parallel.strategy(options.strategy, run.world),
         precision=options.precision,  # type: ignore[arg-type]
         max_steps=steps,
-        accumulate_grad_batches=accumulation(options.batch_size, run.devices, options.device_batch),
+        accumulate_grad_batches=accumulation(options.batch_size, run.world, options.device_batch),
         logger=TensorBoardLogger(run.folder, name="", version="log"),
         log_every_n_steps=options.log_every,
         callbacks=[*callbacks, AugmentedImages(), *guards],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *parallel.environment()],
         use_distributed_sampler=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -134,7 +154,7 @@ def _description(run: Run) -> dict[str, Any]:
         "recipe": run.recipe,
         "data": str(Path(run.data.root).resolve()),
         "seed": run.seed,
-        "devices": run.devices,
+        "devices": run.world,
         **kept,
     }
 
@@ -155,7 +175,7 @@ def _changes(run: Run) -> list[str] | None:
     ]
 
 
-def _claim(run: Run, force: bool) -> None:
+def claim(run: Run, force: bool) -> None:
     """Write what is about to be trained into the folder, or refuse to mix it with another run."""
     if force and run.folder.exists():
         shutil.rmtree(run.folder)

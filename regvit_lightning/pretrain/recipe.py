@@ -6,13 +6,15 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from regvit_lightning import hardware, seeds, vit
 from regvit_lightning.data.transforms import normalise
+from regvit_lightning.pretrain import parallel
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.weights import Metadata
 
@@ -33,6 +35,10 @@ class RecipeSettings:
         workers: decoding processes per device.
         checkpoint_every: steps between checkpoints.
         log_every: steps between logged scalars.
+        grad_checkpointing: compute the blocks once more in the backward pass instead of keeping what is inside them;
+            less memory, about a third more computation, the same weights.
+        compile: run the blocks through torch.compile; the weights keep their names.
+        strategy: of several devices: `ddp`, or `fsdp` for a model that does not fit on one.
     """
 
     module: str = MISSING
@@ -46,12 +52,17 @@ class RecipeSettings:
     workers: int = MISSING
     checkpoint_every: int = MISSING
     log_every: int = MISSING
+    grad_checkpointing: bool = False
+    compile: bool = False
+    strategy: str = "ddp"
 
     def __post_init__(self) -> None:
         self.precision = hardware.precision(self.precision)
         for name in ("epochs", "batch_size", "device_batch", "image_size", "checkpoint_every", "log_every"):
             check(getattr(self, name) > 0, f"{name}={getattr(self, name)}: must be at least 1")
         check(self.workers >= 0, f"workers={self.workers}: must not be negative")
+        known = ", ".join(parallel.STRATEGIES)
+        check(self.strategy in parallel.STRATEGIES, f"strategy={self.strategy}: expected one of {known}")
 
 
 class Recipe(LightningModule):
@@ -107,9 +118,26 @@ class Recipe(LightningModule):
         """uint8 (B, 3, H, W) to the float input of the backbone."""
         return normalise(images, self.mean, self.std)
 
+    def blocks(self) -> Iterator[nn.Module]:
+        """The transformer blocks, each of which is compiled and sharded by itself: of every register ViT inside."""
+        for model in self._models():
+            yield from model.blocks
+
     def setup(self, stage: str) -> None:
-        # The fused kernel's backward pass is slow on CPUs: it doubles the step of the nano model.
-        vit.fuse_attention(self.backbone, self.trainer.strategy.root_device.type != "cpu")
+        for model in self._models():
+            # The fused kernel's backward pass is slow on CPUs: it doubles the step of the nano model.
+            vit.fuse_attention(model, self.trainer.strategy.root_device.type != "cpu")
+            model.set_grad_checkpointing(self.settings.grad_checkpointing)
+        for block in self.blocks() if self.settings.compile else ():
+            block.compile()  # in place: no `_orig_mod` in the names of the weights
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            assert self.device_mesh is not None, "Lightning has set up the processes"
+            parallel.shard(self, self.blocks(), self.device_mesh["data_parallel"])
+
+    def _models(self) -> list[vit.RegisterViT]:
+        return [module for module in self.modules() if isinstance(module, vit.RegisterViT)]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         seeds.seed_global(self.seed, "step", batch_idx, self.global_rank)

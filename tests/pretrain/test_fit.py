@@ -98,7 +98,7 @@ def test_a_killed_process_ends_with_the_same_bits(tiny, whole, tmp_path):
         f"data={tiny.root}/imagenet",
         "variant=mini",
     ]
-    command += [*WORDS, "checkpoint_every=1", f"runs={tmp_path / 'runs'}"]
+    command += [*WORDS, "checkpoint_every=1", f"runs={tmp_path / 'runs'}", f"results={tmp_path / 'results'}"]
     command.remove("checkpoint_every=3")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     folder = tmp_path / "runs" / "imagenet" / "deit3-vitn_reg2" / "seed0"
