@@ -14,12 +14,13 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 
-from regvit_lightning import atomic, hardware, seeds, settings, weights
+from regvit_lightning import atomic, hardware, seeds, settings, slurm, weights
 from regvit_lightning.data.imagenet import ImageNet, train_files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading, accumulation
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.interruption import Signals
 from regvit_lightning.pretrain import parallel
 from regvit_lightning.pretrain.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint, Unreadable
 from regvit_lightning.pretrain.recipe import Recipe, RecipeSettings, example_grid
@@ -78,6 +79,7 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
     Raises:
         UserError: the data or the folder cannot be used, the folder holds a run with other settings, or training
             cannot go on.
+        Stopped: a signal asked to stop; a checkpoint is written.
     """
     exported = run.folder / "backbone.safetensors"
     if finished(run) and not force:
@@ -95,9 +97,12 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
     images = ImageNet(loading, stream, train=(files, recipe.augmentation()), replace=True)
     if hardware.first_process():
         claim(run, force)
-    trainer = _trainer(run, steps, [*callbacks, Unreadable(files, run.folder / "unreadable.txt")])
     last = run.folder / "last.ckpt"
-    trainer.fit(recipe, images, ckpt_path=last if last.exists() else None, weights_only=True)
+    with Signals() as signals:
+        guards = [FiniteLoss(run.settings.log_every), LastCheckpoint(last, run.settings.checkpoint_every, signals)]
+        unreadable = Unreadable(files, run.folder / "unreadable.txt")
+        trainer = _trainer(run, steps, [*callbacks, unreadable, AugmentedImages(), *guards])
+        trainer.fit(recipe, images, ckpt_path=last if last.exists() else None, weights_only=True)
     hardware.leave_helpers(trainer)
     if isinstance(trainer.strategy, ModelParallelStrategy):  # this process holds a shard of the weights, the file all
         recipe = _recipe(run, len(files.classes), steps)
@@ -116,7 +121,6 @@ def _recipe(run: Run, num_classes: int, steps: int) -> Recipe:
 
 def _trainer(run: Run, steps: int, callbacks: list[Callback]) -> Trainer:
     options = run.settings
-    guards = [FiniteLoss(options.log_every), LastCheckpoint(run.folder / "last.ckpt", options.checkpoint_every)]
     return Trainer(
         accelerator=hardware.accelerator(),
         devices=run.devices,
@@ -127,8 +131,8 @@ def _trainer(run: Run, steps: int, callbacks: list[Callback]) -> Trainer:
         accumulate_grad_batches=accumulation(options.batch_size, run.world, options.device_batch),
         logger=TensorBoardLogger(run.folder, name="", version="log"),
         log_every_n_steps=options.log_every,
-        callbacks=[*callbacks, AugmentedImages(), *guards],
-        plugins=[AtomicCheckpointIO(), *parallel.environment()],
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO(), *slurm.environment()],
         use_distributed_sampler=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -35,11 +34,3 @@ def shard(module: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh) -> N
         fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)
     register_fsdp_forward_method(module, "training_step")
-
-
-def environment() -> list[SLURMEnvironment]:
-    """Lightning's plugin for a task of a Slurm job.
-
-    Its own requeueing is left out: it writes a checkpoint of another name in the middle of a step. See `signals`.
-    """
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []

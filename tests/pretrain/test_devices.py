@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMON = ["variant=mini", "workers=0", "precision=32-true", "batch_size=16", "device_batch=16", "epochs=1"]
 # Recipe: its words for a run of a few steps that draws nothing per batch of a device.
 RECIPES = {"deit3": ["cutmix=0", "mixup=0", "drop_path=0", "warmup_epochs=0.1"]}
-CLOSE = 1e-3  # of the distance moved; rounding gives about 1e-5
+CLOSE = 1e-4  # of the distance moved; measured: 1e-6
 
 
 def prepare(recipe, data, folder, *words):
@@ -62,7 +62,6 @@ def on_two(recipe, data, place, *words):
 def test_two_devices_give_the_weights_of_one(tiny, tmp_path, whole, words):
     recipe, weights, moved = whole
     found = on_two(recipe, tiny, tmp_path, *words)
-    print(distance(found, weights) / moved)
     assert 0 < distance(found, weights) < CLOSE * moved
     backbone = next(tmp_path.rglob("backbone.safetensors"))
     assert backbones.load(str(backbone), Path()).num_registers == 2
