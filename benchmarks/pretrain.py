@@ -1,12 +1,16 @@
 """Pretrain a register ViT: `python -m benchmarks.pretrain model=vitb_reg16 recipe=deit3 data=full`."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import command
 from benchmarks.data import render
 from regvit_lightning.data import layout
 from regvit_lightning.settings import setting
+
+if TYPE_CHECKING:
+    from regvit_lightning.pretrain.fit import Run
 
 DESCRIPTION = """Pretrains a register ViT. Given again, it continues where it stopped, or says that it is done.
 Writes <runs>/<data>/<recipe>-<model>/seed<k>/: last.ckpt, log/ (TensorBoard), augmented.png, backbone.safetensors; and
@@ -27,12 +31,15 @@ class Pretrain:
     runs: str = setting("folder of the runs", "runs")
     results: str = setting("folder of the results", "results")
     force: bool = setting("begin anew, whatever the folder holds", False)
+    launcher: str = setting("local, or slurm: submit the command as a job", "local")
+    partition: str = setting("of the Slurm cluster; empty takes its default", "")
+    hours: float = setting("time limit of a Slurm job; after it the job is queued again and goes on", 24.0)
 
 
 def main(options: Pretrain, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
-    from regvit_lightning import atomic, settings, vit
+    from regvit_lightning import atomic, hardware, settings, vit
     from regvit_lightning.pretrain import fit
     from regvit_lightning.pretrain.curve import Curve
 
@@ -46,16 +53,52 @@ def main(options: Pretrain, words: list[str]) -> None:
         print(f"pretrain: {name} (seed {options.seed}) is done: {folder}/backbone.safetensors")
         return
     vit.parse_name(options.model)
+    _check_launcher(options)
     render(data)
+    if options.launcher == "slurm":
+        _submit(run, options, words)
+        return
     progress.quiet()
     curve = Path(options.results) / data.name / "curves" / f"{name}.seed{options.seed}.csv"
-    atomic.check_writable(curve)
+    if hardware.first_process():
+        atomic.check_writable(curve)
     exported = fit.fit(run, [progress.Progress(f"pretrain {name}"), Curve(curve)], options.force)
     unreadable = folder / "unreadable.txt"
     if unreadable.exists():
         count = len(unreadable.read_text().splitlines())
         print(f"pretrain: {count} unreadable images were replaced by others; they are listed in {unreadable}")
     print(f"pretrain: weights in {exported}; curve in {curve}; more curves: tensorboard --logdir {folder}/log")
+
+
+def _check_launcher(options: Pretrain) -> None:
+    from regvit_lightning import hardware, settings
+
+    known = options.launcher in ("local", "slurm")
+    settings.check(known, f"launcher={options.launcher}: expected local or slurm")
+    alone = options.launcher == "local" and not hardware.started_by_cluster()
+    advice = "give LAUNCHER=slurm, or start the command by srun or torchrun on each machine"
+    settings.check(options.nodes == 1 or not alone, f"nodes={options.nodes}: {advice}")
+
+
+def _submit(run: "Run", options: Pretrain, words: list[str]) -> None:
+    """Submit the same command as a job; what can be found wrong now is not found after hours in a queue."""
+    from benchmarks import launch
+    from regvit_lightning.data.module import accumulation
+    from regvit_lightning.pretrain import fit
+
+    folder = run.folder / "slurm"
+    if found := launch.active(folder):
+        print(f"pretrain: job {found} is at it; logs in {folder}")
+        return
+    accumulation(run.settings.batch_size, run.world, run.settings.device_batch)
+    fit.claim(run, options.force)
+    own = {**asdict(options), "launcher": "local", "force": False}
+    given = [f"{key}={value}" for key, value in own.items()]
+    cpus = run.settings.workers + 1
+    job = launch.Job(
+        "pretrain", [*given, *words], folder, run.nodes, run.devices, cpus, options.hours, options.partition
+    )
+    print(f"pretrain: {launch.advice(job, launch.submit(job))}")
 
 
 def cli() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 
 from regvit_lightning.settings import check
@@ -30,6 +31,11 @@ def first_process() -> bool:
     Lightning reads it from the environment that torchrun, Slurm or its own launcher made.
     """
     return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
+
+
+def started_by_cluster() -> bool:
+    """Whether torchrun or Slurm has started this process, among others on further machines."""
+    return SLURMEnvironment.detect() or TorchElasticEnvironment.detect()
 
 
 def precision(wanted: str) -> str:

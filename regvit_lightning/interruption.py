@@ -52,10 +52,13 @@ class Signals:
             raise SystemExit(0)
         line = f"stopped at step {trainer.global_step:,} of {trainer.max_steps:,}"
         number = self.received or signal.SIGTERM
-        state = slurm.requeue(self.job) if self.job else ""
-        if state == "queued again":
-            raise Stopped(f"{line}; job {self.job} is {state} and goes on from there", number)
-        raise Stopped(f"{line}{f', job {self.job} is {state}' * bool(state)}; give the same command to go on", number)
+        if not self.job:
+            raise Stopped(f"{line}; give the same command to go on", number)
+        reason = slurm.requeue(self.job)
+        if reason:
+            line += f"; job {self.job} is not queued again here ({reason})"
+            raise Stopped(f"{line}; if Slurm does not do it, give the same command to go on", number)
+        raise Stopped(f"{line}; job {self.job} is queued again and goes on from there", number)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:

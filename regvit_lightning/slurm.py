@@ -24,17 +24,17 @@ def job() -> str:
 
 
 def requeue(number: str) -> str:
-    """Have a running job queued again, with the same number; one that was cancelled stays so.
+    """Have a running job queued again, with the same number; what Slurm or its user is ending is left to them.
 
     Returns:
-        What has become of the job, for a message: `queued again`, or its state in Slurm's words.
+        Why it was not queued again; empty when it was.
     """
     shown = _scontrol("show", "job", "--oneliner", number)
     state = re.search(r"JobState=(\w+)", shown.stdout)
     if state is None or state[1] != "RUNNING":
-        return state[1].lower() if state else f"unknown ({shown.stderr.strip()})"
+        return state[1].lower() if state else shown.stderr.strip()
     told = _scontrol("requeue", number)
-    return "queued again" if told.returncode == 0 else f"not queued again ({told.stderr.strip()})"
+    return "" if told.returncode == 0 else told.stderr.strip()
 
 
 def _scontrol(*words: str) -> subprocess.CompletedProcess[str]:
