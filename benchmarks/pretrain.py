@@ -53,12 +53,12 @@ def main(options: Pretrain, words: list[str]) -> None:
         print(f"pretrain: {name} (seed {options.seed}) is done: {folder}/backbone.safetensors")
         return
     vit.parse_name(options.model)
+    progress.quiet()
     _check_launcher(options)
     render(data)
     if options.launcher == "slurm":
         _submit(run, options, words)
         return
-    progress.quiet()
     curve = Path(options.results) / data.name / "curves" / f"{name}.seed{options.seed}.csv"
     if hardware.first_process():
         atomic.check_writable(curve)
