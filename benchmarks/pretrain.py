@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 from benchmarks import command
 from benchmarks.data import render
 from regvit_lightning.data import layout
-from regvit_lightning.settings import setting
+from regvit_lightning.settings import check, setting
 
 if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
+
     from regvit_lightning.pretrain.fit import Run
 
 DESCRIPTION = """Pretrains a register ViT. Given again, it continues where it stopped, or says that it is done.
-Writes <runs>/<data>/<recipe>-<model>/seed<k>/: last.ckpt, log/ (TensorBoard), augmented.png, backbone.safetensors; and
-<results>/<data>/curves/<recipe>-<model>.seed<k>.csv: the loss and what else is logged."""
+Writes <runs>/<data>/<recipe>-<model>/seed<k>/: last.ckpt, log/ (TensorBoard), augmented.png, norms.csv and norms.png
+(norms of every block against the step), backbone.safetensors; and <results>/<data>/curves/<recipe>-<model>.seed<k>.csv:
+the loss and what else is logged."""
 
 
 @dataclass
@@ -62,7 +65,7 @@ def main(options: Pretrain, words: list[str]) -> None:
     curve = Path(options.results) / data.name / "curves" / f"{name}.seed{options.seed}.csv"
     if hardware.first_process():
         atomic.check_writable(curve)
-    exported = fit.fit(run, [progress.Progress(f"pretrain {name}"), Curve(curve)], options.force)
+    exported = fit.fit(run, [progress.Progress(f"pretrain {name}"), Curve(curve), *_watching(run)], options.force)
     unreadable = folder / "unreadable.txt"
     if unreadable.exists():
         count = len(unreadable.read_text().splitlines())
@@ -71,13 +74,13 @@ def main(options: Pretrain, words: list[str]) -> None:
 
 
 def _check_launcher(options: Pretrain) -> None:
-    from regvit_lightning import hardware, settings
+    from regvit_lightning import hardware
 
     known = options.launcher in ("local", "slurm")
-    settings.check(known, f"launcher={options.launcher}: expected local or slurm")
+    check(known, f"launcher={options.launcher}: expected local or slurm")
     alone = options.launcher == "local" and not hardware.started_by_cluster()
     advice = "give LAUNCHER=slurm, or start the command by srun or torchrun on each machine"
-    settings.check(options.nodes == 1 or not alone, f"nodes={options.nodes}: {advice}")
+    check(options.nodes == 1 or not alone, f"nodes={options.nodes}: {advice}")
 
 
 def _submit(run: "Run", options: Pretrain, words: list[str]) -> None:
@@ -99,6 +102,18 @@ def _submit(run: "Run", options: Pretrain, words: list[str]) -> None:
         "pretrain", [*given, *words], folder, run.nodes, run.devices, cpus, options.hours, options.partition
     )
     print(f"pretrain: {launch.advice(job, launch.submit(job))}")
+
+
+def _watching(run: "Run") -> list["Callback"]:
+    """The callback that measures norms, if the recipe asks for it."""
+    from regvit_lightning.artifacts.callback import NormsDuringTraining, fixed_images
+    from regvit_lightning.artifacts.outliers import Rules
+    from regvit_lightning.data.imagenet import train_files
+
+    if not run.settings.norms_every:
+        return []
+    images = fixed_images(train_files(run.data, run.settings.images), run.settings.image_size)
+    return [NormsDuringTraining(images, run.folder, run.settings.norms_every, Rules())]
 
 
 def cli() -> None:

@@ -1,7 +1,7 @@
 """Pictures of norms and outliers, after the figures of Darcet et al. 2023 (arXiv 2309.16588).
 
-Each function draws into the axes that it is given, so that a page can be put together; only the rows of norm maps are a
-Figure of their own. Norms are those before the final norm.
+Each function draws into the axes that it is given, so that a page can be put together. Norms are those before the final
+norm.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from regvit_lightning.artifacts.norms import Norms
-from regvit_lightning.artifacts.outliers import LOW, Finding, Rules
+from regvit_lightning.artifacts.outliers import LOW, Finding, Rules, massive_share
 from regvit_lightning.artifacts.positions import Placement
-from regvit_lightning.figures import INK, PAPER
+from regvit_lightning.figures import INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def norm_histogram(axes: Axes, norms: Tensor, rules: Rules) -> None:
             lines.append(axes.axvline(at, 0, 0.78, color=colour, linewidth=1.3, linestyle=style, label=words))
     axes.set_ylim(0.7, 30 * norms.numel())  # room for the legend
     axes.legend(handles=lines, fontsize=6.5, frameon=False, labelcolor=INK, ncols=2, loc="upper right")
-    _name(axes, "norms of patches", "L2 norm", "patches")
+    label(axes, "norms of patches", "L2 norm", "patches")
 
 
 def norms_by_block(axes: Axes, norms: Tensor) -> None:
@@ -68,7 +68,7 @@ def norms_by_block(axes: Axes, norms: Tensor) -> None:
     axes.set_yscale("log")
     _whole_blocks(axes, len(values))
     _bar(axes, picture, "share of patches")
-    _name(axes, "norms after each block", "block", "L2 norm")
+    label(axes, "norms after each block", "block", "L2 norm")
 
 
 def shares_by_block(axes: Axes, findings: Mapping[str, Finding], least_share: float) -> None:
@@ -88,7 +88,38 @@ def shares_by_block(axes: Axes, findings: Mapping[str, Finding], least_share: fl
     _whole_blocks(axes, len(finding.shares))
     axes.set_xlim(left=-0.2)
     axes.legend(fontsize=6.5, frameon=False, labelcolor=INK, ncols=2, loc="upper left")
-    _name(axes, "outliers after each block", "block (0: patch embedding)", "share of patches")
+    label(axes, "outliers after each block", "block (0: patch embedding)", "share of patches")
+
+
+def norms_during_training(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Fig. 4b: norms of patches after the last block against the step, and outlier shares of every block.
+
+    Args:
+        rows: of `norms.csv`, see `artifacts/callback.py`.
+    """
+    from matplotlib.figure import Figure
+
+    depth = int(max(row["block"] for row in rows))
+    last = [row for row in rows if row["block"] == depth]
+    steps = [row["step"] for row in last]
+    figure = Figure(figsize=(11, 4), dpi=90, facecolor="white", layout="constrained")
+    norms, shares = figure.subplots(1, 2)
+    for low, high, shade in (("min", "max", 0.15), ("q01", "q99", 0.25), ("q25", "q75", 0.4)):
+        band = [row[low] for row in last], [row[high] for row in last]
+        norms.fill_between(steps, *band, color=NORMAL, alpha=shade, linewidth=0, label=f"{low} to {high}")
+    norms.plot(steps, [row["median"] for row in last], color=INK, linewidth=1.2, label="median")
+    norms.set_yscale("log")
+    plain_numbers(norms)
+    norms.legend(fontsize=7, frameon=False, labelcolor=INK)
+    label(norms, f"norms of patches after block {depth}", "step", "L2 norm")
+    for block in range(1, depth + 1):
+        share = [100 * row["factor"] for row in rows if row["block"] == block]
+        shade = 0.25 + 0.75 * block / depth
+        shares.plot(steps, share, color=OUTLIER, alpha=shade, linewidth=1.2, label=f"block {block}")
+    if depth <= 12:
+        shares.legend(fontsize=7, frameon=False, labelcolor=INK)
+    label(shares, "patches above 3 × median, darker for later blocks", "step", "% of patches")
+    return figure
 
 
 def strips(axes: Axes, groups: Mapping[str, Tensor]) -> None:
@@ -106,8 +137,8 @@ def strips(axes: Axes, groups: Mapping[str, Tensor]) -> None:
     axes.set_yscale("log")
     axes.set_xticks(range(len(groups)), list(groups))
     axes.set_xlim(-0.6, len(groups) - 0.4)
-    _plain_numbers(axes)
-    _name(axes, "norms of patches", "", "L2 norm")
+    plain_numbers(axes)
+    label(axes, "norms of patches", "", "L2 norm")
 
 
 def token_types(axes: Axes, norms: Norms, block: int) -> None:
@@ -116,7 +147,25 @@ def token_types(axes: Axes, norms: Norms, block: int) -> None:
     groups["patches"] = norms.patches[:, block - 1]
     registers = norms.registers[:, block - 1].unbind(dim=1)
     strips(axes, {**groups, **{f"reg {number}": values for number, values in enumerate(registers)}})
-    _name(axes, f"norms by kind of token, block {block}", "", "L2 norm")
+    label(axes, f"norms by kind of token, block {block}", "", "L2 norm")
+
+
+def kurtosis_by_block(axes: Axes, norms: Norms) -> None:
+    """Kurtosis over the hidden dimensions, and the share of images with a massive activation in patches, by block."""
+    kurtosis = norms.kurtosis[:, :-1].mean(dim=0)
+    axes.plot(range(1, norms.depth + 1), kurtosis.numpy(), color=NORMAL, marker="o", markersize=3, linewidth=1.4)
+    axes.axhline(3, color=GREY, linewidth=0.8, linestyle=(0, (3, 2)))
+    axes.set_yscale("log")
+    _whole_blocks(axes, norms.depth)
+    massive = massive_share(norms)
+    if massive.any():
+        right = axes.twinx()
+        right.bar(range(1, norms.depth + 1), 100 * massive.numpy(), color=OUTLIER, alpha=0.3, width=0.6)
+        right.set_ylim(0, 100)
+        right.set_ylabel("% of images with a massive activation", fontsize=7, color=OUTLIER)
+        right.tick_params(labelsize=6.5, colors=OUTLIER, length=2)
+        right.spines[:].set_visible(False)
+    label(axes, "kurtosis of hidden dimensions", "block", "mean over patches (normal: 3)")
 
 
 def share_map(axes: Axes, share: Tensor) -> None:
@@ -125,7 +174,7 @@ def share_map(axes: Axes, share: Tensor) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     _bar(axes, picture, "share of images")
-    _name(axes, "where outliers sit", "", "")
+    label(axes, "where outliers sit", "", "")
 
 
 def ring_profile(axes: Axes, placement: Placement) -> None:
@@ -137,7 +186,7 @@ def ring_profile(axes: Axes, placement: Placement) -> None:
     axes.set_xticks(distance)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}" if value < 0.001 else f"{100 * value:g}%")
     axes.legend(fontsize=7, frameon=False, labelcolor=INK)
-    _name(axes, "outliers by distance from the border", "patches from the border", "share of patches")
+    label(axes, "outliers by distance from the border", "patches from the border", "share of patches")
 
 
 def neighbour_densities(axes: Axes, similarity: Tensor, mask: Tensor) -> None:
@@ -150,57 +199,15 @@ def neighbour_densities(axes: Axes, similarity: Tensor, mask: Tensor) -> None:
     """
     for name, kind, colour in (("normal", ~mask, NORMAL), ("outliers", mask, OUTLIER)):
         values = similarity[kind].numpy()
-        label = f"{name} ({len(values):,})"
+        legend = f"{name} ({len(values):,})"
         cosine, density = _density(values)
-        axes.plot(cosine, density, color=colour, linewidth=1.4, label=label)
+        axes.plot(cosine, density, color=colour, linewidth=1.4, label=legend)
         axes.fill_between(cosine, density, color=colour, alpha=0.2, linewidth=0)
     low = float(similarity.min())
     axes.set_xlim(max(min(0.0, low) - 0.05, -1.02), 1.02)
     axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # room for the legend
     axes.legend(fontsize=7, frameon=False, labelcolor=INK, loc="upper left")
-    _name(axes, "similarity to the 4 neighbours", "cosine after the patch embedding", "density")
-
-
-def norm_maps(images: Sequence[npt.NDArray[np.uint8]], columns: Mapping[str, Tensor]) -> Figure:
-    """Fig. 21: one row for each image: the image, and maps of its norms, on one scale for each column.
-
-    Args:
-        images: (H, W, 3) each, of one size.
-        columns: norms (N, h, w) of these images by title, such as blocks or models.
-
-    Raises:
-        ValueError: a column has another number of images.
-    """
-    from matplotlib.figure import Figure
-
-    if any(len(norms) != len(images) for norms in columns.values()):
-        raise ValueError(f"{len(images)} images and {[len(norms) for norms in columns.values()]} rows of norms")
-    side, gap, above, below = 1.7, 0.08, 0.32, 0.34
-    height, width = images[0].shape[0] / images[0].shape[1] * side, side
-    total = len(images) * (height + gap) + above + below, (1 + len(columns)) * (width + gap) + gap
-    figure = Figure(figsize=total[::-1], dpi=100, facecolor=PAPER)
-
-    def panel(row: int, column: int) -> Axes:
-        left, top = gap + column * (width + gap), above + row * (height + gap)
-        corner = left / total[1], 1 - (top + height) / total[0]
-        axes = figure.add_axes((*corner, width / total[1], height / total[0]))
-        axes.axis("off")
-        return axes
-
-    for row, image in enumerate(images):
-        panel(row, 0).imshow(image)
-    for column, (title, norms) in enumerate(columns.items(), 1):
-        for row, values in enumerate(norms):
-            axes = panel(row, column)
-            picture = axes.imshow(values.numpy(), cmap="viridis", vmin=float(norms.min()), vmax=float(norms.max()))
-            if row == 0:
-                axes.set_title(title, fontsize=9, color=INK, pad=4)
-        low = axes.get_position()
-        strip = figure.add_axes((low.x0, 0.2 / total[0], low.width, 0.07 / total[0]))
-        bar = figure.colorbar(picture, cax=strip, orientation="horizontal")
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(labelsize=6.5, length=1.5, pad=1, color=INK, labelcolor=INK)
-    return figure
+    label(axes, "similarity to the 4 neighbours", "cosine after the patch embedding", "density")
 
 
 def _points(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
@@ -222,7 +229,7 @@ def _density(values: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.floating]
     return (edges[1:] + edges[:-1]) / 2, smooth / max(len(values), 1) * GRID / 2
 
 
-def _name(axes: Axes, title: str, x: str, y: str) -> None:
+def label(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_title(title, fontsize=9.5, color=INK, loc="left", weight="bold", pad=5)
     axes.set_xlabel(x, fontsize=8, color=INK, labelpad=2)
     axes.set_ylabel(y, fontsize=8, color=INK, labelpad=2)
@@ -236,10 +243,10 @@ def _whole_blocks(axes: Axes, depth: int) -> None:
     axes.set_xticks([1, *range(step, depth + 1, step)] if step > 1 else range(1, depth + 1))
     axes.set_xlim(0.5, depth + 0.5)
     if axes.get_yscale() == "log":
-        _plain_numbers(axes)
+        plain_numbers(axes)
 
 
-def _plain_numbers(axes: Axes) -> None:
+def plain_numbers(axes: Axes) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

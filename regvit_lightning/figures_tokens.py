@@ -81,6 +81,32 @@ def head_maps(figure: Figure | SubFigure, images: Sequence[npt.NDArray[np.uint8]
     attention_maps(figure, images, {f"head {index}": heads[:, index] for index in range(heads.shape[1])}, title)
 
 
+def norm_maps(
+    figure: Figure | SubFigure, images: Sequence[npt.NDArray[np.uint8]], columns: Mapping[str, Maps], title: str
+) -> None:
+    """A row for each image: the image, and maps of its norms (Fig. 21), on one scale for each column.
+
+    Made for `size(len(images), 1 + len(columns))`.
+
+    Args:
+        images: (H, W, 3) each.
+        columns: norms (N, h, w) of these images by title, such as blocks or models.
+        title: stands above.
+
+    Raises:
+        ValueError: images and maps are not of one number.
+    """
+    _check(images, list(columns.values()))
+    panels = _panels(figure, len(images), 1 + len(columns), title, "one scale for each column: least to largest norm")
+    for row, image in enumerate(images):
+        _image(panels[row][0], image)
+        for axes, norms in zip(panels[row][1:], columns.values(), strict=True):
+            low, high = float(norms.min()), float(norms.max())
+            _bare(axes).imshow(norms[row], cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
+    ranges = [f"{name}: {norms.min():.3g} to {norms.max():.3g}" for name, norms in columns.items()]
+    _titles(panels[0], ["image", *ranges])
+
+
 def mean_attention(figure: Figure | SubFigure, maps: Mapping[str, Maps], title: str) -> None:
     """One row of mean maps over images (Fig. 16), each from 0 to its own largest share.
 

@@ -129,16 +129,3 @@ def test_nothing_to_see_is_drawn_without_a_warning(recwarn):
     figures.neighbour_densities(axes[5], same[:, 0], none)
     FigureCanvasAgg(figure).draw()
     assert not recwarn.list
-
-
-def test_norm_maps_row_by_row(case, norms):
-    images = [image.permute(1, 2, 0).numpy() for image in case.images[:3]]
-    figure = figures.norm_maps(images, {"block 2": norms.raw[:3, 1], "block 3": norms.raw[:3, 2]})
-    FigureCanvasAgg(figure).draw()
-    shown = [axes.get_images()[0].get_array() for axes in figure.axes if axes.get_images()]
-    for row in range(3):
-        np.testing.assert_array_equal(shown[row], images[row])
-        np.testing.assert_array_equal(shown[3 + row], norms.raw[row, 1])
-        np.testing.assert_array_equal(shown[6 + row], norms.raw[row, 2])
-    with pytest.raises(ValueError, match=r"3 images and \[2\] rows"):
-        figures.norm_maps(images, {"block 2": norms.raw[:2, 1]})

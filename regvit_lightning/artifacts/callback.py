@@ -17,15 +17,20 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
-from regvit_lightning import atomic
+from regvit_lightning import atomic, figures_artifacts
 from regvit_lightning.artifacts.norms import Norms, measure
 from regvit_lightning.artifacts.outliers import Rules
 from regvit_lightning.backbones import Backbone
+from regvit_lightning.data.images import ImageFiles, open_image
+from regvit_lightning.data.layout import DataError
+from regvit_lightning.data.transforms import centre_crop
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.pretrain.recipe import Recipe
 from regvit_lightning.settings import check
+from regvit_lightning.tasks import dense
 
 FILE = "norms.csv"
+IMAGES = 32  # that are measured
 QUANTILES = {"min": 0.0, "q01": 0.01, "q25": 0.25, "median": 0.5, "q75": 0.75, "q99": 0.99, "max": 1.0}
 
 COLUMNS = ["step", "block", *QUANTILES, *Rules().words()]  # quantiles of the norms of patches, shares of outliers
@@ -37,7 +42,8 @@ class NormsDuringTraining(Callback):
     """Writes norm quantiles and outlier shares per block against the step, to TensorBoard and `norms.csv`.
 
     The file has one row for each measured step and block 1..depth, in order and once each: a run that goes on from a
-    checkpoint drops the rows of later steps. It is rewritten as a whole, so it is never cut off.
+    checkpoint drops the rows of later steps. It is rewritten as a whole, so it is never cut off. At the end of the run
+    `norms.png` shows it.
 
     Args:
         images: (B, 3, H, W) uint8, the same at every step.
@@ -64,6 +70,11 @@ class NormsDuringTraining(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self._when_due(trainer, pl_module)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and self.rows:
+            picture = figures_artifacts.norms_during_training(self.rows)
+            atomic.write(self.path.with_suffix(".png"), lambda temporary: picture.savefig(temporary, format="png"))
+
     def _when_due(self, trainer: Trainer, recipe: Any) -> None:
         step = trainer.global_step
         # A step has several batches where gradients are accumulated.
@@ -78,7 +89,7 @@ class NormsDuringTraining(Callback):
 
     def _measure(self, recipe: Recipe) -> Norms:
         images = recipe.normalise(self.images.to(recipe.device))
-        with _frozen(recipe.backbone):
+        with _frozen(recipe.backbone), torch.compiler.set_stance("force_eager"):  # compiled blocks do not heed hooks
             facts = recipe.settings.image_size, recipe.mean.tolist(), recipe.std.tolist()
             backbone = Backbone(recipe.backbone, recipe.model, *facts)
             return measure(backbone, images)
@@ -96,6 +107,23 @@ def _frozen(model: nn.Module) -> Iterator[None]:
             module.training = mode
         for parameter, flag in trained.items():
             parameter.requires_grad_(flag)
+
+
+def fixed_images(files: ImageFiles, size: int) -> Tensor:
+    """Images to measure, uint8 (32, 3, size, size) or fewer: evenly spread over `files`, unreadable ones left out.
+
+    Raises:
+        DataError: none of those looked at can be read.
+    """
+    view, found = centre_crop(size, size), list[Tensor]()
+    for place in dense.examples(len(files), IMAGES):
+        try:
+            found.append(view(open_image(files.path(place))))
+        except DataError as error:
+            unreadable = error
+    if not found:
+        raise unreadable
+    return torch.stack(found)
 
 
 def describe(norms: Norms, rules: Rules, step: int) -> list[Row]:

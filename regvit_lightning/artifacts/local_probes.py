@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from regvit_lightning.artifacts.logistic import Linear, softmax_regression
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.errors import UserError
 from regvit_lightning.settings import check
@@ -128,17 +128,6 @@ def _by_kind(batch: Patches) -> dict[str, Patches]:
 # ------------------------------------------------------------------------------------------------------- position
 
 
-@dataclass(frozen=True)
-class Linear:
-    """features @ weight + bias, weight (D, K), bias (K,)."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __call__(self, features: Tensor) -> Tensor:
-        return features.to(self.weight) @ self.weight + self.bias
-
-
 def position(train: Iterable[Patches], test: Iterable[Patches], shared: bool) -> dict[str, PositionScore | None]:
     """Where test patches are, by a linear model on their tokens; all train features are held in memory.
 
@@ -158,8 +147,7 @@ def position(train: Iterable[Patches], test: Iterable[Patches], shared: bool) ->
         source = trained_on[kind]
         usable = len(rows.positions) > 0 and len(source.positions) > 0
         if usable and id(source) not in fits:
-            classes = source.grid[0] * source.grid[1]
-            fits[id(source)] = softmax_regression(source.features, source.positions, classes)
+            fits[id(source)] = _standardised_regression(source)
         scores[kind] = _position_score(fits[id(source)], rows) if usable else None
     return scores
 
@@ -178,31 +166,15 @@ def _cat(batches: Iterable[Patches]) -> Patches:
     )
 
 
-@torch.inference_mode(False)  # a test loop of Lightning forbids gradients, and those of what was made in it
-@torch.enable_grad()
-def softmax_regression(features: Tensor, labels: Tensor, classes: int) -> Linear:
-    """Linear model (D, classes) by L-BFGS on the mean cross-entropy and a small L2 penalty, in float32.
-
-    Args:
-        features: (n, D), standardised inside; the model that is returned takes them as they are.
-        labels: (n,), 0 to classes - 1.
-    """
-    mean, std = features.float().mean(dim=0), features.float().std(dim=0, correction=0)
+def _standardised_regression(rows: Patches) -> Linear:
+    """Position from the features as they are; the penalty is on the weights of standardised features."""
+    features = rows.features.double()
+    mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
     std = std.where(std > 0, 1)
-    rows, places = (features.float() - mean) / std, labels.clone()
-    weight = rows.new_zeros(rows.shape[1], classes, requires_grad=True)
-    bias = rows.new_zeros(classes, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=POSITION_STEPS, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        value = F.cross_entropy(rows @ weight + bias, places) + POSITION_PENALTY * weight.square().sum()
-        value.backward()
-        return value
-
-    optimiser.step(loss)  # type: ignore[arg-type]
-    unscaled = weight.detach() / std[:, None]
-    return Linear(unscaled, bias.detach() - mean @ unscaled)
+    classes = rows.grid[0] * rows.grid[1]
+    model = softmax_regression((features - mean) / std, rows.positions, classes, POSITION_PENALTY, POSITION_STEPS)
+    unscaled = model.weight / std[:, None]
+    return Linear(unscaled, model.bias - mean @ unscaled)
 
 
 def _position_score(model: Linear, rows: Patches) -> PositionScore:

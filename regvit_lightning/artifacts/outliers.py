@@ -49,6 +49,11 @@ def at_factor(norms: Tensor, factor: float) -> Tensor:
     return factor * norms.median()
 
 
+def beyond(rule: str, cutoff: float, norms: Tensor) -> Tensor:
+    """Which norms are outliers by `rule`: those above the cutoff, or below it for the rules in `LOW`."""
+    return norms < cutoff if rule in LOW else norms > cutoff
+
+
 @dataclass
 class Rules:
     """Constants of the rules.
@@ -88,7 +93,7 @@ class Rules:
 
     def masks(self, norms: Tensor) -> dict[str, Tensor]:
         """Outliers among norms (N, h, w) by each rule: boolean (N, h, w)."""
-        return {name: norms < at if name in LOW else norms > at for name, at in self.cutoffs(norms).items()}
+        return {name: beyond(name, at, norms) for name, at in self.cutoffs(norms).items()}
 
     def words(self) -> dict[str, str]:
         """Each rule as it is written in a sentence or a legend."""
@@ -265,6 +270,11 @@ def massive(norms: Norms) -> Tensor:
     Massive: above 100 and at least 1000 × the median |activation| of the image (Sun et al. 2024, arXiv 2402.17762).
     """
     return (norms.largest > MASSIVE_MAGNITUDE) & (norms.largest >= MASSIVE_RATIO * norms.median[..., None])
+
+
+def massive_share(norms: Norms) -> Tensor:
+    """(depth,) share of images with a massive activation in a patch, after each block."""
+    return massive(norms)[:, :-1, -1].double().mean(dim=0)
 
 
 def main_dimension(norms: Norms, block: int) -> tuple[int, float]:

@@ -98,7 +98,7 @@ class Neighbours:
     Attributes:
         outliers, normal: means over all patches of the kind; NaN for a kind that is not there.
         difference: outliers - normal.
-        interval: 95 % of the difference, by resampling images.
+        interval: 95 % of the difference, by resampling the images that have an outlier.
     """
 
     outliers: float
@@ -119,7 +119,10 @@ def compare_neighbours(similarity: Tensor, mask: Tensor, seed: int = 0) -> Neigh
     columns = (mask * similarity, mask, ~mask * similarity, ~mask)
     sums = torch.stack([column.double().sum(dim=1) for column in columns], dim=1)
     total = sums.mean(dim=0)
-    interval = bootstrap(sums[mask.any(dim=1)], seed, _difference) if mask.any() else (float("nan"),) * 2
+    having = mask.any(dim=1)
+    others, count = sums[~having].sum(dim=0), int(having.sum())
+    found = bootstrap(sums[having], seed, lambda mean: _difference(count * mean + others)) if count else None
+    interval = found or (float("nan"), float("nan"))
     return Neighbours(float(total[0] / total[1]), float(total[2] / total[3]), _difference(total), interval)
 
 

@@ -5,18 +5,16 @@ random. The regression is that of DINOv2's evaluations (dinov2/eval/log_regressi
 ten on 10 % of train, then fitted on all of train. What the paper does with images without an outlier is not known.
 """
 
-import copy
 import math
 import statistics
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from regvit_lightning import seeds
+from regvit_lightning.artifacts.logistic import Linear, softmax_regression
 from regvit_lightning.backbones import Tokens
 from regvit_lightning.settings import check
 
@@ -166,43 +164,49 @@ def classify(train: Features, test: Features, settings: TokenSettings, seed: int
     Returns:
         The score, or None where train has fewer than two classes or test no image with such a token.
     """
-    order = torch.randperm(len(train.labels), generator=seeds.generator(seed, "held out"))
-    held_out, kept = order.tensor_split([max(round(settings.held_out * len(order)), 1)])
-    if len(train.labels[kept].unique()) < 2 or len(test.labels) == 0:
+    chosen = choose(train, settings, seed)
+    if chosen is None or len(test.labels) == 0:
         return None
-    chosen = _choose(train, kept, held_out, settings)
-    right = [
-        _right(_fit(fitted, train.labels, [chosen], settings)[0], tested, test.labels)
+    found = [
+        right(regression(fitted, train.labels, chosen, settings), tested, test.labels)
         for fitted, tested in zip(train.values, test.values, strict=True)
     ]
-    return Score(torch.stack(right), chosen, len(train.labels))
+    return Score(torch.stack(found), chosen, len(train.labels))
 
 
-def _choose(train: Features, kept: Tensor, held_out: Tensor, settings: TokenSettings) -> float:
-    """The value of C that is best on the held-out images, the smallest of several."""
+def choose(train: Features, settings: TokenSettings, seed: int = 0) -> float | None:
+    """The value of C that is best on held-out images with the first draw, the smallest of several.
+
+    Returns:
+        None where what is left of train has fewer than two classes.
+    """
+    order = torch.randperm(len(train.labels), generator=seeds.generator(seed, "held out"))
+    held_out, kept = order.tensor_split([max(round(settings.held_out * len(order)), 1)])
+    features, labels = train.values[0], train.labels
+    if len(labels[kept].unique()) < 2:
+        return None
     grid = [10.0**exponent for exponent in settings.exponents]
     if len(grid) == 1:
         return grid[0]
-    features, labels = train.values[0], train.labels
     fitted = _fit(features[kept], labels[kept], grid, settings)
-    reached = [int(_right(model, features[held_out], labels[held_out]).sum()) for model in fitted]
+    reached = [int(right(model, features[held_out], labels[held_out]).sum()) for model in fitted]
     return grid[reached.index(max(reached))]
 
 
-def _fit(features: Tensor, labels: Tensor, grid: Sequence[float], settings: TokenSettings) -> list[Any]:
-    """scikit-learn's regression for each C, ascending: each starts where the last one ended."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
+def regression(features: Tensor, labels: Tensor, C: float, settings: TokenSettings) -> Linear:
+    """Logistic regression of labels (N,) from features (N, D)."""
+    return _fit(features, labels, [C], settings)[0]
 
-    model = LogisticRegression(tol=1e-12, max_iter=settings.iterations, warm_start=True)
-    fitted = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the protocol's limit of iterations is meant
-        for value in grid:
-            model.set_params(C=value).fit(features.double().numpy(), labels.numpy())
-            fitted.append(copy.deepcopy(model))
+
+def right(model: Linear, features: Tensor, labels: Tensor) -> Tensor:
+    """Which of the images (N,) the model puts into their class."""
+    return model(features).argmax(dim=1) == labels
+
+
+def _fit(features: Tensor, labels: Tensor, grid: Sequence[float], settings: TokenSettings) -> list[Linear]:
+    """The regression for each C, ascending: each starts where the last one ended."""
+    classes, fitted = int(labels.max()) + 1, list[Linear]()
+    for C in grid:
+        penalty, start = 1 / (2 * len(labels) * C), fitted[-1] if fitted else None
+        fitted.append(softmax_regression(features, labels, classes, penalty, settings.iterations, start))
     return fitted
-
-
-def _right(model: Any, features: Tensor, labels: Tensor) -> Tensor:
-    return torch.from_numpy(model.predict(features.double().numpy())) == labels

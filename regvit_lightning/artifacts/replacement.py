@@ -10,7 +10,7 @@ their neighbours, so a batch would hand registers of the same class around, and 
 every image gets the registers of a reference image, drawn from the seed and from the number of images seen before.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -21,23 +21,6 @@ from regvit_lightning import seeds
 from regvit_lightning.backbones import Backbone, Tokens
 
 KINDS = ("zero", "mean", "noise", "shuffle")
-
-
-def reference_registers(backbone: Backbone, batches: Iterable[Tensor]) -> Tensor:
-    """Registers after every block for reference images, which should come from train and from all classes.
-
-    Args:
-        batches: normalised images (B, 3, H, W).
-
-    Returns:
-        (M, depth, R, D) float32 on the CPU, for M images in all.
-    """
-    found = []
-    for images in batches:
-        with torch.inference_mode():
-            blocks = backbone(images, range(backbone.depth), norm=False)
-        found.append(torch.stack([tokens.registers for tokens in blocks], dim=1).to("cpu", torch.float32, copy=True))
-    return torch.cat(found)
 
 
 def stand_ins(kind: str, registers: Tensor, seed: int = 0) -> Tensor:
@@ -64,7 +47,7 @@ def stand_ins(kind: str, registers: Tensor, seed: int = 0) -> Tensor:
 
 
 @contextmanager
-def replaced(backbone: Backbone, stand_ins: Tensor, seed: int = 0) -> Iterator[None]:
+def replaced(backbone: Backbone, stand_ins: Tensor, seed: int = 0, first: int = 0) -> Iterator[None]:
     """Inside, the backbone computes with `stand_ins` for its registers; any evaluation can run under it unchanged.
 
     It holds for what is trained inside as well as for what is tested, and in this process only: one device.
@@ -72,11 +55,12 @@ def replaced(backbone: Backbone, stand_ins: Tensor, seed: int = 0) -> Iterator[N
     Args:
         stand_ins: (M, depth, R, D); an image takes one row of it, for all blocks.
         seed: of the rows.
+        first: how many images were seen before.
 
     Raises:
         UserError: a model without registers.
     """
-    seen, rows = 0, torch.empty(0, dtype=torch.long)
+    seen, rows = first, torch.empty(0, dtype=torch.long)
 
     def rewrite(block: int, registers: Tensor) -> Tensor:
         nonlocal seen, rows
@@ -87,23 +71,6 @@ def replaced(backbone: Backbone, stand_ins: Tensor, seed: int = 0) -> Iterator[N
 
     with backbone.rewriting_registers(rewrite):
         yield
-
-
-def controls(score: Callable[[], float], backbone: Backbone, registers: Tensor, seed: int = 0) -> dict[str, float]:
-    """A score with the registers as they are (`intact`) and under all replacements, so that zero never stands alone.
-
-    Args:
-        score: runs an evaluation of `backbone`, such as `lambda: knn.run(backbone, …).metrics["top1"]`.
-        registers: of reference images, see `reference_registers`.
-
-    Raises:
-        UserError: a model without registers.
-    """
-    scores = {}
-    for kind in KINDS:
-        with replaced(backbone, stand_ins(kind, registers, seed), seed):
-            scores[kind] = score()
-    return {"intact": score(), **scores}
 
 
 def patch_change(before: Tokens, after: Tokens) -> Tensor:

@@ -27,7 +27,7 @@ from regvit_lightning.pretrain.recipe import Recipe, RecipeSettings, example_gri
 
 # Settings that may differ when a run is continued: they change how it runs, not what it computes. The device batch is
 # not among them: mixing and stochastic depth are drawn per batch, and Lightning counts micro-batches.
-FREE_TO_CHANGE = ("workers", "checkpoint_every", "log_every", "grad_checkpointing")
+FREE_TO_CHANGE = ("workers", "checkpoint_every", "log_every", "norms_every", "grad_checkpointing")
 
 
 @dataclass(frozen=True)

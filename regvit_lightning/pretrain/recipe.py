@@ -35,6 +35,7 @@ class RecipeSettings:
         workers: decoding processes per device.
         checkpoint_every: steps between checkpoints.
         log_every: steps between logged scalars.
+        norms_every: steps between measurements of the norms of every block, 0 for none.
         grad_checkpointing: compute the blocks once more in the backward pass instead of keeping what is inside them;
             less memory, about a third more computation, the same weights.
         compile: run the blocks through torch.compile; the weights keep their names.
@@ -52,6 +53,7 @@ class RecipeSettings:
     workers: int = MISSING
     checkpoint_every: int = MISSING
     log_every: int = MISSING
+    norms_every: int = MISSING
     grad_checkpointing: bool = False
     compile: bool = False
     strategy: str = "ddp"
@@ -60,9 +62,12 @@ class RecipeSettings:
         self.precision = hardware.precision(self.precision)
         for name in ("epochs", "batch_size", "device_batch", "image_size", "checkpoint_every", "log_every"):
             check(getattr(self, name) > 0, f"{name}={getattr(self, name)}: must be at least 1")
-        check(self.workers >= 0, f"workers={self.workers}: must not be negative")
+        for name in ("workers", "norms_every"):
+            check(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: must not be negative")
         known = ", ".join(parallel.STRATEGIES)
         check(self.strategy in parallel.STRATEGIES, f"strategy={self.strategy}: expected one of {known}")
+        whole = self.strategy == "ddp" or self.norms_every == 0
+        check(whole, f"norms_every={self.norms_every}: no device of strategy=fsdp holds the whole backbone; give 0")
 
 
 class Recipe(LightningModule):

@@ -1,43 +1,40 @@
-"""The artifact report: has this backbone high-norm tokens, from which block on, where, and what do they draw?
+"""The artifact report: has this backbone high-norm tokens, from which block on, where, and what do they hold and draw?
 
-Source: Darcet et al. 2023 (arXiv 2309.16588), sections 2 and 3; the rules and measures stand in
+Source: Darcet et al. 2023 (arXiv 2309.16588), sections 2 and 3; the rules, measures and probes stand in
 `regvit_lightning/artifacts/` with their own sources. Norms are those of the residual stream before the final norm.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from regvit_lightning import figures_artifacts, figures_tokens
-from regvit_lightning.artifacts import attention, collapse, outliers, positions
+from regvit_lightning import figures_report
+from regvit_lightning.artifacts import controls, cost, local_probes, outliers, positions, probes
+from regvit_lightning.artifacts.contents import Contents, OutlierMask, ProbeSettings, TokenPass
+from regvit_lightning.artifacts.controls import Effect, ReplacedPass
+from regvit_lightning.artifacts.last_block import LastBlockPass
 from regvit_lightning.artifacts.norms import NormPass, Norms
-from regvit_lightning.artifacts.outliers import Finding, Rules
+from regvit_lightning.artifacts.outliers import Rules
+from regvit_lightning.artifacts.report import Report
 from regvit_lightning.backbones import Backbone
-from regvit_lightning.data.imagenet import ImageNet, test_files
+from regvit_lightning.data.discovery import SETS, boxed_images
+from regvit_lightning.data.imagenet import ImageNet, test_files, train_files
+from regvit_lightning.data.images import ImageFiles
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading
-from regvit_lightning.data.transforms import centre_crop, normalise
+from regvit_lightning.data.transforms import centre_crop
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.tasks import dense
 from regvit_lightning.tasks.frozen import FrozenModule, How, Metric, Outcome, TaskSettings, bootstrap, judge
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 METRICS = {
     "outlier_share": Metric(better=-1, decimals=2),
-    "outlier_share_peak": Metric(better=-1, decimals=2),
     "max_over_median": Metric(better=-1, unit="×", decimals=1),
 }
 READS = "imagenet"
 FOOTNOTE = ("rule", "view")
-SHARE_RULE = "factor"  # of Rules: needs no scale of the model and no shape of its norms
 
 
 @dataclass
@@ -45,23 +42,34 @@ class Settings(TaskSettings):
     """Settings of the artifact report.
 
     Attributes:
+        source: `imagenet`, its train and test images; or `voc07`, `voc12`, `coco20k`: images without classes, of which
+            every other one is a train image.
         resize: short side in pixels before the central crop.
         crop: side of that crop in pixels.
-        images: so many of the test images, evenly spread over the classes; norms and positions are of these.
-        detailed: so many of those for attention and collapse, which need every token.
-        shown: so many of those in the picture.
+        images: so many of the test images, evenly spread over the classes.
+        detailed: so many of those for attention and collapse, which need every token; and so many train images whose
+            registers stand in for those of others.
+        shown: so many of those in the pictures.
+        rule: whose outliers after the last block are looked at more closely.
         rules: constants of the rules for outliers.
+        probes: settings of the probes.
     """
 
+    source: str = MISSING
     resize: int = MISSING
     crop: int = MISSING
     images: int = MISSING
     detailed: int = MISSING
     shown: int = MISSING
+    rule: str = MISSING
     rules: Rules = field(default_factory=Rules)
+    probes: ProbeSettings = field(default_factory=ProbeSettings)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        sources, rules = ("imagenet", *SETS), self.rules.words()
+        check(self.source in sources, f"source={self.source}: expected one of {', '.join(sources)}")
+        check(self.rule in rules, f"rule={self.rule}: expected one of {', '.join(rules)}")
         check(self.resize >= self.crop > 0, f"resize={self.resize}, crop={self.crop}: expected resize >= crop > 0")
         order = 0 < self.shown <= self.detailed <= self.images
         check(
@@ -69,153 +77,118 @@ class Settings(TaskSettings):
         )
 
 
-class LastBlockPass(FrozenModule):
-    """Attention of the last block and collapse of its patches, given which patches are outliers there.
+class Passes:
+    """Ordered passes of a backbone over the images of a report.
 
     Args:
-        backbone, precision: as for `FrozenModule`.
-        masks: (N, h, w) outliers after the last block, of the images in their order.
-
-    Attributes:
-        scores: values of each image by name, lists of (B,).
-        images: uint8 (B, 3, H, W) of the batches.
-        maps: attention maps of the batches, see `attention.maps`.
+        train, test: images, those of the report.
+        settings, how: of the report.
     """
 
-    def __init__(self, backbone: Backbone, precision: str, masks: Tensor) -> None:
-        super().__init__(backbone, precision)
-        self.masks, self.first = masks, 0
-        self.scores: dict[str, list[Tensor]] = {}
-        self.images: list[Tensor] = []
-        self.maps: list[dict[str, Tensor]] = []
+    def __init__(self, train: ImageFiles, test: ImageFiles, settings: Settings, how: How) -> None:
+        self.train, self.test, self.how = train, test, how
+        self.view = centre_crop(settings.resize, settings.crop)
+        self.loading = Loading(settings.workers, settings.device_batch)
 
-    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        mask = self.masks[self.first : self.first + len(batch[0])].to(self.device)
-        self.first += len(batch[0])
-        images = normalise(batch[0], self.mean, self.std)
-        bf16 = self.frozen.precision == "bf16-mixed"
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-            inside = self.frozen.backbone.last_block(images)
-        for name, values in self._scores(inside, mask).items():
-            self.scores.setdefault(name, []).append(values.float().cpu())
-        self.images.append(batch[0].cpu())
-        self.maps.append({name: values.cpu() for name, values in attention.maps(inside.attention).items()})
+    def over(self, module: FrozenModule, *files: ImageFiles) -> None:
+        """Run the test pass of `module` over each of `files`."""
+        images = ImageNet(self.loading, test=[(part, self.view) for part in files])
+        judge(self.how).test(module, images, verbose=False)
 
-    @staticmethod
-    def _scores(inside: Any, mask: Tensor) -> dict[str, Tensor]:
-        found: dict[str, Tensor | None] = {"attention_entropy_cls": attention.cls_entropy(inside.attention)}
-        for source, mass in attention.mass(inside.attention, mask).items():
-            found[f"attention_{source}_to_outliers"] = mass.outliers
-            found[f"attention_{source}_to_registers"] = mass.registers.sum(dim=1)
-            found[f"attention_{source}_outlier_preference"] = attention.outlier_preference(mass, mask)
-        measured = collapse.measure(inside.tokens)
-        found |= {name: getattr(measured, name) for name in ("effective_rank", "patch_cosine", "cls_cosine")}
-        return {name: values for name, values in found.items() if values is not None}
+    def first_over(self, module: FrozenModule, files: ImageFiles) -> None:
+        """Run the validation pass of `module`."""
+        judge(self.how).validate(module, ImageNet(self.loading, validation=[(files, self.view)]), verbose=False)
 
 
 def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008
-    """Norms of every block, outliers by every rule, where they sit, attention and collapse of the last block.
+    """Norms of every block, outliers by every rule and where they sit, attention, collapse, probes, replacements, cost.
 
     Raises:
         DataError: the data is missing, incomplete or unreadable.
         UserError: the backbone has no plain attention in its last block.
     """
-    every = test_files(data)
-    files = every.subset(dense.examples(len(every), settings.images))
-    some = files.subset(dense.examples(len(files), settings.detailed))
-    view, loading = centre_crop(settings.resize, settings.crop), Loading(settings.workers, settings.device_batch)
-    passing = NormPass(backbone, settings.precision)
-    judge(how).test(passing, ImageNet(loading, test=[(files, view)]), verbose=False)
-    norms = passing.norms
-    masks = settings.rules.masks(norms.raw[:, -1])[SHARE_RULE]
-    inside = LastBlockPass(backbone, settings.precision, masks[dense.examples(len(files), settings.detailed)])
-    judge(how).test(inside, ImageNet(loading, test=[(some, view)]), verbose=False)
-    return _outcome(backbone, norms, masks, inside, settings, how.seed)
-
-
-def _outcome(
-    backbone: Backbone, norms: Norms, masks: Tensor, inside: LastBlockPass, settings: Settings, seed: int
-) -> Outcome:
-    rules, findings = settings.rules, outliers.find(norms, settings.rules, seed)
-    last, share = norms.raw[:, -1], 100 * masks.double().mean(dim=(1, 2))
-    verdict, placed = outliers.verdict(backbone.name, findings), positions.place(masks, seed)
-    averages = {name: _mean(torch.cat(values)) for name, values in inside.scores.items()}
+    train, test = _files(data, settings)
+    passes = Passes(train, test, settings, how)
+    norms = NormPass(backbone, settings.precision)
+    passes.over(norms, test)
+    report = _report(backbone, norms.norms, passes, settings)
+    share = 100 * report.masks.double().mean(dim=(1, 2))
     return Outcome(
-        metrics={
-            "outlier_share": share.mean().item(),
-            "outlier_share_peak": 100 * max(findings[SHARE_RULE].shares),
-            **{name: value for name, value in outliers.scalars(last, rules).items() if math.isfinite(value)},
-            **{name: value for name, value in averages.items() if value is not None},
-        },
-        images=len(norms),
-        intervals={"outlier_share": bootstrap(share, seed)},
+        metrics=report.metrics(),
+        images=len(test),
+        intervals={"outlier_share": bootstrap(share, how.seed)},
         protocol={
-            "verdict": verdict,
-            "rule": f"share of patches above {rules.words()[SHARE_RULE]}, last block before the final norm",
+            "images_of": settings.source,
+            "rule": f"share of patches above {settings.rules.words()[settings.rule]}, last block before the final norm",
             "view": f"resize {settings.resize}, centre crop {settings.crop}, bicubic",
-            "findings": {name: {**asdict(finding), "first": finding.first} for name, finding in findings.items()},
-            "massive_activations_by_block": outliers.massive(norms).any(dim=2).double().mean(dim=0).tolist(),
-            "kurtosis_by_block": norms.kurtosis.mean(dim=0).tolist(),
-            "placement": _placement(placed),
-            "neighbours": _neighbours(norms, masks, seed),
+            "train_images": len(train),
+            "without_outlier": probes.WITHOUT_OUTLIER[settings.probes.tokens.without_outlier],
+            "pixel_scale": local_probes.PIXEL_SCALES[settings.probes.local.pixels],
+            **report.facts(),
         },
-        picture=page(verdict, norms, findings, masks, placed, inside, settings),
+        picture=figures_report.page(report),
     )
 
 
-def _mean(values: Tensor) -> float | None:
-    """Mean over the images that have the value; None where none has."""
-    mean = values.nanmean().item()
-    return mean if math.isfinite(mean) else None
+def _files(data: DataSettings, settings: Settings) -> tuple[ImageFiles, ImageFiles]:
+    """Train and test images of the report."""
+    if settings.source == "imagenet":
+        train, test = train_files(data), test_files(data)
+    else:
+        found = boxed_images(data, settings.source)
+        every = ImageFiles((settings.source,), found.paths, np.zeros(len(found), np.int64))
+        train, test = every.subset(range(0, len(every), 2)), every.subset(range(1, len(every), 2))
+        check(len(test) > 0, f"source={settings.source}: needs two images, has {len(every)}")
+    return _spread(train, settings.probes.train_images), _spread(test, settings.images)
 
 
-def _placement(placed: positions.Placement) -> dict[str, Any]:
-    return {
-        "rings": placed.rings.tolist(),
-        "null_rings": placed.null_rings.tolist(),
-        "p_rings": placed.p_rings.tolist(),
-        "gini": placed.gini if math.isfinite(placed.gini) else None,
-        "p_gini": placed.p_gini,
-    }
+def _spread(files: ImageFiles, wanted: int) -> ImageFiles:
+    return files.subset(dense.examples(len(files), wanted))
 
 
-def _neighbours(norms: Norms, masks: Tensor, seed: int) -> dict[str, Any]:
-    found = positions.compare_neighbours(norms.neighbours, masks, seed)
-    kept = {"outliers": found.outliers, "normal": found.normal, "difference": found.difference}
-    low, high = (end if math.isfinite(end) else None for end in found.interval)
-    return {**{k: v if math.isfinite(v) else None for k, v in kept.items()}, "interval": [low, high]}
+def _report(backbone: Backbone, norms: Norms, passes: Passes, settings: Settings) -> Report:
+    seed, rule = passes.how.seed, settings.rule
+    last = norms.raw[:, -1]
+    cutoff = settings.rules.cutoffs(last)[rule]
+    is_outlier = partial(outliers.beyond, rule, cutoff)
+    masks = is_outlier(last)
+    some = dense.examples(len(last), settings.detailed)
+    return Report(
+        model=backbone.name,
+        rules=settings.rules,
+        rule=rule,
+        norms=norms,
+        findings=outliers.find(norms, settings.rules, seed),
+        masks=masks,
+        placed=positions.place(masks, seed),
+        neighbours=positions.compare_neighbours(norms.neighbours, masks, seed),
+        shown=[some[place] for place in dense.examples(len(some), settings.shown)],
+        inside=_inside(backbone, masks, some, passes, settings),
+        contents=_contents(backbone, is_outlier, passes, settings),
+        effects=_effects(backbone, passes, settings),
+        costs=cost.table(backbone),
+    )
 
 
-def page(
-    verdict: str,
-    norms: Norms,
-    findings: dict[str, Finding],
-    masks: Tensor,
-    placed: positions.Placement,
-    inside: LastBlockPass,
-    settings: Settings,
-) -> "Figure":
-    """One page: norms and outliers above, attention maps of CLS and registers below."""
-    from matplotlib.figure import Figure
+def _inside(backbone: Backbone, masks: Tensor, some: list[int], passes: Passes, settings: Settings) -> LastBlockPass:
+    module = LastBlockPass(backbone, settings.precision, masks[some], dense.examples(len(some), settings.shown))
+    passes.over(module, passes.test.subset(some))
+    return module
 
-    images = torch.cat(inside.images)
-    shown = dense.examples(len(images), settings.shown)
-    pictures: list[npt.NDArray[np.uint8]] = [images[place].permute(1, 2, 0).numpy() for place in shown]
-    maps = {name: torch.cat([batch[name] for batch in inside.maps])[shown].numpy() for name in inside.maps[0]}
-    width, height = figures_tokens.size(len(shown), 1 + len(maps))
-    above = 10.0
-    figure = Figure(figsize=(max(15.0, width), above + height), dpi=80, facecolor="white")
-    parts: Any = figure.subfigures(2, 1, height_ratios=[above, height], hspace=0)
-    top, bottom = parts
-    axes = top.subplots(2, 4, gridspec_kw={"left": 0.05, "right": 0.97, "wspace": 0.32, "hspace": 0.32}).flatten()
-    top.suptitle(verdict, fontsize=10, wrap=True)
-    figures_artifacts.norm_histogram(axes[0], norms.raw[:, -1], settings.rules)
-    figures_artifacts.norms_by_block(axes[1], norms.raw)
-    figures_artifacts.shares_by_block(axes[2], findings, settings.rules.least_share)
-    figures_artifacts.token_types(axes[3], norms, norms.depth)
-    figures_artifacts.share_map(axes[4], placed.share)
-    figures_artifacts.ring_profile(axes[5], placed)
-    figures_artifacts.neighbour_densities(axes[6], norms.neighbours, masks)
-    figures_artifacts.strips(axes[7], {inside.frozen.backbone.name: norms.raw[:, -1]})
-    figures_tokens.attention_maps(bottom, pictures, maps, "attention of the last block, mean over heads")
-    return figure
+
+def _contents(backbone: Backbone, is_outlier: OutlierMask, passes: Passes, settings: Settings) -> Contents:
+    files, wanted = (passes.train, passes.test), settings.probes.local_images
+    local = tuple(dense.examples(len(part), wanted) for part in files)
+    module = TokenPass(backbone, settings.precision, is_outlier, settings.probes, local, passes.how.seed)
+    passes.over(module, *files)
+    return module.contents()
+
+
+def _effects(backbone: Backbone, passes: Passes, settings: Settings) -> dict[str, Effect]:
+    """Of replacing registers; none for a model without registers, and for images without classes."""
+    if not backbone.num_registers or len(passes.train.classes) < 2:
+        return {}
+    module = ReplacedPass(backbone, settings.precision, passes.how.seed)
+    passes.first_over(module, _spread(passes.train, settings.detailed))
+    passes.over(module, passes.train, passes.test)
+    return controls.effects(module, settings.probes.tokens, passes.how.seed)

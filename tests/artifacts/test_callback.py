@@ -5,15 +5,19 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from regvit_lightning import vit
 from regvit_lightning.artifacts import callback
-from regvit_lightning.artifacts.callback import NormsDuringTraining, describe, read
+from regvit_lightning.artifacts.callback import NormsDuringTraining, describe, fixed_images, read
 from regvit_lightning.artifacts.norms import measure
 from regvit_lightning.artifacts.outliers import Rules
 from regvit_lightning.backbones import Backbone
+from regvit_lightning.data.images import index
+from regvit_lightning.data.layout import DataError
 from regvit_lightning.errors import UserError
+from regvit_lightning.figures_artifacts import norms_during_training
 from regvit_lightning.pretrain import fit
 from regvit_lightning.settings import SettingsError
 from tests.artifacts.planted import planted
@@ -134,3 +138,27 @@ def test_a_file_that_is_something_else(tmp_path):
     assert read(tmp_path / "none.csv") == []
     with pytest.raises(SettingsError, match="every=0"):
         NormsDuringTraining(IMAGES, tmp_path, 0, Rules())
+
+
+def test_the_measured_images_are_spread_and_readable(tmp_path):
+    for name, shade in (("a", 10), ("b", 200)):
+        (tmp_path / name).mkdir()
+        for place in range(24):
+            Image.new("RGB", (40, 30), (shade, shade, shade)).save(tmp_path / name / f"{place:02d}.png")
+    (tmp_path / "a" / "00.png").write_bytes(b"broken")
+    images = fixed_images(index(tmp_path), 16)
+    assert images.shape == (31, 3, 16, 16)
+    assert images[:, 0, 0, 0].tolist() == [10] * 15 + [200] * 16
+    for file in tmp_path.glob("*/*.png"):
+        file.write_bytes(b"broken")
+    with pytest.raises(DataError, match="unreadable image"):
+        fixed_images(index(tmp_path), 16)
+
+
+def test_the_picture_at_the_end_shows_the_last_block(watched):
+    figure = norms_during_training(read(watched[1] / "norms.csv"))
+    rows = [row for row in read(watched[1] / "norms.csv") if row["block"] == 4]
+    line = next(line for line in figure.axes[0].lines if line.get_label() == "median")
+    assert line.get_xydata().tolist() == [[row["step"], row["median"]] for row in rows]
+    assert len(figure.axes[1].lines) == 4
+    assert (watched[1] / "norms.png").stat().st_size > 1000

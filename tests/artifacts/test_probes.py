@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LogisticRegression, Ridge
 
 from regvit_lightning.artifacts import local_probes, probes
 from regvit_lightning.artifacts.local_probes import LocalSettings
+from regvit_lightning.artifacts.logistic import Linear, softmax_regression
 from regvit_lightning.artifacts.probes import Features, TokenSettings
 from regvit_lightning.backbones import Tokens
 from regvit_lightning.errors import UserError
@@ -143,6 +144,15 @@ def test_settings_out_of_range(word):
         LocalSettings(pixels="grey")
 
 
+@pytest.mark.parametrize("C", [0.01, 1.0, 30.0])
+def test_the_regression_is_that_of_scikit_learn(C):
+    labels = torch.arange(60) % 3
+    features = 2 * random(60, 5) + torch.eye(3, 5)[labels]
+    theirs = LogisticRegression(C=C, tol=1e-10, max_iter=2000).fit(features.double().numpy(), labels.numpy())
+    ours = softmax_regression(features, labels, 3, 1 / (2 * 60 * C), 2000)
+    torch.testing.assert_close(ours.weight, torch.from_numpy(theirs.coef_).T, atol=2e-4, rtol=1e-3)
+
+
 # ---------------------------------------------------------------------------------------------- position and pixels
 
 
@@ -200,9 +210,7 @@ def test_position_is_lost_in_outliers_only():
     train, test = [local(6, half)], [local(6, half, 1)]
     assert local_probes.position(train, test, shared=True)["normal"].top1 == 100.0
     # Seen from the upper left patch, a guess at row 2 and column 3 is off by the square root of 13.
-    wrong = local_probes._position_score(
-        local_probes.Linear(torch.zeros(20, 12), torch.eye(12)[11]), test[0].kept(test[0].outliers)
-    )
+    wrong = local_probes._position_score(Linear(torch.zeros(20, 12), torch.eye(12)[11]), test[0].kept(test[0].outliers))
     assert (wrong.top1, wrong.patches) == (0.0, 6)
     assert wrong.distance == pytest.approx(math.sqrt(13))
 

@@ -16,6 +16,8 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from safetensors.torch import load_file
 
 from regvit_lightning import backbones, hardware, settings, vit
+from regvit_lightning.artifacts.callback import NormsDuringTraining
+from regvit_lightning.artifacts.outliers import Rules
 from regvit_lightning.pretrain import fit, parallel
 from regvit_lightning.settings import SettingsError
 
@@ -58,7 +60,7 @@ def on_two(recipe, data, place, *words):
     return load_file(place / "imagenet" / f"{recipe}-vitn_reg2" / "seed0" / "backbone.safetensors")
 
 
-@pytest.mark.parametrize("words", [(), ("strategy=fsdp", "checkpoint_every=3")], ids=["ddp", "fsdp"])
+@pytest.mark.parametrize("words", [(), ("strategy=fsdp", "norms_every=0", "checkpoint_every=3")], ids=["ddp", "fsdp"])
 def test_two_devices_give_the_weights_of_one(tiny, tmp_path, whole, words):
     recipe, weights, moved = whole
     found = on_two(recipe, tiny, tmp_path, *words)
@@ -95,8 +97,11 @@ def test_compiled_weights_keep_their_names(tiny, tmp_path, whole, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", traced)
     run = prepare(recipe, tiny, tmp_path, "compile=true")
-    assert distance(load_file(fit.fit(run)), weights) < CLOSE * moved
+    images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    exported = fit.fit(run, [NormsDuringTraining(images, tmp_path, 2, Rules())])  # which hooks into the blocks
+    assert distance(load_file(exported), weights) < CLOSE * moved
     assert len(compiled) >= 4
+    assert len((tmp_path / "norms.csv").read_text().splitlines()) == 1 + 4 * 4
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert not [name for name in checkpoint["state_dict"] if "_orig_mod" in name]
 
@@ -130,5 +135,7 @@ def test_devices_and_strategies_that_do_not_exist(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(SettingsError, match="devices=2: this machine has 1"):
         fit.fit(replace(prepare("deit3", tiny, tmp_path), devices=2))
+    with pytest.raises(SettingsError, match="norms_every=5: no device of strategy=fsdp holds the whole backbone"):
+        prepare("deit3", tiny, tmp_path, "strategy=fsdp", "norms_every=5")
     with pytest.raises(SettingsError, match="strategy=deepspeed: expected one of ddp, fsdp"):
         prepare("deit3", tiny, tmp_path, "strategy=deepspeed")

@@ -1,36 +1,113 @@
 """The artifact report on a planted neuron: found where it is, and not found in the same model without it."""
 
-import pytest
+import json
 
-from regvit_lightning import settings
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from regvit_lightning import backbones, settings
+from regvit_lightning.data import layout
 from regvit_lightning.tasks import artifact_report
 from tests.artifacts.planted import planted
+from tests.data.test_voc import write_voc
 
 
-def report(backbone, tiny, *words):
-    words = ["workers=0", "precision=32-true", "images=32", "detailed=4", "shown=2", *words]
+def report(backbone, data, *words):
+    quick = "{train_images: 32, local_images: 16, tokens: {draws: 2, exponents: [0], iterations: 20}}"
+    words = ["workers=0", "precision=32-true", "images=32", "detailed=4", "shown=2", f"probes={quick}", *words]
     chosen = settings.load("tasks", "artifact_report", "mini", words)[1]
-    return artifact_report.run(backbone, tiny, chosen)
+    return artifact_report.run(backbone, data, chosen)
 
 
-def test_the_report_tells_a_model_with_artifacts_from_one_without(tiny):
-    model = planted()
-    found, clean = (
-        report(backbone, tiny, f"crop={model.backbone.image_size}") for backbone in (model.backbone, model.clean)
+@pytest.fixture(scope="module")
+def truth():
+    return planted(images=32)
+
+
+@pytest.fixture(scope="module")
+def photographs(truth, tmp_path_factory):
+    """The images of the planted model as class folders, the same for train and test; in the order of the report."""
+    root = tmp_path_factory.mktemp("planted")
+    for place, image in enumerate(truth.images):
+        for split in ("train", "val"):
+            folder = root / split / "ab"[place // 16]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{place:02d}.png")
+    return layout.resolve(str(root))
+
+
+def test_the_report_finds_the_planted_neuron(truth, photographs):
+    found = report(truth.backbone, photographs, "resize=64")
+    facts = found.protocol
+    assert found.metrics["outlier_share"] == pytest.approx(100 * 2 / 64)
+    assert facts["verdict"].startswith("planted has artifacts from block 3 of 4 on, by ")
+    assert {name: facts["findings"][name]["first"] for name in ("sigmas", "mads", "factor")} == dict.fromkeys(
+        ("sigmas", "mads", "factor"), 3
     )
-    for outcome in (found, clean):
-        assert outcome.images == 32
-        assert 0 <= outcome.metrics["outlier_share"] <= 100
-        assert outcome.protocol["verdict"].endswith(".")
-        assert set(outcome.protocol["findings"]) >= {"cutoff", "sigmas", "mads", "factor", "low_mads"}
-        assert len(outcome.protocol["kurtosis_by_block"]) == model.backbone.depth + 1
-        sums = [outcome.metrics[f"attention_{kind}_to_registers"] for kind in ("cls", "patches", "registers")]
-        assert all(0 < value < 1 for value in sums)
-        assert len(outcome.picture.axes) > 8
-    assert "no artifacts" in clean.protocol["verdict"]
-    assert found.metrics["max_over_median"] >= clean.metrics["max_over_median"] * (1 - 1e-6)
+    ring = torch.tensor([[min(r, c, 7 - r, 7 - c) for c in range(8)] for r in range(8)])
+    shares = [truth.flat[:, ring == distance].double().mean().item() for distance in range(4)]
+    assert facts["placement"]["rings"] == pytest.approx(shares, rel=1e-5)
+    assert facts["position"]["outlier"]["patches"] == int(truth.flat[::2].sum())
+    assert facts["single_tokens"]["outlier"]["test_images"] == 32
+    assert found.metrics["attention_cls_outlier_preference"] > 0
 
 
-def test_numbers_of_images_must_rise():
-    with pytest.raises(settings.SettingsError, match="expected them to rise"):
-        settings.load("tasks", "artifact_report", "mini", ["images=32", "detailed=64"])
+def test_the_same_model_without_the_neuron_has_none(truth, photographs):
+    found = report(truth.clean, photographs, "resize=64")
+    assert found.metrics["outlier_share"] == 0
+    assert "no artifacts" in found.protocol["verdict"]
+    assert found.protocol["single_tokens"]["outlier"] is None
+    assert found.protocol["position"]["outlier"] is None
+
+
+def test_facts_and_page(truth, photographs):
+    found = report(truth.backbone, photographs, "resize=64")
+    json.dumps(found.protocol, allow_nan=False)
+    assert list(found.protocol["register_replacement"]) == ["intact", "zero", "mean", "noise", "shuffle"]
+    assert found.protocol["register_replacement"]["intact"]["patch_change"] == pytest.approx(1)
+    assert list(found.protocol["single_tokens"]) == ["CLS", "normal", "outlier", *(f"reg_{i}" for i in range(4))]
+    norms = found.protocol["norms_by_block"]
+    assert list(norms) == ["levels", "patches", "CLS", *(f"reg_{i}" for i in range(4))]
+    assert len(norms["patches"]) == truth.backbone.depth + 1
+    assert all(row == sorted(row) for row in norms["patches"])
+    titles = {axes.get_title("left") for axes in found.picture.axes}
+    assert {"class from one token", "registers replaced", "cost of registers", "norms of patches"} <= titles
+    FigureCanvasAgg(found.picture).draw()
+
+
+def test_a_model_without_registers_and_without_cls(photographs):
+    for name in ("random-vitn_reg0", "random-timm/vit_tiny_patch16_224"):
+        backbone = backbones.load(name, None, image_size=64)
+        found = report(backbone, photographs, "resize=64")
+        assert found.protocol["register_replacement"] == {}
+        assert found.protocol["cost"][0]["registers"] == 0
+
+
+def test_images_with_boxes_have_no_classes(truth, tmp_path):
+    names = [f"{place:02d}" for place in range(9)]
+    folder = write_voc(tmp_path / "VOCdevkit" / "VOC2007", {name: ((64, 64), [(1, 1, 9, 9)]) for name in names})
+    for name, image in zip(names, truth.images, strict=False):
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        picture.save(folder / "JPEGImages" / f"{name}.jpg", quality=100, subsampling=0)
+    data = layout.DataSettings(name="boxed", root=str(tmp_path))
+    found = report(truth.backbone, data, "source=voc07", "resize=64")
+    assert (found.images, found.protocol["train_images"]) == (4, 5)
+    assert found.metrics["outlier_share"] == pytest.approx(100 * 2 / 64)
+    assert set(found.protocol["single_tokens"].values()) == {None}
+    assert found.protocol["position"]["normal"]["patches"] == 4 * 62
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["images=32", "detailed=64"], "expected them to rise"),
+        (["rule=most"], "rule=most: expected one of cutoff, sigmas"),
+        (["source=voc99"], "source=voc99: expected one of imagenet, voc07"),
+        (["probes={train_images: 1}"], "train_images=1: must be at least 2"),
+    ],
+)
+def test_settings_out_of_range(words, message):
+    with pytest.raises(settings.SettingsError, match=message):
+        settings.load("tasks", "artifact_report", "mini", words)

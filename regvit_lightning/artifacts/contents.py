@@ -1,0 +1,132 @@
+"""What tokens hold, asked of the tokens after the final norm in one pass over train and one over test images.
+
+Source: Darcet et al. 2023 (arXiv 2309.16588), section 2.2; the probes themselves stand in `probes.py` and
+`local_probes.py`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from regvit_lightning.artifacts import local_probes, probes
+from regvit_lightning.artifacts.local_probes import LocalSettings, Patches, PixelScore, PositionScore
+from regvit_lightning.artifacts.probes import Features, Score, TokenSettings
+from regvit_lightning.backbones import Backbone, Tokens
+from regvit_lightning.data.transforms import normalise
+from regvit_lightning.settings import check
+from regvit_lightning.tasks.frozen import FrozenModule
+
+OutlierMask = Callable[[Tensor], Tensor]  # from norms (B, h, w) after the last block, before the final norm
+
+HELD_OUT_EVERY = 10  # every tenth of the train images that the pixel probe takes chooses its penalty
+
+
+@dataclass
+class ProbeSettings:
+    """Settings of the probes.
+
+    Attributes:
+        train_images: so many of the train images, evenly spread over the classes, for what needs classes.
+        local_images: so many of the train and of the test images for position and pixels, which take every patch.
+        tokens: of single-token classification.
+        local: of the position and pixel probes.
+    """
+
+    train_images: int = 2000
+    local_images: int = 400
+    tokens: TokenSettings = field(default_factory=TokenSettings)
+    local: LocalSettings = field(default_factory=LocalSettings)
+
+    def __post_init__(self) -> None:
+        for name, least in (("train_images", 2), ("local_images", 2)):
+            check(getattr(self, name) >= least, f"{name}={getattr(self, name)}: must be at least {least}")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the tokens of a model hold; None for a kind of token that is not there often enough.
+
+    Attributes:
+        tokens: class from one token, by `CLS`, `normal`, `outlier`, `reg_0`, …; empty for images without classes.
+        position, pixels: of patches, by `normal` and `outlier`.
+    """
+
+    tokens: dict[str, Score | None]
+    position: dict[str, PositionScore | None]
+    pixels: dict[str, PixelScore | None]
+
+
+class TokenPass(FrozenModule):
+    """Takes from images what the probes are made of; test runs over train images, then over test images.
+
+    Args:
+        backbone, precision: as for `FrozenModule`.
+        outliers: tells which patches are outliers.
+        settings: of the probes.
+        local: places of the train and of the test images that the local probes take.
+        seed: of the draw of tokens.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        precision: str,
+        outliers: OutlierMask,
+        settings: ProbeSettings,
+        local: Sequence[Sequence[int]],
+        seed: int,
+    ) -> None:
+        super().__init__(backbone, precision, seed)
+        self.outliers, self.settings = outliers, settings
+        self._rank = [{place: rank for rank, place in enumerate(places)} for places in local]
+        self._seen = [0, 0]
+        self._single: list[list[dict[str, Features]]] = [[], []]
+        self._patches: dict[str, list[Patches]] = {"train": [], "held out": [], "test": []}
+
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        images, labels = batch
+        first, rank = self._seen[dataloader_idx], self._rank[dataloader_idx]
+        norms, tokens = self._last_block(images)
+        outliers = self.outliers(norms)
+        drawn = probes.single_tokens(tokens, norms, outliers, labels, first, self.settings.tokens, self.seed)
+        self._single[dataloader_idx].append(drawn)
+        for row in range(len(images)):
+            if first + row in rank:
+                patches = self._cut(tokens.patches[row : row + 1], outliers[row : row + 1], images[row : row + 1])
+                chooses = rank[first + row] % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+                part = "test" if dataloader_idx else "held out" if chooses else "train"
+                self._patches[part].append(patches)
+        self._seen[dataloader_idx] += len(images)
+
+    def _last_block(self, images: Tensor) -> tuple[Tensor, Tokens]:
+        """Norms (B, h, w) before the final norm, and the tokens after it."""
+        backbone, stages = self.frozen.backbone, dict[int, Tokens]()
+
+        def see(stage: int, tokens: Tokens) -> None:
+            if stage >= backbone.depth:
+                stages[stage] = tokens
+
+        bf16 = self.frozen.precision == "bf16-mixed"
+        with torch.inference_mode(), torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            backbone.walk(normalise(images, self.mean, self.std), see)
+        last = stages[backbone.depth + 1]
+        cls = None if last.cls is None else last.cls.float()
+        norms = stages[backbone.depth].patches.float().norm(dim=-1)
+        return norms, Tokens(cls, last.registers.float(), last.patches.float())
+
+    def _cut(self, tokens: Tensor, outliers: Tensor, images: Tensor) -> Patches:
+        scale = self.mean.cpu(), self.std.cpu(), self.settings.local.pixels
+        return local_probes.patches(tokens.cpu(), outliers.cpu(), images.cpu(), *scale)
+
+    def contents(self) -> Contents:
+        """What the probes find, after test."""
+        train, test = (probes.joined(batches) for batches in self._single)
+        train_patches, held_out, tested = self._patches.values()
+        shared, tokens = self.settings.local.shared, self.settings.tokens
+        return Contents(
+            tokens={name: probes.classify(train[name], test[name], tokens, self.seed) for name in train},
+            position=local_probes.position([*train_patches, *held_out], tested, shared),
+            pixels=local_probes.pixels(train_patches, held_out, tested, shared),
+        )

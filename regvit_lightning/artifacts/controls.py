@@ -1,0 +1,133 @@
+"""The register replacement controls: what kNN and a linear classifier lose when registers are replaced.
+
+Source: Parodi et al. 2026 (arXiv 2604.14433), see `replacement.py`. All replacements go through the model beside the
+model as it is, in one pass, so that zero never stands alone. A classifier is either the one of the intact model, which
+shows what a head in use would lose, or one made from train images under the same replacement, which shows what the
+features lose.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from regvit_lightning.artifacts import probes, replacement
+from regvit_lightning.artifacts.probes import Features, TokenSettings
+from regvit_lightning.backbones import Backbone
+from regvit_lightning.data.transforms import normalise
+from regvit_lightning.tasks import knn
+from regvit_lightning.tasks.frozen import FrozenModule, cls_or_mean
+
+INTACT = "intact"
+NEIGHBOURS, TEMPERATURE = 20, 0.07  # of DINOv2's kNN (dinov2/eval/knn.py)
+CHUNK = 16_384  # train features compared at once
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What is reached under one replacement, top-1 in percent.
+
+    Attributes:
+        knn, linear: with classifiers made from train images under the same replacement.
+        knn_kept, linear_kept: with the classifiers of the intact model.
+        patch_change: mean cosine of the patches to those of the intact model, after the final norm.
+    """
+
+    knn: float
+    linear: float | None
+    knn_kept: float
+    linear_kept: float | None
+    patch_change: float
+
+
+class ReplacedPass(FrozenModule):
+    """Validation collects the registers of reference images; test takes features of train and then of test images.
+
+    Args:
+        backbone, precision: as for `FrozenModule`; the model has registers.
+        seed: of the noise, and of which reference image an image gets.
+    """
+
+    validates_on = "reference images"
+
+    def __init__(self, backbone: Backbone, precision: str, seed: int) -> None:
+        super().__init__(backbone, precision, seed)
+        self._references: list[Tensor] = []
+        self._stand_ins: dict[str, Tensor] = {}
+        self._features: dict[tuple[int, str], list[Tensor]] = {}  # by place of the loader and replacement
+        self._labels: dict[int, list[Tensor]] = {}
+        self._change: dict[str, list[Tensor]] = {}
+        self._seen = 0
+
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        blocks = self.tokens(batch[0], range(self.frozen.backbone.depth), norm=False)
+        self._references.append(torch.stack([tokens.registers for tokens in blocks], dim=1).cpu())
+
+    def on_validation_epoch_end(self) -> None:
+        registers = torch.cat(self._references)
+        self._stand_ins = {kind: replacement.stand_ins(kind, registers, self.seed) for kind in replacement.KINDS}
+
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        images = normalise(batch[0], self.mean, self.std)
+        intact = self.frozen(images)[0]
+        for kind in (INTACT, *replacement.KINDS):
+            with self._under(kind):
+                tokens = self.frozen(images)[0]
+            self._features.setdefault((dataloader_idx, kind), []).append(cls_or_mean(tokens).cpu())
+            self._change.setdefault(kind, []).append(replacement.patch_change(intact, tokens).cpu())
+        self._labels.setdefault(dataloader_idx, []).append(batch[1].cpu())
+        self._seen += len(images)
+
+    def _under(self, kind: str) -> AbstractContextManager[None]:
+        if kind == INTACT:
+            return nullcontext()
+        return replacement.replaced(self.frozen.backbone, self._stand_ins[kind], self.seed, self._seen)
+
+    def features(self, split: int, kind: str) -> Features:
+        """Class features of train (split 0) or test (1) images under a replacement, after test."""
+        return Features(torch.cat(self._features[split, kind])[None], torch.cat(self._labels[split]))
+
+    def patch_change(self, kind: str) -> float:
+        """Mean over all images of the cosine of each patch to itself in the intact model."""
+        return torch.cat(self._change[kind]).mean().item()
+
+
+def effects(passed: ReplacedPass, settings: TokenSettings, seed: int = 0) -> dict[str, Effect]:
+    """What is reached with the registers as they are (`intact`) and under each replacement.
+
+    Args:
+        passed: after validation and test.
+        settings: of the logistic regression, whose C is chosen with the model as it is.
+        seed: of what is held out for that.
+    """
+    intact = passed.features(0, INTACT)
+    C = probes.choose(intact, settings, seed)
+    kept = None if C is None else probes.regression(intact.values[0], intact.labels, C, settings)
+    found = {}
+    for kind in (INTACT, *replacement.KINDS):
+        train, test = passed.features(0, kind), passed.features(1, kind)
+        made = None if C is None else probes.regression(train.values[0], train.labels, C, settings)
+        found[kind] = Effect(
+            knn=_percent(nearest(train, test)),
+            linear=None if made is None else _percent(probes.right(made, test.values[0], test.labels)),
+            knn_kept=_percent(nearest(intact, test)),
+            linear_kept=None if kept is None else _percent(probes.right(kept, test.values[0], test.labels)),
+            patch_change=passed.patch_change(kind),
+        )
+    return found
+
+
+def nearest(train: Features, test: Features) -> Tensor:
+    """Which test images (N,) kNN puts into their class."""
+    bank, queries = (F.normalize(features.values[0], dim=1) for features in (train, test))
+    k = min(NEIGHBOURS, len(bank))
+    similarity, place = knn.search(queries, bank, k, CHUNK)
+    votes = knn.votes(similarity, train.labels[place], k, int(train.labels.max()) + 1, TEMPERATURE)
+    return votes.argmax(dim=1) == test.labels
+
+
+def _percent(right: Tensor) -> float:
+    return 100 * right.double().mean().item()

@@ -1,0 +1,90 @@
+"""Attention of the last block and collapse of its patches, image by image, in one test pass."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from regvit_lightning.artifacts import attention, collapse
+from regvit_lightning.backbones import Backbone, LastBlock
+from regvit_lightning.data.transforms import normalise
+from regvit_lightning.tasks.frozen import FrozenModule
+
+
+class LastBlockPass(FrozenModule):
+    """Looks into the last block, given which patches are outliers there.
+
+    Args:
+        backbone, precision: as for `FrozenModule`.
+        masks: (N, h, w) outliers after the last block, of the images in their order.
+        shown: places of the images that pictures are kept of, rising.
+    """
+
+    def __init__(self, backbone: Backbone, precision: str, masks: Tensor, shown: Sequence[int]) -> None:
+        super().__init__(backbone, precision)
+        self.masks, self.shown = masks, list(shown)
+        self._first = 0
+        self._scores: dict[str, list[Tensor]] = {}
+        self._maps: dict[str, list[Tensor]] = {}
+        self._images: list[Tensor] = []
+        self._heads: list[Tensor] = []
+        self._component: list[Tensor] = []
+
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        mask = self.masks[self._first : self._first + len(batch[0])].to(self.device)
+        images = normalise(batch[0], self.mean, self.std)
+        bf16 = self.frozen.precision == "bf16-mixed"
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            inside = self.frozen.backbone.last_block(images)
+        for name, values in _scores(inside, mask).items():
+            self._scores.setdefault(name, []).append(values.float().cpu())
+        for name, values in attention.maps(inside.attention).items():
+            self._maps.setdefault(name, []).append(values.cpu())
+        rows = [row for row in range(len(images)) if self._first + row in self.shown]
+        self._keep(inside, batch[0], rows)
+        self._first += len(images)
+
+    def _keep(self, inside: LastBlock, images: Tensor, rows: list[int]) -> None:
+        self._images.append(images[rows].cpu())
+        self._component.append(collapse.first_component(inside.tokens.patches[rows].float()).cpu())
+        if inside.attention.cls is not None:
+            self._heads.append(inside.attention.cls[rows].float().cpu())
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """Values (N,) of all images by name; NaN where an image has none."""
+        return {name: torch.cat(values) for name, values in self._scores.items()}
+
+    @property
+    def maps(self) -> dict[str, Tensor]:
+        """(N, h, w) of all images, see `attention.maps`."""
+        return {name: torch.cat(values) for name, values in self._maps.items()}
+
+    @property
+    def images(self) -> Tensor:
+        """Shown images, uint8 (M, 3, H, W)."""
+        return torch.cat(self._images)
+
+    @property
+    def heads(self) -> Tensor | None:
+        """(M, heads, h, w), attention of CLS in the shown images; None for a model without CLS."""
+        return torch.cat(self._heads) if self._heads else None
+
+    @property
+    def component(self) -> Tensor:
+        """(M, h, w), first principal component of the patches of each shown image, see `collapse.first_component`."""
+        return torch.cat(self._component)
+
+
+def _scores(inside: LastBlock, mask: Tensor) -> dict[str, Tensor]:
+    found: dict[str, Tensor | None] = {"attention_entropy_cls": attention.cls_entropy(inside.attention)}
+    for source, mass in attention.mass(inside.attention, mask).items():
+        found[f"attention_{source}_to_outliers"] = mass.outliers
+        found[f"attention_{source}_to_registers"] = mass.registers.sum(dim=1)
+        found[f"attention_{source}_outlier_preference"] = attention.outlier_preference(mass, mask)
+    measured = collapse.measure(inside.tokens)
+    found |= {name: getattr(measured, name) for name in ("effective_rank", "patch_cosine", "cls_cosine")}
+    return {name: values for name, values in found.items() if values is not None}

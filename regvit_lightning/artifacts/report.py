@@ -1,0 +1,141 @@
+"""Everything that the artifact report finds of one model, and what of it goes into the record."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regvit_lightning.artifacts import outliers
+from regvit_lightning.artifacts.contents import Contents
+from regvit_lightning.artifacts.controls import Effect
+from regvit_lightning.artifacts.cost import Cost
+from regvit_lightning.artifacts.last_block import LastBlockPass
+from regvit_lightning.artifacts.norms import Norms
+from regvit_lightning.artifacts.outliers import Finding, Rules
+from regvit_lightning.artifacts.positions import Neighbours, Placement
+
+STRIP = 200  # quantiles of the norms after the last block that a record keeps, evenly over the ranks
+LEVELS = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)  # of the norms after every block
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is found.
+
+    Attributes:
+        model: its name.
+        rules: constants of the rules.
+        rule: the one whose outliers are looked at more closely.
+        norms: of all images.
+        findings: by rule.
+        masks: (N, h, w) outliers by `rule` after the last block.
+        placed, neighbours: where they sit.
+        shown: places of the images in pictures.
+        inside: attention and collapse of some of the images.
+        contents: what tokens hold.
+        effects: of replacing registers, empty for a model without them.
+        costs: of registers.
+    """
+
+    model: str
+    rules: Rules
+    rule: str
+    norms: Norms
+    findings: Mapping[str, Finding]
+    masks: Tensor
+    placed: Placement
+    neighbours: Neighbours
+    shown: list[int]
+    inside: LastBlockPass
+    contents: Contents
+    effects: Mapping[str, Effect]
+    costs: list[Cost]
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: whether the model has artifacts, from which block on, and by which rules."""
+        return outliers.verdict(self.model, self.findings)
+
+    @property
+    def last(self) -> Tensor:
+        """(N, h, w) norms after the last block, before the final norm."""
+        return self.norms.raw[:, -1]
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers of the model; those that it does not have are left out."""
+        found = {
+            "outlier_share": 100 * self.masks.double().mean().item(),
+            "outlier_share_peak": 100 * max(self.findings[self.rule].shares),
+            **outliers.scalars(self.last, self.rules),
+            **{name: values.nanmean().item() for name, values in self.inside.scores.items()},
+        }
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
+    def facts(self) -> dict[str, Any]:
+        """Everything else for the record, as plain values; None for what is not there."""
+        plain: dict[str, Any] = _plain(
+            {
+                "verdict": self.verdict,
+                "findings": {name: {**asdict(found), "first": found.first} for name, found in self.findings.items()},
+                "massive_activations_by_block": outliers.massive(self.norms).any(dim=2).double().mean(dim=0).tolist(),
+                "kurtosis_by_block": self.norms.kurtosis.mean(dim=0).tolist(),
+                "norms_by_block": self._norms_by_block(),
+                "norms_of_last_block": _quantiles(self.last, torch.linspace(0, 1, STRIP)),
+                "placement": {name: getattr(self.placed, name) for name in ("gini", "null_gini", "p_gini")}
+                | {name: getattr(self.placed, name).tolist() for name in ("rings", "null_rings", "p_rings")},
+                "neighbours": asdict(self.neighbours),
+                **self._held(),
+                "register_replacement": {kind: asdict(effect) for kind, effect in self.effects.items()},
+                "cost": [asdict(cost) for cost in self.costs],
+            }
+        )
+        return plain
+
+    def _norms_by_block(self) -> dict[str, Any]:
+        """Quantiles after each block 1..depth and after the final norm, by kind of token."""
+        norms, levels = self.norms, torch.tensor(LEVELS)
+        kinds: dict[str, Tensor] = {"patches": norms.patches}
+        if norms.cls is not None:
+            kinds["CLS"] = norms.cls
+        kinds |= {f"reg_{index}": values for index, values in enumerate(norms.registers.unbind(dim=2))}
+        stages = range(norms.depth + 1)
+        found = {kind: [_quantiles(values[:, stage], levels) for stage in stages] for kind, values in kinds.items()}
+        return {"levels": list(LEVELS), **found}
+
+    def _held(self) -> dict[str, Any]:
+        tokens = {
+            name: score
+            and {
+                "top1": score.mean,
+                "std_over_draws": score.spread,
+                "C": score.C,
+                "train_images": score.train_images,
+                "test_images": score.right.shape[1],
+            }
+            for name, score in self.contents.tokens.items()
+        }
+        local = {name: getattr(self.contents, name) for name in ("position", "pixels")}
+        scores = {name: {kind: s and asdict(s) for kind, s in by_kind.items()} for name, by_kind in local.items()}
+        return {"single_tokens": tokens, **scores}
+
+
+def _quantiles(values: Tensor, levels: Tensor) -> list[float]:
+    """Of any number of values: torch's own takes no more than 16 million."""
+    ordered = values.flatten().sort().values
+    places = (levels.double() * (len(ordered) - 1)).round().long()
+    found: list[float] = ordered[places].tolist()
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, six digits, and None for what is not finite: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _plain(kept) for key, kept in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(kept) for kept in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
