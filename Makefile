@@ -11,6 +11,9 @@ TASK ?= imagenet_knn
 DATA ?= mini
 SEED ?= 0
 GPUS ?= 1
+NODES ?= 1
+LAUNCHER ?= local
+PARTITION ?=
 GRID ?= demo
 RUNS ?= runs
 RESULTS ?= results
@@ -23,7 +26,7 @@ COMMON = data=$(DATA) devices=$(GPUS) runs=$(RUNS) $(if $(VARIANT),variant=$(VAR
 EVALUATED = $(if $(filter file,$(origin MODEL)),$(RECIPE)-$(MODEL),$(MODEL))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data pretrain eval artifacts cost eval-all tables bench test lint format
+.PHONY: help setup demo data pretrain eval artifacts cost eval-all tables bench test test-slurm lint format
 
 help:  ## list the targets and their variables
 	@echo "make <target> [VARIABLE=value …]; any target makes the environment in VENV=$(VENV) first"
@@ -47,8 +50,8 @@ demo: setup  ## render data, pretrain two nano models, evaluate, print the table
 data: setup  ## make or check data: DATA=mini (rendered, with a contact sheet), DATA=full|own|voc2012|… DATA_ROOT=…, or a folder
 	@$(PY) -m benchmarks.data data=$(DATA) $(ARGS)
 
-pretrain: setup  ## MODEL=vitb_reg16 RECIPE=deit3 DATA=mini|full|<folder> SEED=0 GPUS=1 VARIANT= FORCE=1 ARGS="epochs=2"
-	@$(PY) -m benchmarks.pretrain model=$(MODEL) recipe=$(RECIPE) seed=$(SEED) $(COMMON)
+pretrain: setup  ## MODEL=vitb_reg16 RECIPE=deit3 DATA=mini|full|<folder> SEED=0 GPUS=1 NODES=1 LAUNCHER=local|slurm PARTITION= VARIANT= FORCE=1 ARGS="epochs=2"
+	@$(PY) -m benchmarks.pretrain model=$(MODEL) recipe=$(RECIPE) seed=$(SEED) results=$(RESULTS) nodes=$(NODES) launcher=$(LAUNCHER) $(if $(PARTITION),partition=$(PARTITION)) $(COMMON)
 
 eval: setup  ## MODEL=deit3-vitb_reg16|timm/…|<file>|random-… TASK=imagenet_knn|imagenet_linear|ade20k_linear|nyud_linear1|… DATA= SEED= GPUS= VARIANT= FORCE=1 ARGS=
 	@$(PY) -m benchmarks.evaluate model=$(EVALUATED) task=$(TASK) seed=$(SEED) results=$(RESULTS) $(COMMON)
@@ -70,6 +73,9 @@ bench: setup  ## speed, as ratios measured in one run: results/bench/
 
 test: setup  ## the tests: ARGS="tests/test_vit.py -k macs"
 	@$(PY) -m pytest $(ARGS)
+
+test-slurm: setup  ## the tests that start a Slurm of their own; as root, with Debian's slurm-wlm and munge
+	@$(PY) -m pytest tests/slurm $(ARGS)
 
 lint: setup  ## ruff (rules and format) and mypy
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

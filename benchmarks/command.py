@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from regvit_lightning import settings
-from regvit_lightning.errors import UserError
+from regvit_lightning.errors import Stopped, UserError
 
 T = TypeVar("T")
 
@@ -38,6 +38,9 @@ def run(name: str, description: str, schema: type[T], body: Callable[[T, list[st
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except Stopped as stopped:
+        print(f"{name}: {stopped}", file=sys.stderr)
+        raise SystemExit(stopped.status) from None
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning ends the process itself while it handles the interrupt.
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):

@@ -1,7 +1,6 @@
 """Evaluate one cell: `python -m benchmarks.evaluate model=deit3-vitb_reg16 task=imagenet_knn data=full`."""
 
 import json
-import os
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -112,9 +111,9 @@ def _stale(file: Path, *now: Any) -> str:
 
 def _claim(folder: Path, description: dict[str, Any], force: bool) -> None:
     """Empty the cell's folder unless what lies in it, such as the checkpoint of a head, is of this very cell."""
-    from regvit_lightning import atomic
+    from regvit_lightning import atomic, hardware
 
-    if os.environ.get("LOCAL_RANK", "0") != "0":  # started by Lightning for a further device
+    if not hardware.first_process():
         return
     file, text = folder / "cell.json", json.dumps(description, indent=1) + "\n"
     if force or not file.exists() or file.read_text(encoding="utf-8") != text:

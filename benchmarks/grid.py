@@ -43,6 +43,7 @@ def main(options: Grid, words: list[str]) -> None:
             recipe, _, name = model.partition("-")
             if options.pretrain and recipe in settings.names("recipes"):
                 job = pretrain.Pretrain(name, recipe, options.data, seed=seed, runs=options.runs)
+                job.results = options.results
                 if not _succeeds(f"pretrain {model} seed {seed}", partial(pretrain.main, job, []), failed):
                     continue
             for task in cells.tasks:

@@ -1,13 +1,13 @@
 """Pretrain a register ViT: `python -m benchmarks.pretrain model=vitb_reg16 recipe=deit3 data=full`."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import command
 from benchmarks.data import render
 from regvit_lightning.data import layout
-from regvit_lightning.settings import setting
+from regvit_lightning.settings import check, setting
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Pretrains a register ViT. Given again, it continues where it stopped, or says that it is done.
 Writes <runs>/<data>/<recipe>-<model>/seed<k>/: last.ckpt, log/ (TensorBoard), augmented.png, norms.csv and norms.png
-(norms of every block against the step), backbone.safetensors."""
+(norms of every block against the step), backbone.safetensors; and <results>/<data>/curves/<recipe>-<model>.seed<k>.csv:
+the loss and what else is logged."""
 
 
 @dataclass
@@ -28,35 +29,79 @@ class Pretrain:
     data: str = setting("a file of configs/data, or a folder with train/<class>/<image>", "mini")
     variant: str = setting("overlay of the recipe; 'auto' takes the data's own", "auto")
     seed: int = setting("of everything drawn", 0)
-    devices: int = setting("devices of this machine to train on", 1)
+    devices: int = setting("devices of each machine to train on", 1)
+    nodes: int = setting("machines with so many devices each", 1)
     runs: str = setting("folder of the runs", "runs")
+    results: str = setting("folder of the results", "results")
     force: bool = setting("begin anew, whatever the folder holds", False)
+    launcher: str = setting("local, or slurm: submit the command as a job", "local")
+    partition: str = setting("of the Slurm cluster; empty takes its default", "")
+    hours: float = setting("time limit of a Slurm job; after it the job is queued again and goes on", 24.0)
 
 
 def main(options: Pretrain, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
-    from regvit_lightning import settings, vit
+    from regvit_lightning import atomic, hardware, settings, vit
     from regvit_lightning.pretrain import fit
+    from regvit_lightning.pretrain.curve import Curve
 
     data = layout.resolve(options.data)
     variant = data.variant if options.variant == "auto" else options.variant
     _, recipe = settings.load("recipes", options.recipe, variant, words, command.keys(Pretrain))
     name = f"{options.recipe}-{options.model}"
     folder = Path(options.runs) / data.name / name / f"seed{options.seed}"
-    run = fit.Run(options.model, options.recipe, recipe, data, options.seed, folder, options.devices)
+    run = fit.Run(options.model, options.recipe, recipe, data, options.seed, folder, options.devices, options.nodes)
     if fit.finished(run) and not options.force:
         print(f"pretrain: {name} (seed {options.seed}) is done: {folder}/backbone.safetensors")
         return
     vit.parse_name(options.model)
-    render(data)
     progress.quiet()
-    exported = fit.fit(run, [progress.Progress(f"pretrain {name}"), *_watching(run)], options.force)
+    _check_launcher(options)
+    render(data)
+    if options.launcher == "slurm":
+        _submit(run, options, words)
+        return
+    curve = Path(options.results) / data.name / "curves" / f"{name}.seed{options.seed}.csv"
+    if hardware.first_process():
+        atomic.check_writable(curve)
+    exported = fit.fit(run, [progress.Progress(f"pretrain {name}"), Curve(curve), *_watching(run)], options.force)
     unreadable = folder / "unreadable.txt"
     if unreadable.exists():
         count = len(unreadable.read_text().splitlines())
         print(f"pretrain: {count} unreadable images were replaced by others; they are listed in {unreadable}")
-    print(f"pretrain: weights in {exported}; curves: tensorboard --logdir {folder}/log")
+    print(f"pretrain: weights in {exported}; curve in {curve}; more curves: tensorboard --logdir {folder}/log")
+
+
+def _check_launcher(options: Pretrain) -> None:
+    from regvit_lightning import hardware
+
+    known = options.launcher in ("local", "slurm")
+    check(known, f"launcher={options.launcher}: expected local or slurm")
+    alone = options.launcher == "local" and not hardware.started_by_cluster()
+    advice = "give LAUNCHER=slurm, or start the command by srun or torchrun on each machine"
+    check(options.nodes == 1 or not alone, f"nodes={options.nodes}: {advice}")
+
+
+def _submit(run: "Run", options: Pretrain, words: list[str]) -> None:
+    """Submit the same command as a job; what can be found wrong now is not found after hours in a queue."""
+    from benchmarks import launch
+    from regvit_lightning.data.module import accumulation
+    from regvit_lightning.pretrain import fit
+
+    folder = run.folder / "slurm"
+    if found := launch.active(folder):
+        print(f"pretrain: job {found} is at it; logs in {folder}")
+        return
+    accumulation(run.settings.batch_size, run.world, run.settings.device_batch)
+    fit.claim(run, options.force)
+    own = {**asdict(options), "launcher": "local", "force": False}
+    given = [f"{key}={value}" for key, value in own.items()]
+    cpus = run.settings.workers + 1
+    job = launch.Job(
+        "pretrain", [*given, *words], folder, run.nodes, run.devices, cpus, options.hours, options.partition
+    )
+    print(f"pretrain: {launch.advice(job, launch.submit(job))}")
 
 
 def _watching(run: "Run") -> list["Callback"]:

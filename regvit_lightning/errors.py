@@ -1,4 +1,4 @@
-"""The one exception that the programs turn into a line for the user."""
+"""The exceptions that the programs turn into a line for the user."""
 
 
 class UserError(Exception):
@@ -12,6 +12,22 @@ class UserError(Exception):
         # A DataLoader hands an error of its worker processes on with the worker's traceback; the message comes last.
         _, wrapped, traceback = text.partition("\nOriginal Traceback")
         return traceback.strip().splitlines()[-1].partition(": ")[2] if wrapped else text
+
+
+class Stopped(BaseException):
+    """A signal ended the work, and what was done is kept. No `Exception`: nothing else may be begun after it.
+
+    Args:
+        message: what is kept and how to go on, in one line.
+        number: of the signal.
+
+    Attributes:
+        status: exit status of the program, 128 + number, as shells have it.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.status = 128 + number
 
 
 def one_line(error: BaseException) -> str:

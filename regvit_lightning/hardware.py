@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.utilities import rank_zero_only
 
 from regvit_lightning.settings import check
 
@@ -13,6 +15,27 @@ from regvit_lightning.settings import check
 def accelerator() -> str:
     """`cuda` where there is a device, else `cpu`."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_devices(wanted: int) -> None:
+    """Raise `SettingsError` unless this machine has so many devices; on a CPU they are processes."""
+    check(wanted > 0, f"devices={wanted}: must be at least 1")
+    if accelerator() == "cuda":
+        there = torch.cuda.device_count()
+        check(wanted <= there, f"devices={wanted}: this machine has {there}")
+
+
+def first_process() -> bool:
+    """Whether this process is the first of a run: it alone claims folders and prints.
+
+    Lightning reads it from the environment that torchrun, Slurm or its own launcher made.
+    """
+    return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
+
+
+def started_by_cluster() -> bool:
+    """Whether torchrun or Slurm has started this process, among others on further machines."""
+    return SLURMEnvironment.detect() or TorchElasticEnvironment.detect()
 
 
 def precision(wanted: str) -> str:

@@ -57,7 +57,7 @@ def trained(tiny, tmp_path_factory):
     place = tmp_path_factory.mktemp("chain")
     folders = [f"runs={place / 'runs'}", f"data={tiny.root}/imagenet"]
     for model in ("vitn_reg0", "vitn_reg4"):
-        program("pretrain", f"model={model}", *folders, *QUICK)
+        program("pretrain", f"model={model}", *folders, f"results={place / 'results'}", *QUICK)
     for model in ("random-vitn_reg4", "deit3-vitn_reg0", "deit3-vitn_reg4"):
         words = [f"model={model}", *folders, f"results={place / 'results'}", "variant=mini", "workers=0"]
         program("evaluate", "task=imagenet_knn", "neighbours=[1,10]", *words)
@@ -71,6 +71,9 @@ def test_from_folders_to_a_table(trained):
     assert "deit3-vitn_reg4" in shown
     found = records.load_all(trained / "results", "imagenet")
     assert len(found) == 6
+    curve = (trained / "results" / "imagenet" / "curves" / "deit3-vitn_reg4.seed0.csv").read_text().splitlines()
+    assert curve[0] == "step,loss,lr"
+    assert len(curve) == 1 + 6
     for record in found:
         assert record.images == 32
         assert 0 <= record.metrics["top1"] <= 100
@@ -213,8 +216,8 @@ def test_a_bad_file_stops_two_devices_with_a_line_each(bare_files, tmp_path):
 
 def test_real_photographs_by_path(hands, tmp_path):
     folders = [f"data={hands.root}", "variant=mini", f"runs={tmp_path}"]
-    program("pretrain", "model=vitn_reg4", *folders, "epochs=1", "workers=0")
     results = tmp_path / "results"
+    program("pretrain", "model=vitn_reg4", *folders, "epochs=1", "workers=0", f"results={results}")
     program("evaluate", "model=deit3-vitn_reg4", "task=imagenet_knn", *folders, "workers=0", f"results={results}")
     record = records.load_all(results, "hands")[0]
     assert record.images == 300

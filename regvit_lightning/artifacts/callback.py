@@ -89,7 +89,7 @@ class NormsDuringTraining(Callback):
 
     def _measure(self, recipe: Recipe) -> Norms:
         images = recipe.normalise(self.images.to(recipe.device))
-        with _frozen(recipe.backbone):
+        with _frozen(recipe.backbone), torch.compiler.set_stance("force_eager"):  # compiled blocks do not heed hooks
             facts = recipe.settings.image_size, recipe.mean.tolist(), recipe.std.tolist()
             backbone = Backbone(recipe.backbone, recipe.model, *facts)
             return measure(backbone, images)

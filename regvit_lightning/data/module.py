@@ -8,6 +8,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from regvit_lightning.data.stream import Stream, StreamSampler
+from regvit_lightning.interruption import leave_to_main_process
 from regvit_lightning.settings import check
 
 Collate = Callable[[list[Any]], Any]
@@ -77,7 +78,7 @@ class Streamed(LightningDataModule):
 
     def _workers(self) -> dict[str, Any]:
         pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return {"num_workers": self.loading.workers, "pin_memory": pinned}
+        return {"num_workers": self.loading.workers, "pin_memory": pinned, "worker_init_fn": leave_to_main_process}
 
 
 def accumulation(batch_size: int, world: int, device_batch: int) -> int:

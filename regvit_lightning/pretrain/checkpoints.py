@@ -13,6 +13,7 @@ from regvit_lightning import atomic
 from regvit_lightning.data.images import Files
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.errors import UserError
+from regvit_lightning.interruption import Signals
 
 KEPT = (
     "the last good checkpoint is kept; the same command would meet the same step again, so begin anew with other "
@@ -28,24 +29,35 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint writer, made atomic."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        atomic.write(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+        def fill(temporary: Path) -> None:
+            with temporary.open("wb") as file:  # torch, given a path, would not say that the disk is full
+                torch.save(checkpoint, file)
+
+        atomic.write(Path(path), fill)
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps one checkpoint, replaced every `every` steps and at the end."""
+    """Keeps one checkpoint, replaced every `every` steps, at the end, and when a signal asks to stop."""
 
-    def __init__(self, path: Path, every: int) -> None:
-        self.path, self.every = path, every
+    def __init__(self, path: Path, every: int, signals: Signals) -> None:
+        self.path, self.every, self.signals = path, every, signals
         self.before = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.signals.listen()
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         self.before = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        step = trainer.global_step
-        stepped = step > self.before  # not between the micro-batches of a step
-        if stepped and (step % self.every == 0 or step == trainer.max_steps):
+        step, end = trainer.global_step, trainer.max_steps
+        if step == self.before:  # between the micro-batches of a step
+            return
+        stop = step < end and self.signals.agreed(trainer)
+        if stop or step % self.every == 0 or step == end:
             trainer.save_checkpoint(self.path)
+        if stop:
+            self.signals.stop(trainer)
 
 
 class FiniteLoss(Callback):

@@ -2,28 +2,31 @@
 
 import importlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
 
-from regvit_lightning import atomic, hardware, seeds, settings
+from regvit_lightning import atomic, hardware, seeds, settings, slurm
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import accumulation
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.interruption import Signals
+from regvit_lightning.pretrain import parallel
 from regvit_lightning.pretrain.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint, Unreadable
 from regvit_lightning.pretrain.recipe import Recipe, RecipeSettings, example_grid
 
 # Settings that may differ when a run is continued: they change how it runs, not what it computes. The device batch is
 # not among them: mixing and stochastic depth are drawn per batch, and Lightning counts micro-batches.
-FREE_TO_CHANGE = ("workers", "checkpoint_every", "log_every", "norms_every")
+FREE_TO_CHANGE = ("workers", "checkpoint_every", "log_every", "norms_every", "grad_checkpointing")
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Run:
         data: where the images are.
         seed: of everything drawn.
         folder: of checkpoint, logs and exported weights.
-        devices: number of devices of this machine.
+        devices: number of devices of each machine.
+        nodes: number of machines.
     """
 
     model: str
@@ -47,6 +51,12 @@ class Run:
     seed: int
     folder: Path
     devices: int = 1
+    nodes: int = 1
+
+    @property
+    def world(self) -> int:
+        """Number of devices in all."""
+        return self.devices * self.nodes
 
 
 def finished(run: Run) -> bool:
@@ -68,6 +78,7 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
     Raises:
         UserError: the data or the folder cannot be used, the folder holds a run with other settings, or training
             cannot go on.
+        Stopped: a signal asked to stop; a checkpoint is written.
     """
     exported = run.folder / "backbone.safetensors"
     if finished(run) and not force:
@@ -77,19 +88,24 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
     draws, batch_size = run.settings.epochs * len(files), run.settings.batch_size
     steps = draws // batch_size
     settings.check(steps > 0, f"batch_size={batch_size} is above the {draws} images of {run.settings.epochs} epochs")
-    with seeds.drawn_from(run.seed, "initialise"):
-        recipe = kind(run.settings, run.model, len(files.classes), steps, run.seed)
+    hardware.check_devices(run.devices)
+    recipe = _recipe(run, len(files.classes), steps)
     metadata = recipe.metadata(run.recipe)
     recipe.save_hyperparameters({"backbone": asdict(metadata)})
     stream = Stream(len(files), run.settings.batch_size, steps, run.seed, recipe.repeats)
     images = recipe.data_module(files, stream, run.settings.workers)
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # Lightning starts the processes of further devices after this
-        _claim(run, force)
-    callbacks = [*callbacks, Unreadable(files, run.folder / "unreadable.txt")]
-    trainer = _trainer(run, steps, recipe.micro_batch(), callbacks)
+    if hardware.first_process():
+        claim(run, force)
     last = run.folder / "last.ckpt"
-    trainer.fit(recipe, images, ckpt_path=last if last.exists() else None, weights_only=True)
+    with Signals() as signals:
+        guards = [FiniteLoss(run.settings.log_every), LastCheckpoint(last, run.settings.checkpoint_every, signals)]
+        unreadable = Unreadable(files, run.folder / "unreadable.txt")
+        trainer = _trainer(run, steps, recipe.micro_batch(), [*callbacks, unreadable, AugmentedImages(), *guards])
+        trainer.fit(recipe, images, ckpt_path=last if last.exists() else None, weights_only=True)
     hardware.leave_helpers(trainer)
+    if isinstance(trainer.strategy, ModelParallelStrategy):  # this process holds a shard of the weights, the file all
+        recipe = _recipe(run, len(files.classes), steps)
+        recipe.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
     recipe.export(run.folder, metadata)
     return exported
 
@@ -100,19 +116,25 @@ def recipe_class(options: RecipeSettings) -> type[Recipe]:
     return found
 
 
+def _recipe(run: Run, num_classes: int, steps: int) -> Recipe:
+    with seeds.drawn_from(run.seed, "initialise"):
+        return recipe_class(run.settings)(run.settings, run.model, num_classes, steps, run.seed)
+
+
 def _trainer(run: Run, steps: int, micro_batch: int, callbacks: list[Callback]) -> Trainer:
     options = run.settings
-    guards = [FiniteLoss(options.log_every), LastCheckpoint(run.folder / "last.ckpt", options.checkpoint_every)]
     return Trainer(
         accelerator=hardware.accelerator(),
         devices=run.devices,
+        num_nodes=run.nodes,
+        strategy=parallel.strategy(options.strategy, run.world),
         precision=options.precision,  # type: ignore[arg-type]
         max_steps=steps,
-        accumulate_grad_batches=accumulation(options.batch_size, run.devices, micro_batch),
+        accumulate_grad_batches=accumulation(options.batch_size, run.world, micro_batch),
         logger=TensorBoardLogger(run.folder, name="", version="log"),
         log_every_n_steps=options.log_every,
-        callbacks=[*callbacks, AugmentedImages(), *guards],
-        plugins=[AtomicCheckpointIO()],
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO(), *slurm.environment()],
         use_distributed_sampler=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -138,7 +160,7 @@ def _description(run: Run) -> dict[str, Any]:
         "recipe": run.recipe,
         "data": str(Path(run.data.root).resolve()),
         "seed": run.seed,
-        "devices": run.devices,
+        "devices": run.world,
         **kept,
     }
 
@@ -159,7 +181,7 @@ def _changes(run: Run) -> list[str] | None:
     ]
 
 
-def _claim(run: Run, force: bool) -> None:
+def claim(run: Run, force: bool) -> None:
     """Write what is about to be trained into the folder, or refuse to mix it with another run."""
     if force and run.folder.exists():
         shutil.rmtree(run.folder)

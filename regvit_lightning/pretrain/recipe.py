@@ -7,9 +7,10 @@ from typing import Any, cast
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from regvit_lightning import hardware, seeds, vit, weights
@@ -19,6 +20,7 @@ from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.data.transforms import normalise
+from regvit_lightning.pretrain import parallel
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.weights import Metadata
 
@@ -41,6 +43,10 @@ class RecipeSettings:
         checkpoint_every: steps between checkpoints.
         log_every: steps between logged scalars.
         norms_every: steps between measurements of the norms of every block, 0 for none.
+        grad_checkpointing: compute the blocks once more in the backward pass instead of keeping what is inside them;
+            less memory, about a third more computation, the same weights.
+        compile: run the blocks through torch.compile; the weights keep their names.
+        strategy: of several devices: `ddp`, or `fsdp` for a model that does not fit on one.
     """
 
     module: str = MISSING
@@ -55,6 +61,9 @@ class RecipeSettings:
     checkpoint_every: int = MISSING
     log_every: int = MISSING
     norms_every: int = MISSING
+    grad_checkpointing: bool = False
+    compile: bool = False
+    strategy: str = "ddp"
 
     def __post_init__(self) -> None:
         self.precision = hardware.precision(self.precision)
@@ -62,6 +71,10 @@ class RecipeSettings:
             check(getattr(self, name) > 0, f"{name}={getattr(self, name)}: must be at least 1")
         for name in ("workers", "norms_every"):
             check(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: must not be negative")
+        known = ", ".join(parallel.STRATEGIES)
+        check(self.strategy in parallel.STRATEGIES, f"strategy={self.strategy}: expected one of {known}")
+        whole = self.strategy == "ddp" or self.norms_every == 0
+        check(whole, f"norms_every={self.norms_every}: no device of strategy=fsdp holds the whole backbone; give 0")
 
 
 class Recipe(LightningModule):
@@ -148,9 +161,26 @@ class Recipe(LightningModule):
         """uint8 (B, 3, H, W) to the float input of the backbone."""
         return normalise(images, self.mean, self.std)
 
+    def blocks(self) -> Iterator[nn.Module]:
+        """The transformer blocks, each of which is compiled and sharded by itself: of every register ViT inside."""
+        for model in self._models():
+            yield from model.blocks
+
     def setup(self, stage: str) -> None:
-        # The fused kernel's backward pass is slow on CPUs: it doubles the step of the nano model.
-        vit.fuse_attention(self.backbone, self.trainer.strategy.root_device.type != "cpu")
+        for model in self._models():
+            # The fused kernel's backward pass is slow on CPUs: it doubles the step of the nano model.
+            vit.fuse_attention(model, self.trainer.strategy.root_device.type != "cpu")
+            model.set_grad_checkpointing(self.settings.grad_checkpointing)
+        for block in self.blocks() if self.settings.compile else ():
+            block.compile()  # in place: no `_orig_mod` in the names of the weights
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            assert self.device_mesh is not None, "Lightning has set up the processes"
+            parallel.shard(self, self.blocks(), self.device_mesh["data_parallel"])
+
+    def _models(self) -> list[vit.RegisterViT]:
+        return [module for module in self.modules() if isinstance(module, vit.RegisterViT)]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         seeds.seed_global(self.seed, "step", batch_idx, self.global_rank)

@@ -2,6 +2,7 @@
 what is found."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,13 +15,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from regvit_lightning import atomic, hardware, seeds
+from regvit_lightning import atomic, hardware, seeds, slurm
 from regvit_lightning.backbones import Backbone, Tokens
 from regvit_lightning.data.images import Transform
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Streamed, accumulation
 from regvit_lightning.data.transforms import centre_crop, normalise
 from regvit_lightning.errors import UserError
+from regvit_lightning.interruption import Signals
 from regvit_lightning.pretrain.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint
 from regvit_lightning.settings import MISSING, check
 
@@ -263,11 +265,13 @@ def fit(module: FrozenModule, images: Streamed, steps: int, how: How, **more: An
 
     Raises:
         UserError: the folder cannot be written, or the loss is not finite.
+        Stopped: a signal asked to stop; a checkpoint is written.
     """
     assert images.stream is not None, "the batches come from a stream"
+    signals = Signals()
     callbacks = [*how.callbacks, FiniteLoss(LOG_EVERY)]
     if how.folder is not None:
-        callbacks.append(LastCheckpoint(how.folder / LAST, CHECKPOINT_EVERY))
+        callbacks.append(LastCheckpoint(how.folder / LAST, CHECKPOINT_EVERY, signals))
     runner = Trainer(
         **_quiet(callbacks),
         devices=how.devices,
@@ -277,12 +281,13 @@ def fit(module: FrozenModule, images: Streamed, steps: int, how: How, **more: An
         logger=TensorBoardLogger(how.folder, name="", version="log") if how.folder is not None else False,
         log_every_n_steps=LOG_EVERY,
         enable_checkpointing=how.folder is not None,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *slurm.environment()],
         **more,
     )
     last = how.folder / LAST if how.folder is not None and (how.folder / LAST).exists() else None
     try:
-        runner.fit(module, images, ckpt_path=last, weights_only=True)
+        with signals if how.folder is not None else nullcontext():  # without a folder there is nothing to go on from
+            runner.fit(module, images, ckpt_path=last, weights_only=True)
     except RuntimeError as error:  # of torch.distributed, when another process stopped and told why
         if how.devices == 1 or not any(word in str(error) for word in ("gloo", "NCCL", "peer")):
             raise

@@ -1,7 +1,9 @@
 """Segmentation: scores by hand and by mmsegmentation's own, its slide inference, the head, the protocol around them."""
 
 import copy
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch import nn
 from regvit_lightning import backbones, settings
 from regvit_lightning.data import ade20k
 from regvit_lightning.data.layout import DataSettings, Segmentation
+from regvit_lightning.errors import Stopped
 from regvit_lightning.settings import SettingsError
 from regvit_lightning.tasks import frozen, segmentation
 from regvit_lightning.tasks.frozen import HEAD, LAST, How
@@ -486,18 +489,25 @@ def test_a_finished_training_is_only_tested(outcome, tiny, tmp_path, monkeypatch
 
 
 def test_an_interrupted_training_ends_with_the_same_head(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(frozen, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(frozen, "CHECKPOINT_EVERY", 1000)
     whole, broken = (How(folder=tmp_path / name) for name in ("whole", "broken"))
     options = mini_settings("steps=5", "decode_head={type: FCNHead, channels: 8, num_convs: 1, dropout_ratio: 0.5}")
     expected = segmentation.run(nano(), tiny, options, whole)
     step = Segmenter.training_step
 
     def dying(self, *arguments):
+        if self.global_step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
         if self.global_step == 3:
             raise KeyError("dies")
         return step(self, *arguments)
 
     monkeypatch.setattr(Segmenter, "training_step", dying)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match="stopped at step 2 of 5; give the same command to go on") as stop:
+        segmentation.run(nano(), tiny, options, broken)
+    assert stop.value.status == 143
+    assert signal.getsignal(signal.SIGTERM) == before
     with pytest.raises(KeyError):
         segmentation.run(nano(), tiny, options, broken)
     monkeypatch.setattr(Segmenter, "training_step", step)

@@ -1,0 +1,130 @@
+"""Giving a program's command to a cluster: Slurm, through submitit."""
+
+import contextlib
+import importlib
+import io
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+from regvit_lightning import atomic
+from regvit_lightning.errors import UserError
+from regvit_lightning.settings import check
+
+NOTICE = 120  # seconds between the signal and the end of a job's time: a step and a checkpoint must fit in
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command and what it asks the cluster for.
+
+    Attributes:
+        program: `benchmarks.<program>` is run, once per device.
+        words: its `key=value` words.
+        folder: of submitit's files and logs, on a file system that all machines share.
+        nodes: number of machines.
+        devices: GPUs, and processes, on each.
+        cpus: cores of each process.
+        hours: time limit of one stretch; a program that keeps its state is queued again and goes on after it.
+        partition: of the cluster; empty takes its default.
+    """
+
+    program: str
+    words: Sequence[str]
+    folder: Path
+    nodes: int
+    devices: int
+    cpus: int
+    hours: float
+    partition: str = ""
+
+
+class Words:
+    """What runs in a job: a program with its words. Queued again by submitit if it is stopped before it listens."""
+
+    def __init__(self, program: str, words: Sequence[str]) -> None:
+        self.program, self.words = program, list(words)
+
+    def __call__(self) -> None:
+        sys.argv = [self.program, *self.words]
+        importlib.import_module(f"benchmarks.{self.program}").cli()
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def submit(job: Job, cluster: str = "slurm") -> "submitit.Job[None]":
+    """Submit a job and keep its number in its folder.
+
+    Account, QOS, memory and the like are taken from sbatch's own environment variables (`SBATCH_ACCOUNT`, …).
+
+    Args:
+        job: the command.
+        cluster: `slurm`; submitit's `local` and `debug` run it here.
+
+    Raises:
+        UserError: there is no Slurm here, or it refuses the job.
+    """
+    if cluster == "slurm" and shutil.which("sbatch") is None:
+        raise UserError("launcher=slurm: sbatch is not found; give the command on a login node, or leave LAUNCHER out")
+    atomic.check_writable(job.folder / "job")
+    executor = submitit.AutoExecutor(folder=job.folder, cluster=cluster)
+    executor.update_parameters(**parameters(job))
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what sbatch says and raises it as well
+            submitted = executor.submit(Words(job.program, job.words))
+    except (FailedJobError, FailedSubmissionError) as error:
+        reason = next((line for line in str(error).splitlines() if "error" in line), str(error))
+        raise UserError(f"Slurm refuses the job: {reason.strip()}") from None
+    atomic.write_text(job.folder / "job", submitted.job_id)
+    return submitted
+
+
+def parameters(job: Job) -> dict[str, Any]:
+    """The job in submitit's words."""
+    check(job.hours > 0, f"hours={job.hours}: must be positive")
+    return {
+        "name": job.program,
+        "nodes": job.nodes,
+        "tasks_per_node": job.devices,
+        "gpus_per_node": job.devices,
+        "cpus_per_task": job.cpus,
+        "timeout_min": max(1, round(60 * job.hours)),
+        **({"slurm_partition": job.partition} if job.partition else {}),
+        "slurm_signal_delay_s": NOTICE,
+        "slurm_srun_args": [f"--cpus-per-task={job.cpus}"],  # since 22.05 srun does not take it from sbatch
+        "slurm_additional_parameters": {"requeue": True},
+    }
+
+
+def active(folder: Path) -> str:
+    """Number and state of the job that was submitted last from `folder`, `12 (running)`; empty when it has ended."""
+    file = folder / "job"
+    if not file.exists() or shutil.which("squeue") is None:
+        return ""
+    number = file.read_text(encoding="utf-8").strip()
+    command = ["squeue", "--noheader", "--jobs", number, "--format", "%T"]
+    state = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.strip()
+    return f"{number} ({state.lower()})" if state else ""
+
+
+def advice(job: Job, submitted: "submitit.Job[None]") -> str:
+    """What the user wants to see: number, log, and what to do next."""
+    where = f"partition {job.partition}" if job.partition else "the default partition"
+    return "\n".join(
+        [
+            f"job {submitted.job_id} is submitted: {job.nodes} nodes × {job.devices} devices in {where}",
+            f"  log     tail -F {submitted.paths.stderr}",
+            f"  state   squeue --jobs {submitted.job_id}",
+            f"  stop    scancel {submitted.job_id}  (a checkpoint is written)",
+            f"  Pre-empted, or after {job.hours:g} hours, it is queued again and goes on; if it ends otherwise,",
+            "  give the same command again.",
+        ]
+    )

@@ -1,0 +1,41 @@
+"""The Slurm job that a process belongs to."""
+
+import os
+import re
+import subprocess
+
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+
+def environment() -> list[SLURMEnvironment]:
+    """Lightning's plugin for a task of a Slurm job.
+
+    Its own requeueing is left out: it writes a checkpoint of another name in the middle of a step. See `interruption`.
+    """
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def job() -> str:
+    """Number of the job that this process is a task of, `12` or `12_3` in an array; empty outside of Slurm."""
+    if not SLURMEnvironment.detect():
+        return ""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+
+
+def requeue(number: str) -> str:
+    """Have a running job queued again, with the same number; what Slurm or its user is ending is left to them.
+
+    Returns:
+        Why it was not queued again; empty when it was.
+    """
+    shown = _scontrol("show", "job", "--oneliner", number)
+    state = re.search(r"JobState=(\w+)", shown.stdout)
+    if state is None or state[1] != "RUNNING":
+        return state[1].lower() if state else shown.stderr.strip()
+    told = _scontrol("requeue", number)
+    return "" if told.returncode == 0 else told.stderr.strip()
+
+
+def _scontrol(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=60)

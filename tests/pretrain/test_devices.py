@@ -1,0 +1,141 @@
+"""What changes how a recipe runs, and not what it computes: devices, accumulation, checkpointing, compilation, FSDP.
+
+Without mixing and stochastic depth, which are drawn per batch of a device, weights differ by rounding only. It is
+measured against the distance that the weights have moved.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from safetensors.torch import load_file
+
+from regvit_lightning import backbones, hardware, settings, vit
+from regvit_lightning.artifacts.callback import NormsDuringTraining
+from regvit_lightning.artifacts.outliers import Rules
+from regvit_lightning.pretrain import fit, parallel
+from regvit_lightning.settings import SettingsError
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMON = ["variant=mini", "workers=0", "precision=32-true", "batch_size=16", "device_batch=16", "epochs=1"]
+# Recipe: its words for a run of a few steps that draws nothing per batch of a device.
+RECIPES = {"deit3": ["cutmix=0", "mixup=0", "drop_path=0", "warmup_epochs=0.1"]}
+CLOSE = 1e-4  # of the distance moved; measured: 1e-6
+
+
+def prepare(recipe, data, folder, *words):
+    own = [
+        w for w in (*COMMON[1:], *RECIPES[recipe]) if w.partition("=")[0] not in {o.partition("=")[0] for o in words}
+    ]
+    return fit.Run("vitn_reg2", recipe, settings.load("recipes", recipe, "mini", [*own, *words])[1], data, 0, folder)
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def whole(request, tiny, tmp_path_factory):
+    """(recipe, its weights after a run on one device, the distance that each run has moved)."""
+    folder = tmp_path_factory.mktemp(request.param)
+    run = prepare(request.param, tiny, folder)
+    weights = load_file(fit.fit(run))
+    untrained = dict(fit._recipe(run, 16, 6).exports())["backbone"].state_dict()
+    return request.param, weights, distance(weights, untrained)
+
+
+def distance(ours, theirs):
+    """Euclidean distance of two models."""
+    assert ours.keys() <= theirs.keys()  # the classifier is not exported
+    return sum(float((ours[name] - theirs[name]).double().square().sum()) for name in ours) ** 0.5
+
+
+def on_two(recipe, data, place, *words):
+    """Weights of a run on two devices, in processes of their own."""
+    command = [sys.executable, "-m", "benchmarks.pretrain", "model=vitn_reg2", f"recipe={recipe}", "devices=2"]
+    command += [f"data={data.root}/imagenet", f"runs={place}", f"results={place}", *COMMON, *RECIPES[recipe], *words]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return load_file(place / "imagenet" / f"{recipe}-vitn_reg2" / "seed0" / "backbone.safetensors")
+
+
+@pytest.mark.parametrize("words", [(), ("strategy=fsdp", "norms_every=0", "checkpoint_every=3")], ids=["ddp", "fsdp"])
+def test_two_devices_give_the_weights_of_one(tiny, tmp_path, whole, words):
+    recipe, weights, moved = whole
+    found = on_two(recipe, tiny, tmp_path, *words)
+    assert 0 < distance(found, weights) < CLOSE * moved
+    backbone = next(tmp_path.rglob("backbone.safetensors"))
+    assert backbones.load(str(backbone), Path()).num_registers == 2
+
+
+def test_accumulation_gives_the_weights_of_the_large_batch(tiny, tmp_path, whole):
+    recipe, weights, moved = whole
+    found = load_file(fit.fit(prepare(recipe, tiny, tmp_path, "device_batch=4")))
+    assert distance(found, weights) < CLOSE * moved
+
+
+def test_checkpointing_of_activations_changes_no_bit(tiny, tmp_path, whole, monkeypatch):
+    recipe, weights, _ = whole
+    runs = []
+    real = torch.utils.checkpoint.checkpoint
+    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", lambda *a, **k: runs.append(1) or real(*a, **k))
+    run = prepare(recipe, tiny, tmp_path, "grad_checkpointing=true")
+    assert distance(load_file(fit.fit(run)), weights) == 0
+    assert len(runs) >= 6 * 4  # steps × blocks
+    assert fit.finished(prepare(recipe, tiny, tmp_path))  # it may be switched between two starts
+
+
+def test_compiled_weights_keep_their_names(tiny, tmp_path, whole, monkeypatch):
+    recipe, weights, moved = whole
+    compiled = []
+    real = torch.compile
+
+    def traced(function, *args, **options):  # the default backend would call a C++ compiler for half a minute
+        compiled.append(function)
+        return real(function, *args, backend="aot_eager", **options)
+
+    monkeypatch.setattr(torch, "compile", traced)
+    run = prepare(recipe, tiny, tmp_path, "compile=true")
+    images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    exported = fit.fit(run, [NormsDuringTraining(images, tmp_path, 2, Rules())])  # which hooks into the blocks
+    assert distance(load_file(exported), weights) < CLOSE * moved
+    assert len(compiled) >= 4
+    assert len((tmp_path / "norms.csv").read_text().splitlines()) == 1 + 4 * 4
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert not [name for name in checkpoint["state_dict"] if "_orig_mod" in name]
+
+
+def test_fsdp_shards_the_blocks_and_keeps_whole_checkpoints():
+    strategy = parallel.strategy("fsdp", 16)
+    assert isinstance(strategy, ModelParallelStrategy)
+    assert (strategy._data_parallel_size, strategy._tensor_parallel_size) == (16, 1)
+    assert strategy._save_distributed_checkpoint is False
+    assert parallel.strategy("fsdp", 1) == "auto"
+    assert parallel.strategy("ddp", 16) == "ddp"
+
+
+def test_what_fsdp_gathers_at_once(whole, tiny, monkeypatch):
+    sharded = []
+    monkeypatch.setattr(parallel, "fully_shard", lambda module, mesh: sharded.append(module))
+    monkeypatch.setattr(parallel, "register_fsdp_forward_method", lambda module, name: sharded.append(name))
+    run = prepare(whole[0], tiny, Path())
+    recipe = fit._recipe(run, 16, 6)
+    parallel.shard(recipe, recipe.blocks(), None)
+    *blocks, root, method = sharded
+    assert (root, method) == (recipe, "training_step")
+    assert set(blocks) == {b for m in recipe.modules() if isinstance(m, vit.RegisterViT) for b in m.blocks}
+    outside = {id(p) for p in recipe.backbone.parameters()} - {id(p) for b in blocks for p in b.parameters()}
+    left = sum(p.numel() for p in recipe.backbone.parameters() if id(p) in outside)
+    assert left < 0.25 * sum(p.numel() for p in recipe.backbone.parameters())  # in a nano model; 2 % in a ViT-L
+
+
+def test_devices_and_strategies_that_do_not_exist(tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr(hardware, "accelerator", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(SettingsError, match="devices=2: this machine has 1"):
+        fit.fit(replace(prepare("deit3", tiny, tmp_path), devices=2))
+    with pytest.raises(SettingsError, match="norms_every=5: no device of strategy=fsdp holds the whole backbone"):
+        prepare("deit3", tiny, tmp_path, "strategy=fsdp", "norms_every=5")
+    with pytest.raises(SettingsError, match="strategy=deepspeed: expected one of ddp, fsdp"):
+        prepare("deit3", tiny, tmp_path, "strategy=deepspeed")
