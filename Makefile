@@ -26,7 +26,7 @@ COMMON = data=$(DATA) devices=$(GPUS) runs=$(RUNS) $(if $(VARIANT),variant=$(VAR
 EVALUATED = $(if $(filter file,$(origin MODEL)),$(RECIPE)-$(MODEL),$(MODEL))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data pretrain eval artifacts eval-all tables bench test test-slurm lint format
+.PHONY: help setup demo data pretrain eval artifacts cost eval-all tables bench test test-slurm lint format
 
 help:  ## list the targets and their variables
 	@echo "make <target> [VARIABLE=value …]; any target makes the environment in VENV=$(VENV) first"
@@ -58,6 +58,9 @@ eval: setup  ## MODEL=deit3-vitb_reg16|timm/…|<file>|random-… TASK=imagenet_
 
 artifacts: setup  ## the artifact report of MODEL=, on the test images of DATA= (VARIANT=, ARGS= as for eval)
 	@$(PY) -m benchmarks.evaluate model=$(EVALUATED) task=artifact_report seed=$(SEED) results=$(RESULTS) $(COMMON)
+
+cost: setup  ## parameters and multiply-adds of MODEL= with 0 to 16 registers; ARGS="image_size=518"
+	@$(PY) -m benchmarks.cost model=$(MODEL) runs=$(RUNS) $(ARGS)
 
 eval-all: setup  ## every missing cell of a grid: GRID=demo|paper|registers|released DATA= ARGS="pretrain=true"
 	@$(PY) -m benchmarks.grid grid=$(GRID) data=$(DATA) runs=$(RUNS) results=$(RESULTS) $(ARGS)

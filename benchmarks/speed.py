@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from benchmarks import command
+from benchmarks import command, markdown
 from benchmarks.data import render
 from regvit_lightning import settings
 from regvit_lightning.data import layout
@@ -94,16 +94,13 @@ def table(rows: list[Row], peak: float, facts: dict[str, Any]) -> str:
 
     cells = [("measurement", "ratio", "target", "from")]
     cells += [(row.name, f"{row.value:.2f}", row.target or "–", row.parts) for row in rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(4)]
-    cells.insert(1, tuple("-" * width for width in widths))  # type: ignore[arg-type]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
     note = (
         f"{facts['device']}; torch {facts['versions']['torch']}; matrix-product peak {peak / 1e9:,.0f} GFLOP/s "
         f"({hardware.precision('auto')}, 4096³); "
         f"commit {facts['commit'][:10]}{' (dirty)' if facts['dirty'] else ''}; {facts['date']}. "
         "Made by `make bench`."
     )
-    return "\n".join(lines) + f"\n\n{note}\n"
+    return f"{markdown.table(cells)}\n\n{note}\n"
 
 
 def seconds(work: Callable[[], object], repeat: int = 5) -> float:

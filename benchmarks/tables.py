@@ -7,16 +7,21 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import command
+from benchmarks.markdown import table as aligned
 from regvit_lightning import atomic, records
 from regvit_lightning.errors import UserError
 from regvit_lightning.records import Record
 from regvit_lightning.settings import setting
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 DESCRIPTION = """Writes <results>/<data>/tables/overview.{md,csv,tex} from the records and prints the Markdown one:
 models × metrics, the floors first (constant predictors, untrained models), with the change against the twin without
-registers."""
+registers. Where there are artifact reports, norms.png shows the norms of their models beside each other."""
 
 
 @dataclass
@@ -153,12 +158,6 @@ def markdown(table: Table, data: str) -> str:
     for model in table.models:
         cells = [column.shown(table.scores.get((model, column))) for column in table.columns]
         rows.append([f"{model} (floor)" if model.startswith("random-") else model, str(table.seeds[model]), *cells])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    line = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    text = [
-        " | ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        for row in (rows[0], line, *rows[1:])
-    ]
     note = [
         f"Data: {data}. {_units(table)};",
         "mean ± standard deviation over seeds; in brackets the change against the same model without registers.",
@@ -166,7 +165,7 @@ def markdown(table: Table, data: str) -> str:
         "",
         *(f"- {line}" for line in table.footnotes),
     ]
-    return "\n".join([*(f"| {row} |" for row in text), "", *note]) + "\n"
+    return "\n".join([aligned(rows), "", *note]) + "\n"
 
 
 def _units(table: Table) -> str:
@@ -205,6 +204,29 @@ def latex(table: Table) -> str:
     return "\n".join([*body, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
+def norm_strips(found: Sequence[Record]) -> "Figure | None":
+    """Fig. 7: norms of patches after the last block by model, with and without registers side by side, seed 0 first.
+
+    Returns:
+        None where no record is of an artifact report.
+    """
+    reports = [record for record in found if "norms_of_last_block" in record.protocol]
+    if not reports:
+        return None
+    import torch
+    from matplotlib.figure import Figure
+
+    from regvit_lightning import figures_artifacts
+
+    of_model = {record.model: record for record in sorted(reports, key=lambda record: -record.seed)}
+    groups = {m: torch.tensor(of_model[m].protocol["norms_of_last_block"]) for m in sorted(of_model, key=order)}
+    figure = Figure(figsize=(2 + 1.8 * len(groups), 3.6), dpi=90, facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    figures_artifacts.strips(axes, groups)
+    axes.set_title("norms of patches after the last block: quantiles, the bar is the median", fontsize=9, loc="left")
+    return figure
+
+
 def main(options: Tables, words: list[str]) -> None:
     """Run the program."""
     results = Path(options.results)
@@ -217,7 +239,10 @@ def main(options: Tables, words: list[str]) -> None:
     shown = markdown(table, data)
     for suffix, text in (("md", shown), ("csv", csv(table)), ("tex", latex(table))):
         atomic.write_text(folder / f"overview.{suffix}", text)
-    print(f"{shown}\ntables: {folder}/overview.md, .csv, .tex")
+    strips = norm_strips(found)
+    if strips is not None:
+        atomic.write(folder / "norms.png", lambda file: strips.savefig(file, format="png", metadata={"Software": None}))
+    print(f"{shown}\ntables: {folder}/overview.md, .csv, .tex{', norms.png' if strips else ''}")
 
 
 def cli() -> None:

@@ -87,9 +87,7 @@ def test_the_job_runs_the_program_with_its_words(tiny, tmp_path, capsys):
     job = launch.Job("data", [f"data={tiny.root}/imagenet"], tmp_path, nodes=1, devices=1, cpus=1, hours=1)
     launch.submit(job, launch.prepare(job, cluster="debug")).result()
     assert "imagenet train" in capsys.readouterr().out
-    again = launch.Words(
-        job.program, job.words
-    ).checkpoint()  # what submitit queues where the job has not begun to train
+    again = launch.Words(job.program, job.words).checkpoint()  # queued where it has not begun to train
     again.result()
     assert "imagenet train" in capsys.readouterr().out
 

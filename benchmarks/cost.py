@@ -1,0 +1,42 @@
+"""What registers cost a model: `python -m benchmarks.cost model=vitb_reg4`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import command, markdown
+from regvit_lightning.settings import setting
+
+DESCRIPTION = """Prints parameters and multiply-adds of a model with 0 to 16 registers (Darcet et al. 2023, fig. 12),
+whatever number it has itself. Weights are needed only for a model that is given as a file."""
+
+
+@dataclass
+class CostOf:
+    """Settings of the program."""
+
+    model: str = setting("as for make eval, or a bare name such as vitb_reg4")
+    image_size: int = setting("side of the image in pixels, 0 for the model's own", 0)
+    runs: str = setting("folder of the runs", "runs")
+
+
+def main(options: CostOf, words: list[str]) -> None:
+    """Run the program."""
+    from regvit_lightning.artifacts import cost
+
+    backbone = cost.load_shape(options.model, Path(options.runs))
+    size = options.image_size or backbone.image_size
+    print(f"cost: {options.model} at {size} px, patches of {backbone.patch_size}\n")
+    rows = [["registers", "parameters", "+ %", "MACs", "+ %"]]
+    for row in cost.table(backbone, size):
+        counts = str(row.registers), f"{row.parameters:,}", f"{row.macs:,}"
+        rows.append([counts[0], counts[1], f"{row.more_parameters:.3f}", counts[2], f"{row.more_macs:.2f}"])
+    print(markdown.table(rows))
+
+
+def cli() -> None:
+    """Run the program with the words of the command line."""
+    command.run("cost", DESCRIPTION, CostOf, main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,20 @@
+"""Tables in Markdown whose columns are aligned, so that they are read in a terminal, too."""
+
+from collections.abc import Sequence
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """The first row is the heading; columns of which every other cell begins like a number are aligned on the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    right = [all(_number(row[column]) for row in rows[1:]) for column in range(len(rows[0]))]
+    rule = ["-" * (width - 1) + ":" if aligned else "-" * width for width, aligned in zip(widths, right, strict=True)]
+    return "\n".join("| " + " | ".join(_padded(row, widths, right)) + " |" for row in (rows[0], rule, *rows[1:]))
+
+
+def _number(cell: str) -> bool:
+    return cell[:1].isdigit() or cell[:1] in ("–", "-", "+", "≥", "≤", "")
+
+
+def _padded(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:
+    columns = zip(row, widths, right, strict=True)
+    return [cell.rjust(width) if aligned else cell.ljust(width) for cell, width, aligned in columns]
