@@ -60,8 +60,8 @@ class Words:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def submit(job: Job, cluster: str = "slurm") -> "submitit.Job[None]":
-    """Submit a job and keep its number in its folder.
+def prepare(job: Job, cluster: str = "slurm") -> submitit.AutoExecutor:
+    """What will submit the job; nothing is written yet.
 
     Account, QOS, memory and the like are taken from sbatch's own environment variables (`SBATCH_ACCOUNT`, …).
 
@@ -70,13 +70,22 @@ def submit(job: Job, cluster: str = "slurm") -> "submitit.Job[None]":
         cluster: `slurm`; submitit's `local` and `debug` run it here.
 
     Raises:
-        UserError: there is no Slurm here, or it refuses the job.
+        UserError: there is no Slurm here, or the job asks for what cannot be.
     """
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise UserError("launcher=slurm: sbatch is not found; give the command on a login node, or leave LAUNCHER out")
-    atomic.check_writable(job.folder / "job")
     executor = submitit.AutoExecutor(folder=job.folder, cluster=cluster)
     executor.update_parameters(**parameters(job))
+    return executor
+
+
+def submit(job: Job, executor: submitit.AutoExecutor) -> "submitit.Job[None]":
+    """Submit a job and keep its number in its folder.
+
+    Raises:
+        UserError: the folder cannot be written, or Slurm refuses the job.
+    """
+    atomic.check_writable(job.folder / "job")
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what sbatch says and raises it as well
             submitted = executor.submit(Words(job.program, job.words))

@@ -94,14 +94,20 @@ def _submit(run: "Run", options: Pretrain, words: list[str]) -> None:
         print(f"pretrain: job {found} is at it; logs in {folder}")
         return
     accumulation(run.settings.batch_size, run.world, run.settings.device_batch)
-    fit.claim(run, options.force)
-    own = {**asdict(options), "launcher": "local", "force": False}
-    given = [f"{key}={value}" for key, value in own.items()]
-    cpus = run.settings.workers + 1
+    own = [f"{key}={value}" for key, value in {**asdict(options), "launcher": "local", "force": False}.items()]
     job = launch.Job(
-        "pretrain", [*given, *words], folder, run.nodes, run.devices, cpus, options.hours, options.partition
+        program="pretrain",
+        words=[*own, *words],
+        folder=folder,
+        nodes=run.nodes,
+        devices=run.devices,
+        cpus=run.settings.workers + 1,
+        hours=options.hours,
+        partition=options.partition,
     )
-    print(f"pretrain: {launch.advice(job, launch.submit(job))}")
+    executor = launch.prepare(job)
+    fit.claim(run, options.force)
+    print(f"pretrain: {launch.advice(job, launch.submit(job, executor))}")
 
 
 def _watching(run: "Run") -> list["Callback"]:

@@ -1,6 +1,7 @@
 """Files that are either whole or not there: written beside their place, flushed, renamed."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ def write(path: Path, fill: Callable[[Path], object]) -> None:
     Raises:
         UserError: the folder is not writable or the disk is full; what stood at `path` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # see `remove_leftovers`
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fill(temporary)
@@ -44,6 +45,24 @@ def check_writable(path: Path) -> None:
     except UserError as error:
         raise UserError(str(error).replace(str(probe), str(path))) from None
     remove(probe)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of processes that were killed while they wrote into `folder`."""
+    for file in folder.glob(".*.tmp"):
+        number = re.search(r"\.(\d+)\.tmp$", file.name)
+        if number and not _runs(int(number[1])):
+            remove(file)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
 
 
 def remove(path: Path) -> None:

@@ -85,7 +85,10 @@ def test_a_machine_without_slurm(tiny, tmp_path, monkeypatch):
 
 def test_the_job_runs_the_program_with_its_words(tiny, tmp_path, capsys):
     job = launch.Job("data", [f"data={tiny.root}/imagenet"], tmp_path, nodes=1, devices=1, cpus=1, hours=1)
-    launch.submit(job, cluster="debug").result()
+    launch.submit(job, launch.prepare(job, cluster="debug")).result()
+    assert "imagenet train" in capsys.readouterr().out
+    again = launch.Words(job.program, job.words).checkpoint()  # queued where it has not begun to train
+    again.result()
     assert "imagenet train" in capsys.readouterr().out
 
 
@@ -93,7 +96,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     job = launch.Job("data", [], tmp_path / "file" / "slurm", nodes=1, devices=1, cpus=1, hours=1)
     with pytest.raises(UserError, match="cannot write"):
-        launch.submit(job, cluster="debug")
+        launch.submit(job, launch.prepare(job, cluster="debug"))
 
 
 def test_help_does_not_need_submitit():

@@ -185,6 +185,7 @@ def claim(run: Run, force: bool) -> None:
     """Write what is about to be trained into the folder, or refuse to mix it with another run."""
     if force and run.folder.exists():
         shutil.rmtree(run.folder)
+    atomic.remove_leftovers(run.folder)
     changes = _changes(run)
     if changes:
         raise UserError(

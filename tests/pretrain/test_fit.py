@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -243,6 +244,18 @@ def test_atomic_write_leaves_the_old_file(tmp_path):
         atomic.write(path, broken)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tiny, whole, tmp_path):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    run = prepare(tiny, tmp_path)
+    left, alive = (tmp_path / f".last.ckpt.{process}.tmp" for process in (gone.pid, os.getppid()))
+    left.write_bytes(b"half")
+    alive.write_bytes(b"half")
+    fit.claim(run, force=False)
+    assert not left.exists()
+    assert alive.exists()
 
 
 # Losses of the first ten steps, fp32, one thread: python -m pytest tests/pretrain/test_fit.py -k golden prints them.
