@@ -82,9 +82,14 @@ class Recipe(LightningModule):
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD), persistent=False)
 
-    def augmentation(self) -> Callable[[Image.Image], Tensor]:
-        """Training transform of one image, to uint8 (3, image_size, image_size)."""
+    def augmentation(self) -> Callable[[Image.Image], Any]:
+        """Training transform of one image, to uint8 (3, image_size, image_size) or to several such views by name."""
         raise NotImplementedError
+
+    def examples(self, batch: dict[str, Any]) -> Tensor:
+        """What the network sees of a batch, uint8 (n, 3, H, W), to be shown."""
+        images: Tensor = batch["image"]
+        return images
 
     def exports(self) -> Iterator[tuple[str, vit.RegisterViT]]:
         """Backbones to keep at the end, by file name; the evaluations take `backbone`, which comes last."""
