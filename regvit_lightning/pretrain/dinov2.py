@@ -315,17 +315,29 @@ class Recipe(recipe.Recipe):
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         step = self.global_step
-        lr, decay, momentum = self.learning_rate(step), self.weight_decay(step), self.momentum(step)
+        self.schedule(optimizer, step)
+        shown = {
+            "lr": self.learning_rate(step),
+            "weight_decay": self.weight_decay(step),
+            "momentum": self.momentum(step),
+        }
+        self.log_dict({f"train/{name}": value for name, value in shown.items()})
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.update_teacher(self.momentum(step))
+        for targets in self.targets.values():
+            cast(SinkhornTargets | CentredTargets, targets).step()
+
+    def schedule(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Set learning rate and weight decay of each group for update `step`."""
+        lr, decay = self.learning_rate(step), self.weight_decay(step)
         for group in optimizer.param_groups:
             frozen = group["last_layer"] and step < self._part(self.settings.freeze_last_layer)
             group["lr"] = 0.0 if frozen else lr * group["lr_factor"]
             group["weight_decay"] = decay * group["decay_factor"]
-        shown = {"lr": lr, "weight_decay": decay, "momentum": momentum, "temperature": self.teacher_temperature(step)}
-        self.log_dict({f"train/{name}": value for name, value in shown.items()})
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+
+    def update_teacher(self, momentum: float) -> None:
+        """Teacher = momentum × teacher + (1 - momentum) × student."""
         get_ema_multi_avg_fn(momentum)(*self._both(), None)
-        for targets in self.targets.values():
-            cast(SinkhornTargets | CentredTargets, targets).step()
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up from 0, then cosine."""
