@@ -16,7 +16,7 @@ from regvit_lightning.pretrain import fit
 from regvit_lightning.pretrain.collapse_monitor import CollapseWarning, Health
 from regvit_lightning.settings import SettingsError
 from tests.pretrain.test_dinov2 import SMALL
-from tests.pretrain.test_fit import StopAt, die_at, same_bits
+from tests.pretrain.test_fit import die_at, same_bits
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = [
