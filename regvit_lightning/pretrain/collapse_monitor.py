@@ -14,6 +14,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
@@ -110,6 +111,8 @@ class CollapseMonitor(Callback):
         self.looked = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(pl_module, FSDPModule):  # gathers the weights for a method that is not `forward`
+            register_fsdp_forward_method(pl_module, "look")
         if trainer.global_step == 0:
             self._look(trainer, pl_module)
 
@@ -154,19 +157,12 @@ class CollapseMonitor(Callback):
 
 
 def _describe(recipe: Any, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    # By name one row for each image, but for `mean`, the mean over them of the teacher's softmax (K,).
-    raw: list[Tensor] = []
-    hook = recipe.backbone.norm.register_forward_pre_hook(lambda _, inputs: raw.append(inputs[0]))
-    try:
-        cls = recipe.backbone.forward_features(images)[:, 0]
-    finally:
-        hook.remove()
-    norms, prefix = raw[0].float().norm(dim=2), recipe.backbone.num_prefix_tokens
+    # By name one row for each image, but for `mean`, the mean over them of the teacher's shares (K,).
+    norms, cls, shares = recipe.look(images)
+    prefix = recipe.backbone.num_prefix_tokens
     patches = norms[:, prefix:]
-    logits = recipe.teacher_heads["dino_head"](cls).float()
-    shares = F.softmax(logits / recipe.teacher_temperature(recipe.global_step), dim=1)
     return {
-        "cls": F.normalize(cls.float(), dim=1),
+        "cls": F.normalize(cls, dim=1),
         "label": labels,
         "entropy": torch.special.entr(shares).sum(dim=1) / math.log(shares.shape[1]),
         "prototype": shares.argmax(dim=1),

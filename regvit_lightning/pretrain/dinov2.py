@@ -4,10 +4,12 @@ A student learns to tell from its crops what a teacher, its moving average, sees
 for masked patches (iBOT); KoLeo spreads the features. Constants stand in `configs/recipes/dinov2*.yaml`.
 
 Nothing depends on the number of devices: masks, stochastic depth and the neighbours of KoLeo belong to groups of
-consecutive images of a step, as many as the original has on one GPU, and a device always holds whole groups.
-Sinkhorn-Knopp and the centres see the batch of all devices.
+consecutive images of a step, as many as the original has on one GPU, and a device always holds whole groups. The
+centres see the images of a step on all devices; so does Sinkhorn-Knopp where no gradients are accumulated, and where
+they are, it sees the images that all devices hold at once.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +71,7 @@ class Settings(recipe.RecipeSettings):
         local_crops, local_size: number of local crops and their side in pixels.
         global_scale, local_scale: share of the image's area in a crop.
         invert_blur: blur with probability 1 - p.
+        blur_sigma: smallest and largest standard deviation of the blur in pixels.
         start_from: a `last.ckpt` of this recipe whose weights training starts from (a final phase at a higher
             resolution); empty to start anew.
         monitor_every: steps between looks at collapse and kNN.
@@ -111,6 +114,7 @@ class Settings(recipe.RecipeSettings):
     global_scale: list[float] = field(default_factory=list)
     local_scale: list[float] = field(default_factory=list)
     invert_blur: bool = MISSING
+    blur_sigma: list[float] = field(default_factory=list)
     start_from: str = MISSING
     monitor_every: int = MISSING
     monitor_images: int = MISSING
@@ -134,10 +138,13 @@ class Settings(recipe.RecipeSettings):
         whole = f"batch_size={self.batch_size} is not a multiple of group={self.group}"
         check(self.batch_size % self.group == 0, f"{whole}; KoLeo, masks and drop path need whole groups")
         check(0 < self.mask_probability <= 1, f"mask_probability={self.mask_probability}: must lie in (0, 1]")
+        inside = f"local_size={self.local_size} is above image_size={self.image_size}"
+        check(self.local_size <= self.image_size, inside)
         for name in ("mask_ratios", "global_scale", "local_scale"):
             ends = getattr(self, name)
             ordered = len(ends) == 2 and 0 < ends[0] <= ends[1] <= 1
             check(ordered, f"{name}={ends}: expected two numbers in (0, 1], the smaller one first")
+        check(len(self.blur_sigma) == 2, f"blur_sigma={self.blur_sigma}: expected two numbers")
 
     @property
     def lr(self) -> float:
@@ -193,7 +200,8 @@ class Recipe(recipe.Recipe):
     def augmentation(self) -> Callable[[Image.Image], Any]:
         s = self.settings
         wide, near = (s.global_scale[0], s.global_scale[1]), (s.local_scale[0], s.local_scale[1])
-        return MultiCrop(Crops(s.image_size, wide, s.local_crops, s.local_size, near, s.invert_blur))
+        sigma = s.blur_sigma[0], s.blur_sigma[1]
+        return MultiCrop(Crops(s.image_size, wide, s.local_crops, s.local_size, near, s.invert_blur, sigma))
 
     def examples(self, batch: dict[str, Any]) -> Tensor:
         """Crops image by image, the local ones on black, (B × crops, 3, H, W)."""
@@ -209,6 +217,16 @@ class Recipe(recipe.Recipe):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         vit.fuse_attention(self._student(), self.trainer.strategy.root_device.type != "cpu")
+
+    def on_train_start(self) -> None:
+        pieces, batch = self.trainer.accumulate_grad_batches, self.settings.batch_size
+        if pieces > 1 and self.settings.centring == "sinkhorn" and self.trainer.is_global_zero:
+            warnings.warn(
+                f"Sinkhorn-Knopp sees {batch // pieces} of the {batch} images of a step at a time, as many as the "
+                "devices hold at once: the weights depend on that number; give a larger device_batch or more devices, "
+                "or centring=moving_average, which sees them all",
+                stacklevel=2,
+            )
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         found = self.losses(batch["image"], self.groups_of(batch_idx, len(batch["image"]["global"])), self.global_step)
@@ -284,6 +302,23 @@ class Recipe(recipe.Recipe):
             return heads["dino_head"](cls), heads["ibot_head"](patches)
         both = heads["dino_head"](torch.cat([cls, patches]))
         return both[: len(cls)], both[len(cls) :]
+
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the teacher makes of normalised images (B, 3, H, W).
+
+        Returns:
+            Norms of all tokens before the final norm (B, T), CLS after it (B, D), and the shares of the prototypes
+            without centring (B, K); float32.
+        """
+        raw: list[Tensor] = []
+        hook = self.backbone.norm.register_forward_pre_hook(lambda _, inputs: raw.append(inputs[0]))
+        try:
+            cls = self.backbone.forward_features(images)[:, 0]
+        finally:
+            hook.remove()
+        logits = self.teacher_heads["dino_head"](cls).float()
+        shares = (logits / self.teacher_temperature(self.global_step)).softmax(dim=1)
+        return raw[0].float().norm(dim=2), cls.float(), shares
 
     def _masks(self, groups: list[tuple[int, int]]) -> Tensor:
         """Masks (2 B, h, w) of the global crops, on the host."""

@@ -26,6 +26,7 @@ class Crops:
         scale, local_scale: share of the image's area.
         local: number of local crops.
         invert_blur: blur with probability 1 - p.
+        blur_sigma: smallest and largest standard deviation of the blur in pixels.
     """
 
     size: int
@@ -34,6 +35,7 @@ class Crops:
     local_size: int
     local_scale: tuple[float, float]
     invert_blur: bool
+    blur_sigma: tuple[float, float]
 
 
 class MultiCrop:
@@ -41,10 +43,11 @@ class MultiCrop:
 
     def __init__(self, crops: Crops) -> None:
         blur = {name: 1 - p if crops.invert_blur else p for name, p in BLUR.items()}
-        first = _view(crops.size, crops.scale, blur["global1"], 0.0)
-        second = _view(crops.size, crops.scale, blur["global2"], 0.2)
+        sigma = crops.blur_sigma
+        first = _view(crops.size, crops.scale, blur["global1"], sigma, 0.0)
+        second = _view(crops.size, crops.scale, blur["global2"], sigma, 0.2)
         self.wide = (first, second)
-        self.local = (_view(crops.local_size, crops.local_scale, blur["local"], 0.0),) * crops.local
+        self.local = (_view(crops.local_size, crops.local_scale, blur["local"], sigma, 0.0),) * crops.local
         self.empty = torch.empty(0, 3, crops.local_size, crops.local_size, dtype=torch.uint8)
 
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:
@@ -52,13 +55,15 @@ class MultiCrop:
         return {"global": torch.stack([view(image) for view in self.wide]), "local": local}
 
 
-def _view(size: int, scale: tuple[float, float], blur: float, solarise: float) -> v2.Compose:
+def _view(
+    size: int, scale: tuple[float, float], blur: float, sigma: tuple[float, float], solarise: float
+) -> v2.Compose:
     steps: list[Any] = [
         v2.RandomResizedCrop(size, scale=scale, interpolation=BICUBIC, antialias=True),
         v2.RandomHorizontalFlip(),
         v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
         v2.RandomGrayscale(0.2),
-        v2.RandomApply([v2.GaussianBlur(9, sigma=(0.1, 2.0))], p=blur),
+        v2.RandomApply([v2.GaussianBlur(9, sigma)], p=blur),
         v2.RandomSolarize(128, p=solarise),
         v2.PILToTensor(),
     ]

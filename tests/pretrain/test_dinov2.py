@@ -303,7 +303,7 @@ def test_parameter_groups_by_name():
     assert found["decay_factor"] == 0.0
 
 
-CROPS = Crops(32, (0.32, 1.0), 5, 16, (0.05, 0.32), True)
+CROPS = Crops(32, (0.32, 1.0), 5, 16, (0.05, 0.32), True, (0.1, 2.0))
 
 
 def test_multi_crop_shapes_and_repeated_draws():
@@ -320,7 +320,7 @@ def test_multi_crop_shapes_and_repeated_draws():
 
 @pytest.mark.parametrize(("inverted", "expected"), [(True, (0.0, 0.9, 0.5)), (False, (1.0, 0.1, 0.5))])
 def test_blur_probabilities_as_released_and_as_meant(inverted, expected):
-    views = MultiCrop(Crops(32, (1.0, 1.0), 1, 32, (1.0, 1.0), inverted))
+    views = MultiCrop(Crops(32, (1.0, 1.0), 1, 32, (1.0, 1.0), inverted, (0.1, 2.0)))
     noise = Image.effect_noise((16, 16), 90).convert("RGB")
     found = []
     for view in (*views.wide, views.local[0]):
@@ -339,6 +339,7 @@ def test_blur_probabilities_as_released_and_as_meant(inverted, expected):
     [
         ("image_size=37", "image_size=37: not a multiple of the patch size 8; nearest: 32 and 40"),
         ("local_size=5", "local_size=5: not a multiple of the patch size 8; nearest: 8"),
+        ("local_size=40", "local_size=40 is above image_size=32"),
         ("mask_ratios=[0.5,1.2]", "mask_ratios"),
         ("mask_ratios=[0.5,0.1]", "mask_ratios"),
         ("mask_probability=0", "mask_probability"),

@@ -117,19 +117,36 @@ def test_two_processes_find_the_weights_of_one(tiny, tmp_path):
         assert apart < 0.01 * gone, part
 
 
-def fit_state(tiny, tmp_path):
+def fit_state(tiny, tmp_path, *words):
     """The weights that a run begins with."""
     from regvit_lightning import seeds
     from regvit_lightning.pretrain import dinov2
 
     with seeds.drawn_from(0, "initialise"):
-        run = prepare(tiny, tmp_path)
+        run = prepare(tiny, tmp_path, *words)
         return dinov2.Recipe(run.settings, run.model, 16, 12, 0).state_dict()
 
 
 def test_a_device_must_hold_whole_groups(tiny, tmp_path):
     with pytest.raises(SettingsError, match="4 images of a device are not whole groups of group=8"):
         fit.fit(prepare(tiny, tmp_path / "run", "group=8", "device_batch=4"))
+
+
+def test_accumulation_is_told_where_it_changes_weights(tiny, tmp_path):
+    with pytest.warns(UserWarning, match="sees 4 of the 8 images of a step"):
+        fit.fit(prepare(tiny, tmp_path / "a", "device_batch=4"), [StopAfter(1)])
+
+
+def test_with_a_centre_accumulation_finds_the_weights_of_the_large_batch(tiny, tmp_path):
+    words = ["centring=moving_average", "separate_heads=false", "base_lr=1e-2", "warmup=0"]
+    found = []
+    for batch in (8, 4):
+        run = prepare(tiny, tmp_path / str(batch), *words, f"device_batch={batch}")
+        fit.fit(run)
+        found.append(torch.load(run.folder / "last.ckpt", weights_only=True)["state_dict"])
+    before = fit_state(tiny, tmp_path, *words)
+    for name in ("student.backbone.blocks.1.attn.qkv.weight", "targets.ibot.centre"):
+        assert (found[0][name] - found[1][name]).norm() < 0.01 * (found[0][name] - before[name]).norm(), name
 
 
 class CollapseAt(Callback):
