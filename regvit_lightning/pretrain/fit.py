@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -118,11 +118,11 @@ def _trainer(run: Run, steps: int, callbacks: list[Callback]) -> Trainer:
 class AugmentedImages(Callback):
     """Shows the first batch as the network sees it, in TensorBoard and as `augmented.png` in the run's folder."""
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0 and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
             from torchvision.utils import save_image
 
-            grid = example_grid(pl_module.examples(batch))
+            grid = example_grid(cast(Any, pl_module).examples(batch))
             trainer.logger.experiment.add_image("train/augmented", grid, 0)
             save_image(grid, Path(trainer.logger.root_dir) / "augmented.png")
 
