@@ -7,6 +7,7 @@ second bias of the same vector.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -14,8 +15,9 @@ from typing import Any, cast
 import torch
 from timm.layers import DropPath, LayerNorm, Mlp, SwiGLUPacked
 from timm.models import checkpoint_seq
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from regvit_lightning import settings
 from regvit_lightning.settings import SettingsError
@@ -84,6 +86,7 @@ class RegisterViT(VisionTransformer):
         mask_token: add the learned embedding that replaces masked patches.
         pre_norm: CLIP's image tower: CLS, registers and patches go through a norm (`ln_pre`) before the first block,
             the patch embedding has no bias, and all norms have PyTorch's epsilon of 1e-5.
+        block: class of the blocks.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class RegisterViT(VisionTransformer):
         drop_path: float = 0.0,
         mask_token: bool = False,
         pre_norm: bool = False,
+        block: type[Block] = Block,
     ) -> None:
         size, patch = image_size, architecture.patch_size
         whole = f"image size {size} (crop, image_size) is not a multiple of the patch size {patch}"
@@ -118,14 +122,15 @@ class RegisterViT(VisionTransformer):
             dynamic_img_size=True,
             pre_norm=pre_norm,
             norm_layer=partial(LayerNorm, eps=1e-5) if pre_norm else None,
+            block_fn=block,
         )
         self.pre_norm = pre_norm
-        for block in self.blocks if drop_path > 0 else ():
-            block.drop_path1, block.drop_path2 = DropPath(drop_path), DropPath(drop_path)
+        for built in self.blocks if drop_path > 0 else ():
+            built.drop_path1, built.drop_path2 = DropPath(drop_path), DropPath(drop_path)
         self.mask_token = nn.Parameter(torch.zeros(1, architecture.embed_dim)) if mask_token else None
 
     def forward_features(  # type: ignore[override]
-        self, x: Tensor, mask: Tensor | None = None, **attention: Any
+        self, x: Tensor, mask: Tensor | None = None, kept: Sequence[Any] | None = None, **attention: Any
     ) -> Tensor:
         """All tokens after the final norm.
 
@@ -133,17 +138,24 @@ class RegisterViT(VisionTransformer):
             x: images (B, 3, H, W), H and W multiples of the patch size.
             mask: boolean (B, h, w); True where the patch is replaced by the mask token before the position embedding
                 is added. CLS and registers are never masked.
-            attention: timm's own options (`attn_mask`, `is_causal`), without `mask`.
+            kept: for each block what it takes beside the tokens, where `block` is a class that skips samples.
+            attention: timm's own options (`attn_mask`, `is_causal`), without `mask` and `kept`.
 
         Returns:
             (B, 1 + N + h * w, D): CLS, registers, patches row by row.
         """
-        if mask is None:
+        if mask is None and kept is None:
             return super().forward_features(x, **attention)
         patches = self.patch_embed(x)
-        patches = torch.where(mask.unsqueeze(-1), cast(Tensor, self.mask_token).to(patches.dtype), patches)
+        if mask is not None:
+            patches = torch.where(mask.unsqueeze(-1), cast(Tensor, self.mask_token).to(patches.dtype), patches)
         tokens = self.norm_pre(self._pos_embed(patches))
-        return self.norm(checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens))
+        if kept is None:
+            return self.norm(checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens))
+        for block, some in zip(self.blocks, kept, strict=True):
+            again = self.grad_checkpointing
+            tokens = checkpoint(block, tokens, some, use_reentrant=False) if again else block(tokens, some)
+        return self.norm(tokens)
 
 
 def block_macs(architecture: Architecture, registers: int, image_size: int) -> int:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from regvit_lightning import neighbours
 from regvit_lightning.artifacts import probes, replacement
 from regvit_lightning.artifacts.probes import Features, TokenSettings
 from regvit_lightning.backbones import Backbone
 from regvit_lightning.data.transforms import normalise
-from regvit_lightning.tasks import knn
 from regvit_lightning.tasks.frozen import FrozenModule, cls_or_mean
 
 INTACT = "intact"
@@ -124,8 +124,8 @@ def nearest(train: Features, test: Features) -> Tensor:
     """Which test images (N,) kNN puts into their class."""
     bank, queries = (F.normalize(features.values[0], dim=1) for features in (train, test))
     k = min(NEIGHBOURS, len(bank))
-    similarity, place = knn.search(queries, bank, k, CHUNK)
-    votes = knn.votes(similarity, train.labels[place], k, int(train.labels.max()) + 1, TEMPERATURE)
+    similarity, place = neighbours.search(queries, bank, k, CHUNK)
+    votes = neighbours.votes(similarity, train.labels[place], k, int(train.labels.max()) + 1, TEMPERATURE)
     return votes.argmax(dim=1) == test.labels
 
 

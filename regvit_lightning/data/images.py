@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from regvit_lightning import seeds
 from regvit_lightning.data.layout import DataError
@@ -23,7 +23,7 @@ from regvit_lightning.errors import one_line
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
-Transform = Callable[[Image.Image], Tensor]  # to uint8 (3, H, W)
+Transform = Callable[[Image.Image], Any]  # to uint8 (3, H, W), or to such tensors by name
 
 
 class Files(Protocol):
@@ -187,10 +187,13 @@ class Drawn(Dataset[dict[str, Any]]):
             return {"image": self.transform(image), "label": int(self.files.labels[place]), "unreadable": unreadable}
 
 
-def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Samples of `Drawn` as a batch: image uint8 (B, 3, H, W), label (B,), unreadable places (any number,)."""
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Samples of `Drawn` as a batch: image uint8 (B, 3, H, W), label (B,), unreadable places (any number,).
+
+    Where the transform gives several tensors by name, `image` has a batch of each.
+    """
     return {
-        "image": torch.stack([sample["image"] for sample in samples]),
+        "image": default_collate([sample["image"] for sample in samples]),
         "label": torch.tensor([sample["label"] for sample in samples]),
         "unreadable": torch.tensor([place for sample in samples for place in sample["unreadable"]], dtype=torch.long),
     }

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule, Trainer
@@ -148,7 +148,7 @@ class AugmentedImages(Callback):
         if batch_idx == 0 and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
             from torchvision.utils import save_image
 
-            grid = example_grid(batch["image"])
+            grid = example_grid(cast(Any, pl_module).examples(batch))
             trainer.logger.experiment.add_image("train/augmented", grid, 0)
             save_image(grid, Path(trainer.logger.root_dir) / "augmented.png")
 

@@ -126,9 +126,14 @@ class Recipe(LightningModule):
         """Images of a training batch on one device, at most; a larger share of a step is accumulated."""
         return self.settings.device_batch
 
-    def augmentation(self) -> Callable[[Image.Image], Tensor]:
-        """Training transform of one image, to uint8 (3, image_size, image_size)."""
+    def augmentation(self) -> Callable[[Image.Image], Any]:
+        """Training transform of one image, to uint8 (3, image_size, image_size) or to several such views by name."""
         raise NotImplementedError
+
+    def examples(self, batch: dict[str, Any]) -> Tensor:
+        """What the network sees of a batch, uint8 (n, 3, H, W), to be shown."""
+        images: Tensor = batch["image"]
+        return images
 
     def exports(self) -> Iterator[tuple[str, vit.RegisterViT]]:
         """Backbones to keep at the end, by file name; the evaluations take `backbone`, which comes last."""

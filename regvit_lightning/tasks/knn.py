@@ -16,6 +16,7 @@ from regvit_lightning.backbones import Backbone
 from regvit_lightning.data.imagenet import ImageNet, test_files, train_files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading
+from regvit_lightning.neighbours import search, votes
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.tasks.frozen import (
     ClassificationSettings,
@@ -54,41 +55,6 @@ class Settings(ClassificationSettings):
         super().__post_init__()
         check(self.temperature > 0, f"temperature={self.temperature}: must be positive")
         check(len(self.neighbours) > 0 and min(self.neighbours) > 0, "neighbours: expected a list such as [10,20]")
-
-
-def search(queries: Tensor, bank: Tensor, k: int, chunk: int) -> tuple[Tensor, Tensor]:
-    """The k most similar rows of `bank` for each query, exactly, in bounded memory.
-
-    Args:
-        queries: (Q, D).
-        bank: (N, D), N >= k.
-        k: neighbours.
-        chunk: rows of the bank looked at together; memory is Q * (chunk + 2 k).
-
-    Returns:
-        Similarities (Q, k), descending, and places in the bank (Q, k).
-    """
-    similarity = queries.new_empty(len(queries), 0)
-    place = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
-    for start in range(0, len(bank), chunk):
-        found = queries @ bank[start : start + chunk].T
-        top = found.topk(min(k, found.shape[1]), dim=1)
-        similarity, place = torch.cat([similarity, top.values], 1), torch.cat([place, top.indices + start], 1)
-        best = similarity.topk(min(k, similarity.shape[1]), dim=1)
-        similarity, place = best.values, place.gather(1, best.indices)
-    return similarity, place
-
-
-def votes(similarity: Tensor, labels: Tensor, k: int, classes: int, temperature: float) -> Tensor:
-    """Class scores (Q, classes) from the first k of the neighbours.
-
-    Args:
-        similarity: (Q, K) descending, K >= k; the softmax runs over all K.
-        labels: (Q, K) class numbers of the neighbours.
-    """
-    weight = F.softmax(similarity / temperature, dim=1)
-    scores = similarity.new_zeros(len(similarity), classes)
-    return scores.scatter_add_(1, labels[:, :k], weight[:, :k])
 
 
 class KNN(FrozenModule):

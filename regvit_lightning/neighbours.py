@@ -1,0 +1,40 @@
+"""Nearest neighbours of features and their votes: DINOv2's kNN classifier (arXiv 2304.07193, section 7.1), exactly."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def search(queries: Tensor, bank: Tensor, k: int, chunk: int) -> tuple[Tensor, Tensor]:
+    """The k most similar rows of `bank` for each query, exactly, in bounded memory.
+
+    Args:
+        queries: (Q, D).
+        bank: (N, D), N >= k.
+        k: neighbours.
+        chunk: rows of the bank looked at together; memory is Q * (chunk + 2 k).
+
+    Returns:
+        Similarities (Q, k), descending, and places in the bank (Q, k).
+    """
+    similarity = queries.new_empty(len(queries), 0)
+    place = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
+    for start in range(0, len(bank), chunk):
+        found = queries @ bank[start : start + chunk].T
+        top = found.topk(min(k, found.shape[1]), dim=1)
+        similarity, place = torch.cat([similarity, top.values], 1), torch.cat([place, top.indices + start], 1)
+        best = similarity.topk(min(k, similarity.shape[1]), dim=1)
+        similarity, place = best.values, place.gather(1, best.indices)
+    return similarity, place
+
+
+def votes(similarity: Tensor, labels: Tensor, k: int, classes: int, temperature: float) -> Tensor:
+    """Class scores (Q, classes) from the first k of the neighbours.
+
+    Args:
+        similarity: (Q, K) descending, K >= k; the softmax runs over all K.
+        labels: (Q, K) class numbers of the neighbours.
+    """
+    weight = F.softmax(similarity / temperature, dim=1)
+    scores = similarity.new_zeros(len(similarity), classes)
+    return scores.scatter_add_(1, labels[:, :k], weight[:, :k])

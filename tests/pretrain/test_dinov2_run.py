@@ -1,0 +1,214 @@
+"""A run of DINOv2: interruption, several processes, what is logged, and golden losses."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from regvit_lightning import backbones, settings
+from regvit_lightning.pretrain import fit
+from regvit_lightning.pretrain.collapse_monitor import CollapseWarning, Health
+from regvit_lightning.settings import SettingsError
+from tests.pretrain.test_dinov2 import SMALL
+from tests.pretrain.test_fit import die_at, same_bits
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = [
+    *SMALL,
+    "workers=0",
+    "device_batch=8",
+    "epochs=1",
+    "checkpoint_every=3",
+    "log_every=2",
+    "monitor_every=6",
+    "monitor_images=40",
+]
+
+
+def merged(*words):
+    return [*[w for w in WORDS if w.partition("=")[0] not in {o.partition("=")[0] for o in words}], *words]
+
+
+def prepare(data, folder, *words):
+    chosen = settings.load("recipes", "dinov2", "mini", merged("drop_path=0.3", *words))[1]
+    return fit.Run("vitn_reg2", "dinov2", chosen, data, 0, Path(folder))
+
+
+@pytest.fixture(scope="module", params=["sinkhorn", "moving_average"])
+def whole(request, tiny, tmp_path_factory):
+    """An uninterrupted run of 12 steps, and the words that made it."""
+    words = [f"centring={request.param}", f"separate_heads={request.param == 'sinkhorn'}"]
+    folder = tmp_path_factory.mktemp("runs") / request.param
+    fit.fit(prepare(tiny, folder, *words))
+    return folder, words
+
+
+@pytest.mark.parametrize("step", [2, 7])
+def test_an_interrupted_run_ends_with_the_same_bits(tiny, whole, tmp_path, step):
+    folder, words = whole
+    run = prepare(tiny, tmp_path / "run", *words)
+    die_at(run, step)
+    assert not (run.folder / "backbone.safetensors").exists()
+    fit.fit(run)
+    assert same_bits(run.folder, folder)
+    assert same_bits(run.folder, folder, "backbone_student")
+    ours, theirs = (torch.load(place / "last.ckpt", weights_only=True)["state_dict"] for place in (run.folder, folder))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)  # heads and centres too
+
+
+def test_looking_at_the_run_changes_no_bit(tiny, whole, tmp_path):
+    folder, words = whole
+    run = prepare(tiny, tmp_path / "run", *words, "monitor_every=1", "workers=1")
+    fit.fit(run)
+    assert same_bits(run.folder, folder)
+
+
+def test_the_checkpoint_and_the_export_hold_the_teacher(whole):
+    folder, _ = whole
+    exported = backbones.load(str(folder / "backbone.safetensors"), Path())
+    assert (exported.name, exported.num_registers, exported.image_size) == ("dinov2-vitn_reg2", 2, 32)
+    assert backbones.load(str(folder / "last.ckpt"), Path()).fingerprint == exported.fingerprint
+    teacher, student = (load_file(folder / f"{name}.safetensors") for name in ("backbone", "backbone_student"))
+    assert teacher.keys() == student.keys()
+    assert any((teacher[name] != student[name]).any() for name in teacher)
+
+
+def test_what_is_logged(whole):
+    folder, _ = whole
+    events = EventAccumulator(str(folder / "log")).Reload()
+    losses = {f"train/{name}" for name in ("loss", "dino_local", "dino_global", "ibot", "koleo")}
+    rates = {f"train/{name}" for name in ("lr", "weight_decay", "momentum")}
+    looks = {f"monitor/{name}" for name in vars(Health(0, 0, 0, 0, 0, 0)) if name != "norms"}
+    norms = {f"monitor/norm_{name}" for name in ("cls", "register0", "register1", "patches", "largest_patch")}
+    assert losses | rates | looks | norms <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("monitor/knn_top1")] == [0, 6, 12]
+    assert events.Tags()["images"] == ["train/augmented"]
+    entropy = [event.value for event in events.Scalars("monitor/teacher_entropy")]
+    assert all(0 < value <= 1 for value in entropy)
+
+
+def test_two_processes_find_the_weights_of_one(tiny, tmp_path):
+    # Sums over two devices round differently, and AdamW divides small gradients by their size: a step of one weight
+    # can differ by as much as the learning rate. The tolerance is a hundredth of the way that weights have gone.
+    words = ["model=vitn_reg2", "recipe=dinov2", f"data={tiny.root}/imagenet", "variant=mini"]
+    words += [*merged("drop_path=0.3"), "base_lr=1e-2", "warmup=0"]
+    found = []
+    for devices in (1, 2):
+        command = [sys.executable, "-m", "benchmarks.pretrain", *words, f"devices={devices}"]
+        command += [f"runs={tmp_path / str(devices)}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        folder = tmp_path / str(devices) / "imagenet" / "dinov2-vitn_reg2" / "seed0"
+        found.append(torch.load(folder / "last.ckpt", weights_only=True)["state_dict"])
+    before = fit_state(tiny, tmp_path)
+    one, two = found
+    for part in ("student.backbone", "student.dino_head", "student.ibot_head", "backbone", "teacher_heads"):
+        names = [name for name in one if name.startswith(f"{part}.")]
+        apart, gone = (
+            torch.cat([(one[name] - other[name]).flatten() for name in names]).norm() for other in (two, before)
+        )
+        assert apart < 0.01 * gone, part
+
+
+def fit_state(tiny, tmp_path, *words):
+    """The weights that a run begins with."""
+    from regvit_lightning import seeds
+    from regvit_lightning.pretrain import dinov2
+
+    with seeds.drawn_from(0, "initialise"):
+        run = prepare(tiny, tmp_path, *words)
+        return dinov2.Recipe(run.settings, run.model, 16, 12, 0).state_dict()
+
+
+def test_a_device_must_hold_whole_groups(tiny, tmp_path):
+    with pytest.raises(SettingsError, match="4 images of a device are not whole groups of group=8"):
+        fit.fit(prepare(tiny, tmp_path / "run", "group=8", "device_batch=4"))
+
+
+def test_accumulation_is_told_where_it_changes_weights(tiny, tmp_path):
+    with pytest.warns(UserWarning, match="sees 4 of the 8 images of a step"):
+        fit.fit(prepare(tiny, tmp_path / "a", "device_batch=4"), [StopAfter(1)])
+
+
+def test_with_a_centre_accumulation_finds_the_weights_of_the_large_batch(tiny, tmp_path):
+    words = ["centring=moving_average", "separate_heads=false", "base_lr=1e-2", "warmup=0"]
+    found = []
+    for batch in (8, 4):
+        run = prepare(tiny, tmp_path / str(batch), *words, f"device_batch={batch}")
+        fit.fit(run)
+        found.append(torch.load(run.folder / "last.ckpt", weights_only=True)["state_dict"])
+    before = fit_state(tiny, tmp_path, *words)
+    for name in ("student.backbone.blocks.1.attn.qkv.weight", "targets.ibot.centre"):
+        assert (found[0][name] - found[1][name]).norm() < 0.01 * (found[0][name] - before[name]).norm(), name
+
+
+class CollapseAt(Callback):
+    """Makes the teacher's CLS a constant from a step on."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, module, *_):
+        if trainer.global_step == self.step:
+            module.backbone.norm.weight.data.zero_()
+            module.student["backbone"].norm.weight.data.zero_()
+
+
+def test_a_collapse_warns_in_words(tiny, tmp_path):
+    run = prepare(tiny, tmp_path / "run", "monitor_every=2", "warmup=0", "prototypes=256")
+    with pytest.warns(
+        CollapseWarning, match=r"step 6: CLS is the same for all images \(mean cosine 0\.999., .*base_lr"
+    ):
+        fit.fit(run, [CollapseAt(5), StopAfter(6)])
+
+
+class StopAfter(Callback):
+    """Ends a run early."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.global_step == self.step
+
+
+HEALTHY = Health(50.0, 0.8, 1.0, 0.5, 20.0, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, None),
+        ({"teacher_entropy": 0.995}, "every prototype the same weight"),
+        ({"prototype_usage": 0.005}, "only 0.50% of the prototypes are used"),
+        ({"feature_cosine": 0.9999}, "CLS is the same for all images"),
+    ],
+)
+def test_which_numbers_mean_collapse(changed, words):
+    found = Health(**{**vars(HEALTHY), **changed}).warnings()
+    assert len(found) == (words is not None)
+    assert words is None or words in found[0]
+
+
+# Losses of the first ten steps, one thread: python -m pytest tests/pretrain/test_dinov2_run.py -k golden -s shows them.
+GOLDEN = [8.34739, 9.49773, 8.14528, 6.7609, 6.63607, 6.01776, 5.76571, 5.64087, 5.8262, 5.23813]
+
+
+@pytest.mark.skipif(not torch.__version__.startswith("2.15."), reason="made with the versions of constraints.txt")
+def test_golden_losses(tiny, tmp_path):
+    losses = []
+
+    class Keep(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, *_):
+            losses.append(float(outputs["loss"]))
+
+    fit.fit(prepare(tiny, tmp_path / "run"), [Keep()])
+    print([round(loss, 5) for loss in losses[:10]])
+    assert losses[:10] == pytest.approx(GOLDEN, abs=2e-3)
