@@ -43,6 +43,7 @@ def tiny(tmp_path_factory) -> DataSettings:
     root = tmp_path_factory.mktemp("data") / "tiny"
     for _ in mini.write(root, TINY, workers=0):
         pass
+    (root / "imagenet" / "pairs").symlink_to("../shards")  # so that the folder alone serves every recipe
     return DataSettings(
         name="tiny",
         root=str(root),

@@ -101,7 +101,7 @@ def test_two_processes_find_the_weights_of_one(tiny, tmp_path):
     found = []
     for devices in (1, 2):
         command = [sys.executable, "-m", "benchmarks.pretrain", *words, f"devices={devices}"]
-        command += [f"runs={tmp_path / str(devices)}"]
+        command += [f"runs={tmp_path / str(devices)}", f"results={tmp_path}"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr

@@ -13,13 +13,25 @@ import torch
 from safetensors.torch import load_file
 
 from regvit_lightning import settings
+from regvit_lightning.data import layout
 from regvit_lightning.pretrain import fit
 from regvit_lightning.pretrain.curve import Curve
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMON = ["variant=mini", "workers=1", "batch_size=16", "device_batch=8", "epochs=4", "checkpoint_every=3"]
+COMMON = ["variant=mini", "workers=1", "checkpoint_every=3"]
 # Recipe: its words for a run of 24 steps with everything that it draws.
-RECIPES = {"deit3": ["drop_path=0.1", "cutmix=1.0", "mixup=0.8", "label_smoothing=0.1"]}
+DEIT3 = [
+    "batch_size=16",
+    "device_batch=8",
+    "epochs=4",
+    "drop_path=0.1",
+    "cutmix=1.0",
+    "mixup=0.8",
+    "label_smoothing=0.1",
+]
+DINOV2 = ["batch_size=16", "device_batch=8", "epochs=4", "drop_path=0.3", "group=8", "monitor_every=6"]
+OPENCLIP = ["batch_size=4", "device_batch=2", "epochs=16", "warmup_steps=3"]
+RECIPES = {"deit3": DEIT3, "dinov2": [*DINOV2, "monitor_images=40"], "openclip": OPENCLIP}
 
 
 class Command:
@@ -98,7 +110,8 @@ def test_killed_out_of_space_and_stopped(tiny, tmp_path, recipe):
     assert "weights in" in broken.end()
 
     chosen = settings.load("recipes", recipe, "mini", [*COMMON[1:], *RECIPES[recipe]])[1]
-    whole = fit.Run("vitn_reg2", recipe, chosen, tiny, 0, tmp_path / "whole")
+    data = layout.resolve(f"{tiny.root}/imagenet")
+    whole = fit.Run("vitn_reg2", recipe, chosen, data, 0, tmp_path / "whole")
     fit.fit(whole, [Curve(tmp_path / "whole.csv")])
     exports = sorted(path.name for path in whole.folder.glob("*.safetensors"))
     assert exports == sorted(path.name for path in broken.folder.glob("*.safetensors"))
