@@ -63,9 +63,10 @@ def main(options: Pretrain, words: list[str]) -> None:
         _submit(run, options, words)
         return
     curve = Path(options.results) / data.name / "curves" / f"{name}.seed{options.seed}.csv"
+    callbacks = [progress.Progress(f"pretrain {name}"), Curve(curve), *_watching(run)]
     if hardware.first_process():
         atomic.check_writable(curve)
-    exported = fit.fit(run, [progress.Progress(f"pretrain {name}"), Curve(curve), *_watching(run)], options.force)
+    exported = fit.fit(run, callbacks, options.force)
     unreadable = folder / "unreadable.txt"
     if unreadable.exists():
         count = len(unreadable.read_text().splitlines())
