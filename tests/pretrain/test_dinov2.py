@@ -27,6 +27,12 @@ SMALL = [
     "head_hidden=20",
     "drop_path=0.0",
     "precision=32-true",
+    "layer_scale=0.1",
+    "teacher_temperature=0.07",
+    "base_lr=4e-3",
+    "global_scale=[0.32,1.0]",
+    "local_scale=[0.05,0.32]",
+    "blur_sigma=[0.1,2.0]",
 ]
 
 

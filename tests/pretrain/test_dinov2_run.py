@@ -97,7 +97,7 @@ def test_two_processes_find_the_weights_of_one(tiny, tmp_path):
     # Sums over two devices round differently, and AdamW divides small gradients by their size: a step of one weight
     # can differ by as much as the learning rate. The tolerance is a hundredth of the way that weights have gone.
     words = ["model=vitn_reg2", "recipe=dinov2", f"data={tiny.root}/imagenet", "variant=mini"]
-    words += [*merged("drop_path=0.3"), "base_lr=1e-2", "warmup=0"]
+    words += merged("drop_path=0.3", "base_lr=1e-2", "warmup=0")
     found = []
     for devices in (1, 2):
         command = [sys.executable, "-m", "benchmarks.pretrain", *words, f"devices={devices}"]
