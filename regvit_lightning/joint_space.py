@@ -59,7 +59,7 @@ class JointSpace(nn.Module):
             output_dim=architecture.embed_dim,
         )
         self.projection = nn.Parameter(image_width**-0.5 * torch.randn(image_width, architecture.embed_dim))
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.logit_scale = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))  # (1,): FSDP shards no scalars
         self.tokenizer = SimpleTokenizer(context_length=architecture.context_length)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:

@@ -5,7 +5,7 @@ first block. How the registers paper inserted them is not published: here they s
 pass that norm as CLS does. Constants stand in `configs/recipes/openclip*.yaml`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -137,6 +137,11 @@ class Recipe(recipe.Recipe):
         self.log("train/loss", loss, sync_dist=True)
         self.log("train/logit_scale", self.space.logit_scale.exp())
         return loss
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """The blocks of both towers."""
+        yield from super().blocks()
+        yield from self.space.text.transformer.resblocks
 
     def embed(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors (B, E) of images uint8 (B, 3, H, W) and of texts (B, L), `device_batch` at once.

@@ -18,13 +18,19 @@ from safetensors.torch import load_file
 from regvit_lightning import backbones, hardware, settings, vit
 from regvit_lightning.artifacts.callback import NormsDuringTraining
 from regvit_lightning.artifacts.outliers import Rules
+from regvit_lightning.data import layout
 from regvit_lightning.pretrain import fit, parallel
 from regvit_lightning.settings import SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMON = ["variant=mini", "workers=0", "precision=32-true", "batch_size=16", "device_batch=16", "epochs=1"]
+COMMON = ["variant=mini", "workers=0", "precision=32-true", "batch_size=16", "device_batch=16"]
 # Recipe: its words for a run of a few steps that draws nothing per batch of a device.
-RECIPES = {"deit3": ["cutmix=0", "mixup=0", "drop_path=0", "warmup_epochs=0.1"]}
+DINOV2 = ["epochs=1", "drop_path=0", "group=4", "centring=moving_average", "base_lr=1e-2", "warmup=0"]
+RECIPES = {
+    "deit3": ["epochs=1", "cutmix=0", "mixup=0", "drop_path=0", "warmup_epochs=0.1"],
+    "dinov2": [*DINOV2, "monitor_every=100", "monitor_images=40"],
+    "openclip": ["epochs=16", "warmup_steps=1", "epsilon=1e-3", "lr=1e-2"],
+}
 CLOSE = 1e-4  # of the distance moved; measured: 1e-6
 
 
@@ -32,7 +38,8 @@ def prepare(recipe, data, folder, *words):
     own = [
         w for w in (*COMMON[1:], *RECIPES[recipe]) if w.partition("=")[0] not in {o.partition("=")[0] for o in words}
     ]
-    return fit.Run("vitn_reg2", recipe, settings.load("recipes", recipe, "mini", [*own, *words])[1], data, 0, folder)
+    images = layout.resolve(f"{data.root}/imagenet")
+    return fit.Run("vitn_reg2", recipe, settings.load("recipes", recipe, "mini", [*own, *words])[1], images, 0, folder)
 
 
 @pytest.fixture(scope="module", params=RECIPES)
@@ -124,7 +131,9 @@ def test_what_fsdp_gathers_at_once(whole, tiny, monkeypatch):
     parallel.shard(recipe, recipe.blocks(), None)
     *blocks, root, method = sharded
     assert (root, method) == (recipe, "training_step")
-    assert set(blocks) == {b for m in recipe.modules() if isinstance(m, vit.RegisterViT) for b in m.blocks}
+    towers = [m.blocks for m in recipe.modules() if isinstance(m, vit.RegisterViT)]
+    towers += [m.resblocks for m in recipe.modules() if hasattr(m, "resblocks")]
+    assert set(blocks) == {block for tower in towers for block in tower}
     outside = {id(p) for p in recipe.backbone.parameters()} - {id(p) for b in blocks for p in b.parameters()}
     left = sum(p.numel() for p in recipe.backbone.parameters() if id(p) in outside)
     assert left < 0.25 * sum(p.numel() for p in recipe.backbone.parameters())  # in a nano model; 2 % in a ViT-L
