@@ -30,16 +30,17 @@ class Origin:
 
     def line(self) -> str:
         """Data, date of the newest record, commits, command."""
-        provenance = [cell.record.provenance for cell in self.kept.cells]
-        newest = sorted(((p.get("date", ""), p.get("commit", "")) for p in provenance), reverse=True)
-        commits = list(dict.fromkeys(commit[:10] for _, commit in newest if commit))
-        more = f" and {len(commits) - COMMITS_SHOWN} more" if len(commits) > COMMITS_SHOWN else ""
-        named = ", ".join(commits[:COMMITS_SHOWN]) + more
-        date = newest[0][0] or "unknown"
-        plural = "s" if len(commits) > 1 else ""
-        return (
-            f"Data: {self.data}. Newest record: {date}. Commit{plural}: {named or 'unknown'}. Made by `{self.command}`."
-        )
+        return f"Data: {self.data}. {made(self.kept)}. Made by `{self.command}`."
+
+
+def made(kept: Kept) -> str:
+    """Date of the newest record, and the commits of all, the newest first."""
+    provenance = [cell.record.provenance for cell in kept.cells]
+    newest = sorted(((p.get("date", ""), p.get("commit", "")) for p in provenance), reverse=True)
+    commits = list(dict.fromkeys(commit[:10] for _, commit in newest if commit))
+    more = f" and {len(commits) - COMMITS_SHOWN} more" if len(commits) > COMMITS_SHOWN else ""
+    named = ", ".join(commits[:COMMITS_SHOWN]) + more
+    return f"Newest record: {newest[0][0] or 'unknown'}. Commit{'s' * (len(commits) > 1)}: {named or 'unknown'}"
 
 
 # -------------------------------------------------------------------------------------------------------------- cells
@@ -100,12 +101,13 @@ def _sources(table: Table) -> list[str]:
     return sorted({source_of(score) for score in table.scores.values() if score.published})
 
 
-def _name(row: Row) -> str:
+def row_name(row: Row) -> str:
+    """The model, or what it is the floor of."""
     return f"{row.model} (floor)" if row.floor else row.model
 
 
 def _labels(table: Table, row: Row) -> list[str]:
-    return [_name(row), row.part][: len(table.labels)]
+    return [row_name(row), row.part][: len(table.labels)]
 
 
 # ------------------------------------------------------------------------------------------------------------ formats
