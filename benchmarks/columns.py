@@ -341,10 +341,11 @@ def marks(cells: Sequence[Cell], versions: Mapping[str, int]) -> dict[str, str]:
     found = {}
     for cell in cells:
         record = cell.record
+        now = versions.get(record.task, record.settings.get("version"))
         doubts = {
             "d": bool(record.provenance.get("dirty")),
             "s": record.weights != newest[record.model, record.seed].weights,
-            "v": record.settings.get("version") != versions.get(record.task, record.settings.get("version")),
+            "v": record.settings.get("version", now) != now,
         }
         found[key(record)] = "".join(mark for mark, applies in doubts.items() if applies)
     return found

@@ -75,7 +75,7 @@ def _grouped(side: Kept) -> Grouped:
 def _lines(old: Mapping[str, BySeed], new: Mapping[str, BySeed]) -> Iterator[Line]:
     """Lines of one number, by protocol on either side."""
     if old and new and not old.keys() & new.keys():
-        yield _line(*({s: n for group in side.values() for s, n in group.items()} for side in (old, new)), PROTOCOL)
+        yield _line(_together(old), _together(new), PROTOCOL)
         return
     for protocol in sorted(old.keys() | new.keys()):
         before, after = old.get(protocol, {}), new.get(protocol, {})
@@ -83,6 +83,10 @@ def _lines(old: Mapping[str, BySeed], new: Mapping[str, BySeed]) -> Iterator[Lin
             yield _judged(before, after)
         else:
             yield _line(before, after, GONE if before else NEW)
+
+
+def _together(side: Mapping[str, BySeed]) -> BySeed:
+    return {seed: number for group in side.values() for seed, number in group.items()}
 
 
 def _line(old: BySeed, new: BySeed, verdict: str, change: Difference | None = None) -> Line:

@@ -10,26 +10,26 @@ from regvit_lightning.records import Record
 
 
 def record(model="deit3-vitn_reg4", task="imagenet_knn", seed=0, top1=50.0, settings=None, weights="abc", **more):
-    facts = dict(
-        model=model,
-        task=task,
-        data="mini",
-        data_root="",
-        seed=seed,
-        metrics={"top1": top1, "top1_k10": 1.0},
-        columns={"top1": {"better": 1, "unit": "%", "decimals": 1}},
-        intervals={"top1": [top1 - 1, top1 + 1]},
-        per_class={},
-        floors={},
-        images=960,
-        protocol={"k": 10, "k_chosen_on": "train"},
-        footnote=["k_chosen_on"],
-        settings=settings or {"crop": 64, "workers": 1},
-        layout={"imagenet": "imagenet"},
-        backbone={"num_registers": int(model.partition("_reg")[2] or 0)},
-        weights=weights,
-        provenance={"commit": "c0ffee" * 7, "date": "2026-01-02T03:04:05Z", "dirty": False},
-    )
+    facts = {
+        "model": model,
+        "task": task,
+        "data": "mini",
+        "data_root": "",
+        "seed": seed,
+        "metrics": {"top1": top1, "top1_k10": 1.0},
+        "columns": {"top1": {"better": 1, "unit": "%", "decimals": 1}},
+        "intervals": {"top1": [top1 - 1, top1 + 1]},
+        "per_class": {},
+        "floors": {},
+        "images": 960,
+        "protocol": {"k": 10, "k_chosen_on": "train"},
+        "footnote": ["k_chosen_on"],
+        "settings": settings or {"crop": 64, "workers": 1},
+        "layout": {"imagenet": "imagenet"},
+        "backbone": {"num_registers": int(model.partition("_reg")[2] or 0)},
+        "weights": weights,
+        "provenance": {"commit": "c0ffee" * 7, "date": "2026-01-02T03:04:05Z", "dirty": False},
+    }
     return Record(**{**facts, **more})
 
 

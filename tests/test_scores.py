@@ -38,7 +38,7 @@ def test_the_same_scores_give_the_same_bytes_and_few_of_them():
 
 
 def test_what_is_no_file_of_scores_is_refused():
-    with pytest.raises(UserError, match="a.npz: not readable"):
+    with pytest.raises(UserError, match=r"a\.npz: not readable"):
         scores.unpack(b"PK nothing", "a.npz")
 
 
