@@ -105,7 +105,7 @@ def registers_hold(cells: Sequence[Cell]) -> list[Measured]:
             found += _number(cell, row, held.get(token), f"single_token_{token}", heading, place, **TOP1)
         registers = [top1 for token, top1 in held.items() if token.startswith("reg_")]
         mean = sum(registers) / len(registers) if registers else None
-        found += _number(cell, row, mean, "single_token_registers", "register, mean of all", len(names), **TOP1)
+        found += _number(cell, row, mean, "single_token_registers", "register (mean)", len(names), **TOP1)
     return found
 
 
@@ -210,7 +210,7 @@ def twin_with_none(row: Row) -> list[Row]:
 
 
 def no_twin(row: Row) -> list[Row]:
-    """For tables whose numbers are already shares of the model without registers."""
+    """For tables in which a change against the twin says nothing."""
     return []
 
 
@@ -245,7 +245,9 @@ PAPER_TABLES = (
     ),
     PaperTable("table6", "Table 6: Table 1 with its spread", ("model", "token"), single_tokens(True)),
     PaperTable("fig4", "Fig. 4: norms of patches by block", ("model", "block"), norms_by_block, no_twin),
-    PaperTable("fig7", "Fig. 7: norms of patches after the last block, quantiles", ("model",), norms_of_last_block),
+    PaperTable(
+        "fig7", "Fig. 7: norms of patches after the last block, quantiles", ("model",), norms_of_last_block, no_twin
+    ),
     PaperTable("fig8", "Fig. 8: by number of registers", ("model", "registers"), by_registers, none_of_them),
     PaperTable("fig12", "Fig. 12: cost by number of registers", ("model", "registers"), costs, no_twin),
 )

@@ -48,8 +48,8 @@ def made(kept: Kept) -> str:
 
 def change_shown(change: Difference, decimals: int) -> str:
     """`+1.3 [0.2, 2.4]`: the difference and its interval."""
-    interval = "" if change.interval is None else " [{:.{d}f}, {:.{d}f}]".format(*change.interval, d=decimals)
-    return f"{change.value:+.{decimals}f}{interval}"
+    interval = "" if change.interval is None else " [{:z.{d}f}, {:z.{d}f}]".format(*change.interval, d=decimals)
+    return f"{change.value:+z.{decimals}f}{interval}"
 
 
 def _marks(score: Score) -> str:
@@ -152,7 +152,9 @@ def notes(table: Table) -> list[str]:
     if any(score.deviation is not None for score in shown):
         said.append("mean ± standard deviation over seeds")
     if any(score.change for score in shown):
-        said.append(f"(in brackets): the change against the same model without registers, {INTERVAL}")
+        said.append("(in brackets): the change against the same model without registers")
+    if any(score.change and score.change.interval for score in shown):
+        said[-1] += f", {INTERVAL}"
     if any(score.best for score in shown):
         said.append("bold: better than every other model by more than the interval of the difference")
     if any(score.published for score in shown):

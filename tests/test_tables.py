@@ -292,7 +292,7 @@ def test_registers_hold_what_outliers_held_in_table_4():
     rows, _ = paper("table4")
     assert [row["registers"] for row in rows] == ["0", "4"]
     assert [row["outlier patch"] for row in rows] == ["70.0000", ""]
-    assert [row["register, mean of all"] for row in rows] == ["", "61.5000"]  # of 60, 61, 62, 63
+    assert [row["register (mean)"] for row in rows] == ["", "61.5000"]  # of 60, 61, 62, 63
     assert rows[1]["[CLS] change"] == "0.0000"
 
 

@@ -158,7 +158,7 @@ class Outcome:
     per_class: dict[str, float | None] = field(default_factory=dict)
     floors: dict[str, dict[str, float]] = field(default_factory=dict)
     picture: "Figure | None" = None
-    scores: dict[str, Tensor] = field(default_factory=dict)
+    scores: dict[str, Tensor] = field(default_factory=dict, compare=False)  # tensors have no plain equality
 
 
 class Task(Protocol):
