@@ -15,6 +15,9 @@ NODES ?= 1
 LAUNCHER ?= local
 PARTITION ?=
 GRID ?= demo
+BASE ?=
+HEAD ?=
+STRICT ?=
 RUNS ?= runs
 RESULTS ?= results
 ARGS ?=
@@ -26,7 +29,7 @@ COMMON = data=$(DATA) devices=$(GPUS) runs=$(RUNS) $(if $(VARIANT),variant=$(VAR
 EVALUATED = $(if $(filter file,$(origin MODEL)),$(RECIPE)-$(MODEL),$(MODEL))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data pretrain eval artifacts cost eval-all tables bench test test-slurm lint format
+.PHONY: help setup demo data pretrain eval artifacts cost eval-all tables compare bench test test-slurm lint format
 
 help:  ## list the targets and their variables
 	@echo "make <target> [VARIABLE=value …]; any target makes the environment in VENV=$(VENV) first"
@@ -65,8 +68,11 @@ cost: setup  ## parameters and multiply-adds of MODEL= with 0 to 16 registers; A
 eval-all: setup  ## every missing cell of a grid: GRID=demo|paper|registers|released DATA= ARGS="pretrain=true"
 	@$(PY) -m benchmarks.grid grid=$(GRID) data=$(DATA) runs=$(RUNS) results=$(RESULTS) $(ARGS)
 
-tables: setup  ## result tables from the records: DATA=mini
+tables: setup  ## result tables from the records, those of the paper under their numbers: DATA=mini
 	@$(PY) -m benchmarks.tables data=$(DATA) results=$(RESULTS) $(ARGS)
+
+compare: setup  ## what changed, for a review: BASE=<git rev or folder> HEAD=<the same; here> DATA=mini STRICT=1 (fail where worse)
+	@$(PY) -m benchmarks.compare $(if $(BASE),base=$(BASE)) $(if $(HEAD),head=$(HEAD)) data=$(DATA) results=$(RESULTS) $(if $(filter-out 0 false,$(STRICT)),strict=true) $(ARGS)
 
 bench: setup  ## speed, as ratios measured in one run: results/bench/
 	@$(PY) -m benchmarks.speed data=$(DATA) results=$(RESULTS) $(ARGS)

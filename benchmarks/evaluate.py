@@ -39,7 +39,7 @@ class Evaluate:
 def main(options: Evaluate, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
-    from regvit_lightning import atomic, backbones, hardware, records, settings
+    from regvit_lightning import atomic, backbones, hardware, records, scores, settings
     from regvit_lightning.tasks.frozen import LAST, How, Task
 
     data = layout.resolve(options.data)
@@ -71,6 +71,8 @@ def main(options: Evaluate, words: list[str]) -> None:
     _claim(folder, {**place, **kept}, options.force)
     how = How(options.seed, options.devices, [progress.Progress(name)], folder)
     outcome = task.run(backbone, data, chosen, how)
+    beside = records.scores_path(file)
+    packed = scores.pack({key: values.cpu() for key, values in outcome.scores.items()})
     record = records.Record(
         model=backbone.name,
         task=options.task,
@@ -90,9 +92,12 @@ def main(options: Evaluate, words: list[str]) -> None:
         backbone=backbone.facts(),
         weights=backbone.fingerprint,
         provenance=records.provenance(time.monotonic() - begun),
+        scores={"file": beside.name, "digest": scores.digest(packed)} if outcome.scores else {},
     )
     if outcome.picture is not None:
         _show(outcome.picture, file.with_suffix(".png"), folder)
+    if outcome.scores:
+        atomic.write(beside, lambda temporary: temporary.write_bytes(packed))
     saved = record.save(results)
     atomic.remove(folder / LAST)
     found = ", ".join(f"{key} {outcome.metrics[key]:.{metric.decimals + 1}f}" for key, metric in task.METRICS.items())

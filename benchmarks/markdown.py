@@ -12,6 +12,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _number(cell: str) -> bool:
+    cell = cell.removeprefix("**")
     return cell[:1].isdigit() or cell[:1] in ("–", "-", "+", "≥", "≤", "")
 
 

@@ -8,10 +8,12 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
-from regvit_lightning import atomic
+from regvit_lightning import atomic, scores
 from regvit_lightning.errors import UserError, one_line
 
-SCHEMA = 2
+SCHEMA = 3
+# What records of an older schema lack, by schema; they are read, but do not answer for their cell any more.
+ADDED: dict[int, dict[str, Any]] = {2: {"scores": {}}}
 AGAIN = "remove it and evaluate the cell again"
 FREE_TO_CHANGE = {"workers", "device_batch"}  # how a cell is run, not what it computes
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,6 +43,8 @@ class Record:
         backbone: registers, width, depth, patch size and input size of the model.
         weights: fingerprint of the model's weights.
         provenance: commit, dirty, date, versions, device, seconds, peak_memory_mib.
+        scores: `file`, which lies beside the record and holds the scores of single images, and its `digest`; empty
+            where there are none.
         schema: version of this layout.
     """
 
@@ -62,6 +66,7 @@ class Record:
     backbone: dict[str, Any]
     weights: str
     provenance: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def path(self, results: Path) -> Path:
@@ -91,13 +96,33 @@ def load(file: Path) -> Record:
         UserError: not JSON, or not a record of this schema.
     """
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return parse(file.read_bytes(), str(file))
+    except OSError as error:
         raise UserError(f"{file}: not readable as a record ({one_line(error)}); {AGAIN}") from None
+
+
+def parse(content: bytes, where: str) -> Record:
+    """The record in the content of a file; one of an older schema keeps its number.
+
+    Raises:
+        UserError: not JSON, or not a record of this schema or of one in `ADDED`.
+    """
+    try:
+        values = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"{where}: not readable as a record ({one_line(error)}); {AGAIN}") from None
+    schema = values.get("schema") if isinstance(values, dict) else None
+    if schema in ADDED:
+        values = {**ADDED[schema], **values}
     known = {entry.name for entry in fields(Record)}
-    if not isinstance(values, dict) or set(values) != known or values["schema"] != SCHEMA:
-        raise UserError(f"{file}: not a record of schema {SCHEMA}; {AGAIN}")
+    if schema not in (SCHEMA, *ADDED) or set(values) != known:
+        raise UserError(f"{where}: not a record of schema {SCHEMA}; {AGAIN}")
     return Record(**values)
+
+
+def scores_path(record: Path) -> Path:
+    """Where the scores of single images lie, beside their record."""
+    return record.with_name(record.stem + scores.SUFFIX)
 
 
 def load_all(results: Path, data: str) -> list[Record]:
@@ -107,6 +132,8 @@ def load_all(results: Path, data: str) -> list[Record]:
 
 def stale(record: Record, settings: dict[str, Any], weights: str, layout: dict[str, Any], data_root: str = "") -> str:
     """Why `record` no longer answers for these settings, weights and data, or '' when it does."""
+    if record.schema != SCHEMA:
+        return f"a record of schema {record.schema}, which is now {SCHEMA}"
     if record.data_root != data_root:
         return f"data changed: {record.data_root} -> {data_root}"
     for kind, old, new in (("settings", record.settings, settings), ("layout of the data", record.layout, layout)):

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import kept
 from regvit_lightning import records
 from regvit_lightning.data import layout
 
@@ -79,6 +80,8 @@ def test_from_folders_to_a_table(trained):
         assert 0 <= record.metrics["top1"] <= 100
         assert record.weights
         assert record.backbone["num_registers"] == (0 if "reg0" in record.model else 4)
+    for cell in kept.load(trained / "results", "imagenet").cells:
+        assert cell.scores["top1"].mean() == pytest.approx(cell.record.metrics["top1"], abs=1e-4)
     fingerprints = {record.model: record.weights for record in found}
     assert len(set(fingerprints.values())) == 3
 

@@ -1,40 +1,16 @@
-"""Records: round trip, staleness, provenance; tables: hand-made cells, bytes that repeat."""
+"""Records: round trip, staleness, provenance; the kept results and their tables."""
 
-import csv
-import io
+import json
 import subprocess
-import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
-from benchmarks import tables
+from benchmarks import kept, published, table_formats, tables
+from benchmarks.table_formats import Origin
 from regvit_lightning import records
 from regvit_lightning.errors import UserError
-from regvit_lightning.records import Record
-
-
-def record(model="deit3-vitn_reg4", task="imagenet_knn", seed=0, top1=50.0, settings=None, weights="abc"):
-    return Record(
-        model=model,
-        task=task,
-        data="mini",
-        data_root="",
-        seed=seed,
-        metrics={"top1": top1, "top1_k10": 1.0},
-        columns={"top1": {"better": 1, "unit": "%", "decimals": 1}},
-        intervals={"top1": [top1 - 1, top1 + 1]},
-        per_class={},
-        floors={},
-        images=960,
-        protocol={"k": 10, "k_chosen_on": "train"},
-        footnote=["k_chosen_on"],
-        settings=settings or {"crop": 64, "workers": 1},
-        layout={"imagenet": "imagenet"},
-        backbone={"num_registers": 4},
-        weights=weights,
-        provenance={"commit": "c"},
-    )
+from tests.by_hand import record
 
 
 def test_round_trip(tmp_path):
@@ -65,6 +41,19 @@ def test_stale_says_why_and_ignores_how_it_is_run():
     assert changed == "layout of the data changed: imagenet imagenet -> in1k"
 
 
+def test_a_record_without_scores_is_read_but_runs_again(tmp_path):
+    old = {key: value for key, value in asdict(record()).items() if key != "scores"} | {"schema": 2}
+    (tmp_path / "a.json").write_text(json.dumps(old))
+    found = records.load(tmp_path / "a.json")
+    assert found == replace(record(), schema=2)
+    reason = records.stale(found, record().settings, "abc", record().layout)
+    assert reason == "a record of schema 2, which is now 3"
+    for changed in ({"schema": 1}, {"schema": 3}, {"schema": 2, "more": 1}):
+        (tmp_path / "a.json").write_text(json.dumps({**old, **changed}))
+        with pytest.raises(UserError, match=r"a\.json: not a record of schema 3; remove it"):
+            records.load(tmp_path / "a.json")
+
+
 def test_provenance_names_commit_versions_and_hardware():
     found = records.provenance(1.26)
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=records.ROOT, capture_output=True, text=True)
@@ -75,105 +64,17 @@ def test_provenance_names_commit_versions_and_hardware():
     assert found["peak_memory_mib"] > 10
 
 
-CELLS = [
-    record("random-vitn_reg4", top1=10.0),
-    record("deit3-vitn_reg4", seed=0, top1=60.0),
-    record("deit3-vitn_reg4", seed=1, top1=64.0),
-    record("deit3-vitn_reg0", seed=0, top1=50.0),
-    record("deit3-vitn_reg0", seed=1, top1=56.0),
-    record("deit3-vitn_reg16", top1=61.0),
-    record("deit3-vitn_reg0", "imagenet_linear", top1=70.0),
-]
-
-
-def test_a_table_by_hand():
-    built = tables.build(CELLS)
-    assert built.models == ["random-vitn_reg4", "deit3-vitn_reg0", "deit3-vitn_reg4", "deit3-vitn_reg16"]
-    rows = {row["model"]: row for row in csv.DictReader(io.StringIO(tables.csv(built)))}
-    assert float(rows["deit3-vitn_reg4"]["imagenet_knn top1"]) == 62.0
-    assert float(rows["deit3-vitn_reg4"]["imagenet_knn top1 std"]) == pytest.approx(8**0.5, abs=1e-4)
-    assert float(rows["deit3-vitn_reg4"]["imagenet_knn top1 change"]) == 9.0  # 62 - (50 + 56) / 2
-    assert rows["random-vitn_reg4"]["imagenet_knn top1 change"] == ""
-    assert rows["deit3-vitn_reg4"]["imagenet_linear top1"] == ""
-    shown = tables.markdown(built, "mini")
-    assert "62.0 ± 2.8 (+9.0)" in shown
-    assert "random-vitn_reg4 (floor)" in shown
-    assert "k10" not in shown
-    assert "- imagenet_knn: 960 test images; k chosen on: train" in shown.splitlines()
-    lines = tables.latex(built).split("\n")
-    assert lines[0] == r"\begin{tabular}{lrr}"
-    assert r"deit3-vitn\_reg4 & 62.0 $\pm$ 2.8 (+9.0) & -- \\" in lines
-
-
-def test_floors_come_first_and_a_metric_brings_its_own_direction_and_decimals():
-    rmse = {"better": -1, "unit": "m", "decimals": 3}
-    columns = {"columns": {"rmse": rmse}, "floors": {"mean depth": {"rmse": 1.25, "a1": 30.0}}}
-    cells = [replace(c, **columns, task="nyud_linear1", metrics={"rmse": c.metrics["top1"] / 100}) for c in CELLS[:-1]]
-    built = tables.build([*cells, *CELLS])
-    assert built.models[:2] == ["mean depth (floor)", "random-vitn_reg4"]
-    shown = tables.markdown(built, "mini").splitlines()
-    assert "nyud_linear1 rmse ↓" in shown[0]
-    assert [cell.strip() for cell in shown[2].split("|")] == [
-        "",
-        "mean depth (floor)",
-        "2",
-        "–",
-        "–",
-        "1.250 ± 0.000",
-        "",
-    ]
-    assert "0.620 ± 0.028 (+0.090)" in "".join(shown)
-    assert any("top1 in %; rmse in m, lower is better (↓)" in line for line in shown)
-    assert r"rmse $\downarrow$" in tables.latex(built)
-
-
-def test_the_order_of_records_changes_no_byte():
-    for write in (tables.csv, tables.latex, lambda table: tables.markdown(table, "mini")):
-        assert write(tables.build(CELLS)) == write(tables.build(CELLS[::-1]))
-
-
-def test_two_protocols_never_share_a_column():
-    other = record("deit3-vitn_reg0", top1=40.0, settings={"crop": 96, "workers": 1})
-    built = tables.build([*CELLS, other])
-    knn = [title for title in built.titles() if title.startswith("imagenet_knn@")]
-    assert len(knn) == 2
-    labelled = tables.build([*CELLS, replace(CELLS[3], layout={"zero_is_unlabelled": True})])
-    assert sum(title.startswith("imagenet_knn@") for title in labelled.titles()) == 2
-    same = record("deit3-vitn_reg16", top1=61.0, settings={"crop": 64, "workers": 9})
-    assert len(tables.build([*CELLS, same]).columns) == 2
-
-
-@pytest.mark.parametrize(
-    ("model", "twin"),
-    [
-        ("deit3-vitb_reg16", "deit3-vitb_reg0"),
-        ("timm-vit_large_patch14_reg4_dinov2.lvd142m", "timm-vit_large_patch14_dinov2.lvd142m"),
-    ],
-)
-def test_twins(model, twin):
-    assert twin in tables.twins(model)
-
-
-def test_tables_are_rebuilt_byte_for_byte(tmp_path):
-    for cell in CELLS:
-        cell.save(tmp_path)
-    command = [sys.executable, "-m", "benchmarks.tables", "data=mini", f"results={tmp_path}"]
-    made = []
-    for _ in range(2):
-        done = subprocess.run(command, cwd=records.ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        made.append({path.name: path.read_bytes() for path in (tmp_path / "mini" / "tables").iterdir()})
-    assert made[0] == made[1]
-    assert set(made[0]) == {"overview.md", "overview.csv", "overview.tex"}
-
-
 def test_the_kept_tables_are_those_of_the_kept_records():
     folder = records.ROOT / "results" / "mini" / "tables"
-    cells = records.load_all(records.ROOT / "results", "mini")
-    built = tables.build(cells)
-    assert (folder / "overview.csv").read_text() == tables.csv(built)
-    assert (folder / "overview.tex").read_text() == tables.latex(built)
-    assert {len(cell.provenance["commit"]) for cell in cells} == {40}
+    found = kept.load(records.ROOT / "results", "mini")
+    origin = Origin("mini", found, "make tables DATA=mini")
+    made = {}
+    for table in tables.build(found.cells, published.load()):
+        made[f"{table.name}.md"] = table_formats.markdown(table, origin)
+        made[f"{table.name}.csv"] = table_formats.csv(table)
+        made[f"{table.name}.tex"] = table_formats.latex(table, origin)
+    assert {file.name: file.read_text() for file in folder.iterdir() if file.suffix != ".png"} == made
+    assert {len(values.provenance["commit"]) for values in found.records} == {40}
 
 
 @pytest.mark.parametrize(("task", "metric", "factor"), [("ade20k_linear", "miou", 2.0), ("nyud_linear1", "rmse", 0.85)])

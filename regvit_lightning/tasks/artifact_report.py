@@ -117,6 +117,7 @@ def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = H
         metrics=report.metrics(),
         images=len(test),
         intervals={"outlier_share": bootstrap(share, how.seed)},
+        scores={"outlier_share": share},
         protocol={
             "images_of": settings.source,
             "rule": f"share of patches above {settings.rules.words()[settings.rule]}, last block before the final norm",

@@ -390,6 +390,7 @@ def _outcome(module: DepthHead, train_images: int, seed: int) -> Outcome:
         metrics=metrics,
         images=len(found),
         intervals={name: bootstrap(scores, seed) for name, scores in column.items()},
+        scores={name: column[name] for name in METRICS},
         protocol=_protocol(module, train_images),
         floors={"mean depth": floor},
         picture=figures.depth_examples(images, truths, predictions, module.settings.max_depth),

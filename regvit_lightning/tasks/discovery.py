@@ -256,6 +256,7 @@ def run(
         metrics={"corloc": right.mean().item()},
         images=len(right),
         intervals={"corloc": bootstrap(right, how.seed)},
+        scores={"corloc": right},
         protocol={**facts, "fallbacks": int(module.fallbacks.sum()), **protocol(module, settings)},
         floors=floors(module.read.images, range(len(right))),
         picture=picture(module, method),

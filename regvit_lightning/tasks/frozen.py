@@ -147,6 +147,8 @@ class Outcome:
         per_class: a score for each class by name, None for a class that does not occur.
         floors: what is reached without a backbone: by name, metrics.
         picture: examples, where the task has some to show.
+        scores: of single test images in the order of the data, by metric of `METRICS`: (N,) whose mean is the metric,
+            or (N, …) where `scores.STATISTICS` says how it comes from their mean. NaN for an image that is left out.
     """
 
     metrics: dict[str, float]
@@ -156,6 +158,7 @@ class Outcome:
     per_class: dict[str, float | None] = field(default_factory=dict)
     floors: dict[str, dict[str, float]] = field(default_factory=dict)
     picture: "Figure | None" = None
+    scores: dict[str, Tensor] = field(default_factory=dict, compare=False)  # tensors have no plain equality
 
 
 class Task(Protocol):

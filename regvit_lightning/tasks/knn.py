@@ -138,12 +138,14 @@ def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = H
 
     chosen = int(module.held_out_accuracy(how.seed).argmax())
     on_test = accuracy(module.predictions, module.labels, module.classes)
-    right = 100.0 * (module.predictions[:, chosen] == module.labels)
+    right = 100.0 * (module.predictions == module.labels[:, None])
+    scores = {"top1": right[:, chosen], "top1_best_on_test": right[:, int(on_test.argmax())]}
     by_k = {f"top1_k{k}": on_test[i].item() for i, k in enumerate(settings.neighbours)}
     return Outcome(
         metrics={"top1": on_test[chosen].item(), "top1_best_on_test": on_test.max().item(), **by_k},
         images=len(test),
-        intervals={"top1": bootstrap(right, how.seed)},
+        intervals={"top1": bootstrap(scores["top1"], how.seed)},
+        scores=scores,
         protocol={
             "k": settings.neighbours[chosen],
             "k_chosen_on": f"{settings.held_out:.0%} of train, held out",

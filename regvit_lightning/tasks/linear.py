@@ -224,9 +224,8 @@ def _outcome(module: LinearProbe, train_images: int, images: int, seed: int) -> 
     settings = module.settings
     on_held_out = accuracy(*module.held_out, module.classes)
     on_test = accuracy(*module.test, module.classes)
-    chosen = int(on_held_out.argmax())
-    best = module.grid[int(on_test.argmax())]
-    right = 100.0 * (module.test[0][:, chosen] == module.test[1])
+    chosen, best = int(on_held_out.argmax()), int(on_test.argmax())
+    right = 100.0 * (module.test[0][:, [chosen, best]] == module.test[1][:, None])
     return Outcome(
         metrics={
             "top1": on_test[chosen].item(),
@@ -234,10 +233,11 @@ def _outcome(module: LinearProbe, train_images: int, images: int, seed: int) -> 
             "top1_best_on_test": on_test.max().item(),
         },
         images=images,
-        intervals={"top1": bootstrap(right, seed)},
+        intervals={"top1": bootstrap(right[:, 0], seed)},
+        scores={"top1": right[:, 0], "top1_best_on_test": right[:, 1]},
         protocol={
             "head": vars(module.grid[chosen]),
-            "head_best_on_test": vars(best),
+            "head_best_on_test": vars(module.grid[best]),
             "head_chosen_on": f"{settings.held_out:.0%} of train, held out",
             "heads": len(module.grid),
             "train_images": train_images,

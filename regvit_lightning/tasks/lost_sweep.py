@@ -77,11 +77,13 @@ def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = H
     held, rest = split(len(module.found), settings.held_out, how.seed)
     chosen = choices[int(corloc(module.found[held]).argmax())]
     on_rest = corloc(module.found[rest])
-    right = 100.0 * module.found[rest, choices.index(chosen)]
+    scores = torch.full(module.found.shape[:1], torch.nan)
+    scores[rest] = right = 100.0 * module.found[rest, choices.index(chosen)]
     return Outcome(
         metrics={"corloc": right.mean().item(), "corloc_best_on_test": on_rest.max().item()},
         images=len(rest),
         intervals={"corloc": bootstrap(right, how.seed)},
+        scores={"corloc": scores},
         protocol={
             "method": "LOST",
             **vars(chosen),

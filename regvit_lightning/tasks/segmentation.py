@@ -461,6 +461,7 @@ def _outcome(module: Segmenter, data: DataSettings, train_images: int, seed: int
             name: bootstrap(module.areas, seed, partial(_score, name))
             for name in ("miou", "mean_accuracy", "pixel_accuracy")
         },
+        scores={"miou": module.areas},
         protocol=_protocol(module.settings, layout, train_images),
         per_class={name: None if iou.isnan() else iou.item() for name, iou in zip(names, ious(total), strict=True)},
         floors={"most frequent class": {**constant(total, frequent)}},

@@ -161,6 +161,7 @@ def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = H
         metrics={name: right.mean().item() for name, right in within.items()},
         images=len(test),
         intervals={name: bootstrap(right, how.seed) for name, right in within.items()},
+        scores=within,
         protocol={
             "view": settings.view_in_words(),
             "class_names": settings.class_names,

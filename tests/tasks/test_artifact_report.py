@@ -42,6 +42,7 @@ def test_the_report_finds_the_planted_neuron(truth, photographs):
     found = report(truth.backbone, photographs, "resize=64")
     facts = found.protocol
     assert found.metrics["outlier_share"] == pytest.approx(100 * 2 / 64)
+    assert found.scores["outlier_share"].mean().item() == pytest.approx(100 * 2 / 64)
     assert facts["verdict"].startswith("planted has artifacts from block 3 of 4 on, by ")
     assert {name: facts["findings"][name]["first"] for name in ("sigmas", "mads", "factor")} == dict.fromkeys(
         ("sigmas", "mads", "factor"), 3

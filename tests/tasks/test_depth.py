@@ -434,6 +434,8 @@ def test_the_outcome_states_its_protocol(outcome):
     for name in ("rmse", "abs_rel", "a1"):
         low, high = found.intervals[name]
         assert low <= found.metrics[name] <= high
+    assert found.scores["rmse"].shape == (3,)
+    assert found.scores["rmse"].mean().item() == pytest.approx(found.metrics["rmse"])
     assert found.protocol["layers"] == [4]
     assert found.protocol["cls"] == "of the same block, beside each patch"
     assert found.protocol["averaging"] == "per image"

@@ -93,6 +93,10 @@ def test_outcome_states_its_protocol_and_repeats(tiny):
     first, again = (knn.run(backbone, tiny, mini_settings(), How(seed=1)) for _ in range(2))
     assert first == again
     assert first.protocol["k"] in (1, 5)
+    for name in knn.METRICS:
+        assert torch.equal(first.scores[name], again.scores[name])
+        assert first.scores[name].shape == (first.images,)
+        assert first.scores[name].mean().item() == pytest.approx(first.metrics[name])
     assert first.metrics["top1"] == first.metrics[f"top1_k{first.protocol['k']}"]
     low, high = first.intervals["top1"]
     assert low <= first.metrics["top1"] <= high

@@ -89,6 +89,10 @@ def test_outcome_states_its_protocol(tiny):
     assert outcome.protocol["heads"] == 52
     assert set(outcome.protocol["head"]) == {"blocks", "avgpool", "lr"}
     assert outcome.metrics["top1"] <= outcome.metrics["top1_best_on_test"]
+    assert set(outcome.scores) == set(linear.METRICS)
+    for name, right in outcome.scores.items():
+        assert right.shape == (32,)
+        assert right.mean().item() == pytest.approx(outcome.metrics[name])
     low, high = outcome.intervals["top1"]
     assert low <= outcome.metrics["top1"] <= high
 

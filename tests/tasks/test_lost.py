@@ -350,6 +350,7 @@ def test_planted_objects_are_all_found(planted, task):
     found = module.run(colour_backbone(), planted, options)
     assert found.metrics == {"corloc": 100.0}
     assert found.intervals == {"corloc": (100.0, 100.0)}
+    assert found.scores["corloc"].tolist() == [100.0] * 12
     assert found.images == 12
     assert set(found.floors) == {"whole image", "centred box of mean size"}
     assert max(floor["corloc"] for floor in found.floors.values()) < 100
@@ -401,6 +402,8 @@ def test_a_sweep_chooses_on_one_part_and_reports_the_other(tiny_voc):
     assert grid["corloc"][facts["best_on_test"]] == pytest.approx(found.metrics["corloc_best_on_test"], abs=0.01)
     assert found.metrics["corloc_best_on_test"] == pytest.approx(max(grid["corloc"].values()), abs=0.01)
     assert set(found.intervals) == {"corloc"}
+    assert found.scores["corloc"].isnan().sum() == 4  # those held out, wherever they are
+    assert found.scores["corloc"].nanmean().item() == pytest.approx(found.metrics["corloc"])
     json.dumps(found.protocol)
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import nn
 
 from regvit_lightning import backbones, settings
+from regvit_lightning import scores as kept_scores
 from regvit_lightning.data import ade20k
 from regvit_lightning.data.layout import DataSettings, Segmentation
 from regvit_lightning.errors import Stopped
@@ -469,6 +470,8 @@ def test_the_outcome_states_its_protocol(outcome):
     found, folder = outcome
     assert set(found.metrics) == set(found.intervals) == {"miou", "mean_accuracy", "pixel_accuracy"}
     assert found.images == 1
+    assert found.scores["miou"].shape == (1, 3, 150)
+    assert kept_scores.miou(found.scores["miou"].double().mean(dim=0).numpy()) == pytest.approx(found.metrics["miou"])
     assert len(found.per_class) == 150
     assert any(value is None for value in found.per_class.values())
     assert set(found.floors["most frequent class"]) == set(found.metrics)

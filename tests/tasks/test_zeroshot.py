@@ -100,6 +100,7 @@ def test_planted_classes_are_all_found_and_shifted_ones_never(tiny, tmp_path, sh
     outcome = zeroshot.run(backbone, tiny, mini_settings(), How(seed=1))
     assert outcome.metrics["top1"] == pytest.approx(top1)
     assert outcome.intervals["top1"] == pytest.approx((top1, top1))
+    assert set(outcome.scores["top1"].tolist()) == {top1}
     assert outcome.protocol["templates"] == "rendered (36)"
     assert outcome.protocol["text_tower"]["embed_dim"] == 32
     assert set(zeroshot.METRICS) <= set(outcome.metrics)
