@@ -1,11 +1,14 @@
 """What a grid shows while it runs: a few live lines on a terminal, plain lines elsewhere."""
 
+import time
 from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class Board:
@@ -20,6 +23,7 @@ class Board:
         self.title, self.echo = title, echo
         self.console = Console(highlight=False, soft_wrap=True)
         self.live: Live | None = None
+        self.shown = 0.0
 
     def __enter__(self) -> "Board":
         if self.console.is_terminal:
@@ -43,7 +47,8 @@ class Board:
                 self.say(line)
 
     def show(self, lines: Sequence[str]) -> None:
-        """Rewrite the live lines, cut to the width of the terminal."""
-        if self.live is not None:
+        """Rewrite the live lines, cut to the width of the terminal; twice a second at most."""
+        if self.live is not None and time.monotonic() - self.shown > SECONDS_BETWEEN_LOOKS:
+            self.shown = time.monotonic()
             texts = [Text(line, no_wrap=True, overflow="ellipsis") for line in (self.title, *lines)]
             self.live.update(Text("\n").join(texts), refresh=True)

@@ -113,6 +113,10 @@ class States:
         if held is not None:
             where = f"{held.get('device', '')} of {held.get('host', 'some machine')}".strip()
             return State(RUNNING, where, held.get("since", time.time()), str(self.cells.file(cell, ".log")))
+        return self.on_cluster(cell)
+
+    def on_cluster(self, cell: Cell) -> State | None:
+        """The job of the cell that waits or runs; None when there is none."""
         job = cluster.submitted(self.cells.base(cell))
         place = self.queue.find(job.number) if job else None
         if job is None or place is None:

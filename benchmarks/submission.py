@@ -53,7 +53,7 @@ class Cluster:
         """
         with ExitStack() as held:
             known = States(self.cells)
-            mine = [cell for cell in cells if self._lock(cell, held) and known.at_work(cell) is None]
+            mine = [cell for cell in cells if self._lock(cell, held) and known.on_cluster(cell) is None]
             for one in [c for c in mine if c.pretrains], [c for c in mine if not c.pretrains]:
                 for array in _arrays([(cell, self._job(cell, known)) for cell in one]):
                     self._submit(array)

@@ -232,6 +232,7 @@ class Workers:
         lines = [f"{counts}, about {clock(left)} left" if left > 0 else counts]
         for one in self.running:
             where = f"GPU {','.join(one.devices)}" if one.devices else "CPU"
-            lines.append(f"  {where}  {clock(one.seconds):>7}  {one.job.name}  {one.last.removeprefix(one.job.name)}")
+            what = one.last if one.job.name in one.last else f"{one.job.name}  {one.last}"
+            lines.append(f"  {where}  {clock(one.seconds):>7}  {what}")
         with suppress(OSError):  # a terminal that was closed
             self.board.show(lines)

@@ -198,6 +198,40 @@ def test_the_lock_of_a_killed_grid_is_taken_over_when_its_child_has_ended(tmp_pa
     assert not found["cell0"].error
 
 
+SLOW_WRITER = """
+import sys, time
+from dataclasses import dataclass
+from pathlib import Path
+from benchmarks import command
+from regvit_lightning import atomic
+
+@dataclass
+class Nothing:
+    pass
+
+def write(temporary):
+    temporary.write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+
+place = Path(sys.argv.pop())
+command.run("writer", "", Nothing, lambda options, words: atomic.write(place / "record.json", write))
+"""
+
+
+def test_a_program_that_is_told_to_end_leaves_no_temporary_file(tmp_path):
+    pipe = subprocess.PIPE
+    one = subprocess.Popen(
+        [sys.executable, "-c", SLOW_WRITER, str(tmp_path)], cwd=ROOT, stdout=pipe, stderr=pipe, text=True
+    )
+    assert one.stdout.readline() == "writing\n"
+    assert len(list(tmp_path.iterdir())) == 1
+    one.terminate()
+    assert one.communicate(timeout=20)[1] == "writer: stopped; give the command again to go on\n"
+    assert one.returncode == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_cell_that_holds_by_now_is_not_run(tmp_path):
     found = workers(tmp_path, [job(tmp_path, "a", "touch ran")], held=lambda one: True).run()
     assert not found["a"].error
