@@ -78,11 +78,6 @@ def submitted(base: Path) -> Submitted | None:
     return None
 
 
-def forget(base: Path) -> None:
-    """The cell is run otherwise."""
-    atomic.remove(_file(base))
-
-
 def why(job: Submitted) -> str:
     """Why an ended job left no result, in the last words of its program, or else of Slurm."""
     log = Path(job.log)

@@ -93,12 +93,12 @@ class Estimates:
         cells = self.cells
         if cell.pretrains:
             _, options, _ = freshness.load("recipes", cell.recipe, cells.variant)
-            return trained(self.shape(cell), fit.recipe_class(options).work(options, self.counts), options, cells)
+            return trained(self.shape(cell.model), fit.recipe_class(options).work(options, self.counts), options, cells)
         task, options, _ = task_module(cell.task, cells.variant)
-        return frozen(self.shape(cell), task.work(options, self.counts), options.device_batch)
+        return frozen(self.shape(cell.model), task.work(options, self.counts), options.device_batch)
 
-    def _shape(self, cell: Cell) -> Backbone:
-        return cost.load_shape(cell.model, self.cells.trained)
+    def _shape(self, model: str) -> Backbone:
+        return cost.load_shape(model, self.cells.trained)
 
 
 def flops(backbone: Backbone, passes: Pass) -> float:

@@ -113,7 +113,7 @@ def _run_here(options: Grid, grid: Cells, todo: Sequence[Cell], slots: Sequence[
     from benchmarks.workers import Machine, Workers
 
     short = [cell.name for cell in todo if grid.devices(cell) > len(slots)]
-    check(not short, f"pretrain_devices={options.pretrain_devices}: the grid has {len(slots)}")
+    check(not short, f"pretrain_devices={options.pretrain_devices}: the grid runs on {len(slots)} device(s) here")
     commands, seconds = Commands(options, grid, options.force), Estimates(grid).seconds
     of_name = {cell.name: cell for cell in todo}
     jobs = [commands.job(cell, seconds(cell)) for cell in todo]

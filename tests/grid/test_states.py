@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 
 from benchmarks import cells as grids
-from benchmarks import evaluate, freshness, grid, locks, states, status
+from benchmarks import evaluate, freshness, grid, locks, status
 from benchmarks.outcomes import Outcome
 from benchmarks.states import State, States
 from regvit_lightning import backbones, records, settings
@@ -118,12 +118,13 @@ def test_a_record_is_done_whatever_hardware_chose_its_precision_or_says_why_not(
 
 
 def test_evaluate_agrees(place, capsys):
-    file = made(place, precision="bf16-mixed")
+    made(place, precision="bf16-mixed")
     words = [f"model={MODEL}", "task=imagenet_knn", f"runs={place}/runs", f"results={place}/results"]
     assert "is done" in program("evaluate", *words)
-    with mock.patch.object(evaluate, "render", side_effect=KeyboardInterrupt), pytest.raises(SystemExit):
-        program("evaluate", *words, "precision=32-true")
-    assert file.exists()
+    options = evaluate.Evaluate(MODEL, "imagenet_knn", runs=f"{place}/runs", results=f"{place}/results")
+    with mock.patch.object(evaluate, "render", side_effect=KeyError), pytest.raises(KeyError):
+        evaluate.main(options, ["precision=32-true"])
+    assert "runs again: settings changed: precision bf16-mixed -> 32-true" in capsys.readouterr().out
 
 
 def test_weights_are_loaded_once_for_each_model_and_not_without_a_record(place):
@@ -214,7 +215,7 @@ def test_gpus_that_are_not_there(place, monkeypatch):
         (["jobs=0"], "jobs=0: must be at least 1"),
         (["gpus=9"], "gpus=9: this machine"),
         (["launcher=ssh"], "launcher=ssh: expected local or slurm"),
-        (["pretrain=true", "pretrain_devices=8"], "pretrain_devices=8: the grid has 1"),
+        (["pretrain=true", "pretrain_devices=8"], "pretrain_devices=8: the grid runs on 1 device(s) here"),
     ],
 )
 def test_mistakes(place, words, message, monkeypatch):
@@ -231,4 +232,3 @@ def test_missing_models_are_told_without_a_process(place, monkeypatch):
     assert "make pretrain MODEL=vitn_reg0 RECIPE=deit3 SEED=0" in told
     assert not (place / "runs").exists()
     assert records.load_all(place / "results", "mini") == []
-    assert states.ORDER[0] == "done"
