@@ -18,6 +18,7 @@ GRID ?= demo
 BASE ?=
 HEAD ?=
 STRICT ?=
+JOBS ?= 1
 RUNS ?= runs
 RESULTS ?= results
 ARGS ?=
@@ -26,10 +27,13 @@ export DATA_ROOT
 endif
 
 COMMON = data=$(DATA) devices=$(GPUS) runs=$(RUNS) $(if $(VARIANT),variant=$(VARIANT)) $(if $(filter-out 0 false,$(FORCE)),force=true) $(ARGS)
+CELLS = grid=$(GRID) data=$(DATA) runs=$(RUNS) results=$(RESULTS) $(if $(VARIANT),variant=$(VARIANT))
+GIVEN_GPUS = $(if $(filter file,$(origin GPUS)),,$(GPUS))
+HOW = jobs=$(JOBS) launcher=$(LAUNCHER) $(if $(GIVEN_GPUS),gpus=$(GIVEN_GPUS)) $(if $(PARTITION),partition=$(PARTITION)) $(if $(filter-out 0 false,$(FORCE)),force=true)
 EVALUATED = $(if $(filter file,$(origin MODEL)),$(RECIPE)-$(MODEL),$(MODEL))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data pretrain eval artifacts cost eval-all tables compare bench test test-slurm lint format
+.PHONY: help setup demo data pretrain eval artifacts cost eval-all all status plan tables compare bench test test-slurm lint format
 
 help:  ## list the targets and their variables
 	@echo "make <target> [VARIABLE=value …]; any target makes the environment in VENV=$(VENV) first"
@@ -46,8 +50,8 @@ $(READY):
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	rm -f $(VENV)/.ready-* && touch $@
 
-demo: setup  ## render data, pretrain two nano models, evaluate, print the table (CPU, minutes)
-	@$(PY) -m benchmarks.grid grid=demo data=mini pretrain=true runs=$(RUNS) results=$(RESULTS)
+demo: setup  ## render data, pretrain two nano models, evaluate, print the table (CPU, minutes); GRID=demo|mini-paper JOBS=1
+	@$(PY) -m benchmarks.grid grid=$(GRID) data=mini pretrain=true jobs=$(JOBS) runs=$(RUNS) results=$(RESULTS)
 	@$(PY) -m benchmarks.tables data=mini results=$(RESULTS)
 
 data: setup  ## make or check data: DATA=mini (rendered, with a contact sheet), DATA=full|own|voc2012|… DATA_ROOT=…, or a folder
@@ -65,8 +69,17 @@ artifacts: setup  ## the artifact report of MODEL=, on the test images of DATA= 
 cost: setup  ## parameters and multiply-adds of MODEL= with 0 to 16 registers; ARGS="image_size=518"
 	@$(PY) -m benchmarks.cost model=$(MODEL) runs=$(RUNS) $(ARGS)
 
-eval-all: setup  ## every missing cell of a grid: GRID=demo|paper|registers|released DATA= ARGS="pretrain=true"
-	@$(PY) -m benchmarks.grid grid=$(GRID) data=$(DATA) runs=$(RUNS) results=$(RESULTS) $(ARGS)
+eval-all: setup  ## what is missing or stale of GRID=demo|mini-paper|paper|registers|released DATA= GPUS=0,1,3|all JOBS=1 FORCE=1 LAUNCHER=local|slurm PARTITION=
+	@$(PY) -m benchmarks.grid $(CELLS) $(HOW) $(ARGS)
+
+all: setup  ## the same, after pretraining the models that are not trained yet; ARGS="pretrain_devices=8"
+	@$(PY) -m benchmarks.grid $(CELLS) $(HOW) pretrain=true $(ARGS)
+
+status: setup  ## the grid as a table: done, running, failed, stale, missing, and the time left: GRID= DATA= ARGS="pretrain=true"
+	@$(PY) -m benchmarks.status $(CELLS) $(ARGS)
+
+plan: setup  ## FLOPs, memory and hours of every cell of GRID=, GPU-hours, hours on GPUS=64; runs nothing: ARGS="tflops=312 mfu=0.4"
+	@$(PY) -m benchmarks.plan $(CELLS) $(if $(GIVEN_GPUS),gpus=$(GIVEN_GPUS)) $(ARGS)
 
 tables: setup  ## result tables from the records, those of the paper under their numbers: DATA=mini
 	@$(PY) -m benchmarks.tables data=$(DATA) results=$(RESULTS) $(ARGS)

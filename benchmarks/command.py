@@ -4,8 +4,11 @@ Nothing heavy is imported here, so that `--help` answers at once.
 """
 
 import dataclasses
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, TypeVar, cast
 
 from regvit_lightning import settings
@@ -34,7 +37,8 @@ def run(name: str, description: str, schema: type[T], body: Callable[[T, list[st
         if remaining and not group:
             key = remaining[0].partition("=")[0]
             raise settings.SettingsError(f"unknown key '{key}'; {settings.nearest(key, keys(schema))}")
-        body(settings.build(schema, words=own), remaining)
+        with _stopping():
+            body(settings.build(schema, words=own), remaining)
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -47,6 +51,24 @@ def run(name: str, description: str, schema: type[T], body: Callable[[T, list[st
             raise
         print(f"\n{name}: interrupted; give the command again to go on", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """Inside, SIGTERM ends the program as Ctrl-C does, so that no temporary file is left."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped("stopped; give the command again to go on", number)
+
+    before = signal.getsignal(signal.SIGTERM)
+    if before is not signal.SIG_DFL:  # in a job of submitit
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def keys(schema: type) -> list[str]:

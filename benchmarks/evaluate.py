@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import command
 from benchmarks.data import render
 from regvit_lightning.data import layout
-from regvit_lightning.errors import UserError
 from regvit_lightning.settings import setting
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class Evaluate:
 
 def main(options: Evaluate, words: list[str]) -> None:
     """Run the program."""
-    from benchmarks import progress
+    from benchmarks import freshness, progress
     from regvit_lightning import atomic, backbones, hardware, records, scores, settings
     from regvit_lightning.tasks.frozen import LAST, How, Task
 
@@ -51,10 +50,10 @@ def main(options: Evaluate, words: list[str]) -> None:
     backbone = backbones.load(options.model, trained, options.seed, image_size=chosen.untrained_size)
     name = f"{backbone.name} {options.task} seed {options.seed}"
     file = records.path(results, data.name, backbone.name, options.task, options.seed)
-    data_root = "" if data.rendered or data.counts else data.root
-    layout_now = data.section(task.READS)
+    free = freshness.any_precision("tasks", options.task, variant, words)
+    now = freshness.expected(task, chosen, data, free)
     if file.exists() and not options.force:
-        reason = _stale(file, settings.resolved(chosen), backbone.fingerprint, layout_now, data_root)
+        reason = freshness.stale(file, now, lambda: backbone.fingerprint)
         if not reason:
             print(f"evaluate: {name} is done: {file}")
             return
@@ -66,8 +65,8 @@ def main(options: Evaluate, words: list[str]) -> None:
     hardware.forget_peak_memory()
     begun = time.monotonic()
     folder = runs / data.name / backbone.name / f"seed{options.seed}" / options.task
-    kept = {key: value for key, value in settings.resolved(chosen).items() if key not in records.FREE_TO_CHANGE}
-    place = {"weights": backbone.fingerprint, "data": str(Path(data.root).resolve()), "layout": layout_now}
+    kept = {key: value for key, value in now.settings.items() if key not in records.FREE_TO_CHANGE}
+    place = {"weights": backbone.fingerprint, "data": str(Path(data.root).resolve()), "layout": now.layout}
     _claim(folder, {**place, **kept}, options.force)
     how = How(options.seed, options.devices, [progress.Progress(name)], folder)
     outcome = task.run(backbone, data, chosen, how)
@@ -77,7 +76,7 @@ def main(options: Evaluate, words: list[str]) -> None:
         model=backbone.name,
         task=options.task,
         data=data.name,
-        data_root=data_root,
+        data_root=now.data_root,
         seed=options.seed,
         metrics={key: round(value, 4) for key, value in outcome.metrics.items()},
         columns={key: asdict(metric) for key, metric in task.METRICS.items()},
@@ -87,8 +86,8 @@ def main(options: Evaluate, words: list[str]) -> None:
         images=outcome.images,
         protocol=outcome.protocol,
         footnote=list(task.FOOTNOTE),
-        settings=settings.resolved(chosen),
-        layout=layout_now,
+        settings=now.settings,
+        layout=now.layout,
         backbone=backbone.facts(),
         weights=backbone.fingerprint,
         provenance=records.provenance(time.monotonic() - begun),
@@ -102,16 +101,6 @@ def main(options: Evaluate, words: list[str]) -> None:
     atomic.remove(folder / LAST)
     found = ", ".join(f"{key} {outcome.metrics[key]:.{metric.decimals + 1}f}" for key, metric in task.METRICS.items())
     print(f"evaluate: {name}: {found}; record in {saved}")
-
-
-def _stale(file: Path, *now: Any) -> str:
-    """Why the record in `file` does not answer for the cell as it is `now`; a record of another schema never does."""
-    from regvit_lightning import records
-
-    try:
-        return records.stale(records.load(file), *now)
-    except UserError as error:
-        return str(error)
 
 
 def _claim(folder: Path, description: dict[str, Any], force: bool) -> None:

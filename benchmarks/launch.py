@@ -34,6 +34,7 @@ class Job:
         cpus: cores of each process.
         hours: time limit of one stretch; a program that keeps its state is queued again and goes on after it.
         partition: of the cluster; empty takes its default.
+        after: number of a job that must have succeeded before; where it fails, this one is cancelled.
     """
 
     program: str
@@ -44,6 +45,7 @@ class Job:
     cpus: int
     hours: float
     partition: str = ""
+    after: str = ""
 
 
 class Words:
@@ -72,6 +74,14 @@ def prepare(job: Job, cluster: str = "slurm") -> submitit.AutoExecutor:
     Raises:
         UserError: there is no Slurm here, or the job asks for what cannot be.
     """
+    (submitted,) = submit_array([job], cluster)
+    atomic.write_text(job.folder / "job", submitted.job_id)
+    return submitted
+
+
+def submit_array(jobs: Sequence[Job], cluster: str = "slurm") -> list["submitit.Job[None]"]:
+    """Submit jobs that differ in their words alone as one array, or a single one by itself; see `submit`."""
+    job = jobs[0]
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise UserError("launcher=slurm: sbatch is not found; give the command on a login node, or leave LAUNCHER out")
     executor = submitit.AutoExecutor(folder=job.folder, cluster=cluster)
@@ -88,12 +98,10 @@ def submit(job: Job, executor: submitit.AutoExecutor) -> "submitit.Job[None]":
     atomic.check_writable(job.folder / "job")
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what sbatch says and raises it as well
-            submitted = executor.submit(Words(job.program, job.words))
+            return executor.submit_array([Words(one.program, one.words) for one in jobs])
     except (FailedJobError, FailedSubmissionError) as error:
         reason = next((line for line in str(error).splitlines() if "error" in line), str(error))
         raise UserError(f"Slurm refuses the job: {reason.strip()}") from None
-    atomic.write_text(job.folder / "job", submitted.job_id)
-    return submitted
 
 
 def parameters(job: Job) -> dict[str, Any]:
@@ -109,7 +117,8 @@ def parameters(job: Job) -> dict[str, Any]:
         **({"slurm_partition": job.partition} if job.partition else {}),
         "slurm_signal_delay_s": NOTICE,
         "slurm_srun_args": [f"--cpus-per-task={job.cpus}"],  # since 22.05 srun does not take it from sbatch
-        "slurm_additional_parameters": {"requeue": True},
+        "slurm_additional_parameters": {"requeue": True, **({"kill-on-invalid-dep": "yes"} if job.after else {})},
+        **({"slurm_dependency": f"afterok:{job.after}"} if job.after else {}),
     }
 
 

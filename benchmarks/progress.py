@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from benchmarks.clock import clock
+
 SECONDS_BETWEEN_LINES = 10.0
 STEPS_BETWEEN_LOSSES = 10  # reading the loss makes the host wait for the device
 
@@ -69,15 +71,6 @@ class Counter:
         rate = (self.done - self.begun_at) / max(elapsed, 1e-9)
         line = f"{self.title}: {self.done:,}/{self.total:,} in {clock(elapsed)}  {rate:,.0f} {self.unit}/s"
         print(line, file=sys.stderr, flush=True)
-
-
-def clock(seconds: float) -> str:
-    """75 -> '1:15'; hours where needed."""
-    if seconds == float("inf"):
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class Progress(Callback):

@@ -364,22 +364,27 @@ def load(name: str, runs: Path, seed: int = 0, pretrained: bool = True, image_si
         return Backbone(model, name, image_size, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     if rest or name.endswith(FILES):
         return _from_file(Path(name).expanduser())
+    backbone = _from_file(trained(name, runs, seed))
+    if backbone.name != name:
+        raise UserError(f"{backbone.source}: holds {backbone.name}, not {name}")
+    return backbone
+
+
+def trained(name: str, runs: Path, seed: int) -> Path:
+    """The weights of our trained model `<recipe>-<model>`, see `load`.
+
+    Raises:
+        UserError: no such model, or it is not trained yet; says what trains it.
+    """
     recipe, _, model_name = name.rpartition("-")
     if not recipe or not vit.NAME.fullmatch(model_name):
         raise UserError(f"unknown model '{name}'; {_nearest(name)}")
     vit.parse_name(model_name)
-    return _from_run(runs / name / f"seed{seed}" / EXPORT, recipe, model_name, seed)
-
-
-def _from_run(path: Path, recipe: str, model_name: str, seed: int) -> Backbone:
-    name = f"{recipe}-{model_name}"
+    path = runs / name / f"seed{seed}" / EXPORT
     if not path.exists():
         command = f"make pretrain MODEL={model_name} RECIPE={recipe} SEED={seed}, with this DATA"
         raise UserError(f"{name} is not trained yet ({path} is missing): {command}")
-    backbone = _from_file(path)
-    if backbone.name != name:
-        raise UserError(f"{path}: holds {backbone.name}, not {name}")
-    return backbone
+    return path
 
 
 def _from_file(path: Path) -> Backbone:

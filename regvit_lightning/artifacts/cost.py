@@ -59,7 +59,12 @@ def macs(backbone: Backbone, registers: int, image_size: int) -> int:
     Every weight matrix of a block meets every token once, and attention takes 2 T² D for T tokens:
     12 T D² + 2 T² D per block with an MLP of ratio 4.
     """
-    tokens = backbone.has_cls + registers + (image_size // backbone.patch_size) ** 2
+    return macs_of_patches(backbone, registers, (image_size // backbone.patch_size) ** 2)
+
+
+def macs_of_patches(backbone: Backbone, registers: int, patches: int) -> int:
+    """`macs` of an image of so many patches, square or not."""
+    tokens = backbone.has_cls + registers + patches
     blocks = backbone.model.blocks
     weights = sum(module.weight.numel() for module in blocks.modules() if isinstance(module, torch.nn.Linear))
     return tokens * weights + len(blocks) * 2 * tokens**2 * backbone.embed_dim

@@ -61,7 +61,7 @@ class Run:
 
 def finished(run: Run) -> bool:
     """Whether the run with these settings has been carried to its end."""
-    return (run.folder / "backbone.safetensors").exists() and _changes(run) == []
+    return (run.folder / "backbone.safetensors").exists() and changes(run) == []
 
 
 def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Path:
@@ -165,7 +165,7 @@ def _description(run: Run) -> dict[str, Any]:
     }
 
 
-def _changes(run: Run) -> list[str] | None:
+def changes(run: Run) -> list[str] | None:
     """Differences between the run in the folder and this one, as text; None where the folder holds no run."""
     try:
         found = dict(json.loads((run.folder / "run.json").read_text()))
@@ -186,11 +186,11 @@ def claim(run: Run, force: bool) -> None:
     if force and run.folder.exists():
         shutil.rmtree(run.folder)
     atomic.remove_leftovers(run.folder)
-    changes = _changes(run)
-    if changes:
+    found = changes(run)
+    if found:
         raise UserError(
-            f"{run.folder} holds a run with other settings ({'; '.join(changes[:4])}); "
+            f"{run.folder} holds a run with other settings ({'; '.join(found[:4])}); "
             "give the old ones to continue it, or FORCE=1 to begin anew"
         )
-    if changes is None:
+    if found is None:
         atomic.write_text(run.folder / "run.json", json.dumps(_description(run), indent=1) + "\n")

@@ -30,6 +30,7 @@ from regvit_lightning.pretrain import recipe
 from regvit_lightning.schedules import cosine
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.weights import Metadata
+from regvit_lightning.work import ImageCounts, Pass, Work
 
 
 @dataclass
@@ -109,6 +110,12 @@ class Recipe(recipe.Recipe):
             DataError: missing, incomplete or damaged.
         """
         return train_pairs(data)
+
+    @classmethod
+    def work(cls, settings: Settings, images: ImageCounts) -> Work:
+        """Every pair of every pass, forward and backward, through both towers."""
+        count, side = settings.epochs * images["pairs"][0], settings.image_size
+        return Work([Pass(count, side, side, trained=True, more_macs=_text_macs(settings))])
 
     def data_module(self, files: Files, stream: Stream, workers: int) -> Streamed:
         """The training batches of pairs."""
@@ -198,3 +205,9 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
         token = name.endswith(("cls_token", "reg_token"))
         (single if parameter.ndim < 2 or token else decayed).append(parameter)
     return [{"params": single, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
+
+
+def _text_macs(settings: Settings) -> int:
+    """Of the matrix products of the text tower for one text, with an MLP of ratio 4; see `vit.block_macs`."""
+    tokens, width = settings.context_length, settings.text_width
+    return settings.text_layers * (12 * tokens * width**2 + 2 * tokens**2 * width)

@@ -23,6 +23,7 @@ from regvit_lightning.data.transforms import normalise
 from regvit_lightning.pretrain import parallel
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.weights import Metadata
+from regvit_lightning.work import ImageCounts, Pass, Work
 
 
 @dataclass
@@ -116,6 +117,12 @@ class Recipe(LightningModule):
             DataError: missing or incomplete.
         """
         return train_files(data, settings.images)
+
+    @classmethod
+    def work(cls, settings: Any, images: ImageCounts) -> Work:
+        """Every image of every pass, forward and backward."""
+        count = settings.epochs * images[settings.images][0]
+        return Work([Pass(count, settings.image_size, settings.image_size, trained=True)])
 
     def data_module(self, files: Files, stream: Stream, workers: int) -> Streamed:
         """The training batches of `files`, drawn by `stream`."""

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from regvit_lightning import figures_report
-from regvit_lightning.artifacts import controls, cost, local_probes, outliers, positions, probes
+from regvit_lightning.artifacts import controls, cost, local_probes, outliers, positions, probes, replacement
 from regvit_lightning.artifacts.contents import Contents, OutlierMask, ProbeSettings, TokenPass
 from regvit_lightning.artifacts.controls import Effect, ReplacedPass
 from regvit_lightning.artifacts.last_block import LastBlockPass
@@ -28,6 +28,7 @@ from regvit_lightning.data.transforms import centre_crop
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.tasks import dense
 from regvit_lightning.tasks.frozen import FrozenModule, How, Metric, Outcome, TaskSettings, bootstrap, judge
+from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {
     "outlier_share": Metric(better=-1, decimals=2),
@@ -98,6 +99,22 @@ class Passes:
     def first_over(self, module: FrozenModule, files: ImageFiles) -> None:
         """Run the validation pass of `module`."""
         judge(self.how).validate(module, ImageNet(self.loading, validation=[(files, self.view)]), verbose=False)
+
+
+def work(settings: Settings, images: ImageCounts) -> Work:
+    """Test images for the norms, some of them for the last block, and train and test for the probes.
+
+    A model with registers goes over train and test twice, and once for each replacement: here, every model does.
+    """
+    if settings.source == "imagenet":
+        all_train, all_test = images["imagenet"]
+    else:
+        boxed = images[settings.source][0]
+        all_train, all_test = boxed - boxed // 2, boxed // 2
+    train, test = min(all_train, settings.probes.train_images), min(all_test, settings.images)
+    some = min(test, settings.detailed)
+    replaced = (train + test) * (2 + len(replacement.KINDS)) + min(train, settings.detailed)
+    return Work([Pass(test + some + train + test + replaced, settings.crop, settings.crop)])
 
 
 def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008

@@ -25,6 +25,7 @@ from regvit_lightning.data.transforms import normalise
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.tasks import dense
 from regvit_lightning.tasks.frozen import FrozenModule, How, Metric, Outcome, TaskSettings, bootstrap, fit, judge
+from regvit_lightning.work import ImageCounts, Pass, Work, landscape
 
 METRICS = {"rmse": Metric(better=-1, unit="m", decimals=3)}
 READS = "depth"
@@ -40,6 +41,7 @@ WARMUP_RATIO, FINAL_RATIO = 1e-3, 1e-8  # of the learning rate, at the first ste
 MOMENTUM, LOWEST_MOMENTUM = 0.95, 0.85  # beta 1 of AdamW, over one cycle
 EPSILON = 1e-3  # metres, inside the logarithms of the losses
 MEAN_WEIGHT = 0.15  # of the squared mean in SigLoss
+NATIVE_SIDE = 480  # of NYU's images
 STRIDES = (1, 2, 4, 6)  # of the gradient loss
 SCORES = ("rmse", "abs_rel", "sq_rel", "a1", "a2", "a3", "log10", "rmse_log", "silog")
 
@@ -352,6 +354,14 @@ def learning_rate(step: int, settings: Settings) -> float:
 
 
 # ----------------------------------------------------------------------------------------------------------- run
+
+
+def work(settings: Settings, images: ImageCounts) -> Work:
+    """The crops of all steps, then whole test images, mirrored, too, where they are."""
+    test = images["depth"][1] * (2 if settings.flip_test else 1)
+    (rows, columns), (height, width) = settings.crop, landscape(settings.short_side or NATIVE_SIDE)
+    trained = Pass(settings.steps * settings.batch_size, rows, columns)
+    return Work([trained, Pass(test, height, width)])
 
 
 def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008

@@ -27,11 +27,13 @@ from regvit_lightning.data.transforms import normalise
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.tasks import dense
 from regvit_lightning.tasks.frozen import FrozenModule, How, Outcome, TaskSettings, bootstrap, judge
+from regvit_lightning.work import ImageCounts, Pass, Work
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FEATURES = ("q", "k", "v")
+USUAL_SIZES = {"voc07": (375, 500), "voc12": (375, 500), "coco20k": (480, 640)}  # height and width of most images
 OVERLAP = 0.5  # least IoU of a box that is right
 
 Source = tuple[int, str]  # block, and q, k or v
@@ -66,6 +68,11 @@ def feature_of(backbone: Backbone, wanted: str) -> str:
     if wanted != "auto":
         return wanted
     return "v" if any(family in backbone.name for family in ("deit", "clip")) else "k"
+
+
+def work(settings: DiscoverySettings, images: ImageCounts) -> Work:
+    """Every image once, at the usual size of its set."""
+    return Work([Pass(images[settings.images][0], *USUAL_SIZES[settings.images])])
 
 
 def check_block(backbone: Backbone, block: int) -> None:

@@ -25,6 +25,7 @@ from regvit_lightning.errors import UserError
 from regvit_lightning.interruption import Signals
 from regvit_lightning.pretrain.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint
 from regvit_lightning.settings import MISSING, check
+from regvit_lightning.work import ImageCounts, Work
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -169,7 +170,9 @@ class Task(Protocol):
         METRICS: those that go into tables.
         READS: the part of the data's settings that says which images it reads, see `DataSettings.section`.
         FOOTNOTE: keys of the outcome's `protocol` that stand under the table.
+        NEEDS_TEXT: True, where it is there: a grid leaves out models without a text tower.
         run: computes one cell.
+        work: how much that is, for `make plan`.
     """
 
     Settings: type[TaskSettings]
@@ -177,6 +180,7 @@ class Task(Protocol):
     READS: str
     FOOTNOTE: tuple[str, ...]
     run: Callable[[Backbone, DataSettings, Any, How], Outcome]
+    work: Callable[[Any, ImageCounts], Work]
 
 
 class Frozen(nn.Module):

@@ -29,6 +29,7 @@ from regvit_lightning.tasks.frozen import (
     cls_or_mean,
     judge,
 )
+from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {"top1": Metric(), "top1_best_on_test": Metric()}
 READS = "imagenet"
@@ -115,6 +116,12 @@ class KNN(FrozenModule):
         batches = held.split(self.settings.device_batch)
         predictions = torch.cat([self.classify(self.bank[batch], bank, labels) for batch in batches])
         return accuracy(predictions, self.bank_labels[held], self.classes)
+
+
+def work(settings: Settings, images: ImageCounts) -> Work:
+    """Train and test images once each; the features of train stay."""
+    train, test = images["imagenet"]
+    return Work([Pass(train + test, settings.crop, settings.crop)], kept=train)
 
 
 def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008

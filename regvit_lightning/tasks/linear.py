@@ -36,6 +36,7 @@ from regvit_lightning.tasks.frozen import (
     fit,
     judge,
 )
+from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {"top1": Metric(), "top1_best_on_test": Metric()}
 READS = "imagenet"
@@ -191,6 +192,13 @@ class LinearProbe(FrozenModule):
 
     def on_test_epoch_end(self) -> None:
         self.test = self._collect()
+
+
+def work(settings: Settings, images: ImageCounts) -> Work:
+    """The batches of all steps, then what is held out of train, and test."""
+    train, test = images["imagenet"]
+    count = settings.steps * settings.batch_size + round(settings.held_out * train) + test
+    return Work([Pass(count, settings.crop, settings.crop)])
 
 
 def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008

@@ -21,6 +21,7 @@ from regvit_lightning.tasks.seed_expansion import Expansion
 
 METRICS = {"corloc": Metric()}
 READS = "discovery"
+work = discovery.work
 FOOTNOTE = ("feature", "block", "centred", "l2", "bias", "k")
 FALLBACK = "the seed's patch alone, where the seed itself is background"
 

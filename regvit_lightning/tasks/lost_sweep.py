@@ -24,6 +24,7 @@ from regvit_lightning.tasks.lost import FALLBACK, LOST, Choice
 
 METRICS = {"corloc": Metric(), "corloc_best_on_test": Metric()}
 READS = "discovery"
+work = discovery.work
 FOOTNOTE = ("chosen_on", "k")
 
 

@@ -47,6 +47,7 @@ from regvit_lightning.tasks.frozen import (
     fit,
     judge,
 )
+from regvit_lightning.work import ImageCounts, Pass, Work, landscape
 
 METRICS = {"miou": Metric()}
 READS = "segmentation"
@@ -424,6 +425,17 @@ def palette(layout: Segmentation) -> np.ndarray:
 
 
 # ---------------------------------------------------------------------------------------------------------- run
+
+
+def work(settings: Settings, images: ImageCounts) -> Work:
+    """The crops of all steps, then the windows of test images of the usual 3 : 4."""
+    side, windows = settings.crop, 0
+    for scale in settings.test_scales:
+        height, width = landscape(round(scale * settings.short_side))
+        rows, columns = (len(_starts(length, min(side, length), settings.stride)) for length in (height, width))
+        windows += rows * columns * (2 if settings.test_flip else 1)
+    count = settings.steps * settings.batch_size + images["segmentation"][1] * windows
+    return Work([Pass(count, side, side)])
 
 
 def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008

@@ -20,6 +20,7 @@ from regvit_lightning.tasks.normalised_cut import cut
 
 METRICS = {"corloc": Metric()}
 READS = "discovery"
+work = discovery.work
 FOOTNOTE = ("feature", "block", "threshold", "weak")
 
 

@@ -24,9 +24,11 @@ from regvit_lightning.errors import UserError
 from regvit_lightning.joint_space import JointSpace
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.tasks.frozen import FrozenModule, How, Metric, Outcome, ViewSettings, bootstrap, judge
+from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {"top1": Metric(), "top5": Metric()}
 READS = "imagenet"
+NEEDS_TEXT = True
 FOOTNOTE = ("view", "class_names", "templates")
 
 FIRST_WNID, LAST_WNID, WNIDS = "n01440764", "n15075141", 1000  # of the folders that open_clip's names belong to
@@ -141,6 +143,11 @@ def rank(scores: Tensor, labels: Tensor) -> Tensor:
     own = scores.gather(1, labels[:, None])
     earlier = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
     return ((scores > own) | ((scores == own) & earlier)).sum(dim=1)
+
+
+def work(settings: Settings, images: ImageCounts) -> Work:
+    """Test images once; the texts of the classes are few beside them."""
+    return Work([Pass(images["imagenet"][1], settings.crop, settings.crop)])
 
 
 def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008

@@ -1,0 +1,54 @@
+"""What a grid shows while it runs: a few live lines on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+class Board:
+    """Lines that stay and, on a terminal, lines below them that are rewritten.
+
+    Args:
+        title: of the grid.
+        echo: pass on what the children say; for one child at a time.
+    """
+
+    def __init__(self, title: str, echo: bool) -> None:
+        self.title, self.echo = title, echo
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.live: Live | None = None
+        self.shown = 0.0
+
+    def __enter__(self) -> "Board":
+        if self.console.is_terminal:
+            # Drawn by `show` alone, without a thread: children are forked from this process.
+            self.live = Live(console=self.console, auto_refresh=False, transient=True, redirect_stderr=False)
+            self.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self.console.print(Text(line))
+
+    def heard(self, lines: Sequence[str]) -> None:
+        """What a child has said."""
+        if self.echo:
+            for line in lines:
+                self.say(line)
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Rewrite the live lines, cut to the width of the terminal; twice a second at most."""
+        if self.live is not None and time.monotonic() - self.shown > SECONDS_BETWEEN_LOOKS:
+            self.shown = time.monotonic()
+            texts = [Text(line, no_wrap=True, overflow="ellipsis") for line in (self.title, *lines)]
+            self.live.update(Text("\n").join(texts), refresh=True)

@@ -1,0 +1,95 @@
+"""Where a grid stands: `python -m benchmarks.status grid=demo`."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks import cells as grids
+from benchmarks import command, markdown
+from benchmarks.cells import Cell, Cells
+from benchmarks.clock import clock
+from benchmarks.states import ORDER, RUNNING, State
+from regvit_lightning.settings import check, setting
+
+DESCRIPTION = """Prints the grid as a table: done, running since, failed, stale or missing, with what is wrong and the
+time that is left. Looks at records, locks and the queue of Slurm; runs nothing."""
+
+
+@dataclass
+class Status(grids.Chosen):
+    """Settings of the program."""
+
+    devices: int = setting("GPUs, or cells at once, for the estimate of the time that is left", 1)
+
+
+def main(options: Status, words: list[str]) -> None:
+    """Run the program."""
+    from benchmarks import queueing
+    from benchmarks.commands import Commands
+    from benchmarks.estimates import Estimates
+    from benchmarks.states import States
+
+    check(options.devices > 0, f"devices={options.devices}: must be at least 1")
+    grid = grids.build(options)
+    known = States(grid)
+    found = {cell: known.of(cell) for cell in grid.cells}
+    print(table(grid, found))
+    for line in [*notes(found, time.time()), *(f"left out: {line}" for line in grid.left_out)]:
+        print(line)
+    print(", ".join(f"{count} {kind}" for kind, count in sorted(counts(found).items(), key=_by_order)))
+    left = [cell for cell, state in found.items() if state.kind != ORDER[0] and state.runnable]
+    estimates, commands = Estimates(grid), Commands(options, grid, force=False)
+    if left and estimates.speed():
+        jobs = [commands.job(cell, estimates.seconds(cell)) for cell in left]
+        begun = {cell.name: time.time() - found[cell].since for cell in left if found[cell].kind == RUNNING}
+        seconds = queueing.seconds_left(jobs, begun, options.devices)
+        print(f"about {clock(seconds)} left on {options.devices} devices, by what such cells took before")
+
+
+def table(grid: Cells, found: Mapping[Cell, State]) -> str:
+    """Models and seeds × pretraining and tasks."""
+    tasks = list(dict.fromkeys(cell.task for cell in grid.cells))
+    lines = list(dict.fromkeys((cell.model, cell.seed) for cell in grid.cells if not cell.pretrains))
+    of_place = {(cell.model, cell.seed, cell.task): state.kind for cell, state in found.items()}
+    rows = [["model", "seed", *tasks]]
+    rows += [[model, str(seed), *(of_place.get((model, seed, task), "–") for task in tasks)] for model, seed in lines]
+    return markdown.table(rows)
+
+
+def notes(found: Mapping[Cell, State], now: float) -> list[str]:
+    """What there is to say of cells, by kind; once for cells of which the same is said."""
+    cells: dict[State, list[Cell]] = {}
+    for cell, state in found.items():
+        if state.note:
+            cells.setdefault(state, []).append(cell)
+    lines = []
+    for state in sorted(cells, key=lambda state: ORDER.index(state.kind)):
+        since = f" for {clock(now - state.since)}" if state.since else ""
+        log = f"; log: {state.log}" if state.log else ""
+        names = cells[state][0].name if len(cells[state]) == 1 else _together(cells[state])
+        lines.append(f"{state.kind}{since}: {names}: {state.note}{log}")
+    return lines
+
+
+def _together(cells: Sequence[Cell]) -> str:
+    places = dict.fromkeys(f"{cell.model} seed {cell.seed}" for cell in cells)
+    return f"{len(cells)} cells of {', '.join(places)}"
+
+
+def counts(found: Mapping[Cell, State]) -> Counter[str]:
+    """How many cells are how."""
+    return Counter(state.kind for state in found.values())
+
+
+def _by_order(entry: tuple[str, int]) -> int:
+    return ORDER.index(entry[0])
+
+
+def cli() -> None:
+    """Run the program with the words of the command line."""
+    command.run("status", DESCRIPTION, Status, main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,82 @@
+"""What Slurm is asked and what its answers mean, with stand-ins for its commands."""
+
+import os
+import time
+
+import pytest
+
+from benchmarks import cells as grids
+from benchmarks import cluster, launch
+from benchmarks.cluster import Place, Queue, Submitted
+from benchmarks.states import State, States
+from tests.test_launch import flags, stand_in  # noqa: F401  (a fixture)
+
+QUEUE = """cat <<'END'
+12_0|RUNNING|2026-01-02T03:04:05|node7
+12_1|PENDING|N/A|(Priority)
+13|PENDING|N/A|(Dependency)
+END"""
+
+
+def test_the_queue(stand_in, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    stand_in("squeue", QUEUE)
+    queue = Queue()
+    stand_in("squeue", "exit 1")
+    assert Queue().find("12_0") is None
+    stand_in("squeue", QUEUE)
+    assert queue.find("12_0") == Place(True, "running on node7", 1767323045.0)
+    assert queue.find("12_1") == Place(False, "pending", 0.0)
+    assert queue.find("13") == Place(False, "pending (Dependency)", 0.0)
+    assert queue.find("14") is None
+
+
+@pytest.mark.parametrize(
+    ("facts", "again"),
+    [
+        ("JobState=FAILED Reason=None ExitCode=1:0", True),
+        ("JobState=FAILED Reason=None ExitCode=2:0", False),  # a user's mistake
+        ("JobState=FAILED Reason=None ExitCode=0:9", True),
+        ("JobState=OUT_OF_MEMORY Reason=OutOfMemory ExitCode=0:125", True),
+        ("JobState=CANCELLED Reason=Dependency ExitCode=0:0", False),
+        ("JobState=COMPLETED Reason=None ExitCode=0:0", False),
+    ],
+)
+def test_what_is_tried_once_more(stand_in, facts, again):  # noqa: F811
+    stand_in("scontrol", f"echo JobId=12 {facts} UserId=root")
+    assert cluster.crashed("12") is again
+
+
+def test_an_array_that_waits_for_a_job(stand_in, tmp_path):  # noqa: F811
+    jobs = [launch.Job("evaluate", [f"seed={n}"], tmp_path, 1, 1, 3, 2.0, "a100", after="41_2") for n in range(3)]
+    submitted = launch.submit_array(jobs)
+    assert [job.job_id for job in submitted] == ["4242_0", "4242_1", "4242_2"]
+    asked = flags(next(tmp_path.glob("submission_file_*.sh"), tmp_path / "4242_submission.sh"))
+    assert asked["array"].startswith("0-2")
+    assert asked["dependency"] == "afterok:41_2"
+    assert asked["kill-on-invalid-dep"] == "yes"
+    assert (asked["cpus-per-task"], asked["time"]) == ("3", "120")
+
+
+def test_the_state_of_a_submitted_cell(stand_in, tmp_path):  # noqa: F811
+    (tmp_path / "small.yaml").write_text("models: [random-vitn_reg4]\ntasks: [imagenet_knn]\nseeds: [0]\n")
+    built = grids.build(grids.Chosen(grid=f"{tmp_path}/small.yaml", runs=f"{tmp_path}/r", results=f"{tmp_path}/r"))
+    (cell,) = built.cells
+    log = tmp_path / "12_1_0_log.err"
+    Submitted("12_1", str(log), time.time()).save(built.base(cell))
+    stand_in("squeue", QUEUE)
+    assert States(built).of(cell) == State("queued", "Slurm job 12_1, pending", log=str(log))
+    stand_in("squeue", "exit 0")
+    log.write_text("evaluate: no folder\nsrun: error: node7: task 0: Exited with exit code 2\n")
+    assert States(built).of(cell) == State("failed", "evaluate: no folder", log=str(log))
+    log.write_text("slurmstepd: error: *** JOB 12 CANCELLED AT 2026 ***\n")
+    assert "CANCELLED" in States(built).of(cell).note
+    log.unlink()
+    assert "Slurm job 12_1 ended and said nothing" in States(built).of(cell).note
+    Submitted("12_1", str(log), 0.0).save(built.base(cell))
+    record = States(built).record(cell)
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")  # written after the job was submitted: the job is not what is wrong
+    os.utime(record, (9.0, 9.0))
+    assert States(built).of(cell).kind == "stale"
