@@ -15,6 +15,8 @@ NODES ?= 1
 LAUNCHER ?= local
 PARTITION ?=
 GRID ?= demo
+GET ?=
+ARCHIVES ?=
 RUNS ?= runs
 RESULTS ?= results
 ARGS ?=
@@ -47,8 +49,8 @@ demo: setup  ## render data, pretrain two nano models, evaluate, print the table
 	@$(PY) -m benchmarks.grid grid=demo data=mini pretrain=true runs=$(RUNS) results=$(RESULTS)
 	@$(PY) -m benchmarks.tables data=mini results=$(RESULTS)
 
-data: setup  ## make or check data: DATA=mini (rendered, with a contact sheet), DATA=full|own|voc2012|… DATA_ROOT=…, or a folder
-	@$(PY) -m benchmarks.data data=$(DATA) $(ARGS)
+data: setup  ## make or check data: DATA=mini (rendered, with a contact sheet), DATA=full|own|voc2012|… DATA_ROOT=…, or a folder; GET=voc07,voc12,coco20k,ade20k,nyu_test,nyu_train,imagenet_train,imagenet_val|all downloads or prepares, ARCHIVES=<folder>
+	@$(PY) -m benchmarks.data data=$(DATA) $(if $(GET),get=$(GET)) $(if $(ARCHIVES),archives=$(ARCHIVES)) $(ARGS)
 
 pretrain: setup  ## MODEL=vitb_reg16 RECIPE=deit3 DATA=mini|full|<folder> SEED=0 GPUS=1 NODES=1 LAUNCHER=local|slurm PARTITION= VARIANT= FORCE=1 ARGS="epochs=2"
 	@$(PY) -m benchmarks.pretrain model=$(MODEL) recipe=$(RECIPE) seed=$(SEED) results=$(RESULTS) nodes=$(NODES) launcher=$(LAUNCHER) $(if $(PARTITION),partition=$(PARTITION)) $(COMMON)
