@@ -28,7 +28,7 @@ COMMON = data=$(DATA) devices=$(GPUS) runs=$(RUNS) $(if $(VARIANT),variant=$(VAR
 EVALUATED = $(if $(filter file,$(origin MODEL)),$(RECIPE)-$(MODEL),$(MODEL))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data pretrain eval artifacts cost eval-all tables bench test test-slurm lint format
+.PHONY: help setup demo data pretrain eval artifacts cost eval-all tables report bench test test-slurm lint format
 
 help:  ## list the targets and their variables
 	@echo "make <target> [VARIABLE=value …]; any target makes the environment in VENV=$(VENV) first"
@@ -69,6 +69,9 @@ eval-all: setup  ## every missing cell of a grid: GRID=demo|paper|registers|rele
 
 tables: setup  ## result tables from the records: DATA=mini
 	@$(PY) -m benchmarks.tables data=$(DATA) results=$(RESULTS) $(ARGS)
+
+report: setup  ## one HTML page of all results, results/<data>/report.html: DATA=mini
+	@$(PY) -m benchmarks.report data=$(DATA) results=$(RESULTS) runs=$(RUNS) $(ARGS)
 
 bench: setup  ## speed, as ratios measured in one run: results/bench/
 	@$(PY) -m benchmarks.speed data=$(DATA) results=$(RESULTS) $(ARGS)
