@@ -23,6 +23,7 @@ command that makes it again. One file without any reference to the network."""
 
 PARTS = Path(__file__).parent / "page"  # the template, its style and its script
 COMMITS_SHOWN = 4
+LONGEST_WARNING = 500  # characters: names in a foreign file may be of any length
 ABOUT_CURVES = """Metrics against the number of registers (Fig. 8 of the paper); whiskers are one standard deviation
 over seeds, or the 95 % interval over images of a single seed. A point opens its record."""
 ABOUT_NORMS = """From the artifact reports, seed 0 first: norms before the final norm. Models of a family share the
@@ -37,7 +38,7 @@ class Report:
     data: str = setting("name of the data, a folder of <results>, or the folder of its images", "mini")
     results: str = setting("folder of the results", "results")
     runs: str = setting("folder of the runs, where logs lie", "runs")
-    width: int = setting("largest width of a picture in pixels", 900)
+    width: int = setting("largest width of a picture in pixels", 1200)
 
     def __post_init__(self) -> None:
         check(self.width > 0, f"width={self.width}: must be at least 1")
@@ -60,7 +61,7 @@ def main(options: Report, words: list[str]) -> None:
 
 
 def page(
-    cells: Sequence[Cell], skipped: Sequence[str], data: str, runs: Path, width: int = 900
+    cells: Sequence[Cell], skipped: Sequence[str], data: str, runs: Path, width: int = 1200
 ) -> tuple[str, list[str]]:
     """The whole page.
 
@@ -115,7 +116,7 @@ def _warning(skipped: Sequence[str]) -> Html:
     if not skipped:
         return Html("")
     count = "1 file is" if len(skipped) == 1 else f"{len(skipped)} files are"
-    lines = tag("ul", [tag("li", line) for line in skipped])
+    lines = tag("ul", [tag("li", line[:LONGEST_WARNING]) for line in skipped])
     return tag("details", tag("summary", f"{count} left out"), lines, class_="warning")
 
 
@@ -138,7 +139,7 @@ def _facts(cell: Cell, runs: Path) -> dict[str, Any]:
     return {
         "key": cell.key,
         "file": str(cell.file),
-        "log": kept.log_folder(cell.record, runs),
+        "log": kept.logs(cell.record, runs),
         "command": kept.command(cell.record),
         "record": asdict(cell.record),
     }

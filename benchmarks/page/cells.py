@@ -1,13 +1,15 @@
 """The records that a page shows: read, checked, named, and each with the command that makes it again."""
 
-import math
+import os
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
 
 from regvit_lightning import records, settings
 from regvit_lightning.errors import UserError
@@ -15,6 +17,7 @@ from regvit_lightning.records import Record
 from regvit_lightning.settings import SettingsError
 
 PLAIN = re.compile(r"[\w.@+/-]+", re.ASCII)  # what may stand in a command without a thought about quotes
+LARGEST = 1e15  # of a metric that is shown with all its digits; NaN is not below it
 REGISTERS = re.compile(r"_reg(\d+)")
 
 
@@ -40,7 +43,7 @@ def load(results: Path, data: str) -> tuple[list[Cell], list[str]]:
         except UserError as error:
             skipped.append(str(error))
             continue
-        fault = _fault(record, data)
+        fault = _fault(record, data) or _misplaced(record, file, results)
         if fault:
             skipped.append(f"{file}: {fault}; {records.AGAIN}")
         else:
@@ -48,28 +51,44 @@ def load(results: Path, data: str) -> tuple[list[Cell], list[str]]:
     return sorted(found, key=lambda cell: (*order(cell.record), cell.record.task, cell.record.seed)), skipped
 
 
+def _misplaced(record: Record, file: Path, results: Path) -> str:
+    own = record.path(results)
+    return "" if own == file else f"a record that belongs to {str(own)[:200]}"
+
+
 def _fault(record: Record, data: str) -> str:
-    """Why a record is not one of this data set's own, or ''."""
+    """Why a record cannot be shown, or is one of other data, or ''."""
     texts = (record.model, record.task, record.data, record.weights, record.data_root)
-    mappings = (record.metrics, record.columns, record.intervals, record.floors, record.protocol, record.settings)
+    mappings = [getattr(record, entry.name) for entry in fields(record) if str(entry.type).startswith("dict")]
     if not all(isinstance(text, str) for text in texts) or type(record.seed) is not int:
         return "its names are not texts, or its seed is no number"
-    if not all(isinstance(one, dict) for one in (*mappings, record.backbone, record.provenance, record.layout)):
-        return "some of its parts are not mappings"
+    if not all(isinstance(one, dict) for one in mappings) or not _is_list_of_texts(record.footnote):
+        return "some of its parts are not mappings, or its footnote is no list"
     numbers = [*record.metrics.values(), *(value for kept in record.floors.values() for value in _values(kept))]
-    columns = [(facts.get("better"), facts.get("decimals"), facts.get("unit")) for facts in record.columns.values()]
-    known = all(b in (-1, 1) and type(d) is int and 0 <= d <= 9 and isinstance(u, str) for b, d, u in columns)
-    if not known or not all(_is_number(number) for number in numbers):
+    if not all(map(_is_column, record.columns.values())) or not all(map(_is_number, numbers)):
         return "its metrics are not numbers"
     return "" if record.data == data else f"a record of data '{record.data}'"
+
+
+def _is_column(facts: Any) -> bool:
+    if not isinstance(facts, dict) or set(facts) != {"better", "unit", "decimals"}:
+        return False
+    decimals = facts["decimals"]
+    return (
+        facts["better"] in (-1, 1) and type(decimals) is int and 0 <= decimals <= 9 and isinstance(facts["unit"], str)
+    )
 
 
 def _values(kept: Any) -> list[Any]:
     return list(kept.values()) if isinstance(kept, dict) else [None]
 
 
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def registers(record: Record) -> int:
@@ -88,9 +107,12 @@ def order(record: Record) -> tuple[bool, str, int, str]:
     return not record.model.startswith("random-"), family(record.model), registers(record), record.model
 
 
-def log_folder(record: Record, runs: Path) -> str:
-    """Where `make eval` leaves the log of a head that is trained."""
-    return str(runs / record.data / record.model / f"seed{record.seed}" / record.task)
+def logs(record: Record, runs: Path) -> str:
+    """Where the cell's logs lie, of those that are here: of the grid, and of a head that was trained."""
+    folder = runs / record.data
+    grid = folder / "grid" / record.model / f"{record.task}.seed{record.seed}.log"
+    head = folder / record.model / f"seed{record.seed}" / record.task / "log"
+    return ", ".join(str(place) for place in (grid, head) if os.path.exists(place)) or f"{head} (not here)"
 
 
 # --------------------------------------------------------------------------------------------------------- commands
@@ -178,9 +200,13 @@ def _flow(value: Any) -> str:
         return "[" + ", ".join(map(_flow, value)) + "]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z][\w./-]*", value, re.ASCII):
+    if isinstance(value, str) and not (PLAIN.fullmatch(value) and _read_back(value) == value):
         raise ValueError(f"{value!r} needs quotes")
     return str(value)
+
+
+def _read_back(text: str) -> Any:
+    return cast(DictConfig, OmegaConf.create(f"value: {text}"))["value"]
 
 
 def commands(cells: Sequence[Cell]) -> str:

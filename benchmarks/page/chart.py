@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from benchmarks.page.markup import Child, Html, join, tag
 
-WIDTH, HEIGHT = 380, 230
+WIDTH, HEIGHT = 340, 210
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 26, 34
 
 Points = Sequence[tuple[float, float]]
@@ -88,7 +88,7 @@ class Chart:
 
     def _axes(self) -> Html:
         bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-        parts = [tag("text", self.title, x=LEFT, y=14, class_="title")]
+        parts = [tag("text", self.title, x=2, y=14, class_="title")]
         for value, label in self.y_ticks:
             y = self.y(value)
             parts.append(tag("line", x1=LEFT, x2=right, y1=y, y2=y, class_="rule"))
@@ -107,7 +107,7 @@ def _widened(low: float, high: float) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def ticks(low: float, high: float, wanted: int = 4) -> list[tuple[float, str]]:
+def ticks(low: float, high: float, wanted: int = 5) -> list[tuple[float, str]]:
     """Round numbers within a range: multiples of 1, 2 or 5 times a power of ten."""
     span = high - low or abs(high) or 1.0
     raw = span / wanted

@@ -36,10 +36,11 @@ def _chart(column: Column, lines: dict[str, Line], colours: dict[str, str]) -> H
     numbers = sorted({count for line in lines.values() for count, _ in line})
     ends = [end for line in lines.values() for _, score in line for end in _ends(score)]
     margin = (max(ends) - min(ends)) * 0.08
-    arrow = "lower is better" if column.better < 0 else "higher is better"
-    axis = f"{column.metric.replace('_', ' ')}{f', {column.unit}' if column.unit else ''} ({arrow})"
+    direction = "lower is better" if column.better < 0 else "higher is better"
+    axis = f"{column.unit}, {direction}" if column.unit else direction
+    title = f"{column.task} · {column.metric.replace('_', ' ')}"
     places = [(_place(number), str(number)) for number in numbers]
-    chart = Chart(column.task, "registers", axis, places, (min(ends) - margin, max(ends) + margin))
+    chart = Chart(title, "registers", axis, places, (min(ends) - margin, max(ends) + margin))
     for name, line in lines.items():
         chart.line([(_place(count), score.mean) for count, score in line], colours[name])
         for count, score in line:

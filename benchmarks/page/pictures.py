@@ -36,7 +36,7 @@ def gallery(cells: Sequence[Cell], width: int) -> tuple[list[Html], list[str]]:
             continue
         shown.add((record.model, record.task))
         text = f"{record.task} of {record.model}, seed {record.seed}"
-        image = tag("img", src=source, alt=text, width=size[0], height=size[1], loading="lazy", decoding="async")
+        image = tag("img", src=source, alt=text, width=size[0], height=size[1])
         enlarge = tag("button", image, type="button", class_="enlarge", title="enlarge")
         opener = tag("button", record.model, type="button", data_cells=place, class_="open")
         figure = tag("figure", tag("figcaption", opener), enlarge, data_filter=record.model)

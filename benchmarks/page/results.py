@@ -10,6 +10,15 @@ from benchmarks.page.cells import Cell
 from benchmarks.page.markup import Html, tag
 from benchmarks.tables import protocol_key, twins
 
+COPY_SIGN = tag(
+    "svg",
+    tag("rect", x=5, y=1, width=9, height=10, rx=1.5),
+    tag("path", d="M3 5H2.5A1.5 1.5 0 0 0 1 6.5v7A1.5 1.5 0 0 0 2.5 15h6a1.5 1.5 0 0 0 1.5-1.5"),
+    viewBox="0 0 15 16",
+    class_="sign",
+    aria_hidden="true",
+)
+
 
 @dataclass(frozen=True, order=True)
 class Column:
@@ -197,7 +206,7 @@ def _meaning(score: Score) -> str:
 def _copy(text: str, what: str) -> Html:
     return tag(
         "button",
-        "⧉",
+        COPY_SIGN,
         type="button",
         class_="copy",
         data_copy=text,
