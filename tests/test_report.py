@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shlex
+import statistics
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -201,10 +202,14 @@ def test_norms_are_drawn_at_their_quantiles(tmp_path):
     ratio = (height["line c0"] - height["line c1"]) / (height["line c0"] - height["line c0 dashed"])
     assert ratio == pytest.approx(math.log10(2), abs=0.01)
     (bars,) = (one.get("points").split() for one in last.iter("polygon"))
-    heights = [float(point.split(",")[1]) for point in bars]
-    bottom = heights[0]
-    assert (bottom - heights[1]) / (bottom - heights[-2]) == pytest.approx(9, rel=0.02)  # 90 % and 10 %
-    assert set(heights[3:-4]) == {bottom}
+    across, heights = zip(*(map(float, point.split(",")) for point in bars), strict=True)
+    bottom = heights[0]  # half a quantile, 0.5 %
+    many, few = sorted({height for height in heights if height < bottom})
+    assert (bottom - many) / (bottom - few) == pytest.approx(math.log10(90 / 0.5) / math.log10(10 / 0.5), rel=0.01)
+    humps = [statistics.fmean(x for x, y in zip(across, heights, strict=True) if y == top) for top in (many, few)]
+    width = (chart.WIDTH - chart.LEFT - chart.RIGHT) / norms.BINS
+    decade = (across[-1] - across[0]) / math.log10(10 * 1.1 / (1 * 0.9))
+    assert humps[1] - humps[0] == pytest.approx(decade, abs=width)  # norms 1 and 10
     assert "10.00 %" in row
     assert "it has artifacts" in row
 

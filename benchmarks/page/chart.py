@@ -63,8 +63,9 @@ class Chart:
         """A histogram: heights between edges, filled from the axis."""
         sides = zip(edges[:-1], edges[1:], heights, strict=True)
         outline = [point for left, right, height in sides for point in ((left, height), (right, height))]
+        floor = 10**self.y_low if self.log else self.y_low
         self.marks.append(
-            tag("polygon", points=self._path([(edges[0], 0.0), *outline, (edges[-1], 0.0)]), class_=f"bars {style}")
+            tag("polygon", points=self._path([(edges[0], floor), *outline, (edges[-1], floor)]), class_=f"bars {style}")
         )
 
     def dot(self, point: tuple[float, float], style: str, *content: Child, **attributes: object) -> None:

@@ -1,13 +1,14 @@
 """Norms of tokens, from artifact reports: quantiles by block, the histogram after the last one, rules for outliers."""
 
 import bisect
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 from benchmarks.page import cells as kept
 from benchmarks.page.cells import Cell
-from benchmarks.page.chart import Chart, ticks
+from benchmarks.page.chart import Chart, log_ticks
 from benchmarks.page.markup import Child, Html, tag
 
 BINS = 36
@@ -80,19 +81,21 @@ def by_block(protocol: dict[str, Any], scale: tuple[float, float]) -> Html:
 
 
 def histogram(protocol: dict[str, Any], scale: tuple[float, float]) -> Html:
-    """Share of the patches by their norm after the last block, from the quantiles that the record keeps."""
+    """Share of the patches by their norm after the last block, from the quantiles that the record keeps.
+
+    Both axes are logarithmic: outliers are far away, and few.
+    """
     values = sorted(float(value) for value in protocol["norms_of_last_block"])
-    low, high = values[0], values[-1]
-    width = (high - low) / BINS or 1.0
-    edges = [low + width * number for number in range(BINS + 1)]
-    below = [bisect.bisect_right(values, edge) for edge in edges[:-1]] + [len(values)]
-    below[0] = 0
+    low, high = (math.log10(end) for end in scale)
+    edges = [low + (high - low) * number / BINS for number in range(BINS + 1)]
+    below = [bisect.bisect_left(values, 10**edge) for edge in edges]
+    least = 100 / len(values)
     shares = [100 * (b - a) / len(values) for a, b in pairwise(below)]
-    places = ticks(low, high) or [(low, f"{low:.3g}")]
-    chart = Chart("after the last block", "L2 norm of patches", "% of patches", places, (0.0, max(shares) * 1.05))
-    chart.x_low, chart.x_high = edges[0] - width, edges[-1] + width
-    chart.bars(edges, shares, "c0")
-    caption = f"{len(values)} quantiles; median {values[len(values) // 2]:.3g}, largest {high:.3g}"
+    places = [(math.log10(value), label) for value, label in log_ticks(*scale)]
+    chart = Chart("after the last block", "L2 norm of patches", "% of patches", places, (least / 2, 100.0), log=True)
+    chart.x_low, chart.x_high = low, high
+    chart.bars(edges, [max(share, least / 2) for share in shares], "c0")
+    caption = f"{len(values)} quantiles; median {values[len(values) // 2]:.3g}, largest {values[-1]:.3g}"
     return tag("figure", chart.svg(), tag("figcaption", caption))
 
 

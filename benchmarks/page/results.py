@@ -182,25 +182,31 @@ def _row(name: str, results: Results, cells: Sequence[Cell]) -> Html:
 def _number(column: Column, score: Score | None) -> Html:
     if score is None:
         return tag("td", "–", class_="number none", data_task=column.task)
+    places = " ".join(map(str, score.cells))
     shown = f"{score.mean:.{column.decimals}f}"
-    button = tag("button", shown, type="button", data_cells=" ".join(map(str, score.cells)), title="show its record")
-    spread = f"± {score.deviation:.{column.decimals}f}" if score.deviation is not None else ""
-    if score.interval:
-        spread = "{:.{d}f}–{:.{d}f}".format(*score.interval, d=column.decimals)
-    change = "" if score.twin is None else f"{score.mean - score.twin:+.{column.decimals}f}"
-    under = [tag("small", spread, class_="spread", title=_meaning(score)) if spread else None]
-    under.append(
-        tag("small", change, class_="change", title="against the same model without registers") if change else None
-    )
+    button = tag("button", shown, type="button", data_cells=places, title="show its record")
+    under = [_spread(column, score), _change(column, score)]
     return tag("td", button, under, class_="number", data_value=repr(score.mean), data_task=column.task)
 
 
-def _meaning(score: Score) -> str:
-    return (
-        "95 % bootstrap interval over test images"
-        if score.interval
-        else f"standard deviation of {len(score.values)} seeds"
-    )
+def _spread(column: Column, score: Score) -> Html | None:
+    digits = column.decimals
+    if score.interval:
+        low, high = score.interval
+        meaning = "95 % bootstrap interval over test images"
+        return tag("small", f"{low:.{digits}f}–{high:.{digits}f}", class_="spread", title=meaning)
+    if score.deviation:  # a constant predictor has none
+        meaning = f"standard deviation of {len(score.values)} seeds"
+        return tag("small", f"± {score.deviation:.{digits}f}", class_="spread", title=meaning)
+    return None
+
+
+def _change(column: Column, score: Score) -> Html | None:
+    if score.twin is None:
+        return None
+    change = round(score.mean - score.twin, column.decimals) + 0.0  # no minus before a zero
+    meaning = "against the same model without registers"
+    return tag("small", f"{change:+.{column.decimals}f}", class_="change", title=meaning)
 
 
 def _copy(text: str, what: str) -> Html:
