@@ -19,6 +19,8 @@ BASE ?=
 HEAD ?=
 STRICT ?=
 JOBS ?= 1
+GET ?=
+ARCHIVES ?=
 RUNS ?= runs
 RESULTS ?= results
 ARGS ?=
@@ -33,7 +35,8 @@ HOW = jobs=$(JOBS) launcher=$(LAUNCHER) $(if $(GIVEN_GPUS),gpus=$(GIVEN_GPUS)) $
 EVALUATED = $(if $(filter file,$(origin MODEL)),$(RECIPE)-$(MODEL),$(MODEL))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data pretrain eval artifacts cost eval-all all status plan tables compare bench test test-slurm lint format
+.PHONY: help setup demo data pretrain eval artifacts cost eval-all all status plan tables compare report bench test \
+        test-slurm lint format
 
 help:  ## list the targets and their variables
 	@echo "make <target> [VARIABLE=value …]; any target makes the environment in VENV=$(VENV) first"
@@ -54,8 +57,8 @@ demo: setup  ## render data, pretrain two nano models, evaluate, print the table
 	@$(PY) -m benchmarks.grid grid=$(GRID) data=mini pretrain=true jobs=$(JOBS) runs=$(RUNS) results=$(RESULTS)
 	@$(PY) -m benchmarks.tables data=mini results=$(RESULTS)
 
-data: setup  ## make or check data: DATA=mini (rendered, with a contact sheet), DATA=full|own|voc2012|… DATA_ROOT=…, or a folder
-	@$(PY) -m benchmarks.data data=$(DATA) $(ARGS)
+data: setup  ## make or check data: DATA=mini (rendered, with a contact sheet), DATA=full|own|voc2012|… DATA_ROOT=…, or a folder; GET=voc07,voc12,coco20k,ade20k,nyu_test,nyu_train,imagenet_train,imagenet_val|all downloads or prepares, ARCHIVES=<folder>
+	@$(PY) -m benchmarks.data data=$(DATA) $(if $(GET),get=$(GET)) $(if $(ARCHIVES),archives=$(ARCHIVES)) $(ARGS)
 
 pretrain: setup  ## MODEL=vitb_reg16 RECIPE=deit3 DATA=mini|full|<folder> SEED=0 GPUS=1 NODES=1 LAUNCHER=local|slurm PARTITION= VARIANT= FORCE=1 ARGS="epochs=2"
 	@$(PY) -m benchmarks.pretrain model=$(MODEL) recipe=$(RECIPE) seed=$(SEED) results=$(RESULTS) nodes=$(NODES) launcher=$(LAUNCHER) $(if $(PARTITION),partition=$(PARTITION)) $(COMMON)
@@ -86,6 +89,9 @@ tables: setup  ## result tables from the records, those of the paper under their
 
 compare: setup  ## what changed, for a review: BASE=<git rev or folder> HEAD=<the same; here> DATA=mini STRICT=1 (fail where worse)
 	@$(PY) -m benchmarks.compare $(if $(BASE),base=$(BASE)) $(if $(HEAD),head=$(HEAD)) data=$(DATA) results=$(RESULTS) $(if $(filter-out 0 false,$(STRICT)),strict=true) $(ARGS)
+
+report: setup  ## one HTML page of all results, results/<data>/report.html: DATA=mini
+	@$(PY) -m benchmarks.report data=$(DATA) results=$(RESULTS) runs=$(RUNS) $(ARGS)
 
 bench: setup  ## speed, as ratios measured in one run: results/bench/
 	@$(PY) -m benchmarks.speed data=$(DATA) results=$(RESULTS) $(ARGS)

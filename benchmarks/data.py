@@ -15,7 +15,8 @@ from regvit_lightning.errors import UserError
 from regvit_lightning.settings import setting
 
 DESCRIPTION = """Renders the mini data set (finishing a half-written one) with a contact sheet beside it, or checks the
-data sets that a YAML of configs/data counts, or that a folder holds: what is whole, and what exactly is missing."""
+data sets that a YAML of configs/data counts, or that a folder holds: what is whole, and what exactly is missing.
+With get=<names of configs/downloads> it downloads those data sets, or prepares them from archives that are there."""
 
 SHEET_SCENES = 6
 
@@ -25,12 +26,20 @@ class Data:
     """Settings of the program."""
 
     data: str = setting("a file of configs/data, or a folder with train/ and val/ class folders", "mini")
+    get: str = setting("data sets to download or prepare, with commas: files of configs/downloads, or all", "")
+    archives: str = setting("folder of the archives; '' takes <root>/archives", "")
     workers: int = setting("rendering processes; 0 takes one per core", 0)
 
 
 def main(options: Data, words: list[str]) -> None:
     """Run the program."""
     data = layout.resolve(options.data)
+    if options.get:
+        from benchmarks.obtain import obtain
+
+        folder = Path(options.archives) if options.archives else Path(data.root, "archives")
+        obtain([name.strip() for name in options.get.split(",")], data, folder, CHECKS)
+        return
     render(data, options.workers)
     missing: list[str] = []
     wanted = _wanted(data)

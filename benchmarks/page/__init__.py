@@ -1,0 +1,1 @@
+"""Parts of the report's HTML page, each from records alone."""
