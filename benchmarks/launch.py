@@ -74,14 +74,6 @@ def prepare(job: Job, cluster: str = "slurm") -> submitit.AutoExecutor:
     Raises:
         UserError: there is no Slurm here, or the job asks for what cannot be.
     """
-    (submitted,) = submit_array([job], cluster)
-    atomic.write_text(job.folder / "job", submitted.job_id)
-    return submitted
-
-
-def submit_array(jobs: Sequence[Job], cluster: str = "slurm") -> list["submitit.Job[None]"]:
-    """Submit jobs that differ in their words alone as one array, or a single one by itself; see `submit`."""
-    job = jobs[0]
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise UserError("launcher=slurm: sbatch is not found; give the command on a login node, or leave LAUNCHER out")
     executor = submitit.AutoExecutor(folder=job.folder, cluster=cluster)
@@ -95,10 +87,17 @@ def submit(job: Job, executor: submitit.AutoExecutor) -> "submitit.Job[None]":
     Raises:
         UserError: the folder cannot be written, or Slurm refuses the job.
     """
-    atomic.check_writable(job.folder / "job")
+    (submitted,) = submit_array([job], executor)
+    atomic.write_text(job.folder / "job", submitted.job_id)
+    return submitted
+
+
+def submit_array(jobs: Sequence[Job], executor: submitit.AutoExecutor) -> list["submitit.Job[None]"]:
+    """Submit jobs that differ in their words alone as one array, or a single one by itself; see `submit`."""
+    atomic.check_writable(jobs[0].folder / "job")
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what sbatch says and raises it as well
-            return executor.submit_array([Words(one.program, one.words) for one in jobs])
+            return executor.submit_array([Words(job.program, job.words) for job in jobs])
     except (FailedJobError, FailedSubmissionError) as error:
         reason = next((line for line in str(error).splitlines() if "error" in line), str(error))
         raise UserError(f"Slurm refuses the job: {reason.strip()}") from None

@@ -60,7 +60,8 @@ class Cluster:
 
     def _submit(self, array: Sequence[tuple[Cell, Job]]) -> None:
         at = time.time()
-        done = launch.submit_array([job for _, job in array])
+        jobs = [job for _, job in array]
+        done = launch.submit_array(jobs, launch.prepare(jobs[0]))
         for (cell, _), job in zip(array, done, strict=True):
             cluster.Submitted(job.job_id, str(job.paths.stderr), at).save(self.cells.base(cell))
         after = f", after job {array[0][1].after}" if array[0][1].after else ""
