@@ -33,11 +33,12 @@ class Row:
     place: int = field(default=0, compare=False)
     floor: bool = False
 
-    def order(self) -> tuple[bool, bool, str, int, int]:
+    def order(self) -> tuple[bool, bool, str, int, int, str, str]:
         """Floors first, those without a backbone before untrained models; then by name and number of registers."""
         registers = re.search(r"_reg(\d+)", self.model)
         untrained, bare = self.model.startswith("random-"), re.sub(r"_reg\d+", "", self.model)
-        return not self.floor, untrained, bare, int(registers[1]) if registers else 0, self.place
+        count = int(registers[1]) if registers else 0
+        return not self.floor, untrained, bare, count, self.place, self.model, self.part
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def build(
     """Arrange numbers into a table, in an order that does not depend on theirs.
 
     Args:
-        marks: by the path of a record.
+        marks: of each record, by `key`.
         published: what others report.
         name, title, labels: of the table.
         twin_rows: those that may be a row without registers.
@@ -216,7 +217,7 @@ def build(
         groups.setdefault((number.row, number.column), {})[number.cell.record.seed] = number
     groups = {key: dict(sorted(group.items())) for key, group in groups.items()}
     rows = sorted({row for row, _ in groups}, key=Row.order)
-    columns = sorted({column for _, column in groups}, key=lambda column: (column.place, column.protocol))
+    columns = sorted({column for _, column in groups}, key=lambda c: (c.place, c.protocol, c.metric))
     best = {best_row(column, {r: groups[r, column] for r in rows if (r, column) in groups}) for column in columns}
     found = {}
     for (row, column), group in groups.items():

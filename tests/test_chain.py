@@ -68,7 +68,7 @@ def trained(tiny, tmp_path_factory):
 
 def test_from_folders_to_a_table(trained):
     shown = program("tables", "data=imagenet", f"results={trained / 'results'}")
-    assert shown.count("\n| ") == 4
+    assert shown.count("\n| ") == 5  # heading, rule, three models
     assert "deit3-vitn_reg4" in shown
     found = records.load_all(trained / "results", "imagenet")
     assert len(found) == 6
