@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import shutil
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -51,7 +52,7 @@ class Expected:
         return ""
 
 
-def fetch(urls: Sequence[str], target: Path, expected: Expected, show: Show) -> None:
+def fetch(urls: Sequence[str], target: Path, expected: Expected, show: Show, check: Show = lambda *_: None) -> None:
     """Download `target` from the first of `urls` that gives it whole.
 
     What has come lies in `<target>.part`, with the address and the server's mark of the version in
@@ -59,6 +60,7 @@ def fetch(urls: Sequence[str], target: Path, expected: Expected, show: Show) -> 
 
     Args:
         show: called with the bytes that are there and the size of the file, 0 where it is not known.
+        check: the same, while the checksum is taken.
 
     Raises:
         DataError: no address gives the file, or what they give is not the one expected.
@@ -69,7 +71,7 @@ def fetch(urls: Sequence[str], target: Path, expected: Expected, show: Show) -> 
     for url in urls:
         failure = _download(url, part, expected, show)
         if not failure:
-            failure = expected.fault(part, show)
+            failure = expected.fault(part, check)
             if not failure:
                 os.replace(part, target)
                 atomic.remove(_note(part))
@@ -96,6 +98,8 @@ def _download(url: str, part: Path, expected: Expected, show: Show) -> str:
                 return failure
         except urllib.error.URLError as error:
             failure = str(error.reason)
+            if isinstance(error.reason, socket.gaierror):  # no such host, or no network
+                return failure
         except (http.client.HTTPException, OSError) as error:
             failure = one_line(error)
         if not failure:

@@ -115,8 +115,9 @@ def obtain_one(name: str, recipe: Recipe, data: DataSettings, folder: Path, chec
     files = {file.name: (root / file.keep if file.keep else folder) / file.name for file in recipe.files}
     _ask_for_missing(recipe, files)
     for file in recipe.files:
-        with _Shown(file.name, "MB", 1_000_000) as show:
-            _provide(file, files[file.name], show)
+        shown = [_Shown(f"{doing}{file.name}", "MB", 1_000_000) for doing in ("", "checking ")]
+        with shown[0] as show, shown[1] as check_shown:
+            _provide(file, files[file.name], show, check_shown)
     for file in recipe.files:
         if file.into:
             with _Shown(f"unpacking {file.name}", "files") as show:
@@ -145,12 +146,12 @@ def _ask_for_missing(recipe: Recipe, files: dict[str, Path]) -> None:
         raise DataError(f"fetch by hand, or say archives=<folder> where it is, and give the command again: {wanted}")
 
 
-def _provide(file: File, place: Path, show: download.Show) -> None:
+def _provide(file: File, place: Path, show: download.Show, check_shown: download.Show) -> None:
     """Download the file unless it is there; either way it is the published one."""
     expected = download.Expected(file.bytes, file.md5, file.sha256)
     if not place.exists():
-        download.fetch(file.urls, place, expected, show)
-    elif fault := expected.fault(place, show):
+        download.fetch(file.urls, place, expected, show, check_shown)
+    elif fault := expected.fault(place, check_shown):
         raise DataError(f"{place}: {fault}; remove it and give the command again")
 
 
@@ -169,7 +170,7 @@ class _Shown:
 
         done, total = done // self.scale, total // self.scale
         if self.counter is None:
-            self.counter = Counter(self.title, total, self.unit, done)
+            self.counter = Counter(self.title, max(total, done), self.unit, done)
         self.counter.update(done)
 
     def __exit__(self, *_: object) -> None:

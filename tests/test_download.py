@@ -146,6 +146,12 @@ def test_another_address_steps_in(server, tmp_path):
     fetched(server, tmp_path / "file.tar", urls=[gone, server.url])
 
 
+def test_without_a_network_nothing_is_waited_for(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "PAUSE", 60.0)
+    with pytest.raises(DataError, match=r"http://nowhere\.invalid/file\.tar: \[Errno"):
+        fetch(["http://nowhere.invalid/file.tar"], tmp_path / "file.tar", WHOLE, lambda *_: None)
+
+
 @pytest.mark.parametrize(("status", "requests"), [(404, 1), (503, download.ATTEMPTS)])
 def test_what_will_not_change_is_asked_for_once(server, tmp_path, status, requests):
     server.status = status

@@ -238,6 +238,15 @@ def test_means_spreads_and_changes(tmp_path):
     assert "± 1.4" not in shown[:-3]
 
 
+def test_a_number_from_changed_code_is_marked(tmp_path):
+    clean, changed = record("deit3-vitn_reg0"), record("deit3-vitn_reg4")
+    changed = dataclasses.replace(changed, provenance={**changed.provenance, "dirty": True})
+    cells = placed(tmp_path, clean, changed)
+    marks = [facts.get("class") for name, facts in Read(results.overview(results.arrange(cells), cells)).tags
+             if name == "button" and "data-cells" in facts]  # fmt: skip
+    assert marks == [None, "dirty"]
+
+
 def test_other_settings_are_another_column(tmp_path):
     other = dataclasses.replace(record("deit3-vitn_reg0"), settings={"k": 20})
     cells = placed(tmp_path, record("deit3-vitn_reg4"), other)

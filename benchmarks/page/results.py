@@ -174,17 +174,19 @@ def _row(name: str, results: Results, cells: Sequence[Cell]) -> Html:
     floor = name in results.floors
     copy = None if floor else _copy(kept.commands([cells[place] for place in places]), f"commands of {name}")
     title = tag("th", tag("span", name), copy, class_="name", scope="row", data_value=name)
-    numbers = [_number(column, results.scores.get((name, column))) for column in results.columns]
+    numbers = [_number(column, results.scores.get((name, column)), cells) for column in results.columns]
     untrained = floor or name.startswith("random-")
     return tag("tr", title, numbers, data_filter=name, class_="floor" if untrained else None)
 
 
-def _number(column: Column, score: Score | None) -> Html:
+def _number(column: Column, score: Score | None, cells: Sequence[Cell]) -> Html:
     if score is None:
         return tag("td", "–", class_="number none", data_task=column.task)
     places = " ".join(map(str, score.cells))
     shown = f"{score.mean:.{column.decimals}f}"
-    button = tag("button", shown, type="button", data_cells=places, title="show its record")
+    dirty = any(cells[place].record.provenance.get("dirty") for place in score.cells)
+    mark = "dirty" if dirty else None
+    button = tag("button", shown, type="button", data_cells=places, title="show its record", class_=mark)
     under = [_spread(column, score), _change(column, score)]
     return tag("td", button, under, class_="number", data_value=repr(score.mean), data_task=column.task)
 
