@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.columns import protocol_key, twins
 from benchmarks.page import cells as kept
 from benchmarks.page.cells import Cell
 from benchmarks.page.markup import Html, tag
-from benchmarks.tables import protocol_key, twins
 
 COPY_SIGN = tag(
     "svg",
