@@ -54,7 +54,10 @@ def main(options: Grid, words: list[str]) -> None:
     grid = grids.build(options)
     for line in grid.left_out:
         print(f"grid: left out: {line}")
-    todo, failed = choose(grid, States(grid), options.force)
+    known = States(grid)
+    if here:
+        check_cluster(grid, known)
+    todo, failed = choose(grid, known, options.force)
     done = len(grid.cells) - len(todo) - len(failed)
     print(f"grid {options.grid}: {len(grid.cells)} cells, {done} done, {len(todo)} to do", flush=True)
     if todo:
@@ -81,6 +84,15 @@ def choose(grid: Cells, known: "States", force: bool) -> tuple[list[Cell], list[
         if state.kind == states.STALE:
             print(f"grid: {cell.name} runs again: {state.note}")
     return todo, failed
+
+
+def check_cluster(grid: Cells, known: "States") -> None:
+    """Raise `UserError` while Slurm works on cells of the grid: they would be run twice."""
+    jobs = {cell.name: state.note for cell in grid.cells if (state := known.on_cluster(cell))}
+    if jobs:
+        first = ", ".join(f"{name} ({note})" for name, note in list(jobs.items())[:3])
+        advice = "give LAUNCHER=slurm to watch them, or scancel them"
+        raise UserError(f"Slurm works on {len(jobs)} cells of this grid: {first}; {advice}")
 
 
 def slots_of(options: Grid) -> list[str]:

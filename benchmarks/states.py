@@ -128,7 +128,7 @@ class States:
         """A trained model that is not there: what would make it."""
         from regvit_lightning import backbones
 
-        if not recipe(cell.model):
+        if cell.model.startswith(("random-", "timm/")) or _is_file(cell.model):
             return None
         try:
             backbones.trained(cell.model, self.cells.trained, cell.seed)
@@ -139,12 +139,7 @@ class States:
         return None
 
     def _model_id(self, model: str) -> str:
-        from regvit_lightning import backbones
-
-        is_file = "/" in model and not model.startswith(("timm/", "random-"))
-        if is_file or model.endswith(backbones.FILES):
-            return self._loaded(model, 0, 0)[0]
-        return model.replace("/", "-")
+        return self._loaded(model, 0, 0)[0] if _is_file(model) else model.replace("/", "-")
 
     def _weights(self, model: str, seed: int, untrained_size: int) -> str:
         untrained = model.startswith("random-")
@@ -164,3 +159,9 @@ class States:
         from regvit_lightning import backbones
 
         return backbones.trained(model, self.cells.trained, seed).stat().st_mtime_ns if recipe(model) else 0
+
+
+def _is_file(model: str) -> bool:
+    from regvit_lightning import backbones
+
+    return model.endswith(backbones.FILES) or ("/" in model and not model.startswith(("timm/", "random-")))

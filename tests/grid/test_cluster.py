@@ -9,6 +9,7 @@ from benchmarks import cells as grids
 from benchmarks import cluster, launch
 from benchmarks.cluster import Place, Queue, Submitted
 from benchmarks.states import State, States
+from tests.test_chain import mistake
 from tests.test_launch import flags, stand_in  # noqa: F401  (a fixture)
 
 QUEUE = """cat <<'END'
@@ -67,6 +68,8 @@ def test_the_state_of_a_submitted_cell(stand_in, tmp_path):  # noqa: F811
     Submitted("12_1", str(log), time.time()).save(built.base(cell))
     stand_in("squeue", QUEUE)
     assert States(built).of(cell) == State("queued", "Slurm job 12_1, pending", log=str(log))
+    words = [f"grid={tmp_path}/small.yaml", f"runs={tmp_path}/r", f"results={tmp_path}/r"]
+    assert "Slurm works on 1 cells of this grid: random-vitn_reg4 imagenet_knn seed 0 (Slurm" in mistake("grid", *words)
     stand_in("squeue", "exit 0")
     log.write_text("evaluate: no folder\nsrun: error: node7: task 0: Exited with exit code 2\n")
     assert States(built).of(cell) == State("failed", "evaluate: no folder", log=str(log))
