@@ -16,6 +16,7 @@ from regvit_lightning.errors import UserError, one_line
 Scores = npt.NDArray[Any]
 
 DRAWS = 1000  # of the bootstrap
+PART = 20  # of them at once, which bounds the memory
 LEVELS = (0.025, 0.975)
 SUFFIX = ".scores.npz"
 
@@ -96,11 +97,21 @@ def _differences(metric: str, first: Scores, second: Scores, draws: int) -> Scor
     both = np.stack([first, second], axis=1).reshape(len(first), -1)
     both = both[np.isfinite(both).all(axis=1)]
     generator, images = np.random.Generator(np.random.PCG64(0)), len(both)
-    counts = (np.bincount(generator.integers(images, size=images), minlength=images) for _ in range(draws))
-    means = np.stack([count @ both for count in counts]) / images
+    means = np.concatenate([_counts(generator, images, size) @ both for size in _sizes(draws)]) / images
     statistic = STATISTICS.get(metric, float)
     sides = means.reshape(draws, 2, *first.shape[1:])
     return np.array([statistic(new) - statistic(old) for old, new in sides])
+
+
+def _sizes(draws: int) -> list[int]:
+    """`draws` in parts of at most `PART`."""
+    return [min(PART, draws - start) for start in range(0, draws, PART)]
+
+
+def _counts(generator: np.random.Generator, images: int, draws: int) -> Scores:
+    """How often each image is drawn, (draws, images)."""
+    drawn = (np.bincount(generator.integers(images, size=images), minlength=images) for _ in range(draws))
+    return np.stack(list(drawn)).astype(np.float64)
 
 
 def unpaired_interval(
