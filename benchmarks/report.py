@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks import command
 from benchmarks.page import cells as kept
-from benchmarks.page import curves, norms, pictures, results
+from benchmarks.page import commands, curves, norms, pictures, results
 from benchmarks.page.cells import Cell
 from benchmarks.page.markup import Child, Html, join, script_data, tag
 from regvit_lightning import atomic
@@ -140,7 +140,7 @@ def _facts(cell: Cell, runs: Path) -> dict[str, Any]:
         "key": cell.key,
         "file": str(cell.file),
         "log": kept.logs(cell.record, runs),
-        "command": kept.command(cell.record),
+        "command": commands.command(cell.record),
         "record": asdict(cell.record),
     }
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from benchmarks import report
 from benchmarks.page import cells as kept
-from benchmarks.page import chart, curves, norms, pictures, results
+from benchmarks.page import chart, commands, curves, norms, pictures, results
 from benchmarks.page.cells import Cell
 from benchmarks.page.markup import Html, script_data, tag
 from regvit_lightning import settings
@@ -278,8 +278,7 @@ def test_a_command_gives_the_settings_of_its_record(task, words):
         words = [*words, "decode_head={type: UPerHead, channels: 512, norm_cfg: {type: BN}}"]
     _, chosen = settings.load("tasks", task, "mini", words)
     made = dataclasses.replace(record(task=task), settings=settings.resolved(chosen))
-    command = kept.command(made)
-    make, evaluate, *given = shlex.split(command)
+    make, evaluate, *given = shlex.split(commands.command(made))
     assert (make, evaluate) == ("make", "eval")
     values = dict(word.partition("=")[::2] for word in given)
     assert values["MODEL"] == "deit3-vitn_reg4"
@@ -293,20 +292,41 @@ def test_a_command_gives_the_settings_of_its_record(task, words):
 @pytest.mark.parametrize("name", [EVIL, "a b", "$(touch /tmp/x)", "`x`", "a;b", "a'b", "é"])
 def test_a_name_that_a_shell_would_read_makes_no_command(name):
     for changed in ({"model": name}, {"data": "other", "data_root": name}, {"task": name}):
-        made = kept.command(dataclasses.replace(record(), **changed))
+        made = commands.command(dataclasses.replace(record(), **changed))
         assert made.startswith("# no command: ")
         assert name not in made or changed.get("task") == name
-    evil = dataclasses.replace(record(), settings={"view": name})
-    assert kept.command(evil).startswith("# no command: settings ")
+    for evil in ({"view": name}, {name: 1}, {"view": {name: 1}}, {"view": [name]}):
+        made = commands.command(dataclasses.replace(record(), settings=evil))
+        assert made == "# no command: settings of this record cannot be given as words"
+
+
+ODD = st.text(st.sampled_from("a0_-.@+/ \n\t;&|<>$`'\"\\(){}[]*?!#~^=:,%…"), max_size=12)
+
+
+@given(
+    ODD,
+    ODD,
+    st.recursive(ODD | st.integers() | st.floats(), lambda inner: st.lists(inner) | st.dictionaries(ODD, inner)),
+)
+def test_whatever_a_record_says_its_command_is_one_line_without_a_shells_signs(name, key, value):
+    for changed in ({"model": name}, {"weights": name}, {"data_root": name}, {"settings": {key: value}}):
+        made = commands.command(dataclasses.replace(record(), **changed))
+        assert "\n" not in made
+        if not made.startswith("# no command: "):
+            outside = re.sub(r'ARGS="[^"]*"', "", made)
+            assert re.fullmatch(r"make eval [\w.@+/= …-]+ RESULTS=again", outside)
+            for inside in re.findall(r'ARGS="([^"]*)"', made):
+                assert re.fullmatch(r"[\w.@+/=' :,{}\[\]-]*", inside)
+                assert all(word.count("=") for word in shlex.split(inside))
 
 
 def test_commands_of_other_models():
     timm = record("vit_large_patch14_reg4_dinov2.lvd142m")
-    assert " MODEL=timm/vit_large_patch14_reg4_dinov2.lvd142m " in kept.command(timm)
-    assert kept.command(record("somebodys-weights")) == (
-        "# MODEL is the path of the file with the weights 00: its name alone is known"
+    assert " MODEL=timm/vit_large_patch14_reg4_dinov2.lvd142m " in commands.command(timm)
+    assert commands.command(record("somebodys-weights")) == (
+        "# no command: MODEL is the path of the weights' file, of which only the name is known"
     )
-    assert " MODEL=random-vitn_reg4 " in kept.command(record("random-vitn_reg4"))
+    assert " MODEL=random-vitn_reg4 " in commands.command(record("random-vitn_reg4"))
 
 
 # -------------------------------------------------------------------------------------------------------- pictures

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import report
-from benchmarks.page import cells as kept
+from benchmarks.page import commands
 from benchmarks.page.cells import Cell
 from tests.browser import CHROMIUM, Browser
 from tests.test_report import artifacts, hostile, hostile_artifacts, placed, record
@@ -149,7 +149,7 @@ def test_commands_are_copied(page, clipboard):
     page.js(f"{{ {clipboard} }}")
     page.click("#record-list tr[data-filter*=reg16] .copy")
     page.wait("window.copied")
-    assert page.js("copied") == kept.command(record("deit3-vitn_reg16"))
+    assert page.js("copied") == commands.command(record("deit3-vitn_reg16"))
     page.click("#overview tr[data-filter=deit3-vitn_reg4] .copy")
     page.wait("copied.includes('\\n')")
     lines = page.js("copied").splitlines()

@@ -83,10 +83,10 @@ def test_every_shipped_protocol_opens_with_what_command_and_expectation(group):
 
 
 def test_every_grid_names_tasks_and_recipes_that_exist():
-    from benchmarks.grid import Cells
+    from benchmarks.cells import GridFile
 
     for name in settings.names("grids"):
-        cells = settings.build(Cells, settings.find("grids", name))
+        cells = settings.build(GridFile, settings.find("grids", name))
         assert set(cells.tasks) <= set(settings.names("tasks"))
         ours = {model.partition("-")[0] for model in cells.models if not model.startswith("timm/")}
         assert ours <= {"random", *settings.names("recipes")}

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.columns import protocol_key, twins
-from benchmarks.page import cells as kept
 from benchmarks.page.cells import Cell
+from benchmarks.page.commands import command
 from benchmarks.page.markup import Html, tag
 
 COPY_SIGN = tag(
@@ -172,7 +172,7 @@ def _row(name: str, results: Results, cells: Sequence[Cell]) -> Html:
         }
     )
     floor = name in results.floors
-    copy = None if floor else _copy(kept.commands([cells[place] for place in places]), f"commands of {name}")
+    copy = None if floor else _copy("\n".join(command(cells[place].record) for place in places), f"commands of {name}")
     title = tag("th", tag("span", name), copy, class_="name", scope="row", data_value=name)
     numbers = [_number(column, results.scores.get((name, column)), cells) for column in results.columns]
     untrained = floor or name.startswith("random-")
@@ -259,8 +259,8 @@ def _record_row(place: int, cell: Cell) -> Html:
     }
     opener = tag("button", record.model, type="button", data_cells=place, class_="open")
     name = tag("th", opener, scope="row", data_value=record.model, class_="name")
-    command = kept.command(record)
-    again = tag("td", _copy(command, "command"), title=command)
+    line = command(record)
+    again = tag("td", _copy(line, "command"), title=line)
     filtered = " ".join([record.model, *map(str, values.values())])
     columns = [_plain(RECORD_COLUMNS[key], value) for key, value in values.items()]
     return tag("tr", name, columns, again, data_filter=filtered, data_task=record.task)

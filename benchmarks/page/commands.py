@@ -1,0 +1,105 @@
+"""The command that makes a record again, safe to paste into a shell whatever the record says."""
+
+import re
+from functools import cache
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from regvit_lightning import records, settings
+from regvit_lightning.records import Record
+from regvit_lightning.settings import SettingsError
+
+PLAIN = re.compile(r"[\w.@+/-]+", re.ASCII)  # what may stand in a command without a thought about quotes
+
+
+def command(record: Record) -> str:
+    """The line that evaluates the cell again, beside the results that are kept; or why there is none, after a `#`."""
+    data = record.data if record.data in settings.names("data") else record.data_root
+    names = [record.model, record.task, data]
+    if not all(PLAIN.fullmatch(name) for name in names):
+        return "# no command: a name in this record is not one that a shell leaves alone"
+    if record.task not in settings.names("tasks"):
+        return f"# no command: this version has no task '{record.task}'"
+    model = _model(record.model)
+    if not model:
+        return "# no command: MODEL is the path of the weights' file, of which only the name is known"
+    words = [f"MODEL={model}", f"TASK={record.task}", f"DATA={data}", f"SEED={record.seed}"]
+    if record.data_root and data == record.data:
+        words.append(f"DATA_ROOT={record.data_root}" if PLAIN.fullmatch(record.data_root) else "DATA_ROOT=…")
+    variant, changed = _changed(record)
+    if variant:
+        words.append(f"VARIANT={variant}")
+    try:
+        given = " ".join(f"{_flow(key)}={_flow_word(value)}" for key, value in sorted(changed.items()))
+    except ValueError:
+        return "# no command: settings of this record cannot be given as words"
+    if given:
+        words.append(f'ARGS="{given}"')
+    return " ".join(["make eval", *words, "RESULTS=again"])
+
+
+def _model(name: str) -> str:
+    """What `MODEL=` must be, or '' where only the file knows."""
+    untrained, bare = ("random-", name.removeprefix("random-")) if name.startswith("random-") else ("", name)
+    recipe, _, size = bare.rpartition("-")
+    known = (recipe in settings.names("recipes")) != bool(untrained and not recipe)
+    if known and re.fullmatch(r"vit[a-z]\d*_reg\d+", size):
+        return name
+    import timm
+
+    return f"{untrained}timm/{bare}" if "/" not in bare and timm.is_model(bare.partition(".")[0]) else ""
+
+
+def _changed(record: Record) -> tuple[str, dict[str, Any]]:
+    """The variant of the task that the record's settings are nearest to, '' for the data's own, and what differs."""
+    candidates = []
+    for variant in dict.fromkeys(("auto", "", "mini")):
+        try:
+            usual = _usual(record.task, variant, record.data)
+        except SettingsError:  # the task has no such variant
+            continue
+        keys = (usual.keys() | record.settings.keys()) - records.FREE_TO_CHANGE
+        differ = {key: record.settings.get(key) for key in keys if record.settings.get(key) != usual.get(key)}
+        candidates.append((len(differ), variant, differ))
+    _, variant, differ = min(candidates, key=lambda one: one[0])
+    return "" if variant == "auto" else variant, differ
+
+
+@cache
+def _usual(task: str, variant: str, data: str) -> dict[str, Any]:
+    """Settings of a task as they are without any word; `auto` takes the variant of the data."""
+    if variant == "auto":
+        known = data in settings.names("data")
+        variant = str(settings.read_yaml(settings.find("data", data)[-1]).get("variant", "")) if known else ""
+    _, chosen = settings.load("tasks", task, variant)
+    return settings.resolved(chosen)
+
+
+def _flow_word(value: Any) -> str:
+    text = _flow(value)
+    return f"'{text}'" if re.search(r"[\s{}\[\]]", text) else text
+
+
+def _flow(value: Any) -> str:
+    """A value in YAML's flow notation, without any quote.
+
+    Raises:
+        ValueError: it has a text that would need some.
+    """
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_flow(key)}: {_flow(kept)}" for key, kept in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str) and not (PLAIN.fullmatch(value) and _read_back(value) == value):
+        raise ValueError(f"{value!r} needs quotes")
+    return str(value)
+
+
+def _read_back(text: str) -> Any:
+    try:
+        return cast(DictConfig, OmegaConf.create(f"value: {text}"))["value"]
+    except Exception:  # PyYAML and OmegaConf raise unrelated classes
+        return None
