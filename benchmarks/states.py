@@ -45,6 +45,10 @@ class States:
         self.queue = cluster.Queue()
         self._known: dict[tuple[str, int, int, int], tuple[str, str]] = {}
 
+    def look_again(self) -> None:
+        """Ask Slurm once more; all else is looked at each time."""
+        self.queue = cluster.Queue()
+
     def of(self, cell: Cell) -> State:
         """What is known of a cell."""
         return self.at_work(cell) or self.kept(cell)

@@ -3,7 +3,6 @@
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 from benchmarks import cluster, launch, locks, states
@@ -43,6 +42,7 @@ class Cluster:
     def __init__(self, commands: Commands, wanted: Wanted, board: Board) -> None:
         self.commands, self.wanted, self.board = commands, wanted, board
         self.cells = commands.cells
+        self.known = States(self.cells)
         self.folder = self.cells.runs / self.cells.data.name / "grid" / "slurm"
 
     def submit(self, cells: Sequence[Cell]) -> None:
@@ -51,12 +51,16 @@ class Cluster:
         Raises:
             UserError: there is no Slurm here, or it refuses a job.
         """
-        with ExitStack() as held:
-            known = States(self.cells)
-            mine = [cell for cell in cells if self._lock(cell, held) and known.on_cluster(cell) is None]
+        while (lock := locks.acquire(self.folder / "submission.lock")) is None:  # one grid after the other
+            time.sleep(LOOK / 10)
+        try:
+            self.known.look_again()
+            mine = [cell for cell in cells if self.known.at_work(cell) is None]
             for one in [c for c in mine if c.pretrains], [c for c in mine if not c.pretrains]:
-                for array in _arrays([(cell, self._job(cell, known)) for cell in one]):
+                for array in _arrays([(cell, self._job(cell)) for cell in one]):
                     self._submit(array)
+        finally:
+            lock.release()
 
     def _submit(self, array: Sequence[tuple[Cell, Job]]) -> None:
         at = time.time()
@@ -68,16 +72,10 @@ class Cluster:
         numbers = done[0].job_id if len(done) == 1 else f"{done[0].job_id} to {done[-1].job_id}"
         self.board.say(f"Slurm job {numbers}{after}: {', '.join(cell.name for cell, _ in array)}")
 
-    def _lock(self, cell: Cell, held: ExitStack) -> bool:
-        lock = locks.acquire(self.cells.file(cell, ".lock"))
-        if lock is not None:
-            held.callback(lock.release)
-        return lock is not None
-
-    def _job(self, cell: Cell, known: States) -> Job:
+    def _job(self, cell: Cell) -> Job:
         program, words = self.commands.program(cell), self.commands.words(cell)
         cpus, after = self.commands.workers(cell) + 1, ""
-        if cell.needs and known.kept(cell.needs).kind != states.DONE:
+        if cell.needs and self.known.kept(cell.needs).kind != states.DONE:
             needed = cluster.submitted(self.cells.base(cell.needs))
             after = needed.number if needed else ""
         place = self.wanted.hours, self.wanted.partition
@@ -101,14 +99,16 @@ class Cluster:
         looked: dict[Cell, State] = {}
         total = len(waiting)
         while waiting:
-            known, before = States(self.cells), looked
-            looked = {cell: known.of(cell) for cell in waiting}
+            self.known.look_again()
+            before, looked = looked, {cell: self.known.of(cell) for cell in waiting}
             again = []
             for cell, state in looked.items():
                 # Twice: on a shared file system a record may appear some time after the end of its job.
-                if state.kind in (states.RUNNING, states.QUEUED) or before.get(cell) != state:
+                at_work = state.kind in (states.RUNNING, states.QUEUED)
+                if at_work or cell.needs in waiting or before.get(cell) != state:
                     continue
-                if state.kind == states.FAILED and cell not in tried and self._is_to_be_tried_again(cell, ended):
+                retried = cell.needs in tried and ended[cell.needs].kind == states.DONE  # Slurm has cancelled the cell
+                if state.kind == states.FAILED and cell not in tried and (retried or self._crashed(cell)):
                     tried.add(cell)
                     again.append(cell)
                     continue
@@ -118,13 +118,12 @@ class Cluster:
             if again:
                 self.board.say(f"once more: {', '.join(cell.name for cell in again)}")
                 self.submit(again)
+                looked = {cell: state for cell, state in looked.items() if cell not in again}
             self._show(looked, total, ended)
             time.sleep(LOOK)
         return ended
 
-    def _is_to_be_tried_again(self, cell: Cell, ended: dict[Cell, State]) -> bool:
-        if cell.needs and ended.get(cell.needs, State(states.DONE)).kind != states.DONE:
-            return False
+    def _crashed(self, cell: Cell) -> bool:
         job = cluster.submitted(self.cells.base(cell))
         return job is not None and cluster.crashed(job.number)
 

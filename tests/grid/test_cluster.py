@@ -6,8 +6,10 @@ import time
 import pytest
 
 from benchmarks import cells as grids
-from benchmarks import cluster, launch
+from benchmarks import cluster, launch, submission
+from benchmarks.board import Board
 from benchmarks.cluster import Place, Queue, Submitted
+from benchmarks.commands import Commands
 from benchmarks.states import State, States
 from tests.test_chain import mistake
 from tests.test_launch import flags, stand_in  # noqa: F401  (a fixture)
@@ -83,3 +85,51 @@ def test_the_state_of_a_submitted_cell(stand_in, tmp_path):  # noqa: F811
     record.write_text("{}")  # written after the job was submitted: the job is not what is wrong
     os.utime(record, (9.0, 9.0))
     assert States(built).of(cell).kind == "stale"
+
+
+class Scripted:
+    """States that are known beforehand: one more of each cell's list at every look, then the last."""
+
+    def __init__(self, **kinds):
+        self.kinds, self.looks = kinds, -1
+
+    def look_again(self):
+        self.looks += 1
+
+    def of(self, cell):
+        kinds = self.kinds[cell.model].split()
+        return State(kinds[min(self.looks, len(kinds) - 1)])
+
+
+@pytest.mark.parametrize(
+    ("trained", "evaluated", "submitted", "ended"),
+    [
+        # Slurm cancels what waits for a pretraining that crashed: both are submitted once more.
+        (
+            "running failed failed queued done",
+            "queued failed failed failed failed failed failed done",
+            "te",
+            "done done",
+        ),
+        ("running failed failed queued failed", "queued failed", "t", "failed failed"),
+        ("running done", "queued running failed failed queued failed", "e", "done failed"),
+        ("done", "queued done", "", "done done"),
+    ],
+)
+def test_watching(tmp_path, monkeypatch, trained, evaluated, submitted, ended):
+    train = grids.Cell("t", grids.PRETRAINING, 0)
+    cell = grids.Cell("e", "imagenet_knn", 0, train)
+    monkeypatch.setattr(submission, "LOOK", 0.0)
+    monkeypatch.setattr(cluster, "submitted", lambda base: Submitted(base.parent.name, "", 0.0))
+    # An evaluation that Slurm cancelled has not crashed; one that follows a finished pretraining may have.
+    monkeypatch.setattr(cluster, "crashed", lambda number: number == "t" or "failed" not in trained)
+    (tmp_path / "small.yaml").write_text("models: [random-vitn_reg4]\ntasks: [imagenet_knn]\nseeds: [0]\n")
+    chosen = grids.Chosen(grid=f"{tmp_path}/small.yaml", runs=str(tmp_path), results=str(tmp_path))
+    commands = Commands(chosen, grids.build(chosen), force=False)
+    jobs = submission.Cluster(commands, submission.Wanted("", 1.0), Board("test", echo=False))
+    jobs.known = Scripted(t=trained, e=evaluated)
+    asked = []
+    monkeypatch.setattr(jobs, "submit", lambda cells: asked.extend(one.model for one in cells))
+    found = jobs.watch([train, cell])
+    assert "".join(asked) == submitted
+    assert [found[one].kind for one in (train, cell)] == ended.split()
