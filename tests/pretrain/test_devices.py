@@ -23,7 +23,7 @@ from regvit_lightning.pretrain import fit, parallel
 from regvit_lightning.settings import SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMON = ["variant=mini", "workers=0", "precision=32-true", "batch_size=16", "device_batch=16"]
+COMMON = ["workers=0", "precision=32-true", "batch_size=16", "device_batch=16"]
 # Recipe: its words for a run of a few steps that draws nothing per batch of a device.
 DINOV2 = ["epochs=1", "drop_path=0.3", "group=4", "base_lr=1e-2", "warmup=0"]
 RECIPES = {
@@ -34,12 +34,16 @@ RECIPES = {
 CLOSE = 1e-4  # of the distance moved; measured: 1e-6
 
 
+def chosen(recipe, *words):
+    """`words` and, where they say nothing, those of the recipe."""
+    said = {word.partition("=")[0] for word in words}
+    return [*[word for word in (*COMMON, *RECIPES[recipe]) if word.partition("=")[0] not in said], *words]
+
+
 def prepare(recipe, data, folder, *words):
-    own = [
-        w for w in (*COMMON[1:], *RECIPES[recipe]) if w.partition("=")[0] not in {o.partition("=")[0] for o in words}
-    ]
     images = layout.resolve(f"{data.root}/imagenet")
-    return fit.Run("vitn_reg2", recipe, settings.load("recipes", recipe, "mini", [*own, *words])[1], images, 0, folder)
+    options = settings.load("recipes", recipe, "mini", chosen(recipe, *words))[1]
+    return fit.Run("vitn_reg2", recipe, options, images, 0, folder)
 
 
 @pytest.fixture(scope="module", params=RECIPES)
@@ -61,7 +65,8 @@ def distance(ours, theirs):
 def on_two(recipe, data, place, *words):
     """Weights of a run on two devices, in processes of their own."""
     command = [sys.executable, "-m", "benchmarks.pretrain", "model=vitn_reg2", f"recipe={recipe}", "devices=2"]
-    command += [f"data={data.root}/imagenet", f"runs={place}", f"results={place}", *COMMON, *RECIPES[recipe], *words]
+    command += [f"data={data.root}/imagenet", f"runs={place}", f"results={place}", "variant=mini"]
+    command += chosen(recipe, *words)
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return load_file(place / "imagenet" / f"{recipe}-vitn_reg2" / "seed0" / "backbone.safetensors")
