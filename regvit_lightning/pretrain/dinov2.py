@@ -10,7 +10,7 @@ networks in parts of `device_batch` images.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +33,7 @@ from regvit_lightning.pretrain.phase import phase_before
 from regvit_lightning.pretrain.teacher_targets import CentredTargets, Computed, SinkhornTargets, assign
 from regvit_lightning.schedules import cosine, warmup_cosine
 from regvit_lightning.settings import MISSING, check
+from regvit_lightning.weights import Metadata
 
 GLOBAL_CROPS = 2
 TERMS = ("dino_local", "dino_global", "ibot", "koleo")
@@ -43,6 +44,7 @@ class Settings(recipe.RecipeSettings):
     """Settings of DINOv2.
 
     Attributes:
+        swiglu: the blocks have SwiGLU in place of an MLP, as the original's ViT-L/14.
         base_lr: peak learning rate at batch 1024; grows with the square root of the batch.
         min_lr: at the end.
         schedule_epochs: parts that the schedules cut the run into (the original calls 1250 steps an epoch); the next
@@ -79,6 +81,7 @@ class Settings(recipe.RecipeSettings):
         monitor_images: train images for it, at most.
     """
 
+    swiglu: bool = MISSING
     base_lr: float = MISSING
     min_lr: float = MISSING
     schedule_epochs: float = MISSING
@@ -190,7 +193,8 @@ class Recipe(recipe.Recipe):
         super().__init__(settings, model, num_classes, steps, seed)
         for name in ("image_size", "local_size"):
             check_crop(name, getattr(settings, name), vit.parse_name(model)[0].patch_size)
-        options = {"image_size": settings.image_size, "layer_scale": settings.layer_scale}
+        options: dict[str, Any] = {"image_size": settings.image_size, "layer_scale": settings.layer_scale}
+        options["swiglu"] = settings.swiglu
         student = vit.build(model, mask_token=True, block=stochastic_depth.SkippingBlock, **options)
         self.backbone = vit.build(model, **options)
         self.student = nn.ModuleDict({"backbone": student, **self._heads(student.embed_dim)})
@@ -345,6 +349,10 @@ class Recipe(recipe.Recipe):
             return self.student["dino_head"](cls), self.student["ibot_head"](patches)
         both = self.student["dino_head"](torch.cat([cls, patches]))
         return both[: len(cls)], both[len(cls) :]
+
+    def metadata(self, recipe: str) -> Metadata:
+        """With the kind of MLP."""
+        return replace(super().metadata(recipe), swiglu=self.settings.swiglu)
 
     def look(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the teacher makes of normalised images (B, 3, H, W).
