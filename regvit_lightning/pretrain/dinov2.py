@@ -304,7 +304,7 @@ class Recipe(recipe.Recipe):
             some = groups[first : first + at_once]
             images = slice(first * group, (first + len(some)) * group)
             wide, local = (crops[name][images].transpose(0, 1).flatten(0, 1) for name in ("global", "local"))
-            masks = self._masks(some)
+            masks = self.masks_of(some)
             places = masks.flatten().nonzero().flatten()  # on the host: the device need not be waited for
             masks, places = (value.to(device, non_blocking=True) for value in (masks, places))
             yield Part(wide, local, masks, places, some)
@@ -371,7 +371,7 @@ class Recipe(recipe.Recipe):
         shares = (logits / self.teacher_temperature(self.global_step)).softmax(dim=1)
         return raw[0].float().norm(dim=2), cls.float(), shares
 
-    def _masks(self, groups: list[tuple[int, int]]) -> Tensor:
+    def masks_of(self, groups: list[tuple[int, int]]) -> Tensor:
         """Masks (2 B, h, w) of the global crops, on the host."""
         s, grid = self.settings, self._student().patch_embed.dynamic_feat_size((self.settings.image_size,) * 2)
         drawn = []

@@ -219,7 +219,7 @@ def test_a_step_is_that_of_a_straightforward_version(separate):
     found = module.losses(images, groups, 100)
     total(found).backward()
     gradient = module.student["backbone"].blocks[0].attn.qkv.weight.grad.clone()
-    masks, temperature = module._masks(groups), module.teacher_temperature(100)
+    masks, temperature = module.masks_of(groups), module.teacher_temperature(100)
     assert masks.any(dim=(1, 2)).sum() == 8
     module.zero_grad()
     dino, ibot, koleo = straightforward(module, images, masks, temperature)
@@ -256,7 +256,7 @@ def test_weights_of_the_terms_and_the_quirk_of_koleo():
         cls._student(),
         images["global"][:, 0],
         torch.tensor([0]),
-        cls._masks(groups)[:8],
+        cls.masks_of(groups)[:8],
     )[0]
     unit = F.normalize(first, dim=1).unflatten(0, (2, 4))
     distance = torch.cdist(unit, unit) + 9 * torch.eye(4)
