@@ -7,37 +7,35 @@ Both end in a softmax with one offset for each prototype. The offsets come from 
 hold in parts: so the targets of a part need no other part, and a step gives the same targets however it is cut up.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeVar, overload
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-A = TypeVar("A")
-B = TypeVar("B")
+T = TypeVar("T")
 
 
-class Computed(Sequence[B]):
-    """`function` of each item of a sequence: kept where there is one item, else computed whenever it is looked at."""
+class Computed(Generic[T]):
+    """`function` of each item: kept where there is one item, else computed anew whenever it is looked at."""
 
-    def __init__(self, function: Callable[[A], B], items: Sequence[A]) -> None:
-        self.function: Callable[[Any], B] = function
-        self.items = items
+    def __init__(self, function: Callable[[Any], T], items: "Parts[Any]") -> None:
+        self.function, self.items = function, items
         self.kept = [function(items[0])] if len(items) == 1 else None
 
     def __len__(self) -> int:
         return len(self.items)
 
-    @overload
-    def __getitem__(self, place: int) -> B: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[B]: ...
-    def __getitem__(self, place: int | slice) -> B | Sequence[B]:
-        if isinstance(place, slice):
-            return [self[number] for number in range(*place.indices(len(self)))]
+    def __getitem__(self, place: int) -> T:
         return self.function(self.items[place]) if self.kept is None else self.kept[place]
+
+    def __iter__(self) -> Iterator[T]:
+        return (self[place] for place in range(len(self)))
+
+
+Parts = Sequence[T] | Computed[T]  # of what a device has of a step
 
 
 def assign(logits: Tensor, temperature: float, offsets: Tensor) -> Tensor:
@@ -45,7 +43,7 @@ def assign(logits: Tensor, temperature: float, offsets: Tensor) -> Tensor:
     return F.softmax(logits.float() / temperature + offsets, dim=1)
 
 
-def sinkhorn(parts: Sequence[Tensor], temperature: float, iterations: int = 3) -> Tensor:
+def sinkhorn(parts: Parts[Tensor], temperature: float, iterations: int = 3) -> Tensor:
     """Offsets with which the samples of all parts on all devices share the prototypes evenly.
 
     Alternately, each prototype is given the same weight, then each sample the weight 1. The matrix itself is never
@@ -87,7 +85,7 @@ def _weights(shares: Tensor, top: Tensor, largest: Tensor, prototypes: Tensor | 
 class SinkhornTargets(nn.Module):
     """`sinkhorn` as a module without state."""
 
-    def forward(self, parts: Sequence[Tensor], temperature: float) -> Tensor:
+    def forward(self, parts: Parts[Tensor], temperature: float) -> Tensor:
         """Offsets (K,) from the logits (M, K) of each part of this step on this device."""
         return sinkhorn(parts, temperature)
 
@@ -110,7 +108,7 @@ class CentredTargets(nn.Module):
         self.momentum = momentum
         self.register_buffer("centre", torch.zeros(prototypes))
 
-    def forward(self, parts: Sequence[Tensor], temperature: float) -> Tensor:
+    def forward(self, parts: Parts[Tensor], temperature: float) -> Tensor:
         """Offsets (K,) by the centre of the steps before, which then moves to the mean over this step.
 
         Args:
