@@ -1,11 +1,9 @@
 """How close the suite comes to the hardware: `python -m benchmarks.speed`; ratios measured in one run."""
 
 import json
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +12,7 @@ from unittest import mock
 
 from benchmarks import command, markdown
 from benchmarks.data import render
+from benchmarks.timing import Row, autocast, matrix_peak, seconds
 from regvit_lightning import settings
 from regvit_lightning.data import layout
 from regvit_lightning.settings import setting
@@ -21,8 +20,9 @@ from regvit_lightning.settings import setting
 DESCRIPTION = """Measures, in one run: (a) a whole kNN cell over its forward passes; (b) the step of the 52-head probe
 over its matrix products; (c) pretraining against a bare loop; (d) FLOP/s over those of a large matrix product; (e) a
 whole segmentation and a whole depth cell over their forward passes; (f) LOST over its Gram matrices, and a whole cell
-of it over its forward passes. Writes <results>/bench/speed-<cpu|cuda>.md and .json. Run it on a machine that does
-nothing else."""
+of it over its forward passes; (g) DINOv2's step against a straightforward one; (h) FLOP/s of each recipe over those of
+a large matrix product; (i) cores that read, decode and augment images for a GPU. Writes
+<results>/bench/speed-<cpu|cuda>.md and .json. Run it on a machine that does nothing else."""
 
 
 @dataclass
@@ -39,45 +39,36 @@ class Speed:
     results: str = setting("folder of the results", "results")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One measurement.
-
-    Attributes:
-        name: what is measured.
-        value: the ratio.
-        target: what it should be, as text, or empty.
-        parts: what it was made from, with units.
-    """
-
-    name: str
-    value: float
-    target: str
-    parts: str
-
-
 def main(options: Speed, words: list[str]) -> None:
     """Run the program."""
-    from benchmarks import progress
+    from benchmarks import progress, speed_pretrain
     from regvit_lightning import atomic, hardware, records
 
     render(layout.resolve(options.data))
     progress.quiet()
     begun = time.perf_counter()
     peak = matrix_peak()
-    wanted = options.only or "abcdef"
+    wanted = options.only or "abcdefghi"
     rows = []
     if "a" in wanted:
         rows.append(knn_cell(options, peak))
     if "b" in wanted:
         rows += probe_step()
     if set("cd") & set(wanted):
-        rows += pretraining_step(options.pretrained, 224, options.batch, options, peak)
-        rows += pretraining_step("vitn_reg4", 64, 128, options, peak)
+        run = speed_pretrain.Timed(layout.resolve(options.data), options.workers, options.steps)
+        rows += speed_pretrain.deit3_step(options.pretrained, 224, options.batch, run, peak)
+        rows += speed_pretrain.deit3_step("vitn_reg4", 64, 128, run, peak)
     if "e" in wanted:
         rows += [dense_cell(task, words, options) for task, words in HALF_SIZE.items()]
     if "f" in wanted:
         rows += [*lost_algorithm(30, 40, 384), *lost_algorithm(37, 37, 1024), *lost_cell(options)]
+    if "g" in wanted:
+        rows.append(speed_pretrain.dinov2_step(options.evaluated))
+    if "h" in wanted:
+        run = speed_pretrain.Timed(layout.resolve(options.data), options.workers, min(options.steps, 4))
+        rows += [speed_pretrain.recipe_step(name, options.evaluated, run, peak) for name in speed_pretrain.RECIPES]
+    if "i" in wanted:
+        rows += [speed_pretrain.loading(name, layout.resolve(options.data)) for name in speed_pretrain.RECIPES]
     facts = records.provenance(time.perf_counter() - begun)
     folder = Path(options.results) / "bench"
     shown = table(rows, peak, facts)
@@ -101,31 +92,6 @@ def table(rows: list[Row], peak: float, facts: dict[str, Any]) -> str:
         "Made by `make bench`."
     )
     return f"{markdown.table(cells)}\n\n{note}\n"
-
-
-def seconds(work: Callable[[], object], repeat: int = 5) -> float:
-    """Median wall-clock time of `work`, after one warm-up call."""
-    import torch
-
-    times = []
-    for _ in range(repeat + 1):
-        begun = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - begun)
-    return sorted(times[1:])[repeat // 2]
-
-
-def matrix_peak() -> float:
-    """FLOP/s of a 4096³ matrix product in the tasks' precision: what the machine can do at best."""
-    import torch
-
-    from regvit_lightning import hardware
-
-    a, b = (torch.randn(4096, 4096, device=hardware.accelerator()) for _ in range(2))
-    with autocast():  # bf16 is emulated, a hundred times slower, where the hardware lacks it
-        return 2 * 4096**3 / seconds(lambda: a @ b)
 
 
 def knn_cell(options: Speed, peak: float) -> Row:
@@ -197,18 +163,6 @@ def dense_cell(task: str, sizes: list[str], options: Speed, steps: int = 4) -> R
     images = sum(count * shape[0] for shape, count in shapes.items())
     parts = f"{whole:.1f} s whole with {steps} steps, {alone:.1f} s forward of {images:,} crops, windows or images"
     return Row(f"(e) {task} cell / forward, {options.evaluated}, half size", whole / alone, "", parts)
-
-
-@contextmanager
-def autocast() -> Iterator[None]:
-    """The precision of the tasks: bf16 where the hardware has it."""
-    import torch
-
-    from regvit_lightning import hardware
-
-    device = hardware.accelerator()
-    with torch.autocast(device, torch.bfloat16, enabled=hardware.precision("auto") == "bf16-mixed"):
-        yield
 
 
 def probe_step(batch: int = 256, width: int = 768, classes: int = 1000) -> list[Row]:
@@ -360,77 +314,6 @@ def lost_cell(options: Speed, model: str = "vitt8_reg4") -> list[Row]:
             f"{single:.1f} s",
         ),
     ]
-
-
-def pretraining_step(model: str, size: int, batch: int, options: Speed, peak: float) -> list[Row]:
-    """(c) img/s of the recipe, reading images, over a bare loop on images in memory; (d) its share of the peak."""
-    from regvit_lightning.vit import block_macs, parse_name
-
-    ours, bare = recipe_rate(model, size, batch, options), bare_rate(model, size, batch)
-    flops = 6 * block_macs(*parse_name(model), size) * ours
-    return [
-        Row(
-            f"(c) DeiT-III img/s / bare loop, {model} {size} px",
-            ours / bare,
-            "≥ 0.9",
-            f"{ours:.1f} img/s recipe, {bare:.1f} img/s bare, batch {batch}",
-        ),
-        Row(
-            f"(d) FLOP/s / matrix-product peak, {model} {size} px",
-            flops / peak,
-            "",
-            f"{flops / 1e9:.0f} GFLOP/s in training (3 × forward)",
-        ),
-    ]
-
-
-def recipe_rate(model: str, size: int, batch: int, options: Speed) -> float:
-    """img/s of a pretraining run as a user starts it, between its third and its last step."""
-    import torch
-    from lightning.pytorch.callbacks import Callback
-
-    from regvit_lightning.pretrain import fit
-
-    warmup, steps = 3, options.steps
-    times: list[float] = []
-
-    class Clock(Callback):
-        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            times.append(time.perf_counter())
-            trainer.should_stop = len(times) == warmup + steps
-
-    words = [f"batch_size={batch}", f"device_batch={batch}", f"image_size={size}", f"workers={options.workers}"]
-    _, recipe = settings.load("recipes", "deit3", "mini", [*words, "checkpoint_every=1000000"])
-    with tempfile.TemporaryDirectory() as folder:
-        run = fit.Run(model, "deit3", recipe, layout.resolve(options.data), 0, Path(folder) / "run")
-        fit.fit(run, [Clock()])
-    return batch * steps / (times[-1] - times[warmup - 1])
-
-
-def bare_rate(model: str, size: int, batch: int) -> float:
-    """img/s of the same model and optimiser in a plain loop on one batch that lies in memory."""
-    import torch
-    from timm.optim import Lamb
-    from torch.nn import functional as F
-
-    from regvit_lightning import hardware, vit
-
-    device = hardware.accelerator()
-    network = vit.build(model, image_size=size, num_classes=16, layer_scale=1e-4).to(device).train()
-    vit.fuse_attention(network, device == "cuda")
-    images, labels = torch.randn(batch, 3, size, size, device=device), torch.randint(16, (batch,), device=device)
-    optimiser = Lamb(network.parameters(), lr=1e-3)
-
-    def step() -> None:
-        with autocast():
-            loss = F.cross_entropy(network(images).float(), labels)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-
-    return batch / seconds(step, 9)
 
 
 def cli() -> None:

@@ -6,9 +6,10 @@ and the final norm, and stay in the sequence at inference. CLS carries no positi
 second bias of the same vector.
 """
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -70,6 +71,16 @@ def parse_name(name: str) -> tuple[Architecture, int]:
         architecture.patch_size = int(match["patch"])
     settings.check(architecture.patch_size > 0, f"model '{name}': the patch size must be at least 1")
     return architecture, int(match["registers"])
+
+
+def with_swiglu(architecture: Architecture) -> Architecture:
+    """The architecture with DINOv2's SwiGLU in place of an MLP of about as many weights.
+
+    Its hidden width is two thirds of the MLP's, rounded up to a multiple of 8 (DINOv2's code): 2736 for ViT-L.
+    """
+    if architecture.ffn == "swiglu":
+        return architecture
+    return replace(architecture, ffn="swiglu", hidden_dim=math.ceil(architecture.hidden_dim * 2 // 3 / 8) * 8)
 
 
 class RegisterViT(VisionTransformer):
@@ -175,7 +186,13 @@ def fuse_attention(model: VisionTransformer, fused: bool) -> None:
         cast(Any, block).attn.fused_attn = fused
 
 
-def build(name: str, **options: Any) -> RegisterViT:
-    """The register ViT called `name` (see `parse_name`), with `options` of `RegisterViT`."""
+def build(name: str, *, swiglu: bool = False, **options: Any) -> RegisterViT:
+    """The register ViT called `name` (see `parse_name`), with `options` of `RegisterViT`.
+
+    Args:
+        name: of the grammar.
+        swiglu: in place of an MLP, see `with_swiglu`.
+        options: of `RegisterViT`.
+    """
     architecture, registers = parse_name(name)
-    return RegisterViT(architecture, registers, **options)
+    return RegisterViT(with_swiglu(architecture) if swiglu else architecture, registers, **options)

@@ -57,6 +57,7 @@ class Metadata:
         registers: number N of registers, as in `name`.
         info: anything else worth keeping (commit, steps, settings), JSON-ready.
         pre_norm: CLIP's image tower, see `RegisterViT`.
+        swiglu: in place of the MLP of the name's size, see `vit.with_swiglu`.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Metadata:
     registers: int
     info: dict[str, Any] = field(default_factory=dict)
     pre_norm: bool = False
+    swiglu: bool = False
 
     @property
     def id(self) -> str:
@@ -84,7 +86,7 @@ class Metadata:
         if not isinstance(values, Mapping):
             raise UserError(f"{source}: its metadata is not a mapping")
         known = {entry.name for entry in fields(cls)}
-        wrong = sorted((known - {"info", "pre_norm"} - set(values)) | (set(values) - known))
+        wrong = sorted((known - {"info", "pre_norm", "swiglu"} - set(values)) | (set(values) - known))
         if wrong:
             raise UserError(f"{source}: its metadata lacks, or should not have: {', '.join(wrong)}")
         try:
@@ -144,8 +146,8 @@ def load(path: Path) -> tuple[RegisterViT, Metadata | None]:
     state, values = read(path)
     if values is not None:
         metadata = Metadata.read(values, path)
-        shape = {"image_size": metadata.image_size, "layer_scale": metadata.layer_scale}
-        model = vit.build(metadata.name, **shape, pre_norm=metadata.pre_norm)
+        shape: dict[str, Any] = {"image_size": metadata.image_size, "layer_scale": metadata.layer_scale}
+        model = vit.build(metadata.name, **shape, pre_norm=metadata.pre_norm, swiglu=metadata.swiglu)
         load_strictly(model, _backbone_only(state), f"{path} as {metadata.name}")
         return model, metadata
     state = to_our_naming(state, path)

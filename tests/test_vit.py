@@ -1,6 +1,7 @@
 """The register ViT: the unit checks of the registers paper's facts, against timm and torch's own counters."""
 
 import pytest
+import timm
 import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -197,6 +198,31 @@ def test_sizes_are_the_published_ones(name, millions):
     with torch.device("meta"):
         model = vit.RegisterViT(architecture, image_size=224)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
+
+
+@pytest.mark.parametrize(("name", "hidden"), [("vits", 1024), ("vitb", 2048), ("vitl", 2736), ("vitg", 4096)])
+def test_swiglu_has_dinov2s_widths(name, hidden):
+    # int(4 D × 2/3), rounded up to a multiple of 8: the widths of DINOv2's models with this layer.
+    architecture = vit.with_swiglu(vit.parse_name(f"{name}_reg0")[0])
+    assert (architecture.ffn, architecture.hidden_dim) == ("swiglu", hidden)
+
+
+def test_swiglu_of_vit_g_is_timms_dinov2():
+    with torch.device("meta"):
+        ours = vit.build("vitg14_reg4", swiglu=True, image_size=518, layer_scale=1e-5)
+        theirs = timm.create_model("vit_giant_patch14_reg4_dinov2")
+    shapes = [{name: value.shape for name, value in model.state_dict().items()} for model in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+
+
+def test_swiglu_by_hand():
+    model = nano(2, swiglu=True)
+    x, mlp = torch.randn(2, 5, 96), model.blocks[0].mlp
+    weight, bias = mlp.fc1.weight.view(2, 256, 96), mlp.fc1.bias.view(2, 256)
+    gate, value = x @ weight[0].T + bias[0], x @ weight[1].T + bias[1]
+    expected = (gate * gate.sigmoid() * value) @ mlp.fc2.weight.T + mlp.fc2.bias
+    torch.testing.assert_close(mlp(x), expected)
+    assert model.forward_features(images()).shape == (2, 1 + 2 + 16, 96)
 
 
 def test_every_model_file_builds():

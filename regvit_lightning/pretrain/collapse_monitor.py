@@ -137,7 +137,8 @@ class CollapseMonitor(Callback):
         order = torch.randperm(len(files), generator=seeds.generator(recipe.seed, "monitor"))[: self.images]
         places = order[: len(order) // trainer.world_size * trainer.world_size]
         mine = files.subset(places[trainer.global_rank :: trainer.world_size].tolist())
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
+        eager = torch.compiler.set_stance("force_eager")  # compiled blocks would be compiled anew for these shapes
+        with torch.no_grad(), trainer.precision_plugin.forward_context(), eager:
             parts = [_describe(recipe, images, labels) for images, labels in self._batches(mine, recipe)]
         seen = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "mean"}
         mean = torch.stack([part["mean"] * len(part["label"]) for part in parts]).sum(dim=0) / len(mine)

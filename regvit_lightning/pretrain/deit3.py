@@ -72,7 +72,7 @@ class Recipe(recipe.Recipe):
 
     def __init__(self, settings: Settings, model: str, num_classes: int, steps: int, seed: int) -> None:
         super().__init__(settings, model, num_classes, steps, seed)
-        options = {"layer_scale": settings.layer_scale, "drop_path": settings.drop_path}
+        options: dict[str, Any] = {"layer_scale": settings.layer_scale, "drop_path": settings.drop_path}
         self.backbone = vit.build(model, image_size=settings.image_size, num_classes=num_classes, **options)
         # DeiT-III draws CLS from a truncated normal; registers keep the paper's 1e-6.
         nn.init.trunc_normal_(cast(Tensor, self.backbone.cls_token), std=0.02)

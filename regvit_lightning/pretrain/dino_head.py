@@ -48,5 +48,9 @@ class DinoHead(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (M, K) of tokens (M, D)."""
-        logits: Tensor = self.last_layer(F.normalize(self.mlp(tokens), dim=1))
+        logits: Tensor = self.last_layer(self.directions(tokens))
         return logits
+
+    def directions(self, tokens: Tensor) -> Tensor:
+        """Points (M, d) on the sphere for tokens (M, D)."""
+        return F.normalize(self.mlp(tokens), dim=1)

@@ -4,14 +4,14 @@ A student learns to tell from its crops what a teacher, its moving average, sees
 for masked patches (iBOT); KoLeo spreads the features. Constants stand in `configs/recipes/dinov2*.yaml`.
 
 Nothing depends on the number of devices: masks, stochastic depth and the neighbours of KoLeo belong to groups of
-consecutive images of a step, as many as the original has on one GPU, and a device always holds whole groups. The
-centres see the images of a step on all devices; so does Sinkhorn-Knopp where no gradients are accumulated, and where
-they are, it sees the images that all devices hold at once.
+consecutive images of a step, as many as the original has on one GPU, and a device always holds whole groups. Centres
+and Sinkhorn-Knopp see the images of the step on all devices. What a device cannot hold at once goes through the
+networks in parts of `device_batch` images.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,137 +19,44 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.checkpoint import checkpoint
 
 from regvit_lightning import seeds, vit
-from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.pretrain import block_masks, dino_losses, parameter_groups, recipe, stochastic_depth
 from regvit_lightning.pretrain.collapse_monitor import CollapseMonitor
 from regvit_lightning.pretrain.dino_head import DinoHead
+from regvit_lightning.pretrain.dinov2_settings import Settings, check_crop
 from regvit_lightning.pretrain.multi_crop import Crops, MultiCrop
-from regvit_lightning.pretrain.teacher_targets import CentredTargets, SinkhornTargets
+from regvit_lightning.pretrain.phase import phase_before
+from regvit_lightning.pretrain.teacher_targets import CentredTargets, Computed, SinkhornTargets, assign
 from regvit_lightning.schedules import cosine, warmup_cosine
-from regvit_lightning.settings import MISSING, check
+from regvit_lightning.settings import check
+from regvit_lightning.weights import Metadata
 
 GLOBAL_CROPS = 2
+TERMS = ("dino_local", "dino_global", "ibot", "koleo")
 
 
-@dataclass
-class Settings(recipe.RecipeSettings):
-    """Settings of DINOv2.
+@dataclass(frozen=True)
+class Part:
+    """Whole groups of images that go through the networks at once, crop by crop.
 
     Attributes:
-        base_lr: peak learning rate at batch 1024; grows with the square root of the batch.
-        min_lr: at the end.
-        schedule_epochs: parts that the schedules cut the run into (the original calls 1250 steps an epoch); the next
-            three are counted in them.
-        warmup: of the learning rate, from 0.
-        teacher_warmup: of the teacher temperature.
-        freeze_last_layer: so long the prototypes are not trained.
-        weight_decay, weight_decay_end: cosine from the first to the second.
-        momentum: of the teacher, cosine from here to 1.
-        teacher_temperature_start, teacher_temperature: linear from the first to the second, then constant.
-        student_temperature: constant.
-        layer_decay: factor of the learning rate from a block to the one before it.
-        patch_embed_lr: factor of the learning rate of the patch embedding.
-        decay_registers: registers are under weight decay.
-        clip: largest norm of the gradient, for the backbone and for each head by itself.
-        drop_path: share of the samples that each branch skips, uniform over the blocks.
-        group: images of a group, as many as the original has on one GPU.
-        separate_heads: iBOT has a head of its own; else it shares DINO's and the two settings of iBOT's are not used.
-        prototypes, ibot_prototypes: outputs of the heads.
-        bottleneck, ibot_bottleneck: width of the heads' sphere.
-        head_hidden: width of the heads' hidden layers.
-        centring: `sinkhorn` or `moving_average`.
-        dino_weight, ibot_weight, koleo_weight: of the losses.
-        koleo_crops: global crops that KoLeo is summed over, 1 or 2.
-        mask_probability: share of the global crops with a mask.
-        mask_ratios: smallest and largest share of masked patches.
-        local_crops, local_size: number of local crops and their side in pixels.
-        global_scale, local_scale: share of the image's area in a crop.
-        invert_blur: blur with probability 1 - p.
-        blur_sigma: smallest and largest standard deviation of the blur in pixels.
-        start_from: a `last.ckpt` of this recipe whose weights training starts from (a final phase at a higher
-            resolution); empty to start anew.
-        monitor_every: steps between looks at collapse and kNN.
-        monitor_images: train images for it, at most.
+        wide: (2 B, 3, S, S), uint8.
+        local: (L B, 3, s, s), uint8.
+        masks: (2 B, h, w) of the global crops.
+        places: (M,) of the masked patches in the flattened masks.
+        groups: step and number of each group, from which draws are derived.
     """
 
-    base_lr: float = MISSING
-    min_lr: float = MISSING
-    schedule_epochs: float = MISSING
-    warmup: float = MISSING
-    teacher_warmup: float = MISSING
-    freeze_last_layer: float = MISSING
-    weight_decay: float = MISSING
-    weight_decay_end: float = MISSING
-    momentum: float = MISSING
-    teacher_temperature_start: float = MISSING
-    teacher_temperature: float = MISSING
-    student_temperature: float = MISSING
-    layer_decay: float = MISSING
-    patch_embed_lr: float = MISSING
-    decay_registers: bool = MISSING
-    clip: float = MISSING
-    drop_path: float = MISSING
-    group: int = MISSING
-    separate_heads: bool = MISSING
-    prototypes: int = MISSING
-    ibot_prototypes: int = MISSING
-    bottleneck: int = MISSING
-    ibot_bottleneck: int = MISSING
-    head_hidden: int = MISSING
-    centring: str = MISSING
-    dino_weight: float = MISSING
-    ibot_weight: float = MISSING
-    koleo_weight: float = MISSING
-    koleo_crops: int = MISSING
-    mask_probability: float = MISSING
-    mask_ratios: list[float] = field(default_factory=list)
-    local_crops: int = MISSING
-    local_size: int = MISSING
-    global_scale: list[float] = field(default_factory=list)
-    local_scale: list[float] = field(default_factory=list)
-    invert_blur: bool = MISSING
-    blur_sigma: list[float] = field(default_factory=list)
-    start_from: str = MISSING
-    monitor_every: int = MISSING
-    monitor_images: int = MISSING
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        known = ("sinkhorn", "moving_average")
-        check(self.centring in known, f"centring={self.centring}: expected one of {', '.join(known)}")
-        for name in ("base_lr", "schedule_epochs", "clip", "student_temperature", "teacher_temperature_start"):
-            check(getattr(self, name) > 0, f"{name}={getattr(self, name)}: must be positive")
-        for name in ("prototypes", "ibot_prototypes", "bottleneck", "ibot_bottleneck", "head_hidden", "monitor_every"):
-            check(getattr(self, name) > 0, f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("warmup", "teacher_warmup", "freeze_last_layer"):
-            value = getattr(self, name)
-            check(0 <= value <= self.schedule_epochs, f"{name}={value}: must lie in [0, {self.schedule_epochs}]")
-        check(0 <= self.drop_path < 1, f"drop_path={self.drop_path}: must lie in [0, 1)")
-        check(0 <= self.momentum <= 1, f"momentum={self.momentum}: must lie in [0, 1]")
-        check(self.koleo_crops in (1, 2), f"koleo_crops={self.koleo_crops}: expected 1 or 2")
-        check(self.local_crops >= 0, f"local_crops={self.local_crops}: must not be negative")
-        check(self.group >= 2, f"group={self.group}: KoLeo needs at least 2 images to find a neighbour among")
-        whole = f"batch_size={self.batch_size} is not a multiple of group={self.group}"
-        check(self.batch_size % self.group == 0, f"{whole}; KoLeo, masks and drop path need whole groups")
-        check(0 < self.mask_probability <= 1, f"mask_probability={self.mask_probability}: must lie in (0, 1]")
-        inside = f"local_size={self.local_size} is above image_size={self.image_size}"
-        check(self.local_size <= self.image_size, inside)
-        for name in ("mask_ratios", "global_scale", "local_scale"):
-            ends = getattr(self, name)
-            ordered = len(ends) == 2 and 0 < ends[0] <= ends[1] <= 1
-            check(ordered, f"{name}={ends}: expected two numbers in (0, 1], the smaller one first")
-        check(len(self.blur_sigma) == 2, f"blur_sigma={self.blur_sigma}: expected two numbers")
-
-    @property
-    def lr(self) -> float:
-        """Peak learning rate of the batch."""
-        return self.base_lr * float(np.sqrt(self.batch_size / 1024))
+    wide: Tensor
+    local: Tensor
+    masks: Tensor
+    places: Tensor
+    groups: list[tuple[int, int]]
 
 
 class Recipe(recipe.Recipe):
@@ -159,7 +66,7 @@ class Recipe(recipe.Recipe):
         backbone: the teacher's, which is evaluated and exported.
         student: `backbone`, `dino_head` and, where iBOT has its own, `ibot_head`.
         teacher_heads: the teacher's heads.
-        targets: what makes targets of the teacher's logits, for `dino` and `ibot`.
+        targets: what finds the offsets of the teacher's logits, for `dino` and `ibot`.
     """
 
     settings: Settings
@@ -168,7 +75,8 @@ class Recipe(recipe.Recipe):
         super().__init__(settings, model, num_classes, steps, seed)
         for name in ("image_size", "local_size"):
             check_crop(name, getattr(settings, name), vit.parse_name(model)[0].patch_size)
-        options = {"image_size": settings.image_size, "layer_scale": settings.layer_scale}
+        options: dict[str, Any] = {"image_size": settings.image_size, "layer_scale": settings.layer_scale}
+        options["swiglu"] = settings.swiglu
         student = vit.build(model, mask_token=True, block=stochastic_depth.SkippingBlock, **options)
         self.backbone = vit.build(model, **options)
         self.student = nn.ModuleDict({"backbone": student, **self._heads(student.embed_dim)})
@@ -203,9 +111,13 @@ class Recipe(recipe.Recipe):
         sigma = s.blur_sigma[0], s.blur_sigma[1]
         return MultiCrop(Crops(s.image_size, wide, s.local_crops, s.local_size, near, s.invert_blur, sigma))
 
+    def micro_batch(self) -> int:
+        """Everything: Sinkhorn-Knopp sees all images of a step; `device_batch` cuts the networks' passes."""
+        return self.settings.batch_size
+
     def examples(self, batch: dict[str, Any]) -> Tensor:
-        """Crops image by image, the local ones on black, (B × crops, 3, H, W)."""
-        wide, local = batch["image"]["global"], batch["image"]["local"]
+        """Crops of the first images, image by image, the local ones on black, (n, 3, H, W)."""
+        wide, local = (batch["image"][name][:32] for name in ("global", "local"))
         around = wide.new_zeros(*local.shape[:2], *wide.shape[2:])
         around[..., : local.shape[3], : local.shape[4]] = local
         return torch.cat([wide, around], dim=1).flatten(0, 1)
@@ -214,41 +126,31 @@ class Recipe(recipe.Recipe):
         s = self.settings
         return [CollapseMonitor(s.monitor_every, s.monitor_images, self._part(s.warmup), s.device_batch, s.workers)]
 
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        vit.fuse_attention(self._student(), self.trainer.strategy.root_device.type != "cpu")
-
-    def on_train_start(self) -> None:
-        pieces, batch = self.trainer.accumulate_grad_batches, self.settings.batch_size
-        if pieces > 1 and self.settings.centring == "sinkhorn" and self.trainer.is_global_zero:
-            warnings.warn(
-                f"Sinkhorn-Knopp sees {batch // pieces} of the {batch} images of a step at a time, as many as the "
-                "devices hold at once: the weights depend on that number; give a larger device_batch or more devices, "
-                "or centring=moving_average, which sees them all",
-                stacklevel=2,
-            )
-
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        found = self.losses(batch["image"], self.groups_of(batch_idx, len(batch["image"]["global"])), self.global_step)
+        images = batch["image"]
+        found = self.losses(images, self.groups_of(len(images["global"])), self.global_step)
         loss = torch.stack(list(found.values())).sum()
-        self.log_dict({"train/loss": loss, **{f"train/{name}": value for name, value in found.items()}})
+        logged = {"train/loss": loss, **{f"train/{name}": value for name, value in found.items()}}
+        self.log_dict(logged, sync_dist=True)
         return loss
 
-    def groups_of(self, batch_idx: int, images: int) -> list[tuple[int, int]]:
-        """Step and number of each group of images in a micro-batch of this device.
+    def groups_of(self, images: int) -> list[tuple[int, int]]:
+        """Step and number of each group of this device's images.
 
         Raises:
             SettingsError: the images are not whole groups.
         """
-        step, piece = divmod(batch_idx, self.trainer.accumulate_grad_batches)
         group = self.settings.group
         whole = f"{images} images of a device are not whole groups of group={group}"
-        check(images % group == 0, f"{whole}; give another group, device_batch or number of devices")
-        first = (piece * self.trainer.world_size + self.global_rank) * (images // group)
-        return [(step, first + number) for number in range(images // group)]
+        check(images % group == 0, f"{whole}; give another group or number of devices")
+        first = self.global_rank * (images // group)
+        return [(self.global_step, first + number) for number in range(images // group)]
 
     def losses(self, crops: dict[str, Tensor], groups: list[tuple[int, int]], step: int) -> dict[str, Tensor]:
         """The weighted losses of the images of some groups; their sum is minimised.
+
+        Of images above `device_batch`, first the teacher sees all, part by part; then each part of the student is
+        computed, and once more in the backward pass: the memory is that of one part.
 
         Args:
             crops: `global` (B, 2, 3, S, S) and `local` (B, L, 3, s, s), uint8.
@@ -258,50 +160,81 @@ class Recipe(recipe.Recipe):
         Returns:
             `dino_local`, `dino_global`, `ibot` and `koleo`.
         """
-        s, images = self.settings, len(crops["global"])
-        wide, local = (self.normalise(crops[name].transpose(0, 1).flatten(0, 1)) for name in ("global", "local"))
-        masks = self._masks(groups)
-        places = masks.flatten().nonzero().flatten()  # on the host: the device need not be waited for
-        weights = (1 / masks.flatten(1).sum(dim=1).clamp_min(1)).repeat_interleave(masks[0].numel())[places]
-        masks, places, weights = (value.to(wide.device, non_blocking=True) for value in (masks, places, weights))
-
+        parts, temperature = list(self._parts(crops, groups)), self.teacher_temperature(step)
         with torch.no_grad():
-            cls, patches = self._cls_and_patches(self.backbone, wide, places)
-            logits, patch_logits = self._logits(self.teacher_heads, cls, patches)
-            temperature = self.teacher_temperature(step)
-            targets = self.targets["dino"](logits, temperature).unflatten(0, (GLOBAL_CROPS, images))
-            patch_targets = self.targets["ibot"](patch_logits, temperature)
+            seen = [self._seen_by_teacher(part) for part in parts]
+            logits = {
+                name: Computed(_head(self.teacher_heads, name).last_layer, [vectors[name] for vectors in seen])
+                for name in self.targets
+            }
+            offsets = {name: find(logits[name], temperature) for name, find in self.targets.items()}
 
-        cls, patches = self._cls_and_patches(self._student(), wide, places, masks, self._kept(groups, "global"))
+        def targets(number: int, name: str) -> Tensor:
+            with torch.no_grad():
+                return assign(logits[name][number], temperature, offsets[name])
+
+        found = []
+        for number, part in enumerate(parts):
+            own = part, partial(targets, number)
+            terms = self._terms(*own) if len(parts) == 1 else checkpoint(self._terms, *own, use_reentrant=False)
+            found.append(cast(Tensor, terms) * (len(part.groups) / len(groups)))
+        return dict(zip(TERMS, torch.stack(found).sum(dim=0), strict=True))
+
+    def _parts(self, crops: dict[str, Tensor], groups: list[tuple[int, int]]) -> Iterator[Part]:
+        at_once, group, device = self.settings.device_batch // self.settings.group, self.settings.group, self.device
+        for first in range(0, len(groups), at_once):
+            some = groups[first : first + at_once]
+            images = slice(first * group, (first + len(some)) * group)
+            wide, local = (crops[name][images].transpose(0, 1).flatten(0, 1) for name in ("global", "local"))
+            masks = self.masks_of(some)
+            places = masks.flatten().nonzero().flatten()  # on the host: the device need not be waited for
+            masks, places = (value.to(device, non_blocking=True) for value in (masks, places))
+            yield Part(wide, local, masks, places, some)
+
+    def _seen_by_teacher(self, part: Part) -> dict[str, Tensor]:
+        """Unit vectors before the prototypes: of CLS (2 B, d) for `dino`, of the masked patches (M, d) for `ibot`."""
+        cls, patches = self._cls_and_patches(self.backbone, part.wide, part.places)
+        heads = self.teacher_heads
+        return {"dino": _head(heads, "dino").directions(cls), "ibot": _head(heads, "ibot").directions(patches)}
+
+    def _terms(self, part: Part, targets: Callable[[str], Tensor]) -> Tensor:
+        """The weighted losses (4,) of a part, in the order of `TERMS`."""
+        s, student = self.settings, self._student()
+        cls, patches = self._cls_and_patches(
+            student, part.wide, part.places, part.masks, self._kept(part.groups, "global")
+        )
+        near = cls[:0]
         if s.local_crops:
-            near, _ = self._cls_and_patches(self._student(), local, places[:0], None, self._kept(groups, "local"))
-        else:
-            near = cls[:0]
-        logits, patch_logits = self._logits(self.student, torch.cat([near, cls]), patches)
-        near_logits, wide_logits = (part.unflatten(0, (-1, images)) for part in logits.split([len(near), len(cls)]))
-        terms = dino_losses.dino(near_logits, wide_logits, targets, s.student_temperature)
-        ibot = dino_losses.ibot(patch_logits, patch_targets, weights, len(wide), s.student_temperature)
-        spread = sum(dino_losses.koleo(crop, s.group) for crop in cls.unflatten(0, (GLOBAL_CROPS, -1))[: s.koleo_crops])
-        return {
-            "dino_local": s.dino_weight * terms[0],
-            "dino_global": s.dino_weight * terms[1],
-            "ibot": s.ibot_weight * ibot,
-            "koleo": s.koleo_weight * cast(Tensor, spread),
-        }
+            kept = self._kept(part.groups, "local")
+            near, _ = self._cls_and_patches(student, part.local, part.places[:0], None, kept)
+        logits, patch_logits = self._logits(torch.cat([near, cls]), patches)
+        images = len(cls) // GLOBAL_CROPS
+        near_logits, wide_logits = (some.unflatten(0, (-1, images)) for some in logits.split([len(near), len(cls)]))
+        taught = targets("dino").unflatten(0, (GLOBAL_CROPS, images))
+        local, wide = dino_losses.dino(near_logits, wide_logits, taught, s.student_temperature)
+        weights = (1 / part.masks.flatten(1).sum(dim=1).clamp_min(1))[part.places // part.masks[0].numel()]
+        ibot = dino_losses.ibot(patch_logits, targets("ibot"), weights, len(cls), s.student_temperature)
+        first = cls.unflatten(0, (GLOBAL_CROPS, -1))[: s.koleo_crops]
+        spread = torch.stack([dino_losses.koleo(crop, s.group) for crop in first]).sum()
+        return torch.stack([s.dino_weight * local, s.dino_weight * wide, s.ibot_weight * ibot, s.koleo_weight * spread])
 
     def _cls_and_patches(
         self, backbone: vit.RegisterViT, images: Tensor, places: Tensor, masks: Tensor | None = None, kept: Any = None
     ) -> tuple[Tensor, Tensor]:
-        """CLS (C, D) of all crops and the patches (M, D) at `places` of the flattened grids of all crops."""
-        tokens = backbone.forward_features(images, masks, kept)
+        """CLS (C, D) of all crops (uint8) and the patches (M, D) at `places` of the flattened grids of all crops."""
+        tokens = backbone.forward_features(self.normalise(images), masks, kept)
         return tokens[:, 0], tokens[:, backbone.num_prefix_tokens :].flatten(0, 1)[places]
 
-    def _logits(self, heads: nn.ModuleDict, cls: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of CLS tokens and of patches, in one pass where they share a head."""
+    def _logits(self, cls: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's logits of CLS tokens and of patches, in one pass where they share a head."""
         if self.settings.separate_heads:
-            return heads["dino_head"](cls), heads["ibot_head"](patches)
-        both = heads["dino_head"](torch.cat([cls, patches]))
+            return self.student["dino_head"](cls), self.student["ibot_head"](patches)
+        both = self.student["dino_head"](torch.cat([cls, patches]))
         return both[: len(cls)], both[len(cls) :]
+
+    def metadata(self, recipe: str) -> Metadata:
+        """With the kind of MLP."""
+        return replace(super().metadata(recipe), swiglu=self.settings.swiglu)
 
     def look(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the teacher makes of normalised images (B, 3, H, W).
@@ -320,7 +253,7 @@ class Recipe(recipe.Recipe):
         shares = (logits / self.teacher_temperature(self.global_step)).softmax(dim=1)
         return raw[0].float().norm(dim=2), cls.float(), shares
 
-    def _masks(self, groups: list[tuple[int, int]]) -> Tensor:
+    def masks_of(self, groups: list[tuple[int, int]]) -> Tensor:
         """Masks (2 B, h, w) of the global crops, on the host."""
         s, grid = self.settings, self._student().patch_embed.dynamic_feat_size((self.settings.image_size,) * 2)
         drawn = []
@@ -359,8 +292,6 @@ class Recipe(recipe.Recipe):
         self.log_dict({f"train/{name}": value for name, value in shown.items()})
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.update_teacher(self.momentum(step))
-        for targets in self.targets.values():
-            cast(SinkhornTargets | CentredTargets, targets).step()
 
     def schedule(self, optimizer: torch.optim.Optimizer, step: int) -> None:
         """Set learning rate and weight decay of each group for update `step`."""
@@ -403,39 +334,6 @@ class Recipe(recipe.Recipe):
         yield "backbone", self.backbone
 
 
-def check_crop(name: str, size: int, patch: int) -> None:
-    """See that a crop is made of whole patches.
-
-    Raises:
-        SettingsError: it is not; names the nearest sizes that are.
-    """
-    below = size // patch * patch
-    nearest = " and ".join(str(valid) for valid in (below, below + patch) if valid > 0)
-    check(
-        size % patch == 0 and size > 0, f"{name}={size}: not a multiple of the patch size {patch}; nearest: {nearest}"
-    )
-
-
-def phase_before(path: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a checkpoint of this recipe, with the position embedding on the grid of `own`.
-
-    Args:
-        path: a `last.ckpt`.
-        own: state of the recipe that is to start from it.
-
-    Raises:
-        UserError: not readable, or of another model or with other heads.
-    """
-    try:
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except Exception as error:  # damaged files make the unpickler raise nearly anything
-        raise UserError(f"start_from={path}: not a checkpoint of a run: {one_line(error)}") from None
-    for name in ("backbone.pos_embed", "student.backbone.pos_embed"):
-        if name in state and state[name].shape[2] == own[name].shape[2]:
-            side = round(own[name].shape[1] ** 0.5)
-            state[name] = resample_abs_pos_embed(state[name], new_size=[side, side], num_prefix_tokens=0)
-    odd = sorted(state.keys() ^ own.keys())
-    odd += [name for name in own if name in state and state[name].shape != own[name].shape]
-    if odd:
-        raise UserError(f"start_from={path}: of another model or recipe; it differs in {', '.join(odd[:4])}")
-    return state
+def _head(heads: nn.ModuleDict, name: str) -> DinoHead:
+    """That of `dino` or `ibot`, which may be one."""
+    return cast(DinoHead, heads[f"{name}_head" if f"{name}_head" in heads else "dino_head"])

@@ -81,7 +81,7 @@ class Recipe(recipe.Recipe):
         super().__init__(settings, model, num_classes, steps, seed)
         too_long = f"warmup_steps={settings.warmup_steps} is above the {steps} steps of the run"
         check(settings.warmup_steps <= steps, too_long)
-        options = {"image_size": settings.image_size, "layer_scale": settings.layer_scale}
+        options: dict[str, Any] = {"image_size": settings.image_size, "layer_scale": settings.layer_scale}
         self.backbone = vit.build(model, **options, pre_norm=True)
         self._draw_tokens()
         self.space = JointSpace(

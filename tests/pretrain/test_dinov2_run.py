@@ -1,8 +1,5 @@
-"""A run of DINOv2: interruption, several processes, what is logged, and golden losses."""
+"""A run of DINOv2: interruption, images in parts, what is logged, and golden losses."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,10 +12,9 @@ from regvit_lightning import backbones, settings
 from regvit_lightning.pretrain import fit
 from regvit_lightning.pretrain.collapse_monitor import CollapseWarning, Health
 from regvit_lightning.settings import SettingsError
-from tests.pretrain.test_dinov2 import SMALL
+from tests.pretrain.test_dinov2 import SMALL, recipe
 from tests.pretrain.test_fit import die_at, same_bits
 
-ROOT = Path(__file__).resolve().parents[2]
 WORDS = [
     *SMALL,
     "workers=0",
@@ -43,7 +39,8 @@ def prepare(data, folder, *words):
 @pytest.fixture(scope="module", params=["sinkhorn", "moving_average"])
 def whole(request, tiny, tmp_path_factory):
     """An uninterrupted run of 12 steps, and the words that made it."""
-    words = [f"centring={request.param}", f"separate_heads={request.param == 'sinkhorn'}"]
+    published = request.param == "sinkhorn"
+    words = [f"centring={request.param}", f"separate_heads={published}", f"swiglu={published}"]
     folder = tmp_path_factory.mktemp("runs") / request.param
     fit.fit(prepare(tiny, folder, *words))
     return folder, words
@@ -70,8 +67,9 @@ def test_looking_at_the_run_changes_no_bit(tiny, whole, tmp_path):
 
 
 def test_the_checkpoint_and_the_export_hold_the_teacher(whole):
-    folder, _ = whole
+    folder, words = whole
     exported = backbones.load(str(folder / "backbone.safetensors"), Path())
+    assert exported.model.blocks[0].mlp.fc1.out_features == (512 if "swiglu=True" in words else 384)
     assert (exported.name, exported.num_registers, exported.image_size) == ("dinov2-vitn_reg2", 2, 32)
     assert backbones.load(str(folder / "last.ckpt"), Path()).fingerprint == exported.fingerprint
     teacher, student = (load_file(folder / f"{name}.safetensors") for name in ("backbone", "backbone_student"))
@@ -93,30 +91,6 @@ def test_what_is_logged(whole):
     assert all(0 < value <= 1 for value in entropy)
 
 
-def test_two_processes_find_the_weights_of_one(tiny, tmp_path):
-    # Sums over two devices round differently, and AdamW divides small gradients by their size: a step of one weight
-    # can differ by as much as the learning rate. The tolerance is a hundredth of the way that weights have gone.
-    words = ["model=vitn_reg2", "recipe=dinov2", f"data={tiny.root}/imagenet", "variant=mini"]
-    words += merged("drop_path=0.3", "base_lr=1e-2", "warmup=0")
-    found = []
-    for devices in (1, 2):
-        command = [sys.executable, "-m", "benchmarks.pretrain", *words, f"devices={devices}"]
-        command += [f"runs={tmp_path / str(devices)}", f"results={tmp_path}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        folder = tmp_path / str(devices) / "imagenet" / "dinov2-vitn_reg2" / "seed0"
-        found.append(torch.load(folder / "last.ckpt", weights_only=True)["state_dict"])
-    before = fit_state(tiny, tmp_path)
-    one, two = found
-    for part in ("student.backbone", "student.dino_head", "student.ibot_head", "backbone", "teacher_heads"):
-        names = [name for name in one if name.startswith(f"{part}.")]
-        apart, gone = (
-            torch.cat([(one[name] - other[name]).flatten() for name in names]).norm() for other in (two, before)
-        )
-        assert apart < 0.01 * gone, part
-
-
 def fit_state(tiny, tmp_path, *words):
     """The weights that a run begins with."""
     from regvit_lightning import seeds
@@ -127,26 +101,25 @@ def fit_state(tiny, tmp_path, *words):
         return dinov2.Recipe(run.settings, run.model, 16, 12, 0).state_dict()
 
 
-def test_a_device_must_hold_whole_groups(tiny, tmp_path):
-    with pytest.raises(SettingsError, match="4 images of a device are not whole groups of group=8"):
-        fit.fit(prepare(tiny, tmp_path / "run", "group=8", "device_batch=4"))
+def test_a_device_must_hold_whole_groups():
+    with pytest.raises(SettingsError, match="12 images of a device are not whole groups of group=8"):
+        recipe("group=8", "batch_size=24").groups_of(12)
+    with pytest.raises(SettingsError, match="device_batch=4 is below group=8"):
+        recipe("group=8", "device_batch=4")
 
 
-def test_accumulation_is_told_where_it_changes_weights(tiny, tmp_path):
-    with pytest.warns(UserWarning, match="sees 4 of the 8 images of a step"):
-        fit.fit(prepare(tiny, tmp_path / "a", "device_batch=4"), [StopAfter(1)])
-
-
-def test_with_a_centre_accumulation_finds_the_weights_of_the_large_batch(tiny, tmp_path):
-    words = ["centring=moving_average", "separate_heads=false", "base_lr=1e-2", "warmup=0"]
-    found = []
-    for batch in (8, 4):
-        run = prepare(tiny, tmp_path / str(batch), *words, f"device_batch={batch}")
-        fit.fit(run)
-        found.append(torch.load(run.folder / "last.ckpt", weights_only=True)["state_dict"])
+def test_the_images_held_at_once_change_no_weight(tiny, whole, tmp_path):
+    # Parts of a step sum up in another order; the tolerance is a hundredth of the way that weights have gone.
+    folder, words = whole
+    run = prepare(tiny, tmp_path / "run", *words, "device_batch=4")
+    fit.fit(run)
+    found, expected = (
+        torch.load(place / "last.ckpt", weights_only=True)["state_dict"] for place in (run.folder, folder)
+    )
     before = fit_state(tiny, tmp_path, *words)
-    for name in ("student.backbone.blocks.1.attn.qkv.weight", "targets.ibot.centre"):
-        assert (found[0][name] - found[1][name]).norm() < 0.01 * (found[0][name] - before[name]).norm(), name
+    for name in expected:
+        if expected[name].is_floating_point() and name != "student.backbone.mask_token":
+            assert (found[name] - expected[name]).norm() <= 0.01 * (expected[name] - before[name]).norm(), name
 
 
 class CollapseAt(Callback):

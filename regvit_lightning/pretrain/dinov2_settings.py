@@ -1,0 +1,140 @@
+"""Settings of DINOv2 (Oquab et al. 2023, arXiv 2304.07193); their values stand in `configs/recipes/dinov2*.yaml`."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from regvit_lightning.pretrain import recipe
+from regvit_lightning.settings import MISSING, check
+
+
+@dataclass
+class Settings(recipe.RecipeSettings):
+    """Settings of DINOv2.
+
+    Attributes:
+        swiglu: the blocks have SwiGLU in place of an MLP, as the original's ViT-L/14.
+        base_lr: peak learning rate at batch 1024; grows with the square root of the batch.
+        min_lr: at the end.
+        schedule_epochs: parts that the schedules cut the run into (the original calls 1250 steps an epoch); the next
+            three are counted in them.
+        warmup: of the learning rate, from 0.
+        teacher_warmup: of the teacher temperature.
+        freeze_last_layer: so long the prototypes are not trained.
+        weight_decay, weight_decay_end: cosine from the first to the second.
+        momentum: of the teacher, cosine from here to 1.
+        teacher_temperature_start, teacher_temperature: linear from the first to the second, then constant.
+        student_temperature: constant.
+        layer_decay: factor of the learning rate from a block to the one before it.
+        patch_embed_lr: factor of the learning rate of the patch embedding.
+        decay_registers: registers are under weight decay.
+        clip: largest norm of the gradient, for the backbone and for each head by itself.
+        drop_path: share of the samples that each branch skips, uniform over the blocks.
+        group: images of a group, as many as the original has on one GPU; at most `device_batch`.
+        separate_heads: iBOT has a head of its own; else it shares DINO's and the two settings of iBOT's are not used.
+        prototypes, ibot_prototypes: outputs of the heads.
+        bottleneck, ibot_bottleneck: width of the heads' sphere.
+        head_hidden: width of the heads' hidden layers.
+        centring: `sinkhorn` or `moving_average`.
+        dino_weight, ibot_weight, koleo_weight: of the losses.
+        koleo_crops: global crops that KoLeo is summed over, 1 or 2.
+        mask_probability: share of the global crops with a mask.
+        mask_ratios: smallest and largest share of masked patches.
+        local_crops, local_size: number of local crops and their side in pixels.
+        global_scale, local_scale: share of the image's area in a crop.
+        invert_blur: blur with probability 1 - p.
+        blur_sigma: smallest and largest standard deviation of the blur in pixels.
+        start_from: a `last.ckpt` of this recipe whose weights training starts from (a final phase at a higher
+            resolution); empty to start anew.
+        monitor_every: steps between looks at collapse and kNN.
+        monitor_images: train images for it, at most.
+    """
+
+    swiglu: bool = MISSING
+    base_lr: float = MISSING
+    min_lr: float = MISSING
+    schedule_epochs: float = MISSING
+    warmup: float = MISSING
+    teacher_warmup: float = MISSING
+    freeze_last_layer: float = MISSING
+    weight_decay: float = MISSING
+    weight_decay_end: float = MISSING
+    momentum: float = MISSING
+    teacher_temperature_start: float = MISSING
+    teacher_temperature: float = MISSING
+    student_temperature: float = MISSING
+    layer_decay: float = MISSING
+    patch_embed_lr: float = MISSING
+    decay_registers: bool = MISSING
+    clip: float = MISSING
+    drop_path: float = MISSING
+    group: int = MISSING
+    separate_heads: bool = MISSING
+    prototypes: int = MISSING
+    ibot_prototypes: int = MISSING
+    bottleneck: int = MISSING
+    ibot_bottleneck: int = MISSING
+    head_hidden: int = MISSING
+    centring: str = MISSING
+    dino_weight: float = MISSING
+    ibot_weight: float = MISSING
+    koleo_weight: float = MISSING
+    koleo_crops: int = MISSING
+    mask_probability: float = MISSING
+    mask_ratios: list[float] = field(default_factory=list)
+    local_crops: int = MISSING
+    local_size: int = MISSING
+    global_scale: list[float] = field(default_factory=list)
+    local_scale: list[float] = field(default_factory=list)
+    invert_blur: bool = MISSING
+    blur_sigma: list[float] = field(default_factory=list)
+    start_from: str = MISSING
+    monitor_every: int = MISSING
+    monitor_images: int = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = ("sinkhorn", "moving_average")
+        check(self.centring in known, f"centring={self.centring}: expected one of {', '.join(known)}")
+        for name in ("base_lr", "schedule_epochs", "clip", "student_temperature", "teacher_temperature_start"):
+            check(getattr(self, name) > 0, f"{name}={getattr(self, name)}: must be positive")
+        for name in ("prototypes", "ibot_prototypes", "bottleneck", "ibot_bottleneck", "head_hidden", "monitor_every"):
+            check(getattr(self, name) > 0, f"{name}={getattr(self, name)}: must be at least 1")
+        for name in ("warmup", "teacher_warmup", "freeze_last_layer"):
+            value = getattr(self, name)
+            check(0 <= value <= self.schedule_epochs, f"{name}={value}: must lie in [0, {self.schedule_epochs}]")
+        check(0 <= self.drop_path < 1, f"drop_path={self.drop_path}: must lie in [0, 1)")
+        check(0 <= self.momentum <= 1, f"momentum={self.momentum}: must lie in [0, 1]")
+        check(self.koleo_crops in (1, 2), f"koleo_crops={self.koleo_crops}: expected 1 or 2")
+        check(self.local_crops >= 0, f"local_crops={self.local_crops}: must not be negative")
+        check(self.group >= 2, f"group={self.group}: KoLeo needs at least 2 images to find a neighbour among")
+        whole = f"batch_size={self.batch_size} is not a multiple of group={self.group}"
+        check(self.batch_size % self.group == 0, f"{whole}; KoLeo, masks and drop path need whole groups")
+        check(0 < self.mask_probability <= 1, f"mask_probability={self.mask_probability}: must lie in (0, 1]")
+        held = f"device_batch={self.device_batch} is below group={self.group}"
+        check(self.device_batch >= self.group, f"{held}; a device holds whole groups")
+        inside = f"local_size={self.local_size} is above image_size={self.image_size}"
+        check(self.local_size <= self.image_size, inside)
+        for name in ("mask_ratios", "global_scale", "local_scale"):
+            ends = getattr(self, name)
+            ordered = len(ends) == 2 and 0 < ends[0] <= ends[1] <= 1
+            check(ordered, f"{name}={ends}: expected two numbers in (0, 1], the smaller one first")
+        check(len(self.blur_sigma) == 2, f"blur_sigma={self.blur_sigma}: expected two numbers")
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate of the batch."""
+        return self.base_lr * float(np.sqrt(self.batch_size / 1024))
+
+
+def check_crop(name: str, size: int, patch: int) -> None:
+    """See that a crop is made of whole patches.
+
+    Raises:
+        SettingsError: it is not; names the nearest sizes that are.
+    """
+    below = size // patch * patch
+    nearest = " and ".join(str(valid) for valid in (below, below + patch) if valid > 0)
+    check(
+        size % patch == 0 and size > 0, f"{name}={size}: not a multiple of the patch size {patch}; nearest: {nearest}"
+    )

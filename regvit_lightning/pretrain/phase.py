@@ -1,0 +1,34 @@
+"""A phase of pretraining that starts from the weights of another, at another resolution (DINOv2's last, at 518 px)."""
+
+from pathlib import Path
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor
+
+from regvit_lightning.errors import UserError, one_line
+
+
+def phase_before(path: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a checkpoint of this recipe, with the position embedding on the grid of `own`.
+
+    Args:
+        path: a `last.ckpt`.
+        own: state of the recipe that is to start from it.
+
+    Raises:
+        UserError: not readable, or of another model or with other heads.
+    """
+    try:
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception as error:  # damaged files make the unpickler raise nearly anything
+        raise UserError(f"start_from={path}: not a checkpoint of a run: {one_line(error)}") from None
+    for name in ("backbone.pos_embed", "student.backbone.pos_embed"):
+        if name in state and state[name].shape[2] == own[name].shape[2]:
+            side = round(own[name].shape[1] ** 0.5)
+            state[name] = resample_abs_pos_embed(state[name], new_size=[side, side], num_prefix_tokens=0)
+    odd = sorted(state.keys() ^ own.keys())
+    odd += [name for name in own if name in state and state[name].shape != own[name].shape]
+    if odd:
+        raise UserError(f"start_from={path}: of another model or recipe; it differs in {', '.join(odd[:4])}")
+    return state
