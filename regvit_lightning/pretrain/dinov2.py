@@ -35,6 +35,7 @@ from regvit_lightning.pretrain.teacher_targets import CentredTargets, Computed, 
 from regvit_lightning.schedules import cosine, warmup_cosine
 from regvit_lightning.settings import check
 from regvit_lightning.weights import Metadata
+from regvit_lightning.work import ImageCounts, Pass, Work
 
 GLOBAL_CROPS = 2
 TERMS = ("dino_local", "dino_global", "ibot", "koleo")
@@ -104,6 +105,13 @@ class Recipe(recipe.Recipe):
         teacher = {f"backbone.{name}": parameter for name, parameter in self.backbone.named_parameters()}
         teacher |= dict(self.teacher_heads.named_parameters())
         return list(teacher.values()), [student[name] for name in teacher]
+
+    @classmethod
+    def work(cls, settings: Any, images: ImageCounts) -> Work:
+        """The student takes two global and all local crops, the teacher the global ones, without a backward pass."""
+        count, side, small = settings.epochs * images[settings.images][0], settings.image_size, settings.local_size
+        wide, near = Pass(2 * count, side, side, trained=True), Pass(settings.local_crops * count, small, small, True)
+        return Work([wide, near, Pass(2 * count, side, side)])
 
     def augmentation(self) -> Callable[[Image.Image], Any]:
         s = self.settings
