@@ -16,8 +16,8 @@ from torch import Tensor
 
 from regvit_lightning.tasks import regions
 
-STRIP = 128  # rows: fewer are slow to multiply, more take more of the other half
-ELEMENTS = {"cpu": 2**20, "cuda": 2**27}  # compared at once: what fits into the cache of a CPU, or keeps a GPU busy
+STRIP = 256  # rows: fewer are slow to multiply, more take more of the other half
+ELEMENTS = {"cpu": 2**21, "cuda": 2**27}  # compared at once: what fits into the cache of a CPU, or keeps a GPU busy
 
 
 @dataclass(frozen=True)
