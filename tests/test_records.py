@@ -96,5 +96,5 @@ def test_the_readme_shows_the_kept_tables():
     if changed.returncode or changed.stdout:
         pytest.skip("results were made anew here")
     readme = (records.ROOT / "README.md").read_text()
-    for table in ("mini/tables/overview.md", "bench/speed-cpu.md", "bench/speed-cpu-e.md"):
+    for table in ("mini/tables/overview.md", "bench/speed-cpu.md"):
         assert (records.ROOT / "results" / table).read_text() in readme
