@@ -113,22 +113,10 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Score:
-    """A number of a table.
-
-    Attributes:
-        values: by seed.
-        change: against the twin without registers.
-        best: beats all others of its column by more than the interval of the difference.
-        marks: keys of `MARKS`.
-        published: what others report of this model under this protocol.
-    """
+class OverSeeds:
+    """Values of one number, by seed."""
 
     values: tuple[float, ...]
-    change: Difference | None = None
-    best: bool = False
-    marks: str = ""
-    published: Published | None = None
 
     @property
     def mean(self) -> float:
@@ -139,6 +127,23 @@ class Score:
     def deviation(self) -> float | None:
         """Sample standard deviation over seeds."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Score(OverSeeds):
+    """A number of a table.
+
+    Attributes:
+        change: against the twin without registers.
+        best: beats all others of its column by more than the interval of the difference.
+        marks: keys of `MARKS`.
+        published: what others report of this model under this protocol.
+    """
+
+    change: Difference | None = None
+    best: bool = False
+    marks: str = ""
+    published: Published | None = None
 
 
 MARKS = {

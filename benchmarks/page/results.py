@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.columns import protocol_key, twins
+from benchmarks.columns import OverSeeds, protocol_key, twins
 from benchmarks.page.cells import Cell
 from benchmarks.page.commands import command
 from benchmarks.page.markup import Html, tag
@@ -38,28 +38,18 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(OverSeeds):
     """A metric of one row.
 
     Attributes:
-        values: by seed.
         cells: where they come from, places in the page's list.
         interval: of a single seed's value, 95 % bootstrap, where there is one.
         twin: mean of the same model without registers.
     """
 
-    values: tuple[float, ...]
     cells: tuple[int, ...]
     interval: tuple[float, float] | None = None
     twin: float | None = None
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.values)
-
-    @property
-    def deviation(self) -> float | None:
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ features lose.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 from regvit_lightning import neighbours
 from regvit_lightning.artifacts import probes, replacement
 from regvit_lightning.artifacts.probes import Features, TokenSettings
-from regvit_lightning.backbones import Backbone
+from regvit_lightning.backbones import Backbone, Tokens
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.tasks.frozen import FrozenModule, cls_or_mean
 
@@ -74,17 +73,16 @@ class ReplacedPass(FrozenModule):
         images = normalise(batch[0], self.mean, self.std)
         intact = self.frozen(images)[0]
         for kind in (INTACT, *replacement.KINDS):
-            with self._under(kind):
-                tokens = self.frozen(images)[0]
+            tokens = intact if kind == INTACT else self._replaced(kind, images)
             self._features.setdefault((dataloader_idx, kind), []).append(cls_or_mean(tokens).cpu())
             self._change.setdefault(kind, []).append(replacement.patch_change(intact, tokens).cpu())
         self._labels.setdefault(dataloader_idx, []).append(batch[1].cpu())
         self._seen += len(images)
 
-    def _under(self, kind: str) -> AbstractContextManager[None]:
-        if kind == INTACT:
-            return nullcontext()
-        return replacement.replaced(self.frozen.backbone, self._stand_ins[kind], self.seed, self._seen)
+    def _replaced(self, kind: str, images: Tensor) -> Tokens:
+        with replacement.replaced(self.frozen.backbone, self._stand_ins[kind], self.seed, self._seen):
+            tokens: Tokens = self.frozen(images)[0]
+        return tokens
 
     def features(self, split: int, kind: str) -> Features:
         """Class features of train (split 0) or test (1) images under a replacement, after test."""
@@ -109,7 +107,9 @@ def effects(passed: ReplacedPass, settings: TokenSettings, seed: int = 0) -> dic
     found = {}
     for kind in (INTACT, *replacement.KINDS):
         train, test = passed.features(0, kind), passed.features(1, kind)
-        made = None if C is None else probes.regression(train.values[0], train.labels, C, settings)
+        made = kept
+        if C is not None and kind != INTACT:
+            made = probes.regression(train.values[0], train.labels, C, settings)
         found[kind] = Effect(
             knn=_percent(nearest(train, test)),
             linear=None if made is None else _percent(probes.right(made, test.values[0], test.labels)),

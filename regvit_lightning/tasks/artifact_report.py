@@ -104,7 +104,7 @@ class Passes:
 def work(settings: Settings, images: ImageCounts) -> Work:
     """Test images for the norms, some of them for the last block, and train and test for the probes.
 
-    A model with registers goes over train and test twice, and once for each replacement: here, every model does.
+    A model with registers goes over train and test once more, and once for each replacement: here, every model does.
     """
     if settings.source == "imagenet":
         all_train, all_test = images["imagenet"]
@@ -113,7 +113,7 @@ def work(settings: Settings, images: ImageCounts) -> Work:
         all_train, all_test = boxed - boxed // 2, boxed // 2
     train, test = min(all_train, settings.probes.train_images), min(all_test, settings.images)
     some = min(test, settings.detailed)
-    replaced = (train + test) * (2 + len(replacement.KINDS)) + min(train, settings.detailed)
+    replaced = (train + test) * (1 + len(replacement.KINDS)) + min(train, settings.detailed)
     return Work([Pass(test + some + train + test + replaced, settings.crop, settings.crop)])
 
 

@@ -18,6 +18,7 @@ from regvit_lightning.errors import UserError
 from regvit_lightning.pretrain import fit
 from regvit_lightning.pretrain.checkpoints import TrainingStopped
 from regvit_lightning.settings import SettingsError
+from tests.pretrain.golden import first_losses
 
 WORDS = [
     "workers=0",
@@ -264,12 +265,4 @@ GOLDEN = [2.80998, 2.71221, 2.82947, 2.81559, 2.85361, 2.87695, 2.75145, 2.79385
 
 @pytest.mark.skipif(not torch.__version__.startswith("2.15."), reason="made with the versions of constraints.txt")
 def test_golden_losses(tiny, tmp_path):
-    losses = []
-
-    class Keep(Callback):
-        def on_train_batch_end(self, trainer, module, outputs, *_):
-            losses.append(float(outputs["loss"]))
-
-    fit.fit(prepare(tiny, tmp_path / "run", "precision=32-true"), [Keep()])
-    print([round(loss, 5) for loss in losses[:10]])
-    assert losses[:10] == pytest.approx(GOLDEN, abs=2e-3)
+    assert first_losses(prepare(tiny, tmp_path / "run", "precision=32-true")) == pytest.approx(GOLDEN, abs=2e-3)

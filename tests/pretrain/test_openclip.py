@@ -18,6 +18,7 @@ from regvit_lightning import backbones, joint_space, settings
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.pretrain import fit, openclip
 from regvit_lightning.settings import SettingsError
+from tests.pretrain.golden import first_losses
 
 WORDS = [
     "workers=0",
@@ -351,12 +352,4 @@ GOLDEN = [1.4652, 2.04411, 1.51853, 1.42798, 1.3568, 1.33253, 1.3125, 1.29549, 1
 
 @pytest.mark.skipif(not torch.__version__.startswith("2.15."), reason="made with the versions of constraints.txt")
 def test_golden_losses(tiny, tmp_path):
-    losses = []
-
-    class Keep(Callback):
-        def on_train_batch_end(self, trainer, module, outputs, *_):
-            losses.append(float(outputs["loss"]))
-
-    fit.fit(prepare(tiny, tmp_path / "run", "precision=32-true"), [Keep()])
-    print([round(loss, 5) for loss in losses[:10]])
-    assert losses[:10] == pytest.approx(GOLDEN, abs=2e-3)
+    assert first_losses(prepare(tiny, tmp_path / "run", "precision=32-true")) == pytest.approx(GOLDEN, abs=2e-3)
