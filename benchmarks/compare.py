@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import columns, command, kept, published
-from benchmarks.columns import MARKS, BySeed, Column, Difference, Measured, Row, difference, key
-from benchmarks.kept import Kept
-from benchmarks.markdown import table as aligned
-from benchmarks.table_formats import INTERVAL, RAISED, change_shown, made, row_name
+from benchmarks import command
+from benchmarks.tables import columns, published, scored_records
+from benchmarks.tables.columns import MARKS, BySeed, Column, Difference, Measured, Row, difference, key
+from benchmarks.tables.formats import INTERVAL, RAISED, change_shown, made, row_name
+from benchmarks.tables.markdown import table as aligned
+from benchmarks.tables.scored_records import Kept
 from regvit_lightning.settings import check, setting
 
 DESCRIPTION = """Prints what changed between two states of the results as Markdown fit for a pull request: old → new,
@@ -164,7 +165,7 @@ def main(options: Compare, words: list[str]) -> None:
     check(bool(options.base), "base is empty: give a revision of git or a folder of results, BASE=…")
     results = Path(options.results)
     data = Path(options.data).resolve().name if "/" in options.data else options.data
-    base, head = kept.load(results, data, options.base), kept.load(results, data, options.head)
+    base, head = scored_records.load(results, data, options.base), scored_records.load(results, data, options.head)
     lines = judge(base, head)
     print(markdown(base, head, data, lines), end="")
     if options.strict and any(line.verdict == WORSE for line in lines):

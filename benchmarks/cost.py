@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import command, markdown
+from benchmarks import command
+from benchmarks.tables import markdown
 from regvit_lightning.settings import setting
 
 DESCRIPTION = """Prints parameters and multiply-adds of a model with 0 to 16 registers (Darcet et al. 2023, fig. 12),

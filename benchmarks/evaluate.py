@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import command
-from benchmarks.data import render
+from benchmarks.data.rendering import render
 from regvit_lightning.data import layout
 from regvit_lightning.settings import setting
 
@@ -37,9 +37,13 @@ class Evaluate:
 
 def main(options: Evaluate, words: list[str]) -> None:
     """Run the program."""
-    from benchmarks import freshness, progress
-    from regvit_lightning import atomic, backbones, hardware, records, scores, settings
-    from regvit_lightning.tasks.frozen import LAST, How, Task
+    from benchmarks import progress
+    from regvit_lightning import records, settings, statistics
+    from regvit_lightning.frozen import freshness
+    from regvit_lightning.frozen.contract import How, Task
+    from regvit_lightning.frozen.trainer import LAST
+    from regvit_lightning.models import sources
+    from regvit_lightning.runtime import atomic, hardware
 
     data = layout.resolve(options.data)
     variant = data.variant if options.variant == "auto" else options.variant
@@ -47,7 +51,7 @@ def main(options: Evaluate, words: list[str]) -> None:
     task, chosen = settings.load("tasks", options.task, variant, words, command.keys(Evaluate))
     runs, results = Path(options.runs), Path(options.results)
     trained = runs / (data.trained_on or data.name)
-    backbone = backbones.load(options.model, trained, options.seed, image_size=chosen.untrained_size)
+    backbone = sources.load(options.model, trained, options.seed, image_size=chosen.untrained_size)
     name = f"{backbone.name} {options.task} seed {options.seed}"
     file = records.path(results, data.name, backbone.name, options.task, options.seed)
     free = freshness.any_precision("tasks", options.task, variant, words)
@@ -71,7 +75,7 @@ def main(options: Evaluate, words: list[str]) -> None:
     how = How(options.seed, options.devices, [progress.Progress(name)], folder)
     outcome = task.run(backbone, data, chosen, how)
     beside = records.scores_path(file)
-    packed = scores.pack({key: values.cpu() for key, values in outcome.scores.items()})
+    packed = statistics.pack({key: values.cpu() for key, values in outcome.scores.items()})
     record = records.Record(
         model=backbone.name,
         task=options.task,
@@ -91,7 +95,7 @@ def main(options: Evaluate, words: list[str]) -> None:
         backbone=backbone.facts(),
         weights=backbone.fingerprint,
         provenance=records.provenance(time.monotonic() - begun),
-        scores={"file": beside.name, "digest": scores.digest(packed)} if outcome.scores else {},
+        scores={"file": beside.name, "digest": statistics.digest(packed)} if outcome.scores else {},
     )
     if outcome.picture is not None:
         _show(outcome.picture, file.with_suffix(".png"), folder)
@@ -105,7 +109,7 @@ def main(options: Evaluate, words: list[str]) -> None:
 
 def _claim(folder: Path, description: dict[str, Any], force: bool) -> None:
     """Empty the cell's folder unless what lies in it, such as the checkpoint of a head, is of this very cell."""
-    from regvit_lightning import atomic, hardware
+    from regvit_lightning.runtime import atomic, hardware
 
     if not hardware.first_process():
         return
@@ -119,7 +123,7 @@ def _show(picture: "Figure", file: Path, folder: Path) -> None:
     """Keep the picture beside the record and show it in TensorBoard."""
     from torch.utils.tensorboard import SummaryWriter
 
-    from regvit_lightning import atomic
+    from regvit_lightning.runtime import atomic
 
     atomic.write(file, lambda temporary: picture.savefig(temporary, format="png"))
     with SummaryWriter(str(folder / "log")) as writer:

@@ -14,8 +14,8 @@ from typing import Any
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from regvit_lightning import atomic
 from regvit_lightning.errors import UserError
+from regvit_lightning.runtime import atomic
 from regvit_lightning.settings import check
 
 NOTICE = 120  # seconds between the signal and the end of a job's time: a step and a checkpoint must fit in

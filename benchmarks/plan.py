@@ -4,8 +4,9 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks import cells as grids
-from benchmarks import command, markdown
+from benchmarks import command
+from benchmarks.grid import cells as grids
+from benchmarks.tables import markdown
 from regvit_lightning.errors import UserError
 from regvit_lightning.settings import check, setting
 
@@ -56,8 +57,8 @@ class Row:
 
 def main(options: Plan, words: list[str]) -> None:
     """Run the program."""
-    from benchmarks import queueing
-    from benchmarks.estimates import Estimates
+    from benchmarks.grid import queueing
+    from benchmarks.grid.estimates import Estimates
 
     check(options.gpus > 0, f"gpus={options.gpus}: must be at least 1")
     check(0 <= options.mfu <= 1, f"mfu={options.mfu}: must lie in [0, 1]")

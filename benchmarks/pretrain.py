@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import command
-from benchmarks.data import render
+from benchmarks.data.rendering import render
 from regvit_lightning.data import layout
 from regvit_lightning.settings import check, setting
 
@@ -42,9 +42,11 @@ class Pretrain:
 def main(options: Pretrain, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
-    from regvit_lightning import atomic, hardware, settings, vit
+    from regvit_lightning import settings
+    from regvit_lightning.models import vit
     from regvit_lightning.pretrain import fit
     from regvit_lightning.pretrain.curve import Curve
+    from regvit_lightning.runtime import atomic, hardware
 
     data = layout.resolve(options.data)
     variant = data.variant if options.variant == "auto" else options.variant
@@ -75,7 +77,7 @@ def main(options: Pretrain, words: list[str]) -> None:
 
 
 def _check_launcher(options: Pretrain) -> None:
-    from regvit_lightning import hardware
+    from regvit_lightning.runtime import hardware
 
     known = options.launcher in ("local", "slurm")
     check(known, f"launcher={options.launcher}: expected local or slurm")
@@ -113,9 +115,9 @@ def _submit(run: "Run", options: Pretrain, words: list[str]) -> None:
 
 def _watching(run: "Run") -> list["Callback"]:
     """The callback that measures norms, if the recipe asks for it."""
-    from regvit_lightning.artifacts.callback import NormsDuringTraining, fixed_images
     from regvit_lightning.artifacts.outliers import Rules
     from regvit_lightning.pretrain import fit
+    from regvit_lightning.pretrain.norms_callback import NormsDuringTraining, fixed_images
 
     if not run.settings.norms_every:
         return []

@@ -5,11 +5,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks import cells as grids
-from benchmarks import command, markdown
-from benchmarks.cells import Cell, Cells
+from benchmarks import command
 from benchmarks.clock import clock
-from benchmarks.states import ORDER, RUNNING, State
+from benchmarks.grid import cells as grids
+from benchmarks.grid.cells import Cell, Cells
+from benchmarks.grid.states import ORDER, RUNNING, State
+from benchmarks.tables import markdown
 from regvit_lightning.settings import check, setting
 
 DESCRIPTION = """Prints the grid as a table: done, running since, failed, stale or missing, with what is wrong and the
@@ -25,10 +26,10 @@ class Status(grids.Chosen):
 
 def main(options: Status, words: list[str]) -> None:
     """Run the program."""
-    from benchmarks import queueing
-    from benchmarks.commands import Commands
-    from benchmarks.estimates import Estimates
-    from benchmarks.states import States
+    from benchmarks.grid import queueing
+    from benchmarks.grid.estimates import Estimates
+    from benchmarks.grid.make_commands import Commands
+    from benchmarks.grid.states import States
 
     check(options.devices > 0, f"devices={options.devices}: must be at least 1")
     grid = grids.build(options)

@@ -8,8 +8,9 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
-from regvit_lightning import atomic, scores
+from regvit_lightning import statistics
 from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.runtime import atomic
 
 SCHEMA = 3
 # What records of an older schema lack, by schema; they are read, but do not answer for their cell any more.
@@ -122,7 +123,7 @@ def parse(content: bytes, where: str) -> Record:
 
 def scores_path(record: Path) -> Path:
     """Where the scores of single images lie, beside their record."""
-    return record.with_name(record.stem + scores.SUFFIX)
+    return record.with_name(record.stem + statistics.SUFFIX)
 
 
 def load_all(results: Path, data: str) -> list[Record]:
@@ -151,7 +152,7 @@ def provenance(seconds: float) -> dict[str, Any]:
     from datetime import datetime
     from importlib.metadata import PackageNotFoundError, version
 
-    from regvit_lightning import hardware
+    from regvit_lightning.runtime import hardware
 
     def installed(package: str) -> str:
         try:

@@ -81,8 +81,17 @@ def load(group: str, name: str, variant: str = "", words: Sequence[str] = (), kn
     files = find(group, name, variant)
     file = next(str(read["module"]) for read in map(read_yaml, files) if "module" in read)
     package = {"recipes": "pretrain", "tasks": "tasks"}[group]
-    module = importlib.import_module(f"regvit_lightning.{package}.{file}")
+    module = importlib.import_module(f"regvit_lightning.{package}.{_below(package, file)}")
     return module, build(module.Settings, files, words, known)
+
+
+def _below(package: str, name: str) -> str:
+    """Dotted path of the file or folder `name` below a folder of the library: `lost` is `discovery.lost`."""
+    folder = Path(__file__).parent / package
+    found = [folder / name] if (folder / name).is_dir() else sorted(folder.rglob(f"{name}.py"))
+    if len(found) != 1:
+        raise SettingsError(f"module: {name}: expected the name of one file of regvit_lightning/{package}/")
+    return ".".join(found[0].relative_to(folder).with_suffix("").parts)
 
 
 def read_yaml(path: Path) -> DictConfig:

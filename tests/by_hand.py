@@ -4,8 +4,8 @@ import hashlib
 
 import numpy as np
 
-from benchmarks.kept import Cell
-from regvit_lightning import records, scores
+from benchmarks.tables.scored_records import Cell
+from regvit_lightning import records, statistics
 from regvit_lightning.records import Record
 
 
@@ -46,7 +46,7 @@ def save(results, kept):
     values = kept.record
     file = values.path(results)
     if kept.scores:
-        content = scores.pack(kept.scores)
+        content = statistics.pack(kept.scores)
         beside = records.scores_path(file)
         beside.parent.mkdir(parents=True, exist_ok=True)
         beside.write_bytes(content)

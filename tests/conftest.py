@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from regvit_lightning.data import layout, mini
+from regvit_lightning.data import layout
 from regvit_lightning.data.layout import DataSettings, Segmentation
+from regvit_lightning.data.mini import writer as mini
 
 # Tiny models spend their time waking threads up; with one each, the suite is several times faster.
 torch.set_num_threads(1)

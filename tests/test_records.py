@@ -6,8 +6,9 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from benchmarks import kept, published, table_formats, tables
-from benchmarks.table_formats import Origin
+from benchmarks.tables import __main__ as tables
+from benchmarks.tables import formats, published, scored_records
+from benchmarks.tables.formats import Origin
 from regvit_lightning import records
 from regvit_lightning.errors import UserError
 from tests.by_hand import record
@@ -66,13 +67,13 @@ def test_provenance_names_commit_versions_and_hardware():
 
 def test_the_kept_tables_are_those_of_the_kept_records():
     folder = records.ROOT / "results" / "mini" / "tables"
-    found = kept.load(records.ROOT / "results", "mini")
+    found = scored_records.load(records.ROOT / "results", "mini")
     origin = Origin("mini", found, "make tables DATA=mini")
     made = {}
     for table in tables.build(found.cells, published.load()):
-        made[f"{table.name}.md"] = table_formats.markdown(table, origin)
-        made[f"{table.name}.csv"] = table_formats.csv(table)
-        made[f"{table.name}.tex"] = table_formats.latex(table, origin)
+        made[f"{table.name}.md"] = formats.markdown(table, origin)
+        made[f"{table.name}.csv"] = formats.csv(table)
+        made[f"{table.name}.tex"] = formats.latex(table, origin)
     assert {file.name: file.read_text() for file in folder.iterdir() if file.suffix != ".png"} == made
     assert {len(values.provenance["commit"]) for values in found.records} == {40}
 

@@ -83,7 +83,7 @@ def test_every_shipped_protocol_opens_with_what_command_and_expectation(group):
 
 
 def test_every_grid_names_tasks_and_recipes_that_exist():
-    from benchmarks.cells import GridFile
+    from benchmarks.grid.cells import GridFile
 
     for name in settings.names("grids"):
         cells = settings.build(GridFile, settings.find("grids", name))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from regvit_lightning.backbones import Attention
+from regvit_lightning.models.tokens import Attention
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regvit_lightning.backbones import Tokens
+from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.rank import effective_rank
 
 

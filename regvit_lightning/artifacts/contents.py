@@ -13,10 +13,11 @@ from torch import Tensor
 from regvit_lightning.artifacts import local_probes, probes
 from regvit_lightning.artifacts.local_probes import LocalSettings, Patches, PixelScore, PositionScore
 from regvit_lightning.artifacts.probes import Features, Score, TokenSettings
-from regvit_lightning.backbones import Backbone, Tokens
 from regvit_lightning.data.transforms import normalise
+from regvit_lightning.frozen.module import FrozenModule
+from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.settings import check
-from regvit_lightning.tasks.frozen import FrozenModule
 
 OutlierMask = Callable[[Tensor], Tensor]  # from norms (B, h, w) after the last block, before the final norm
 

@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from regvit_lightning import neighbours
 from regvit_lightning.artifacts import probes, replacement
 from regvit_lightning.artifacts.probes import Features, TokenSettings
-from regvit_lightning.backbones import Backbone, Tokens
 from regvit_lightning.data.transforms import normalise
-from regvit_lightning.tasks.frozen import FrozenModule, cls_or_mean
+from regvit_lightning.frozen.module import FrozenModule, cls_or_mean
+from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.tokens import Tokens
 
 INTACT = "intact"
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # of DINOv2's kNN (dinov2/eval/knn.py)

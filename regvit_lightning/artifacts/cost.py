@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from regvit_lightning import backbones, vit
-from regvit_lightning.backbones import Backbone
+from regvit_lightning.models import sources, vit
+from regvit_lightning.models.backbone import Backbone
 
 COUNTS = (0, 1, 2, 4, 8, 16)  # of fig. 8
 
@@ -71,7 +71,7 @@ def macs_of_patches(backbone: Backbone, registers: int, patches: int) -> int:
 
 
 def load_shape(name: str, runs: Path, image_size: int = 224) -> Backbone:
-    """The model called `name` (see `backbones.load`) without its weights, which need not exist; of a file, with them.
+    """The model called `name` (see `sources.load`) without its weights, which need not exist; of a file, with them.
 
     Raises:
         UserError: no such model.
@@ -80,6 +80,6 @@ def load_shape(name: str, runs: Path, image_size: int = 224) -> Backbone:
     if name.startswith("timm/") or ("/" not in name and vit.NAME.fullmatch(last)):
         name = f"random-{last if vit.NAME.fullmatch(last) else name}"
     if not name.startswith("random-"):
-        return backbones.load(name, runs)
+        return sources.load(name, runs)
     with torch.device("meta"):
-        return backbones.load(name, runs, image_size=image_size)
+        return sources.load(name, runs, image_size=image_size)

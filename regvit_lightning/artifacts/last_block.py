@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from regvit_lightning.artifacts import attention, collapse
-from regvit_lightning.backbones import Backbone, LastBlock
 from regvit_lightning.data.transforms import normalise
-from regvit_lightning.tasks.frozen import FrozenModule
+from regvit_lightning.frozen.module import FrozenModule
+from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.tokens import LastBlock
 
 
 class LastBlockPass(FrozenModule):

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regvit_lightning.backbones import Backbone, Tokens
 from regvit_lightning.data.transforms import normalise
-from regvit_lightning.tasks.frozen import FrozenModule
+from regvit_lightning.frozen.module import FrozenModule
+from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.tokens import Tokens
 
 KINDS = ("cls", "registers", "patches")  # order of the last axis of `largest` and `dimension`
 

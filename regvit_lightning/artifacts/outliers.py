@@ -14,7 +14,7 @@ from torch import Tensor
 
 from regvit_lightning.artifacts.norms import Norms
 from regvit_lightning.settings import check
-from regvit_lightning.tasks.frozen import bootstrap
+from regvit_lightning.statistics import bootstrap
 
 MASSIVE_MAGNITUDE, MASSIVE_RATIO = 100.0, 1000.0  # Sun et al. 2024 (arXiv 2402.17762), section 2
 BIMODAL = 5 / 9  # Sarle's coefficient of a uniform distribution: above it, two modes are likely

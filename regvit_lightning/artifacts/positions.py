@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from regvit_lightning import seeds
-from regvit_lightning.tasks.frozen import bootstrap
+from regvit_lightning.runtime import seeds
+from regvit_lightning.statistics import bootstrap
 
 DRAWS = 999  # shufflings: p-values are multiples of 1 / 1000
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from regvit_lightning import seeds
 from regvit_lightning.artifacts.logistic import Linear, softmax_regression
-from regvit_lightning.backbones import Tokens
+from regvit_lightning.models.tokens import Tokens
+from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import check
 
 WITHOUT_OUTLIER = {

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regvit_lightning import seeds
-from regvit_lightning.backbones import Backbone, Tokens
+from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.tokens import Tokens
+from regvit_lightning.runtime import seeds
 
 KINDS = ("zero", "mean", "noise", "shuffle")
 

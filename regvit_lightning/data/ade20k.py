@@ -21,13 +21,13 @@ from mmseg.datasets.transforms import PackSegInputs, PhotoMetricDistortion, Rand
 from mmseg.utils import get_classes
 from torch.utils.data import Dataset
 
-from regvit_lightning import seeds
-from regvit_lightning.data import mini
 from regvit_lightning.data.layout import IGNORED, DataError, DataSettings, Segmentation, check_files
+from regvit_lightning.data.mini import writer as mini
+from regvit_lightning.data.mini.world import SEMANTIC_IDS
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
-from regvit_lightning.data.world import SEMANTIC_IDS
 from regvit_lightning.errors import one_line
+from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import check
 
 UNBOUNDED = 99_999_999  # the long side of a resized image, as in the published configs

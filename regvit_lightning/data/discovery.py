@@ -11,10 +11,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from regvit_lightning.data import coco20k, mini, voc
+from regvit_lightning.data import coco20k, voc
 from regvit_lightning.data.boxes import BoxedImages
 from regvit_lightning.data.images import open_image
 from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.data.mini import writer as mini
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.settings import check
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from regvit_lightning.data import mini
 from regvit_lightning.data.images import Drawn, ImageFiles, Ordered, Transform, collate, index
 from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.data.mini import writer as mini
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
 

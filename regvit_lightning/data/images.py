@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from regvit_lightning import seeds
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.errors import one_line
+from regvit_lightning.runtime import seeds
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 

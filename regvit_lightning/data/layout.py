@@ -112,7 +112,7 @@ class DataSettings:
         depth: images with depth maps, for the depth tasks.
         discovery: images with boxes, for object discovery.
         trained_on: name of the data whose `runs/<name>/` hold the trained models; empty for this data.
-        rendered: made by `regvit_lightning/data/mini.py` on this machine.
+        rendered: made by `regvit_lightning/data/mini/writer.py` on this machine.
         counts: number of images that the splits must have, [train, test], where it is known; of `imagenet`,
             `imagenet22k`, `segmentation`, `depth`; and [trainval] of `voc07`, `voc12`, `coco20k`, [train] of `pairs`.
         get: what to do when the data is not there; ends the error message.

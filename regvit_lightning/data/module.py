@@ -8,7 +8,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from regvit_lightning.data.stream import Stream, StreamSampler
-from regvit_lightning.interruption import leave_to_main_process
+from regvit_lightning.runtime.interruption import leave_to_main_process
 from regvit_lightning.settings import check
 
 Collate = Callable[[list[Any]], Any]

@@ -19,13 +19,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from regvit_lightning import seeds
-from regvit_lightning.data import mini
 from regvit_lightning.data.images import open_image
 from regvit_lightning.data.layout import DataError, DataSettings, check_files
+from regvit_lightning.data.mini import writer as mini
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import one_line
+from regvit_lightning.runtime import seeds
 
 FRAME = (480, 640)  # rows and columns of an NYU image, for which the two crops are made
 BORDER_CROP = (slice(45, 472), slice(43, 608))  # training: without the white frame of the rectified images

@@ -28,11 +28,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from regvit_lightning import seeds
-from regvit_lightning.data import mini
 from regvit_lightning.data.images import EXTENSIONS, Transform
 from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.data.mini import writer as mini
 from regvit_lightning.errors import one_line
+from regvit_lightning.runtime import seeds
 
 CAPTION = ".txt"
 COLUMNS = ("filepath", "title", "caption")  # open_clip's names, and the usual one of the text

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from regvit_lightning import seeds
+from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import check
 
 

@@ -11,7 +11,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from regvit_lightning import atomic
+from regvit_lightning.runtime import atomic
 
 PREFIX = "train/"
 ROWS = 200  # at most, with one more for the last step

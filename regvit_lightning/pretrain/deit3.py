@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms import v2
 
-from regvit_lightning import vit
 from regvit_lightning.data.transforms import three_augment
+from regvit_lightning.models import vit
 from regvit_lightning.pretrain import recipe
 from regvit_lightning.schedules import warmup_cosine
 from regvit_lightning.settings import MISSING, check

@@ -14,15 +14,17 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 
-from regvit_lightning import atomic, hardware, seeds, settings, slurm
+from regvit_lightning import settings
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import accumulation
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import UserError, one_line
-from regvit_lightning.interruption import Signals
 from regvit_lightning.pretrain import parallel
-from regvit_lightning.pretrain.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint, Unreadable
 from regvit_lightning.pretrain.recipe import Recipe, RecipeSettings, example_grid
+from regvit_lightning.pretrain.unreadable import Unreadable
+from regvit_lightning.runtime import atomic, hardware, seeds, slurm
+from regvit_lightning.runtime.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint
+from regvit_lightning.runtime.interruption import Signals
 
 # Settings that may differ when a run is continued: they change how it runs, not what it computes. The device batch is
 # not among them: mixing and stochastic depth are drawn per batch, and Lightning counts micro-batches.

@@ -18,18 +18,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.transforms import v2
 
-from regvit_lightning import joint_space, vit, weights
 from regvit_lightning.data.images import Files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.pairs import DrawnPairs, Pairs, collate_pairs, train_pairs
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.data.transforms import BICUBIC
-from regvit_lightning.joint_space import JointSpace, TextArchitecture
+from regvit_lightning.models import joint_space, vit, weights
+from regvit_lightning.models.joint_space import JointSpace, TextArchitecture
+from regvit_lightning.models.weights import Metadata
 from regvit_lightning.pretrain import recipe
 from regvit_lightning.schedules import cosine
 from regvit_lightning.settings import MISSING, check
-from regvit_lightning.weights import Metadata
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 

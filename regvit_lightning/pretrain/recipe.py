@@ -13,16 +13,17 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from regvit_lightning import hardware, seeds, vit, weights
 from regvit_lightning.data.imagenet import ImageNet, train_files
 from regvit_lightning.data.images import Files, ImageFiles
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.data.transforms import normalise
+from regvit_lightning.models import vit, weights
+from regvit_lightning.models.weights import Metadata
 from regvit_lightning.pretrain import parallel
+from regvit_lightning.runtime import hardware, seeds
 from regvit_lightning.settings import MISSING, check
-from regvit_lightning.weights import Metadata
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 

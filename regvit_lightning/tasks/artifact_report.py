@@ -10,7 +10,6 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from regvit_lightning import figures_report
 from regvit_lightning.artifacts import controls, cost, local_probes, outliers, positions, probes, replacement
 from regvit_lightning.artifacts.contents import Contents, OutlierMask, ProbeSettings, TokenPass
 from regvit_lightning.artifacts.controls import Effect, ReplacedPass
@@ -18,16 +17,21 @@ from regvit_lightning.artifacts.last_block import LastBlockPass
 from regvit_lightning.artifacts.norms import NormPass, Norms
 from regvit_lightning.artifacts.outliers import Rules
 from regvit_lightning.artifacts.report import Report
-from regvit_lightning.backbones import Backbone
 from regvit_lightning.data.discovery import SETS, boxed_images
 from regvit_lightning.data.imagenet import ImageNet, test_files, train_files
 from regvit_lightning.data.images import ImageFiles
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.transforms import centre_crop
+from regvit_lightning.figures import report as figures_report
+from regvit_lightning.frozen import dense
+from regvit_lightning.frozen.contract import How, Metric, Outcome
+from regvit_lightning.frozen.module import FrozenModule
+from regvit_lightning.frozen.settings import TaskSettings
+from regvit_lightning.frozen.trainer import judge
+from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.settings import MISSING, check
-from regvit_lightning.tasks import dense
-from regvit_lightning.tasks.frozen import FrozenModule, How, Metric, Outcome, TaskSettings, bootstrap, judge
+from regvit_lightning.statistics import bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {

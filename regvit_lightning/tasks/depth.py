@@ -15,16 +15,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regvit_lightning import figures, schedules, seeds
-from regvit_lightning.backbones import Backbone, Tokens
+from regvit_lightning import schedules
 from regvit_lightning.data import nyu
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.data.transforms import normalise
+from regvit_lightning.figures import grids
+from regvit_lightning.frozen import dense
+from regvit_lightning.frozen.contract import How, Metric, Outcome
+from regvit_lightning.frozen.module import FrozenModule
+from regvit_lightning.frozen.settings import TaskSettings
+from regvit_lightning.frozen.trainer import fit, judge
+from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.tokens import Tokens
+from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import MISSING, check
-from regvit_lightning.tasks import dense
-from regvit_lightning.tasks.frozen import FrozenModule, How, Metric, Outcome, TaskSettings, bootstrap, fit, judge
+from regvit_lightning.statistics import bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work, landscape
 
 METRICS = {"rmse": Metric(better=-1, unit="m", decimals=3)}
@@ -403,7 +410,7 @@ def _outcome(module: DepthHead, train_images: int, seed: int) -> Outcome:
         scores={name: column[name] for name in METRICS},
         protocol=_protocol(module, train_images),
         floors={"mean depth": floor},
-        picture=figures.depth_examples(images, truths, predictions, module.settings.max_depth),
+        picture=grids.depth_examples(images, truths, predictions, module.settings.max_depth),
     )
 
 

@@ -11,24 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regvit_lightning import seeds
-from regvit_lightning.backbones import Backbone
 from regvit_lightning.data.imagenet import ImageNet, test_files, train_files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading
+from regvit_lightning.frozen.contract import How, Metric, Outcome
+from regvit_lightning.frozen.module import FrozenModule, cls_or_mean
+from regvit_lightning.frozen.settings import ClassificationSettings
+from regvit_lightning.frozen.trainer import judge
+from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.neighbours import search, votes
+from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import MISSING, check
-from regvit_lightning.tasks.frozen import (
-    ClassificationSettings,
-    FrozenModule,
-    How,
-    Metric,
-    Outcome,
-    accuracy,
-    bootstrap,
-    cls_or_mean,
-    judge,
-)
+from regvit_lightning.statistics import accuracy, bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {"top1": Metric(), "top1_best_on_test": Metric()}

@@ -15,27 +15,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.aggregation import CatMetric
 
-from regvit_lightning import seeds
-from regvit_lightning.backbones import Backbone, Tokens
 from regvit_lightning.data.imagenet import ImageNet, test_files, train_files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.data.transforms import random_resized_crop
+from regvit_lightning.frozen.contract import How, Metric, Outcome
+from regvit_lightning.frozen.module import FrozenModule, cls_or_mean
+from regvit_lightning.frozen.settings import ClassificationSettings
+from regvit_lightning.frozen.trainer import fit, judge
+from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.tokens import Tokens
+from regvit_lightning.runtime import seeds
 from regvit_lightning.schedules import cosine
 from regvit_lightning.settings import MISSING, check
-from regvit_lightning.tasks.frozen import (
-    ClassificationSettings,
-    FrozenModule,
-    How,
-    Metric,
-    Outcome,
-    accuracy,
-    bootstrap,
-    cls_or_mean,
-    fit,
-    judge,
-)
+from regvit_lightning.statistics import accuracy, bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {"top1": Metric(), "top1_best_on_test": Metric()}

@@ -28,25 +28,21 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
-from regvit_lightning import figures, schedules, seeds
-from regvit_lightning.backbones import Backbone
+from regvit_lightning import schedules
 from regvit_lightning.data.layout import IGNORED, DataSettings, Segmentation
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import one_line
+from regvit_lightning.figures import grids
+from regvit_lightning.frozen import dense
+from regvit_lightning.frozen.contract import How, Metric, Outcome
+from regvit_lightning.frozen.module import Frozen, FrozenModule
+from regvit_lightning.frozen.settings import TaskSettings
+from regvit_lightning.frozen.trainer import fit, judge
+from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import MISSING, SettingsError, check, nearest
-from regvit_lightning.tasks import dense
-from regvit_lightning.tasks.frozen import (
-    Frozen,
-    FrozenModule,
-    How,
-    Metric,
-    Outcome,
-    TaskSettings,
-    bootstrap,
-    fit,
-    judge,
-)
+from regvit_lightning.statistics import bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work, landscape
 
 METRICS = {"miou": Metric()}
@@ -420,8 +416,8 @@ def constant(total: Tensor, number: int) -> dict[str, float]:
 def palette(layout: Segmentation) -> np.ndarray:
     """Colours (classes, 3), uint8, as the vocabulary has them."""
     if layout.vocabulary == "rendered":
-        return figures.semantic_palette()[1 : layout.classes + 1]
-    return np.array(get_palette(layout.vocabulary), np.uint8) if layout.vocabulary else figures.palette(layout.classes)
+        return grids.semantic_palette()[1 : layout.classes + 1]
+    return np.array(get_palette(layout.vocabulary), np.uint8) if layout.vocabulary else grids.palette(layout.classes)
 
 
 # ---------------------------------------------------------------------------------------------------------- run
@@ -477,7 +473,7 @@ def _outcome(module: Segmenter, data: DataSettings, train_images: int, seed: int
         protocol=_protocol(module.settings, layout, train_images),
         per_class={name: None if iou.isnan() else iou.item() for name, iou in zip(names, ious(total), strict=True)},
         floors={"most frequent class": {**constant(total, frequent)}},
-        picture=figures.segmentation_examples(pictures, truths, predictions, names, palette(layout)),
+        picture=grids.segmentation_examples(pictures, truths, predictions, names, palette(layout)),
     )
 
 

@@ -14,16 +14,20 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.aggregation import CatMetric
 
-from regvit_lightning import joint_space
-from regvit_lightning.backbones import Backbone
-from regvit_lightning.data import captions
 from regvit_lightning.data.imagenet import ImageNet, test_files
 from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.data.mini import captions
 from regvit_lightning.data.module import Loading
 from regvit_lightning.errors import UserError
-from regvit_lightning.joint_space import JointSpace
+from regvit_lightning.frozen.contract import How, Metric, Outcome
+from regvit_lightning.frozen.module import FrozenModule
+from regvit_lightning.frozen.settings import ViewSettings
+from regvit_lightning.frozen.trainer import judge
+from regvit_lightning.models import joint_space
+from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.joint_space import JointSpace
 from regvit_lightning.settings import MISSING, check
-from regvit_lightning.tasks.frozen import FrozenModule, How, Metric, Outcome, ViewSettings, bootstrap, judge
+from regvit_lightning.statistics import bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {"top1": Metric(), "top5": Metric()}

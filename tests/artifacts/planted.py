@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regvit_lightning import seeds, vit
-from regvit_lightning.backbones import Backbone
+from regvit_lightning.models import vit
+from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.runtime import seeds
 
 GREY, CONTRAST = 128, 64  # of textured patches in uint8; a flat patch is one contrast brighter than grey
 SIDE = 64  # pixels; 8 x 8 patches

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from regvit_lightning import backbones, vit
 from regvit_lightning.artifacts import attention
-from regvit_lightning.backbones import Attention
+from regvit_lightning.models import sources, vit
+from regvit_lightning.models.tokens import Attention
 
 # CLS, one register and 1 x 2 patches, one head: rows are queries.
 ROWS = torch.tensor([[0.1, 0.4, 0.2, 0.3], [0.7, 0.1, 0.1, 0.1], [0.0, 0.5, 0.5, 0.0], [0.2, 0.3, 0.1, 0.4]])
@@ -26,7 +26,7 @@ def by_hand():
 
 
 def of_a_model(name, seed=0, **options):
-    backbone = backbones.load(name, None, seed=seed, image_size=32)
+    backbone = sources.load(name, None, seed=seed, image_size=32)
     generator = torch.Generator().manual_seed(seed)
     for parameter in backbone.model.parameters():
         parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
@@ -94,7 +94,7 @@ def test_a_model_without_cls_has_no_entropy_of_cls():
 
 
 def test_uniform_attention():
-    backbone = backbones.load("random-vitn_reg4", None, image_size=32)
+    backbone = sources.load("random-vitn_reg4", None, image_size=32)
     vit.fuse_attention(backbone.model, fused=True)
     torch.nn.init.zeros_(backbone.model.blocks[-1].attn.qkv.weight)
     found = backbone.last_block(torch.randn(1, 3, 32, 32)).attention

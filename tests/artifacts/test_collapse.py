@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics.pairwise import cosine_similarity
 
 from regvit_lightning.artifacts import collapse
-from regvit_lightning.backbones import Tokens
+from regvit_lightning.models.tokens import Tokens
 
 
 def random(*shape, seed=0):

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from regvit_lightning import backbones
 from regvit_lightning.artifacts import controls
 from regvit_lightning.artifacts.probes import Features, TokenSettings
-from regvit_lightning.tasks.frozen import How, judge
+from regvit_lightning.frozen.contract import How
+from regvit_lightning.frozen.trainer import judge
+from regvit_lightning.models import sources
 from tests.tasks.test_artifact_report import photographs, report, truth  # noqa: F401
 
 SETTINGS = TokenSettings(exponents=[0.0], iterations=100)
@@ -37,7 +38,7 @@ def test_a_kept_classifier_is_wrong_where_a_new_one_is_right():
 
 
 def test_registers_that_nothing_hears_of_change_nothing(truth, photographs):  # noqa: F811
-    backbone = backbones.load("random-vitn_reg4", None, image_size=64)
+    backbone = sources.load("random-vitn_reg4", None, image_size=64)
     for block in backbone.model.blocks:
         nn.init.zeros_(block.attn.proj.weight)
     effects = report(backbone, photographs, "resize=64").protocol["register_replacement"]
@@ -47,7 +48,7 @@ def test_registers_that_nothing_hears_of_change_nothing(truth, photographs):  # 
 
 def test_registers_that_are_the_only_way_are_missed(truth):  # noqa: F811
     # CLS hears of the image through attention alone; with zeros in place of registers the features are others.
-    backbone = backbones.load("random-vitn_reg4", None, image_size=64)
+    backbone = sources.load("random-vitn_reg4", None, image_size=64)
     for block in backbone.model.blocks:
         block.attn.proj.weight.data *= 30
     passed = controls.ReplacedPass(backbone, "32-true", seed=0)

@@ -11,9 +11,10 @@ from torch.nn import functional as F
 from regvit_lightning.artifacts import norms
 from regvit_lightning.artifacts.norms import NormPass, join, measure, neighbour_similarity
 from regvit_lightning.errors import UserError
-from regvit_lightning.tasks.frozen import How, judge
+from regvit_lightning.frozen.contract import How
+from regvit_lightning.frozen.trainer import judge
 from tests.artifacts.planted import DIMENSION, planted
-from tests.test_backbones import MODELS, images, joined, tiny
+from tests.models.test_backbones import MODELS, images, joined, tiny
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from regvit_lightning.artifacts import local_probes, probes
 from regvit_lightning.artifacts.local_probes import LocalSettings
 from regvit_lightning.artifacts.logistic import Linear, softmax_regression
 from regvit_lightning.artifacts.probes import Features, TokenSettings
-from regvit_lightning.backbones import Tokens
 from regvit_lightning.errors import UserError
+from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.settings import SettingsError
 
 QUICK = {"draws": 3, "exponents": [-2.0, 0.0, 2.0], "iterations": 200}

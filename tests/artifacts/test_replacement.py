@@ -7,15 +7,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
-from regvit_lightning import backbones
 from regvit_lightning.artifacts import replacement
-from regvit_lightning.backbones import Backbone
 from regvit_lightning.errors import UserError
+from regvit_lightning.models import sources
+from regvit_lightning.models.backbone import Backbone
 
 
 def model(name: str = "random-vitn_reg4") -> Backbone:
     """Weights that make every tensor matter."""
-    backbone = backbones.load(name, None, image_size=32)
+    backbone = sources.load(name, None, image_size=32)
     generator = torch.Generator().manual_seed(0)
     for parameter in backbone.model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)

@@ -12,7 +12,6 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from regvit_lightning import seeds
 from regvit_lightning.data import imagenet
 from regvit_lightning.data.imagenet import train_files
 from regvit_lightning.data.images import Drawn, ImageFiles, Ordered, collate, index, open_image
@@ -20,6 +19,7 @@ from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.module import accumulation
 from regvit_lightning.data.stream import Stream, StreamSampler
 from regvit_lightning.data.transforms import centre_crop, normalise, random_resized_crop, three_augment
+from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import SettingsError
 
 

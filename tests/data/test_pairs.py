@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from regvit_lightning.data import captions, pairs
+from regvit_lightning.data import pairs
 from regvit_lightning.data.layout import DataError
+from regvit_lightning.data.mini import captions
 from regvit_lightning.data.pairs import DrawnPairs, train_pairs
 
 

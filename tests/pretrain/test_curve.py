@@ -56,7 +56,7 @@ def test_a_long_run_keeps_few_rows_and_a_late_column_stays_empty_before():
 
 
 def test_a_folder_that_cannot_be_written_stops_before_the_training(tiny, tmp_path):
-    from tests.test_chain import QUICK, mistake
+    from tests.benchmarks.test_chain import QUICK, mistake
 
     (tmp_path / "results").write_text("")
     words = ["model=vitn_reg2", f"data={tiny.root}/imagenet", f"runs={tmp_path / 'runs'}", *QUICK]

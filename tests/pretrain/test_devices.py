@@ -15,11 +15,13 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from safetensors.torch import load_file
 
-from regvit_lightning import backbones, hardware, settings, vit
-from regvit_lightning.artifacts.callback import NormsDuringTraining
+from regvit_lightning import settings
 from regvit_lightning.artifacts.outliers import Rules
 from regvit_lightning.data import layout
+from regvit_lightning.models import sources, vit
 from regvit_lightning.pretrain import fit, parallel
+from regvit_lightning.pretrain.norms_callback import NormsDuringTraining
+from regvit_lightning.runtime import hardware
 from regvit_lightning.settings import SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,7 +82,7 @@ def test_two_devices_give_the_weights_of_one(tiny, tmp_path, whole, words):
     found = on_two(recipe, tiny, tmp_path, *words)
     assert 0 < distance(found, weights) < CLOSE * moved
     backbone = next(tmp_path.rglob("backbone.safetensors"))
-    assert backbones.load(str(backbone), Path()).num_registers == 2
+    assert sources.load(str(backbone), Path()).num_registers == 2
 
 
 def test_accumulation_gives_the_weights_of_the_large_batch(tiny, tmp_path, whole):

@@ -12,11 +12,13 @@ from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from regvit_lightning import atomic, backbones, settings, weights
+from regvit_lightning import settings
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.errors import UserError
+from regvit_lightning.models import sources, weights
 from regvit_lightning.pretrain import fit
-from regvit_lightning.pretrain.checkpoints import TrainingStopped
+from regvit_lightning.runtime import atomic
+from regvit_lightning.runtime.checkpoints import TrainingStopped
 from regvit_lightning.settings import SettingsError
 from tests.pretrain.golden import first_losses
 
@@ -94,12 +96,12 @@ def test_the_number_of_workers_changes_no_bit(tiny, whole, tmp_path):
 
 
 def test_the_export_is_a_backbone_with_its_facts(whole):
-    backbone = backbones.load(str(whole / "backbone.safetensors"), Path())
+    backbone = sources.load(str(whole / "backbone.safetensors"), Path())
     assert backbone.name == "deit3-vitn_reg2"
     assert (backbone.num_registers, backbone.image_size, backbone.depth) == (2, 64, 4)
     _, metadata = weights.load(whole / "backbone.safetensors")
     assert metadata.info["steps"] == 12
-    checkpoint = backbones.load(str(whole / "last.ckpt"), Path())
+    checkpoint = sources.load(str(whole / "last.ckpt"), Path())
     assert checkpoint.fingerprint == backbone.fingerprint
     assert checkpoint.name == "deit3-vitn_reg2-last"
 
@@ -205,7 +207,7 @@ def test_above_one_percent_of_unreadable_images_training_stops(spoilt, tmp_path)
 
 
 def test_below_one_percent_they_are_skipped_and_reported(spoilt, tmp_path, monkeypatch):
-    from regvit_lightning.pretrain.checkpoints import Unreadable
+    from regvit_lightning.pretrain.unreadable import Unreadable
 
     data, files = spoilt
     files[5].write_bytes(b"")

@@ -14,8 +14,9 @@ from open_clip_train.scheduler import cosine_lr
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from regvit_lightning import backbones, joint_space, settings
+from regvit_lightning import settings
 from regvit_lightning.data.layout import DataError
+from regvit_lightning.models import joint_space, sources
 from regvit_lightning.pretrain import fit, openclip
 from regvit_lightning.settings import SettingsError
 from tests.pretrain.golden import first_losses
@@ -121,7 +122,7 @@ def test_the_towers_are_open_clips_with_the_same_weights(tmp_path):
     theirs = CLIP(embed_dim=64, vision_cfg=vision, text_cfg=text)
     torch.save(theirs.state_dict(), tmp_path / "clip.pt")
     module = recipe("text_width=64", "text_heads=1", "text_layers=2", registers=0)
-    backbone = backbones.load(str(tmp_path / "clip.pt"), Path())
+    backbone = sources.load(str(tmp_path / "clip.pt"), Path())
     module.backbone = backbone.model
     module.space = joint_space.load(tmp_path / "clip.pt", "clip", "")
     examples = batch()
@@ -270,7 +271,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(tiny, whole, tmp_path, step,
 
 
 def test_the_export_serves_every_task_and_zero_shot(whole):
-    backbone = backbones.load(str(whole / "backbone.safetensors"), Path())
+    backbone = sources.load(str(whole / "backbone.safetensors"), Path())
     assert backbone.name == "openclip-vitn_reg2"
     assert backbone.model.pre_norm
     assert (backbone.num_registers, backbone.image_size) == (2, 64)
@@ -278,7 +279,7 @@ def test_the_export_serves_every_task_and_zero_shot(whole):
     space = joint_space.load(backbone.source, backbone.name, backbone.fingerprint)
     assert space.architecture.context_length == 32
     assert space.logit_scale.item() <= math.log(100)
-    checkpoint = backbones.load(str(whole / "last.ckpt"), Path())
+    checkpoint = sources.load(str(whole / "last.ckpt"), Path())
     assert checkpoint.fingerprint == backbone.fingerprint
 
 

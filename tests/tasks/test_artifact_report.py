@@ -7,8 +7,9 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from regvit_lightning import backbones, settings
+from regvit_lightning import settings
 from regvit_lightning.data import layout
+from regvit_lightning.models import sources
 from regvit_lightning.tasks import artifact_report
 from tests.artifacts.planted import planted
 from tests.data.test_voc import write_voc
@@ -80,7 +81,7 @@ def test_facts_and_page(truth, photographs):
 
 def test_a_model_without_registers_and_without_cls(photographs):
     for name in ("random-vitn_reg0", "random-timm/vit_tiny_patch16_224"):
-        backbone = backbones.load(name, None, image_size=64)
+        backbone = sources.load(name, None, image_size=64)
         found = report(backbone, photographs, "resize=64")
         assert found.protocol["register_replacement"] == {}
         assert found.protocol["cost"][0]["registers"] == 0

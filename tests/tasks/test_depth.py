@@ -14,14 +14,17 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.nn import functional as F
 
-from regvit_lightning import backbones, schedules, settings
-from regvit_lightning.backbones import Tokens
+from regvit_lightning import schedules, settings
 from regvit_lightning.data import nyu
 from regvit_lightning.data.stream import Stream
+from regvit_lightning.frozen import trainer
+from regvit_lightning.frozen.contract import How
+from regvit_lightning.frozen.trainer import HEAD, LAST
+from regvit_lightning.models import sources
+from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.settings import SettingsError
-from regvit_lightning.tasks import depth, frozen
+from regvit_lightning.tasks import depth
 from regvit_lightning.tasks.depth import SCORES, DepthHead
-from regvit_lightning.tasks.frozen import HEAD, LAST, How
 from tests.data.test_nyu import write_bts
 
 
@@ -32,7 +35,7 @@ def mini_settings(*words, task="nyud_linear1"):
 
 
 def nano(name="random-vitn_reg4"):
-    return backbones.load(name, Path("runs"), image_size=64)
+    return sources.load(name, Path("runs"), image_size=64)
 
 
 def head(*words, **more):
@@ -491,7 +494,7 @@ def test_how_it_is_run_changes_nothing(outcome, rooms, words):
 
 
 def test_an_interrupted_training_ends_with_the_same_head_and_floor(rooms, tmp_path, monkeypatch):
-    monkeypatch.setattr(frozen, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(trainer, "CHECKPOINT_EVERY", 2)
     options, step = mini_settings("steps=5"), DepthHead.training_step
     whole, broken = (How(folder=tmp_path / name) for name in ("whole", "broken"))
     expected = depth.run(nano(), rooms, options, whole)

@@ -10,10 +10,12 @@ from sklearn.metrics import accuracy_score
 from sklearn.neighbors import NearestNeighbors
 from torch.nn import functional as F
 
-from regvit_lightning import backbones, settings
+from regvit_lightning import settings
+from regvit_lightning.frozen.contract import How
+from regvit_lightning.models import sources
 from regvit_lightning.settings import SettingsError
+from regvit_lightning.statistics import accuracy
 from regvit_lightning.tasks import knn
-from regvit_lightning.tasks.frozen import How, accuracy
 
 
 def unit(rows, width, seed):
@@ -58,7 +60,7 @@ def mini_settings(*words, precision="32-true"):
 
 
 def test_features_are_the_normalised_cls(tiny):
-    backbone = backbones.load("random-vitn_reg4", None, image_size=64)
+    backbone = sources.load("random-vitn_reg4", None, image_size=64)
     module = knn.KNN(backbone, mini_settings(), 16)
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     normalised = (images / 255 - torch.tensor(backbone.mean).view(3, 1, 1)) / torch.tensor(backbone.std).view(3, 1, 1)
@@ -69,7 +71,7 @@ def test_features_are_the_normalised_cls(tiny):
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_train_image_finds_itself(tiny, precision):
     # With train as test and k = 1, an exact search must be right every time, whatever the features were computed in.
-    backbone = backbones.load("random-vitn_reg0", None, image_size=64)
+    backbone = sources.load("random-vitn_reg0", None, image_size=64)
     outcome = knn.run(backbone, _train_as_test(tiny), mini_settings(precision=precision))
     assert outcome.metrics["top1_k1"] == 100.0
     assert outcome.metrics["top1_best_on_test"] == 100.0
@@ -89,7 +91,7 @@ def _train_as_test(data):
 
 
 def test_outcome_states_its_protocol_and_repeats(tiny):
-    backbone = backbones.load("random-vitn_reg4", None, image_size=64)
+    backbone = sources.load("random-vitn_reg4", None, image_size=64)
     first, again = (knn.run(backbone, tiny, mini_settings(), How(seed=1)) for _ in range(2))
     assert first == again
     assert first.protocol["k"] in (1, 5)
@@ -104,12 +106,12 @@ def test_outcome_states_its_protocol_and_repeats(tiny):
 
 
 def test_a_result_does_not_depend_on_the_batch(tiny):
-    backbone = backbones.load("random-vitn_reg4", None, image_size=64)
+    backbone = sources.load("random-vitn_reg4", None, image_size=64)
     small, large = (knn.run(backbone, tiny, mini_settings(f"device_batch={n}")) for n in (7, 64))
     assert small.metrics == large.metrics
 
 
 def test_more_neighbours_than_images(tiny):
-    backbone = backbones.load("random-vitn_reg4", None, image_size=64)
+    backbone = sources.load("random-vitn_reg4", None, image_size=64)
     with pytest.raises(SettingsError, match="k=200 is above the 86 of 96 train images"):
         knn.run(backbone, tiny, settings.load("tasks", "imagenet_knn", "mini", ["workers=0"])[1])

@@ -5,11 +5,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from regvit_lightning import backbones, settings
-from regvit_lightning.backbones import Tokens
+from regvit_lightning import settings
+from regvit_lightning.frozen.contract import How
+from regvit_lightning.models import sources
+from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.settings import SettingsError
+from regvit_lightning.statistics import bootstrap
 from regvit_lightning.tasks import linear
-from regvit_lightning.tasks.frozen import How, bootstrap
 
 
 def mini_settings(*words):
@@ -19,7 +21,7 @@ def mini_settings(*words):
 
 
 def nano():
-    return backbones.load("random-vitn_reg4", None, image_size=64)
+    return sources.load("random-vitn_reg4", None, image_size=64)
 
 
 def test_the_grid_has_dinov2s_52_heads():
@@ -98,7 +100,7 @@ def test_outcome_states_its_protocol(tiny):
 
 
 def test_without_cls_the_mean_patch_takes_its_place(tiny):
-    backbone = backbones.load("random-timm/vit_wee_patch16_reg1_gap_256", None)
+    backbone = sources.load("random-timm/vit_wee_patch16_reg1_gap_256", None)
     module = linear.LinearProbe(backbone, mini_settings(), 16)
     assert len(module.grid) == 26
     features = module.features(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8))

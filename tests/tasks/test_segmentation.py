@@ -16,14 +16,17 @@ from mmengine.dataset import pseudo_collate
 from PIL import Image
 from torch import nn
 
-from regvit_lightning import backbones, settings
-from regvit_lightning import scores as kept_scores
+from regvit_lightning import settings
+from regvit_lightning import statistics as kept_scores
 from regvit_lightning.data import ade20k
 from regvit_lightning.data.layout import DataSettings, Segmentation
 from regvit_lightning.errors import Stopped
+from regvit_lightning.frozen import trainer
+from regvit_lightning.frozen.contract import How
+from regvit_lightning.frozen.trainer import HEAD, LAST
+from regvit_lightning.models import sources
 from regvit_lightning.settings import SettingsError
-from regvit_lightning.tasks import frozen, segmentation
-from regvit_lightning.tasks.frozen import HEAD, LAST, How
+from regvit_lightning.tasks import segmentation
 from regvit_lightning.tasks.segmentation import Segmenter
 
 
@@ -34,7 +37,7 @@ def mini_settings(*words, task="ade20k_linear"):
 
 
 def nano(name="random-vitn_reg4"):
-    return backbones.load(name, Path("runs"), image_size=64)
+    return sources.load(name, Path("runs"), image_size=64)
 
 
 def segmenter(*words, classes=5, **more):
@@ -492,7 +495,7 @@ def test_a_finished_training_is_only_tested(outcome, tiny, tmp_path, monkeypatch
 
 
 def test_an_interrupted_training_ends_with_the_same_head(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(frozen, "CHECKPOINT_EVERY", 1000)
+    monkeypatch.setattr(trainer, "CHECKPOINT_EVERY", 1000)
     whole, broken = (How(folder=tmp_path / name) for name in ("whole", "broken"))
     options = mini_settings("steps=5", "decode_head={type: FCNHead, channels: 8, num_convs: 1, dropout_ratio: 0.5}")
     expected = segmentation.run(nano(), tiny, options, whole)

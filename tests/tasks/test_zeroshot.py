@@ -10,14 +10,15 @@ from open_clip.model import CLIP
 from PIL import Image
 from sklearn.metrics import top_k_accuracy_score
 
-from regvit_lightning import backbones, joint_space, settings, vit, weights
+from regvit_lightning import settings
 from regvit_lightning.data.imagenet import test_files as val_files
 from regvit_lightning.errors import UserError
-from regvit_lightning.joint_space import JointSpace, TextArchitecture
+from regvit_lightning.frozen.contract import How
+from regvit_lightning.models import joint_space, sources, vit, weights
+from regvit_lightning.models.joint_space import JointSpace, TextArchitecture
+from regvit_lightning.models.weights import Metadata
 from regvit_lightning.settings import SettingsError
 from regvit_lightning.tasks import zeroshot
-from regvit_lightning.tasks.frozen import How
-from regvit_lightning.weights import Metadata
 
 VISION = {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16}
 TEXT = {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
@@ -39,7 +40,7 @@ def released(tmp_path_factory):
 
 
 def load(path):
-    return backbones.load(str(path), Path())
+    return sources.load(str(path), Path())
 
 
 @pytest.mark.parametrize("batch", [1, 5, 1000])
@@ -131,7 +132,7 @@ def test_names_of_classes():
 
 
 def test_a_model_without_a_text_tower_gets_one_line(tiny):
-    backbone = backbones.load("random-vitn_reg4", Path(), image_size=64)
+    backbone = sources.load("random-vitn_reg4", Path(), image_size=64)
     with pytest.raises(
         UserError, match="random-vitn_reg4 has no text tower: zero-shot takes models of RECIPE=openclip"
     ):

@@ -1,0 +1,1 @@
+"""Render, download or check data: `python -m benchmarks.data data=mini`."""

@@ -1,0 +1,76 @@
+"""Make or check a data set: `python -m benchmarks.data data=mini`."""
+
+import glob
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import command
+from benchmarks.data.checks import CHECKS
+from benchmarks.data.rendering import render
+from regvit_lightning.data import layout
+from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.errors import UserError
+from regvit_lightning.settings import setting
+
+DESCRIPTION = """Renders the mini data set (finishing a half-written one) with a contact sheet beside it, or checks the
+data sets that a YAML of configs/data counts, or that a folder holds: what is whole, and what exactly is missing.
+With get=<names of configs/downloads> it downloads those data sets, or prepares them from archives that are there."""
+
+
+@dataclass
+class Data:
+    """Settings of the program."""
+
+    data: str = setting("a file of configs/data, or a folder with train/ and val/ class folders", "mini")
+    get: str = setting("data sets to download or prepare, with commas: files of configs/downloads, or all", "")
+    archives: str = setting("folder of the archives; '' takes <root>/archives", "")
+    workers: int = setting("rendering processes; 0 takes one per core", 0)
+
+
+def main(options: Data, words: list[str]) -> None:
+    """Run the program."""
+    data = layout.resolve(options.data)
+    if options.get:
+        from benchmarks.data.obtain import obtain
+
+        folder = Path(options.archives) if options.archives else Path(data.root, "archives")
+        obtain([name.strip() for name in options.get.split(",")], data, folder, CHECKS)
+        return
+    render(data, options.workers)
+    missing: list[str] = []
+    wanted = _wanted(data)
+    for name, check in CHECKS.items():
+        if name.split()[0] in wanted:
+            try:
+                print(f"data: {name} in {data.root} is whole: {check(data):,} images")
+            except DataError as error:
+                missing.append(f"{name}: {error}")
+    if missing:
+        raise UserError("not whole\n  " + "\n  ".join(missing))
+
+
+def _wanted(data: DataSettings) -> list[str]:
+    """The data sets that must be there: those that are counted, or else those whose folder is there."""
+    there = data.pairs and glob.glob(os.path.join(glob.escape(data.root), data.pairs))
+    pairs = ["pairs"] if there else []  # nobody must have them: the paper's are not public
+    if data.counts:
+        return [*data.counts, *pairs]
+    folders = {
+        "imagenet": Path(data.imagenet, "train"),
+        "segmentation": Path(data.segmentation.images[0]),
+        "depth": Path(data.depth.mat or data.depth.lists[0]),
+        "voc07": Path(data.discovery.voc07, "ImageSets", "Main", "trainval.txt"),
+        "voc12": Path(data.discovery.voc12, "ImageSets", "Main", "trainval.txt"),
+        "coco20k": Path(data.discovery.coco20k[2]),
+    }
+    return [name for name, path in folders.items() if Path(data.root, path).exists()] + pairs or ["imagenet"]
+
+
+def cli() -> None:
+    """Run the program with the words of the command line."""
+    command.run("data", DESCRIPTION, Data, main)
+
+
+if __name__ == "__main__":
+    cli()

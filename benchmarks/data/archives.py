@@ -1,0 +1,214 @@
+"""Unpacking tar and zip archives that nobody vouches for: only plain files, only below the folder, bounded in size.
+
+An archive is looked through before anything is written; one member that is not to be trusted refuses all of it.
+"""
+
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from regvit_lightning.data.layout import DataError
+from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.runtime import atomic
+
+MOST_MEMBERS = 3_000_000
+MOST_EXPANSION = 100  # bytes unpacked for each byte of the archive; pictures have 1, JSON about 5
+
+UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
+
+Show = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A plain file in an archive.
+
+    Attributes:
+        path: relative, without `..`.
+        size: in bytes.
+        open: opens it for reading.
+    """
+
+    path: PurePosixPath
+    size: int
+    open: Callable[[], IO[bytes]]
+
+
+@contextmanager
+def opened(archive: Path) -> Iterator[list[Member]]:
+    """The plain files of a tar, compressed or not, or of a zip.
+
+    Raises:
+        DataError: it cannot be read or is truncated; or it holds a link, a device, an absolute name, a name with `..`,
+            or far more bytes than its own size explains.
+    """
+    with _reading(archive):
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as pack:
+                yield _checked(_zip_members(pack, archive), archive, archive.stat().st_size)
+        else:
+            with tarfile.open(archive, "r:*") as tar:
+                yield _checked(_tar_members(tar, archive), archive, archive.stat().st_size)
+
+
+@contextmanager
+def opened_inside(archive: Path, member: Member) -> Iterator[list[Member]]:
+    """`opened` for a tar that is itself a member of `archive`."""
+    name = archive / member.path
+    with _reading(name), member.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        yield _checked(_tar_members(tar, name), name, member.size)
+
+
+def unpack(archive: Path, folder: Path, only: str = "", strip: str = "", show: Show = lambda *_: None) -> None:
+    """Write the files of `archive` below `folder`; those that are there with the right size are left.
+
+    Args:
+        only: pattern of the members that are wanted; empty takes all.
+        strip: first folder of the members' paths that is left out where they have it.
+        show: called with the number of files that are there, and of all.
+
+    Raises:
+        DataError: as `opened`.
+        UserError: the folder cannot be written, or there is no room.
+    """
+    with opened(archive) as members:
+        wanted = [member for member in members if not only or fnmatch(str(member.path), only)]
+        if not wanted:
+            raise DataError(f"{archive} holds no {only or 'file'}: another archive than expected")
+        places = [folder / _stripped(member.path, strip) for member in wanted]
+        write(wanted, places, show)
+
+
+def write(members: Sequence[Member], places: Sequence[Path], show: Show = lambda *_: None) -> None:
+    """Write each member to its place, whole or not at all, unless it is there with the right size.
+
+    Raises:
+        UserError: a place cannot be written, or there is no room.
+    """
+    pairs = [(m, place) for m, place in zip(members, places, strict=True) if not _is_there(m, place)]
+    _check_room(places[0], sum(member.size for member, _ in pairs))
+    for count, (member, place) in enumerate(pairs, start=len(members) - len(pairs) + 1):
+        _write_one(member, place)
+        show(count, len(members))
+
+
+def _write_one(member: Member, place: Path) -> None:
+    temporary = place.with_name(f".{place.name}.part")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        target = temporary.open("wb")
+    except OSError as error:
+        raise UserError(f"cannot write {place}: {error.strerror}; choose another folder") from None
+    try:
+        with target, member.open() as source:
+            while chunk := source.read(1 << 20):
+                _put(target, chunk, place)
+        if temporary.stat().st_size != member.size:
+            raise EOFError(f"{member.path} is cut off")
+        _rename(temporary, place)
+    finally:
+        atomic.remove(temporary)
+
+
+def _rename(temporary: Path, place: Path) -> None:
+    try:
+        os.replace(temporary, place)
+    except OSError as error:  # such as a folder of that name
+        raise UserError(f"cannot write {place}: {error.strerror}; move away what is there") from None
+
+
+def _put(target: IO[bytes], chunk: bytes, place: Path) -> None:
+    try:
+        target.write(chunk)
+        target.flush()
+    except OSError as error:
+        raise UserError(f"cannot write {place}: {error.strerror}; make room and give the command again") from None
+
+
+def _is_there(member: Member, place: Path) -> bool:
+    try:
+        return place.stat().st_size == member.size
+    except OSError:
+        return False
+
+
+def _check_room(place: Path, needed: int) -> None:
+    folder = next(parent for parent in place.absolute().parents if parent.is_dir())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(f"{folder} has {free / 1e9:.1f} GB left, {needed / 1e9:.1f} are needed: make room")
+
+
+def _stripped(path: PurePosixPath, first: str) -> PurePosixPath:
+    return path.relative_to(first) if first and path.parts[0] == first and len(path.parts) > 1 else path
+
+
+def _tar_members(tar: tarfile.TarFile, archive: Path) -> Iterator[Member]:
+    for entry in tar:
+        if entry.isdir():
+            continue
+        if not entry.isfile() or entry.issparse():
+            raise DataError(_refusal(archive, entry.name, "is a link or a device, not a plain file"))
+        yield Member(_path(archive, entry.name), entry.size, partial(_extracted, tar, entry))
+
+
+def _extracted(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
+    file = tar.extractfile(entry)
+    assert file is not None  # it is a plain file
+    return file
+
+
+def _zip_members(pack: zipfile.ZipFile, archive: Path) -> Iterator[Member]:
+    for entry in pack.infolist():
+        kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where the archive was not made on a Unix
+        if entry.is_dir() or stat.S_ISDIR(kind):
+            continue
+        if kind and not stat.S_ISREG(kind):
+            raise DataError(_refusal(archive, entry.filename, "is a link or a device, not a plain file"))
+        # orig_filename: zipfile cuts a name at its first NUL
+        yield Member(_path(archive, entry.orig_filename), entry.file_size, partial(pack.open, entry))
+
+
+def _path(archive: Path, name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not path.parts:
+        raise DataError(_refusal(archive, name, "does not lie below the folder"))
+    return path
+
+
+def _refusal(archive: Path, name: str, reason: str) -> str:
+    return f"{archive} is not unpacked: its member {name[:80]!r} {reason}; get the archive from its own source"
+
+
+def _checked(found: Iterator[Member], archive: Path, size: int) -> list[Member]:
+    members: dict[PurePosixPath, Member] = {}
+    unpacked = 0
+    for member in found:
+        members[member.path] = member  # of two with one name the later one counts, as in tar
+        unpacked += member.size
+        if member.size < 0 or unpacked > MOST_EXPANSION * size or len(members) > MOST_MEMBERS:
+            raise DataError(_refusal(archive, str(member.path), "makes it larger than an archive of its size can be"))
+    return list(members.values())
+
+
+@contextmanager
+def _reading(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"no archive {archive}") from None
+    except UNREADABLE as error:
+        advice = "remove it and get it again"
+        raise DataError(f"unreadable or truncated archive {archive}: {one_line(error)}; {advice}") from None

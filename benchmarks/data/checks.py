@@ -1,0 +1,73 @@
+"""What each data set must hold: a check that counts its images, by name and split."""
+
+from collections.abc import Callable
+from functools import partial
+
+from regvit_lightning.data.layout import DataSettings
+
+
+def _imagenet_train(data: DataSettings) -> int:
+    from regvit_lightning.data.imagenet import train_files
+
+    return len(train_files(data))
+
+
+def _imagenet_val(data: DataSettings) -> int:
+    from regvit_lightning.data.imagenet import test_files
+
+    return len(test_files(data))
+
+
+def _imagenet22k(data: DataSettings) -> int:
+    from regvit_lightning.data.imagenet import train_files
+
+    return len(train_files(data, "imagenet22k"))
+
+
+def _pairs(data: DataSettings) -> int:
+    from regvit_lightning.data.pairs import train_pairs
+
+    return len(train_pairs(data))
+
+
+def _segmentation_train(data: DataSettings) -> int:
+    from regvit_lightning.data.ade20k import train_images
+
+    return len(train_images(data, ()))
+
+
+def _segmentation_test(data: DataSettings) -> int:
+    from regvit_lightning.data.ade20k import test_images
+
+    return len(test_images(data, ()))
+
+
+def _depth_train(data: DataSettings) -> int:
+    from regvit_lightning.data.nyu import train_pairs
+
+    return len(train_pairs(data))
+
+
+def _depth_test(data: DataSettings) -> int:
+    from regvit_lightning.data.nyu import test_pairs
+
+    return len(test_pairs(data))
+
+
+def _discovery(name: str, data: DataSettings) -> int:
+    from regvit_lightning.data.discovery import boxed_images
+
+    return len(boxed_images(data, name))
+
+
+CHECKS: dict[str, Callable[[DataSettings], int]] = {
+    "imagenet train": _imagenet_train,
+    "imagenet val": _imagenet_val,
+    "imagenet22k train": _imagenet22k,
+    "pairs train": _pairs,
+    "segmentation train": _segmentation_train,
+    "segmentation test": _segmentation_test,
+    "depth train": _depth_train,
+    "depth test": _depth_test,
+    **{f"{name} trainval": partial(_discovery, name) for name in ("voc07", "voc12", "coco20k")},
+}

@@ -1,0 +1,194 @@
+"""A file from the web: it goes on where it was cut off, and has its place only when it is whole."""
+
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from regvit_lightning.data.layout import DataError
+from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.runtime import atomic
+
+CHUNK = 1 << 20
+SILENCE = 60  # seconds without a byte before a connection counts as lost
+ATTEMPTS = 5  # at each address, one after another; each goes on where the last one ended
+PAUSE = 2.0  # seconds before the second attempt, doubled before each further one
+LARGEST = 1 << 36  # bytes of a file whose size is not known beforehand
+
+Show = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is known of a file beforehand; 0 and '' where nothing is published.
+
+    Attributes:
+        bytes: its size.
+        md5, sha256: its checksums, in hexadecimal digits.
+    """
+
+    bytes: int = 0
+    md5: str = ""
+    sha256: str = ""
+
+    def fault(self, file: Path, show: Show) -> str:
+        """Why `file` is not the one expected, or ''; reads the whole of it where a checksum is known."""
+        size = file.stat().st_size
+        if self.bytes and size != self.bytes:
+            return f"it has {size:,} bytes, expected {self.bytes:,}"
+        kind = "sha256" if self.sha256 else "md5"
+        wanted = self.sha256 or self.md5
+        if wanted and _digest(file, kind, show) != wanted:
+            return f"its {kind} is not the published {wanted}"
+        return ""
+
+
+def fetch(urls: Sequence[str], target: Path, expected: Expected, show: Show, check: Show = lambda *_: None) -> None:
+    """Download `target` from the first of `urls` that gives it whole.
+
+    What has come lies in `<target>.part`, with the address and the server's mark of the version in
+    `<target>.part.json`; this call or a later one goes on with it, unless the file on the server has changed.
+
+    Args:
+        show: called with the bytes that are there and the size of the file, 0 where it is not known.
+        check: the same, while the checksum is taken.
+
+    Raises:
+        DataError: no address gives the file, or what they give is not the one expected.
+        UserError: no room for it.
+    """
+    part = target.with_name(target.name + ".part")
+    failures = []
+    for url in urls:
+        failure = _download(url, part, expected, show)
+        if not failure:
+            failure = expected.fault(part, check)
+            if not failure:
+                os.replace(part, target)
+                atomic.remove(_note(part))
+                return
+            _forget(part)
+        failures.append(f"{url}: {failure}")
+    kept = f"; {part.stat().st_size:,} bytes are kept: give the command again to go on" if part.exists() else ""
+    raise DataError(f"cannot download {target.name}: {'; '.join(failures)}{kept}")
+
+
+def _download(url: str, part: Path, expected: Expected, show: Show) -> str:
+    """Fill `part`, at several attempts; why that failed, or ''."""
+    failure = ""
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(PAUSE * 2 ** (attempt - 1))
+        try:
+            failure = _attempt(url, part, expected, show)
+        except urllib.error.HTTPError as error:
+            failure = f"HTTP {error.code} {error.reason}"
+            if error.code == 416:  # there is nothing after what is here: it is of another version
+                _forget(part)
+            elif error.code < 500 and error.code not in (408, 429):
+                return failure
+        except urllib.error.URLError as error:
+            failure = str(error.reason)
+            if isinstance(error.reason, socket.gaierror):  # no such host, or no network
+                return failure
+        except (http.client.HTTPException, OSError) as error:
+            failure = one_line(error)
+        if not failure:
+            return ""
+    return failure
+
+
+def _attempt(url: str, part: Path, expected: Expected, show: Show) -> str:
+    headers = _going_on(url, part, expected)
+    request = urllib.request.Request(url, headers={"User-Agent": "regvit-lightning", **headers})
+    with urllib.request.urlopen(request, timeout=SILENCE) as response:
+        begin = part.stat().st_size if response.status == 206 else 0
+        if begin and not response.headers.get("Content-Range", "").startswith(f"bytes {begin}-"):
+            _forget(part)
+            return "the server goes on at another place than asked for"
+        length = response.headers.get("Content-Length")
+        total = begin + int(length) if length else 0
+        limit = expected.bytes or total or LARGEST
+        if total > limit:
+            return f"the server has {total:,} bytes, expected {limit:,}"
+        _make_room(part, total - begin)
+        atomic.write_text(_note(part), json.dumps({"url": url, "version": _version(response.headers)}))
+        done = _append(response, part, begin, limit, total, show)
+    if done > limit:
+        _forget(part)
+        return f"the server sends more than {limit:,} bytes"
+    return f"cut off after {done:,} of {total:,} bytes" if done < total else ""
+
+
+def _append(response: Any, part: Path, begin: int, limit: int, total: int, show: Show) -> int:
+    """Write what comes, up to just above `limit`; the bytes that are there then."""
+    done = begin
+    try:
+        file = part.open("ab" if begin else "wb")
+    except OSError as error:
+        raise UserError(f"cannot write {part}: {error.strerror}; choose another folder") from None
+    with file:
+        while done <= limit and (chunk := response.read(CHUNK)):
+            try:
+                file.write(chunk)
+                file.flush()
+            except OSError as error:
+                raise UserError(f"cannot write {part}: {error.strerror}; make room and give it again") from None
+            done += len(chunk)
+            show(done, total)
+    return done
+
+
+def _going_on(url: str, part: Path, expected: Expected) -> dict[str, str]:
+    """Headers that ask for the rest of the file, if it is still the same one; none where all of it is needed."""
+    try:
+        note = json.loads(_note(part).read_text(encoding="utf-8"))
+        have = part.stat().st_size
+    except (OSError, ValueError):
+        return {}
+    if note.get("url") != url or not have:
+        return {}
+    if note["version"]:
+        return {"Range": f"bytes={have}-", "If-Range": note["version"]}
+    return {"Range": f"bytes={have}-"} if expected.md5 or expected.sha256 else {}
+
+
+def _version(headers: http.client.HTTPMessage) -> str:
+    """What tells one version of the file from another: a strong ETag, or else its date (RFC 9110, section 13.1.5)."""
+    tag = headers.get("ETag", "")
+    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified", "")
+
+
+def _note(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+def _forget(part: Path) -> None:
+    atomic.remove(part)
+    atomic.remove(_note(part))
+
+
+def _make_room(part: Path, needed: int) -> None:
+    part.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(part.parent).free
+    if needed > free:
+        raise UserError(f"{part.parent} has {free / 1e9:.1f} GB left, {part.name} needs {needed / 1e9:.1f}: make room")
+
+
+def _digest(file: Path, kind: str, show: Show) -> str:
+    digest, done, size = hashlib.new(kind), 0, file.stat().st_size
+    with file.open("rb") as opened:
+        while chunk := opened.read(CHUNK):
+            digest.update(chunk)
+            done += len(chunk)
+            show(done, size)
+    return digest.hexdigest()

@@ -1,0 +1,178 @@
+"""Getting data sets: what `configs/downloads` names is downloaded or looked for, checked, unpacked and counted."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from omegaconf import OmegaConf
+
+from benchmarks.data import archives, download, prepare
+from regvit_lightning import settings
+from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.errors import UserError
+from regvit_lightning.settings import SettingsError, check
+
+if TYPE_CHECKING:
+    from benchmarks.progress import Counter
+
+PREPARE = {function.__name__: function for function in (prepare.imagenet_train, prepare.imagenet_val, prepare.nyu_test)}
+
+
+@dataclass
+class File:
+    """One file of a data set.
+
+    Attributes:
+        name: of the file.
+        urls: where it may be downloaded, the first one first; empty where only people may.
+        get: where people find it, for a file without `urls`.
+        bytes, md5, sha256: what is published of it, see `download.Expected`.
+        keep: folder below the data's root where it belongs as it is; empty for an archive.
+        into: folder below the root into which the archive is unpacked; empty leaves that to `prepare`.
+        only, strip: see `archives.unpack`.
+    """
+
+    name: str = settings.MISSING
+    urls: list[str] = field(default_factory=list)
+    get: str = ""
+    bytes: int = 0
+    md5: str = ""
+    sha256: str = ""
+    keep: str = ""
+    into: str = ""
+    only: str = ""
+    strip: str = ""
+
+
+@dataclass
+class Recipe:
+    """How one data set is got; a YAML of `configs/downloads/` each.
+
+    Attributes:
+        files: what it is made from.
+        prepare: function of `prepare.py` that makes it, or empty.
+        checks: names of what is counted at the end (`benchmarks.data.CHECKS`).
+    """
+
+    files: list[File] = field(default_factory=list)
+    prepare: str = ""
+    checks: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        known = ", ".join(PREPARE)
+        check(self.prepare in ("", *PREPARE), f"prepare={self.prepare}: expected one of {known}")
+
+
+Checks = dict[str, Callable[[DataSettings], int]]
+
+
+def load(name: str) -> Recipe:
+    """Read `configs/downloads/<name>.yaml`."""
+    (path,) = settings.find("downloads", name)
+    return cast(Recipe, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), settings.read_yaml(path))))
+
+
+def obtain(names: Sequence[str], data: DataSettings, folder: Path, checks: Checks) -> None:
+    """Get the data sets `names` of `configs/downloads`, or all of them; one that fails does not stop the others.
+
+    Args:
+        data: whose layout and counts they must meet.
+        folder: where archives lie and come to lie.
+        checks: counts the images of a data set.
+
+    Raises:
+        UserError: some could not be got; says which and why.
+    """
+    known = settings.names("downloads")
+    unknown = [name for name in names if name not in (*known, "all")]
+    if unknown:
+        raise SettingsError(f"get={unknown[0]}: {settings.nearest(unknown[0], known)}, or all")
+    failures = []
+    for name in known if "all" in names else names:
+        try:
+            obtain_one(name, load(name), data, folder, checks)
+        except UserError as error:
+            failures.append(f"{name}: {error}")
+    if failures:
+        raise UserError("not got\n  " + "\n  ".join(failures))
+
+
+def obtain_one(name: str, recipe: Recipe, data: DataSettings, folder: Path, checks: Checks) -> None:
+    """Get one data set, unless it is there; what is half done is gone on with.
+
+    Raises:
+        DataError: an archive that has to be fetched by hand is missing, a download fails, a file is not the published
+            one, or the count is wrong at the end.
+        SettingsError: nobody knows how many images `data` must have.
+    """
+    uncounted = [check for check in recipe.checks if check.split()[0] not in data.counts]
+    check(not uncounted, f"data '{data.name}' does not say how many images it has: get it with data=full")
+    if _is_whole(recipe, data, checks):
+        print(f"data: {name} in {data.root} is whole already")
+        return
+    root = Path(data.root)
+    files = {file.name: (root / file.keep if file.keep else folder) / file.name for file in recipe.files}
+    _ask_for_missing(recipe, files)
+    for file in recipe.files:
+        shown = [_Shown(f"{doing}{file.name}", "MB", 1_000_000) for doing in ("", "checking ")]
+        with shown[0] as show, shown[1] as check_shown:
+            _provide(file, files[file.name], show, check_shown)
+    for file in recipe.files:
+        if file.into:
+            with _Shown(f"unpacking {file.name}", "files") as show:
+                archives.unpack(files[file.name], root / file.into, file.only, file.strip, show)
+    if recipe.prepare:
+        with _Shown(f"preparing {name}", "files") as show:
+            PREPARE[recipe.prepare](files, root, show)
+    counted = [f"{checks[one](data):,} images ({one})" for one in recipe.checks]
+    print(f"data: {name} in {root} is whole: {', '.join(counted)}")
+    kept = [str(files[file.name]) for file in recipe.files if not file.keep]
+    if kept:
+        print(f"data: no longer needed: {', '.join(kept)}")
+
+
+def _is_whole(recipe: Recipe, data: DataSettings, checks: Checks) -> bool:
+    try:
+        return all(checks[one](data) for one in recipe.checks)
+    except DataError:
+        return False
+
+
+def _ask_for_missing(recipe: Recipe, files: dict[str, Path]) -> None:
+    absent = [file for file in recipe.files if not file.urls and not files[file.name].exists()]
+    if absent:
+        wanted = "; ".join(f"{files[file.name]} (from {file.get})" for file in absent)
+        raise DataError(f"fetch by hand, or say archives=<folder> where it is, and give the command again: {wanted}")
+
+
+def _provide(file: File, place: Path, show: download.Show, check_shown: download.Show) -> None:
+    """Download the file unless it is there; either way it is the published one."""
+    expected = download.Expected(file.bytes, file.md5, file.sha256)
+    if not place.exists():
+        download.fetch(file.urls, place, expected, show, check_shown)
+    elif fault := expected.fault(place, check_shown):
+        raise DataError(f"{place}: {fault}; remove it and give the command again")
+
+
+class _Shown:
+    """Progress of one piece of work, whose size becomes known with its first report."""
+
+    def __init__(self, title: str, unit: str, scale: int = 1) -> None:
+        self.title, self.unit, self.scale = title, unit, scale
+        self.counter: Counter | None = None
+
+    def __enter__(self) -> download.Show:
+        return self._show
+
+    def _show(self, done: int, total: int) -> None:
+        from benchmarks.progress import Counter
+
+        done, total = done // self.scale, total // self.scale
+        if self.counter is None:
+            self.counter = Counter(self.title, max(total, done), self.unit, done)
+        self.counter.update(done)
+
+    def __exit__(self, *_: object) -> None:
+        if self.counter is not None:
+            self.counter.close()

@@ -1,0 +1,40 @@
+"""Renders the mini data set, or finishes it, with a contact sheet beside it."""
+
+import os
+from pathlib import Path
+
+from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.runtime import atomic
+
+SHEET_SCENES = 6
+
+
+def render(data: DataSettings, workers: int = 0) -> None:
+    """Render the data, or finish it, where this machine renders it; nothing else needs to be done."""
+    if not data.rendered:
+        return
+    from benchmarks.progress import Counter
+    from regvit_lightning.data.mini import writer as mini
+
+    root, settings = Path(data.root), mini.MiniSettings()
+    if mini.is_complete(root, settings):
+        return
+    counter = None
+    for done, total in mini.write(root, settings, workers or os.cpu_count() or 1):
+        counter = counter or Counter(f"rendering {root}", total, "img", done)
+        counter.update(done)
+    if counter:
+        counter.close()
+    sheet = root / "contact_sheet.png"
+    atomic.write(sheet, lambda temporary: _sheet().savefig(temporary, format="png"))
+    print(f"data: contact sheet in {sheet}")
+
+
+def _sheet():  # type: ignore[no-untyped-def]  # matplotlib is imported where it is used
+    import numpy as np
+
+    from regvit_lightning.data.mini.scenes import render, sample_scene
+    from regvit_lightning.figures import grids
+
+    scenes = (sample_scene(np.random.default_rng([0, index]), 320, 240) for index in range(SHEET_SCENES))
+    return grids.contact_sheet([render(scene) for scene in scenes])

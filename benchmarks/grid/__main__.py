@@ -1,0 +1,174 @@
+"""Run a grid of cells, models × tasks × seeds: `python -m benchmarks.grid grid=demo pretrain=true`."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks import command
+from benchmarks.grid import cells as grids
+from benchmarks.grid.cells import Cell, Cells
+from regvit_lightning.errors import UserError
+from regvit_lightning.settings import check, setting
+
+if TYPE_CHECKING:
+    from benchmarks.grid.states import States
+
+DESCRIPTION = """Runs the cells of a grid that are missing or stale, each in a process of its own: one on every free
+GPU, or as jobs of a Slurm cluster. A cell that fails does not stop the others: a summary at the end names it with its
+last line and its log, and the exit status is not 0. Given again, or twice at once, it goes on with what is left."""
+
+
+@dataclass
+class Grid(grids.Chosen):
+    """Settings of the program."""
+
+    gpus: str = setting("numbers of the GPUs, as 0,1,3, or all", "all")
+    jobs: int = setting("cells at once on a machine without GPU", 1)
+    force: bool = setting("evaluate cells although their records hold; nothing is trained anew", False)
+    launcher: str = setting("local, or slurm: submit the cells as jobs", "local")
+    partition: str = setting("of the Slurm cluster; empty takes its default", "")
+    hours: float = setting("time limit of a Slurm job; a training goes on after it in the queue", 24.0)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that could not be done: the last line of what it said, and where the rest stands."""
+
+    cell: str
+    error: str
+    log: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.cell}: {self.error}" + (f"\n      log: {self.log}" if self.log else "")
+
+
+def main(options: Grid, words: list[str]) -> None:
+    """Run the program."""
+    from benchmarks.data.rendering import render
+    from benchmarks.grid.states import States
+
+    check(options.launcher in ("local", "slurm"), f"launcher={options.launcher}: expected local or slurm")
+    here = options.launcher == "local"
+    slots = slots_of(options) if here else []
+    grid = grids.build(options)
+    for line in grid.left_out:
+        print(f"grid: left out: {line}")
+    known = States(grid)
+    if here:
+        check_cluster(grid, known)
+    todo, failed = choose(grid, known, options.force)
+    done = len(grid.cells) - len(todo) - len(failed)
+    print(f"grid {options.grid}: {len(grid.cells)} cells, {done} done, {len(todo)} to do", flush=True)
+    if todo:
+        render(grid.data)
+        failed += _run_here(options, grid, todo, slots) if here else _run_on_cluster(options, grid, todo)
+    if failed:
+        lines = "\n  ".join(map(str, failed))
+        raise UserError(f"{len(failed)} of {len(grid.cells)} cells failed; the others are done:\n  {lines}")
+    print(f"grid {options.grid}: all {len(grid.cells)} cells are done")
+
+
+def choose(grid: Cells, known: "States", force: bool) -> tuple[list[Cell], list[Failure]]:
+    """The cells that are to be done, and those that cannot: their model is missing. Says what is stale, and why."""
+    from benchmarks.grid import states
+
+    todo: list[Cell] = []
+    failed: list[Failure] = []
+    for cell in grid.cells:
+        state = known.kept(cell)
+        if not state.runnable:
+            failed.append(Failure(cell.name, state.note))
+        elif state.kind != states.DONE or cell.needs in todo or (force and not cell.pretrains):
+            todo.append(cell)
+        if state.kind == states.STALE:
+            print(f"grid: {cell.name} runs again: {state.note}")
+    return todo, failed
+
+
+def check_cluster(grid: Cells, known: "States") -> None:
+    """Raise `UserError` while Slurm works on cells of the grid: they would be run twice."""
+    jobs = {cell.name: state.note for cell in grid.cells if (state := known.on_cluster(cell))}
+    if jobs:
+        first = ", ".join(f"{name} ({note})" for name, note in list(jobs.items())[:3])
+        advice = "give LAUNCHER=slurm to watch them, or scancel them"
+        raise UserError(f"Slurm works on {len(jobs)} cells of this grid: {first}; {advice}")
+
+
+def slots_of(options: Grid) -> list[str]:
+    """Where cells run at once on this machine: numbers of GPUs, or '' for each share of the processors.
+
+    Raises:
+        SettingsError: a GPU that is not there.
+    """
+    import torch
+
+    check(options.jobs > 0, f"jobs={options.jobs}: must be at least 1")
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    there = named.split(",")[:count] if named else [str(number) for number in range(count)]
+    if options.gpus == "all":
+        return there or [""] * options.jobs
+    wanted = options.gpus.split(",")
+    missing = [gpu for gpu in wanted if gpu not in there]
+    has = f"has {', '.join(there)}" if there else "has no GPU"
+    check(not missing, f"gpus={options.gpus}: this machine {has}; give numbers such as 0,1,3, or all")
+    return wanted
+
+
+def _run_here(options: Grid, grid: Cells, todo: Sequence[Cell], slots: Sequence[str]) -> list[Failure]:
+    """Child processes over the devices of this machine."""
+    from benchmarks.grid import states
+    from benchmarks.grid.board import Board
+    from benchmarks.grid.estimates import Estimates
+    from benchmarks.grid.make_commands import Commands
+    from benchmarks.grid.states import States
+    from benchmarks.grid.workers import Machine, Workers
+
+    short = [cell.name for cell in todo if grid.devices(cell) > len(slots)]
+    check(not short, f"pretrain_devices={options.pretrain_devices}: the grid runs on {len(slots)} device(s) here")
+    commands, seconds = Commands(options, grid, options.force), Estimates(grid).seconds
+    of_name = {cell.name: cell for cell in todo}
+    jobs = [commands.job(cell, seconds(cell)) for cell in todo]
+    known = States(grid)
+    machine = Machine(slots, grid.runs / "gpus", _environment(slots))
+    with Board(f"grid {options.grid}", echo=len(slots) == 1) as board:
+        workers = Workers(
+            jobs,
+            machine,
+            board,
+            held=lambda job: not options.force and known.kept(of_name[job.name]).kind == states.DONE,
+        )
+        found = workers.run()
+    return [Failure(name, found[name].error, found[name].log) for name in of_name if found[name].error]
+
+
+def _environment(slots: Sequence[str]) -> dict[str, str]:
+    """Of the children: several on a machine without GPU share its cores."""
+    own = dict(os.environ)
+    if len(slots) > 1 and slots[0] == "":
+        own.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // len(slots), 1)))
+    return own
+
+
+def _run_on_cluster(options: Grid, grid: Cells, todo: Sequence[Cell]) -> list[Failure]:
+    """Arrays of Slurm jobs."""
+    from benchmarks.grid import states
+    from benchmarks.grid.board import Board
+    from benchmarks.grid.make_commands import Commands
+    from benchmarks.grid.submission import Cluster, Wanted
+
+    with Board(f"grid {options.grid}", echo=False) as board:
+        wanted = Wanted(options.partition, options.hours)
+        jobs = Cluster(Commands(options, grid, options.force), wanted, board)
+        jobs.submit(todo)
+        found = jobs.watch(todo)
+    return [Failure(cell.name, state.note, state.log) for cell, state in found.items() if state.kind != states.DONE]
+
+
+def cli() -> None:
+    """Run the program with the words of the command line."""
+    command.run("grid", DESCRIPTION, Grid, main)
+
+
+if __name__ == "__main__":
+    cli()

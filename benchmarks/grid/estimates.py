@@ -1,0 +1,147 @@
+"""How long a cell takes and what it needs: measured where it has run before, else computed from its work.
+
+FLOPs are twice the multiply-adds of the backbone's blocks, times three where it is trained. Memory is that of weights,
+optimiser and activations, after Korthikanti et al. 2022 (arXiv 2205.05198, section 4): for the backward pass 34 bytes
+are kept per token, width and block, in 16 bit and with fused attention. It leaves out the CUDA context, heads and text
+towers.
+"""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from benchmarks.grid import outcomes
+from benchmarks.grid.cells import Cell, Cells, task_module
+from benchmarks.grid.image_counts import Counts
+from benchmarks.grid.states import States
+from regvit_lightning import records
+from regvit_lightning.artifacts import cost
+from regvit_lightning.errors import UserError
+from regvit_lightning.frozen import freshness
+from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.work import Pass, Work
+
+KEPT_BYTES = 34  # per token, width and block, 16 bit
+RECOMPUTED_BYTES = 2  # with gradient checkpointing: the input of a block
+INFERENCE_BYTES = 8  # per token and width: the residual stream and its norm in float32
+ADAM_BYTES = 16  # per parameter: weight, gradient and two moments in float32
+FALLBACK_SPEED = 1e11  # FLOP/s where nothing has run yet: only the order of the cells comes from it
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a cell computes.
+
+    Attributes:
+        flops: in all.
+        mib: on each device.
+    """
+
+    flops: float
+    mib: float
+
+
+class Estimates:
+    """Estimates of the cells of a grid.
+
+    Args:
+        cells: the grid.
+        given: numbers of images, see `Counts`.
+    """
+
+    def __init__(self, cells: Cells, given: Mapping[str, int] | None = None) -> None:
+        self.cells, self.states = cells, States(cells)
+        self.counts = Counts(cells.data, given or {})
+        self.shape = cache(self._shape)
+        self.estimate = cache(self._estimate)
+        self.measured = cache(self._measured)
+
+    def seconds(self, cell: Cell) -> float:
+        """What the cell took before, or takes by its FLOPs and the speed of those that have run."""
+        return self.measured(cell) or self._flops(cell) / (self.speed(cell.task) or FALLBACK_SPEED)
+
+    def speed(self, task: str = "") -> float:
+        """Measured FLOP/s of the cells that have run, of one task where it has; 0 when none has."""
+        ran = {cell: seconds for cell in self.cells.cells if (seconds := self.measured(cell))}
+        rates = {cell: self._flops(cell) / seconds for cell, seconds in ran.items()}
+        of_task = [rate for cell, rate in rates.items() if cell.task == task and rate]
+        return statistics.median(of_task or [rate for rate in rates.values() if rate] or [0.0])
+
+    def _flops(self, cell: Cell) -> float:
+        """0 where they cannot be known: images that cannot be counted, a model that cannot be read."""
+        try:
+            return self.estimate(cell).flops
+        except UserError:
+            return 0.0
+
+    def _measured(self, cell: Cell) -> float:
+        """Seconds that the cell took when it last ran to its end; 0 when it never has."""
+        outcome = outcomes.load(self.cells.file(cell, ".json"))
+        if outcome is not None and not outcome.error:
+            return outcome.seconds
+        if cell.pretrains:
+            return 0.0
+        try:
+            return float(records.load(self.states.record(cell)).provenance.get("seconds", 0.0))
+        except UserError:
+            return 0.0
+
+    def _estimate(self, cell: Cell) -> Estimate:
+        from regvit_lightning.pretrain import fit
+
+        cells = self.cells
+        if cell.pretrains:
+            _, options, _ = freshness.load("recipes", cell.recipe, cells.variant)
+            return trained(self.shape(cell.model), fit.recipe_class(options).work(options, self.counts), options, cells)
+        task, options, _ = task_module(cell.task, cells.variant)
+        return frozen(self.shape(cell.model), task.work(options, self.counts), options.device_batch)
+
+    def _shape(self, model: str) -> Backbone:
+        return cost.load_shape(model, self.cells.trained)
+
+
+def flops(backbone: Backbone, passes: Pass) -> float:
+    """Of all images of a pass."""
+    macs = cost.macs_of_patches(backbone, backbone.num_registers, _patches(backbone, passes)) + passes.more_macs
+    return 2.0 * macs * passes.images * (3 if passes.trained else 1)
+
+
+def frozen(backbone: Backbone, work: Work, device_batch: int) -> Estimate:
+    """Of an evaluation: weights in float32, the activations of one block, and the features that are kept."""
+    tokens = device_batch * max(_tokens(backbone, one) for one in work.passes)
+    hidden = max(module.out_features for module in _linears(backbone))
+    activations = tokens * (INFERENCE_BYTES * backbone.embed_dim + 4 * hidden)
+    size = 4 * _parameters(backbone) + activations + 4 * work.kept * backbone.embed_dim
+    return Estimate(sum(flops(backbone, one) for one in work.passes), size / 2**20)
+
+
+def trained(backbone: Backbone, work: Work, options: Any, cells: Cells) -> Estimate:
+    """Of a pretraining, on each of its devices."""
+    share = max(options.batch_size // cells.pretrain_devices, 1)
+    images, width = min(share, options.device_batch), backbone.embed_dim
+    tokens = images * max(_tokens(backbone, one) for one in work.passes)
+    per_block = RECOMPUTED_BYTES if options.grad_checkpointing else KEPT_BYTES
+    kept = tokens * width * (per_block * backbone.depth + (KEPT_BYTES if options.grad_checkpointing else 0))
+    size = ADAM_BYTES * _parameters(backbone) + kept
+    return Estimate(sum(flops(backbone, one) for one in work.passes), size / 2**20)
+
+
+def _patches(backbone: Backbone, passes: Pass) -> int:
+    patch = backbone.patch_size
+    return -(-passes.height // patch) * -(-passes.width // patch)
+
+
+def _tokens(backbone: Backbone, passes: Pass) -> int:
+    return backbone.has_cls + backbone.num_registers + _patches(backbone, passes)
+
+
+def _parameters(backbone: Backbone) -> int:
+    return sum(value.numel() for value in backbone.parameters())
+
+
+def _linears(backbone: Backbone) -> list[Any]:
+    import torch
+
+    return [module for module in backbone.model.blocks.modules() if isinstance(module, torch.nn.Linear)]

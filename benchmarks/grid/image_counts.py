@@ -1,0 +1,61 @@
+"""How many images each data set has, without opening one: as published, as rendered, or as they lie there."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from benchmarks.data.checks import CHECKS
+from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.data.mini.writer import PARTS, MiniSettings
+from regvit_lightning.errors import UserError
+
+# The data sets by the names of `DataSettings.counts`, as what is rendered calls their parts.
+RENDERED = {
+    "imagenet": ("imagenet train", "imagenet val"),
+    "imagenet22k": ("imagenet train",),
+    "segmentation": ("ade training", "ade validation"),
+    "depth": ("nyu train", "nyu test"),
+    "voc07": ("VOC2007",),
+    "voc12": ("VOC2012",),
+    "coco20k": ("coco",),
+    "pairs": ("shards train",),
+}
+
+
+class Counts(Mapping[str, Sequence[int]]):
+    """Counts of one collection of data sets, each found when it is asked for.
+
+    Args:
+        data: the collection.
+        given: of data sets that are not there and whose number nobody publishes.
+
+    Raises:
+        UserError: a number is asked for that cannot be known.
+    """
+
+    def __init__(self, data: DataSettings, given: Mapping[str, int]) -> None:
+        self.data, self.given = data, given
+        self._count = cache(self._find)
+
+    def __getitem__(self, name: str) -> Sequence[int]:
+        return self._count(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(RENDERED)
+
+    def __len__(self) -> int:
+        return len(RENDERED)
+
+    def _find(self, name: str) -> Sequence[int]:
+        if name in self.given:
+            return [self.given[name]]
+        if name in self.data.counts:
+            return self.data.counts[name]
+        if self.data.rendered:
+            return [PARTS[part][1](MiniSettings()) for part in RENDERED[name]]
+        parts = [check for title, check in CHECKS.items() if title.split()[0] == name]
+        try:
+            return [check(self.data) for check in parts]
+        except DataError as error:
+            hint = f"; give {name}=<number of images>" if name == "pairs" else ""
+            raise UserError(f"{name} in {Path(self.data.root)} cannot be counted: {error}{hint}") from None

@@ -1,0 +1,54 @@
+"""The command of a cell: `make pretrain` or `make eval` for it."""
+
+import sys
+from dataclasses import dataclass
+from functools import cache
+
+from benchmarks.grid.cells import Cell, Cells, Chosen, task_module
+from benchmarks.grid.queueing import Job
+from regvit_lightning.frozen import freshness
+
+
+@dataclass(frozen=True)
+class Commands:
+    """The commands of a grid's cells.
+
+    Attributes:
+        chosen: the words of the user.
+        cells: the grid.
+        force: evaluate cells whose record holds; never trains a trained model anew.
+    """
+
+    chosen: Chosen
+    cells: Cells
+    force: bool
+
+    def program(self, cell: Cell) -> str:
+        """`benchmarks.<program>` is run."""
+        return "pretrain" if cell.pretrains else "evaluate"
+
+    def words(self, cell: Cell) -> list[str]:
+        """Its `key=value` words."""
+        chosen = self.chosen
+        what = {"model": cell.model, "task": cell.task, "force": self.force}
+        if cell.pretrains:
+            what = {"model": cell.size, "recipe": cell.recipe, "devices": chosen.pretrain_devices}
+        what |= {"data": chosen.data, "variant": self.cells.variant, "seed": cell.seed}
+        what |= {"runs": chosen.runs, "results": chosen.results}
+        return [f"{key}={value}" for key, value in what.items()]
+
+    def job(self, cell: Cell, seconds: float) -> Job:
+        """The cell as a child process that takes so many seconds."""
+        command = [sys.executable, "-m", f"benchmarks.{self.program(cell)}", *self.words(cell)]
+        needs = cell.needs.name if cell.needs else ""
+        return Job(cell.name, command, self.cells.base(cell), self.cells.devices(cell), needs, seconds)
+
+    def workers(self, cell: Cell) -> int:
+        """Decoding processes of each of its devices."""
+        return _workers(cell.recipe if cell.pretrains else "", cell.task, self.cells.variant)
+
+
+@cache
+def _workers(recipe: str, task: str, variant: str) -> int:
+    _, options, _ = freshness.load("recipes", recipe, variant) if recipe else task_module(task, variant)
+    return int(options.workers)

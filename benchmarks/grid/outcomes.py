@@ -1,0 +1,64 @@
+"""How the last attempt at a cell ended: a small file beside its log, read by `make status` and by other grids."""
+
+import json
+import signal
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from regvit_lightning.runtime import atomic
+
+MISTAKE = 2  # exit status of a program that told a user's mistake: it would tell the same again
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a cell.
+
+    Attributes:
+        name: of the job.
+        error: last line of what it said when it failed; empty when it succeeded.
+        log: everything that it said.
+        seconds: of the last attempt, from the start of its process to its end.
+        ended: seconds since 1970.
+    """
+
+    name: str
+    error: str
+    log: str
+    seconds: float
+    ended: float
+
+    def save(self, file: Path) -> None:
+        """Write it, whole or not at all."""
+        atomic.write_text(file, json.dumps(asdict(self), indent=1) + "\n")
+
+
+def load(file: Path) -> Outcome | None:
+    """The outcome in `file`; None where there is none, or a damaged one."""
+    try:
+        return Outcome(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def ended(name: str, status: int, log: Path, seconds: float) -> Outcome:
+    """The outcome of a process that ended with `status` (negative: the number of the signal that killed it)."""
+    error = ""
+    if status:
+        error = last_line(log) or f"exit status {status}"
+    if status < 0:
+        hint = ", perhaps out of memory" if -status == signal.SIGKILL else ""
+        error = f"killed by {signal.Signals(-status).name}{hint}; before: {last_line(log) or 'nothing was said'}"
+    return Outcome(name, error, str(log), round(seconds, 1), time.time())
+
+
+def last_line(log: Path, but: tuple[str, ...] = ()) -> str:
+    """The last line of a log that is not empty and does not begin with one of `but`."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(file.seek(0, 2) - 8192, 0))
+            lines = file.read().decode(errors="replace").replace("\r", "\n").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith(but)), "")

@@ -1,0 +1,172 @@
+"""What is known of every cell of a grid: done, running, failed, stale or missing, and why."""
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from benchmarks.grid import cluster, locks, outcomes
+from benchmarks.grid.cells import Cell, Cells, recipe, task_module
+from regvit_lightning import records
+from regvit_lightning.errors import UserError
+from regvit_lightning.frozen import freshness
+
+DONE, RUNNING, QUEUED, FAILED, STALE, MISSING = "done", "running", "queued", "failed", "stale", "missing"
+ORDER = (DONE, RUNNING, QUEUED, FAILED, STALE, MISSING)
+
+# What may differ between a pretraining and the grid: how many devices, and the precision that the hardware chose.
+FREE_IN_PRETRAINING = {"devices", "precision"}
+EXPORT = "backbone.safetensors"
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of a cell.
+
+    Attributes:
+        kind: one of `ORDER`.
+        note: the device, the reason, or the error.
+        since: seconds since 1970, of a running cell.
+        log: of a running or a failed one.
+        runnable: the grid can do something about it; not for a cell whose model is missing.
+    """
+
+    kind: str
+    note: str = ""
+    since: float = 0.0
+    log: str = ""
+    runnable: bool = True
+
+
+class States:
+    """Looks at the cells of a grid, loading each model at most once."""
+
+    def __init__(self, cells: Cells) -> None:
+        self.cells = cells
+        self.queue = cluster.Queue()
+        self._known: dict[tuple[str, int, int, int], tuple[str, str]] = {}
+
+    def look_again(self) -> None:
+        """Ask Slurm once more; all else is looked at each time."""
+        self.queue = cluster.Queue()
+
+    def of(self, cell: Cell) -> State:
+        """What is known of a cell."""
+        return self.at_work(cell) or self.kept(cell)
+
+    def kept(self, cell: Cell) -> State:
+        """The same, but for whether somebody works on it."""
+        found = self.pretraining(cell) if cell.pretrains else self.evaluation(cell)
+        if found.kind == DONE or not found.runnable:
+            return found
+        made = self._made(cell)
+        outcome = outcomes.load(self.cells.file(cell, ".json"))
+        if outcome is not None and outcome.error and outcome.ended > made:
+            return State(FAILED, outcome.error, log=outcome.log)
+        job = cluster.submitted(self.cells.base(cell))
+        return State(FAILED, cluster.why(job), log=job.log) if job and job.at > made else found
+
+    def evaluation(self, cell: Cell) -> State:
+        """Whether there is a record, and whether it holds."""
+        try:
+            missing = self._missing_model(cell)
+            if missing:
+                return missing
+            file = self.record(cell)
+            if not file.exists():
+                return State(MISSING)
+            task, chosen, free = task_module(cell.task, self.cells.variant)
+            now = freshness.expected(task, chosen, self.cells.data, free)
+            reason = freshness.stale(file, now, partial(self._weights, cell.model, cell.seed, chosen.untrained_size))
+        except UserError as error:  # a model that cannot be read
+            return State(MISSING, str(error), runnable=False)
+        return State(STALE, reason) if reason else State(DONE)
+
+    def pretraining(self, cell: Cell) -> State:
+        """Whether the run is finished, and whether it is the one that its recipe describes."""
+        from regvit_lightning.pretrain import fit
+
+        cells = self.cells
+        _, options, free = freshness.load("recipes", cell.recipe, cells.variant)
+        folder = self._run(cell)
+        run = fit.Run(cell.size, cell.recipe, options, cells.data, cell.seed, folder, cells.pretrain_devices)
+        ignored = FREE_IN_PRETRAINING if free else {"devices"}
+        changes = [text for text in fit.changes(run) or [] if text.partition(":")[0] not in ignored]
+        if changes:
+            return State(STALE, f"settings changed: {'; '.join(changes)}")
+        return State(DONE if (folder / EXPORT).exists() else MISSING)
+
+    def record(self, cell: Cell) -> Path:
+        """Where the record of an evaluation lies."""
+        data = self.cells.data.name
+        return records.path(self.cells.results, data, self._model_id(cell.model), cell.task, cell.seed)
+
+    def _made(self, cell: Cell) -> float:
+        """When the cell was done last, seconds since 1970; 0 if never."""
+        try:
+            made = self._run(cell) / EXPORT if cell.pretrains else self.record(cell)
+            return made.stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def _run(self, cell: Cell) -> Path:
+        return self.cells.trained / cell.model / f"seed{cell.seed}"
+
+    def at_work(self, cell: Cell) -> State | None:
+        """Who works on the cell; None when nobody does."""
+        held = locks.holder(self.cells.file(cell, ".lock"))
+        if held is not None:
+            where = f"{held.get('device', '')} of {held.get('host', 'some machine')}".strip()
+            return State(RUNNING, where, held.get("since", time.time()), str(self.cells.file(cell, ".log")))
+        return self.on_cluster(cell)
+
+    def on_cluster(self, cell: Cell) -> State | None:
+        """The job of the cell that waits or runs; None when there is none."""
+        job = cluster.submitted(self.cells.base(cell))
+        place = self.queue.find(job.number) if job else None
+        if job is None or place is None:
+            return None
+        kind = RUNNING if place.running else QUEUED
+        return State(kind, f"Slurm job {job.number}, {place.words}", place.since, job.log)
+
+    def _missing_model(self, cell: Cell) -> State | None:
+        """A trained model that is not there: what would make it."""
+        from regvit_lightning.models import sources
+
+        if cell.model.startswith(("random-", "timm/")) or _is_file(cell.model):
+            return None
+        try:
+            sources.trained(cell.model, self.cells.trained, cell.seed)
+        except UserError as error:
+            if cell.needs:
+                return State(MISSING, f"after {cell.needs.name}")
+            return State(MISSING, str(error), runnable=False)
+        return None
+
+    def _model_id(self, model: str) -> str:
+        return self._loaded(model, 0, 0)[0] if _is_file(model) else model.replace("/", "-")
+
+    def _weights(self, model: str, seed: int, untrained_size: int) -> str:
+        untrained = model.startswith("random-")
+        return self._loaded(model, seed, untrained_size if untrained else 0)[1]
+
+    def _loaded(self, model: str, seed: int, image_size: int) -> tuple[str, str]:
+        """Id and fingerprint of a model, loaded once for each version of a trained one."""
+        from regvit_lightning.models import sources
+
+        key = model, seed, image_size, self._written(model, seed)
+        if key not in self._known:
+            backbone = sources.load(model, self.cells.trained, seed, image_size=image_size or 224)
+            self._known[key] = backbone.name, backbone.fingerprint
+        return self._known[key]
+
+    def _written(self, model: str, seed: int) -> int:
+        from regvit_lightning.models import sources
+
+        return sources.trained(model, self.cells.trained, seed).stat().st_mtime_ns if recipe(model) else 0
+
+
+def _is_file(model: str) -> bool:
+    from regvit_lightning.models import sources
+
+    return model.endswith(sources.FILES) or ("/" in model and not model.startswith(("timm/", "random-")))

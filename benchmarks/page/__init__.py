@@ -1,1 +1,0 @@
-"""Parts of the report's HTML page, each from records alone."""

@@ -1,0 +1,331 @@
+"""How close the suite comes to the hardware: `python -m benchmarks.speed`; ratios measured in one run."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from benchmarks import command
+from benchmarks.data.rendering import render
+from benchmarks.speed.timing import Row, autocast, matrix_peak, seconds
+from benchmarks.tables import markdown
+from regvit_lightning import settings
+from regvit_lightning.data import layout
+from regvit_lightning.settings import setting
+
+DESCRIPTION = """Measures, in one run: (a) a whole kNN cell over its forward passes; (b) the step of the 52-head probe
+over its matrix products; (c) pretraining against a bare loop; (d) FLOP/s over those of a large matrix product; (e) a
+whole segmentation and a whole depth cell over their forward passes; (f) LOST over its Gram matrices, and a whole cell
+of it over its forward passes; (g) DINOv2's step against a straightforward one; (h) FLOP/s of each recipe over those of
+a large matrix product; (i) cores that read, decode and augment images for a GPU. Writes
+<results>/bench/speed-<cpu|cuda>.md and .json. Run it on a machine that does nothing else."""
+
+
+@dataclass
+class Speed:
+    """Settings of the program."""
+
+    data: str = setting("data whose images are read", "mini")
+    evaluated: str = setting("model of the cells, at the protocols' sizes", "vitt_reg4")
+    pretrained: str = setting("model of the pretraining step, at 224 px", "vits_reg4")
+    batch: int = setting("images per pretraining step", 32)
+    workers: int = setting("decoding processes", 1)
+    steps: int = setting("pretraining steps that are timed", 12)
+    only: str = setting("letters of the measurements, such as 'ce'; empty takes all", "")
+    results: str = setting("folder of the results", "results")
+
+
+def main(options: Speed, words: list[str]) -> None:
+    """Run the program."""
+    from benchmarks import progress
+    from benchmarks.speed import pretraining
+    from regvit_lightning import records
+    from regvit_lightning.runtime import atomic, hardware
+
+    render(layout.resolve(options.data))
+    progress.quiet()
+    begun = time.perf_counter()
+    peak = matrix_peak()
+    wanted = options.only or "abcdefghi"
+    rows = []
+    if "a" in wanted:
+        rows.append(knn_cell(options, peak))
+    if "b" in wanted:
+        rows += probe_step()
+    if set("cd") & set(wanted):
+        run = pretraining.Timed(layout.resolve(options.data), options.workers, options.steps)
+        rows += pretraining.deit3_step(options.pretrained, 224, options.batch, run, peak)
+        rows += pretraining.deit3_step("vitn_reg4", 64, 128, run, peak)
+    if "e" in wanted:
+        rows += [dense_cell(task, words, options) for task, words in HALF_SIZE.items()]
+    if "f" in wanted:
+        rows += [*lost_algorithm(30, 40, 384), *lost_algorithm(37, 37, 1024), *lost_cell(options)]
+    if "g" in wanted:
+        rows.append(pretraining.dinov2_step(options.evaluated))
+    if "h" in wanted:
+        run = pretraining.Timed(layout.resolve(options.data), options.workers, min(options.steps, 4))
+        rows += [pretraining.recipe_step(name, options.evaluated, run, peak) for name in pretraining.RECIPES]
+    if "i" in wanted:
+        rows += [pretraining.loading(name, layout.resolve(options.data)) for name in pretraining.RECIPES]
+    facts = records.provenance(time.perf_counter() - begun)
+    folder = Path(options.results) / "bench"
+    shown = table(rows, peak, facts)
+    name = f"speed-{hardware.accelerator()}" + (f"-{options.only}" if options.only else "")
+    atomic.write_text(folder / f"{name}.md", shown)
+    measured = {"peak_flops": peak, "rows": [asdict(row) for row in rows], "settings": vars(options), **facts}
+    atomic.write_text(folder / f"{name}.json", json.dumps(measured, indent=1) + "\n")
+    print(f"{shown}\nbench: {folder}/{name}.md, .json")
+
+
+def table(rows: list[Row], peak: float, facts: dict[str, Any]) -> str:
+    """Markdown."""
+    from regvit_lightning.runtime import hardware
+
+    cells = [("measurement", "ratio", "target", "from")]
+    cells += [(row.name, f"{row.value:.2f}", row.target or "–", row.parts) for row in rows]
+    note = (
+        f"{facts['device']}; torch {facts['versions']['torch']}; matrix-product peak {peak / 1e9:,.0f} GFLOP/s "
+        f"({hardware.precision('auto')}, 4096³); "
+        f"commit {facts['commit'][:10]}{' (dirty)' if facts['dirty'] else ''}; {facts['date']}. "
+        "Made by `make bench`."
+    )
+    return f"{markdown.table(cells)}\n\n{note}\n"
+
+
+def knn_cell(options: Speed, peak: float) -> Row:
+    """(a) The whole cell, from indexing to the bootstrap, over the forward passes of its images."""
+    import torch
+
+    from regvit_lightning.data import imagenet, transforms
+    from regvit_lightning.data.images import Ordered
+    from regvit_lightning.models import sources
+    from regvit_lightning.models.vit import block_macs, parse_name
+    from regvit_lightning.runtime import hardware
+    from regvit_lightning.tasks import knn
+
+    data = layout.resolve(options.data)
+    _, cell = settings.load("tasks", "imagenet_knn", words=[f"workers={options.workers}", "device_batch=64"])
+    backbone = sources.load(f"random-{options.evaluated}", Path("runs"))
+    files = [imagenet.train_files(data), imagenet.test_files(data)]
+    count = sum(len(part) for part in files)
+    sample = Ordered(files[1], transforms.centre_crop(cell.resize, cell.crop))
+    device = hardware.accelerator()
+    module = knn.KNN(backbone, cell, len(files[0].classes)).to(device)
+    batch = torch.stack([sample[i][0] for i in range(cell.device_batch)]).to(device)
+
+    def forward() -> float:
+        with autocast(), torch.inference_mode():
+            return seconds(lambda: module.features(batch), 9) * count / cell.device_batch
+
+    before = forward()
+    begun = time.perf_counter()
+    knn.run(backbone, data, cell)
+    whole = time.perf_counter() - begun
+    alone = (before + forward()) / 2  # the clock of a shared machine drifts
+    flops = 2 * block_macs(*parse_name(options.evaluated), cell.crop) * count / whole
+    parts = f"{whole:.1f} s whole, {alone:.1f} s forward, {count:,} images; {flops / peak:.0%} of peak"
+    return Row(f"(a) kNN cell / forward, {options.evaluated} 224 px", whole / alone, "≤ 1.25", parts)
+
+
+# At half the protocols' sizes: on two CPU cores the logits of 150 classes at full size take many minutes.
+HALF_SIZE = {
+    "ade20k_linear": ["short_side=256", "crop=256", "stride=171"],
+    "nyud_linear1": ["short_side=240", "crop=[208,272]"],
+}
+
+
+def dense_cell(task: str, sizes: list[str], options: Speed, steps: int = 4) -> Row:
+    """(e) The whole cell, `steps` steps of training and all test images, over the forward passes that it makes."""
+    import torch
+
+    from regvit_lightning.frozen.module import Frozen
+    from regvit_lightning.models import sources
+    from regvit_lightning.runtime import hardware
+
+    data = layout.resolve(options.data)
+    words = [f"workers={options.workers}", f"steps={steps}", "warmup_steps=1", *sizes]
+    module, cell = settings.load("tasks", task, words=words)
+    backbone = sources.load(f"random-{options.evaluated}", Path("runs"), image_size=cell.untrained_size)
+    forward, shapes = Frozen.forward, Counter[tuple[int, ...]]()
+
+    def counted(frozen: Frozen, images: Any, *arguments: Any) -> Any:
+        shapes[tuple(images.shape)] += 1
+        return forward(frozen, images, *arguments)
+
+    with mock.patch.object(Frozen, "forward", counted):
+        begun = time.perf_counter()
+        module.run(backbone, data, cell)
+        whole = time.perf_counter() - begun
+    device = hardware.accelerator()
+    frozen = Frozen(backbone, cell.precision).to(device)
+    batches = {shape: torch.randn(shape, device=device) for shape in shapes}
+    alone = sum(count * seconds(partial(frozen, batches[shape]), 3) for shape, count in shapes.items())
+    images = sum(count * shape[0] for shape, count in shapes.items())
+    parts = f"{whole:.1f} s whole with {steps} steps, {alone:.1f} s forward of {images:,} crops, windows or images"
+    return Row(f"(e) {task} cell / forward, {options.evaluated}, half size", whole / alone, "", parts)
+
+
+def probe_step(batch: int = 256, width: int = 768, classes: int = 1000) -> list[Row]:
+    """(b) A step of the 52 heads on given features over its matrix products, and over 52 `nn.Linear`."""
+    import torch
+
+    from regvit_lightning.runtime import hardware
+
+    device = hardware.accelerator()
+    rates = torch.tensor(settings.load("tasks", "imagenet_linear")[1].learning_rates, device=device)
+    features = [torch.randn(batch, width * blocks, device=device) for blocks in (1, 2, 4, 5)]
+    labels = torch.randint(classes, (batch,), device=device)
+    batched = seconds(_batched_heads(features, labels, rates, classes))
+    bare = seconds(_matrix_products(features, len(rates) * classes))
+    looped = seconds(_single_heads(features, labels, len(rates), classes))
+    on_gpu = device == "cuda"
+    return [
+        Row(
+            "(b) 52-head step / its matrix products",
+            batched / bare,
+            "" if on_gpu else "≤ 1.5",
+            f"{1e3 * batched:.0f} ms step, {1e3 * bare:.0f} ms products",
+        ),
+        Row(
+            "(b) loop over 52 nn.Linear / 52-head step",
+            looped / batched,
+            "≥ 3" if on_gpu else "",
+            f"{1e3 * looped:.0f} ms loop, {1e3 * batched:.0f} ms step",
+        ),
+    ]
+
+
+def _batched_heads(features: list[Any], labels: Any, rates: Any, classes: int) -> Callable[[], None]:
+    """The probe's own training step."""
+    import torch
+
+    from regvit_lightning.tasks.linear import Heads
+
+    groups = [Heads(x.shape[1], len(rates), classes).to(x.device) for x in features]
+    optimiser = torch.optim.SGD([p for heads in groups for p in heads.parameters()], lr=1.0, momentum=0.9, fused=True)
+
+    def step() -> None:
+        losses = [heads.loss(x, labels, rates) for heads, x in zip(groups, features, strict=True)]
+        optimiser.zero_grad()
+        torch.stack(losses).sum().backward()
+        optimiser.step()
+
+    return step
+
+
+def _matrix_products(features: list[Any], outputs: int) -> Callable[[], None]:
+    """Logits, and the gradient of the weights: what no implementation can leave out."""
+    import torch
+
+    pairs = [(x, torch.randn(outputs, x.shape[1]).to(x), torch.randn(len(x), outputs).to(x)) for x in features]
+
+    def products() -> None:
+        for x, weight, gradient in pairs:
+            torch.mm(x, weight.T)
+            torch.mm(gradient.T, x)
+
+    return products
+
+
+def _single_heads(features: list[Any], labels: Any, rates: int, classes: int) -> Callable[[], None]:
+    """A plain loop over `nn.Linear`s with one optimiser each."""
+    import torch
+    from torch.nn import functional as F
+
+    inputs = [x for x in features for _ in range(rates)]
+    singles = [torch.nn.Linear(x.shape[1], classes).to(x.device) for x in inputs]
+    optimisers = [torch.optim.SGD(single.parameters(), lr=0.1, momentum=0.9) for single in singles]
+
+    def loop() -> None:
+        for x, single, optimiser in zip(inputs, singles, optimisers, strict=True):
+            optimiser.zero_grad()
+            F.cross_entropy(single(x), labels).backward()
+            optimiser.step()
+
+    return loop
+
+
+def lost_algorithm(height: int, width: int, channels: int, images: int = 32) -> list[Row]:
+    """(f) LOST on given features over the Gram matrices alone: the published setting, and the sweep's of one block."""
+    import torch
+
+    from regvit_lightning.runtime import hardware
+    from regvit_lightning.tasks.discovery.lost import LOST, Choice
+
+    features = torch.randn(images, height, width, channels, device=hardware.accelerator())
+    flat = features.flatten(1, 2)
+    grid = [c for c in settings.load("tasks", "lost_sweep_voc07")[1].choices() if (c.block, c.feature) == (-1, "k")]
+    single, sweep = LOST([Choice("k", -1, False, False, 0.0)], 100), LOST(grid, 100)
+    grams = len({choice.centred for choice in grid})
+    with torch.inference_mode():
+        works = (lambda: flat @ flat.mT, lambda: single([features]), lambda: sweep([features]))
+        alone, one, many = (seconds(work, 3) / images for work in works)
+    name = f"{height} × {width}, D {channels}, batch {images}"
+    parts = f"{1e3 * one:.1f} ms an image, {1e3 * alone:.1f} ms its Gram matrix"
+    all_parts = f"{1e3 * many:.1f} ms an image, {len(grid)} settings of {grams} Gram matrices"
+    return [
+        Row(f"(f) LOST / its Gram matrices, {name}", one / alone, "≤ 1.3", parts),
+        Row(f"(f) LOST sweep / its Gram matrices, {name}", many / grams / alone, "≤ 1.6", all_parts),
+    ]
+
+
+def lost_cell(options: Speed, model: str = "vitt8_reg4") -> list[Row]:
+    """(f) The whole cell but for its picture over its forward passes, and one image at a time over batches.
+
+    With patches of 8 px, so that the rendered images have some hundreds of them, as VOC's have of 16 px.
+    """
+    import torch
+
+    from regvit_lightning.models import sources
+    from regvit_lightning.models.backbone import Backbone
+    from regvit_lightning.runtime import hardware
+    from regvit_lightning.tasks.discovery import lost, protocol
+
+    data = layout.resolve(options.data)
+    backbone = sources.load(f"random-{model}", Path("runs"))
+    projections, shapes = Backbone.projections, Counter[tuple[int, ...]]()
+
+    def counted(self: Backbone, images: Any, *arguments: Any) -> Any:
+        shapes[tuple(images.shape)] += 1
+        return projections(self, images, *arguments)
+
+    def whole(*words: str) -> float:
+        cell = settings.load("tasks", "lost_voc07", words=[f"workers={options.workers}", *words])[1]
+        begun = time.perf_counter()
+        with mock.patch.object(protocol, "picture"):  # as long for 5,000 images as for the few here
+            lost.run(backbone, data, cell)
+        return time.perf_counter() - begun
+
+    single = whole("device_batch=1")
+    with mock.patch.object(Backbone, "projections", counted):
+        batched = whole()
+    device = hardware.accelerator()
+    backbone.to(device)
+    batches = {shape: torch.randn(shape, device=device) for shape in shapes}
+    with torch.inference_mode():
+        alone = sum(count * seconds(partial(backbone, batches[shape]), 3) for shape, count in shapes.items())
+    images = sum(count * shape[0] for shape, count in shapes.items())
+    parts = f"{batched:.1f} s whole, {alone:.1f} s forward of {images:,} images"
+    return [
+        Row(f"(f) lost_voc07 cell / forward, {model}", batched / alone, "≤ 1.25", parts),
+        Row(
+            f"(f) lost_voc07 one image at a time / in batches, {model}",
+            single / batched,
+            "",
+            f"{single:.1f} s",
+        ),
+    ]
+
+
+def cli() -> None:
+    """Run the program with the words of the command line."""
+    command.run("speed", DESCRIPTION, Speed, main)
+
+
+if __name__ == "__main__":
+    cli()

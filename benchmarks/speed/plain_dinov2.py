@@ -1,0 +1,102 @@
+"""A straightforward loss of DINOv2, which `benchmarks.speed` compares the recipe with: the same numbers, no thrift.
+
+Every crop is a forward pass of its own, stochastic depth computes what it drops, and the losses are loops over pairs
+of crops and over images.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from regvit_lightning.models import vit
+from regvit_lightning.pretrain.dinov2.head import DinoHead
+from regvit_lightning.pretrain.dinov2.recipe import GLOBAL_CROPS, Recipe
+from regvit_lightning.pretrain.dinov2.teacher_targets import assign, sinkhorn
+
+Crop = tuple[Tensor, Tensor]  # logits of CLS (B, K) and of the masked patches (M, K)
+
+
+class PlainDinov2:
+    """Loss of a recipe with separate heads and Sinkhorn-Knopp, whose teacher and heads it uses.
+
+    Attributes:
+        student: a backbone of its own, with the weights of the recipe's student.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, s = recipe, recipe.settings
+        options: dict[str, Any] = {"image_size": s.image_size, "layer_scale": s.layer_scale, "swiglu": s.swiglu}
+        self.student = vit.build(recipe.model, mask_token=True, drop_path=s.drop_path, **options)
+        self.student.load_state_dict(recipe.student["backbone"].state_dict())
+        self.student.to(recipe.device).train()
+
+    def parts(self) -> list[torch.nn.Module]:
+        """What is trained, and clipped, by itself."""
+        return [self.student, self.recipe.student["dino_head"], self.recipe.student["ibot_head"]]
+
+    def loss(self, crops: dict[str, Tensor], masks: Tensor, temperature: float) -> Tensor:
+        """The sum of the weighted losses.
+
+        Args:
+            crops: `global` (B, 2, 3, S, S) and `local` (B, L, 3, s, s), uint8.
+            masks: (2 B, h, w), all images of the first global crop, then all of the second.
+            temperature: of the teacher.
+        """
+        s, masked = self.recipe.settings, masks.unflatten(0, (GLOBAL_CROPS, -1))
+        wide = list(zip(crops["global"].unbind(1), masked, strict=True))
+        with torch.no_grad():
+            heads = self.recipe.teacher_heads
+            seen = [self._logits(self.recipe.backbone, heads, crop, mask, False)[1] for crop, mask in wide]
+            targets, patch_targets = (
+                self._targets([logits[place] for logits in seen], temperature) for place in (0, 1)
+            )
+        heads, found, tokens = self.recipe.student, list[Crop](), list[Tensor]()
+        for crop, mask in wide:
+            cls, logits = self._logits(self.student, heads, crop, mask, True)
+            tokens.append(cls)
+            found.append(logits)
+        for crop in crops["local"].unbind(1):
+            found.append(self._logits(self.student, heads, crop, None, True)[1])
+        dino = self._dino([cls for cls, _ in found], targets)
+        ibot = self._ibot([patches for _, patches in found[:GLOBAL_CROPS]], patch_targets, masked)
+        spread = torch.stack([self._koleo(cls) for cls in tokens[: s.koleo_crops]]).sum()
+        return s.dino_weight * dino + s.ibot_weight * ibot + s.koleo_weight * spread
+
+    def _logits(
+        self, model: vit.RegisterViT, heads: torch.nn.ModuleDict, crop: Tensor, mask: Tensor | None, student: bool
+    ) -> tuple[Tensor, Crop]:
+        tokens = model.forward_features(self.recipe.normalise(crop), mask if student else None)
+        cls, patches = tokens[:, 0], tokens[:, model.num_prefix_tokens :]
+        some = patches[mask.flatten(1)] if mask is not None else patches[:0].flatten(0, 1)
+        return cls, (cast(DinoHead, heads["dino_head"])(cls), cast(DinoHead, heads["ibot_head"])(some))
+
+    def _targets(self, logits: list[Tensor], temperature: float) -> list[Tensor]:
+        together = torch.cat(logits)
+        targets = assign(together, temperature, sinkhorn([together], temperature))
+        return list(targets.split([len(part) for part in logits]))
+
+    def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return -(targets * F.log_softmax(logits.float() / self.recipe.settings.student_temperature, dim=1)).sum(dim=1)
+
+    def _dino(self, logits: list[Tensor], targets: list[Tensor]) -> Tensor:
+        pairs = [(seen, taught) for seen in range(len(logits)) for taught in range(len(targets)) if seen != taught]
+        losses = [self._cross_entropy(logits[seen], targets[taught]).mean() for seen, taught in pairs]
+        return torch.stack(losses).mean()
+
+    def _ibot(self, logits: list[Tensor], targets: list[Tensor], masks: Tensor) -> Tensor:
+        found = []
+        for crop, mask in enumerate(masks):
+            counts = mask.flatten(1).sum(dim=1).tolist()
+            found += [
+                part.mean() for part in self._cross_entropy(logits[crop], targets[crop]).split(counts) if len(part)
+            ]
+        return torch.stack(found).sum() / masks[:, :, 0, 0].numel()
+
+    def _koleo(self, cls: Tensor) -> Tensor:
+        found = []
+        for group in F.normalize(cls.float(), dim=1).split(self.recipe.settings.group):
+            near = (group @ group.T).fill_diagonal_(-2).argmax(dim=1)
+            found += [-(one - group[place]).norm().log() for one, place in zip(group, near.tolist(), strict=True)]
+        return torch.stack(found).mean()

@@ -1,0 +1,272 @@
+"""The rows of `benchmarks.speed` about pretraining: runs as a user starts them, DINOv2's step, and reading images."""
+
+import io
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed.timing import Row, autocast, seconds
+from regvit_lightning import settings
+from regvit_lightning.data.layout import DataSettings
+
+RECIPES = ("deit3", "openclip", "dinov2")
+
+A100 = 312e12  # FLOP/s in bf16, by its data sheet: the GPU of the recipes of the paper
+BUSY = 0.5  # share of them that a step is taken to reach
+
+# Settings in which a step of a small model takes seconds on two CPU cores; for DINOv2, few prototypes.
+AFFORDABLE = {
+    "deit3": ["image_size=224", "batch_size=32", "device_batch=32"],
+    "openclip": ["image_size=224", "batch_size=32", "device_batch=32", "warmup_steps=1"],
+    "dinov2": [
+        *["image_size=224", "local_size=96", "local_crops=8", "batch_size=16", "device_batch=16", "group=16"],
+        *["drop_path=0.3", "prototypes=4096", "ibot_prototypes=4096", "monitor_every=1000000"],
+        *["bottleneck=256", "ibot_bottleneck=256", "head_hidden=1024"],
+    ],
+}
+
+# The models of the paper, by which a GPU's appetite for images is reckoned.
+PUBLISHED = {"deit3": "vitb_reg4", "openclip": "vitb_reg4", "dinov2": "vitl14_reg4"}
+
+
+@dataclass(frozen=True)
+class Timed:
+    """How a run is timed.
+
+    Attributes:
+        data: whose images are read.
+        workers: decoding processes.
+        steps: that are timed, after three others.
+    """
+
+    data: DataSettings
+    workers: int
+    steps: int
+
+
+def deit3_step(model: str, size: int, batch: int, run: Timed, peak: float) -> list[Row]:
+    """(c) img/s of the recipe, reading images, over a bare loop on images in memory; (d) its share of the peak."""
+    from regvit_lightning.models.vit import block_macs, parse_name
+
+    words = [f"batch_size={batch}", f"device_batch={batch}", f"image_size={size}"]
+    ours, bare = recipe_rate("deit3", model, words, run)[0], bare_rate(model, size, batch)
+    flops = 6 * block_macs(*parse_name(model), size) * ours
+    return [
+        Row(
+            f"(c) DeiT-III img/s / bare loop, {model} {size} px",
+            ours / bare,
+            "≥ 0.9",
+            f"{ours:.1f} img/s recipe, {bare:.1f} img/s bare, batch {batch}",
+        ),
+        Row(
+            f"(d) FLOP/s / matrix-product peak, {model} {size} px",
+            flops / peak,
+            "",
+            f"{flops / 1e9:.0f} GFLOP/s in training (3 × forward)",
+        ),
+    ]
+
+
+def recipe_step(name: str, model: str, run: Timed, peak: float) -> Row:
+    """(h) FLOP/s of a run, reading images, over the peak; the matrix products are counted as they are made."""
+    rate, flops = recipe_rate(name, model, AFFORDABLE[name], run)
+    parts = f"{rate:.2f} img/s of {flops / 1e9:.1f} GFLOP, reading with {run.workers} further process"
+    return Row(f"(h) FLOP/s / matrix-product peak, {name}, {model} 224 px", rate * flops / peak, "", parts)
+
+
+def recipe_rate(name: str, model: str, words: list[str], run: Timed) -> tuple[float, float]:
+    """img/s of a pretraining run as a user starts it, between its third and its last step; FLOP for an image."""
+    import torch
+    from lightning.pytorch.callbacks import Callback
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from regvit_lightning.pretrain import fit
+
+    warmup = 3
+    times: list[float] = []
+    counter = FlopCounterMode(display=False)
+
+    class Clock(Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            if not times:
+                counter.__enter__()
+
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if not times:
+                counter.__exit__(None, None, None)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times.append(time.perf_counter())
+            trainer.should_stop = len(times) == warmup + run.steps
+
+    words = [*words, f"workers={run.workers}", "checkpoint_every=1000000"]
+    _, recipe = settings.load("recipes", name, "mini", words)
+    with tempfile.TemporaryDirectory() as folder:
+        fit.fit(fit.Run(model, name, recipe, run.data, 0, Path(folder) / "run"), [Clock()])
+    rate = recipe.batch_size * run.steps / (times[-1] - times[warmup - 1])
+    return rate, counter.get_total_flops() / recipe.batch_size
+
+
+def bare_rate(model: str, size: int, batch: int) -> float:
+    """img/s of the same model and optimiser in a plain loop on one batch that lies in memory."""
+    import torch
+    from timm.optim import Lamb
+    from torch.nn import functional as F
+
+    from regvit_lightning.models import vit
+    from regvit_lightning.runtime import hardware
+
+    device = hardware.accelerator()
+    network = vit.build(model, image_size=size, num_classes=16, layer_scale=1e-4).to(device).train()
+    vit.fuse_attention(network, device == "cuda")
+    images, labels = torch.randn(batch, 3, size, size, device=device), torch.randint(16, (batch,), device=device)
+    optimiser = Lamb(network.parameters(), lr=1e-3)
+
+    def step() -> None:
+        with autocast():
+            loss = F.cross_entropy(network(images).float(), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    return batch / seconds(step, 9)
+
+
+def dinov2_step(model: str) -> Row:
+    """(g) img/s of DINOv2's step over a straightforward step that finds the same losses, on crops in memory."""
+    import torch
+
+    from regvit_lightning.pretrain.dinov2 import recipe as dinov2
+    from regvit_lightning.runtime import hardware, seeds
+
+    device = hardware.accelerator()
+    chosen = settings.load("recipes", "dinov2", words=AFFORDABLE["dinov2"])[1]
+    with seeds.drawn_from(0, "initialise"):
+        recipe = dinov2.Recipe(chosen, model, 0, 1000, 0).to(device)
+    shapes = {"global": (2, chosen.image_size), "local": (chosen.local_crops, chosen.local_size)}
+    crops = {
+        name: torch.randint(256, (chosen.batch_size, count, 3, size, size), dtype=torch.uint8, device=device)
+        for name, (count, size) in shapes.items()
+    }
+    plain = seconds(plain_step(recipe, crops), 3)  # before ours: both move the same teacher and heads
+    ours = seconds(thrifty_step(recipe, crops), 3)
+    sizes = f"{chosen.image_size} and {chosen.local_crops} × {chosen.local_size} px, drop path {chosen.drop_path}"
+    parts = f"{chosen.batch_size / ours:.2f} img/s, {chosen.batch_size / plain:.2f} img/s straightforward"
+    return Row(f"(g) DINOv2 img/s / straightforward, {model}, {sizes}", plain / ours, "≥ 1.3", parts)
+
+
+def thrifty_step(recipe: Any, crops: dict[str, Any]) -> Callable[[], None]:
+    """The recipe's step without Lightning around it."""
+    import torch
+
+    from regvit_lightning.models import vit
+
+    optimiser = recipe.configure_optimizers()
+    groups = [(0, number) for number in range(recipe.settings.batch_size // recipe.settings.group)]
+    for backbone in (recipe.backbone, recipe.student["backbone"]):
+        vit.fuse_attention(backbone, recipe.device.type == "cuda")
+
+    def step() -> None:
+        with autocast():
+            loss = torch.stack(list(recipe.losses(crops, groups, 0).values())).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        recipe.configure_gradient_clipping(optimiser)
+        optimiser.step()
+        recipe.update_teacher(0.99)
+
+    return step
+
+
+def plain_step(recipe: Any, crops: dict[str, Any]) -> Callable[[], None]:
+    """The straightforward step: `PlainDinov2`, and loops over parameters for clipping and the teacher."""
+    import torch
+
+    from benchmarks.speed.plain_dinov2 import PlainDinov2
+    from regvit_lightning.models import vit
+
+    plain = PlainDinov2(recipe)
+    for backbone in (recipe.backbone, plain.student):
+        vit.fuse_attention(backbone, recipe.device.type == "cuda")
+    optimiser = torch.optim.AdamW([p for part in plain.parts() for p in part.parameters()], lr=1e-4)
+    followers = dict(recipe.backbone.named_parameters())
+    groups = [(0, number) for number in range(recipe.settings.batch_size // recipe.settings.group)]
+
+    def step() -> None:
+        masks = recipe.masks_of(groups).to(recipe.device)
+        with autocast():
+            loss = plain.loss(crops, masks, recipe.teacher_temperature(0))
+        optimiser.zero_grad()
+        loss.backward()
+        for part in plain.parts():
+            torch.nn.utils.clip_grad_norm_(part.parameters(), recipe.settings.clip)
+        optimiser.step()
+        with torch.no_grad():
+            for name, leader in plain.student.named_parameters():
+                if name in followers:
+                    followers[name].mul_(0.99).add_(leader, alpha=0.01)
+
+    return step
+
+
+def loading(name: str, data: DataSettings, images: int = 16) -> Row:
+    """(i) Cores that decode and augment, at the published sizes, as many images as an A100 trains on."""
+    import torch
+    from PIL import Image
+
+    from regvit_lightning.pretrain import fit
+
+    words = ["prototypes=8", "ibot_prototypes=8"] if name == "dinov2" else []
+    chosen = settings.load("recipes", name, words=words)[1]
+    augment = fit.recipe_class(chosen)(chosen, "vitn14_reg4", 16, 1_000_000, 0).augmentation()
+    files = photographs(data, images)
+
+    def read() -> None:
+        for file in files:
+            augment(Image.open(io.BytesIO(file)).convert("RGB"))
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the processes of a loader
+    try:
+        rate = images / seconds(read, 3)
+    finally:
+        torch.set_num_threads(threads)
+    needed = BUSY * A100 / flops_per_image(name, chosen)
+    parts = f"{rate:.0f} img/s a core; {PUBLISHED[name]} takes {needed:,.0f} img/s at {BUSY:.0%} of an A100's peak"
+    return Row(f"(i) cores that feed an A100, {name}", needed / rate, "≤ 16", parts)
+
+
+def photographs(data: DataSettings, images: int) -> list[bytes]:
+    """JPEGs of 500 × 375 px, the mean size of ImageNet's, made of rendered rooms."""
+    from PIL import Image
+
+    found = sorted(Path(data.root).rglob("rgb_*.jpg"))[:images]
+    files = []
+    for number in range(images):
+        file = io.BytesIO()
+        with Image.open(found[number % len(found)]) as image:
+            image.resize((500, 375), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+        files.append(file.getvalue())
+    return files
+
+
+def flops_per_image(name: str, chosen: Any) -> float:
+    """FLOP of the blocks (and of OpenCLIP's text tower) for an image of the published recipe, without recomputation."""
+    from regvit_lightning.models.vit import Architecture, block_macs, parse_name, with_swiglu
+
+    architecture, registers = parse_name(PUBLISHED[name])
+    size = chosen.image_size
+    if name == "dinov2":
+        architecture = with_swiglu(architecture)
+        wide = 2 * block_macs(architecture, registers, size)
+        near = chosen.local_crops * block_macs(architecture, registers, chosen.local_size)
+        return 2 * wide + 6 * (1 - chosen.drop_path) * (wide + near)
+    macs = block_macs(architecture, registers, size)
+    if name == "openclip":  # a text has no patches: its tokens stand for CLS and registers
+        width = chosen.text_width
+        text = Architecture(width, chosen.text_layers, chosen.text_heads, 1, 4 * width)
+        macs += block_macs(text, chosen.context_length - 1, 0)
+    return 6 * macs

@@ -1,0 +1,1 @@
+"""Result tables from records: `python -m benchmarks.tables data=mini`."""

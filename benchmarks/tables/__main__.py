@@ -1,0 +1,107 @@
+"""Result tables from records: `python -m benchmarks.tables data=mini`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks import command
+from benchmarks.tables import columns, formats, paper_tables, published, scored_records
+from benchmarks.tables.columns import Column, Row, Table, row_of
+from benchmarks.tables.formats import Origin
+from benchmarks.tables.paper_tables import PAPER_TABLES
+from benchmarks.tables.published import Published
+from benchmarks.tables.scored_records import Cell
+from regvit_lightning.records import Record
+from regvit_lightning.runtime import atomic
+from regvit_lightning.settings import setting
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DESCRIPTION = """Writes <results>/<data>/tables/<table>.{md,csv,tex} from the records and prints the overview: models ×
+metrics, the floors first (constant predictors, untrained models), with the change against the twin without registers.
+Beside it the tables of the registers paper under their numbers (table1, table2a, … fig12), those for which there are
+records. Where there are artifact reports, norms.png shows the norms of their models beside each other."""
+
+
+@dataclass
+class Tables:
+    """Settings of the program."""
+
+    data: str = setting("name of the data, a folder of <results>, or the folder of its images", "mini")
+    results: str = setting("folder of the results", "results")
+
+
+def build(cells: Sequence[Cell], entries: Sequence[Published] = ()) -> Iterator[Table]:
+    """The overview, then the tables of the paper that have any record.
+
+    Args:
+        cells: all of one data set.
+        entries: published numbers.
+    """
+    marks = columns.marks(cells, published.versions(sorted({cell.record.task for cell in cells})))
+    look_up = partial(_published, entries)
+    yield columns.build(columns.overview(cells), marks, look_up)
+    for table in PAPER_TABLES:
+        measured = table.measures(cells)
+        if measured:
+            yield columns.build(measured, marks, look_up, table.name, table.title, table.labels, table.twin_rows)
+
+
+def _published(entries: Sequence[Published], row: Row, column: Column, record: Record) -> Published | None:
+    return published.beside(entries, record.model, row.part, column.metric, record)
+
+
+def norm_strips(cells: Sequence[Cell]) -> "Figure | None":
+    """Fig. 7: norms of patches after the last block by model, with and without registers side by side, seed 0 first.
+
+    Returns:
+        None where no record is of an artifact report.
+    """
+    reported = [cell.record for cell in paper_tables.reports(cells)]
+    if not reported:
+        return None
+    import torch
+    from matplotlib.figure import Figure
+
+    from regvit_lightning.figures import artifacts as figures_artifacts
+
+    reported = sorted(reported, key=lambda record: (row_of(record).order(), -record.seed))
+    groups = {record.model: torch.tensor(record.protocol["norms_of_last_block"]) for record in reported}
+    figure = Figure(figsize=(2 + 1.8 * len(groups), 3.6), dpi=90, facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    figures_artifacts.strips(axes, groups)
+    axes.set_title("norms of patches after the last block: quantiles, the bar is the median", fontsize=9, loc="left")
+    return figure
+
+
+def main(options: Tables, words: list[str]) -> None:
+    """Run the program."""
+    results = Path(options.results)
+    data = Path(options.data).resolve().name if "/" in options.data else options.data
+    found = scored_records.load(results, data)
+    folder, origin = results / data / "tables", Origin(data, found, f"make tables DATA={data}")
+    written: list[str] = []
+    for table in build(found.cells, published.load()):
+        shown = formats.markdown(table, origin)
+        texts = {"md": shown, "csv": formats.csv(table), "tex": formats.latex(table, origin)}
+        for suffix, text in texts.items():
+            atomic.write_text(folder / f"{table.name}.{suffix}", text)
+        if not written:
+            print(shown)
+        written.append(table.name)
+    strips = norm_strips(found.cells)
+    if strips is not None:
+        atomic.write(folder / "norms.png", lambda file: strips.savefig(file, format="png", metadata={"Software": None}))
+    print(f"tables: {folder}/<table>.md, .csv, .tex of {', '.join(written)}{'; norms.png' if strips else ''}")
+
+
+def cli() -> None:
+    """Run the program with the words of the command line."""
+    command.run("tables", DESCRIPTION, Tables, main)
+
+
+if __name__ == "__main__":
+    cli()

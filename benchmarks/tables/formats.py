@@ -1,0 +1,232 @@
+"""A table as Markdown, CSV and LaTeX: the same numbers in the same order."""
+
+import csv as csv_module
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.tables.columns import MARKS, Column, Difference, Row, Score, Table
+from benchmarks.tables.markdown import table as aligned
+from benchmarks.tables.scored_records import Kept
+
+RAISED = {"d": "ᵈ", "s": "ˢ", "v": "ᵛ", "u": "ᵘ"}
+INTERVAL = "and [its 95 % interval] over test images, and over seeds where there are several"
+COMMITS_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the numbers of a table come from: its header.
+
+    Attributes:
+        data: name of the data.
+        kept: all records of it.
+        command: that makes the table.
+    """
+
+    data: str
+    kept: Kept
+    command: str
+
+    def line(self) -> str:
+        """Data, date of the newest record, commits, command."""
+        return f"Data: {self.data}. {made(self.kept)}. Made by `{self.command}`."
+
+
+def made(kept: Kept) -> str:
+    """Date of the newest record, and the commits of all, the newest first."""
+    provenance = [cell.record.provenance for cell in kept.cells]
+    newest = sorted(((p.get("date", ""), p.get("commit", "")) for p in provenance), reverse=True)
+    commits = list(dict.fromkeys(commit[:10] for _, commit in newest if commit))
+    more = f" and {len(commits) - COMMITS_SHOWN} more" if len(commits) > COMMITS_SHOWN else ""
+    named = ", ".join(commits[:COMMITS_SHOWN]) + more
+    return f"Newest record: {newest[0][0] or 'unknown'}. Commit{'s' * (len(commits) > 1)}: {named or 'unknown'}"
+
+
+# -------------------------------------------------------------------------------------------------------------- cells
+
+
+def change_shown(change: Difference, decimals: int) -> str:
+    """`+1.3 [0.2, 2.4]`: the difference and its interval."""
+    interval = "" if change.interval is None else " [{:z.{d}f}, {:z.{d}f}]".format(*change.interval, d=decimals)
+    return f"{change.value:+z.{decimals}f}{interval}"
+
+
+def _marks(score: Score) -> str:
+    unpaired = score.change is not None and score.change.interval is not None and not score.change.paired
+    return score.marks + ("u" if unpaired else "")
+
+
+def _cell(score: Score | None, column: Column) -> tuple[str, str]:
+    """`56.7 ± 0.4` and ` (+1.3 [0.2, 2.4])`; a dash where there is nothing."""
+    if score is None:
+        return "–", ""
+    spread = "" if score.deviation is None else f" ± {score.deviation:.{column.decimals}f}"
+    change = f" ({change_shown(score.change, column.decimals)})" if score.change else ""
+    return f"{score.mean:.{column.decimals}f}{spread}", change
+
+
+def _in_markdown(score: Score | None, column: Column) -> str:
+    number, change = _cell(score, column)
+    raised = "".join(RAISED[mark] for mark in _marks(score)) if score else ""
+    bold = f"**{number}**" if score and score.best else number
+    return f"{bold}{change}{raised}"
+
+
+def _in_latex(score: Score | None, column: Column) -> str:
+    number, change = (text.replace("±", r"$\pm$").replace("–", "--") for text in _cell(score, column))
+    raised = f"$^{{{_marks(score)}}}$" if score and _marks(score) else ""
+    bold = rf"\textbf{{{number}}}" if score and score.best else number
+    return f"{bold}{change}{raised}"
+
+
+def _published(score: Score | None, column: Column, sources: Sequence[str]) -> str:
+    """`84.8 (-0.3) [1]`: what is published, what is measured here less that, and the number of the source."""
+    if score is None or score.published is None:
+        return ""
+    entry = score.published
+    number = sources.index(source_of(score)) + 1
+    return f"{entry.value:g} ({score.mean - entry.value:+.{column.decimals}f}) [{number}]"
+
+
+def source_of(score: Score) -> str:
+    """Source and protocol of the published number, and what differs here."""
+    assert score.published is not None, "nothing is published"
+    entry = score.published
+    differs = f"; differs: {entry.protocol.differs}" if entry.protocol.differs else ""
+    return f"{entry.source}: {entry.protocol.words}{differs}"
+
+
+def _sources(table: Table) -> list[str]:
+    return sorted({source_of(score) for score in table.scores.values() if score.published})
+
+
+def row_name(row: Row) -> str:
+    """The model, or what it is the floor of."""
+    return f"{row.model} (floor)" if row.floor else row.model
+
+
+def _labels(table: Table, row: Row) -> list[str]:
+    return [row_name(row), row.part][: len(table.labels)]
+
+
+# ------------------------------------------------------------------------------------------------------------ formats
+
+
+def markdown(table: Table, origin: Origin) -> str:
+    """The header, the table, and what its reader must know."""
+    heads, *rows = _grid(table, _in_markdown)
+    seeds = [str(table.seeds[row]) for row in table.rows]
+    labels = len(table.labels)
+    numbered = [[*row[:labels], seed, *row[labels:]] for row, seed in zip(rows, seeds, strict=True)]
+    cells = [[*heads[:labels], "seeds", *heads[labels:]], *numbered]
+    safe = [[cell.replace("|", r"\|") for cell in row] for row in cells]
+    heading = [table.title, ""] if table.title else []
+    lines = [*heading, origin.line(), "", aligned(safe), ""]
+    said = [*notes(table), *table.footnotes, *(f"skipped: {line}" for line in origin.kept.skipped)]
+    lines += [f"- {note}" for note in said]
+    lines += [f"- [{number}] {source}" for number, source in enumerate(_sources(table), 1)]
+    return "\n".join(lines) + "\n"
+
+
+def _grid(table: Table, cell: Callable[[Score | None, Column], str]) -> list[list[str]]:
+    """Headings and rows, with a column of published numbers behind each that has any."""
+    sources, heads = _sources(table), [*table.labels]
+    for column, title in zip(table.columns, table.titles(), strict=True):
+        heads += [title + (" ↓" if column.better < 0 else "")] + [f"{title} published"] * table.has_published(column)
+    rows = [heads]
+    for row in table.rows:
+        cells = _labels(table, row)
+        for column in table.columns:
+            score = table.scores.get((row, column))
+            cells.append(cell(score, column))
+            cells += [_published(score, column, sources)] * table.has_published(column)
+        rows.append(cells)
+    return rows
+
+
+def notes(table: Table) -> list[str]:
+    """Units, and what brackets, bold and marks mean in this table."""
+    shown = list(table.scores.values())
+    said = [_units(table)]
+    if any(score.deviation is not None for score in shown):
+        said.append("mean ± standard deviation over seeds")
+    if any(score.change for score in shown):
+        said.append("(in brackets): the change against the same model without registers")
+    if any(score.change and score.change.interval for score in shown):
+        said[-1] += f", {INTERVAL}"
+    if any(score.best for score in shown):
+        said.append("bold: better than every other model by more than the interval of the difference")
+    if any(score.published for score in shown):
+        said.append("published: the value, (what is measured here less that value), [its source]")
+    marks = {mark for score in shown for mark in _marks(score)}
+    return said + [f"{RAISED[mark]}: {words}" for mark, words in MARKS.items() if mark in marks]
+
+
+def _units(table: Table) -> str:
+    """`top1 in %; rmse in m, lower is better (↓)`."""
+    kinds: dict[tuple[str, int], list[str]] = {}
+    for column, title in zip(table.columns, table.titles(), strict=True):
+        metrics = kinds.setdefault((column.unit, column.better), [])
+        shown = title if column.name else column.metric
+        if shown not in metrics:
+            metrics.append(shown)
+    less = {1: "", 0: "", -1: ", lower is better (↓)"}
+    return "; ".join(f"{', '.join(metrics)} in {unit}{less[better]}" for (unit, better), metrics in kinds.items())
+
+
+def csv(table: Table) -> str:
+    """Plain numbers, empty where there is none.
+
+    Of every column: mean, standard deviation, change, ends of its interval, marks, and where any row has one, the
+    published value and its source.
+    """
+    parts = ["", " std", " change", " change low", " change high", " marks"]
+    heads = [*table.labels, "seeds"]
+    for column, title in zip(table.columns, table.titles(), strict=True):
+        heads += [f"{title}{part}" for part in parts]
+        heads += [f"{title} published", f"{title} published source"] * table.has_published(column)
+    rows = [heads]
+    for row in table.rows:
+        cells = [*_labels(table, row), str(table.seeds[row])]
+        for column in table.columns:
+            cells += _plain(table.scores.get((row, column)), table.has_published(column))
+        rows.append(cells)
+    text = io.StringIO()
+    csv_module.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _plain(score: Score | None, published: bool) -> list[str]:
+    if score is None:
+        return [""] * (6 + 2 * published)
+    change = score.change
+    interval = change.interval if change and change.interval else (None, None)
+    numbers = [score.mean, score.deviation, change.value if change else None, *interval]
+    cells = ["" if number is None else f"{number:.4f}" for number in numbers] + [_marks(score)]
+    entry = score.published
+    return cells + ([f"{entry.value:g}" if entry else "", entry.source if entry else ""] if published else [])
+
+
+def latex(table: Table, origin: Origin) -> str:
+    r"""A booktabs tabular below the header as a comment; needs `\usepackage{booktabs}`."""
+    labels = len(table.labels)
+    heads, *rows = _grid(table, _in_latex)
+    lines = [[escaped(head).replace("↓", r"$\downarrow$") for head in heads]]
+    lines += [[*map(escaped, row[:labels]), *row[labels:]] for row in rows]
+    top, *below = (" & ".join(line) + r" \\" for line in lines)
+    marks = {mark for score in table.scores.values() for mark in _marks(score)}
+    said = [*filter(None, [table.title]), origin.line(), *(f"{mark}: {MARKS[mark]}" for mark in MARKS if mark in marks)]
+    said += [f"[{number}] {source}" for number, source in enumerate(_sources(table), 1)]
+    columns = "l" * labels + "r" * (len(heads) - labels)
+    body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", top, r"\midrule", *below, r"\bottomrule", r"\end{tabular}"]
+    return "\n".join([*(f"% {line}" for line in said), *body]) + "\n"
+
+
+SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+SPECIAL |= {sign: rf"\{sign}" for sign in "&%$#_{}"}
+
+
+def escaped(text: str) -> str:
+    """A text with LaTeX's special characters written out."""
+    return "".join(SPECIAL.get(sign, sign) for sign in text)

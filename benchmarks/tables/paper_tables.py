@@ -1,0 +1,253 @@
+"""The tables of the registers paper and the data of its Figs. 4, 7, 8 and 12, under their numbers.
+
+Source: Darcet et al. 2023 (arXiv 2309.16588). Each table has the paper's columns; its rows are the models that have
+records. What the paper measures with DINOv2-g and twelve more data sets is measured here with any model on its data.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.tables.columns import Measured, Row, column_of, key, numbers_of, row_of, same_part_of_twin, twins
+from benchmarks.tables.scored_records import Cell
+
+Measures = Callable[[Sequence[Cell]], list[Measured]]
+Named = tuple[str, str, str]  # task, metric, heading
+
+TOP1 = {"better": 1, "unit": "%", "decimals": 1}
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """One table.
+
+    Attributes:
+        name: of its files.
+        title: what it is.
+        labels: headings of a row's own columns.
+        measures: its numbers from records; none where a record lacks what the table is about.
+        twin_rows: those that may be a row without registers.
+    """
+
+    name: str
+    title: str
+    labels: tuple[str, ...]
+    measures: Measures
+    twin_rows: Callable[[Row], list[Row]] = same_part_of_twin
+
+
+def metrics(*columns: Named) -> Measures:
+    """Metrics of tasks, as the overview has them."""
+
+    def measures(cells: Sequence[Cell]) -> list[Measured]:
+        found = []
+        for cell in cells:
+            for place, (task, metric, heading) in enumerate(columns):
+                if cell.record.task == task and metric in cell.record.columns:
+                    found += numbers_of(cell, column_of(cell.record, metric, heading, (place,)))
+        return found
+
+    return measures
+
+
+FROZEN: tuple[Named, ...] = (
+    ("imagenet_linear", "top1_best_on_test", "ImageNet top-1, best on test"),
+    ("imagenet_linear", "top1", "ImageNet top-1"),
+    ("ade20k_linear", "miou", "ADE20k mIoU"),
+    ("nyud_linear1", "rmse", "NYUd rmse"),
+)
+
+
+# ----------------------------------------------------------------------------------------------- from artifact reports
+
+
+def reports(cells: Sequence[Cell]) -> list[Cell]:
+    """Those of artifact reports, in the order of their names."""
+    found = [cell for cell in cells if "norms_of_last_block" in cell.record.protocol]
+    return sorted(found, key=lambda cell: key(cell.record))
+
+
+def _number(cell: Cell, row: Row, value: Any, metric: str, heading: str, place: int, **facts: Any) -> list[Measured]:
+    """One number of a report; none where the report could not measure it."""
+    if value is None:
+        return []
+    return [Measured(row, column_of(cell.record, metric, heading, (place,), **facts), float(value), cell)]
+
+
+def single_tokens(spread: bool) -> Measures:
+    """Class of the image from one token (Table 1), with the deviation over draws of the token (Table 6)."""
+
+    def measures(cells: Sequence[Cell]) -> list[Measured]:
+        found = []
+        for cell in reports(cells):
+            held = cell.record.protocol["single_tokens"]
+            for place, token in enumerate(token for token in ("CLS", "normal", "outlier") if held.get(token)):
+                row = row_of(cell.record, token, place)
+                found += _number(cell, row, held[token]["top1"], "single_token_top1", "top-1", 0, **TOP1)
+                if spread and token != "CLS":
+                    deviation = held[token]["std_over_draws"]
+                    facts = {**TOP1, "better": 0}
+                    found += _number(cell, row, deviation, "single_token_std", "std over draws", 1, **facts)
+        return found
+
+    return measures
+
+
+def registers_hold(cells: Sequence[Cell]) -> list[Measured]:
+    """Class of the image from CLS, a normal patch, an outlier patch, a register (Table 4)."""
+    found = []
+    for cell in reports(cells):
+        held = {token: score["top1"] for token, score in cell.record.protocol["single_tokens"].items() if score}
+        row = _by_registers(cell)
+        names = {"CLS": "[CLS]", "normal": "normal patch", "outlier": "outlier patch"}
+        for place, (token, heading) in enumerate(names.items()):
+            found += _number(cell, row, held.get(token), f"single_token_{token}", heading, place, **TOP1)
+        registers = [top1 for token, top1 in held.items() if token.startswith("reg_")]
+        mean = sum(registers) / len(registers) if registers else None
+        found += _number(cell, row, mean, "single_token_registers", "register (mean)", len(names), **TOP1)
+    return found
+
+
+def local_information(cells: Sequence[Cell]) -> list[Measured]:
+    """Position and pixels of a normal patch from its token (Table 5)."""
+    found = []
+    for cell in reports(cells):
+        position, pixels = (cell.record.protocol[name].get("normal") or {} for name in ("position", "pixels"))
+        row, scale = _by_registers(cell), f"pixels of {cell.record.protocol['pixel_scale']}"
+        less = {"better": -1, "decimals": 2}
+        found += _number(cell, row, position.get("top1"), "position_top1", "position top-1", 0, **TOP1)
+        far = position.get("distance")
+        found += _number(cell, row, far, "position_distance", "position distance", 1, unit="patches", **less)
+        found += _number(cell, row, pixels.get("l2"), "pixel_l2", "reconstruction L2 error", 2, unit=scale, **less)
+        rms = pixels.get("rms")
+        found += _number(cell, row, rms, "pixel_rms", "reconstruction rms error", 3, unit=scale, **less)
+    return found
+
+
+def _by_registers(cell: Cell) -> Row:
+    return row_of(cell.record, str(cell.record.backbone["num_registers"]))
+
+
+LEVELS = {0.01: "norm at 1 %", 0.5: "median norm", 0.99: "norm at 99 %", 1.0: "largest norm"}
+NORM = {"better": 0, "unit": "the model's own scale", "decimals": 1}
+SHARE = {"better": 0, "unit": "% of patches", "decimals": 2}
+
+
+def norms_by_block(cells: Sequence[Cell]) -> list[Measured]:
+    """Norms of patches after every block, and the share of outliers by the report's rule (Fig. 4a; 4c over models)."""
+    found = []
+    for cell in reports(cells):
+        protocol, rule = cell.record.protocol, cell.record.settings["rule"]
+        levels, shares = protocol["norms_by_block"]["levels"], protocol["findings"][rule]["shares"]
+        for block, share in enumerate(shares, 1):
+            row = row_of(cell.record, str(block), block)
+            norms = dict(zip(levels, protocol["norms_by_block"]["patches"][block - 1], strict=True))
+            for place, (level, heading) in enumerate(LEVELS.items()):
+                found += _number(cell, row, norms[level], f"norm_{level:g}", heading, place, **NORM)
+            found += _number(cell, row, 100 * share, "block_outlier_share", f"outliers ({rule})", len(LEVELS), **SHARE)
+    return found
+
+
+QUANTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
+
+
+def norms_of_last_block(cells: Sequence[Cell]) -> list[Measured]:
+    """Norms of patches after the last block: quantiles of the strips (Fig. 7)."""
+    found = []
+    for cell in reports(cells):
+        strip = cell.record.protocol["norms_of_last_block"]
+        for place, percent in enumerate(QUANTILES):
+            value = strip[round(percent / 100 * (len(strip) - 1))]
+            found += _number(cell, row_of(cell.record), value, f"norm_{percent}", f"{percent} %", place, **NORM)
+    return found
+
+
+def costs(cells: Sequence[Cell]) -> list[Measured]:
+    """Parameters and multiply-adds against the number of registers (Fig. 12), once for each kind of model."""
+    found, whole = [], {"better": 0, "unit": "millions", "decimals": 2}
+    more = {"better": 0, "unit": "% above none", "decimals": 3}
+    kinds = {bare(cell.record.model): cell for cell in reports(cells) if not row_of(cell.record).floor}
+    for model, cell in kinds.items():
+        for cost in cell.record.protocol["cost"]:
+            row = Row(model, str(cost["registers"]), cost["registers"])
+            found += _number(cell, row, cost["parameters"] / 1e6, "parameters", "parameters", 0, **whole)
+            found += _number(cell, row, cost["more_parameters"], "more_parameters", "more parameters", 1, **more)
+            found += _number(cell, row, cost["macs"] / 1e6, "macs", "multiply-adds", 2, **whole)
+            found += _number(cell, row, cost["more_macs"], "more_macs", "more multiply-adds", 3, **more)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ number of registers
+
+
+def bare(model: str) -> str:
+    """The id without its number of registers."""
+    return re.sub(r"_reg\d+", "", model)
+
+
+def by_registers(cells: Sequence[Cell]) -> list[Measured]:
+    """Table 2a over numbers of registers (Fig. 8); for models that have at least two such numbers."""
+    found = []
+    for number in metrics(*FROZEN)(cells):
+        record = number.cell.record
+        if number.row.model == record.model and not number.row.floor:
+            count = record.backbone["num_registers"]
+            found.append(Measured(Row(bare(record.model), str(count), count), number.column, number.value, number.cell))
+    counts = {(number.row.model, number.row.part) for number in found}
+    models = [model for model, _ in counts]
+    return [number for number in found if models.count(number.row.model) > 1]
+
+
+def none_of_them(row: Row) -> list[Row]:
+    """The row of the same model with no register."""
+    return [Row(row.model, "0")]
+
+
+def twin_with_none(row: Row) -> list[Row]:
+    """The twin model, whose part says that it has no register."""
+    return [Row(name, "0", floor=row.floor) for name in twins(row.model)]
+
+
+def no_twin(row: Row) -> list[Row]:
+    """For tables in which a change against the twin says nothing."""
+    return []
+
+
+PAPER_TABLES = (
+    PaperTable("table1", "Table 1: class of the image from one token", ("model", "token"), single_tokens(False)),
+    PaperTable("table2a", "Table 2a: linear evaluation of frozen features", ("model",), metrics(*FROZEN)),
+    PaperTable(
+        "table2b",
+        "Table 2b: zero-shot classification",
+        ("model",),
+        metrics(("imagenet_zeroshot", "top1", "ImageNet top-1")),
+    ),
+    PaperTable(
+        "table3",
+        "Table 3: object discovery by LOST, CorLoc; the sweep chooses feature, block and bias",
+        ("model",),
+        metrics(
+            ("lost_voc07", "corloc", "VOC 2007"),
+            ("lost_voc12", "corloc", "VOC 2012"),
+            ("lost_coco20k", "corloc", "COCO 20k"),
+            ("lost_sweep_voc07", "corloc", "VOC 2007, sweep"),
+            ("lost_sweep_voc12", "corloc", "VOC 2012, sweep"),
+            ("lost_sweep_coco20k", "corloc", "COCO 20k, sweep"),
+            ("lost_sweep_voc07", "corloc_best_on_test", "VOC 2007, sweep, best on test"),
+            ("lost_sweep_voc12", "corloc_best_on_test", "VOC 2012, sweep, best on test"),
+            ("lost_sweep_coco20k", "corloc_best_on_test", "COCO 20k, sweep, best on test"),
+        ),
+    ),
+    PaperTable("table4", "Table 4: what single tokens hold", ("model", "registers"), registers_hold, twin_with_none),
+    PaperTable(
+        "table5", "Table 5: what normal patches know locally", ("model", "registers"), local_information, twin_with_none
+    ),
+    PaperTable("table6", "Table 6: Table 1 with its spread", ("model", "token"), single_tokens(True)),
+    PaperTable("fig4", "Fig. 4: norms of patches by block", ("model", "block"), norms_by_block, no_twin),
+    PaperTable(
+        "fig7", "Fig. 7: norms of patches after the last block, quantiles", ("model",), norms_of_last_block, no_twin
+    ),
+    PaperTable("fig8", "Fig. 8: by number of registers", ("model", "registers"), by_registers, none_of_them),
+    PaperTable("fig12", "Fig. 12: cost by number of registers", ("model", "registers"), costs, no_twin),
+)

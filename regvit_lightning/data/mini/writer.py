@@ -1,0 +1,394 @@
+"""Writes the rendered data set to disk in the real data sets' own formats, so that one loader reads both.
+
+    <root>/imagenet/{train,val}/<class>/<class>_<n>.JPEG
+    <root>/ADEChallengeData2016/{images,annotations}/{training,validation}/ADE_{train,val}_<n>.{jpg,png}
+    <root>/nyu/{nyu_train,nyu_test}.txt, sync/, official_splits/test/      the BTS lists, depth in millimetres
+    <root>/VOCdevkit/{VOC2007,VOC2012}/{JPEGImages,Annotations,ImageSets/Main}
+    <root>/coco/{images/train2014, annotations/instances_train2014.json, coco_20k_filenames.txt}
+    <root>/shards/{train,val}-<n>.tar                                      webdataset: <key>.jpg, .txt, .cls
+    <root>/settings.json, complete.json                                    what is being, and what was, written
+
+Every image has a generator of its own, seeded by (seed, split, index): any image can be rendered alone, and the bytes
+depend neither on the number of workers nor on interruptions. Every file is written under a temporary name and renamed;
+files that exist are not written again. One process at a time may write to a root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from regvit_lightning.data.mini.annotations import coco_annotations, voc_xml
+from regvit_lightning.data.mini.scenes import CLASSES, Rendering, render, sample_scene
+from regvit_lightning.errors import UserError
+
+VERSION = 4  # of the pictures and of the files: raise it whenever either changes, and old data sets are rewritten
+FOLDERS = ("imagenet", "ADEChallengeData2016", "nyu", "VOCdevkit", "coco", "shards")
+FOLDER_NAMES = tuple(name.replace(" ", "_") for name in CLASSES)
+NYU_FOCAL = 518.8579  # pixels, the colour camera of NYU Depth v2 as it stands in the BTS lists
+TASK_IMAGES = 32  # images of about 96 x 96 in a task of one worker: about a tenth of a second
+
+
+@dataclass(frozen=True)
+class MiniSettings:
+    """How much is written. The defaults take about half a minute on two cores; all sizes are numbers of images."""
+
+    seed: int = 0
+    imagenet_train: int = 300  # per class
+    imagenet_val: int = 60  # per class
+    ade_train: int = 320
+    ade_val: int = 80
+    nyu_train: int = 160
+    nyu_test: int = 40
+    voc2007: int = 120
+    voc2012: int = 120
+    coco: int = 120
+    shards_train: int = 1600  # image-text pairs
+    shards_val: int = 320
+    shard_pairs: int = 160  # per shard
+    imagenet_side: int = 96  # pixels; ImageNet and the image-text pairs
+    ade_side: int = 200  # pixels, larger side
+    voc_side: int = 160  # pixels, larger side; VOC and COCO
+
+
+def is_complete(root: Path, settings: MiniSettings | None = None) -> bool:
+    """Whether `root` holds a whole data set of this version, and of these settings where they are given."""
+    found = _read_json(Path(root) / "complete.json") or {}
+    wanted, present = found.get("files"), _count_files(Path(root))
+    if found.get("version") != VERSION or not isinstance(wanted, dict):
+        return False
+    if settings is not None and found.get("settings") != dataclasses.asdict(settings):
+        return False
+    # More files are no harm: some loaders leave their caches beside the data.
+    return all(present[name] >= wanted.get(name, 0) for name in FOLDERS)
+
+
+def write(root: Path, settings: MiniSettings, workers: int) -> Iterator[tuple[int, int]]:
+    """Writes what is missing under `root` and yields (images done, images in all) along the way.
+
+    With one worker or none everything happens in this process, else in `workers` fresh processes. Stopping early
+    leaves a data set that the next call finishes.
+
+    Raises:
+        UserError: `root` cannot be written to, or holds data sets that this function did not write.
+    """
+    root = Path(root)
+    if is_complete(root, settings):
+        return
+    with _telling(root):
+        _prepare(root, settings)
+    tasks = _tasks(settings)
+    done, total = 0, sum(task.stop - task.start for task in tasks)
+    yield done, total
+    for task in _run(root, settings, tasks, workers):
+        done += task.stop - task.start
+        yield done, total
+    with _telling(root):
+        _write_lists(root, settings)
+        _write_json(root / "complete.json", {**_identity(settings), "files": _count_files(root)})
+
+
+# ------------------------------------------------------------------------------------------------------- tasks
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run of images of one part, small enough for the progress to be seen."""
+
+    part: str
+    start: int
+    stop: int
+    when: float  # its place among the tasks of its part, in (0, 1)
+
+
+def _tasks(settings: MiniSettings) -> list[Task]:
+    """The parts interleaved, so that images take the same time all along and the time left can be told."""
+    tasks = []
+    for part, (_, size, cost) in PARTS.items():
+        count, step = size(settings), max(1, TASK_IMAGES // cost)
+        if part.startswith("shards"):
+            step = settings.shard_pairs
+        elif part == "coco":  # one JSON holds the annotations of all images
+            step = max(count, 1)
+        for start in range(0, count, step):
+            tasks.append(Task(part, start, min(start + step, count), (start + step / 2) / count))
+    return sorted(tasks, key=lambda task: task.when)
+
+
+def _run(root: Path, settings: MiniSettings, tasks: Sequence[Task], workers: int) -> Iterator[Task]:
+    if workers <= 1:
+        for task in tasks:
+            _work(root, settings, task)
+            yield task
+        return
+    # Fresh processes: forking one that has started the threads of torch may hang.
+    context, ignore = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is ours to handle
+    with ProcessPoolExecutor(workers, context, signal.signal, ignore) as pool:
+        futures = {pool.submit(_work, root, settings, task): task for task in tasks}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _work(root: Path, settings: MiniSettings, task: Task) -> None:
+    with _telling(root):
+        PARTS[task.part][0](root, settings, task.part, range(task.start, task.stop))
+
+
+def _rng(settings: MiniSettings, part: str, index: int) -> np.random.Generator:
+    return np.random.default_rng([settings.seed, zlib.crc32(part.encode()), index])
+
+
+def _main_object(settings: MiniSettings, part: str, index: int) -> Rendering:
+    """An image of which each class is the main object in turn."""
+    side = settings.imagenet_side
+    return render(sample_scene(_rng(settings, part, index), side, side, index % len(CLASSES)))
+
+
+def _any_objects(settings: MiniSettings, part: str, index: int, side: int) -> Rendering:
+    """An image of any objects in one of the usual formats, its larger side between 0.9 and 1.1 times `side`."""
+    rng = _rng(settings, part, index)
+    longer = round(side * rng.uniform(0.9, 1.1))
+    shorter = round(longer * rng.choice([0.667, 0.75, 0.75, 1.0]))
+    width, height = (longer, shorter) if rng.random() < 0.75 else (shorter, longer)
+    return render(sample_scene(rng, width, height))
+
+
+# -------------------------------------------------------------------------------------- one function per format
+
+
+def _imagenet(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
+    for index in indices:
+        name = FOLDER_NAMES[index % len(CLASSES)]
+        path = root / "imagenet" / part.split()[1] / name / f"{name}_{index // len(CLASSES):05d}.JPEG"
+        if not path.exists():
+            _write_jpeg(path, _main_object(settings, part, index))
+
+
+def _ade(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
+    split = part.split()[1]
+    folder, short = root / "ADEChallengeData2016", {"training": "train", "validation": "val"}[split]
+    for index in indices:
+        name = f"ADE_{short}_{index + 1:08d}"
+        image = folder / "images" / split / f"{name}.jpg"
+        labels = folder / "annotations" / split / f"{name}.png"
+        if not (image.exists() and labels.exists()):
+            rendering = _any_objects(settings, part, index, settings.ade_side)
+            _write_jpeg(image, rendering)
+            _write_png(labels, rendering.semantic)
+
+
+def _nyu(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
+    for index in indices:
+        image, depth = (root / "nyu" / _nyu_folder(part) / name for name in _nyu_names(index))
+        if not (image.exists() and depth.exists()):
+            rendering = render(sample_scene(_rng(settings, part, index), 640, 480, focal=NYU_FOCAL))
+            _write_jpeg(image, rendering)
+            _write_png(depth, np.round(rendering.depth * 1000).astype(np.uint16))
+
+
+def _nyu_folder(part: str) -> str:
+    return {"nyu train": "sync", "nyu test": "official_splits/test"}[part]
+
+
+def _nyu_names(index: int) -> tuple[str, str]:
+    """Image and depth of a frame, ten frames to a scene folder."""
+    folder = f"scene_{index // 10:04d}"
+    return f"{folder}/rgb_{index % 10:05d}.jpg", f"{folder}/sync_depth_{index % 10:05d}.png"
+
+
+def _voc(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
+    folder = root / "VOCdevkit" / part
+    for index in indices:
+        name = _voc_name(part, index)
+        image, objects = folder / "JPEGImages" / f"{name}.jpg", folder / "Annotations" / f"{name}.xml"
+        if not (image.exists() and objects.exists()):
+            rendering = _any_objects(settings, part, index, settings.voc_side)
+            _write_jpeg(image, rendering)
+            _write_bytes(objects, voc_xml(rendering, part, f"{name}.jpg", FOLDER_NAMES))
+
+
+def _voc_name(part: str, index: int) -> str:
+    return f"{index + 1:06d}" if part == "VOC2007" else f"2008_{index + 1:06d}"
+
+
+def _coco(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
+    """All images at once, because one JSON holds the annotations of all."""
+    summary = root / "coco" / "annotations" / "instances_train2014.json"
+    paths = [root / "coco" / "images" / _coco_name(index) for index in indices]
+    if summary.exists() and all(path.exists() for path in paths):
+        return
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index, path in zip(indices, paths, strict=True):
+        rendering = _any_objects(settings, part, index, settings.voc_side)
+        if not path.exists():
+            _write_jpeg(path, rendering)
+        height, width = rendering.semantic.shape
+        images.append({"id": _coco_id(index), "file_name": path.name, "height": height, "width": width, "license": 1})
+        crowd = index % 20 == 7  # rare, but there, as in the real annotations
+        annotations += coco_annotations(rendering, _coco_id(index), first_id=len(annotations) + 1, crowd=crowd)
+    categories = [{"id": i + 1, "name": name, "supercategory": name.split()[1]} for i, name in enumerate(CLASSES)]
+    info = {"description": "RegViT mini, rendered", "version": str(VERSION), "year": 2014}
+    licenses = [{"id": 1, "name": "rendered", "url": ""}]
+    _write_json(
+        summary,
+        {"info": info, "licenses": licenses, "images": images, "annotations": annotations, "categories": categories},
+    )
+
+
+def _coco_id(index: int) -> int:
+    """The real ids have gaps, too."""
+    return 9 + 31 * index
+
+
+def _coco_name(index: int) -> str:
+    return f"train2014/COCO_train2014_{_coco_id(index):012d}.jpg"
+
+
+def _shards(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
+    """One shard; the members carry no time and no owner, so that the bytes depend on the pairs only."""
+    path = root / "shards" / f"{part.split()[1]}-{indices.start // settings.shard_pairs:06d}.tar"
+    if path.exists():
+        return
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for index in indices:
+            rendering = _main_object(settings, part, index)
+            pair = {"jpg": _jpeg(rendering), "txt": rendering.caption.encode(), "cls": b"%d" % rendering.main_label}
+            for extension, content in pair.items():
+                member = tarfile.TarInfo(f"{index:06d}.{extension}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    _write_bytes(path, buffer.getvalue())
+
+
+# part: (what writes it, number of images, cost of an image in units of one of 96 x 96)
+PARTS: dict[str, tuple[Callable[[Path, MiniSettings, str, range], None], Callable[[MiniSettings], int], int]] = {
+    "imagenet train": (_imagenet, lambda s: s.imagenet_train * len(CLASSES), 1),
+    "imagenet val": (_imagenet, lambda s: s.imagenet_val * len(CLASSES), 1),
+    "ade training": (_ade, lambda s: s.ade_train, 2),
+    "ade validation": (_ade, lambda s: s.ade_val, 2),
+    "nyu train": (_nyu, lambda s: s.nyu_train, 20),
+    "nyu test": (_nyu, lambda s: s.nyu_test, 20),
+    "VOC2007": (_voc, lambda s: s.voc2007, 1),
+    "VOC2012": (_voc, lambda s: s.voc2012, 1),
+    "coco": (_coco, lambda s: s.coco, 1),
+    "shards train": (_shards, lambda s: s.shards_train, 1),
+    "shards val": (_shards, lambda s: s.shards_val, 1),
+}
+
+
+def _write_lists(root: Path, settings: MiniSettings) -> None:
+    """The lists that name the files: cheap, so they are always written anew."""
+    for part, name, lead in (("nyu train", "nyu_train.txt", "/"), ("nyu test", "nyu_test.txt", "")):
+        frames = [_nyu_names(index) for index in range(PARTS[part][1](settings))]
+        _write_lines(root / "nyu" / name, [f"{lead}{image} {lead}{depth} {NYU_FOCAL}" for image, depth in frames])
+    for part in ("VOC2007", "VOC2012"):
+        names = [_voc_name(part, index) for index in range(PARTS[part][1](settings))]
+        for split, chosen in (("trainval", names), ("train", names[0::2]), ("val", names[1::2])):
+            _write_lines(root / "VOCdevkit" / part / "ImageSets" / "Main" / f"{split}.txt", chosen)
+    # As in the real list, not every image of train2014 is in it.
+    chosen = [_coco_name(index) for index in range(settings.coco) if index % 12 != 5]
+    _write_lines(root / "coco" / "coco_20k_filenames.txt", chosen)
+
+
+# ------------------------------------------------------------------------------------------------------- files
+
+
+def _jpeg(rendering: Rendering) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(rendering.image).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def _write_jpeg(path: Path, rendering: Rendering) -> None:
+    _write_bytes(path, _jpeg(rendering))
+
+
+def _write_png(path: Path, values: np.ndarray) -> None:
+    """8 or 16 bits, one channel."""
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "PNG", compress_level=3)
+    _write_bytes(path, buffer.getvalue())
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    _write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    _write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    # Unlike atomic.write, without a flush to the disk for each of thousands of files: a lost one is rendered again.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _identity(settings: MiniSettings) -> dict[str, Any]:
+    return {"version": VERSION, "settings": dataclasses.asdict(settings)}
+
+
+def _count_files(root: Path) -> dict[str, int]:
+    return {name: sum(len(files) for _, _, files in os.walk(root / name)) for name in FOLDERS}
+
+
+def _prepare(root: Path, settings: MiniSettings) -> None:
+    """Makes `root` hold nothing but finished files of these settings."""
+    marker = root / "settings.json"
+    (root / "complete.json").unlink(missing_ok=True)
+    if _read_json(marker) != _identity(settings):
+        present = [name for name in FOLDERS if (root / name).exists()]
+        if present and not marker.exists():
+            raise UserError(
+                f"{root / present[0]} is there but {marker} is not, so it may be real data: "
+                "name another folder for the rendered data, or move it away"
+            )
+        for name in present:
+            shutil.rmtree(root / name)
+        _write_json(marker, _identity(settings))
+    for path in root.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _telling(root: Path) -> Iterator[None]:
+    """Turns what the file system refuses into one line for the user."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename or root}: {error.strerror or error}") from error

@@ -1,0 +1,214 @@
+"""Pictures of what tokens attend to and hold, from arrays, drawn into a Figure or a SubFigure of a page.
+
+A map has a cell for each patch. `size` of each kind of picture tells how many inches it is made for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from regvit_lightning.figures.grids import INK
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+Maps = npt.NDArray[np.floating]  # (N, h, w)
+
+CELL = 1.3  # inches: the widest panel
+WIDTH = 12.6  # inches: panels shrink where they would take more than this together
+GAP = 0.06  # of a panel, between panels
+MARGIN = 0.1  # inches, left and right
+HEADING, FOOT = 0.46, 0.06  # inches above the first row and below the last
+BAR = 0.62  # inches for a colour bar on the right
+SHARES = "yellow is the share in the corner"
+SIGMAS = 3  # of the whitened component at either end of its colours (Fig. 20)
+
+
+def size(rows: int, columns: int, bar: bool = False) -> tuple[float, float]:
+    """Width and height in inches of square panels, titles included.
+
+    Args:
+        bar: there is a colour bar on the right (`component_maps`).
+    """
+    around = 2 * MARGIN + (BAR if bar else 0)
+    panel = _panel(columns, around)
+    across, down = (n * panel + (n - 1) * GAP * panel for n in (columns, rows))
+    return across + around, down + HEADING + FOOT
+
+
+def attention_maps(
+    figure: Figure | SubFigure, images: Sequence[npt.NDArray[np.uint8]], maps: Mapping[str, Maps], title: str
+) -> None:
+    """A row for each image: the image and its maps (Figs. 1 and 9), each from 0 to its own largest share.
+
+    Made for `size(len(images), 1 + len(maps))`.
+
+    Args:
+        images: (H, W, 3) each.
+        maps: by name, such as CLS and reg_0, (N, h, w): the share of attention that each patch receives.
+        title: stands above.
+
+    Raises:
+        ValueError: images and maps are not of one number.
+    """
+    _check(images, list(maps.values()))
+    panels = _panels(figure, len(images), 1 + len(maps), title, SHARES)
+    for row, image in enumerate(images):
+        _image(panels[row][0], image)
+        for axes, values in zip(panels[row][1:], maps.values(), strict=True):
+            _share(axes, values[row])
+    _titles(panels[0], ["image", *maps])
+
+
+def head_maps(figure: Figure | SubFigure, images: Sequence[npt.NDArray[np.uint8]], heads: Maps, title: str) -> None:
+    """A row for each image: the image and the attention of CLS in each head (Fig. 18), each from 0 to its largest.
+
+    Made for `size(len(images), 1 + number of heads)`.
+
+    Args:
+        images: (H, W, 3) each.
+        heads: (N, heads, h, w).
+        title: stands above.
+
+    Raises:
+        ValueError: images and maps are not of one number.
+    """
+    attention_maps(figure, images, {f"head {index}": heads[:, index] for index in range(heads.shape[1])}, title)
+
+
+def norm_maps(
+    figure: Figure | SubFigure, images: Sequence[npt.NDArray[np.uint8]], columns: Mapping[str, Maps], title: str
+) -> None:
+    """A row for each image: the image, and maps of its norms (Fig. 21), on one scale for each column.
+
+    Made for `size(len(images), 1 + len(columns))`.
+
+    Args:
+        images: (H, W, 3) each.
+        columns: norms (N, h, w) of these images by title, such as blocks or models.
+        title: stands above.
+
+    Raises:
+        ValueError: images and maps are not of one number.
+    """
+    _check(images, list(columns.values()))
+    panels = _panels(figure, len(images), 1 + len(columns), title, "one scale for each column: least to largest norm")
+    for row, image in enumerate(images):
+        _image(panels[row][0], image)
+        for axes, norms in zip(panels[row][1:], columns.values(), strict=True):
+            low, high = float(norms.min()), float(norms.max())
+            _bare(axes).imshow(norms[row], cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
+    ranges = [f"{name}: {norms.min():.3g} to {norms.max():.3g}" for name, norms in columns.items()]
+    _titles(panels[0], ["image", *ranges])
+
+
+def mean_attention(figure: Figure | SubFigure, maps: Mapping[str, Maps], title: str) -> None:
+    """One row of mean maps over images (Fig. 16), each from 0 to its own largest share.
+
+    Made for `size(1, len(maps))`.
+
+    Args:
+        maps: by name, (N, h, w) of all images.
+        title: stands above.
+    """
+    (panels,) = _panels(figure, 1, len(maps), title, SHARES)
+    for axes, values in zip(panels, maps.values(), strict=True):
+        _share(axes, values.mean(axis=0))
+    _titles(panels, list(maps))
+
+
+def component_maps(
+    figure: Figure | SubFigure, images: Sequence[npt.NDArray[np.uint8]], component: Maps, title: str
+) -> None:
+    """Images above, the first principal component of their patches below (Fig. 20), on one scale of ±3 sigma.
+
+    Made for `size(2, len(images), bar=True)`.
+
+    Args:
+        images: (H, W, 3) each.
+        component: (N, h, w), whitened: mean 0 and standard deviation 1 in each image.
+        title: stands above.
+
+    Raises:
+        ValueError: images and maps are not of one number.
+    """
+    _check(images, [component])
+    above, below = _panels(figure, 2, len(images), title, "each image alone, the farthest value red", BAR)
+    for axes, image in zip(above, images, strict=True):
+        _image(axes, image)
+    for axes, values in zip(below, component, strict=True):
+        style: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -SIGMAS, "vmax": SIGMAS, "interpolation": "nearest"}
+        picture = _bare(axes).imshow(values, **style)
+    bar = below[-1].inset_axes((1.08, 0.0, 0.08, 1.0))
+    scale = below[-1].figure.colorbar(picture, cax=bar, ticks=[-SIGMAS, 0, SIGMAS])
+    scale.ax.set_yticklabels([f"−{SIGMAS} σ", "0", f"{SIGMAS} σ"], fontsize=7, color=INK)
+    scale.ax.tick_params(length=2, color=INK, pad=2)
+    scale.outline.set_visible(False)
+
+
+def _check(images: Sequence[npt.NDArray[np.uint8]], maps: Sequence[Maps]) -> None:
+    if not images or any(len(values) != len(images) for values in maps):
+        raise ValueError(f"{len(images)} images and maps of {', '.join(str(len(values)) for values in maps)}")
+
+
+def _panel(columns: int, around: float) -> float:
+    """Inches: the side of a panel among `columns` of them, with `around` inches beside them."""
+    return min(CELL, (WIDTH - around) / (columns + (columns - 1) * GAP))
+
+
+def _panels(
+    figure: Figure | SubFigure, rows: int, columns: int, title: str, note: str, right: float = 0
+) -> list[list[Axes]]:
+    """Axes by row and column, from the upper left, as large as `size` foresees; title and small note stand above."""
+    width, height = figure.bbox.width / figure.dpi, figure.bbox.height / figure.dpi
+    panel = _panel(columns, 2 * MARGIN + right)
+    across, down = (n * panel + (n - 1) * GAP * panel for n in (columns, rows))
+    grid = figure.add_gridspec(
+        rows,
+        columns,
+        left=MARGIN / width,
+        right=(MARGIN + across) / width,
+        top=1 - HEADING / height,
+        bottom=1 - (HEADING + down) / height,
+        wspace=GAP,
+        hspace=GAP,
+    )
+    panels = [[figure.add_subplot(grid[row, column]) for column in range(columns)] for row in range(rows)]
+    line = 1 - 0.2 / height
+    heading = figure.text(MARGIN / width, line, title, fontsize=9.5, weight="bold", color=INK)
+    style: dict[str, Any] = {"textcoords": "offset points", "va": "baseline", "fontsize": 7.5, "color": INK}
+    behind = (heading, figure.transSubfigure)
+    panels[0][0].annotate(note, (1, line), (7, 0), xycoords=behind, annotation_clip=False, **style)
+    return panels
+
+
+def _titles(panels: Sequence[Axes], names: Sequence[str]) -> None:
+    for axes, name in zip(panels, names, strict=True):
+        axes.set_title(name, fontsize=7.5, color=INK, pad=2.5)
+
+
+def _image(axes: Axes, image: npt.NDArray[np.uint8]) -> None:
+    _bare(axes).imshow(image, interpolation="antialiased")
+
+
+def _share(axes: Axes, values: npt.NDArray[np.floating]) -> None:
+    """A map, with the share of its brightest patch in the corner: own scales would make all maps look alike."""
+    largest = float(values.max())
+    share = 100 * largest
+    _bare(axes).imshow(values, cmap="viridis", vmin=0, vmax=largest or 1, interpolation="nearest")
+    where: dict[str, Any] = {"transform": axes.transAxes, "ha": "left", "va": "bottom"}
+    box = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 1.0}
+    axes.text(0.03, 0.03, f"{share:.2g} %" if share < 99.5 else "100 %", fontsize=6, color="white", bbox=box, **where)
+
+
+def _bare(axes: Axes) -> Axes:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.set_anchor("N")  # what is wider than high stands below its title
+    return axes

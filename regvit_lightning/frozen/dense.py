@@ -1,0 +1,51 @@
+"""What the dense evaluations share: patch features of images of any size."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from regvit_lightning.frozen.module import Frozen
+from regvit_lightning.models.tokens import Tokens
+
+
+def centre_pad(images: Tensor, multiple: int) -> Tensor:
+    """Zeros around (B, C, H, W) up to the next multiples of `multiple`; an odd row or column goes below or right.
+
+    DINOv2's padding for patch size 14 (dinov2, hubconf and evaluation notebooks): 512 becomes 518, 480 × 640 becomes
+    490 × 644.
+    """
+    height, width = images.shape[-2:]
+    rows, columns = -height % multiple, -width % multiple
+    if not rows and not columns:
+        return images
+    return F.pad(images, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+
+
+def features(frozen: Frozen, images: Tensor, blocks: Sequence[int], norm: bool, device_batch: int) -> list[Tokens]:
+    """Tokens of normalised images (B, 3, H, W) of any size, centre-padded, `device_batch` images at once.
+
+    Args:
+        blocks, norm: as for `Backbone.forward`.
+
+    Returns:
+        One `Tokens` for each block, float32, of all images.
+    """
+    padded = centre_pad(images, frozen.backbone.patch_size)
+    parts = [frozen(part, blocks, norm) for part in padded.split(device_batch)]
+    return [_joined(block) for block in zip(*parts, strict=True)]
+
+
+def _joined(parts: Sequence[Tokens]) -> Tokens:
+    if len(parts) == 1:
+        return parts[0]
+    cls = [part.cls for part in parts if part.cls is not None]
+    registers, patches = torch.cat([p.registers for p in parts]), torch.cat([p.patches for p in parts])
+    return Tokens(torch.cat(cls) if cls else None, registers, patches)
+
+
+def examples(images: int, wanted: int = 4) -> list[int]:
+    """Places of the test images that a picture shows: evenly spread, all of them where there are few."""
+    wanted = min(wanted, images)
+    return [place * images // wanted for place in range(wanted)]

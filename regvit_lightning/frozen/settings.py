@@ -1,0 +1,80 @@
+"""Settings that frozen evaluations share."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from regvit_lightning.data.images import Transform
+from regvit_lightning.data.transforms import centre_crop
+from regvit_lightning.runtime import hardware
+from regvit_lightning.settings import MISSING, check
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass
+class TaskSettings:
+    """Settings of every frozen evaluation.
+
+    Attributes:
+        module: file of `regvit_lightning/tasks/` with the task's `Settings` and `run`.
+        version: of the protocol; raised whenever a change to the code or the YAML changes numbers.
+        precision: of the frozen features: bf16-mixed or 32-true; auto becomes the first where the hardware has it.
+        workers: decoding processes per device.
+        device_batch: images at once through the backbone on one device.
+        untrained_size: side in pixels of the images that untrained backbones are made for.
+    """
+
+    module: str = MISSING
+    version: int = MISSING
+    precision: str = MISSING
+    workers: int = MISSING
+    device_batch: int = MISSING
+    untrained_size: int = MISSING
+
+    def __post_init__(self) -> None:
+        self.precision = hardware.precision(self.precision)
+        check(self.untrained_size > 0, f"untrained_size={self.untrained_size}: must be at least 1")
+        check(self.device_batch > 0, f"device_batch={self.device_batch}: must be at least 1")
+        check(self.workers >= 0, f"workers={self.workers}: must not be negative")
+
+
+@dataclass
+class ViewSettings(TaskSettings):
+    """Settings of the evaluations on ImageNet.
+
+    Attributes:
+        resize: short side in pixels before the central crop of the evaluation view.
+        crop: side of that crop in pixels.
+    """
+
+    resize: int = MISSING
+    crop: int = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.crop > 0, f"crop={self.crop}: must be at least 1")
+        check(self.resize >= self.crop, f"resize={self.resize}: must be at least crop={self.crop}")
+
+    def view(self) -> Transform:
+        """The evaluation view of an image, the same for train and test."""
+        return centre_crop(self.resize, self.crop)
+
+    def view_in_words(self) -> str:
+        """The view, as it goes into the record."""
+        return f"resize {self.resize}, centre crop {self.crop}, bicubic"
+
+
+@dataclass
+class ClassificationSettings(ViewSettings):
+    """Settings of the evaluations on ImageNet that choose something.
+
+    Attributes:
+        held_out: share of the train images kept for choosing.
+    """
+
+    held_out: float = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(0 < self.held_out < 1, f"held_out={self.held_out}: must lie in (0, 1)")

@@ -1,0 +1,93 @@
+"""Trainers of frozen evaluations: one for ordered passes, one that trains a head and continues an interrupted run."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from safetensors.torch import save_file
+
+from regvit_lightning.data.module import Streamed, accumulation
+from regvit_lightning.errors import UserError
+from regvit_lightning.runtime import atomic, hardware, slurm
+from regvit_lightning.runtime.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint
+from regvit_lightning.runtime.interruption import Signals
+
+if TYPE_CHECKING:
+    pass
+from regvit_lightning.frozen.contract import How
+from regvit_lightning.frozen.module import FrozenModule
+
+CHECKPOINT_EVERY = 1000  # steps of a head's training
+
+
+LOG_EVERY = 10  # steps
+
+
+LAST, HEAD = "last.ckpt", "head.safetensors"  # files in the folder of a cell
+
+
+def judge(how: How) -> Trainer:
+    """A Trainer for ordered passes: one device, so that every image counts once; writes nothing to disk."""
+    return Trainer(**_quiet(how.callbacks), devices=1, logger=False, enable_checkpointing=False)
+
+
+def fit(module: FrozenModule, images: Streamed, steps: int, how: How, **more: Any) -> None:
+    """Train the head on `how.devices` devices, going on from the checkpoint in `how.folder` where there is one.
+
+    Afterwards only the process that the user started goes on, and the head lies in the folder.
+
+    Args:
+        module: the frozen backbone and its head.
+        images: its stream gives the batches.
+        steps: of the optimiser.
+        how: devices, callbacks, folder.
+        more: of Lightning's Trainer.
+
+    Raises:
+        UserError: the folder cannot be written, or the loss is not finite.
+        Stopped: a signal asked to stop; a checkpoint is written.
+    """
+    assert images.stream is not None, "the batches come from a stream"
+    signals = Signals()
+    callbacks = [*how.callbacks, FiniteLoss(LOG_EVERY)]
+    if how.folder is not None:
+        callbacks.append(LastCheckpoint(how.folder / LAST, CHECKPOINT_EVERY, signals))
+    runner = Trainer(
+        **_quiet(callbacks),
+        devices=how.devices,
+        max_steps=steps,
+        accumulate_grad_batches=accumulation(images.stream.batch_size, how.devices, images.loading.device_batch),
+        limit_val_batches=0,
+        logger=TensorBoardLogger(how.folder, name="", version="log") if how.folder is not None else False,
+        log_every_n_steps=LOG_EVERY,
+        enable_checkpointing=how.folder is not None,
+        plugins=[AtomicCheckpointIO(), *slurm.environment()],
+        **more,
+    )
+    last = how.folder / LAST if how.folder is not None and (how.folder / LAST).exists() else None
+    try:
+        with signals if how.folder is not None else nullcontext():  # without a folder there is nothing to go on from
+            runner.fit(module, images, ckpt_path=last, weights_only=True)
+    except RuntimeError as error:  # of torch.distributed, when another process stopped and told why
+        if how.devices == 1 or not any(word in str(error) for word in ("gloo", "NCCL", "peer")):
+            raise
+        raise UserError("the process of another device stopped; its line tells why") from None
+    hardware.leave_helpers(runner)
+    if how.folder is not None:
+        head = {name: value.detach().cpu().contiguous() for name, value in module.head_state().items()}
+        atomic.write(how.folder / HEAD, lambda temporary: save_file(head, temporary))
+
+
+def _quiet(callbacks: Sequence[Callback]) -> dict[str, Any]:
+    return {
+        "accelerator": hardware.accelerator(),
+        "precision": "32-true",  # of the heads; the backbone has its own
+        "callbacks": list(callbacks),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+        "num_sanity_val_steps": 0,
+    }

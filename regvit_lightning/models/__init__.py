@@ -1,0 +1,1 @@
+"""Vision transformers with registers, frozen backbones, and weights in every naming."""

@@ -1,0 +1,80 @@
+"""The contract of every backbone: its tokens, attention and projections by kind of token."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a ViT knows about images, by kind of token.
+
+    Attributes:
+        cls: (B, D), or None for a model without CLS.
+        registers: (B, R, D), R may be 0.
+        patches: (B, h, w, D), row by row from the upper left of the image.
+    """
+
+    cls: Tensor | None
+    registers: Tensor
+    patches: Tensor
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention probabilities of one block, by the token that asks (the query).
+
+    Attributes:
+        cls: (B, heads, h, w), from CLS to each patch; None for a model without CLS.
+        registers: (B, heads, R, h, w), from each register to each patch.
+        patches: (B, heads, h, w, h, w), from each patch (first h, w) to each patch (last h, w).
+        full: (B, heads, T, T) with T = CLS + R + h w; rows are queries and sum to 1. The others are views of it and
+            sum to less than 1 by what goes to CLS and registers.
+    """
+
+    cls: Tensor | None
+    registers: Tensor
+    patches: Tensor
+    full: Tensor
+
+    def cut(self, weights: Tensor) -> Tokens:
+        """Cut the last axis of `weights` (…, T), one number for each token, by kind of token.
+
+        Returns:
+            cls (…) or None, registers (…, R), patches (…, h, w).
+        """
+        registers, grid = self.registers.shape[2], self.patches.shape[2:4]
+        lengths = [int(self.cls is not None), registers, grid[0] * grid[1]]
+        cls, to_registers, patches = weights.split(lengths, dim=-1)
+        return Tokens(None if self.cls is None else cls[..., 0], to_registers, patches.unflatten(-1, grid))
+
+
+@dataclass(frozen=True)
+class LastBlock:
+    """Inside the last block.
+
+    Attributes:
+        tokens: output of the block, before the final norm.
+        q, k, v: output of the block's query, key and value projections, biases included, heads side by side in the
+            last axis; before q/k norm and RoPE, as LOST takes them (Siméoni et al. 2021, section 3.1).
+        attention: after softmax, from q and k after q/k norm and RoPE.
+    """
+
+    tokens: Tokens
+    q: Tokens
+    k: Tokens
+    v: Tokens
+    attention: Attention
+
+
+@dataclass(frozen=True)
+class Projections:
+    """What the attention of one block compares and passes on.
+
+    Attributes:
+        q, k, v: as in `LastBlock`.
+    """
+
+    q: Tokens
+    k: Tokens
+    v: Tokens

@@ -1,0 +1,340 @@
+"""Weights in files: our export, and the namings of others read strictly into our `RegisterViT`.
+
+Read are our export (safetensors with the metadata in its header), our Lightning checkpoints, and `.pth`, `.pt`,
+`.ckpt`, `.bin` or `.safetensors` files in the naming of DINOv2 (hub and training), DINO, DeiT, DeiT-III, timm or
+open_clip (its image tower). Nothing that a file holds is ever executed: pickles are read by
+`torch.load(weights_only=True)`.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from regvit_lightning import settings
+from regvit_lightning.errors import UserError
+from regvit_lightning.models import clip_naming, vit
+from regvit_lightning.models.clip_naming import State
+from regvit_lightning.models.vit import Architecture, RegisterViT
+from regvit_lightning.runtime import atomic
+
+HEADER = "regvit_lightning"  # key of our metadata in a safetensors header
+
+# Not part of a backbone: classifiers, the projection heads of DINO and iBOT, and the embedding of masked patches.
+DROPPED = re.compile(r"(head|dino_head|ibot_head)\..+|mask_token")
+
+# Foreign names, in this order, to ours (which are timm's).
+RENAMES = (
+    (re.compile(r"^((module|_orig_mod|backbone)\.)+"), ""),  # DDP, torch.compile, DINO's student and teacher
+    (re.compile(r"^blocks\.\d+\.(\d+)\."), r"blocks.\1."),  # DINOv2 training wraps blocks in FSDP chunks
+    (re.compile(r"^register_tokens$"), "reg_token"),  # DINOv2
+    (re.compile(r"\.mlp\.w12\."), ".mlp.fc1."),  # DINOv2's fused SwiGLU
+    (re.compile(r"\.mlp\.w3\."), ".mlp.fc2."),
+    (re.compile(r"\.gamma_([12])$"), r".ls\1.gamma"),  # DeiT-III's LayerScale
+)
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a file of ours says about its weights.
+
+    Attributes:
+        name: model name by the grammar (`vitb_reg16`).
+        recipe: recipe that trained it (`deit3`).
+        image_size: side of the images in pixels that the position embedding is made for.
+        mean, std: per channel, of images in 0..1.
+        layer_scale: initial value of LayerScale, or None for a model without.
+        registers: number N of registers, as in `name`.
+        info: anything else worth keeping (commit, steps, settings), JSON-ready.
+        pre_norm: CLIP's image tower, see `RegisterViT`.
+        swiglu: in place of the MLP of the name's size, see `vit.with_swiglu`.
+    """
+
+    name: str
+    recipe: str
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    layer_scale: float | None
+    registers: int
+    info: dict[str, Any] = field(default_factory=dict)
+    pre_norm: bool = False
+    swiglu: bool = False
+
+    @property
+    def id(self) -> str:
+        """The id of the trained model: `deit3-vitb_reg16`."""
+        return f"{self.recipe}-{self.name}"
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], source: object) -> "Metadata":
+        """The metadata from the mapping that `dataclasses.asdict` or JSON gave.
+
+        Raises:
+            UserError: keys are missing or unknown, or the registers contradict the name.
+        """
+        if not isinstance(values, Mapping):
+            raise UserError(f"{source}: its metadata is not a mapping")
+        known = {entry.name for entry in fields(cls)}
+        wrong = sorted((known - {"info", "pre_norm", "swiglu"} - set(values)) | (set(values) - known))
+        if wrong:
+            raise UserError(f"{source}: its metadata lacks, or should not have: {', '.join(wrong)}")
+        try:
+            metadata = cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        except TypeError as error:
+            raise UserError(f"{source}: its metadata is damaged ({error})") from None
+        if vit.parse_name(metadata.name)[1] != metadata.registers:
+            raise UserError(f"{source}: says {metadata.registers} registers but is named {metadata.name}")
+        return metadata
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """First 16 hex digits of the SHA-256 of names, dtypes, shapes and bytes, in the order of the names.
+
+    It depends neither on the device nor on the order of the keys. The classifier head and the mask token are left
+    out, so that a checkpoint and its export agree.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_backbone_only(state).items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def save(path: Path, model: nn.Module, metadata: Metadata) -> None:
+    """Write the backbone weights of `model` (no classifier, no mask token) as safetensors with `metadata`.
+
+    The file appears under `path` complete or not at all.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    write(path, _backbone_only(model.state_dict()), asdict(metadata))
+
+
+def write(path: Path, state: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Write tensors as safetensors with JSON-ready `values` in the header, complete or not at all.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    content = safetensors.torch.save(tensors, {HEADER: json.dumps(values, sort_keys=True)})
+    atomic.write(path, lambda temporary: temporary.write_bytes(content))
+
+
+def load(path: Path) -> tuple[RegisterViT, Metadata | None]:
+    """The model in a file of ours (with its metadata) or in a foreign naming (without).
+
+    A foreign model is built from the shapes of its tensors. Its position embedding keeps its grid: the model's own
+    image size is `model.patch_embed.img_size`. Position entries of CLS and registers are added into these tokens.
+
+    Raises:
+        UserError: no such file; truncated, unsafe or no checkpoint at all; not a plain ViT; or tensors that are
+            missing, unexpected or of another shape, all of them named.
+    """
+    state, values = read(path)
+    if values is not None:
+        metadata = Metadata.read(values, path)
+        shape: dict[str, Any] = {"image_size": metadata.image_size, "layer_scale": metadata.layer_scale}
+        model = vit.build(metadata.name, **shape, pre_norm=metadata.pre_norm, swiglu=metadata.swiglu)
+        load_strictly(model, _backbone_only(state), f"{path} as {metadata.name}")
+        return model, metadata
+    state = to_our_naming(state, path)
+    model = _model_like(state, path)
+    load_strictly(model, state, str(path))
+    return model, None
+
+
+def read(path: Path) -> tuple[State, Mapping[str, Any] | None]:
+    """The tensors in a file by name, and the metadata of a file of ours; wrappers around the state are taken off.
+
+    Raises:
+        UserError: no such file; truncated, unsafe or no checkpoint at all.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Fill every tensor of `model` from `state`.
+
+    Raises:
+        UserError: names all missing and unexpected keys and all keys of another shape; then nothing is loaded.
+    """
+    own = model.state_dict()
+    shapes = [
+        f"{name} {list(state[name].shape)} for {list(own[name].shape)}"
+        for name in sorted(own.keys() & state.keys())
+        if own[name].shape != state[name].shape
+    ]
+    problems = {"missing": sorted(own.keys() - state.keys()), "unexpected": sorted(state.keys() - own.keys())}
+    told = [f"{kind}: {', '.join(names)}" for kind, names in {**problems, "other shape": shapes}.items() if names]
+    if told:
+        raise UserError(f"{source}: does not fit ({describe(state)}); {'; '.join(told)}")
+    model.load_state_dict(state)
+
+
+def describe(state: Mapping[str, Tensor]) -> str:
+    """What the tensors look like, for a message: width, number of blocks, patch size, registers."""
+    projection = state.get("patch_embed.proj.weight")
+    if projection is None or projection.ndim != 4:
+        return f"{len(state)} tensors, no patch embedding"
+    registers = state["reg_token"].shape[1] if "reg_token" in state else 0
+    width, side = projection.shape[0], projection.shape[-1]
+    return f"the file holds width {width}, {_depth(state)} blocks, patch {side}, {registers} registers"
+
+
+def to_our_naming(state: Mapping[str, Tensor], source: object) -> State:
+    """Tensors named by DINOv2, DINO, DeiT, DeiT-III, timm or open_clip under our names, positions for patches only.
+
+    Raises:
+        UserError: not a ViT, not square, without learned positions, or distilled (two class tokens).
+    """
+    renamed = clip_naming.rename(state, RENAMES)
+    renamed = _backbone_only(clip_naming.image_tower(renamed) if clip_naming.is_clip(renamed) else renamed)
+    if "dist_token" in renamed:
+        raise UserError(f"{source}: a distilled DeiT with two class tokens; take the model without distillation")
+    for required in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight", "pos_embed"):
+        if required not in renamed:
+            example = ", ".join(list(state)[:3])
+            hint = "; RoPE models are read as timm/<name>" if required == "pos_embed" else ""
+            raise UserError(f"{source}: not a ViT with learned positions: no {required} (it has {example}, …){hint}")
+    return _fold_positions(renamed, source)
+
+
+def unwrapped(state: Mapping[str, Tensor]) -> State:
+    """Without the prefixes of DDP and torch.compile."""
+    return clip_naming.rename(state, RENAMES[:1])
+
+
+def _backbone_only(state: Mapping[str, Tensor]) -> State:
+    return {name: tensor for name, tensor in state.items() if not DROPPED.fullmatch(name)}
+
+
+def _fold_positions(state: State, source: object) -> State:
+    # The entries before the patches belong to CLS (DINOv2, DeiT) or to CLS and registers (timm without
+    # `no_embed_class`): constants that are added to constant tokens. Which of the cases it is follows from the grid
+    # being square; with at most 16 registers that is unambiguous for grids of 9 x 9 and more.
+    registers = state["reg_token"].shape[1] if "reg_token" in state else 0
+    positions = state["pos_embed"]
+    entries = positions.shape[1] if positions.ndim == 3 else 0
+    prefix = next((count for count in (0, 1, 1 + registers) if _is_square(entries - count)), None)
+    if prefix is None:
+        raise UserError(f"{source}: pos_embed {list(positions.shape)} is not that of a square grid of patches")
+    positions = positions.float()  # the sums of a half-precision file are those of the model that reads it
+    folded = {**state, "pos_embed": positions[:, prefix:]}
+    if prefix and "cls_token" in state:
+        folded["cls_token"] = state["cls_token"] + positions[:, :1]
+    if prefix > 1:
+        folded["reg_token"] = state["reg_token"] + positions[:, 1:prefix]
+    return folded
+
+
+def _is_square(count: int) -> bool:
+    return count > 0 and math.isqrt(count) ** 2 == count
+
+
+def _model_like(state: State, source: object) -> RegisterViT:
+    # The model whose tensors have these shapes. Whatever does not fit is told by the strict loading.
+    projection, fc1, fc2 = (
+        state[name] for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight")
+    )
+    if projection.ndim != 4 or projection.shape[1] != 3 or projection.shape[2] != projection.shape[3]:
+        raise UserError(f"{source}: patch embedding {list(projection.shape)}; expected square patches of 3 channels")
+    width, patch = projection.shape[0], projection.shape[-1]
+    architecture = Architecture(
+        embed_dim=width,
+        depth=_depth(state),
+        num_heads=_heads(width, source),
+        patch_size=patch,
+        hidden_dim=fc2.shape[1],
+        ffn="swiglu" if fc1.shape[0] == 2 * fc2.shape[1] else "mlp",
+    )
+    return RegisterViT(
+        architecture,
+        registers=state["reg_token"].shape[1] if "reg_token" in state else 0,
+        image_size=patch * math.isqrt(state["pos_embed"].shape[1]),
+        layer_scale=1e-5 if "blocks.0.ls1.gamma" in state else None,  # the value is overwritten by the file's
+        pre_norm="norm_pre.weight" in state,
+    )
+
+
+def _depth(state: Mapping[str, Tensor]) -> int:
+    return 1 + max((int(name.split(".")[1]) for name in state if re.match(r"blocks\.\d+\.", name)), default=-1)
+
+
+def _heads(width: int, source: object) -> int:
+    # No tensor tells the number of heads. Our own widths and CLIP's say theirs; other released ViTs have heads of 64.
+    known = [settings.build(Architecture, settings.find("models", size)) for size in settings.names("models")]
+    heads = {architecture.embed_dim: architecture.num_heads for architecture in known} | clip_naming.HEADS
+    if width not in heads and width % 64:
+        raise UserError(f"{source}: the number of heads of width {width} is unknown; add it to configs/models")
+    return heads.get(width, width // 64)
+
+
+def _read_safetensors(path: Path) -> tuple[State, Mapping[str, Any] | None]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            header = (file.metadata() or {}).get(HEADER)
+        return state, None if header is None else json.loads(header)
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{path}: truncated, or not a safetensors file ({error})") from None
+
+
+def _read_pickle(path: Path) -> tuple[State, Mapping[str, Any] | None]:
+    try:
+        # DeiT's training checkpoints carry their command line, a class of plain attributes.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on the pickle protocol, just before it is refused
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files make the unpickler raise nearly anything
+        raise UserError(f"{path}: {_unreadable(error)}") from None
+    content = content if isinstance(content, Mapping) else {}
+    hyper_parameters = content.get("hyper_parameters")
+    ours = hyper_parameters.get("backbone") if isinstance(hyper_parameters, Mapping) else None
+    for wrapper in ("teacher", "model", "state_dict"):
+        if isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    state = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+    if not state:
+        raise UserError(f"{path}: not a checkpoint: holds no tensors by name")
+    if ours is None:
+        return state, None
+    prefix, _ = RENAMES[0]
+    return {prefix.sub("", name): tensor for name, tensor in state.items() if name.startswith("backbone.")}, ours
+
+
+def _unreadable(error: Exception) -> str:
+    objects = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))
+    if isinstance(error, UnpicklingError) and objects:
+        return f"refused: an unsafe pickle that calls {objects[1]}; save the state dict alone, best as .safetensors"
+    return "truncated, or not a checkpoint that torch.load(weights_only=True) can read; nothing in it was executed"
+
+
+__all__ = [
+    "Metadata",
+    "describe",
+    "fingerprint",
+    "load",
+    "load_strictly",
+    "read",
+    "save",
+    "to_our_naming",
+    "unwrapped",
+    "write",
+]

@@ -1,0 +1,54 @@
+"""Which learning rate and weight decay a parameter has, by the rules of DINOv2's released code."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from regvit_lightning.models.vit import RegisterViT
+
+INPUT = ("pos_embed", "patch_embed", "mask_token", "cls_token")  # registers are not among them in the released code
+
+
+def groups(
+    backbone: RegisterViT, heads: nn.Module, layer_decay: float, patch_embed_lr: float, decay_registers: bool
+) -> list[dict[str, Any]]:
+    """Groups for the optimiser.
+
+    Biases, norms and LayerScale are not under weight decay; CLS, mask token, position embedding and the gain of the
+    prototypes are.
+
+    Args:
+        backbone, heads: of the student.
+        layer_decay: factor of the learning rate from a block to the one before it.
+        patch_embed_lr: factor of the learning rate of the patch embedding.
+        decay_registers: whether weight decay counts registers in, as in the released code.
+
+    Returns:
+        Groups with `params`, `lr_factor`, `decay_factor` (0 or 1) and `last_layer` (of a head).
+    """
+    found: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    for name, parameter in backbone.named_parameters():
+        rate = layer_decay ** (len(backbone.blocks) + 1 - layer(name, len(backbone.blocks)))
+        rate *= patch_embed_lr if "patch_embed" in name else 1.0
+        decays = _decays(name) and (decay_registers or name != "reg_token")
+        found.setdefault((rate, float(decays), False), []).append(parameter)
+    for name, parameter in heads.named_parameters():
+        found.setdefault((1.0, float(_decays(name)), "last_layer" in name), []).append(parameter)
+    return list(_as_dictionaries(found))
+
+
+def layer(name: str, depth: int) -> int:
+    """Place of a parameter in the backbone: 0 for the input, 1 to `depth` for the blocks, then registers and norm."""
+    if name.startswith(INPUT):
+        return 0
+    return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else depth + 1
+
+
+def _decays(name: str) -> bool:
+    return not (name.endswith(".bias") or "norm" in name or "gamma" in name)
+
+
+def _as_dictionaries(found: dict[tuple[float, float, bool], list[nn.Parameter]]) -> Iterator[dict[str, Any]]:
+    for (rate, decay, last), parameters in found.items():
+        yield {"params": parameters, "lr_factor": rate, "decay_factor": decay, "last_layer": last}

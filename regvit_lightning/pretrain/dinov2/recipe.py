@@ -1,0 +1,350 @@
+"""DINOv2: self-supervised pretraining (Oquab et al. 2023, arXiv 2304.07193), the family without labels of the paper.
+
+A student learns to tell from its crops what a teacher, its moving average, sees in the whole image: for CLS (DINO), and
+for masked patches (iBOT); KoLeo spreads the features. Constants stand in `configs/recipes/dinov2*.yaml`.
+
+Nothing depends on the number of devices: masks, stochastic depth and the neighbours of KoLeo belong to groups of
+consecutive images of a step, as many as the original has on one GPU, and a device always holds whole groups. Centres
+and Sinkhorn-Knopp see the images of the step on all devices. What a device cannot hold at once goes through the
+networks in parts of `device_batch` images.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.checkpoint import checkpoint
+
+from regvit_lightning.models import vit
+from regvit_lightning.models.weights import Metadata
+from regvit_lightning.pretrain import recipe
+from regvit_lightning.pretrain.dinov2 import block_masks, parameter_groups, stochastic_depth
+from regvit_lightning.pretrain.dinov2 import losses as dino_losses
+from regvit_lightning.pretrain.dinov2.collapse_monitor import CollapseMonitor
+from regvit_lightning.pretrain.dinov2.head import DinoHead
+from regvit_lightning.pretrain.dinov2.multi_crop import Crops, MultiCrop
+from regvit_lightning.pretrain.dinov2.phase import phase_before
+from regvit_lightning.pretrain.dinov2.settings import Settings, check_crop
+from regvit_lightning.pretrain.dinov2.teacher_targets import CentredTargets, Computed, SinkhornTargets, assign
+from regvit_lightning.runtime import seeds
+from regvit_lightning.schedules import cosine, warmup_cosine
+from regvit_lightning.settings import check
+from regvit_lightning.work import ImageCounts, Pass, Work
+
+GLOBAL_CROPS = 2
+TERMS = ("dino_local", "dino_global", "ibot", "koleo")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Whole groups of images that go through the networks at once, crop by crop.
+
+    Attributes:
+        wide: (2 B, 3, S, S), uint8.
+        local: (L B, 3, s, s), uint8.
+        masks: (2 B, h, w) of the global crops.
+        places: (M,) of the masked patches in the flattened masks.
+        groups: step and number of each group, from which draws are derived.
+    """
+
+    wide: Tensor
+    local: Tensor
+    masks: Tensor
+    places: Tensor
+    groups: list[tuple[int, int]]
+
+
+class Recipe(recipe.Recipe):
+    """Student and teacher.
+
+    Attributes:
+        backbone: the teacher's, which is evaluated and exported.
+        student: `backbone`, `dino_head` and, where iBOT has its own, `ibot_head`.
+        teacher_heads: the teacher's heads.
+        targets: what finds the offsets of the teacher's logits, for `dino` and `ibot`.
+    """
+
+    settings: Settings
+
+    def __init__(self, settings: Settings, model: str, num_classes: int, steps: int, seed: int) -> None:
+        super().__init__(settings, model, num_classes, steps, seed)
+        for name in ("image_size", "local_size"):
+            check_crop(name, getattr(settings, name), vit.parse_name(model)[0].patch_size)
+        options: dict[str, Any] = {"image_size": settings.image_size, "layer_scale": settings.layer_scale}
+        options["swiglu"] = settings.swiglu
+        student = vit.build(model, mask_token=True, block=stochastic_depth.SkippingBlock, **options)
+        self.backbone = vit.build(model, **options)
+        self.student = nn.ModuleDict({"backbone": student, **self._heads(student.embed_dim)})
+        self.teacher_heads = nn.ModuleDict(self._heads(student.embed_dim))
+        ibot = settings.ibot_prototypes if settings.separate_heads else settings.prototypes
+        self.targets = nn.ModuleDict({"dino": self._targets(settings.prototypes), "ibot": self._targets(ibot)})
+        for follower, leader in zip(*self._both(), strict=True):
+            follower.requires_grad_(False).copy_(leader.detach())
+        if settings.start_from:
+            self.load_state_dict(phase_before(Path(settings.start_from), self.state_dict()))
+
+    def _heads(self, dim: int) -> dict[str, nn.Module]:
+        s = self.settings
+        heads: dict[str, nn.Module] = {"dino_head": DinoHead(dim, s.prototypes, s.head_hidden, s.bottleneck)}
+        if s.separate_heads:
+            heads["ibot_head"] = DinoHead(dim, s.ibot_prototypes, s.head_hidden, s.ibot_bottleneck)
+        return heads
+
+    def _targets(self, prototypes: int) -> nn.Module:
+        return SinkhornTargets() if self.settings.centring == "sinkhorn" else CentredTargets(prototypes)
+
+    def _both(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Parameters of the teacher, and those of the student that they follow; the mask token is the student's own."""
+        student = dict(self.student.named_parameters())
+        teacher = {f"backbone.{name}": parameter for name, parameter in self.backbone.named_parameters()}
+        teacher |= dict(self.teacher_heads.named_parameters())
+        return list(teacher.values()), [student[name] for name in teacher]
+
+    @classmethod
+    def work(cls, settings: Any, images: ImageCounts) -> Work:
+        """The student takes two global and all local crops, the teacher the global ones, without a backward pass."""
+        count, side, small = settings.epochs * images[settings.images][0], settings.image_size, settings.local_size
+        wide, near = Pass(2 * count, side, side, trained=True), Pass(settings.local_crops * count, small, small, True)
+        return Work([wide, near, Pass(2 * count, side, side)])
+
+    def augmentation(self) -> Callable[[Image.Image], Any]:
+        s = self.settings
+        wide, near = (s.global_scale[0], s.global_scale[1]), (s.local_scale[0], s.local_scale[1])
+        sigma = s.blur_sigma[0], s.blur_sigma[1]
+        return MultiCrop(Crops(s.image_size, wide, s.local_crops, s.local_size, near, s.invert_blur, sigma))
+
+    def micro_batch(self) -> int:
+        """Everything: Sinkhorn-Knopp sees all images of a step; `device_batch` cuts the networks' passes."""
+        return self.settings.batch_size
+
+    def examples(self, batch: dict[str, Any]) -> Tensor:
+        """Crops of the first images, image by image, the local ones on black, (n, 3, H, W)."""
+        wide, local = (batch["image"][name][:32] for name in ("global", "local"))
+        around = wide.new_zeros(*local.shape[:2], *wide.shape[2:])
+        around[..., : local.shape[3], : local.shape[4]] = local
+        return torch.cat([wide, around], dim=1).flatten(0, 1)
+
+    def configure_callbacks(self) -> list[Callback]:
+        s = self.settings
+        return [CollapseMonitor(s.monitor_every, s.monitor_images, self._part(s.warmup), s.device_batch, s.workers)]
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        images = batch["image"]
+        found = self.losses(images, self.groups_of(len(images["global"])), self.global_step)
+        loss = torch.stack(list(found.values())).sum()
+        logged = {"train/loss": loss, **{f"train/{name}": value for name, value in found.items()}}
+        self.log_dict(logged, sync_dist=True)
+        return loss
+
+    def groups_of(self, images: int) -> list[tuple[int, int]]:
+        """Step and number of each group of this device's images.
+
+        Raises:
+            SettingsError: the images are not whole groups.
+        """
+        group = self.settings.group
+        whole = f"{images} images of a device are not whole groups of group={group}"
+        check(images % group == 0, f"{whole}; give another group or number of devices")
+        first = self.global_rank * (images // group)
+        return [(self.global_step, first + number) for number in range(images // group)]
+
+    def losses(self, crops: dict[str, Tensor], groups: list[tuple[int, int]], step: int) -> dict[str, Tensor]:
+        """The weighted losses of the images of some groups; their sum is minimised.
+
+        Of images above `device_batch`, first the teacher sees all, part by part; then each part of the student is
+        computed, and once more in the backward pass: the memory is that of one part.
+
+        Args:
+            crops: `global` (B, 2, 3, S, S) and `local` (B, L, 3, s, s), uint8.
+            groups: step and number of each of the groups that the images make up, from which draws are derived.
+            step: that the schedules have reached.
+
+        Returns:
+            `dino_local`, `dino_global`, `ibot` and `koleo`.
+        """
+        parts, temperature = list(self._parts(crops, groups)), self.teacher_temperature(step)
+        with torch.no_grad():
+            seen = [self._seen_by_teacher(part) for part in parts]
+            logits = {
+                name: Computed(_head(self.teacher_heads, name).last_layer, [vectors[name] for vectors in seen])
+                for name in self.targets
+            }
+            offsets = {name: find(logits[name], temperature) for name, find in self.targets.items()}
+
+        def targets(number: int, name: str) -> Tensor:
+            with torch.no_grad():
+                return assign(logits[name][number], temperature, offsets[name])
+
+        found = []
+        for number, part in enumerate(parts):
+            own = part, partial(targets, number)
+            terms = self._terms(*own) if len(parts) == 1 else checkpoint(self._terms, *own, use_reentrant=False)
+            found.append(cast(Tensor, terms) * (len(part.groups) / len(groups)))
+        return dict(zip(TERMS, torch.stack(found).sum(dim=0), strict=True))
+
+    def _parts(self, crops: dict[str, Tensor], groups: list[tuple[int, int]]) -> Iterator[Part]:
+        at_once, group, device = self.settings.device_batch // self.settings.group, self.settings.group, self.device
+        for first in range(0, len(groups), at_once):
+            some = groups[first : first + at_once]
+            images = slice(first * group, (first + len(some)) * group)
+            wide, local = (crops[name][images].transpose(0, 1).flatten(0, 1) for name in ("global", "local"))
+            masks = self.masks_of(some)
+            places = masks.flatten().nonzero().flatten()  # on the host: the device need not be waited for
+            masks, places = (value.to(device, non_blocking=True) for value in (masks, places))
+            yield Part(wide, local, masks, places, some)
+
+    def _seen_by_teacher(self, part: Part) -> dict[str, Tensor]:
+        """Unit vectors before the prototypes: of CLS (2 B, d) for `dino`, of the masked patches (M, d) for `ibot`."""
+        cls, patches = self._cls_and_patches(self.backbone, part.wide, part.places)
+        heads = self.teacher_heads
+        return {"dino": _head(heads, "dino").directions(cls), "ibot": _head(heads, "ibot").directions(patches)}
+
+    def _terms(self, part: Part, targets: Callable[[str], Tensor]) -> Tensor:
+        """The weighted losses (4,) of a part, in the order of `TERMS`."""
+        s, student = self.settings, self._student()
+        cls, patches = self._cls_and_patches(
+            student, part.wide, part.places, part.masks, self._kept(part.groups, "global")
+        )
+        near = cls[:0]
+        if s.local_crops:
+            kept = self._kept(part.groups, "local")
+            near, _ = self._cls_and_patches(student, part.local, part.places[:0], None, kept)
+        logits, patch_logits = self._logits(torch.cat([near, cls]), patches)
+        images = len(cls) // GLOBAL_CROPS
+        near_logits, wide_logits = (some.unflatten(0, (-1, images)) for some in logits.split([len(near), len(cls)]))
+        taught = targets("dino").unflatten(0, (GLOBAL_CROPS, images))
+        local, wide = dino_losses.dino(near_logits, wide_logits, taught, s.student_temperature)
+        weights = (1 / part.masks.flatten(1).sum(dim=1).clamp_min(1))[part.places // part.masks[0].numel()]
+        ibot = dino_losses.ibot(patch_logits, targets("ibot"), weights, len(cls), s.student_temperature)
+        first = cls.unflatten(0, (GLOBAL_CROPS, -1))[: s.koleo_crops]
+        spread = torch.stack([dino_losses.koleo(crop, s.group) for crop in first]).sum()
+        return torch.stack([s.dino_weight * local, s.dino_weight * wide, s.ibot_weight * ibot, s.koleo_weight * spread])
+
+    def _cls_and_patches(
+        self, backbone: vit.RegisterViT, images: Tensor, places: Tensor, masks: Tensor | None = None, kept: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        """CLS (C, D) of all crops (uint8) and the patches (M, D) at `places` of the flattened grids of all crops."""
+        tokens = backbone.forward_features(self.normalise(images), masks, kept)
+        return tokens[:, 0], tokens[:, backbone.num_prefix_tokens :].flatten(0, 1)[places]
+
+    def _logits(self, cls: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's logits of CLS tokens and of patches, in one pass where they share a head."""
+        if self.settings.separate_heads:
+            return self.student["dino_head"](cls), self.student["ibot_head"](patches)
+        both = self.student["dino_head"](torch.cat([cls, patches]))
+        return both[: len(cls)], both[len(cls) :]
+
+    def metadata(self, recipe: str) -> Metadata:
+        """With the kind of MLP."""
+        return replace(super().metadata(recipe), swiglu=self.settings.swiglu)
+
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the teacher makes of normalised images (B, 3, H, W).
+
+        Returns:
+            Norms of all tokens before the final norm (B, T), CLS after it (B, D), and the shares of the prototypes
+            without centring (B, K); float32.
+        """
+        raw: list[Tensor] = []
+        hook = self.backbone.norm.register_forward_pre_hook(lambda _, inputs: raw.append(inputs[0]))
+        try:
+            cls = self.backbone.forward_features(images)[:, 0]
+        finally:
+            hook.remove()
+        logits = self.teacher_heads["dino_head"](cls).float()
+        shares = (logits / self.teacher_temperature(self.global_step)).softmax(dim=1)
+        return raw[0].float().norm(dim=2), cls.float(), shares
+
+    def masks_of(self, groups: list[tuple[int, int]]) -> Tensor:
+        """Masks (2 B, h, w) of the global crops, on the host."""
+        s, grid = self.settings, self._student().patch_embed.dynamic_feat_size((self.settings.image_size,) * 2)
+        drawn = []
+        for step, group in groups:
+            rng = np.random.default_rng(seeds.derive(self.seed, "mask", step, group))
+            crops, ratios = GLOBAL_CROPS * s.group, (s.mask_ratios[0], s.mask_ratios[1])
+            masks = block_masks.group_masks(rng, crops, grid, ratios, s.mask_probability)
+            drawn.append(torch.from_numpy(masks).unflatten(0, (GLOBAL_CROPS, -1)))
+        return torch.cat(drawn, dim=1).flatten(0, 1)
+
+    def _kept(self, groups: list[tuple[int, int]], crops: str) -> list[stochastic_depth.Rows] | None:
+        s, names = self.settings, [(self.seed, "drop path", crops, step, group) for step, group in groups]
+        count = GLOBAL_CROPS if crops == "global" else s.local_crops
+        return stochastic_depth.draw(names, count, s.group, len(self._student().blocks), s.drop_path, self.device)
+
+    def _student(self) -> vit.RegisterViT:
+        return cast(vit.RegisterViT, self.student["backbone"])
+
+    def configure_optimizers(self) -> torch.optim.AdamW:
+        s, heads = self.settings, nn.ModuleDict({n: m for n, m in self.student.items() if n != "backbone"})
+        factors = s.layer_decay, s.patch_embed_lr, s.decay_registers
+        return torch.optim.AdamW(parameter_groups.groups(self._student(), heads, *factors), betas=(0.9, 0.999))
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        for part in self.student.values():
+            clip_grad_norm_(part.parameters(), self.settings.clip)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        step = self.global_step
+        self.schedule(optimizer, step)
+        shown = {
+            "lr": self.learning_rate(step),
+            "weight_decay": self.weight_decay(step),
+            "momentum": self.momentum(step),
+        }
+        self.log_dict({f"train/{name}": value for name, value in shown.items()})
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.update_teacher(self.momentum(step))
+
+    def schedule(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Set learning rate and weight decay of each group for update `step`."""
+        lr, decay = self.learning_rate(step), self.weight_decay(step)
+        for group in optimizer.param_groups:
+            frozen = group["last_layer"] and step < self._part(self.settings.freeze_last_layer)
+            group["lr"] = 0.0 if frozen else lr * group["lr_factor"]
+            group["weight_decay"] = decay * group["decay_factor"]
+
+    def update_teacher(self, momentum: float) -> None:
+        """Teacher = momentum × teacher + (1 - momentum) × student."""
+        get_ema_multi_avg_fn(momentum)(*self._both(), None)
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up from 0, then cosine."""
+        return warmup_cosine(
+            step, self.steps, self._part(self.settings.warmup), self.settings.lr, 0.0, self.settings.min_lr
+        )
+
+    def weight_decay(self, step: int) -> float:
+        """Cosine."""
+        return cosine(step, self.steps, self.settings.weight_decay, self.settings.weight_decay_end)
+
+    def momentum(self, step: int) -> float:
+        """Of the teacher: cosine to 1."""
+        return cosine(step, self.steps, self.settings.momentum, 1.0)
+
+    def teacher_temperature(self, step: int) -> float:
+        """Linear, then constant."""
+        start, end = self.settings.teacher_temperature_start, self.settings.teacher_temperature
+        return warmup_cosine(step, self.steps, self._part(self.settings.teacher_warmup), end, start, end)
+
+    def _part(self, epochs: float) -> int:
+        """Steps of so many epochs of the schedule."""
+        return round(self.steps * epochs / self.settings.schedule_epochs)
+
+    def exports(self) -> Iterator[tuple[str, vit.RegisterViT]]:
+        """The student, and the teacher, which is what DINOv2 evaluates."""
+        yield "backbone_student", self._student()
+        yield "backbone", self.backbone
+
+
+def _head(heads: nn.ModuleDict, name: str) -> DinoHead:
+    """That of `dino` or `ibot`, which may be one."""
+    return cast(DinoHead, heads[f"{name}_head" if f"{name}_head" in heads else "dino_head"])

@@ -1,0 +1,46 @@
+"""Counts the training images that cannot be decoded, and stops where they are too many."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from regvit_lightning.data.images import Files
+from regvit_lightning.data.layout import DataError
+from regvit_lightning.runtime import atomic
+
+
+class Unreadable(Callback):
+    """Counts the files that could not be decoded; above 1 % of the data set training stops.
+
+    Attributes:
+        places: places in `files` of the unreadable images met so far.
+    """
+
+    LIMIT = 0.01
+
+    def __init__(self, files: Files, report: Path) -> None:
+        self.files, self.report = files, report
+        self.places: set[int] = set()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, _: Any, batch: Any, *__: Any) -> None:
+        found = set(batch["unreadable"].tolist()) - self.places
+        if not found:
+            return
+        self.places |= found
+        if not trainer.is_global_zero:  # every device meets every file in time; one reports
+            return
+        lines = "".join(f"{self.files.path(place)}\n" for place in sorted(self.places))
+        atomic.write_text(self.report, lines)
+        if len(self.places) > self.LIMIT * len(self.files):
+            raise DataError(
+                f"{len(self.places)} of {len(self.files)} images are unreadable, above {self.LIMIT:.0%}: "
+                f"first {self.files.path(min(self.places))}, all in {self.report}; restore or remove them"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"places": sorted(self.places)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.places = set(state_dict["places"])

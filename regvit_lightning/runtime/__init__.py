@@ -1,0 +1,1 @@
+"""What every process needs: files, signals, seeds, hardware, Slurm, checkpoints."""

@@ -1,0 +1,72 @@
+"""Stopping on a signal: the step is finished and kept, and the same command goes on from there."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+from lightning import Trainer
+
+from regvit_lightning.errors import Stopped
+from regvit_lightning.runtime import slurm
+
+
+class Signals:
+    """While this context is open, signals that ask to stop are remembered until a step is done.
+
+    Those are Ctrl-C and SIGTERM and, in a Slurm job, SIGUSR1 and SIGUSR2, which announce that its time is nearly up
+    (Lightning's and submitit's choice). A second Ctrl-C stops at once.
+    """
+
+    def __init__(self) -> None:
+        self.job = slurm.job()
+        self.numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1, signal.SIGUSR2] if self.job else [])]
+        self.received: signal.Signals | None = None
+        self.before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Signals":
+        self.before = {number: signal.getsignal(number) for number in self.numbers}
+        self.listen()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """Take the signals; to be called again where Lightning has put its own handlers in place."""
+        for number in self.numbers:
+            signal.signal(number, self._remember)
+
+    def agreed(self, trainer: Trainer) -> bool:
+        """Whether a signal has reached any of the devices; asked by all of them at the same step."""
+        return bool(trainer.strategy.reduce_boolean_decision(self.received is not None, all=False))
+
+    def stop(self, trainer: Trainer) -> None:
+        """End this process; its state is kept.
+
+        Raises:
+            Stopped: in the first process, with the line for the user.
+            SystemExit: in the processes of further devices, which say nothing.
+        """
+        if not trainer.is_global_zero:
+            raise SystemExit(0)
+        line = f"stopped at step {trainer.global_step:,} of {trainer.max_steps:,}"
+        number = self.received or signal.SIGTERM
+        if not self.job:
+            raise Stopped(f"{line}; give the same command to go on", number)
+        reason = slurm.requeue(self.job)
+        if reason:
+            line += f"; job {self.job} is not queued again here ({reason})"
+            raise Stopped(f"{line}; if Slurm does not do it, give the same command to go on", number)
+        raise Stopped(f"{line}; job {self.job} is queued again and goes on from there", number)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+
+
+def leave_to_main_process(worker: int) -> None:
+    """For loader workers: a signal sent to the whole process group is the business of the process that trains."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

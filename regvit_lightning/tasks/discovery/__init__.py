@@ -1,0 +1,1 @@
+"""Unsupervised object discovery: LOST, its sweep, TokenCut, and what they share."""

@@ -1,0 +1,133 @@
+"""Object discovery by LOST under every setting of a grid, each image once through the backbone.
+
+Source: the registers paper adds a bias "by hand" (Darcet et al. 2023, arXiv 2309.16588, section 3.3) and says neither
+which nor how it is chosen; Jiang et al. 2025 (arXiv 2506.08010) report the best over features, blocks and biases on
+the images that they score. Here the setting is chosen on some of the images and scored on the rest; the best there is
+kept under a name of its own, and the record has the whole grid.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.frozen.contract import How, Metric, Outcome
+from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.runtime import seeds
+from regvit_lightning.settings import MISSING, check
+from regvit_lightning.statistics import bootstrap
+from regvit_lightning.tasks.discovery import protocol
+from regvit_lightning.tasks.discovery.lost import FALLBACK, LOST, Choice
+from regvit_lightning.tasks.discovery.protocol import FEATURES, DiscoverySettings
+
+METRICS = {"corloc": Metric(), "corloc_best_on_test": Metric()}
+READS = "discovery"
+work = protocol.work
+FOOTNOTE = ("chosen_on", "k")
+
+
+@dataclass
+class Settings(DiscoverySettings):
+    """Settings of the sweep: the grid is features × blocks × centred × (biases and l2_biases).
+
+    Attributes:
+        features: some of q, k, v.
+        blocks: whose projections are taken, -1 is the last.
+        centred: whether the mean over the patches of an image is taken away.
+        biases: added to the Gram matrix of the features as they are.
+        l2_biases: added to the Gram matrix of the L2-normalised features.
+        k: how many patches of lowest degree may join the seed.
+        held_out: share of the images on which the setting is chosen.
+    """
+
+    features: list[str] = MISSING
+    blocks: list[int] = MISSING
+    centred: list[bool] = MISSING
+    biases: list[float] = MISSING
+    l2_biases: list[float] = MISSING
+    k: int = MISSING
+    held_out: float = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.k > 0, f"k={self.k}: must be at least 1")
+        check(0 < self.held_out < 1, f"held_out={self.held_out}: must lie in (0, 1)")
+        check(set(self.features) <= set(FEATURES), f"features={self.features}: expected some of q, k, v")
+        check(bool(self.choices()), "the grid is empty: features, blocks, centred or both lists of biases are")
+
+    def choices(self) -> list[Choice]:
+        """All settings of the grid."""
+        biases = [(False, bias) for bias in self.biases] + [(True, bias) for bias in self.l2_biases]
+        axes = product(self.blocks, self.features, self.centred, biases)
+        return [Choice(feature, block, centred, l2, bias) for block, feature, centred, (l2, bias) in axes]
+
+
+def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008
+    """CorLoc of the setting chosen on held-out images, on the others, and the best setting there.
+
+    Raises:
+        DataError: as `lost.run`.
+        SettingsError: the model has no such block, or no image is left on one side.
+    """
+    for block in settings.blocks:
+        protocol.check_block(backbone, block)
+    choices = settings.choices()
+    module = protocol.discover(backbone, data, settings, LOST(choices, settings.k), how)
+    held, rest = split(len(module.found), settings.held_out, how.seed)
+    chosen = choices[int(corloc(module.found[held]).argmax())]
+    on_rest = corloc(module.found[rest])
+    scores = torch.full(module.found.shape[:1], torch.nan)
+    scores[rest] = right = 100.0 * module.found[rest, choices.index(chosen)]
+    return Outcome(
+        metrics={"corloc": right.mean().item(), "corloc_best_on_test": on_rest.max().item()},
+        images=len(rest),
+        intervals={"corloc": bootstrap(right, how.seed)},
+        scores={"corloc": scores},
+        protocol={
+            "method": "LOST",
+            **vars(chosen),
+            "k": settings.k,
+            "chosen_on": f"{len(held)} held-out images, among {len(choices)} settings",
+            "best_on_test": choices[int(on_rest.argmax())].words(),
+            "fallback": FALLBACK,
+            "fallbacks": int(module.fallbacks[rest, choices.index(chosen)].sum()),
+            **protocol.protocol(module, settings),
+            "grid": grid(choices, module.found, module.fallbacks, held, rest),
+        },
+        floors=protocol.floors(module.read.images, rest),
+        picture=protocol.picture(module, LOST([chosen], settings.k)),
+    )
+
+
+def split(images: int, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Places that are held out, drawn from `seed`, and the others.
+
+    Raises:
+        SettingsError: one of them is empty.
+    """
+    count = round(share * images)
+    check(0 < count < images, f"held_out={share}: {count} of {images} images; at least one must be on either side")
+    order = torch.randperm(images, generator=seeds.generator(seed, "held out"))
+    return sorted(order[:count].tolist()), sorted(order[count:].tolist())
+
+
+def corloc(found: Tensor) -> Tensor:
+    """CorLoc in percent (S,) of each setting, from (N, S) bool; double, so that equal shares are equal."""
+    return 100 * found.double().mean(dim=0)
+
+
+def grid(
+    choices: list[Choice], found: Tensor, fallbacks: Tensor, held: list[int], rest: list[int]
+) -> dict[str, dict[str, Any]]:
+    """CorLoc of every setting on either side, and its fallbacks on all images where it has some, by its words."""
+    names = [choice.words() for choice in choices]
+    scores = {"corloc": corloc(found[rest]), "corloc_held_out": corloc(found[held])}
+    counts = {name: count for name, count in zip(names, fallbacks.sum(dim=0).tolist(), strict=True) if count}
+    rounded = {
+        key: {name: round(value, 2) for name, value in zip(names, values.tolist(), strict=True)}
+        for key, values in scores.items()
+    }
+    return {**rounded, "fallbacks": counts}

@@ -1,0 +1,76 @@
+"""TokenCut: the patches that a normalised cut of their similarity graph splits off are the object.
+
+Source: Wang et al. 2022 (arXiv 2202.11539), section 3, and YangtaoWANG95/TokenCut, object_discovery.py. That solves
+the generalised problem (D - A) x = λ D x with a dense solver; here Lanczos iterations find the one eigenvector that
+is needed, of the same matrix in its symmetric form, to machine precision and several times faster.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor
+from torch.nn import functional as F
+
+from regvit_lightning.tasks.discovery import regions
+
+Vector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What TokenCut finds in B images.
+
+    Attributes:
+        seeds: (B,) places in the grid, row by row: the largest entry of the eigenvector.
+        eigenvectors: (B, h, w) the second smallest, of a sign that makes the object positive.
+        objects: (B, h, w) bool, the connected foreground that holds the seed.
+        boxes: (B, 4) x1, y1, x2, y2 in patches, ends excluded.
+    """
+
+    seeds: Tensor
+    eigenvectors: Tensor
+    objects: Tensor
+    boxes: Tensor
+
+
+def cut(features: Tensor, threshold: float, weak: float) -> Cut:
+    """Eigenvector, partition at its mean, and the connected part of it that holds the seed.
+
+    Args:
+        features: (B, h, w, D) float32.
+        threshold: patches of a cosine similarity above it are joined by an edge of weight 1.
+        weak: weight of all other edges.
+    """
+    grid, flat = features.shape[1:3], F.normalize(features, dim=-1).flatten(1, 2)
+    found = [second_eigenvector((one @ one.T > threshold).cpu().numpy(), weak) for one in flat]
+    vectors = torch.from_numpy(np.stack(found)).to(features.device)
+    seeds = vectors.abs().argmax(dim=1)
+    mean = vectors.mean(dim=1, keepdim=True)
+    sign = (vectors - mean).gather(1, seeds[:, None]).sign()
+    objects, _ = regions.holding(seeds, (sign * (vectors - mean) > 0).unflatten(1, grid))
+    return Cut(seeds, (sign * vectors).unflatten(1, grid), objects, regions.boxes(objects))
+
+
+def second_eigenvector(joined: npt.NDArray[np.bool_], weak: float) -> Vector:
+    """The generalised eigenvector x (N,) of (D - A) x = λ D x with the second smallest λ.
+
+    With y = D^½ x the smallest λ become the largest eigenvalues 1 - λ of D^-½ A D^-½. The first of them belongs to
+    y = D^½ 1 and is taken away, so that the second comes first.
+
+    Args:
+        joined: (N, N) edges of weight 1, symmetric; all others have weight `weak`.
+    """
+    weights = np.where(joined, 1.0, weak)
+    root = np.sqrt(weights.sum(axis=1))
+    first = root / np.linalg.norm(root)
+
+    def product(vector: Vector) -> Vector:
+        flat = vector.ravel()
+        return weights @ (flat / root) / root - first * (first @ flat)
+
+    start = np.random.default_rng(0).standard_normal(len(root))
+    operator = LinearOperator(weights.shape, matvec=product, dtype=np.float64)
+    return eigsh(operator, k=1, which="LA", v0=start)[1][:, 0] / root

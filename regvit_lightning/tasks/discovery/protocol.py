@@ -1,0 +1,316 @@
+"""Object discovery: one box per image from frozen features, whatever the method, scored by CorLoc.
+
+Source: Siméoni et al. 2021 (arXiv 2109.14279), section 4.1; Darcet et al. 2023 (arXiv 2309.16588), section 3.3 and
+table 3. Images have their native size; zeros are added after normalisation, at the right and at the bottom, up to
+whole patches, and that area takes part. An image counts where the box has an IoU of at least 0.5 with any of its
+objects.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from regvit_lightning.data.boxes import BoxedImages
+from regvit_lightning.data.discovery import Discovery, NativeSize, boxed_images, fitting, pad_together
+from regvit_lightning.data.images import open_image
+from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.data.module import Loading
+from regvit_lightning.data.transforms import normalise
+from regvit_lightning.figures import grids
+from regvit_lightning.frozen import dense
+from regvit_lightning.frozen.contract import How, Outcome
+from regvit_lightning.frozen.module import FrozenModule
+from regvit_lightning.frozen.settings import TaskSettings
+from regvit_lightning.frozen.trainer import judge
+from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.runtime import hardware
+from regvit_lightning.settings import MISSING, check
+from regvit_lightning.statistics import bootstrap
+from regvit_lightning.work import ImageCounts, Pass, Work
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FEATURES = ("q", "k", "v")
+USUAL_SIZES = {"voc07": (375, 500), "voc12": (375, 500), "coco20k": (480, 640)}  # height and width of most images
+OVERLAP = 0.5  # least IoU of a box that is right
+
+Source = tuple[int, str]  # block, and q, k or v
+
+
+@dataclass
+class DiscoverySettings(TaskSettings):
+    """Settings of every object discovery.
+
+    Attributes:
+        images: voc07, voc12 or coco20k.
+        max_patches: larger images are reduced to at most so many; they are counted in the record.
+    """
+
+    images: str = MISSING
+    max_patches: int = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.max_patches > 0, f"max_patches={self.max_patches}: must be at least 1")
+
+
+def feature_of(backbone: Backbone, wanted: str) -> str:
+    """q, k or v; `auto` is the registers paper's choice by family, which the name of the model tells.
+
+    That is values for DeiT-III and OpenCLIP, and keys for DINOv2 (section 3.3) and, as in LOST, for all others.
+
+    Raises:
+        SettingsError: another name.
+    """
+    check(wanted in ("auto", *FEATURES), f"feature={wanted}: expected auto, q, k or v")
+    if wanted != "auto":
+        return wanted
+    return "v" if any(family in backbone.name for family in ("deit", "clip")) else "k"
+
+
+def work(settings: DiscoverySettings, images: ImageCounts) -> Work:
+    """Every image once, at the usual size of its set."""
+    return Work([Pass(images[settings.images][0], *USUAL_SIZES[settings.images])])
+
+
+def check_block(backbone: Backbone, block: int) -> None:
+    """Raise `SettingsError` unless the backbone has the block."""
+    numbers = f"0 to {backbone.depth - 1}, or -1 to {-backbone.depth} from the end"
+    there = -backbone.depth <= block < backbone.depth
+    check(there, f"block={block}: {backbone.name} has {backbone.depth}, numbered {numbers}")
+
+
+# ------------------------------------------------------------------------------------------------------- methods
+
+
+@dataclass(frozen=True)
+class Found:
+    """Boxes of B images under each of S settings of a method.
+
+    Attributes:
+        boxes: (B, S, 4) x1, y1, x2, y2 in patches, ends excluded.
+        fallback: (B, S) bool, where the method had to do without an object.
+    """
+
+    boxes: Tensor
+    fallback: Tensor
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How a method came to the box of one image, for a picture.
+
+    Attributes:
+        box: (4,) x1, y1, x2, y2 in patches, ends excluded.
+        seed: place in the grid, row by row.
+        maps: (h, w) each, by title.
+    """
+
+    box: Tensor
+    seed: int
+    maps: dict[str, Tensor]
+
+
+class Method(Protocol):
+    """A way from features to boxes, under one setting or several.
+
+    Attributes:
+        sources: the features that it takes, (B, h, w, D) float32 each, in this order.
+    """
+
+    sources: Sequence[Source]
+
+    def __call__(self, features: Sequence[Tensor]) -> Found: ...
+
+    def steps(self, features: Sequence[Tensor]) -> Steps:
+        """The steps to the box of a batch of one image, of a method under one setting."""
+        ...
+
+
+# -------------------------------------------------------------------------------------------------------- scores
+
+
+def hits(found: Tensor, truth: Tensor) -> Tensor:
+    """Which of the boxes (S, 4) overlap enough with any of the true ones (M, 4), in pixels: (S,) bool."""
+    return (box_iou(found.double(), truth.double()) >= OVERLAP).any(dim=1)
+
+
+def floors(images: BoxedImages, places: Sequence[int]) -> dict[str, dict[str, float]]:
+    """CorLoc of two boxes that look at no pixel, on the images at `places`.
+
+    They are the whole image, and the box in its centre that has the mean width and height of all objects, in shares of
+    their images.
+    """
+    shares = [(images.boxes[place][:, 2:] - images.boxes[place][:, :2]) / images.sizes[place] for place in places]
+    mean = np.concatenate(shares).mean(axis=0)
+    sizes = images.sizes[list(places)].astype(np.float64)
+    whole, centred = np.array([0, 0, 1, 1]), np.concatenate([0.5 - mean / 2, 0.5 + mean / 2])
+    boxes = {"whole image": np.tile(sizes, 2) * whole, "centred box of mean size": np.tile(sizes, 2) * centred}
+    return {name: {"corloc": _corloc_of(guesses, images, places)} for name, guesses in boxes.items()}
+
+
+def _corloc_of(guesses: npt.NDArray[np.float64], images: BoxedImages, places: Sequence[int]) -> float:
+    truths = [torch.from_numpy(images.boxes[place]) for place in places]
+    right = [hits(guess[None], truth) for guess, truth in zip(torch.from_numpy(guesses), truths, strict=True)]
+    return 100 * torch.cat(right).double().mean().item()
+
+
+# ---------------------------------------------------------------------------------------------------------- pass
+
+
+class Discoverer(FrozenModule):
+    """Runs a method over images and scores its boxes.
+
+    Attributes:
+        found: (N, S) bool, which images' boxes are right under which setting, after test.
+        fallbacks: (N, S) bool.
+    """
+
+    found: Tensor
+    fallbacks: Tensor
+
+    def __init__(self, backbone: Backbone, precision: str, method: Method, read: NativeSize) -> None:
+        super().__init__(backbone, precision)
+        self.method, self.read = method, read
+        self._rows: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def features(self, images: Tensor, sizes: Tensor) -> list[Tensor]:
+        """What the method takes, (B, h, w, D) float32 each, of uint8 images (B, 3, H, W) that have sizes (B, 2)."""
+        inputs = padded(normalise(images, self.mean, self.std), sizes)
+        blocks = list(dict.fromkeys(block for block, _ in self.method.sources))
+        bf16 = self.frozen.precision == "bf16-mixed"
+        with torch.inference_mode(), torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
+            inside = dict(zip(blocks, self.frozen.backbone.projections(inputs, blocks), strict=True))
+        return [getattr(inside[block], feature).patches.float() for block, feature in self.method.sources]
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        found = self.method(self.features(batch["image"], batch["size"]))
+        boxes, fallback = found.boxes.cpu(), found.fallback.cpu()
+        for place, own, back in zip(batch["place"].tolist(), boxes, fallback, strict=True):
+            truth = torch.from_numpy(self.read.images.boxes[place])
+            self._rows[place] = hits(self.in_pixels(own, place), truth), back
+
+    def on_test_epoch_end(self) -> None:
+        rows = [self._rows[place] for place in range(len(self.read))]
+        self.found, self.fallbacks = (torch.stack(column) for column in zip(*rows, strict=True))
+
+    def patch(self, place: int) -> Tensor:
+        """Width and height (2,) of a patch of one image, in pixels of its file."""
+        own, read = self.read.images.sizes[place], self.read.sizes[place]
+        return self.frozen.backbone.patch_size * torch.from_numpy(own / read)
+
+    def in_pixels(self, boxes: Tensor, place: int) -> Tensor:
+        """Boxes (…, 4) of one image, in patches, as pixels of its file, without what is padding."""
+        size = torch.from_numpy(self.read.images.sizes[place])
+        return torch.minimum(boxes * self.patch(place).repeat(2), size.repeat(2))
+
+
+def padded(images: Tensor, sizes: Tensor) -> Tensor:
+    """Images (B, C, H, W) with zeros below and to the right of their heights and widths (B, 2)."""
+    rows, columns = (torch.arange(side, device=images.device) for side in images.shape[2:])
+    inside = (rows < sizes[:, :1])[:, :, None] & (columns < sizes[:, 1:])[:, None]
+    return images * inside[:, None]
+
+
+def discover(
+    backbone: Backbone, data: DataSettings, settings: DiscoverySettings, method: Method, how: How
+) -> Discoverer:
+    """Run the method over all images, each of which goes through the backbone once.
+
+    Raises:
+        DataError: the images are missing, an annotation does not fit, or an image is smaller than a patch.
+    """
+    images = boxed_images(data, settings.images)
+    check_sizes(images, backbone.patch_size)
+    read = NativeSize(images, fitting(images.sizes, backbone.patch_size, settings.max_patches))
+    module = Discoverer(backbone, settings.precision, method, read)
+    loading = Loading(settings.workers, settings.device_batch)
+    judge(how).test(module, Discovery(loading, read, backbone.patch_size), verbose=False)
+    return module
+
+
+def check_sizes(images: BoxedImages, patch_size: int) -> None:
+    """Raise `DataError` where an image is smaller than a patch."""
+    small = np.flatnonzero(images.sizes.min(axis=1) < patch_size).tolist()
+    if small:
+        width, height = images.sizes[small[0]].tolist()
+        more = f" and {len(small) - 1} more" if small[1:] else ""
+        which = f"image {images.path(small[0])}, {width} × {height} px{more}"
+        raise DataError(f"{which}: smaller than a patch of {patch_size} px; take it off the list")
+
+
+def run(
+    backbone: Backbone,
+    data: DataSettings,
+    settings: DiscoverySettings,
+    method: Method,
+    facts: dict[str, Any],
+    how: How,
+) -> Outcome:
+    """CorLoc of a method under one setting, with the boxes that look at no pixel as floors.
+
+    Args:
+        facts: what the record says about the method.
+
+    Raises:
+        DataError: as `discover`.
+    """
+    module = discover(backbone, data, settings, method, how)
+    right = 100.0 * module.found[:, 0]
+    return Outcome(
+        metrics={"corloc": right.mean().item()},
+        images=len(right),
+        intervals={"corloc": bootstrap(right, how.seed)},
+        scores={"corloc": right},
+        protocol={**facts, "fallbacks": int(module.fallbacks.sum()), **protocol(module, settings)},
+        floors=floors(module.read.images, range(len(right))),
+        picture=picture(module, method),
+    )
+
+
+def protocol(module: Discoverer, settings: DiscoverySettings) -> dict[str, Any]:
+    """The facts that all methods share."""
+    images = module.read.images
+    shrunk = int((module.read.sizes != images.sizes).any(axis=1).sum())
+    return {
+        "images": settings.images,
+        "objects": "all, difficult and truncated ones too",
+        "left_out": dict(images.left_out),
+        "without_a_box": sum(len(boxes) == 0 for boxes in images.boxes),
+        "right": f"IoU of at least {OVERLAP} with any object, one box per image",
+        "view": "native size, zeros after normalisation at the right and bottom up to whole patches, which take part",
+        "reduced": f"{shrunk} images of more than {settings.max_patches} patches",
+    }
+
+
+def picture(module: Discoverer, method: Method) -> "Figure":
+    """Examples from all over the set with the steps of the method: one more forward pass for each of them.
+
+    Args:
+        method: with one setting; need not be the one that was run.
+    """
+    module.method = method
+    module.to(hardware.accelerator())
+    return grids.discovery_examples([_example(module, place) for place in dense.examples(len(module.read))])
+
+
+def _example(module: Discoverer, place: int) -> grids.Discovered:
+    images, patch = module.read.images, module.patch(place)
+    batch = pad_together([module.read[place]], module.frozen.backbone.patch_size)
+    steps = module.method.steps(module.features(batch["image"].to(module.device), batch["size"].to(module.device)))
+    row, column = divmod(steps.seed, next(iter(steps.maps.values())).shape[1])
+    return grids.Discovered(
+        image=np.asarray(open_image(images.path(place))),
+        truths=images.boxes[place],
+        box=module.in_pixels(steps.box.cpu(), place).numpy(),
+        seed=((column + 0.5) * patch[0].item(), (row + 0.5) * patch[1].item()),
+        maps={title: values.cpu().numpy() for title, values in steps.maps.items()},
+        patch=tuple(patch.tolist()),
+    )

@@ -1,0 +1,84 @@
+"""Object discovery by TokenCut: the same images, features and scores as LOST, and a normalised cut for the box.
+
+Source: Wang et al. 2022 (arXiv 2202.11539). The algorithm stands in normalised_cut.py, what all methods share in
+discovery.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.frozen.contract import How, Metric, Outcome
+from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.settings import MISSING, check
+from regvit_lightning.tasks.discovery import protocol
+from regvit_lightning.tasks.discovery.normalised_cut import cut
+from regvit_lightning.tasks.discovery.protocol import DiscoverySettings, Found, Source, Steps
+
+METRICS = {"corloc": Metric()}
+READS = "discovery"
+work = protocol.work
+FOOTNOTE = ("feature", "block", "threshold", "weak")
+
+
+@dataclass
+class Settings(DiscoverySettings):
+    """Settings of TokenCut.
+
+    Attributes:
+        feature: q, k or v; auto takes the registers paper's choice for LOST.
+        block: whose projections are taken, -1 is the last.
+        threshold: patches of a cosine similarity above it are joined.
+        weak: weight of the edges between all others.
+    """
+
+    feature: str = MISSING
+    block: int = MISSING
+    threshold: float = MISSING
+    weak: float = MISSING
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(-1 < self.threshold < 1, f"threshold={self.threshold}: must lie in (-1, 1)")
+        check(0 < self.weak < 1, f"weak={self.weak}: must lie in (0, 1)")
+
+
+class TokenCut:
+    """TokenCut under one setting.
+
+    Args:
+        source: block and feature.
+        threshold, weak: see `normalised_cut.cut`.
+    """
+
+    def __init__(self, source: Source, threshold: float, weak: float) -> None:
+        self.sources: Sequence[Source] = [source]
+        self.threshold, self.weak = threshold, weak
+
+    def __call__(self, features: Sequence[Tensor]) -> Found:
+        boxes = cut(features[0], self.threshold, self.weak).boxes[:, None]
+        return Found(boxes, torch.zeros(boxes.shape[:2], dtype=torch.bool))
+
+    def steps(self, features: Sequence[Tensor]) -> Steps:
+        """The eigenvector, and the part that holds the seed."""
+        found = cut(features[0], self.threshold, self.weak)
+        maps = {"eigenvector": found.eigenvectors[0], "object": found.objects[0].float()}
+        return Steps(found.boxes[0], int(found.seeds[0]), maps)
+
+
+def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008
+    """CorLoc of one box per image, with the boxes that look at no pixel as floors.
+
+    Raises:
+        DataError: the images are missing, an annotation does not fit, or an image is smaller than a patch.
+        SettingsError: the model has no such block.
+    """
+    protocol.check_block(backbone, settings.block)
+    feature = protocol.feature_of(backbone, settings.feature)
+    method = TokenCut((settings.block, feature), settings.threshold, settings.weak)
+    facts = {"method": "TokenCut", "feature": feature, "block": settings.block, "centred": False, "l2": True}
+    graph = {"threshold": settings.threshold, "weak": settings.weak}
+    return protocol.run(backbone, data, settings, method, {**facts, **graph}, how)

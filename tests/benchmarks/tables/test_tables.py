@@ -1,0 +1,407 @@
+"""Tables: golden ones from hand-made records, bytes that repeat, three formats with the same numbers."""
+
+import csv
+import io
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.tables import __main__ as tables
+from benchmarks.tables import columns, scored_records
+from benchmarks.tables import formats as table_formats
+from benchmarks.tables.columns import Row
+from benchmarks.tables.formats import Origin
+from benchmarks.tables.published import Protocol, Published
+from benchmarks.tables.scored_records import Cell, Kept
+from regvit_lightning import records
+from tests.by_hand import cell, record, report, save
+
+GOLDEN = Path(__file__).parent / "golden"
+
+CELLS = [
+    cell("random-vitn_reg4", top1=10.0),
+    cell("deit3-vitn_reg4", seed=0, top1=60.0),
+    cell("deit3-vitn_reg4", seed=1, top1=64.0),
+    cell("deit3-vitn_reg0", seed=0, top1=50.0),
+    cell("deit3-vitn_reg0", seed=1, top1=56.0),
+    cell("deit3-vitn_reg16", top1=61.0),
+    cell("deit3-vitn_reg0", "imagenet_linear", top1=70.0),
+]
+
+
+def origin(cells):
+    return Origin("mini", Kept("results", list(cells), []), "make tables DATA=mini")
+
+
+def built(cells, name="overview", entries=()):
+    return {table.name: table for table in tables.build(cells, entries)}[name]
+
+
+def rows_of_csv(table):
+    return {row["model"]: row for row in csv.DictReader(io.StringIO(table_formats.csv(table)))}
+
+
+def test_a_table_by_hand():
+    table = built(CELLS)
+    shown = [(row.model, row.floor) for row in table.rows]
+    names = ["random-vitn_reg4", "deit3-vitn_reg0", "deit3-vitn_reg4", "deit3-vitn_reg16"]
+    assert shown == [(name, name.startswith("random")) for name in names]
+    rows = rows_of_csv(table)
+    assert float(rows["deit3-vitn_reg4"]["imagenet_knn top1"]) == 62.0
+    assert float(rows["deit3-vitn_reg4"]["imagenet_knn top1 std"]) == pytest.approx(8**0.5, abs=1e-4)
+    assert float(rows["deit3-vitn_reg4"]["imagenet_knn top1 change"]) == 9.0  # 62 - (50 + 56) / 2
+    # Both intervals are ± 1, as of independent images: ± sqrt(2) around 9.
+    assert float(rows["deit3-vitn_reg4"]["imagenet_knn top1 change low"]) == pytest.approx(9 - 2**0.5, abs=1e-4)
+    assert float(rows["deit3-vitn_reg4"]["imagenet_knn top1 change high"]) == pytest.approx(9 + 2**0.5, abs=1e-4)
+    assert rows["deit3-vitn_reg4"]["imagenet_knn top1 marks"] == "u"
+    assert rows["random-vitn_reg4 (floor)"]["imagenet_knn top1 change"] == ""
+    assert rows["deit3-vitn_reg4"]["imagenet_linear top1"] == ""
+    assert "imagenet_knn top1_k10" not in rows["deit3-vitn_reg4"]
+
+
+@pytest.mark.parametrize("suffix", ["md", "csv", "tex"])
+def test_the_golden_overview(suffix):
+    """Made by `python -m tests.benchmarks.tables.test_tables` and read through once."""
+    assert formats(built(CELLS), CELLS)[suffix] == (GOLDEN / f"overview.{suffix}").read_text()
+
+
+def formats(table, cells):
+    markdown, latex = table_formats.markdown(table, origin(cells)), table_formats.latex(table, origin(cells))
+    return {"md": markdown, "csv": table_formats.csv(table), "tex": latex}
+
+
+def test_floors_come_first_and_a_metric_brings_its_own_direction_and_decimals():
+    rmse = {"better": -1, "unit": "m", "decimals": 3}
+    facts = {"columns": {"rmse": rmse}, "floors": {"mean depth": {"rmse": 1.25, "a1": 30.0}}, "intervals": {}}
+    depth = [
+        replace(c.record, task="nyud_linear1", metrics={"rmse": c.record.metrics["top1"] / 100}) for c in CELLS[:-1]
+    ]
+    cells = [Cell(replace(kept, **facts), {}) for kept in depth]
+    table = built([*cells, *CELLS])
+    assert [row.model for row in table.rows[:2]] == ["mean depth", "random-vitn_reg4"]
+    shown = table_formats.markdown(table, origin(cells)).splitlines()
+    assert "nyud_linear1 rmse ↓" in shown[2]
+    found = [text.strip() for text in shown[4].split("|")]
+    assert found == ["", "mean depth (floor)", "2", "–", "–", "1.250 ± 0.000", ""]
+    assert "0.620 ± 0.028 (+0.090)" in "".join(shown)
+    assert "- top1 in %; rmse in m, lower is better (↓)" in shown
+    assert r"rmse $\downarrow$" in table_formats.latex(table, origin(cells))
+
+
+def test_the_order_of_records_changes_no_byte():
+    cells = [*CELLS, report("deit3-vitn_reg0"), report("deit3-vitn_reg4", 0.5), report("random-vitn_reg4")]
+    one, other = ([formats(table, side) for table in tables.build(side)] for side in (cells, cells[::-1]))
+    assert one == other
+
+
+def test_two_protocols_never_share_a_column():
+    other = cell("deit3-vitn_reg0", top1=40.0, settings={"crop": 96, "workers": 1})
+    knn = [title for title in built([*CELLS, other]).titles() if title.startswith("imagenet_knn top1 @")]
+    assert len(knn) == 2
+    labelled = cell("deit3-vitn_reg0", top1=40.0, layout={"zero_is_unlabelled": True})
+    assert sum("@" in title for title in built([*CELLS, labelled]).titles()) == 2
+    same = cell("deit3-vitn_reg16", top1=61.0, settings={"crop": 64, "workers": 9})
+    assert len(built([*CELLS, same]).columns) == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "twin"),
+    [
+        ("deit3-vitb_reg16", "deit3-vitb_reg0"),
+        ("timm-vit_large_patch14_reg4_dinov2.lvd142m", "timm-vit_large_patch14_dinov2.lvd142m"),
+    ],
+)
+def test_twins(model, twin):
+    assert twin in columns.twins(model)
+
+
+# ---------------------------------------------------------------------------------------------- differences and bold
+
+
+def pair(better_by, images=400, spread=0.0):
+    """Two models on the same images; where the second is better, it is so by `better_by` percent of the images."""
+    right = np.arange(images) % 2 * 100.0
+    more = right.copy()
+    more[: 2 * round(better_by / 100 * images) : 2] = 100.0
+    return [cell("deit3-vitn_reg0", per_image=right), cell("deit3-vitn_reg4", per_image=more)]
+
+
+def test_a_small_paired_difference_is_beyond_its_interval_where_an_unpaired_one_is_not():
+    cells = pair(2.5)
+    table = built(cells)
+    score = table.scores[Row("deit3-vitn_reg4"), table.columns[0]]
+    assert score.change.value == pytest.approx(2.5)
+    assert score.change.paired
+    # 10 of 400 images differ by 100: standard error sqrt(0.025 * 0.975 / 400) = 0.78 %.
+    assert score.change.interval == pytest.approx((2.5 - 1.96 * 0.78, 2.5 + 1.96 * 0.78), abs=0.3)
+    assert score.best
+    assert "**52.5** (+2.5 [1." in table_formats.markdown(table, origin(cells))
+    # The same without scores of images, each ± 4.9: nothing is bold.
+    wide = [
+        Cell(replace(c.record, intervals={"top1": [c.record.metrics["top1"] + d for d in (-4.9, 4.9)]}), {})
+        for c in cells
+    ]
+    unpaired = built(wide)
+    score = unpaired.scores[Row("deit3-vitn_reg4"), unpaired.columns[0]]
+    assert score.change.interval == pytest.approx((2.5 - 4.9 * 2**0.5, 2.5 + 4.9 * 2**0.5))
+    assert not any(score.best for score in unpaired.scores.values())
+    assert "**" not in table_formats.markdown(unpaired, origin(wide))
+    assert r"\textbf" not in table_formats.latex(unpaired, origin(wide))
+
+
+def test_nothing_is_bold_within_the_interval_alone_or_above_a_floor_only():
+    assert not any(score.best for score in built(pair(0.25)).scores.values())  # 1 of 400 images
+    one = [cell("deit3-vitn_reg0", per_image=[100.0] * 50), cell("random-vitn_reg0", per_image=[0.0] * 50)]
+    assert not any(score.best for score in built(one).scores.values())
+
+
+def test_bold_must_beat_every_other_model():
+    best = built([*pair(2.5), cell("deit3-vitn_reg16", per_image=pair(2.0)[1].scores["top1"])])
+    assert not any(score.best for score in best.scores.values())  # 52.5 against 52.0: two images apart
+    clear = built([*pair(5.0), cell("deit3-vitn_reg16", per_image=pair(0.5)[1].scores["top1"])])
+    assert [row.model for (row, _), score in clear.scores.items() if score.best] == ["deit3-vitn_reg4"]
+
+
+def test_where_less_is_better_the_lowest_is_bold():
+    facts = {"columns": {"top1": {"better": -1, "unit": "m", "decimals": 1}}}
+    cells = [Cell(replace(c.record, **facts), c.scores) for c in pair(5.0)]
+    assert [row.model for (row, _), score in built(cells).scores.items() if score.best] == ["deit3-vitn_reg0"]
+
+
+# ------------------------------------------------------------------------------------------------ marks and published
+
+
+def test_doubtful_cells_are_marked(tmp_path):
+    dirty = {**record().provenance, "dirty": True}
+    later = {**record().provenance, "date": "2026-02-01T00:00:00Z"}
+    cells = [
+        cell("deit3-vitn_reg0", provenance=dirty),
+        cell("deit3-vitn_reg4", weights="old"),
+        cell("deit3-vitn_reg4", "imagenet_linear", weights="new", provenance=later),
+        cell("deit3-vitn_reg4", "imagenet_linear", seed=1, settings={"version": 0}),
+    ]
+    rows = {row["model"]: row for row in csv.DictReader(io.StringIO(table_formats.csv(built(cells))))}
+    assert rows["deit3-vitn_reg0"]["imagenet_knn top1 marks"] == "d"
+    assert rows["deit3-vitn_reg4"]["imagenet_knn top1 marks"] == "su"
+    marks = [rows["deit3-vitn_reg4"][name] for name in rows["deit3-vitn_reg4"] if "linear" in name and "marks" in name]
+    assert sorted(marks) == ["", "v"]
+    shown = table_formats.markdown(built(cells), origin(cells))
+    assert "50.0ᵈ" in shown
+    assert all(f"- {sign}: " in shown for sign in "ᵈˢᵛ")
+
+
+def test_a_published_number_stands_beside_the_model_and_protocol_it_is_of(monkeypatch):
+    protocol = Protocol("knn", "kNN as published", "top1", task="imagenet_knn", images=960, differs="the weather")
+    entry = Published("DeiT", ("deit3-vitn_reg4",), "", protocol, 84.8, None, "arXiv 0000.00000, table 2a")
+    monkeypatch.setattr(
+        "benchmarks.tables.published._protocol_here", lambda task: {"crop": 64, "version": 1, "precision": "auto"}
+    )
+    settings = {"crop": 64, "version": 1, "precision": "32-true", "workers": 3}
+
+    cells = [cell("deit3-vitn_reg4", data="full", settings=settings), cell("deit3-vitn_reg0")]
+    agreeing = formats(built(cells, entries=[entry]), cells)
+    assert "84.8 (-34.8) [1] |" in agreeing["md"]
+    assert "- [1] arXiv 0000.00000, table 2a: kNN as published; differs: the weather" in agreeing["md"].splitlines()
+    assert '84.8,"arXiv 0000.00000, table 2a"' in agreeing["csv"]
+    assert "84.8 (-34.8) [1]" in agreeing["tex"]
+    for other in (
+        {"data": "mini"},
+        {"images": 959},
+        {"task": "imagenet_linear"},
+        {"settings": {**settings, "crop": 96}},
+        {"settings": {**settings, "version": 2}},
+        {"model": "deit3-vitn_reg8"},
+    ):
+        facts = {"model": "deit3-vitn_reg4", "data": "full", "settings": settings, **other}
+        cells = [cell(**facts)]
+        assert "published" not in formats(built(cells, entries=[entry]), cells)["md"]
+
+
+# ------------------------------------------------------------------------------------------------------------ formats
+
+
+def numbers(text):
+    """All numbers of a cell, in their order."""
+    return [float(number) for number in re.findall(r"[-+]?\d+\.\d+", text)]
+
+
+def test_all_formats_hold_the_same_numbers():
+    cells = [*CELLS, *pair(2.5)]
+    table = built(cells)
+    found = formats(table, cells)
+    lines = [line for line in found["md"].splitlines() if line.startswith("|")][2:]
+    markdown = [[part.strip() for part in line.strip("|").split(" | ")] for line in lines]
+    body = found["tex"].split("\\midrule\n")[1].split("\\bottomrule")[0]
+    latex = [line.removesuffix(r" \\").split(" & ") for line in body.strip().splitlines()]
+    plain = list(csv.reader(io.StringIO(found["csv"])))[1:]
+    assert len(markdown) == len(latex) == len(plain) == 4
+    for in_markdown, in_latex, in_csv in zip(markdown, latex, plain, strict=True):
+        assert in_markdown[0] == in_latex[0].replace(r"\_", "_") == in_csv[0]
+        assert in_markdown[1] == in_csv[1]
+        for place in range(len(table.columns)):
+            kept = [text for text in in_csv[2 + 6 * place : 7 + 6 * place] if text]
+            shown = numbers(in_markdown[2 + place])
+            assert shown == numbers(in_latex[1 + place])
+            assert shown == pytest.approx([float(text) for text in kept], abs=0.0501)
+
+
+def test_names_are_escaped():
+    odd = r"a|b_c&d%e#f,g~h^i{j}\k"
+    table = built([cell(odd)])
+    found = formats(table, [cell(odd)])
+    assert r"a\|b" in found["md"]
+    assert next(iter(rows_of_csv(table))) == odd
+    assert r"a|b\_c\&d\%e\#f,g\textasciitilde{}h\textasciicircum{}i\{j\}\textbackslash{}k & " in found["tex"]
+
+
+def test_the_header_says_data_date_commits_and_command():
+    newer = {"commit": "b" * 40, "date": "2026-03-01T00:00:00Z"}
+    line = origin([*CELLS, cell("deit3-vitn_reg4", "imagenet_linear", provenance=newer)]).line()
+    expected = "Data: mini. Newest record: 2026-03-01T00:00:00Z. Commits: bbbbbbbbbb, c0ffeec0ff. "
+    assert line == expected + "Made by `make tables DATA=mini`."
+
+
+# ---------------------------------------------------------------------------------------------------- the paper's own
+
+REPORTS = [report("deit3-vitn_reg0"), report("deit3-vitn_reg4", 0.5)]
+
+
+def paper(name):
+    table = built([*CELLS, *REPORTS], name)
+    shown = table_formats.csv(table)
+    return list(csv.DictReader(io.StringIO(shown))), table
+
+
+def test_single_tokens_are_tables_1_and_6():
+    rows, _ = paper("table1")
+    assert [(row["model"], row["token"], float(row["top-1"])) for row in rows] == [
+        ("deit3-vitn_reg0", "CLS", 80.0),
+        ("deit3-vitn_reg0", "normal", 40.0),
+        ("deit3-vitn_reg0", "outlier", 70.0),
+        ("deit3-vitn_reg4", "CLS", 80.0),
+        ("deit3-vitn_reg4", "normal", 40.0),
+    ]
+    spread, _ = paper("table6")
+    assert [row["std over draws"] for row in spread] == ["", "0.5000", "1.2500", "", "0.5000"]
+
+
+def test_registers_hold_what_outliers_held_in_table_4():
+    rows, _ = paper("table4")
+    assert [row["registers"] for row in rows] == ["0", "4"]
+    assert [row["outlier patch"] for row in rows] == ["70.0000", ""]
+    assert [row["register (mean)"] for row in rows] == ["", "61.5000"]  # of 60, 61, 62, 63
+    assert rows[1]["[CLS] change"] == "0.0000"
+
+
+def test_local_information_is_table_5():
+    rows, table = paper("table5")
+    assert [float(row["position top-1"]) for row in rows] == [41.7, 41.7]
+    assert [float(row["reconstruction L2 error"]) for row in rows] == [18.38, 18.38]
+    assert "in pixels of 0..255" in table_formats.markdown(table, origin(REPORTS))
+
+
+def test_figures_4_7_and_12_as_tables():
+    rows, _ = paper("fig4")
+    first = rows[1]
+    assert (first["model"], first["block"]) == ("deit3-vitn_reg0", "2")
+    assert [float(first[name]) for name in ("norm at 1 %", "median norm", "norm at 99 %", "largest norm")] == [
+        2,
+        4,
+        6,
+        8,
+    ]
+    assert float(first["outliers (factor)"]) == pytest.approx(2.37)
+    rows, _ = paper("fig7")
+    quantiles = {int(name[:-2]): float(rows[1][name]) for name in rows[1] if re.fullmatch(r"\d+ %", name)}
+    assert quantiles == {percent: percent for percent in (0, 1, 5, 25, 50, 75, 95, 99, 100)}  # halved from 0 to 200
+    rows, _ = paper("fig12")
+    assert [(row["model"], row["registers"], float(row["multiply-adds"])) for row in rows] == [
+        ("deit3-vitn", "0", 10.0),
+        ("deit3-vitn", "4", 10.0),
+    ]
+    assert float(rows[1]["more multiply-adds"]) == 0.4
+
+
+def test_table_2a_and_figure_8_are_of_the_same_numbers():
+    best = {"top1_best_on_test": {"better": 1, "unit": "%", "decimals": 1}}
+    facts = {"columns": best, "intervals": {}}
+    found = [
+        cell(f"deit3-vitn_reg{n}", "imagenet_linear", metrics={"top1_best_on_test": 80.0 + n}, **facts)
+        for n in (0, 1, 16)
+    ]
+    alone = cell("openclip-vitn_reg4", "imagenet_linear", metrics={"top1_best_on_test": 70.0}, **facts)
+    rows = rows_of_csv(built([*found, alone], "table2a"))
+    assert float(rows["deit3-vitn_reg16"]["ImageNet top-1, best on test change"]) == 16.0
+    shown = list(csv.DictReader(io.StringIO(table_formats.csv(built([*found, alone], "fig8")))))
+    top1 = "ImageNet top-1, best on test"
+    assert [(row["model"], row["registers"], float(row[top1])) for row in shown] == [
+        ("deit3-vitn", "0", 80.0),
+        ("deit3-vitn", "1", 81.0),
+        ("deit3-vitn", "16", 96.0),
+    ]
+    assert [row[f"{top1} change"] for row in shown] == ["", "1.0000", "16.0000"]
+
+
+def test_zero_shot_is_2b_and_lost_is_3():
+    found = [cell("openclip-vitn_reg4", "imagenet_zeroshot", top1=59.9)]
+    corloc = {"columns": {"corloc": {"better": 1, "unit": "%", "decimals": 1}}, "intervals": {}}
+    found += [
+        cell("openclip-vitn_reg4", f"lost_{s}", metrics={"corloc": v}, **corloc)
+        for s, v in (("voc07", 1.0), ("coco20k", 3.0))
+    ]
+    assert float(rows_of_csv(built(found, "table2b"))["openclip-vitn_reg4"]["ImageNet top-1"]) == 59.9
+    row = rows_of_csv(built(found, "table3"))["openclip-vitn_reg4"]
+    assert (row["VOC 2007"], row["COCO 20k"]) == ("1.0000", "3.0000")
+    assert "VOC 2012" not in row
+
+
+# -------------------------------------------------------------------------------------------------------- the program
+
+
+def test_tables_are_rebuilt_byte_for_byte(tmp_path):
+    for kept_cell in [*CELLS, *pair(2.5)]:
+        save(tmp_path, kept_cell)
+    command = [sys.executable, "-m", "benchmarks.tables", "data=mini", f"results={tmp_path}"]
+    made = []
+    for _ in range(2):
+        done = subprocess.run(command, cwd=records.ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        made.append({path.name: path.read_bytes() for path in (tmp_path / "mini" / "tables").iterdir()})
+    assert made[0] == made[1]
+    assert set(made[0]) == {f"{name}.{suffix}" for name in ("overview", "table2a") for suffix in ("md", "csv", "tex")}
+
+
+def test_tables_without_a_record_are_not_written(tmp_path, capsys):
+    for kept_cell in REPORTS:
+        save(tmp_path, kept_cell)
+    tables.main(tables.Tables("mini", str(tmp_path)), [])
+    names = ["overview", "table1", "table4", "table5", "table6", "fig4", "fig7", "fig12"]
+    written = {path.name for path in (tmp_path / "mini" / "tables").iterdir()}
+    assert written == {f"{name}.{suffix}" for name in names for suffix in ("md", "csv", "tex")} | {"norms.png"}
+    assert capsys.readouterr().out.startswith((tmp_path / "mini" / "tables" / "overview.md").read_text())
+
+
+def test_torn_and_foreign_files_and_lost_scores_are_named_and_nothing_is_deleted(tmp_path):
+    for kept_cell in pair(2.5):
+        save(tmp_path, kept_cell)
+    cells = tmp_path / "mini" / "cells"
+    (cells / "deit3-vitn_reg0" / "torn.seed0.json").write_text("{")
+    (cells / "deit3-vitn_reg0" / "foreign.seed0.json").write_text('{"a": 1}')
+    (cells / "deit3-vitn_reg4" / "imagenet_knn.seed0.scores.npz").write_bytes(b"torn")
+    found = scored_records.load(tmp_path, "mini")
+    assert [len(c.scores) for c in found.cells] == [1, 0]
+    assert len(found.skipped) == 3
+    text = table_formats.markdown(built(found.cells), Origin("mini", found, "c"))
+    for name in ("torn.seed0.json", "foreign.seed0.json", "imagenet_knn.seed0.scores.npz, are not those of the record"):
+        assert sum(name in line for line in text.splitlines() if line.startswith("- skipped: ")) == 1
+    assert (cells / "deit3-vitn_reg0" / "torn.seed0.json").read_text() == "{"
+
+
+if __name__ == "__main__":
+    for ending, content in formats(built(CELLS), CELLS).items():
+        (GOLDEN / f"overview.{ending}").write_text(content)

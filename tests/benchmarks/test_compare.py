@@ -1,0 +1,172 @@
+"""`make compare` on a repository of git made for the purpose: every verdict, both kinds of sides, every mistake."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks import compare
+from benchmarks.tables import scored_records
+from benchmarks.tables.scored_records import Cell
+from regvit_lightning import records
+from regvit_lightning.errors import UserError
+from tests.by_hand import cell, save
+
+HALF = np.arange(400) % 2 * 100.0  # 50 %
+
+
+def changed_by(images):
+    """As HALF with so many more images right, fewer where negative."""
+    values = HALF.copy()
+    values[slice(0, 2 * images, 2) if images > 0 else slice(1, -2 * images, 2)] = 100.0 if images > 0 else 0.0
+    return values
+
+
+def git(folder, *words):
+    identity = ["-c", "user.name=n", "-c", "user.email=e@x", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", *identity, *words], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+BASE = [
+    cell("deit3-vitn_reg0", per_image=HALF),
+    cell("deit3-vitn_reg1", per_image=HALF),
+    cell("deit3-vitn_reg2", per_image=HALF),
+    cell("deit3-vitn_reg4", per_image=HALF),
+    cell("deit3-vitn_reg8", per_image=HALF),
+    cell("deit3-vitn_reg16", per_image=HALF),
+]
+HEAD = [
+    cell("deit3-vitn_reg0", per_image=changed_by(20)),  # better
+    cell("deit3-vitn_reg1", per_image=changed_by(-20)),  # worse
+    cell("deit3-vitn_reg2", per_image=changed_by(1)),  # within noise
+    cell("deit3-vitn_reg4", per_image=HALF, settings={"crop": 96, "workers": 1}),  # another protocol
+    cell("deit3-vitn_reg8", per_image=HALF, settings={"crop": 64, "workers": 8}),  # the same; reg16 is gone
+    cell("deit3-vitn_reg32", per_image=HALF),  # new
+]
+VERDICTS = {
+    "deit3-vitn_reg0": "better",
+    "deit3-vitn_reg1": "worse",
+    "deit3-vitn_reg2": "within noise",
+    "deit3-vitn_reg4": "protocol changed",
+    "deit3-vitn_reg8": "",
+    "deit3-vitn_reg16": "gone",
+    "deit3-vitn_reg32": "new",
+}
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """Two commits of results; in the folder lie those of the second."""
+    folder = tmp_path_factory.mktemp("repository")
+    git(folder, "init", "-q", "-b", "main")
+    for cells in (BASE, HEAD):
+        subprocess.run(["rm", "-rf", str(folder / "results")], check=True)
+        for values in cells:
+            save(folder / "results", values)
+        git(folder, "add", "-A")
+        git(folder, "commit", "-q", "-m", "results")
+    return folder
+
+
+def judged(results, base, head=""):
+    lines = compare.judge(scored_records.load(results, "mini", base), scored_records.load(results, "mini", head))
+    return {line.row.model: line.verdict for line in lines}
+
+
+def test_every_verdict_between_a_commit_and_the_folder(repository):
+    assert judged(repository / "results", "HEAD~1") == VERDICTS
+
+
+def test_two_commits_two_folders_and_a_checkout_say_the_same(repository, tmp_path):
+    for values in BASE:
+        save(tmp_path / "checkout" / "results", values)
+    results = repository / "results"
+    assert judged(results, "HEAD~1", "main") == VERDICTS
+    assert judged(results, str(tmp_path / "checkout")) == VERDICTS
+    assert judged(results, str(tmp_path / "checkout" / "results"), "main") == VERDICTS
+    assert set(judged(results, "HEAD").values()) == {""}
+
+
+def test_records_of_a_commit_are_those_of_its_files(repository):
+    kept_here, in_commit = (scored_records.load(repository / "results", "mini", side) for side in ("", "HEAD"))
+    assert kept_here.records == in_commit.records
+    for one, other in zip(kept_here.cells, in_commit.cells, strict=True):
+        np.testing.assert_array_equal(one.scores["top1"], other.scores["top1"])
+    assert len(scored_records.load(repository / "results", "mini", "HEAD~1").records) == len(BASE)
+    assert git(repository, "status", "--porcelain") == ""
+
+
+def test_the_comment_shows_old_new_difference_interval_and_verdict(repository):
+    base, head = (scored_records.load(repository / "results", "mini", side) for side in ("HEAD~1", ""))
+    shown = compare.markdown(base, head, "mini", compare.judge(base, head))
+    title = "### Results on mini: **1 worse**, 1 better, 1 within noise, 1 protocol changed, 1 new, 1 gone, 1 the same"
+    assert shown.splitlines()[0] == title
+    cells = [[part.strip() for part in line.split("|")[1:-1]] for line in shown.splitlines() if "| deit3" in line]
+    rows = {first: rest for first, *rest in cells}
+    assert list(rows) == sorted(set(VERDICTS) - {"deit3-vitn_reg8"}, key=lambda name: int(name.partition("_reg")[2]))
+    metric, numbers, difference, verdict = rows["deit3-vitn_reg1"]
+    assert (metric, numbers, verdict) == ("top1 in %", "50.0 → 45.0", "**worse**")
+    # 20 of 400 images changed by 100: -5 ± 1.96 * sqrt(0.05 * 0.95 / 400) * 100 = ± 2.1.
+    value, low, high = (float(text.strip("[],")) for text in difference.split())
+    assert value == -5.0
+    assert (low, high) == pytest.approx((-7.1, -2.9), abs=0.3)
+    assert rows["deit3-vitn_reg16"][1:] == ["50.0 → –", "", "gone"]
+    assert rows["deit3-vitn_reg32"][1:] == ["– → 50.0", "", "new"]
+    assert rows["deit3-vitn_reg4"][1:] == ["50.0 → 50.0", "", "protocol changed"]
+
+
+def test_less_is_better_turns_the_verdict_and_no_interval_gives_none(tmp_path):
+    less = {"columns": {"top1": {"better": -1, "unit": "m", "decimals": 1}}}
+    bare = {"columns": {"top1_k10": {"better": 1, "unit": "%", "decimals": 1}}, "intervals": {}}
+    sides = []
+    for name, by in (("old", 0), ("new", 20)):
+        values = cell("deit3-vitn_reg0", per_image=changed_by(by) if by else HALF)
+        save(tmp_path / name, Cell(replace(values.record, **less), values.scores))
+        save(tmp_path / name, cell("deit3-vitn_reg4", metrics={"top1_k10": 1.0 + by}, **bare))
+        sides.append(str(tmp_path / name))
+    assert judged(tmp_path / "new", sides[0]) == {"deit3-vitn_reg0": "worse", "deit3-vitn_reg4": "no interval"}
+    assert judged(tmp_path / "old", sides[1]) == {"deit3-vitn_reg0": "better", "deit3-vitn_reg4": "no interval"}
+
+
+def program(folder, *words):
+    command = [sys.executable, "-m", "benchmarks.compare", f"results={folder / 'results'}", *words]
+    return subprocess.run(command, cwd=records.ROOT, capture_output=True, text=True)
+
+
+def test_exit_status(repository):
+    assert program(repository, "base=HEAD~1").returncode == 0
+    strict = program(repository, "base=HEAD~1", "strict=true")
+    assert strict.returncode == 1
+    assert "**worse**" in strict.stdout
+    assert program(repository, "base=HEAD", "strict=true").returncode == 0
+    turned = program(repository, "base=HEAD", "head=HEAD~1", "strict=true")
+    assert turned.returncode == 1  # what was better is worse the other way round
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("nowhere", "nowhere: neither a folder nor a revision of git in "),
+        ("--help-me", "--help-me: neither a folder nor a revision"),
+        ("HEAD^{tree}", "neither a folder nor a revision"),
+    ],
+)
+def test_a_base_that_does_not_exist_is_named(repository, base, message):
+    with pytest.raises(UserError) as error:
+        scored_records.load(repository / "results", "mini", base)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_no_records_on_a_side_is_said(repository, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no record in .*make some with: make eval DATA=mini"):
+        scored_records.load(repository / "results", "mini", str(tmp_path / "empty"))
+    with pytest.raises(UserError, match=r"no record in .*full/cells of HEAD; make some"):
+        scored_records.load(repository / "results", "full", "HEAD")
+    with pytest.raises(UserError, match="no folder"):
+        scored_records.load(tmp_path / "none", "mini")

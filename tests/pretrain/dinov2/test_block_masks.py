@@ -1,0 +1,69 @@
+"""Masks: their ratios over random sizes, the shapes of blocks, and that a group's ratios are spread."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from regvit_lightning.pretrain.dinov2 import block_masks
+
+sides = st.integers(4, 20)
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(height=sides, width=sides, ratio=st.floats(0, 0.9), seed=st.integers(0, 999))
+def test_a_mask_never_exceeds_its_target(height, width, ratio, seed):
+    target = int(height * width * ratio)
+    mask = block_masks.block_mask(np.random.default_rng(seed), (height, width), target)
+    assert mask.shape == (height, width)
+    assert mask.sum() <= target
+
+
+@pytest.mark.parametrize("grid", [(8, 8), (16, 16), (37, 37), (16, 10)])
+def test_masks_come_close_to_their_target(grid):
+    rng, patches = np.random.default_rng(0), grid[0] * grid[1]
+    for ratio in (0.1, 0.3, 0.5):
+        target = int(patches * ratio)
+        found = np.array([block_masks.block_mask(rng, grid, target).sum() for _ in range(100)])
+        assert found.mean() > 0.93 * target
+        assert (found == target).mean() > 0.5
+
+
+@hypothesis_settings(max_examples=200, deadline=None)
+@given(largest=st.floats(4, 200), seed=st.integers(0, 9999))
+def test_blocks_keep_their_area_and_aspect(largest, seed):
+    height, width = block_masks.block_shape(np.random.default_rng(seed), largest)
+    # Each side is rounded by at most a half.
+    assert (height - 0.5) * (width - 0.5) <= largest
+    assert (height + 0.5) * (width + 0.5) >= 4
+    assert (height + 0.5) / max(width - 0.5, 0.5) >= 0.3
+    assert max(height - 0.5, 0) / (width + 0.5) <= 1 / 0.3
+
+
+def test_the_first_block_is_a_rectangle_of_at_most_half_of_the_patches():
+    for seed in range(50):
+        rng, mask = np.random.default_rng(seed), np.zeros((12, 12), dtype=bool)
+        assert block_masks._add_block(rng, mask, min(130, 12 * 12 / 2))
+        (found,) = ndimage.find_objects(mask.astype(int))
+        assert mask[found].all()
+        assert mask.sum() <= 72
+
+
+@hypothesis_settings(max_examples=30, deadline=None)
+@given(crops=st.integers(2, 64), probability=st.floats(0.1, 1), seed=st.integers(0, 99))
+def test_a_group_has_its_share_of_masks_with_ratios_from_equal_slices(crops, probability, seed):
+    rng = np.random.default_rng(seed)
+    masks = block_masks.group_masks(rng, crops, (16, 16), (0.1, 0.5), probability)
+    masked = int(crops * probability)
+    counts = np.sort(masks.sum(axis=(1, 2)))[crops - masked :]
+    assert (masks.any(axis=(1, 2))).sum() == masked
+    edges = np.linspace(0.1, 0.5, masked + 1)
+    assert (counts <= 256 * edges[1:] + 1e-9).all()  # each mask stays below the upper end of its slice
+
+
+def test_masks_of_a_group_repeat_and_those_of_another_differ():
+    draw = [block_masks.group_masks(np.random.default_rng(s), 8, (8, 8), (0.1, 0.5), 0.5) for s in (1, 1, 2)]
+    assert (draw[0] == draw[1]).all()
+    assert (draw[0] != draw[2]).any()

@@ -1,0 +1,163 @@
+"""Measuring during pretraining: it changes no weight, survives interruptions, and finds a neuron as it grows."""
+
+import csv
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from regvit_lightning.artifacts.norms import measure
+from regvit_lightning.artifacts.outliers import Rules
+from regvit_lightning.data.images import index
+from regvit_lightning.data.layout import DataError
+from regvit_lightning.errors import UserError
+from regvit_lightning.figures.artifacts import norms_during_training
+from regvit_lightning.models import vit
+from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.pretrain import fit, norms_callback
+from regvit_lightning.pretrain.norms_callback import NormsDuringTraining, describe, fixed_images, read
+from regvit_lightning.settings import SettingsError
+from tests.artifacts.planted import planted
+from tests.pretrain.test_fit import StopAt, die_at, prepare, same_bits
+
+IMAGES = torch.randint(0, 256, (4, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def watch(run, every=2):
+    return NormsDuringTraining(IMAGES, run.folder, every, Rules())
+
+
+def measured(folder):
+    return [(row["step"], row["block"]) for row in read(folder / norms_callback.FILE)]
+
+
+@pytest.fixture(scope="module")
+def watched(tiny, tmp_path_factory):
+    """A run of 6 steps, measured at every second one, and the same run without."""
+    folder = tmp_path_factory.mktemp("runs")
+    alone, run = (prepare(tiny, folder / name, "epochs=1") for name in ("alone", "watched"))
+    fit.fit(alone)
+    fit.fit(run, [watch(run)])
+    return alone.folder, run.folder
+
+
+def test_weights_are_the_same_with_and_without(watched):
+    alone, run = watched
+    assert same_bits(run, alone)
+    assert same_bits(run, alone, "backbone_ema")
+
+
+def test_a_row_for_each_measured_step_and_block(watched):
+    assert measured(watched[1]) == [(step, block) for step in (0, 2, 4, 6) for block in (1, 2, 3, 4)]
+    with (watched[1] / "norms.csv").open() as file:
+        row = next(csv.DictReader(file))
+    assert list(row)[2:] == [*norms_callback.QUANTILES, *Rules().masks(torch.ones(1, 1, 1))]
+    assert float(row["min"]) < float(row["median"]) < float(row["max"])
+
+
+def test_curves_are_those_of_the_file(watched):
+    events = EventAccumulator(str(watched[1] / "log")).Reload()
+    curve = [(event.step, event.value) for event in events.Scalars("norms/median/block03")]
+    rows = [(row["step"], row["median"]) for row in read(watched[1] / "norms.csv") if row["block"] == 3]
+    assert [step for step, _ in curve] == [0, 2, 4, 6]
+    assert [value for _, value in curve] == pytest.approx([value for _, value in rows], rel=1e-6)
+    assert "outliers/factor/block01" in events.Tags()["scalars"]
+
+
+def test_the_last_row_is_that_of_the_last_weights(tiny, watched):
+    state = torch.load(watched[1] / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 6
+    # Not the export: it holds the moving average.
+    recipe = prepare(tiny, watched[1])
+    model = vit.build(recipe.model, image_size=64, layer_scale=recipe.settings.layer_scale)
+    weights = {name.removeprefix("backbone."): value for name, value in state["state_dict"].items()}
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    x = (IMAGES.float() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    found = measure(Backbone(model, "last", 64, mean, std), x).raw
+    rows = [row for row in read(watched[1] / "norms.csv") if row["step"] == 6]
+    for row in rows:
+        assert row["median"] == pytest.approx(float(found[:, row["block"] - 1].quantile(0.5)), rel=1e-4)
+
+
+@pytest.mark.parametrize("step", [2, 3, 5])
+def test_an_interrupted_run_has_every_row_once(tiny, watched, tmp_path, step):
+    run = prepare(tiny, tmp_path / "run", "epochs=1")
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit.fit(run, [watch(run), StopAt(step)])
+    fit.fit(run, [watch(run)])
+    assert (run.folder / "norms.csv").read_text() == (watched[1] / "norms.csv").read_text()
+    assert same_bits(run.folder, watched[1])
+
+
+def test_rows_after_the_checkpoint_are_dropped_and_missing_ones_measured(tiny, watched, tmp_path):
+    run = prepare(tiny, tmp_path / "run", "epochs=1", "checkpoint_every=4")
+    die_at(run, 5)  # the checkpoint is that of step 4, and nothing was measured
+    shutil.copy(watched[1] / "norms.csv", run.folder / "norms.csv")
+    rows = (run.folder / "norms.csv").read_text().splitlines()
+    (run.folder / "norms.csv").write_text("\n".join(rows[:9] + rows[13:]) + "\n")  # without step 4, with step 6
+    fit.fit(run, [watch(run)])
+    assert (run.folder / "norms.csv").read_text() == (watched[1] / "norms.csv").read_text()
+
+
+def test_modes_and_gradients_are_put_back():
+    model = planted().clean.model.train()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    model.blocks[0].eval()
+    model.cls_token.requires_grad_(False)
+    state = torch.get_rng_state()
+    with norms_callback._frozen(model):
+        backbone = Backbone(model, "m", 64, (0.5,) * 3, (0.5,) * 3)
+        assert not any(module.training for module in backbone.modules())
+        measure(backbone, torch.zeros(1, 3, 64, 64))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    assert not model.blocks[0].mlp.training
+    assert model.blocks[1].mlp.training
+    assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == ["cls_token"]
+
+
+def test_planted_shares_in_the_rows():
+    case = planted()
+    rows = describe(measure(case.backbone, case.normalised()), Rules(), step=7)
+    assert [row["factor"] for row in rows] == [0, 0, 1 / 32, 1 / 32]
+    assert [row["max"] > 100 for row in rows] == [False, False, True, True]
+    assert {row["step"] for row in rows} == {7}
+
+
+def test_a_file_that_is_something_else(tmp_path):
+    header = ",".join(norms_callback.COLUMNS)
+    for text in ("a,b\n1,2\n", f"{header}\n{'x,' * 15}x\n", f"{header}\n1,2\n"):
+        (tmp_path / "norms.csv").write_text(text)
+        with pytest.raises(UserError, match=r"norms\.csv is not a table of norms.*move it away"):
+            read(tmp_path / "norms.csv")
+    assert read(tmp_path / "none.csv") == []
+    with pytest.raises(SettingsError, match="every=0"):
+        NormsDuringTraining(IMAGES, tmp_path, 0, Rules())
+
+
+def test_the_measured_images_are_spread_and_readable(tmp_path):
+    for name, shade in (("a", 10), ("b", 200)):
+        (tmp_path / name).mkdir()
+        for place in range(24):
+            Image.new("RGB", (40, 30), (shade, shade, shade)).save(tmp_path / name / f"{place:02d}.png")
+    (tmp_path / "a" / "00.png").write_bytes(b"broken")
+    images = fixed_images(index(tmp_path), 16)
+    assert images.shape == (31, 3, 16, 16)
+    assert images[:, 0, 0, 0].tolist() == [10] * 15 + [200] * 16
+    for file in tmp_path.glob("*/*.png"):
+        file.write_bytes(b"broken")
+    with pytest.raises(DataError, match="unreadable image"):
+        fixed_images(index(tmp_path), 16)
+
+
+def test_the_picture_at_the_end_shows_the_last_block(watched):
+    figure = norms_during_training(read(watched[1] / "norms.csv"))
+    rows = [row for row in read(watched[1] / "norms.csv") if row["block"] == 4]
+    line = next(line for line in figure.axes[0].lines if line.get_label() == "median")
+    assert line.get_xydata().tolist() == [[row["step"], row["median"]] for row in rows]
+    assert len(figure.axes[1].lines) == 4
+    assert (watched[1] / "norms.png").stat().st_size > 1000
