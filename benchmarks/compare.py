@@ -8,10 +8,10 @@ from pathlib import Path
 
 from benchmarks import command
 from benchmarks.tables import columns, published, scored_records
-from benchmarks.tables.columns import MARKS, BySeed, Column, Difference, Measured, Row, difference, key
+from benchmarks.tables.columns import MARKS, BySeed, Column, Difference, Measured, TableRow, difference, key
 from benchmarks.tables.formats import INTERVAL, RAISED, change_shown, made, row_name
 from benchmarks.tables.markdown import table as aligned
-from benchmarks.tables.scored_records import Kept
+from benchmarks.tables.scored_records import ScoredRecords
 from regvit_lightning.settings import check, setting
 
 DESCRIPTION = """Prints what changed between two states of the results as Markdown fit for a pull request: old → new,
@@ -45,7 +45,7 @@ class Line:
         change: new minus old, where they can be compared.
     """
 
-    row: Row
+    row: TableRow
     column: Column
     old: BySeed
     new: BySeed
@@ -53,17 +53,17 @@ class Line:
     change: Difference | None = None
 
 
-Grouped = dict[tuple[Row, str, str], dict[str, dict[int, Measured]]]
+Grouped = dict[tuple[TableRow, str, str], dict[str, dict[int, Measured]]]
 
 
-def judge(base: Kept, head: Kept) -> list[Line]:
+def judge(base: ScoredRecords, head: ScoredRecords) -> list[Line]:
     """Every number of either side with its verdict, by task, model and metric."""
     sides = [_grouped(side) for side in (base, head)]
     lines = [line for number in sides[0] | sides[1] for line in _lines(*(side.get(number, {}) for side in sides))]
     return sorted(lines, key=lambda line: (line.column.place, line.row.order(), line.column.protocol))
 
 
-def _grouped(side: Kept) -> Grouped:
+def _grouped(side: ScoredRecords) -> Grouped:
     """Numbers by row, task and metric; then by protocol; then by seed."""
     found: Grouped = {}
     for number in columns.overview(side.cells):
@@ -110,7 +110,7 @@ def _judged(old: BySeed, new: BySeed) -> Line:
 # ------------------------------------------------------------------------------------------------------------- shown
 
 
-def markdown(base: Kept, head: Kept, data: str, lines: Sequence[Line]) -> str:
+def markdown(base: ScoredRecords, head: ScoredRecords, data: str, lines: Sequence[Line]) -> str:
     """A comment for a pull request: the counts, then a table for each task in which anything changed."""
     changed = [line for line in lines if line.verdict]
     counts = Counter(line.verdict for line in changed)
@@ -133,7 +133,7 @@ def markdown(base: Kept, head: Kept, data: str, lines: Sequence[Line]) -> str:
     return "\n".join(text) + "\n"
 
 
-def _marks(side: Kept) -> dict[str, str]:
+def _marks(side: ScoredRecords) -> dict[str, str]:
     return columns.marks(side.cells, published.versions(sorted({record.task for record in side.records})))
 
 
@@ -165,7 +165,10 @@ def main(options: Compare, words: list[str]) -> None:
     check(bool(options.base), "base is empty: give a revision of git or a folder of results, BASE=…")
     results = Path(options.results)
     data = Path(options.data).resolve().name if "/" in options.data else options.data
-    base, head = scored_records.load(results, data, options.base), scored_records.load(results, data, options.head)
+    base, head = (
+        scored_records.read_scored_records(results, data, options.base),
+        scored_records.read_scored_records(results, data, options.head),
+    )
     lines = judge(base, head)
     print(markdown(base, head, data, lines), end="")
     if options.strict and any(line.verdict == WORSE for line in lines):

@@ -40,7 +40,7 @@ def main(options: Evaluate, words: list[str]) -> None:
     from benchmarks import progress
     from regvit_lightning import records, settings, statistics
     from regvit_lightning.frozen import freshness
-    from regvit_lightning.frozen.contract import How, Task
+    from regvit_lightning.frozen.contract import RunOptions, Task
     from regvit_lightning.frozen.trainer import LAST
     from regvit_lightning.models import sources
     from regvit_lightning.runtime import atomic, hardware
@@ -48,10 +48,10 @@ def main(options: Evaluate, words: list[str]) -> None:
     data = layout.resolve(options.data)
     variant = data.variant if options.variant == "auto" else options.variant
     task: Task
-    task, chosen = settings.load("tasks", options.task, variant, words, command.keys(Evaluate))
+    task, chosen = settings.load_settings("tasks", options.task, variant, words, command.keys(Evaluate))
     runs, results = Path(options.runs), Path(options.results)
     trained = runs / (data.trained_on or data.name)
-    backbone = sources.load(options.model, trained, options.seed, image_size=chosen.untrained_size)
+    backbone = sources.load_backbone(options.model, trained, options.seed, image_size=chosen.untrained_size)
     name = f"{backbone.name} {options.task} seed {options.seed}"
     file = records.path(results, data.name, backbone.name, options.task, options.seed)
     free = freshness.any_precision("tasks", options.task, variant, words)
@@ -72,7 +72,7 @@ def main(options: Evaluate, words: list[str]) -> None:
     kept = {key: value for key, value in now.settings.items() if key not in records.FREE_TO_CHANGE}
     place = {"weights": backbone.fingerprint, "data": str(Path(data.root).resolve()), "layout": now.layout}
     _claim(folder, {**place, **kept}, options.force)
-    how = How(options.seed, options.devices, [progress.Progress(name)], folder)
+    how = RunOptions(options.seed, options.devices, [progress.Progress(name)], folder)
     outcome = task.run(backbone, data, chosen, how)
     beside = records.scores_path(file)
     packed = statistics.pack({key: values.cpu() for key, values in outcome.scores.items()})

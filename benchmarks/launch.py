@@ -22,7 +22,7 @@ NOTICE = 120  # seconds between the signal and the end of a job's time: a step a
 
 
 @dataclass(frozen=True)
-class Job:
+class SlurmJob:
     """A command and what it asks the cluster for.
 
     Attributes:
@@ -62,7 +62,7 @@ class Words:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def prepare(job: Job, cluster: str = "slurm") -> submitit.AutoExecutor:
+def prepare(job: SlurmJob, cluster: str = "slurm") -> submitit.AutoExecutor:
     """What will submit the job; nothing is written yet.
 
     Account, QOS, memory and the like are taken from sbatch's own environment variables (`SBATCH_ACCOUNT`, …).
@@ -81,7 +81,7 @@ def prepare(job: Job, cluster: str = "slurm") -> submitit.AutoExecutor:
     return executor
 
 
-def submit(job: Job, executor: submitit.AutoExecutor) -> "submitit.Job[None]":
+def submit(job: SlurmJob, executor: submitit.AutoExecutor) -> "submitit.Job[None]":
     """Submit a job and keep its number in its folder.
 
     Raises:
@@ -92,7 +92,7 @@ def submit(job: Job, executor: submitit.AutoExecutor) -> "submitit.Job[None]":
     return submitted
 
 
-def submit_array(jobs: Sequence[Job], executor: submitit.AutoExecutor) -> list["submitit.Job[None]"]:
+def submit_array(jobs: Sequence[SlurmJob], executor: submitit.AutoExecutor) -> list["submitit.Job[None]"]:
     """Submit jobs that differ in their words alone as one array, or a single one by itself; see `submit`."""
     atomic.check_writable(jobs[0].folder / "job")
     try:
@@ -103,7 +103,7 @@ def submit_array(jobs: Sequence[Job], executor: submitit.AutoExecutor) -> list["
         raise UserError(f"Slurm refuses the job: {reason.strip()}") from None
 
 
-def parameters(job: Job) -> dict[str, Any]:
+def parameters(job: SlurmJob) -> dict[str, Any]:
     """The job in submitit's words."""
     check(job.hours > 0, f"hours={job.hours}: must be positive")
     return {
@@ -132,7 +132,7 @@ def active(folder: Path) -> str:
     return f"{number} ({state.lower()})" if state else ""
 
 
-def advice(job: Job, submitted: "submitit.Job[None]") -> str:
+def advice(job: SlurmJob, submitted: "submitit.Job[None]") -> str:
     """What the user wants to see: number, log, and what to do next."""
     where = f"partition {job.partition}" if job.partition else "the default partition"
     return "\n".join(

@@ -32,7 +32,7 @@ USUAL_MFU = 0.35
 
 
 @dataclass(frozen=True)
-class Row:
+class PlanRow:
     """One cell of a plan.
 
     Attributes:
@@ -77,9 +77,11 @@ def main(options: Plan, words: list[str]) -> None:
         measured = 0.0 if given else estimates.measured(cell)
         devices = grid.devices(cell)
         seconds = measured or found.flops / speed(cell.task) / devices
-        rows.append((cell, Row(cell.name, devices, found.flops, found.mib, seconds, bool(measured))))
+        rows.append((cell, PlanRow(cell.name, devices, found.flops, found.mib, seconds, bool(measured))))
     jobs = [
-        queueing.Job(row.name, [], grid.base(cell), row.devices, cell.needs.name if cell.needs else "", row.seconds)
+        queueing.LocalJob(
+            row.name, [], grid.base(cell), row.devices, cell.needs.name if cell.needs else "", row.seconds
+        )
         for cell, row in rows
     ]
     table = [["cell", "GPUs", "FLOPs", "GiB", "hours"], *(row.shown() for _, row in rows)]

@@ -50,7 +50,7 @@ def main(options: Pretrain, words: list[str]) -> None:
 
     data = layout.resolve(options.data)
     variant = data.variant if options.variant == "auto" else options.variant
-    _, recipe = settings.load("recipes", options.recipe, variant, words, command.keys(Pretrain))
+    _, recipe = settings.load_settings("recipes", options.recipe, variant, words, command.keys(Pretrain))
     name = f"{options.recipe}-{options.model}"
     folder = Path(options.runs) / data.name / name / f"seed{options.seed}"
     run = fit.Run(options.model, options.recipe, recipe, data, options.seed, folder, options.devices, options.nodes)
@@ -98,7 +98,7 @@ def _submit(run: "Run", options: Pretrain, words: list[str]) -> None:
         return
     accumulation(run.settings.batch_size, run.world, run.settings.device_batch)
     own = [f"{key}={value}" for key, value in {**asdict(options), "launcher": "local", "force": False}.items()]
-    job = launch.Job(
+    job = launch.SlurmJob(
         program="pretrain",
         words=[*own, *words],
         folder=folder,

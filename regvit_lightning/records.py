@@ -90,7 +90,7 @@ def path(results: Path, data: str, model: str, task: str, seed: int) -> Path:
     return results / data / "cells" / model / f"{task}.seed{seed}.json"
 
 
-def load(file: Path) -> Record:
+def read_record(file: Path) -> Record:
     """Read one record.
 
     Raises:
@@ -128,7 +128,7 @@ def scores_path(record: Path) -> Path:
 
 def load_all(results: Path, data: str) -> list[Record]:
     """All records of one data set, in the order of their paths."""
-    return [load(file) for file in sorted((results / data / "cells").glob("*/*.json"))]
+    return [read_record(file) for file in sorted((results / data / "cells").glob("*/*.json"))]
 
 
 def stale(record: Record, settings: dict[str, Any], weights: str, layout: dict[str, Any], data_root: str = "") -> str:

@@ -64,7 +64,9 @@ def find(group: str, name: str, variant: str = "") -> list[Path]:
     return files
 
 
-def load(group: str, name: str, variant: str = "", words: Sequence[str] = (), known: Sequence[str] = ()) -> Any:
+def load_settings(
+    group: str, name: str, variant: str = "", words: Sequence[str] = (), known: Sequence[str] = ()
+) -> Any:
     """A recipe or a task: the Python file that its YAML names under `module`, and its settings.
 
     Args:
@@ -73,7 +75,7 @@ def load(group: str, name: str, variant: str = "", words: Sequence[str] = (), kn
         words, known: `key=value` words and further keys of the command, see `build`.
 
     Returns:
-        (module, settings), the settings an instance of the module's dataclass `Settings`.
+        (module, settings), the settings an instance of the dataclass that the module names `SETTINGS`.
 
     Raises:
         SettingsError: unknown name, variant or key, or a value of the wrong type or range.
@@ -82,7 +84,7 @@ def load(group: str, name: str, variant: str = "", words: Sequence[str] = (), kn
     file = next(str(read["module"]) for read in map(read_yaml, files) if "module" in read)
     package = {"recipes": "pretrain", "tasks": "tasks"}[group]
     module = importlib.import_module(f"regvit_lightning.{package}.{_below(package, file)}")
-    return module, build(module.Settings, files, words, known)
+    return module, build(module.SETTINGS, files, words, known)
 
 
 def _below(package: str, name: str) -> str:

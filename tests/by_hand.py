@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from benchmarks.tables.scored_records import Cell
+from benchmarks.tables.scored_records import ScoredRecord
 from regvit_lightning import records, statistics
 from regvit_lightning.records import Record
 
@@ -36,9 +36,9 @@ def record(model="deit3-vitn_reg4", task="imagenet_knn", seed=0, top1=50.0, sett
 def cell(*words, per_image=None, **more):
     """A cell; with scores per image of its first metric its value is their mean."""
     if per_image is None:
-        return Cell(record(*words, **more), {})
+        return ScoredRecord(record(*words, **more), {})
     per_image = np.asarray(per_image, float)
-    return Cell(record(*words, top1=float(np.nanmean(per_image)), **more), {"top1": per_image})
+    return ScoredRecord(record(*words, top1=float(np.nanmean(per_image)), **more), {"top1": per_image})
 
 
 def save(results, kept):

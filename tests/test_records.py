@@ -17,7 +17,7 @@ from tests.by_hand import record
 def test_round_trip(tmp_path):
     saved = record().save(tmp_path)
     assert saved == tmp_path / "mini" / "cells" / "deit3-vitn_reg4" / "imagenet_knn.seed0.json"
-    assert records.load(saved) == record()
+    assert records.read_record(saved) == record()
     assert records.load_all(tmp_path, "mini") == [record()]
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
@@ -26,7 +26,7 @@ def test_round_trip(tmp_path):
 def test_what_is_no_record_is_refused(tmp_path, content):
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(UserError, match=r"a\.json") as error:
-        records.load(tmp_path / "a.json")
+        records.read_record(tmp_path / "a.json")
     assert "\n" not in str(error.value)
 
 
@@ -45,14 +45,14 @@ def test_stale_says_why_and_ignores_how_it_is_run():
 def test_a_record_without_scores_is_read_but_runs_again(tmp_path):
     old = {key: value for key, value in asdict(record()).items() if key != "scores"} | {"schema": 2}
     (tmp_path / "a.json").write_text(json.dumps(old))
-    found = records.load(tmp_path / "a.json")
+    found = records.read_record(tmp_path / "a.json")
     assert found == replace(record(), schema=2)
     reason = records.stale(found, record().settings, "abc", record().layout)
     assert reason == "a record of schema 2, which is now 3"
     for changed in ({"schema": 1}, {"schema": 3}, {"schema": 2, "more": 1}):
         (tmp_path / "a.json").write_text(json.dumps({**old, **changed}))
         with pytest.raises(UserError, match=r"a\.json: not a record of schema 3; remove it"):
-            records.load(tmp_path / "a.json")
+            records.read_record(tmp_path / "a.json")
 
 
 def test_provenance_names_commit_versions_and_hardware():
@@ -67,10 +67,10 @@ def test_provenance_names_commit_versions_and_hardware():
 
 def test_the_kept_tables_are_those_of_the_kept_records():
     folder = records.ROOT / "results" / "mini" / "tables"
-    found = scored_records.load(records.ROOT / "results", "mini")
+    found = scored_records.read_scored_records(records.ROOT / "results", "mini")
     origin = Origin("mini", found, "make tables DATA=mini")
     made = {}
-    for table in tables.build(found.cells, published.load()):
+    for table in tables.build(found.cells, published.read_published()):
         made[f"{table.name}.md"] = formats.markdown(table, origin)
         made[f"{table.name}.csv"] = formats.csv(table)
         made[f"{table.name}.tex"] = formats.latex(table, origin)

@@ -58,7 +58,7 @@ def test_a_wrong_file_is_named(tmp_path):
 @pytest.mark.parametrize("recipe", settings.names("recipes"))
 @pytest.mark.parametrize("variant", ["", "mini"])
 def test_every_shipped_recipe_builds_and_lists_every_setting(recipe, variant):
-    _, built = settings.load("recipes", recipe, variant)
+    _, built = settings.load_settings("recipes", recipe, variant)
     listed = {key for path in settings.find("recipes", recipe) for key in settings.read_yaml(path)} - {"base"}
     assert listed == set(settings.resolved(built))
 
@@ -66,7 +66,7 @@ def test_every_shipped_recipe_builds_and_lists_every_setting(recipe, variant):
 @pytest.mark.parametrize("task", settings.names("tasks"))
 @pytest.mark.parametrize("variant", ["", "mini"])
 def test_every_shipped_task_builds_and_lists_every_setting(task, variant):
-    module, built = settings.load("tasks", task, variant)
+    module, built = settings.load_settings("tasks", task, variant)
     listed = {key for path in settings.find("tasks", task) for key in settings.read_yaml(path)} - {"base"}
     assert listed == set(settings.resolved(built))
     assert module.METRICS

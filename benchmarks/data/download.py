@@ -28,7 +28,7 @@ Show = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedFile:
     """What is known of a file beforehand; 0 and '' where nothing is published.
 
     Attributes:
@@ -52,7 +52,7 @@ class Expected:
         return ""
 
 
-def fetch(urls: Sequence[str], target: Path, expected: Expected, show: Show, check: Show = lambda *_: None) -> None:
+def fetch(urls: Sequence[str], target: Path, expected: ExpectedFile, show: Show, check: Show = lambda *_: None) -> None:
     """Download `target` from the first of `urls` that gives it whole.
 
     What has come lies in `<target>.part`, with the address and the server's mark of the version in
@@ -82,7 +82,7 @@ def fetch(urls: Sequence[str], target: Path, expected: Expected, show: Show, che
     raise DataError(f"cannot download {target.name}: {'; '.join(failures)}{kept}")
 
 
-def _download(url: str, part: Path, expected: Expected, show: Show) -> str:
+def _download(url: str, part: Path, expected: ExpectedFile, show: Show) -> str:
     """Fill `part`, at several attempts; why that failed, or ''."""
     failure = ""
     for attempt in range(ATTEMPTS):
@@ -107,7 +107,7 @@ def _download(url: str, part: Path, expected: Expected, show: Show) -> str:
     return failure
 
 
-def _attempt(url: str, part: Path, expected: Expected, show: Show) -> str:
+def _attempt(url: str, part: Path, expected: ExpectedFile, show: Show) -> str:
     headers = _going_on(url, part, expected)
     request = urllib.request.Request(url, headers={"User-Agent": "regvit-lightning", **headers})
     with urllib.request.urlopen(request, timeout=SILENCE) as response:
@@ -148,7 +148,7 @@ def _append(response: Any, part: Path, begin: int, limit: int, total: int, show:
     return done
 
 
-def _going_on(url: str, part: Path, expected: Expected) -> dict[str, str]:
+def _going_on(url: str, part: Path, expected: ExpectedFile) -> dict[str, str]:
     """Headers that ask for the rest of the file, if it is still the same one; none where all of it is needed."""
     try:
         note = json.loads(_note(part).read_text(encoding="utf-8"))

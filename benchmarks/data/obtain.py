@@ -46,7 +46,7 @@ class File:
 
 
 @dataclass
-class Recipe:
+class DataSource:
     """How one data set is got; a YAML of `configs/downloads/` each.
 
     Attributes:
@@ -67,10 +67,12 @@ class Recipe:
 Checks = dict[str, Callable[[DataSettings], int]]
 
 
-def load(name: str) -> Recipe:
+def read_data_source(name: str) -> DataSource:
     """Read `configs/downloads/<name>.yaml`."""
     (path,) = settings.find("downloads", name)
-    return cast(Recipe, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), settings.read_yaml(path))))
+    return cast(
+        DataSource, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataSource), settings.read_yaml(path)))
+    )
 
 
 def obtain(names: Sequence[str], data: DataSettings, folder: Path, checks: Checks) -> None:
@@ -91,14 +93,14 @@ def obtain(names: Sequence[str], data: DataSettings, folder: Path, checks: Check
     failures = []
     for name in known if "all" in names else names:
         try:
-            obtain_one(name, load(name), data, folder, checks)
+            obtain_one(name, read_data_source(name), data, folder, checks)
         except UserError as error:
             failures.append(f"{name}: {error}")
     if failures:
         raise UserError("not got\n  " + "\n  ".join(failures))
 
 
-def obtain_one(name: str, recipe: Recipe, data: DataSettings, folder: Path, checks: Checks) -> None:
+def obtain_one(name: str, recipe: DataSource, data: DataSettings, folder: Path, checks: Checks) -> None:
     """Get one data set, unless it is there; what is half done is gone on with.
 
     Raises:
@@ -132,14 +134,14 @@ def obtain_one(name: str, recipe: Recipe, data: DataSettings, folder: Path, chec
         print(f"data: no longer needed: {', '.join(kept)}")
 
 
-def _is_whole(recipe: Recipe, data: DataSettings, checks: Checks) -> bool:
+def _is_whole(recipe: DataSource, data: DataSettings, checks: Checks) -> bool:
     try:
         return all(checks[one](data) for one in recipe.checks)
     except DataError:
         return False
 
 
-def _ask_for_missing(recipe: Recipe, files: dict[str, Path]) -> None:
+def _ask_for_missing(recipe: DataSource, files: dict[str, Path]) -> None:
     absent = [file for file in recipe.files if not file.urls and not files[file.name].exists()]
     if absent:
         wanted = "; ".join(f"{files[file.name]} (from {file.get})" for file in absent)
@@ -148,7 +150,7 @@ def _ask_for_missing(recipe: Recipe, files: dict[str, Path]) -> None:
 
 def _provide(file: File, place: Path, show: download.Show, check_shown: download.Show) -> None:
     """Download the file unless it is there; either way it is the published one."""
-    expected = download.Expected(file.bytes, file.md5, file.sha256)
+    expected = download.ExpectedFile(file.bytes, file.md5, file.sha256)
     if not place.exists():
         download.fetch(file.urls, place, expected, show, check_shown)
     elif fault := expected.fault(place, check_shown):

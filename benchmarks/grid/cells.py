@@ -156,7 +156,7 @@ def recipe(model: str) -> str:
 @lru_cache
 def task_module(task: str, variant: str) -> tuple[Any, Any, bool]:
     """Module and settings of a task, and whether it leaves the precision to the hardware."""
-    return freshness.load("tasks", task, variant)
+    return freshness.module_and_settings("tasks", task, variant)
 
 
 def _files(grid: str) -> list[Path]:
@@ -173,5 +173,5 @@ def _lacks(model: str, task: str, variant: str) -> str:
         return "no text tower"
     if not recipe(model):
         return ""
-    _, options, _ = freshness.load("recipes", recipe(model), variant)
+    _, options, _ = freshness.module_and_settings("recipes", recipe(model), variant)
     return "" if options.images == "pairs" else "no text tower"

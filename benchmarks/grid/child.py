@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.grid.locks import Lock
-from benchmarks.grid.queueing import Job
+from benchmarks.grid.queueing import LocalJob
 
 PR_SET_PDEATHSIG = 1  # of prctl(2): a signal for the child when its parent dies
 
@@ -30,7 +30,7 @@ class Child:
         read: bytes of the log that `news` has given.
     """
 
-    job: Job
+    job: LocalJob
     devices: Sequence[str]
     locks: Sequence[Lock]
     attempt: int
@@ -72,7 +72,7 @@ class Child:
 
 
 def start(
-    job: Job, devices: Sequence[str], locks: Sequence[Lock], environment: Mapping[str, str], attempt: int = 1
+    job: LocalJob, devices: Sequence[str], locks: Sequence[Lock], environment: Mapping[str, str], attempt: int = 1
 ) -> Child:
     """Start a job.
 

@@ -78,13 +78,13 @@ class Estimates:
 
     def _measured(self, cell: Cell) -> float:
         """Seconds that the cell took when it last ran to its end; 0 when it never has."""
-        outcome = outcomes.load(self.cells.file(cell, ".json"))
+        outcome = outcomes.read_outcome(self.cells.file(cell, ".json"))
         if outcome is not None and not outcome.error:
             return outcome.seconds
         if cell.pretrains:
             return 0.0
         try:
-            return float(records.load(self.states.record(cell)).provenance.get("seconds", 0.0))
+            return float(records.read_record(self.states.record(cell)).provenance.get("seconds", 0.0))
         except UserError:
             return 0.0
 
@@ -93,7 +93,7 @@ class Estimates:
 
         cells = self.cells
         if cell.pretrains:
-            _, options, _ = freshness.load("recipes", cell.recipe, cells.variant)
+            _, options, _ = freshness.module_and_settings("recipes", cell.recipe, cells.variant)
             return trained(self.shape(cell.model), fit.recipe_class(options).work(options, self.counts), options, cells)
         task, options, _ = task_module(cell.task, cells.variant)
         return frozen(self.shape(cell.model), task.work(options, self.counts), options.device_batch)

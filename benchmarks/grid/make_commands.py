@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from benchmarks.grid.cells import Cell, Cells, Chosen, task_module
-from benchmarks.grid.queueing import Job
+from benchmarks.grid.queueing import LocalJob
 from regvit_lightning.frozen import freshness
 
 
@@ -37,11 +37,11 @@ class Commands:
         what |= {"runs": chosen.runs, "results": chosen.results}
         return [f"{key}={value}" for key, value in what.items()]
 
-    def job(self, cell: Cell, seconds: float) -> Job:
+    def job(self, cell: Cell, seconds: float) -> LocalJob:
         """The cell as a child process that takes so many seconds."""
         command = [sys.executable, "-m", f"benchmarks.{self.program(cell)}", *self.words(cell)]
         needs = cell.needs.name if cell.needs else ""
-        return Job(cell.name, command, self.cells.base(cell), self.cells.devices(cell), needs, seconds)
+        return LocalJob(cell.name, command, self.cells.base(cell), self.cells.devices(cell), needs, seconds)
 
     def workers(self, cell: Cell) -> int:
         """Decoding processes of each of its devices."""
@@ -50,5 +50,5 @@ class Commands:
 
 @cache
 def _workers(recipe: str, task: str, variant: str) -> int:
-    _, options, _ = freshness.load("recipes", recipe, variant) if recipe else task_module(task, variant)
+    _, options, _ = freshness.module_and_settings("recipes", recipe, variant) if recipe else task_module(task, variant)
     return int(options.workers)

@@ -12,7 +12,7 @@ MISTAKE = 2  # exit status of a program that told a user's mistake: it would tel
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CellOutcome:
     """The end of a cell.
 
     Attributes:
@@ -34,15 +34,15 @@ class Outcome:
         atomic.write_text(file, json.dumps(asdict(self), indent=1) + "\n")
 
 
-def load(file: Path) -> Outcome | None:
+def read_outcome(file: Path) -> CellOutcome | None:
     """The outcome in `file`; None where there is none, or a damaged one."""
     try:
-        return Outcome(**json.loads(file.read_text(encoding="utf-8")))
+        return CellOutcome(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def ended(name: str, status: int, log: Path, seconds: float) -> Outcome:
+def ended(name: str, status: int, log: Path, seconds: float) -> CellOutcome:
     """The outcome of a process that ended with `status` (negative: the number of the signal that killed it)."""
     error = ""
     if status:
@@ -50,7 +50,7 @@ def ended(name: str, status: int, log: Path, seconds: float) -> Outcome:
     if status < 0:
         hint = ", perhaps out of memory" if -status == signal.SIGKILL else ""
         error = f"killed by {signal.Signals(-status).name}{hint}; before: {last_line(log) or 'nothing was said'}"
-    return Outcome(name, error, str(log), round(seconds, 1), time.time())
+    return CellOutcome(name, error, str(log), round(seconds, 1), time.time())
 
 
 def last_line(log: Path, but: tuple[str, ...] = ()) -> str:

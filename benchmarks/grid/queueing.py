@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Job:
+class LocalJob:
     """One cell as a command.
 
     Attributes:
@@ -35,7 +35,7 @@ class Job:
         return self.base.with_name(self.base.name + suffix)
 
 
-def longest_first(jobs: Sequence[Job]) -> list[Job]:
+def longest_first(jobs: Sequence[LocalJob]) -> list[LocalJob]:
     """Sorted by the seconds of the longest path that begins with a job; equal ones stay in their order."""
     after: dict[str, float] = {}
     for job in jobs:
@@ -43,7 +43,7 @@ def longest_first(jobs: Sequence[Job]) -> list[Job]:
     return sorted(jobs, key=lambda job: -(job.seconds + after.get(job.name, 0.0)))
 
 
-def ready(jobs: Sequence[Job], done: Collection[str], free: int) -> Job | None:
+def ready(jobs: Sequence[LocalJob], done: Collection[str], free: int) -> LocalJob | None:
     """The first of `jobs` whose needs are done; None when it has to wait for devices, of which `free` are.
 
     A job that needs several devices is not overtaken by those behind it: it would never get them.
@@ -52,7 +52,7 @@ def ready(jobs: Sequence[Job], done: Collection[str], free: int) -> Job | None:
     return first if first is not None and first.devices <= free else None
 
 
-def makespan(jobs: Sequence[Job], devices: int) -> float:
+def makespan(jobs: Sequence[LocalJob], devices: int) -> float:
     """Seconds until all jobs are done on so many devices, begun longest first."""
     waiting, names = longest_first(jobs), {job.name for job in jobs}
     done: set[str] = {job.needs for job in jobs} - names
@@ -71,10 +71,10 @@ def makespan(jobs: Sequence[Job], devices: int) -> float:
     return now
 
 
-def seconds_left(jobs: Sequence[Job], begun: Mapping[str, float], devices: int) -> float:
+def seconds_left(jobs: Sequence[LocalJob], begun: Mapping[str, float], devices: int) -> float:
     """Seconds until all jobs are done, where those in `begun` have run for so many seconds already."""
     return makespan([_shortened(job, begun.get(job.name, 0.0)) for job in jobs], devices)
 
 
-def _shortened(job: Job, seconds: float) -> Job:
-    return Job(job.name, job.command, job.base, job.devices, job.needs, max(job.seconds - seconds, 0.0))
+def _shortened(job: LocalJob, seconds: float) -> LocalJob:
+    return LocalJob(job.name, job.command, job.base, job.devices, job.needs, max(job.seconds - seconds, 0.0))

@@ -60,7 +60,7 @@ class States:
         if found.kind == DONE or not found.runnable:
             return found
         made = self._made(cell)
-        outcome = outcomes.load(self.cells.file(cell, ".json"))
+        outcome = outcomes.read_outcome(self.cells.file(cell, ".json"))
         if outcome is not None and outcome.error and outcome.ended > made:
             return State(FAILED, outcome.error, log=outcome.log)
         job = cluster.submitted(self.cells.base(cell))
@@ -87,7 +87,7 @@ class States:
         from regvit_lightning.pretrain import fit
 
         cells = self.cells
-        _, options, free = freshness.load("recipes", cell.recipe, cells.variant)
+        _, options, free = freshness.module_and_settings("recipes", cell.recipe, cells.variant)
         folder = self._run(cell)
         run = fit.Run(cell.size, cell.recipe, options, cells.data, cell.seed, folder, cells.pretrain_devices)
         ignored = FREE_IN_PRETRAINING if free else {"devices"}
@@ -156,7 +156,7 @@ class States:
 
         key = model, seed, image_size, self._written(model, seed)
         if key not in self._known:
-            backbone = sources.load(model, self.cells.trained, seed, image_size=image_size or 224)
+            backbone = sources.load_backbone(model, self.cells.trained, seed, image_size=image_size or 224)
             self._known[key] = backbone.name, backbone.fingerprint
         return self._known[key]
 

@@ -11,7 +11,7 @@ from benchmarks.grid.board import Board
 from benchmarks.grid.cells import Cell
 from benchmarks.grid.make_commands import Commands
 from benchmarks.grid.states import State, States
-from benchmarks.launch import Job
+from benchmarks.launch import SlurmJob
 from regvit_lightning.errors import Stopped
 
 LOOK = 2.0  # seconds between looks at the queue
@@ -63,7 +63,7 @@ class Cluster:
         finally:
             lock.release()
 
-    def _submit(self, array: Sequence[tuple[Cell, Job]]) -> None:
+    def _submit(self, array: Sequence[tuple[Cell, SlurmJob]]) -> None:
         at = time.time()
         jobs = [job for _, job in array]
         done = launch.submit_array(jobs, launch.prepare(jobs[0]))
@@ -73,14 +73,14 @@ class Cluster:
         numbers = done[0].job_id if len(done) == 1 else f"{done[0].job_id} to {done[-1].job_id}"
         self.board.say(f"Slurm job {numbers}{after}: {', '.join(cell.name for cell, _ in array)}")
 
-    def _job(self, cell: Cell) -> Job:
+    def _job(self, cell: Cell) -> SlurmJob:
         program, words = self.commands.program(cell), self.commands.words(cell)
         cpus, after = self.commands.workers(cell) + 1, ""
         if cell.needs and self.known.kept(cell.needs).kind != states.DONE:
             needed = cluster.submitted(self.cells.base(cell.needs))
             after = needed.number if needed else ""
         place = self.wanted.hours, self.wanted.partition
-        return Job(program, words, self.folder, 1, self.cells.devices(cell), cpus, *place, after)
+        return SlurmJob(program, words, self.folder, 1, self.cells.devices(cell), cpus, *place, after)
 
     def watch(self, cells: Sequence[Cell]) -> dict[Cell, State]:
         """Wait until all cells have ended; one that crashed is submitted once more.
@@ -134,9 +134,9 @@ class Cluster:
         self.board.show(lines + [f"  {state.note}  {cell.name}" for cell, state in running[:20]])
 
 
-def _arrays(jobs: Sequence[tuple[Cell, Job]]) -> list[list[tuple[Cell, Job]]]:
+def _arrays(jobs: Sequence[tuple[Cell, SlurmJob]]) -> list[list[tuple[Cell, SlurmJob]]]:
     """Jobs that differ in their words alone, together."""
-    groups: dict[tuple[str, int, int, str], list[tuple[Cell, Job]]] = {}
+    groups: dict[tuple[str, int, int, str], list[tuple[Cell, SlurmJob]]] = {}
     for cell, job in jobs:
         groups.setdefault((job.program, job.devices, job.cpus, job.after), []).append((cell, job))
     size = LARGEST_ARRAY

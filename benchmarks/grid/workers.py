@@ -15,8 +15,8 @@ from benchmarks.grid import child, locks, outcomes, queueing
 from benchmarks.grid.board import Board
 from benchmarks.grid.child import Child
 from benchmarks.grid.locks import Lock
-from benchmarks.grid.outcomes import MISTAKE, Outcome
-from benchmarks.grid.queueing import Job
+from benchmarks.grid.outcomes import MISTAKE, CellOutcome
+from benchmarks.grid.queueing import LocalJob
 from regvit_lightning.errors import Stopped
 from regvit_lightning.runtime import atomic
 
@@ -58,18 +58,20 @@ class Workers:
         outcomes: of the jobs that have ended, by name; those of jobs whose needs failed, too.
     """
 
-    def __init__(self, jobs: Sequence[Job], machine: Machine, board: Board, held: Callable[[Job], bool]) -> None:
+    def __init__(
+        self, jobs: Sequence[LocalJob], machine: Machine, board: Board, held: Callable[[LocalJob], bool]
+    ) -> None:
         self.machine, self.board, self.held = machine, board, held
         self.jobs, self.waiting = list(jobs), queueing.longest_first(jobs)
         self.names, self.total = {job.name for job in jobs}, len(jobs)
         self.free = list(machine.slots)
         self.running: list[Child] = []
-        self.outcomes: dict[str, Outcome] = {}
+        self.outcomes: dict[str, CellOutcome] = {}
         self.elsewhere: dict[str, float] = {}  # when to look again
         self.began = time.time()
         self.stopped_by = 0
 
-    def run(self) -> dict[str, Outcome]:
+    def run(self) -> dict[str, CellOutcome]:
         """Run all jobs.
 
         Raises:
@@ -136,7 +138,7 @@ class Workers:
         outcome.save(one.job.file(".json"))
         self._keep(outcome)
 
-    def _keep(self, outcome: Outcome) -> None:
+    def _keep(self, outcome: CellOutcome) -> None:
         self.outcomes[outcome.name] = outcome
         how = f"failed: {outcome.error}" if outcome.error else f"done in {clock(outcome.seconds)}"
         self.board.say(f"[{len(self.outcomes)}/{self.total}] {outcome.name} {how}")
@@ -180,14 +182,14 @@ class Workers:
             if needed is not None and needed.error:
                 self.waiting.remove(job)
                 why = f"not run: {job.needs} failed"
-                self.outcomes[job.name] = Outcome(job.name, why, needed.log, 0.0, time.time())
+                self.outcomes[job.name] = CellOutcome(job.name, why, needed.log, 0.0, time.time())
 
-    def _found(self, job: Job) -> Outcome | None:
+    def _found(self, job: LocalJob) -> CellOutcome | None:
         """How another grid, or nobody, has ended the job since we began; None when it is ours to run."""
-        found = outcomes.load(job.file(".json"))
+        found = outcomes.read_outcome(job.file(".json"))
         if found is not None and found.ended >= self.began:
             return found
-        return Outcome(job.name, "", "", 0.0, time.time()) if self.held(job) else None
+        return CellOutcome(job.name, "", "", 0.0, time.time()) if self.held(job) else None
 
     def _take(self, count: int) -> tuple[list[str], list[Lock]] | None:
         """Devices that no other grid uses, with their locks; None while there are too few."""
@@ -207,7 +209,7 @@ class Workers:
             self.free.remove(slot)
         return list(taken), list(taken.values())
 
-    def _start(self, job: Job, devices: Sequence[str], held: Sequence[Lock], attempt: int = 1) -> None:
+    def _start(self, job: LocalJob, devices: Sequence[str], held: Sequence[Lock], attempt: int = 1) -> None:
         device = f"GPU {','.join(devices)}" if devices else "CPU"
         place: dict[str, Any] = {"host": os.uname().nodename, "device": device, "since": time.time()}
         held[0].say(**place, grid=os.getpid())

@@ -32,7 +32,7 @@ ABOUT_PICTURES = "What was written beside the record of the first seed. A pictur
 
 
 @dataclass
-class Report:
+class ReportOptions:
     """Settings of the program."""
 
     data: str = setting("name of the data, a folder of <results>, or the folder of its images", "mini")
@@ -44,7 +44,7 @@ class Report:
         check(self.width > 0, f"width={self.width}: must be at least 1")
 
 
-def main(options: Report, words: list[str]) -> None:
+def main(options: ReportOptions, words: list[str]) -> None:
     """Run the program."""
     folder = Path(options.results)
     data = Path(options.data).resolve().name if "/" in options.data else options.data
@@ -152,7 +152,7 @@ def _digest(text: str) -> str:
 
 def cli() -> None:
     """Run the program with the words of the command line."""
-    command.run("report", DESCRIPTION, Report, main)
+    command.run("report", DESCRIPTION, ReportOptions, main)
 
 
 if __name__ == "__main__":

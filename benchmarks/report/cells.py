@@ -32,7 +32,7 @@ def load(results: Path, data: str) -> tuple[list[Cell], list[str]]:
     found, skipped = [], []
     for file in sorted((results / data / "cells").rglob("*.json")):
         try:
-            record = records.load(file)
+            record = records.read_record(file)
         except UserError as error:
             skipped.append(str(error))
             continue

@@ -72,7 +72,7 @@ def _usual(task: str, variant: str, data: str) -> dict[str, Any]:
     if variant == "auto":
         known = data in settings.names("data")
         variant = str(settings.read_yaml(settings.find("data", data)[-1]).get("variant", "")) if known else ""
-    _, chosen = settings.load("tasks", task, variant)
+    _, chosen = settings.load_settings("tasks", task, variant)
     return settings.resolved(chosen)
 
 

@@ -12,7 +12,7 @@ from unittest import mock
 
 from benchmarks import command
 from benchmarks.data.rendering import render
-from benchmarks.speed.timing import Row, autocast, matrix_peak, seconds
+from benchmarks.speed.timing import Measurement, autocast, matrix_peak, seconds
 from benchmarks.tables import markdown
 from regvit_lightning import settings
 from regvit_lightning.data import layout
@@ -82,7 +82,7 @@ def main(options: Speed, words: list[str]) -> None:
     print(f"{shown}\nbench: {folder}/{name}.md, .json")
 
 
-def table(rows: list[Row], peak: float, facts: dict[str, Any]) -> str:
+def table(rows: list[Measurement], peak: float, facts: dict[str, Any]) -> str:
     """Markdown."""
     from regvit_lightning.runtime import hardware
 
@@ -97,7 +97,7 @@ def table(rows: list[Row], peak: float, facts: dict[str, Any]) -> str:
     return f"{markdown.table(cells)}\n\n{note}\n"
 
 
-def knn_cell(options: Speed, peak: float) -> Row:
+def knn_cell(options: Speed, peak: float) -> Measurement:
     """(a) The whole cell, from indexing to the bootstrap, over the forward passes of its images."""
     import torch
 
@@ -109,8 +109,8 @@ def knn_cell(options: Speed, peak: float) -> Row:
     from regvit_lightning.tasks import knn
 
     data = layout.resolve(options.data)
-    _, cell = settings.load("tasks", "imagenet_knn", words=[f"workers={options.workers}", "device_batch=64"])
-    backbone = sources.load(f"random-{options.evaluated}", Path("runs"))
+    _, cell = settings.load_settings("tasks", "imagenet_knn", words=[f"workers={options.workers}", "device_batch=64"])
+    backbone = sources.load_backbone(f"random-{options.evaluated}", Path("runs"))
     files = [imagenet.train_files(data), imagenet.test_files(data)]
     count = sum(len(part) for part in files)
     sample = Ordered(files[1], transforms.centre_crop(cell.resize, cell.crop))
@@ -129,7 +129,7 @@ def knn_cell(options: Speed, peak: float) -> Row:
     alone = (before + forward()) / 2  # the clock of a shared machine drifts
     flops = 2 * block_macs(*parse_name(options.evaluated), cell.crop) * count / whole
     parts = f"{whole:.1f} s whole, {alone:.1f} s forward, {count:,} images; {flops / peak:.0%} of peak"
-    return Row(f"(a) kNN cell / forward, {options.evaluated} 224 px", whole / alone, "≤ 1.25", parts)
+    return Measurement(f"(a) kNN cell / forward, {options.evaluated} 224 px", whole / alone, "≤ 1.25", parts)
 
 
 # At half the protocols' sizes: on two CPU cores the logits of 150 classes at full size take many minutes.
@@ -139,7 +139,7 @@ HALF_SIZE = {
 }
 
 
-def dense_cell(task: str, sizes: list[str], options: Speed, steps: int = 4) -> Row:
+def dense_cell(task: str, sizes: list[str], options: Speed, steps: int = 4) -> Measurement:
     """(e) The whole cell, `steps` steps of training and all test images, over the forward passes that it makes."""
     import torch
 
@@ -149,8 +149,8 @@ def dense_cell(task: str, sizes: list[str], options: Speed, steps: int = 4) -> R
 
     data = layout.resolve(options.data)
     words = [f"workers={options.workers}", f"steps={steps}", "warmup_steps=1", *sizes]
-    module, cell = settings.load("tasks", task, words=words)
-    backbone = sources.load(f"random-{options.evaluated}", Path("runs"), image_size=cell.untrained_size)
+    module, cell = settings.load_settings("tasks", task, words=words)
+    backbone = sources.load_backbone(f"random-{options.evaluated}", Path("runs"), image_size=cell.untrained_size)
     forward, shapes = Frozen.forward, Counter[tuple[int, ...]]()
 
     def counted(frozen: Frozen, images: Any, *arguments: Any) -> Any:
@@ -167,17 +167,17 @@ def dense_cell(task: str, sizes: list[str], options: Speed, steps: int = 4) -> R
     alone = sum(count * seconds(partial(frozen, batches[shape]), 3) for shape, count in shapes.items())
     images = sum(count * shape[0] for shape, count in shapes.items())
     parts = f"{whole:.1f} s whole with {steps} steps, {alone:.1f} s forward of {images:,} crops, windows or images"
-    return Row(f"(e) {task} cell / forward, {options.evaluated}, half size", whole / alone, "", parts)
+    return Measurement(f"(e) {task} cell / forward, {options.evaluated}, half size", whole / alone, "", parts)
 
 
-def probe_step(batch: int = 256, width: int = 768, classes: int = 1000) -> list[Row]:
+def probe_step(batch: int = 256, width: int = 768, classes: int = 1000) -> list[Measurement]:
     """(b) A step of the 52 heads on given features over its matrix products, and over 52 `nn.Linear`."""
     import torch
 
     from regvit_lightning.runtime import hardware
 
     device = hardware.accelerator()
-    rates = torch.tensor(settings.load("tasks", "imagenet_linear")[1].learning_rates, device=device)
+    rates = torch.tensor(settings.load_settings("tasks", "imagenet_linear")[1].learning_rates, device=device)
     features = [torch.randn(batch, width * blocks, device=device) for blocks in (1, 2, 4, 5)]
     labels = torch.randint(classes, (batch,), device=device)
     batched = seconds(_batched_heads(features, labels, rates, classes))
@@ -185,13 +185,13 @@ def probe_step(batch: int = 256, width: int = 768, classes: int = 1000) -> list[
     looped = seconds(_single_heads(features, labels, len(rates), classes))
     on_gpu = device == "cuda"
     return [
-        Row(
+        Measurement(
             "(b) 52-head step / its matrix products",
             batched / bare,
             "" if on_gpu else "≤ 1.5",
             f"{1e3 * batched:.0f} ms step, {1e3 * bare:.0f} ms products",
         ),
-        Row(
+        Measurement(
             "(b) loop over 52 nn.Linear / 52-head step",
             looped / batched,
             "≥ 3" if on_gpu else "",
@@ -250,7 +250,7 @@ def _single_heads(features: list[Any], labels: Any, rates: int, classes: int) ->
     return loop
 
 
-def lost_algorithm(height: int, width: int, channels: int, images: int = 32) -> list[Row]:
+def lost_algorithm(height: int, width: int, channels: int, images: int = 32) -> list[Measurement]:
     """(f) LOST on given features over the Gram matrices alone: the published setting, and the sweep's of one block."""
     import torch
 
@@ -259,7 +259,9 @@ def lost_algorithm(height: int, width: int, channels: int, images: int = 32) -> 
 
     features = torch.randn(images, height, width, channels, device=hardware.accelerator())
     flat = features.flatten(1, 2)
-    grid = [c for c in settings.load("tasks", "lost_sweep_voc07")[1].choices() if (c.block, c.feature) == (-1, "k")]
+    grid = [
+        c for c in settings.load_settings("tasks", "lost_sweep_voc07")[1].choices() if (c.block, c.feature) == (-1, "k")
+    ]
     single, sweep = LOST([Choice("k", -1, False, False, 0.0)], 100), LOST(grid, 100)
     grams = len({choice.centred for choice in grid})
     with torch.inference_mode():
@@ -269,12 +271,12 @@ def lost_algorithm(height: int, width: int, channels: int, images: int = 32) -> 
     parts = f"{1e3 * one:.1f} ms an image, {1e3 * alone:.1f} ms its Gram matrix"
     all_parts = f"{1e3 * many:.1f} ms an image, {len(grid)} settings of {grams} Gram matrices"
     return [
-        Row(f"(f) LOST / its Gram matrices, {name}", one / alone, "≤ 1.3", parts),
-        Row(f"(f) LOST sweep / its Gram matrices, {name}", many / grams / alone, "≤ 1.6", all_parts),
+        Measurement(f"(f) LOST / its Gram matrices, {name}", one / alone, "≤ 1.3", parts),
+        Measurement(f"(f) LOST sweep / its Gram matrices, {name}", many / grams / alone, "≤ 1.6", all_parts),
     ]
 
 
-def lost_cell(options: Speed, model: str = "vitt8_reg4") -> list[Row]:
+def lost_cell(options: Speed, model: str = "vitt8_reg4") -> list[Measurement]:
     """(f) The whole cell but for its picture over its forward passes, and one image at a time over batches.
 
     With patches of 8 px, so that the rendered images have some hundreds of them, as VOC's have of 16 px.
@@ -287,7 +289,7 @@ def lost_cell(options: Speed, model: str = "vitt8_reg4") -> list[Row]:
     from regvit_lightning.tasks.discovery import lost, protocol
 
     data = layout.resolve(options.data)
-    backbone = sources.load(f"random-{model}", Path("runs"))
+    backbone = sources.load_backbone(f"random-{model}", Path("runs"))
     projections, shapes = Backbone.projections, Counter[tuple[int, ...]]()
 
     def counted(self: Backbone, images: Any, *arguments: Any) -> Any:
@@ -295,7 +297,7 @@ def lost_cell(options: Speed, model: str = "vitt8_reg4") -> list[Row]:
         return projections(self, images, *arguments)
 
     def whole(*words: str) -> float:
-        cell = settings.load("tasks", "lost_voc07", words=[f"workers={options.workers}", *words])[1]
+        cell = settings.load_settings("tasks", "lost_voc07", words=[f"workers={options.workers}", *words])[1]
         begun = time.perf_counter()
         with mock.patch.object(protocol, "picture"):  # as long for 5,000 images as for the few here
             lost.run(backbone, data, cell)
@@ -312,8 +314,8 @@ def lost_cell(options: Speed, model: str = "vitt8_reg4") -> list[Row]:
     images = sum(count * shape[0] for shape, count in shapes.items())
     parts = f"{batched:.1f} s whole, {alone:.1f} s forward of {images:,} images"
     return [
-        Row(f"(f) lost_voc07 cell / forward, {model}", batched / alone, "≤ 1.25", parts),
-        Row(
+        Measurement(f"(f) lost_voc07 cell / forward, {model}", batched / alone, "≤ 1.25", parts),
+        Measurement(
             f"(f) lost_voc07 one image at a time / in batches, {model}",
             single / batched,
             "",

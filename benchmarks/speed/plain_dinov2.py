@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from regvit_lightning.models import vit
 from regvit_lightning.pretrain.dinov2.head import DinoHead
-from regvit_lightning.pretrain.dinov2.recipe import GLOBAL_CROPS, Recipe
+from regvit_lightning.pretrain.dinov2.recipe import GLOBAL_CROPS, DINOv2
 from regvit_lightning.pretrain.dinov2.teacher_targets import assign, sinkhorn
 
 Crop = tuple[Tensor, Tensor]  # logits of CLS (B, K) and of the masked patches (M, K)
@@ -25,7 +25,7 @@ class PlainDinov2:
         student: a backbone of its own, with the weights of the recipe's student.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: DINOv2) -> None:
         self.recipe, s = recipe, recipe.settings
         options: dict[str, Any] = {"image_size": s.image_size, "layer_scale": s.layer_scale, "swiglu": s.swiglu}
         self.student = vit.build(recipe.model, mask_token=True, drop_path=s.drop_path, **options)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.timing import Row, autocast, seconds
+from benchmarks.speed.timing import Measurement, autocast, seconds
 from regvit_lightning import settings
 from regvit_lightning.data.layout import DataSettings
 
@@ -47,7 +47,7 @@ class Timed:
     steps: int
 
 
-def deit3_step(model: str, size: int, batch: int, run: Timed, peak: float) -> list[Row]:
+def deit3_step(model: str, size: int, batch: int, run: Timed, peak: float) -> list[Measurement]:
     """(c) img/s of the recipe, reading images, over a bare loop on images in memory; (d) its share of the peak."""
     from regvit_lightning.models.vit import block_macs, parse_name
 
@@ -55,13 +55,13 @@ def deit3_step(model: str, size: int, batch: int, run: Timed, peak: float) -> li
     ours, bare = recipe_rate("deit3", model, words, run)[0], bare_rate(model, size, batch)
     flops = 6 * block_macs(*parse_name(model), size) * ours
     return [
-        Row(
+        Measurement(
             f"(c) DeiT-III img/s / bare loop, {model} {size} px",
             ours / bare,
             "≥ 0.9",
             f"{ours:.1f} img/s recipe, {bare:.1f} img/s bare, batch {batch}",
         ),
-        Row(
+        Measurement(
             f"(d) FLOP/s / matrix-product peak, {model} {size} px",
             flops / peak,
             "",
@@ -70,11 +70,11 @@ def deit3_step(model: str, size: int, batch: int, run: Timed, peak: float) -> li
     ]
 
 
-def recipe_step(name: str, model: str, run: Timed, peak: float) -> Row:
+def recipe_step(name: str, model: str, run: Timed, peak: float) -> Measurement:
     """(h) FLOP/s of a run, reading images, over the peak; the matrix products are counted as they are made."""
     rate, flops = recipe_rate(name, model, AFFORDABLE[name], run)
     parts = f"{rate:.2f} img/s of {flops / 1e9:.1f} GFLOP, reading with {run.workers} further process"
-    return Row(f"(h) FLOP/s / matrix-product peak, {name}, {model} 224 px", rate * flops / peak, "", parts)
+    return Measurement(f"(h) FLOP/s / matrix-product peak, {name}, {model} 224 px", rate * flops / peak, "", parts)
 
 
 def recipe_rate(name: str, model: str, words: list[str], run: Timed) -> tuple[float, float]:
@@ -103,7 +103,7 @@ def recipe_rate(name: str, model: str, words: list[str], run: Timed) -> tuple[fl
             trainer.should_stop = len(times) == warmup + run.steps
 
     words = [*words, f"workers={run.workers}", "checkpoint_every=1000000"]
-    _, recipe = settings.load("recipes", name, "mini", words)
+    _, recipe = settings.load_settings("recipes", name, "mini", words)
     with tempfile.TemporaryDirectory() as folder:
         fit.fit(fit.Run(model, name, recipe, run.data, 0, Path(folder) / "run"), [Clock()])
     rate = recipe.batch_size * run.steps / (times[-1] - times[warmup - 1])
@@ -135,7 +135,7 @@ def bare_rate(model: str, size: int, batch: int) -> float:
     return batch / seconds(step, 9)
 
 
-def dinov2_step(model: str) -> Row:
+def dinov2_step(model: str) -> Measurement:
     """(g) img/s of DINOv2's step over a straightforward step that finds the same losses, on crops in memory."""
     import torch
 
@@ -143,9 +143,9 @@ def dinov2_step(model: str) -> Row:
     from regvit_lightning.runtime import hardware, seeds
 
     device = hardware.accelerator()
-    chosen = settings.load("recipes", "dinov2", words=AFFORDABLE["dinov2"])[1]
+    chosen = settings.load_settings("recipes", "dinov2", words=AFFORDABLE["dinov2"])[1]
     with seeds.drawn_from(0, "initialise"):
-        recipe = dinov2.Recipe(chosen, model, 0, 1000, 0).to(device)
+        recipe = dinov2.DINOv2(chosen, model, 0, 1000, 0).to(device)
     shapes = {"global": (2, chosen.image_size), "local": (chosen.local_crops, chosen.local_size)}
     crops = {
         name: torch.randint(256, (chosen.batch_size, count, 3, size, size), dtype=torch.uint8, device=device)
@@ -155,7 +155,7 @@ def dinov2_step(model: str) -> Row:
     ours = seconds(thrifty_step(recipe, crops), 3)
     sizes = f"{chosen.image_size} and {chosen.local_crops} × {chosen.local_size} px, drop path {chosen.drop_path}"
     parts = f"{chosen.batch_size / ours:.2f} img/s, {chosen.batch_size / plain:.2f} img/s straightforward"
-    return Row(f"(g) DINOv2 img/s / straightforward, {model}, {sizes}", plain / ours, "≥ 1.3", parts)
+    return Measurement(f"(g) DINOv2 img/s / straightforward, {model}, {sizes}", plain / ours, "≥ 1.3", parts)
 
 
 def thrifty_step(recipe: Any, crops: dict[str, Any]) -> Callable[[], None]:
@@ -212,7 +212,7 @@ def plain_step(recipe: Any, crops: dict[str, Any]) -> Callable[[], None]:
     return step
 
 
-def loading(name: str, data: DataSettings, images: int = 16) -> Row:
+def loading(name: str, data: DataSettings, images: int = 16) -> Measurement:
     """(i) Cores that decode and augment, at the published sizes, as many images as an A100 trains on."""
     import torch
     from PIL import Image
@@ -220,7 +220,7 @@ def loading(name: str, data: DataSettings, images: int = 16) -> Row:
     from regvit_lightning.pretrain import fit
 
     words = ["prototypes=8", "ibot_prototypes=8"] if name == "dinov2" else []
-    chosen = settings.load("recipes", name, words=words)[1]
+    chosen = settings.load_settings("recipes", name, words=words)[1]
     augment = fit.recipe_class(chosen)(chosen, "vitn14_reg4", 16, 1_000_000, 0).augmentation()
     files = photographs(data, images)
 
@@ -236,7 +236,7 @@ def loading(name: str, data: DataSettings, images: int = 16) -> Row:
         torch.set_num_threads(threads)
     needed = BUSY * A100 / flops_per_image(name, chosen)
     parts = f"{rate:.0f} img/s a core; {PUBLISHED[name]} takes {needed:,.0f} img/s at {BUSY:.0%} of an A100's peak"
-    return Row(f"(i) cores that feed an A100, {name}", needed / rate, "≤ 16", parts)
+    return Measurement(f"(i) cores that feed an A100, {name}", needed / rate, "≤ 16", parts)
 
 
 def photographs(data: DataSettings, images: int) -> list[bytes]:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from benchmarks import command
 from benchmarks.tables import columns, formats, paper_tables, published, scored_records
-from benchmarks.tables.columns import Column, Row, Table, row_of
+from benchmarks.tables.columns import Column, Table, TableRow, row_of
 from benchmarks.tables.formats import Origin
 from benchmarks.tables.paper_tables import PAPER_TABLES
 from benchmarks.tables.published import Published
-from benchmarks.tables.scored_records import Cell
+from benchmarks.tables.scored_records import ScoredRecord
 from regvit_lightning.records import Record
 from regvit_lightning.runtime import atomic
 from regvit_lightning.settings import setting
@@ -34,7 +34,7 @@ class Tables:
     results: str = setting("folder of the results", "results")
 
 
-def build(cells: Sequence[Cell], entries: Sequence[Published] = ()) -> Iterator[Table]:
+def build(cells: Sequence[ScoredRecord], entries: Sequence[Published] = ()) -> Iterator[Table]:
     """The overview, then the tables of the paper that have any record.
 
     Args:
@@ -50,11 +50,11 @@ def build(cells: Sequence[Cell], entries: Sequence[Published] = ()) -> Iterator[
             yield columns.build(measured, marks, look_up, table.name, table.title, table.labels, table.twin_rows)
 
 
-def _published(entries: Sequence[Published], row: Row, column: Column, record: Record) -> Published | None:
+def _published(entries: Sequence[Published], row: TableRow, column: Column, record: Record) -> Published | None:
     return published.beside(entries, record.model, row.part, column.metric, record)
 
 
-def norm_strips(cells: Sequence[Cell]) -> "Figure | None":
+def norm_strips(cells: Sequence[ScoredRecord]) -> "Figure | None":
     """Fig. 7: norms of patches after the last block by model, with and without registers side by side, seed 0 first.
 
     Returns:
@@ -81,10 +81,10 @@ def main(options: Tables, words: list[str]) -> None:
     """Run the program."""
     results = Path(options.results)
     data = Path(options.data).resolve().name if "/" in options.data else options.data
-    found = scored_records.load(results, data)
+    found = scored_records.read_scored_records(results, data)
     folder, origin = results / data / "tables", Origin(data, found, f"make tables DATA={data}")
     written: list[str] = []
-    for table in build(found.cells, published.load()):
+    for table in build(found.cells, published.read_published()):
         shown = formats.markdown(table, origin)
         texts = {"md": shown, "csv": formats.csv(table), "tex": formats.latex(table, origin)}
         for suffix, text in texts.items():

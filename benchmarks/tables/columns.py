@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.tables.published import Published
-from benchmarks.tables.scored_records import Cell
+from benchmarks.tables.scored_records import ScoredRecord
 from regvit_lightning import records, statistics
 from regvit_lightning.records import Record
 from regvit_lightning.statistics import Scores
@@ -18,7 +18,7 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row of a table: a model, and where a table has them, what of it: a token, a block, a number of registers.
 
     Attributes:
@@ -71,10 +71,10 @@ class Measured:
         floor: it is of a predictor without a backbone, not of the record's model.
     """
 
-    row: Row
+    row: TableRow
     column: Column
     value: float
-    cell: Cell
+    cell: ScoredRecord
     floor: bool = False
 
     @property
@@ -169,10 +169,10 @@ class Table:
     name: str
     title: str
     labels: tuple[str, ...]
-    rows: list[Row]
+    rows: list[TableRow]
     columns: list[Column]
-    scores: dict[tuple[Row, Column], Score]
-    seeds: dict[Row, int]
+    scores: dict[tuple[TableRow, Column], Score]
+    seeds: dict[TableRow, int]
     footnotes: list[str]
 
     def titles(self) -> list[str]:
@@ -192,12 +192,12 @@ def twins(model: str) -> list[str]:
     return [re.sub(r"_reg\d+", "_reg0", model), re.sub(r"_reg\d+", "", model)]
 
 
-def same_part_of_twin(row: Row) -> list[Row]:
+def same_part_of_twin(row: TableRow) -> list[TableRow]:
     """The same part of the models that may be the same without registers."""
-    return [Row(name, row.part, row.place, row.floor) for name in twins(row.model)]
+    return [TableRow(name, row.part, row.place, row.floor) for name in twins(row.model)]
 
 
-Lookup = Callable[[Row, Column, Record], Published | None]
+Lookup = Callable[[TableRow, Column, Record], Published | None]
 
 
 def build(
@@ -207,7 +207,7 @@ def build(
     name: str = "overview",
     title: str = "",
     labels: tuple[str, ...] = ("model",),
-    twin_rows: Callable[[Row], list[Row]] = same_part_of_twin,
+    twin_rows: Callable[[TableRow], list[TableRow]] = same_part_of_twin,
 ) -> Table:
     """Arrange numbers into a table, in an order that does not depend on theirs.
 
@@ -217,11 +217,11 @@ def build(
         name, title, labels: of the table.
         twin_rows: those that may be a row without registers.
     """
-    groups: dict[tuple[Row, Column], dict[int, Measured]] = {}
+    groups: dict[tuple[TableRow, Column], dict[int, Measured]] = {}
     for number in measured:
         groups.setdefault((number.row, number.column), {})[number.cell.record.seed] = number
     groups = {key: dict(sorted(group.items())) for key, group in groups.items()}
-    rows = sorted({row for row, _ in groups}, key=Row.order)
+    rows = sorted({row for row, _ in groups}, key=TableRow.order)
     columns = sorted({column for _, column in groups}, key=lambda c: (c.place, c.protocol, c.metric))
     best = {best_row(column, {r: groups[r, column] for r in rows if (r, column) in groups}) for column in columns}
     found = {}
@@ -275,7 +275,7 @@ def _interval(side: BySeed) -> tuple[float, Interval] | None:
     return fmean(number.value for number in side.values()), (low, high)
 
 
-def best_row(column: Column, groups: Mapping[Row, BySeed]) -> tuple[Row, Column] | None:
+def best_row(column: Column, groups: Mapping[TableRow, BySeed]) -> tuple[TableRow, Column] | None:
     """The row that beats every other model by more than the interval of the difference; floors are none."""
     models = {row: group for row, group in groups.items() if not row.floor}
     if len(models) < 2 or not column.better:
@@ -289,9 +289,9 @@ def best_row(column: Column, groups: Mapping[Row, BySeed]) -> tuple[Row, Column]
 # ---------------------------------------------------------------------------------------------------- from records
 
 
-def row_of(record: Record, part: str = "", place: int = 0) -> Row:
+def row_of(record: Record, part: str = "", place: int = 0) -> TableRow:
     """The row of a record's model."""
-    return Row(record.model, part, place, record.model.startswith("random-"))
+    return TableRow(record.model, part, place, record.model.startswith("random-"))
 
 
 def column_of(record: Record, metric: str, name: str = "", place: tuple[Any, ...] = (), **facts: Any) -> Column:
@@ -300,15 +300,15 @@ def column_of(record: Record, metric: str, name: str = "", place: tuple[Any, ...
     return Column(record.task, protocol_key(record), metric, name, place=place, **known)
 
 
-def numbers_of(cell: Cell, column: Column) -> list[Measured]:
+def numbers_of(cell: ScoredRecord, column: Column) -> list[Measured]:
     """What a record says in a column: its model's metric and the floors'."""
     record, metric = cell.record, column.metric
     found = [Measured(row_of(record), column, record.metrics[metric], cell)] if metric in record.metrics else []
     floors = {name: kept[metric] for name, kept in record.floors.items() if metric in kept}
-    return found + [Measured(Row(name, floor=True), column, value, cell, True) for name, value in floors.items()]
+    return found + [Measured(TableRow(name, floor=True), column, value, cell, True) for name, value in floors.items()]
 
 
-def overview(cells: Sequence[Cell]) -> list[Measured]:
+def overview(cells: Sequence[ScoredRecord]) -> list[Measured]:
     """Every metric that records want in tables."""
     found = []
     for cell in cells:
@@ -335,7 +335,7 @@ def key(record: Record) -> str:
     return f"{record.model}/{record.task}.seed{record.seed}"
 
 
-def marks(cells: Sequence[Cell], versions: Mapping[str, int]) -> dict[str, str]:
+def marks(cells: Sequence[ScoredRecord], versions: Mapping[str, int]) -> dict[str, str]:
     """What is doubtful about each record, by `key`, in keys of `MARKS`.
 
     Args:

@@ -5,9 +5,9 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.tables.columns import MARKS, Column, Difference, Row, Score, Table
+from benchmarks.tables.columns import MARKS, Column, Difference, Score, Table, TableRow
 from benchmarks.tables.markdown import table as aligned
-from benchmarks.tables.scored_records import Kept
+from benchmarks.tables.scored_records import ScoredRecords
 
 RAISED = {"d": "ᵈ", "s": "ˢ", "v": "ᵛ", "u": "ᵘ"}
 INTERVAL = "and [its 95 % interval] over test images, and over seeds where there are several"
@@ -25,7 +25,7 @@ class Origin:
     """
 
     data: str
-    kept: Kept
+    kept: ScoredRecords
     command: str
 
     def line(self) -> str:
@@ -33,7 +33,7 @@ class Origin:
         return f"Data: {self.data}. {made(self.kept)}. Made by `{self.command}`."
 
 
-def made(kept: Kept) -> str:
+def made(kept: ScoredRecords) -> str:
     """Date of the newest record, and the commits of all, the newest first."""
     provenance = [cell.record.provenance for cell in kept.cells]
     newest = sorted(((p.get("date", ""), p.get("commit", "")) for p in provenance), reverse=True)
@@ -101,12 +101,12 @@ def _sources(table: Table) -> list[str]:
     return sorted({source_of(score) for score in table.scores.values() if score.published})
 
 
-def row_name(row: Row) -> str:
+def row_name(row: TableRow) -> str:
     """The model, or what it is the floor of."""
     return f"{row.model} (floor)" if row.floor else row.model
 
 
-def _labels(table: Table, row: Row) -> list[str]:
+def _labels(table: Table, row: TableRow) -> list[str]:
     return [row_name(row), row.part][: len(table.labels)]
 
 

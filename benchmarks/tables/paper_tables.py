@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.tables.columns import Measured, Row, column_of, key, numbers_of, row_of, same_part_of_twin, twins
-from benchmarks.tables.scored_records import Cell
+from benchmarks.tables.columns import Measured, TableRow, column_of, key, numbers_of, row_of, same_part_of_twin, twins
+from benchmarks.tables.scored_records import ScoredRecord
 
-Measures = Callable[[Sequence[Cell]], list[Measured]]
+Measures = Callable[[Sequence[ScoredRecord]], list[Measured]]
 Named = tuple[str, str, str]  # task, metric, heading
 
 TOP1 = {"better": 1, "unit": "%", "decimals": 1}
@@ -34,13 +34,13 @@ class PaperTable:
     title: str
     labels: tuple[str, ...]
     measures: Measures
-    twin_rows: Callable[[Row], list[Row]] = same_part_of_twin
+    twin_rows: Callable[[TableRow], list[TableRow]] = same_part_of_twin
 
 
 def metrics(*columns: Named) -> Measures:
     """Metrics of tasks, as the overview has them."""
 
-    def measures(cells: Sequence[Cell]) -> list[Measured]:
+    def measures(cells: Sequence[ScoredRecord]) -> list[Measured]:
         found = []
         for cell in cells:
             for place, (task, metric, heading) in enumerate(columns):
@@ -62,13 +62,15 @@ FROZEN: tuple[Named, ...] = (
 # ----------------------------------------------------------------------------------------------- from artifact reports
 
 
-def reports(cells: Sequence[Cell]) -> list[Cell]:
+def reports(cells: Sequence[ScoredRecord]) -> list[ScoredRecord]:
     """Those of artifact reports, in the order of their names."""
     found = [cell for cell in cells if "norms_of_last_block" in cell.record.protocol]
     return sorted(found, key=lambda cell: key(cell.record))
 
 
-def _number(cell: Cell, row: Row, value: Any, metric: str, heading: str, place: int, **facts: Any) -> list[Measured]:
+def _number(
+    cell: ScoredRecord, row: TableRow, value: Any, metric: str, heading: str, place: int, **facts: Any
+) -> list[Measured]:
     """One number of a report; none where the report could not measure it."""
     if value is None:
         return []
@@ -78,7 +80,7 @@ def _number(cell: Cell, row: Row, value: Any, metric: str, heading: str, place: 
 def single_tokens(spread: bool) -> Measures:
     """Class of the image from one token (Table 1), with the deviation over draws of the token (Table 6)."""
 
-    def measures(cells: Sequence[Cell]) -> list[Measured]:
+    def measures(cells: Sequence[ScoredRecord]) -> list[Measured]:
         found = []
         for cell in reports(cells):
             held = cell.record.protocol["single_tokens"]
@@ -94,7 +96,7 @@ def single_tokens(spread: bool) -> Measures:
     return measures
 
 
-def registers_hold(cells: Sequence[Cell]) -> list[Measured]:
+def registers_hold(cells: Sequence[ScoredRecord]) -> list[Measured]:
     """Class of the image from CLS, a normal patch, an outlier patch, a register (Table 4)."""
     found = []
     for cell in reports(cells):
@@ -109,7 +111,7 @@ def registers_hold(cells: Sequence[Cell]) -> list[Measured]:
     return found
 
 
-def local_information(cells: Sequence[Cell]) -> list[Measured]:
+def local_information(cells: Sequence[ScoredRecord]) -> list[Measured]:
     """Position and pixels of a normal patch from its token (Table 5)."""
     found = []
     for cell in reports(cells):
@@ -125,7 +127,7 @@ def local_information(cells: Sequence[Cell]) -> list[Measured]:
     return found
 
 
-def _by_registers(cell: Cell) -> Row:
+def _by_registers(cell: ScoredRecord) -> TableRow:
     return row_of(cell.record, str(cell.record.backbone["num_registers"]))
 
 
@@ -134,7 +136,7 @@ NORM = {"better": 0, "unit": "the model's own scale", "decimals": 1}
 SHARE = {"better": 0, "unit": "% of patches", "decimals": 2}
 
 
-def norms_by_block(cells: Sequence[Cell]) -> list[Measured]:
+def norms_by_block(cells: Sequence[ScoredRecord]) -> list[Measured]:
     """Norms of patches after every block, and the share of outliers by the report's rule (Fig. 4a; 4c over models)."""
     found = []
     for cell in reports(cells):
@@ -152,7 +154,7 @@ def norms_by_block(cells: Sequence[Cell]) -> list[Measured]:
 QUANTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 
 
-def norms_of_last_block(cells: Sequence[Cell]) -> list[Measured]:
+def norms_of_last_block(cells: Sequence[ScoredRecord]) -> list[Measured]:
     """Norms of patches after the last block: quantiles of the strips (Fig. 7)."""
     found = []
     for cell in reports(cells):
@@ -163,14 +165,14 @@ def norms_of_last_block(cells: Sequence[Cell]) -> list[Measured]:
     return found
 
 
-def costs(cells: Sequence[Cell]) -> list[Measured]:
+def costs(cells: Sequence[ScoredRecord]) -> list[Measured]:
     """Parameters and multiply-adds against the number of registers (Fig. 12), once for each kind of model."""
     found, whole = [], {"better": 0, "unit": "millions", "decimals": 2}
     more = {"better": 0, "unit": "% above none", "decimals": 3}
     kinds = {bare(cell.record.model): cell for cell in reports(cells) if not row_of(cell.record).floor}
     for model, cell in kinds.items():
         for cost in cell.record.protocol["cost"]:
-            row = Row(model, str(cost["registers"]), cost["registers"])
+            row = TableRow(model, str(cost["registers"]), cost["registers"])
             found += _number(cell, row, cost["parameters"] / 1e6, "parameters", "parameters", 0, **whole)
             found += _number(cell, row, cost["more_parameters"], "more_parameters", "more parameters", 1, **more)
             found += _number(cell, row, cost["macs"] / 1e6, "macs", "multiply-adds", 2, **whole)
@@ -186,30 +188,32 @@ def bare(model: str) -> str:
     return re.sub(r"_reg\d+", "", model)
 
 
-def by_registers(cells: Sequence[Cell]) -> list[Measured]:
+def by_registers(cells: Sequence[ScoredRecord]) -> list[Measured]:
     """Table 2a over numbers of registers (Fig. 8); for models that have at least two such numbers."""
     found = []
     for number in metrics(*FROZEN)(cells):
         record = number.cell.record
         if number.row.model == record.model and not number.row.floor:
             count = record.backbone["num_registers"]
-            found.append(Measured(Row(bare(record.model), str(count), count), number.column, number.value, number.cell))
+            found.append(
+                Measured(TableRow(bare(record.model), str(count), count), number.column, number.value, number.cell)
+            )
     counts = {(number.row.model, number.row.part) for number in found}
     models = [model for model, _ in counts]
     return [number for number in found if models.count(number.row.model) > 1]
 
 
-def none_of_them(row: Row) -> list[Row]:
+def none_of_them(row: TableRow) -> list[TableRow]:
     """The row of the same model with no register."""
-    return [Row(row.model, "0")]
+    return [TableRow(row.model, "0")]
 
 
-def twin_with_none(row: Row) -> list[Row]:
+def twin_with_none(row: TableRow) -> list[TableRow]:
     """The twin model, whose part says that it has no register."""
-    return [Row(name, "0", floor=row.floor) for name in twins(row.model)]
+    return [TableRow(name, "0", floor=row.floor) for name in twins(row.model)]
 
 
-def no_twin(row: Row) -> list[Row]:
+def no_twin(row: TableRow) -> list[TableRow]:
     """For tables in which a change against the twin says nothing."""
     return []
 

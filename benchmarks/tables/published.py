@@ -67,7 +67,7 @@ class Published:
     source: str
 
 
-def load(file: Path = FILE) -> list[Published]:
+def read_published(file: Path = FILE) -> list[Published]:
     """All entries of a file.
 
     Raises:

@@ -13,7 +13,7 @@ from regvit_lightning.statistics import Scores
 
 
 @dataclass(frozen=True)
-class Cell:
+class ScoredRecord:
     """A record, and scores of single images by metric where it has some."""
 
     record: Record
@@ -21,7 +21,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Kept:
+class ScoredRecords:
     """What is kept of one data set.
 
     Attributes:
@@ -31,7 +31,7 @@ class Kept:
     """
 
     name: str
-    cells: list[Cell]
+    cells: list[ScoredRecord]
     skipped: list[str]
 
     @property
@@ -40,7 +40,7 @@ class Kept:
         return [cell.record for cell in self.cells]
 
 
-def load(results: Path, data: str, place: str = "") -> Kept:
+def read_scored_records(results: Path, data: str, place: str = "") -> ScoredRecords:
     """Cells of one data set.
 
     Args:
@@ -67,7 +67,7 @@ def load(results: Path, data: str, place: str = "") -> Kept:
     return kept
 
 
-def _read(files: Mapping[str, bytes], name: str) -> Kept:
+def _read(files: Mapping[str, bytes], name: str) -> ScoredRecords:
     """Records among `files`, by path below the folder of the cells."""
     cells, skipped = [], []
     for path in sorted(files):
@@ -83,8 +83,8 @@ def _read(files: Mapping[str, bytes], name: str) -> Kept:
         except UserError as error:
             found = {}
             skipped.append(str(error))
-        cells.append(Cell(record, found))
-    return Kept(name, cells, skipped)
+        cells.append(ScoredRecord(record, found))
+    return ScoredRecords(name, cells, skipped)
 
 
 def _scores(record: Record, content: bytes | None, path: str) -> dict[str, Scores]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from regvit_lightning.artifacts import local_probes, probes
 from regvit_lightning.artifacts.local_probes import LocalSettings, Patches, PixelScore, PositionScore
-from regvit_lightning.artifacts.probes import Features, Score, TokenSettings
+from regvit_lightning.artifacts.probes import Features, ProbeScore, TokenSettings
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.models.backbone import Backbone
@@ -54,7 +54,7 @@ class Contents:
         position, pixels: of patches, by `normal` and `outlier`.
     """
 
-    tokens: dict[str, Score | None]
+    tokens: dict[str, ProbeScore | None]
     position: dict[str, PositionScore | None]
     pixels: dict[str, PixelScore | None]
 

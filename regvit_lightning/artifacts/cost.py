@@ -80,6 +80,6 @@ def load_shape(name: str, runs: Path, image_size: int = 224) -> Backbone:
     if name.startswith("timm/") or ("/" not in name and vit.NAME.fullmatch(last)):
         name = f"random-{last if vit.NAME.fullmatch(last) else name}"
     if not name.startswith("random-"):
-        return sources.load(name, runs)
+        return sources.load_backbone(name, runs)
     with torch.device("meta"):
-        return sources.load(name, runs, image_size=image_size)
+        return sources.load_backbone(name, runs, image_size=image_size)

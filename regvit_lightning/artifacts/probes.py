@@ -65,7 +65,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Score:
+class ProbeScore:
     """What one kind of token reaches.
 
     Attributes:
@@ -155,7 +155,7 @@ def joined(batches: Sequence[dict[str, Features]]) -> dict[str, Features]:
     }
 
 
-def classify(train: Features, test: Features, settings: TokenSettings, seed: int = 0) -> Score | None:
+def classify(train: Features, test: Features, settings: TokenSettings, seed: int = 0) -> ProbeScore | None:
     """Logistic regression of the class from one kind of token.
 
     Args:
@@ -171,7 +171,7 @@ def classify(train: Features, test: Features, settings: TokenSettings, seed: int
         right(regression(fitted, train.labels, chosen, settings), tested, test.labels)
         for fitted, tested in zip(train.values, test.values, strict=True)
     ]
-    return Score(torch.stack(found), chosen, len(train.labels))
+    return ProbeScore(torch.stack(found), chosen, len(train.labels))
 
 
 def choose(train: Features, settings: TokenSettings, seed: int = 0) -> float | None:

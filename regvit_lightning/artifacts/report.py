@@ -22,7 +22,7 @@ LEVELS = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)  # of the norms after every blo
 
 
 @dataclass(frozen=True)
-class Report:
+class ArtifactReport:
     """What is found.
 
     Attributes:

@@ -115,7 +115,7 @@ def pad_together(samples: Sequence[tuple[Tensor, int]], patch_size: int) -> dict
     return {"image": padded, "size": sizes, "place": torch.tensor([place for _, place in samples])}
 
 
-class Discovery(Streamed):
+class BoxedImagesModule(Streamed):
     """The images of one set as a test pass, batched by padded size."""
 
     def __init__(self, loading: Loading, images: NativeSize, patch_size: int) -> None:

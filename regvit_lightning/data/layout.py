@@ -73,7 +73,7 @@ class Depth:
 
 
 @dataclass
-class Discovery:
+class BoxedSets:
     """Images with boxes around their objects; the defaults are those of the published downloads.
 
     Attributes:
@@ -126,7 +126,7 @@ class DataSettings:
     pairs: str = ""
     segmentation: Segmentation = field(default_factory=Segmentation)
     depth: Depth = field(default_factory=Depth)
-    discovery: Discovery = field(default_factory=Discovery)
+    discovery: BoxedSets = field(default_factory=BoxedSets)
     trained_on: str = ""
     rendered: bool = False
     counts: dict[str, list[int]] = field(default_factory=dict)

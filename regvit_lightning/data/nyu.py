@@ -1,7 +1,8 @@
 """Images with depth maps: NYU Depth v2 as BTS lists it or in its official .mat files, and other data laid out alike.
 
-What both readers give is a sequence of `Pair`s. The augmentation is that of BTS (Lee et al. 2019, arXiv 1907.10326) as
-DINOv2's depth evaluation takes it from the Monocular-Depth-Estimation-Toolbox; test images are only resized, if at all.
+What both readers give is a sequence of `DepthPair`s. The augmentation is that of BTS (Lee et al. 2019, arXiv
+1907.10326) as DINOv2's depth evaluation takes it from the Monocular-Depth-Estimation-Toolbox;
+test images are only resized, if at all.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,7 @@ MILLIMETRES = 1000  # of a metre
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class DepthPair:
     """An image and what was measured.
 
     Attributes:
@@ -49,12 +50,12 @@ class Pair:
     name: str
 
 
-class Pairs(Protocol):
+class DepthPairs(Protocol):
     """One split."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, place: int) -> Pair:
+    def __getitem__(self, place: int) -> DepthPair:
         """Read one pair.
 
         Raises:
@@ -85,9 +86,9 @@ class ListedPairs:
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, place: int) -> Pair:
+    def __getitem__(self, place: int) -> DepthPair:
         image, depth = self.files[place].tolist()
-        return _checked(Pair(np.asarray(open_image(image)), open_depth(depth), depth))
+        return _checked(DepthPair(np.asarray(open_image(image)), open_depth(depth), depth))
 
 
 def _read_list(source: Path, folder: Path, get: str) -> list[list[str]]:
@@ -138,14 +139,14 @@ class MatPairs:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, place: int) -> Pair:
+    def __getitem__(self, place: int) -> DepthPair:
         number = int(self.numbers[place])
         # Opened for each pair: a handle must not be shared by the worker processes.
         with _reading(self.file), h5py.File(self.file, "r") as mat:
             colours, depth = mat["images"][number - 1].T, mat["rawDepths"][number - 1].T
         image = np.zeros_like(colours, order="C")
         image[INSIDE_FRAME] = colours[INSIDE_FRAME]
-        return _checked(Pair(image, np.ascontiguousarray(depth, np.float32), f"{self.file}, image {number}"))
+        return _checked(DepthPair(image, np.ascontiguousarray(depth, np.float32), f"{self.file}, image {number}"))
 
 
 def _read_splits(file: Path, splits: Path, key: str) -> npt.NDArray[np.int64]:
@@ -178,7 +179,7 @@ def _reading(file: Path) -> Iterator[None]:
         raise DataError(f"unreadable {file}: {one_line(error)}; fetch it again") from None
 
 
-def _checked(pair: Pair) -> Pair:
+def _checked(pair: DepthPair) -> DepthPair:
     if pair.image.shape[:2] != pair.depth.shape:
         (rows, columns), (height, width) = pair.depth.shape, pair.image.shape[:2]
         sizes = f"is {columns} × {rows} px, its image {width} × {height}"
@@ -191,7 +192,7 @@ def _checked(pair: Pair) -> Pair:
 # -------------------------------------------------------------------------------------------------------- splits
 
 
-def train_pairs(data: DataSettings) -> Pairs:
+def train_pairs(data: DataSettings) -> DepthPairs:
     """The train split.
 
     Raises:
@@ -200,7 +201,7 @@ def train_pairs(data: DataSettings) -> Pairs:
     return _split(data, 0)
 
 
-def test_pairs(data: DataSettings) -> Pairs:
+def test_pairs(data: DataSettings) -> DepthPairs:
     """The test split.
 
     Raises:
@@ -209,7 +210,7 @@ def test_pairs(data: DataSettings) -> Pairs:
     return _split(data, 1)
 
 
-def _split(data: DataSettings, number: int) -> Pairs:
+def _split(data: DataSettings, number: int) -> DepthPairs:
     if data.rendered and not mini.is_complete(Path(data.root)):
         raise DataError(f"data set '{data.name}' in {data.root} is missing or half-written; {data.get}")
     layout, root = data.depth, Path(data.root)
@@ -223,7 +224,7 @@ def _split(data: DataSettings, number: int) -> Pairs:
     return pairs
 
 
-def _official(data: DataSettings, number: int) -> Pairs:
+def _official(data: DataSettings, number: int) -> DepthPairs:
     file, splits = Path(data.root, data.depth.mat), Path(data.root, data.depth.splits)
     for needed in (file, splits):
         if not needed.is_file():
@@ -250,7 +251,7 @@ class Augmentation:
     border_crop: bool
     rotation: float
 
-    def __call__(self, pair: Pair, rng: np.random.Generator) -> Pair:
+    def __call__(self, pair: DepthPair, rng: np.random.Generator) -> DepthPair:
         """One view of `pair`, (H, W) = crop.
 
         Raises:
@@ -268,7 +269,7 @@ class Augmentation:
         pair = cropped(pair, self._window(pair, rng))
         return coloured(pair, rng) if rng.random() < 0.5 else pair
 
-    def _window(self, pair: Pair, rng: np.random.Generator) -> tuple[slice, slice]:
+    def _window(self, pair: DepthPair, rng: np.random.Generator) -> tuple[slice, slice]:
         free = [side - wanted for side, wanted in zip(pair.depth.shape, self.crop, strict=True)]
         if min(free) < 0:
             size = "{} × {}".format(*pair.depth.shape)
@@ -278,12 +279,12 @@ class Augmentation:
         return top, left
 
 
-def cropped(pair: Pair, window: tuple[slice, slice]) -> Pair:
+def cropped(pair: DepthPair, window: tuple[slice, slice]) -> DepthPair:
     """Rows and columns of both."""
     return replace(pair, image=pair.image[window], depth=pair.depth[window])
 
 
-def resized(pair: Pair, scale: float) -> Pair:
+def resized(pair: DepthPair, scale: float) -> DepthPair:
     """Both sides times `scale`: the image bilinear with antialiasing, the depth by its nearest pixels."""
     if scale == 1:
         return pair
@@ -293,7 +294,7 @@ def resized(pair: Pair, scale: float) -> Pair:
     return replace(pair, image=np.asarray(image), depth=np.asarray(depth))
 
 
-def rotated(pair: Pair, degrees: float) -> Pair:
+def rotated(pair: DepthPair, degrees: float) -> DepthPair:
     """Both around the centre, anticlockwise, at the same size: the image bilinear, the depth by its nearest pixels.
 
     What comes from outside is 0, black and not measured.
@@ -303,12 +304,12 @@ def rotated(pair: Pair, degrees: float) -> Pair:
     return replace(pair, image=np.asarray(image), depth=np.asarray(depth))
 
 
-def mirrored(pair: Pair) -> Pair:
+def mirrored(pair: DepthPair) -> DepthPair:
     """Both from left to right."""
     return replace(pair, image=pair.image[:, ::-1], depth=pair.depth[:, ::-1])
 
 
-def coloured(pair: Pair, rng: np.random.Generator) -> Pair:
+def coloured(pair: DepthPair, rng: np.random.Generator) -> DepthPair:
     """The toolbox's colour augmentation: gamma 0.9-1.1, brightness 0.75-1.25, each channel 0.9-1.1.
 
     Its gamma is taken of values in 0..255, not in 0..1 as in BTS, so it makes an image brighter or darker by up to two
@@ -320,7 +321,7 @@ def coloured(pair: Pair, rng: np.random.Generator) -> Pair:
     return replace(pair, image=np.stack([tables[c][pair.image[..., c]] for c in range(3)], axis=-1))
 
 
-def evaluation_mask(pair: Pair, low: float, high: float, eigen_crop: bool) -> npt.NDArray[np.bool_]:
+def evaluation_mask(pair: DepthPair, low: float, high: float, eigen_crop: bool) -> npt.NDArray[np.bool_]:
     """Pixels that are scored, (H, W): low < depth < high, inside the Eigen crop where that is asked for.
 
     Raises:
@@ -337,11 +338,11 @@ def evaluation_mask(pair: Pair, low: float, high: float, eigen_crop: bool) -> np
     return mask
 
 
-def _scale(pair: Pair, short_side: int) -> float:
+def _scale(pair: DepthPair, short_side: int) -> float:
     return short_side / min(pair.depth.shape) if short_side else 1.0
 
 
-def _check_frame(pair: Pair, setting: str) -> None:
+def _check_frame(pair: DepthPair, setting: str) -> None:
     if pair.depth.shape != FRAME:
         height, width = pair.depth.shape
         raise DataError(f"depth {pair.name} is {width} × {height} px, not NYU's 640 × 480: give {setting}=false")
@@ -350,13 +351,13 @@ def _check_frame(pair: Pair, setting: str) -> None:
 # ------------------------------------------------------------------------------------------------------- loading
 
 
-class DrawnPairs(Dataset[dict[str, Tensor]]):
+class DrawnDepthPairs(Dataset[dict[str, Tensor]]):
     """Augmented pairs, asked for by (position in the run, place in the files): image uint8 (3, h, w), depth (h, w).
 
     The augmentation of a sample is drawn from the seed and its position alone.
     """
 
-    def __init__(self, pairs: Pairs, augmentation: Augmentation, seed: int) -> None:
+    def __init__(self, pairs: DepthPairs, augmentation: Augmentation, seed: int) -> None:
         self.pairs, self.augmentation, self.seed = pairs, augmentation, seed
 
     def __len__(self) -> int:
@@ -379,7 +380,7 @@ class OrderedPairs(Dataset[dict[str, Any]]):
         eigen_crop: score inside the Eigen crop only.
     """
 
-    def __init__(self, pairs: Pairs, short_side: int, depth_range: tuple[float, float], eigen_crop: bool) -> None:
+    def __init__(self, pairs: DepthPairs, short_side: int, depth_range: tuple[float, float], eigen_crop: bool) -> None:
         self.pairs, self.short_side = pairs, short_side
         self.depth_range, self.eigen_crop = depth_range, eigen_crop
 
@@ -416,5 +417,7 @@ class NYU(Streamed):
         test: test pairs.
     """
 
-    def __init__(self, loading: Loading, stream: Stream, train: tuple[Pairs, Augmentation], test: OrderedPairs) -> None:
-        super().__init__(loading, stream, DrawnPairs(*train, stream.seed), test=[test], collate=by_size)
+    def __init__(
+        self, loading: Loading, stream: Stream, train: tuple[DepthPairs, Augmentation], test: OrderedPairs
+    ) -> None:
+        super().__init__(loading, stream, DrawnDepthPairs(*train, stream.seed), test=[test], collate=by_size)

@@ -43,7 +43,7 @@ KEPT = ("file", "offset", "size", "texts", "ends")  # arrays of the index of sha
 Tokenize = Callable[[Sequence[str]], Tensor]
 
 
-class Pair(NamedTuple):
+class CaptionedImage(NamedTuple):
     """Where an image lies, and its caption.
 
     Attributes:
@@ -58,7 +58,7 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class CaptionedImages:
     """Pairs of one data set, as arrays: millions of Python objects would be copied into every worker process.
 
     Attributes:
@@ -112,7 +112,7 @@ class Pairs:
         return os.fsdecode(bytes(self.files[self.file[place]]))
 
 
-def train_pairs(data: DataSettings) -> Pairs:
+def train_pairs(data: DataSettings) -> CaptionedImages:
     """Index the image–text pairs of a data set.
 
     Raises:
@@ -137,7 +137,7 @@ def train_pairs(data: DataSettings) -> Pairs:
     return found
 
 
-def from_shards(shards: Sequence[Path], pattern: Path, get: str = "") -> Pairs:
+def from_shards(shards: Sequence[Path], pattern: Path, get: str = "") -> CaptionedImages:
     """Index tar shards, about 10,000 pairs a second; the index is kept beside them, in a hidden folder, where possible.
 
     Raises:
@@ -153,10 +153,10 @@ def from_shards(shards: Sequence[Path], pattern: Path, get: str = "") -> Pairs:
             return found
     # Mapped, so that the processes of all devices share one copy.
     arrays = {name: np.load(kept / f"{name}.npy", mmap_mode="r") for name in KEPT}
-    return Pairs(files=_encoded(shards), **arrays)
+    return CaptionedImages(files=_encoded(shards), **arrays)
 
 
-def from_table(table: Path) -> Pairs:
+def from_table(table: Path) -> CaptionedImages:
     """Index the images that a CSV or TSV file names.
 
     Raises:
@@ -178,10 +178,12 @@ def from_table(table: Path) -> Pairs:
         if not image.is_file():
             raise DataError(f"{table}, row {number}: no image {image}; restore it or remove the row")
         _check_caption(row[text], f"{table}, row {number}: {row[COLUMNS[0]]}")
-    return _joined(files, [_arrays([Pair(place, 0, -1, row[text].strip()) for place, row in enumerate(rows)])])
+    return _joined(
+        files, [_arrays([CaptionedImage(place, 0, -1, row[text].strip()) for place, row in enumerate(rows)])]
+    )
 
 
-def from_folder(folder: Path) -> Pairs:
+def from_folder(folder: Path) -> CaptionedImages:
     """Index images with a text file of the same name beside each, in `folder` and below.
 
     Raises:
@@ -191,12 +193,15 @@ def from_folder(folder: Path) -> Pairs:
     images = {path.with_suffix(""): path for path in sorted(paths) if path.suffix.lower() in EXTENSIONS}
     texts = {path.with_suffix(""): path for path in paths if path.suffix == CAPTION}
     _check_partners(set(images), set(texts), str(folder))
-    pairs = [Pair(place, 0, -1, _read_text(texts[key].read_bytes(), images[key])) for place, key in enumerate(images)]
+    pairs = [
+        CaptionedImage(place, 0, -1, _read_text(texts[key].read_bytes(), images[key]))
+        for place, key in enumerate(images)
+    ]
     return _joined(list(images.values()), [_arrays(pairs)])
 
 
-def _arrays(pairs: Sequence[Pair]) -> dict[str, npt.NDArray[Any]]:
-    """What `Pairs` holds of some pairs, with the lengths of the captions."""
+def _arrays(pairs: Sequence[CaptionedImage]) -> dict[str, npt.NDArray[Any]]:
+    """What `CaptionedImages` holds of some pairs, with the lengths of the captions."""
     file, offset, size, captions = zip(*pairs, strict=True)
     texts = [caption.encode() for caption in captions]
     return {
@@ -208,9 +213,9 @@ def _arrays(pairs: Sequence[Pair]) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def _joined(files: Sequence[Path], parts: Sequence[dict[str, npt.NDArray[Any]]]) -> Pairs:
+def _joined(files: Sequence[Path], parts: Sequence[dict[str, npt.NDArray[Any]]]) -> CaptionedImages:
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Pairs(files=_encoded(files), ends=whole.pop("lengths").cumsum(), **whole)
+    return CaptionedImages(files=_encoded(files), ends=whole.pop("lengths").cumsum(), **whole)
 
 
 def _encoded(files: Sequence[Path]) -> npt.NDArray[np.bytes_]:
@@ -223,7 +228,7 @@ def _fingerprint(shards: Sequence[Path]) -> str:
     return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
 
-def _keep(found: Pairs, folder: Path) -> bool:
+def _keep(found: CaptionedImages, folder: Path) -> bool:
     """Write an index, complete or not at all; False where the folder cannot be written."""
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
@@ -263,7 +268,9 @@ def _read_shard(number: int, shard: Path) -> dict[str, npt.NDArray[Any]]:
             f"{shard}: truncated or damaged at byte {end:,}: neither a member nor the end mark; get it anew"
         )
     _check_partners(set(images), set(texts), str(shard))
-    return _arrays([Pair(number, member.offset_data, member.size, texts[key]) for key, member in images.items()])
+    return _arrays(
+        [CaptionedImage(number, member.offset_data, member.size, texts[key]) for key, member in images.items()]
+    )
 
 
 def _check_partners(images: set[Any], texts: set[Any], source: str) -> None:
@@ -301,7 +308,7 @@ def _member(file: str, offset: int) -> str:
         return f"byte {offset:,}, where the shard no longer has the member that it had"
 
 
-class DrawnPairs(Dataset[dict[str, Any]]):
+class DrawnCaptionedImages(Dataset[dict[str, Any]]):
     """Augmented images with tokens for training, asked for by (position in the run, place in the pairs).
 
     The augmentation of a sample is drawn from the seed and its position alone. A pair whose image cannot be read is
@@ -312,7 +319,7 @@ class DrawnPairs(Dataset[dict[str, Any]]):
         seed: of the augmentation.
     """
 
-    def __init__(self, pairs: Pairs, transform: Transform, tokenize: Tokenize, seed: int) -> None:
+    def __init__(self, pairs: CaptionedImages, transform: Transform, tokenize: Tokenize, seed: int) -> None:
         self.pairs, self.transform, self.tokenize, self.seed = pairs, transform, tokenize, seed
 
     def __len__(self) -> int:
@@ -338,7 +345,7 @@ class DrawnPairs(Dataset[dict[str, Any]]):
 
 
 def collate_pairs(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Samples of `DrawnPairs` as a batch: image uint8 (B, 3, H, W), text (B, L), unreadable places (any number,)."""
+    """Collate `DrawnCaptionedImages`: image uint8 (B, 3, H, W), text (B, L), unreadable places (any number,)."""
     return {
         "image": torch.stack([sample["image"] for sample in samples]),
         "text": torch.stack([sample["text"] for sample in samples]),

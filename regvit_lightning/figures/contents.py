@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from regvit_lightning.artifacts.contents import Contents
 from regvit_lightning.artifacts.controls import Effect
 from regvit_lightning.artifacts.cost import Cost
-from regvit_lightning.artifacts.probes import Score
+from regvit_lightning.artifacts.probes import ProbeScore
 from regvit_lightning.figures.artifacts import GREY, NORMAL, OUTLIER, label
 from regvit_lightning.figures.grids import INK
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 GREEN = "#2f8f6b"
 
 
-def single_tokens(axes: Axes, scores: Mapping[str, Score | None]) -> None:
+def single_tokens(axes: Axes, scores: Mapping[str, ProbeScore | None]) -> None:
     """Tables 1 and 6: top-1 from one token by kind, with the deviation over the random draw."""
     found = {kind: score for kind, score in scores.items() if score is not None}
     for place, (kind, score) in enumerate(found.items()):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from regvit_lightning.artifacts.report import Report
+from regvit_lightning.artifacts.report import ArtifactReport
 from regvit_lightning.figures import artifacts as figures_artifacts
 from regvit_lightning.figures import contents as figures_contents
 from regvit_lightning.figures.tokens import attention_maps, component_maps, head_maps, mean_attention, norm_maps, size
@@ -32,7 +32,7 @@ class Section:
     draw: Draw
 
 
-def page(report: Report) -> Figure:
+def page(report: ArtifactReport) -> Figure:
     """One page: norms, outliers, probes and costs above; norms, attention and components of some images below."""
     from matplotlib.figure import Figure
 
@@ -60,7 +60,7 @@ def _rows(sections: Sequence[Section]) -> list[list[Section]]:
     return rows
 
 
-def _charts(figure: SubFigure, report: Report) -> None:
+def _charts(figure: SubFigure, report: ArtifactReport) -> None:
     margins = {"left": 0.045, "right": 0.975, "top": 0.92, "bottom": 0.05, "wspace": 0.36, "hspace": 0.34}
     axes = figure.subplots(3, 4, gridspec_kw=margins).flatten()
     figure.suptitle(report.verdict, fontsize=10, wrap=True)
@@ -79,7 +79,7 @@ def _charts(figure: SubFigure, report: Report) -> None:
     figures_contents.costs(axes[11], report.costs)
 
 
-def _maps(report: Report) -> list[Section]:
+def _maps(report: ArtifactReport) -> list[Section]:
     """Norms and attention by head, attention and components, mean attention."""
     inside, norms, shown = report.inside, report.norms, report.shown
     pictures: list[npt.NDArray[np.uint8]] = [image.permute(1, 2, 0).numpy() for image in inside.images]

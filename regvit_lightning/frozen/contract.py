@@ -18,7 +18,7 @@ from regvit_lightning.frozen.settings import TaskSettings
 
 
 @dataclass(frozen=True)
-class How:
+class RunOptions:
     """How an evaluation is run: nothing of it changes what is computed, but for the seed.
 
     Attributes:
@@ -80,7 +80,7 @@ class Task(Protocol):
     """A file of `regvit_lightning/tasks/`.
 
     Attributes:
-        Settings: of its YAML.
+        SETTINGS: dataclass of its YAML.
         METRICS: those that go into tables.
         READS: the part of the data's settings that says which images it reads, see `DataSettings.section`.
         FOOTNOTE: keys of the outcome's `protocol` that stand under the table.
@@ -89,9 +89,9 @@ class Task(Protocol):
         work: how much that is, for `make plan`.
     """
 
-    Settings: type[TaskSettings]
+    SETTINGS: type[TaskSettings]
     METRICS: dict[str, Metric]
     READS: str
     FOOTNOTE: tuple[str, ...]
-    run: Callable[[Backbone, DataSettings, Any, How], Outcome]
+    run: Callable[[Backbone, DataSettings, Any, RunOptions], Outcome]
     work: Callable[[Any, ImageCounts], Work]

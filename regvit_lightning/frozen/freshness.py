@@ -13,7 +13,7 @@ PRECISION_OF_ANY = "32-true"  # stands for `auto` where the hardware is not to b
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedRecord:
     """What a record must say, but for the weights.
 
     Attributes:
@@ -29,10 +29,10 @@ class Expected:
     any_precision: bool
 
 
-def expected(task: Any, chosen: Any, data: DataSettings, any_precision: bool) -> Expected:
+def expected(task: Any, chosen: Any, data: DataSettings, any_precision: bool) -> ExpectedRecord:
     """What the record of a task (module and settings) on `data` must say."""
     data_root = "" if data.rendered or data.counts else data.root
-    return Expected(settings.resolved(chosen), data.section(task.READS), data_root, any_precision)
+    return ExpectedRecord(settings.resolved(chosen), data.section(task.READS), data_root, any_precision)
 
 
 def any_precision(group: str, name: str, variant: str = "", words: Sequence[str] = ()) -> bool:
@@ -42,13 +42,13 @@ def any_precision(group: str, name: str, variant: str = "", words: Sequence[str]
     return [value for value in said if value is not None][-1:] == ["auto"]
 
 
-def load(group: str, name: str, variant: str = "") -> tuple[Any, Any, bool]:
+def module_and_settings(group: str, name: str, variant: str = "") -> tuple[Any, Any, bool]:
     """Module and settings of a recipe or a task without asking the hardware, and whether any precision is right."""
     free = any_precision(group, name, variant)
-    return *settings.load(group, name, variant, [f"precision={PRECISION_OF_ANY}"] if free else []), free
+    return *settings.load_settings(group, name, variant, [f"precision={PRECISION_OF_ANY}"] if free else []), free
 
 
-def stale(file: Path, now: Expected, weights: Callable[[], str]) -> str:
+def stale(file: Path, now: ExpectedRecord, weights: Callable[[], str]) -> str:
     """Why the record in `file` does not answer for the cell as it is now, or '' when it does.
 
     Args:
@@ -60,7 +60,7 @@ def stale(file: Path, now: Expected, weights: Callable[[], str]) -> str:
         UserError: of `weights`.
     """
     try:
-        record = records.load(file)
+        record = records.read_record(file)
     except UserError as error:
         return str(error)
     wanted = dict(now.settings)

@@ -17,7 +17,7 @@ class TaskSettings:
     """Settings of every frozen evaluation.
 
     Attributes:
-        module: file of `regvit_lightning/tasks/` with the task's `Settings` and `run`.
+        module: file of `regvit_lightning/tasks/` with the task's `SETTINGS` and `run`.
         version: of the protocol; raised whenever a change to the code or the YAML changes numbers.
         precision: of the frozen features: bf16-mixed or 32-true; auto becomes the first where the hardware has it.
         workers: decoding processes per device.

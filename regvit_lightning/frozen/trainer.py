@@ -17,7 +17,7 @@ from regvit_lightning.runtime.interruption import Signals
 
 if TYPE_CHECKING:
     pass
-from regvit_lightning.frozen.contract import How
+from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.frozen.module import FrozenModule
 
 CHECKPOINT_EVERY = 1000  # steps of a head's training
@@ -29,12 +29,12 @@ LOG_EVERY = 10  # steps
 LAST, HEAD = "last.ckpt", "head.safetensors"  # files in the folder of a cell
 
 
-def judge(how: How) -> Trainer:
+def tester(how: RunOptions) -> Trainer:
     """A Trainer for ordered passes: one device, so that every image counts once; writes nothing to disk."""
     return Trainer(**_quiet(how.callbacks), devices=1, logger=False, enable_checkpointing=False)
 
 
-def fit(module: FrozenModule, images: Streamed, steps: int, how: How, **more: Any) -> None:
+def fit(module: FrozenModule, images: Streamed, steps: int, how: RunOptions, **more: Any) -> None:
     """Train the head on `how.devices` devices, going on from the checkpoint in `how.folder` where there is one.
 
     Afterwards only the process that the user started goes on, and the head lies in the folder.

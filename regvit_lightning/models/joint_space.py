@@ -95,7 +95,7 @@ def save(path: Path, space: JointSpace, backbone: str) -> None:
     weights.write(path, space.state_dict(), values)
 
 
-def load(source: Path | None, name: str, backbone: str) -> JointSpace:
+def load_joint_space(source: Path | None, name: str, backbone: str) -> JointSpace:
     """The joint space of an image tower, in evaluation mode.
 
     Args:

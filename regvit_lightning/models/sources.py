@@ -37,7 +37,7 @@ VIT_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva",
 NETWORK = ("huggingface_hub", "requests", "httpx", "httpx2", "httpcore", "urllib3", "urllib")
 
 
-def load(name: str, runs: Path, seed: int = 0, pretrained: bool = True, image_size: int = 224) -> Backbone:
+def load_backbone(name: str, runs: Path, seed: int = 0, pretrained: bool = True, image_size: int = 224) -> Backbone:
     """The backbone called `name`.
 
     Args:
@@ -87,7 +87,7 @@ def trained(name: str, runs: Path, seed: int) -> Path:
 
 
 def _from_file(path: Path) -> Backbone:
-    model, metadata = weights.load(path)
+    model, metadata = weights.load_weights(path)
     if metadata is None:
         size = int(model.patch_embed.img_size[0])
         mean, std = _clip_mean_std(path) if model.pre_norm else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)

@@ -135,7 +135,7 @@ def write(path: Path, state: Mapping[str, Tensor], values: Mapping[str, Any]) ->
     atomic.write(path, lambda temporary: temporary.write_bytes(content))
 
 
-def load(path: Path) -> tuple[RegisterViT, Metadata | None]:
+def load_weights(path: Path) -> tuple[RegisterViT, Metadata | None]:
     """The model in a file of ours (with its metadata) or in a foreign naming (without).
 
     A foreign model is built from the shapes of its tensors. Its position embedding keeps its grid: the model's own
@@ -330,8 +330,8 @@ __all__ = [
     "Metadata",
     "describe",
     "fingerprint",
-    "load",
     "load_strictly",
+    "load_weights",
     "read",
     "save",
     "to_our_naming",

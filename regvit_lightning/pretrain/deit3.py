@@ -23,7 +23,7 @@ from regvit_lightning.settings import MISSING, check
 
 
 @dataclass
-class Settings(recipe.RecipeSettings):
+class DeiT3Settings(recipe.RecipeSettings):
     """Settings of DeiT-III.
 
     Attributes:
@@ -65,12 +65,12 @@ class Settings(recipe.RecipeSettings):
         check(self.repeats >= 1, f"repeats={self.repeats}: must be at least 1")
 
 
-class Recipe(recipe.Recipe):
+class DeiT3(recipe.Recipe):
     """Register ViT with a linear classifier on CLS, trained on class folders."""
 
-    settings: Settings
+    settings: DeiT3Settings
 
-    def __init__(self, settings: Settings, model: str, num_classes: int, steps: int, seed: int) -> None:
+    def __init__(self, settings: DeiT3Settings, model: str, num_classes: int, steps: int, seed: int) -> None:
         super().__init__(settings, model, num_classes, steps, seed)
         options: dict[str, Any] = {"layer_scale": settings.layer_scale, "drop_path": settings.drop_path}
         self.backbone = vit.build(model, image_size=settings.image_size, num_classes=num_classes, **options)
@@ -114,6 +114,9 @@ class Recipe(recipe.Recipe):
         """The moving average, and the trained backbone, which is what DeiT evaluates."""
         yield "backbone_ema", cast(vit.RegisterViT, self.ema.module)
         yield "backbone", self.backbone
+
+
+SETTINGS, RECIPE = DeiT3Settings, DeiT3
 
 
 def mixing(mixup: float, cutmix: float, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

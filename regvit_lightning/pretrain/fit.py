@@ -114,7 +114,7 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
 
 def recipe_class(options: RecipeSettings) -> type[Recipe]:
     """The recipe that the settings belong to."""
-    found: type[Recipe] = importlib.import_module(f"regvit_lightning.pretrain.{options.module}").Recipe
+    found: type[Recipe] = importlib.import_module(f"regvit_lightning.pretrain.{options.module}").RECIPE
     return found
 
 

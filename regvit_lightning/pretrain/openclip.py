@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 from regvit_lightning.data.images import Files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading, Streamed
-from regvit_lightning.data.pairs import DrawnPairs, Pairs, collate_pairs, train_pairs
+from regvit_lightning.data.pairs import CaptionedImages, DrawnCaptionedImages, collate_pairs, train_pairs
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.data.transforms import BICUBIC
 from regvit_lightning.models import joint_space, vit, weights
@@ -34,7 +34,7 @@ from regvit_lightning.work import ImageCounts, Pass, Work
 
 
 @dataclass
-class Settings(recipe.RecipeSettings):
+class OpenClipSettings(recipe.RecipeSettings):
     """Settings of OpenCLIP.
 
     Attributes:
@@ -71,13 +71,13 @@ class Settings(recipe.RecipeSettings):
         check(self.text_heads > 0 and self.text_width % self.text_heads == 0, heads)
 
 
-class Recipe(recipe.Recipe):
+class OpenClip(recipe.Recipe):
     """Register ViT and text tower, each pair told from all others of the global batch."""
 
     MEAN, STD = OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
-    settings: Settings
+    settings: OpenClipSettings
 
-    def __init__(self, settings: Settings, model: str, num_classes: int, steps: int, seed: int) -> None:
+    def __init__(self, settings: OpenClipSettings, model: str, num_classes: int, steps: int, seed: int) -> None:
         super().__init__(settings, model, num_classes, steps, seed)
         too_long = f"warmup_steps={settings.warmup_steps} is above the {steps} steps of the run"
         check(settings.warmup_steps <= steps, too_long)
@@ -103,7 +103,7 @@ class Recipe(recipe.Recipe):
                 nn.init.normal_(token, std=self.backbone.embed_dim**-0.5)
 
     @classmethod
-    def files(cls, settings: Settings, data: DataSettings) -> Files:
+    def files(cls, settings: OpenClipSettings, data: DataSettings) -> Files:
         """The image–text pairs.
 
         Raises:
@@ -112,14 +112,16 @@ class Recipe(recipe.Recipe):
         return train_pairs(data)
 
     @classmethod
-    def work(cls, settings: Settings, images: ImageCounts) -> Work:
+    def work(cls, settings: OpenClipSettings, images: ImageCounts) -> Work:
         """Every pair of every pass, forward and backward, through both towers."""
         count, side = settings.epochs * images["pairs"][0], settings.image_size
         return Work([Pass(count, side, side, trained=True, more_macs=_text_macs(settings))])
 
     def data_module(self, files: Files, stream: Stream, workers: int) -> Streamed:
         """The training batches of pairs."""
-        pairs = DrawnPairs(cast(Pairs, files), self.augmentation(), self.space.tokenize, stream.seed)
+        pairs = DrawnCaptionedImages(
+            cast(CaptionedImages, files), self.augmentation(), self.space.tokenize, stream.seed
+        )
         return Streamed(Loading(workers, self.micro_batch()), stream, pairs, collate_train=collate_pairs)
 
     def micro_batch(self) -> int:
@@ -194,6 +196,9 @@ class Recipe(recipe.Recipe):
         super().export(folder, metadata)
 
 
+SETTINGS, RECIPE = OpenClipSettings, OpenClip
+
+
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """OpenCLIP's two groups: without decay what has one axis, as norms, biases and the logit scale.
 
@@ -207,7 +212,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     return [{"params": single, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
 
 
-def _text_macs(settings: Settings) -> int:
+def _text_macs(settings: OpenClipSettings) -> int:
     """Of the matrix products of the text tower for one text, with an MLP of ratio 4; see `vit.block_macs`."""
     tokens, width = settings.context_length, settings.text_width
     return settings.text_layers * (12 * tokens * width**2 + 2 * tokens**2 * width)

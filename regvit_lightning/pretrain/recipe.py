@@ -32,7 +32,7 @@ class RecipeSettings:
     """Settings of every recipe.
 
     Attributes:
-        module: file of `regvit_lightning/pretrain/` with the recipe's `Settings` and `Recipe`.
+        module: file of `regvit_lightning/pretrain/` with the recipe's `SETTINGS` and `RECIPE`.
         epochs: passes over the data.
         batch_size: images per optimiser step over all devices; never depends on their number.
         device_batch: images at once on one device; what does not fit is accumulated.
@@ -82,9 +82,9 @@ class RecipeSettings:
 class Recipe(LightningModule):
     """Base of the recipes: owns `self.backbone`, a `RegisterViT`, and draws everything from (seed, step).
 
-    A recipe's file defines `Settings` (a `RecipeSettings`) and `Recipe` (this class), which adds `training_step`,
-    `configure_optimizers` and `augmentation`. One that reads something else than class folders overrides `files` and
-    `data_module`.
+    A recipe's file names `SETTINGS` (a `RecipeSettings`) and `RECIPE` (a subclass of this class), which adds
+    `training_step`, `configure_optimizers` and `augmentation`. One that reads something else than class
+    folders overrides `files` and `data_module`.
 
     Args:
         settings: of the recipe.

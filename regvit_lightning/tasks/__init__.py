@@ -1,1 +1,1 @@
-"""Frozen evaluations: one LightningModule per task, each with `Settings` and `run(backbone, data, settings)`."""
+"""Frozen evaluations: one LightningModule per task, each with `SETTINGS` and `run(backbone, data, settings)`."""

@@ -16,7 +16,7 @@ from regvit_lightning.artifacts.controls import Effect, ReplacedPass
 from regvit_lightning.artifacts.last_block import LastBlockPass
 from regvit_lightning.artifacts.norms import NormPass, Norms
 from regvit_lightning.artifacts.outliers import Rules
-from regvit_lightning.artifacts.report import Report
+from regvit_lightning.artifacts.report import ArtifactReport
 from regvit_lightning.data.discovery import SETS, boxed_images
 from regvit_lightning.data.imagenet import ImageNet, test_files, train_files
 from regvit_lightning.data.images import ImageFiles
@@ -25,10 +25,10 @@ from regvit_lightning.data.module import Loading
 from regvit_lightning.data.transforms import centre_crop
 from regvit_lightning.figures import report as figures_report
 from regvit_lightning.frozen import dense
-from regvit_lightning.frozen.contract import How, Metric, Outcome
+from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
-from regvit_lightning.frozen.trainer import judge
+from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.statistics import bootstrap
@@ -43,7 +43,7 @@ FOOTNOTE = ("rule", "view")
 
 
 @dataclass
-class Settings(TaskSettings):
+class ArtifactReportSettings(TaskSettings):
     """Settings of the artifact report.
 
     Attributes:
@@ -82,6 +82,9 @@ class Settings(TaskSettings):
         )
 
 
+SETTINGS = ArtifactReportSettings
+
+
 class Passes:
     """Ordered passes of a backbone over the images of a report.
 
@@ -90,7 +93,7 @@ class Passes:
         settings, how: of the report.
     """
 
-    def __init__(self, train: ImageFiles, test: ImageFiles, settings: Settings, how: How) -> None:
+    def __init__(self, train: ImageFiles, test: ImageFiles, settings: ArtifactReportSettings, how: RunOptions) -> None:
         self.train, self.test, self.how = train, test, how
         self.view = centre_crop(settings.resize, settings.crop)
         self.loading = Loading(settings.workers, settings.device_batch)
@@ -98,14 +101,14 @@ class Passes:
     def over(self, module: FrozenModule, *files: ImageFiles) -> None:
         """Run the test pass of `module` over each of `files`."""
         images = ImageNet(self.loading, test=[(part, self.view) for part in files])
-        judge(self.how).test(module, images, verbose=False)
+        tester(self.how).test(module, images, verbose=False)
 
     def first_over(self, module: FrozenModule, files: ImageFiles) -> None:
         """Run the validation pass of `module`."""
-        judge(self.how).validate(module, ImageNet(self.loading, validation=[(files, self.view)]), verbose=False)
+        tester(self.how).validate(module, ImageNet(self.loading, validation=[(files, self.view)]), verbose=False)
 
 
-def work(settings: Settings, images: ImageCounts) -> Work:
+def work(settings: ArtifactReportSettings, images: ImageCounts) -> Work:
     """Test images for the norms, some of them for the last block, and train and test for the probes.
 
     A model with registers goes over train and test once more, and once for each replacement: here, every model does.
@@ -121,7 +124,12 @@ def work(settings: Settings, images: ImageCounts) -> Work:
     return Work([Pass(test + some + train + test + replaced, settings.crop, settings.crop)])
 
 
-def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008
+def run(
+    backbone: Backbone,
+    data: DataSettings,
+    settings: ArtifactReportSettings,
+    how: RunOptions = RunOptions(),  # noqa: B008
+) -> Outcome:
     """Norms of every block, outliers by every rule and where they sit, attention, collapse, probes, replacements, cost.
 
     Raises:
@@ -152,7 +160,7 @@ def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = H
     )
 
 
-def _files(data: DataSettings, settings: Settings) -> tuple[ImageFiles, ImageFiles]:
+def _files(data: DataSettings, settings: ArtifactReportSettings) -> tuple[ImageFiles, ImageFiles]:
     """Train and test images of the report."""
     if settings.source == "imagenet":
         train, test = train_files(data), test_files(data)
@@ -168,14 +176,14 @@ def _spread(files: ImageFiles, wanted: int) -> ImageFiles:
     return files.subset(dense.examples(len(files), wanted))
 
 
-def _report(backbone: Backbone, norms: Norms, passes: Passes, settings: Settings) -> Report:
+def _report(backbone: Backbone, norms: Norms, passes: Passes, settings: ArtifactReportSettings) -> ArtifactReport:
     seed, rule = passes.how.seed, settings.rule
     last = norms.raw[:, -1]
     cutoff = settings.rules.cutoffs(last)[rule]
     is_outlier = partial(outliers.beyond, rule, cutoff)
     masks = is_outlier(last)
     some = dense.examples(len(last), settings.detailed)
-    return Report(
+    return ArtifactReport(
         model=backbone.name,
         rules=settings.rules,
         rule=rule,
@@ -192,13 +200,17 @@ def _report(backbone: Backbone, norms: Norms, passes: Passes, settings: Settings
     )
 
 
-def _inside(backbone: Backbone, masks: Tensor, some: list[int], passes: Passes, settings: Settings) -> LastBlockPass:
+def _inside(
+    backbone: Backbone, masks: Tensor, some: list[int], passes: Passes, settings: ArtifactReportSettings
+) -> LastBlockPass:
     module = LastBlockPass(backbone, settings.precision, masks[some], dense.examples(len(some), settings.shown))
     passes.over(module, passes.test.subset(some))
     return module
 
 
-def _contents(backbone: Backbone, is_outlier: OutlierMask, passes: Passes, settings: Settings) -> Contents:
+def _contents(
+    backbone: Backbone, is_outlier: OutlierMask, passes: Passes, settings: ArtifactReportSettings
+) -> Contents:
     files, wanted = (passes.train, passes.test), settings.probes.local_images
     local = tuple(dense.examples(len(part), wanted) for part in files)
     module = TokenPass(backbone, settings.precision, is_outlier, settings.probes, local, passes.how.seed)
@@ -206,7 +218,7 @@ def _contents(backbone: Backbone, is_outlier: OutlierMask, passes: Passes, setti
     return module.contents()
 
 
-def _effects(backbone: Backbone, passes: Passes, settings: Settings) -> dict[str, Effect]:
+def _effects(backbone: Backbone, passes: Passes, settings: ArtifactReportSettings) -> dict[str, Effect]:
     """Of replacing registers; none for a model without registers, and for images without classes."""
     if not backbone.num_registers or len(passes.train.classes) < 2:
         return {}

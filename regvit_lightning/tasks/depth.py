@@ -23,10 +23,10 @@ from regvit_lightning.data.stream import Stream
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.figures import grids
 from regvit_lightning.frozen import dense
-from regvit_lightning.frozen.contract import How, Metric, Outcome
+from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
-from regvit_lightning.frozen.trainer import fit, judge
+from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
@@ -54,7 +54,7 @@ SCORES = ("rmse", "abs_rel", "sq_rel", "a1", "a2", "a3", "log10", "rmse_log", "s
 
 
 @dataclass
-class Settings(TaskSettings):
+class DepthSettings(TaskSettings):
     """Settings of the depth head.
 
     Attributes:
@@ -120,6 +120,9 @@ class Settings(TaskSettings):
     def depth_range(self) -> tuple[float, float]:
         """Metres."""
         return self.min_depth, self.max_depth
+
+
+SETTINGS = DepthSettings
 
 
 # ---------------------------------------------------------------------------------------------------------- head
@@ -276,7 +279,7 @@ class DepthHead(FrozenModule):
     centres: Tensor
     seen: Tensor
 
-    def __init__(self, backbone: Backbone, settings: Settings, seed: int = 0) -> None:
+    def __init__(self, backbone: Backbone, settings: DepthSettings, seed: int = 0) -> None:
         super().__init__(backbone, settings.precision, seed)
         self.settings = settings
         self.feature_blocks = feature_blocks(backbone.depth, settings.blocks)
@@ -354,7 +357,7 @@ def _example(image: Tensor, truth: Tensor, prediction: Tensor) -> tuple[npt.NDAr
     return tuple(part.cpu().numpy() for part in (large.round().byte().permute(1, 2, 0), truth, prediction))
 
 
-def learning_rate(step: int, settings: Settings) -> float:
+def learning_rate(step: int, settings: DepthSettings) -> float:
     """AdamW's rate before update `step`: mmcv's cosine over the whole run under a linear warm-up."""
     warmup = schedules.linear_warmup(step, settings.warmup_steps, WARMUP_RATIO)
     return warmup * schedules.cosine(step, settings.steps, settings.lr, settings.lr * FINAL_RATIO)
@@ -363,7 +366,7 @@ def learning_rate(step: int, settings: Settings) -> float:
 # ----------------------------------------------------------------------------------------------------------- run
 
 
-def work(settings: Settings, images: ImageCounts) -> Work:
+def work(settings: DepthSettings, images: ImageCounts) -> Work:
     """The crops of all steps, then whole test images, mirrored, too, where they are."""
     test = images["depth"][1] * (2 if settings.flip_test else 1)
     (rows, columns), (height, width) = settings.crop, landscape(settings.short_side or NATIVE_SIDE)
@@ -371,7 +374,7 @@ def work(settings: Settings, images: ImageCounts) -> Work:
     return Work([trained, Pass(test, height, width)])
 
 
-def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008
+def run(backbone: Backbone, data: DataSettings, settings: DepthSettings, how: RunOptions = RunOptions()) -> Outcome:  # noqa: B008
     """Train the head on train, score it once on test.
 
     Raises:
@@ -394,7 +397,7 @@ def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = H
     )
     module.to_show = dense.examples(len(test))
     fit(module, images, settings.steps, how, gradient_clip_val=settings.clip)
-    judge(how).test(module, images, verbose=False)
+    tester(how).test(module, images, verbose=False)
     return _outcome(module, len(train), how.seed)
 
 
@@ -451,14 +454,14 @@ def _cls_in_words(module: DepthHead) -> str:
     return "of the same block, beside each patch" if module.cls else "left out"
 
 
-def _train_view(settings: Settings) -> str:
+def _train_view(settings: DepthSettings) -> str:
     border = "rows 45:472, columns 43:608" if settings.border_crop else "no border crop"
     size = f"; frame resized to short side {settings.short_side}" if settings.short_side else ""
     crop = "{} × {}".format(*settings.crop)
     return f"{border}{size}; rotation ±{settings.rotation}°, flip, crop {crop}, colour"
 
 
-def _gradient_loss_in_words(settings: Settings) -> str:
+def _gradient_loss_in_words(settings: DepthSettings) -> str:
     if not settings.gradient_weight:
         return "none; the released one is identically 0 for two images"
     return f"{settings.gradient_weight} ×, along rows and columns (the released one: batch and channel)"

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from regvit_lightning.data.imagenet import ImageNet, test_files, train_files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading
-from regvit_lightning.frozen.contract import How, Metric, Outcome
+from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule, cls_or_mean
 from regvit_lightning.frozen.settings import ClassificationSettings
-from regvit_lightning.frozen.trainer import judge
+from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.neighbours import search, votes
 from regvit_lightning.runtime import seeds
@@ -31,7 +31,7 @@ FOOTNOTE = ("view", "k_chosen_on")
 
 
 @dataclass
-class Settings(ClassificationSettings):
+class KnnSettings(ClassificationSettings):
     """Settings of kNN.
 
     Attributes:
@@ -52,6 +52,9 @@ class Settings(ClassificationSettings):
         check(len(self.neighbours) > 0 and min(self.neighbours) > 0, "neighbours: expected a list such as [10,20]")
 
 
+SETTINGS = KnnSettings
+
+
 class KNN(FrozenModule):
     """Validation fills the bank with train features, test classifies by it.
 
@@ -68,7 +71,7 @@ class KNN(FrozenModule):
     predictions: Tensor
     labels: Tensor
 
-    def __init__(self, backbone: Backbone, settings: Settings, classes: int) -> None:
+    def __init__(self, backbone: Backbone, settings: KnnSettings, classes: int) -> None:
         super().__init__(backbone, settings.precision)
         self.settings, self.classes = settings, classes
         self._features: list[Tensor] = []
@@ -112,13 +115,13 @@ class KNN(FrozenModule):
         return accuracy(predictions, self.bank_labels[held], self.classes)
 
 
-def work(settings: Settings, images: ImageCounts) -> Work:
+def work(settings: KnnSettings, images: ImageCounts) -> Work:
     """Train and test images once each; the features of train stay."""
     train, test = images["imagenet"]
     return Work([Pass(train + test, settings.crop, settings.crop)], kept=train)
 
 
-def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008
+def run(backbone: Backbone, data: DataSettings, settings: KnnSettings, how: RunOptions = RunOptions()) -> Outcome:  # noqa: B008
     """Top-1 of kNN at the k chosen on held-out train, at every k, and the best of them on test.
 
     Raises:
@@ -133,7 +136,7 @@ def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = H
     loading = Loading(settings.workers, settings.device_batch)
     images = ImageNet(loading, validation=[(train, view)], test=[(test, view)])
     module = KNN(backbone, settings, len(train.classes))
-    judging = judge(how)
+    judging = tester(how)
     judging.validate(module, images, verbose=False)
     judging.test(module, images, verbose=False)
 

@@ -20,10 +20,10 @@ from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.data.transforms import random_resized_crop
-from regvit_lightning.frozen.contract import How, Metric, Outcome
+from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule, cls_or_mean
 from regvit_lightning.frozen.settings import ClassificationSettings
-from regvit_lightning.frozen.trainer import fit, judge
+from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
@@ -38,7 +38,7 @@ FOOTNOTE = ("view", "head_chosen_on")
 
 
 @dataclass
-class Settings(ClassificationSettings):
+class LinearSettings(ClassificationSettings):
     """Settings of the linear probe.
 
     Attributes:
@@ -61,6 +61,9 @@ class Settings(ClassificationSettings):
         check(self.batch_size > 0, f"batch_size={self.batch_size}: must be at least 1")
         check(len(self.learning_rates) > 0, "learning_rates: expected a list such as [1e-3,1e-2]")
         check(len(self.blocks) > 0 and min(self.blocks) > 0, "blocks: expected a list such as [1,4]")
+
+
+SETTINGS = LinearSettings
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class LinearProbe(FrozenModule):
     held_out: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
 
-    def __init__(self, backbone: Backbone, settings: Settings, classes: int) -> None:
+    def __init__(self, backbone: Backbone, settings: LinearSettings, classes: int) -> None:
         super().__init__(backbone, settings.precision)
         self.settings, self.classes = settings, classes
         # Without CLS the mean patch takes its place, and adding it once more changes nothing.
@@ -188,14 +191,14 @@ class LinearProbe(FrozenModule):
         self.test = self._collect()
 
 
-def work(settings: Settings, images: ImageCounts) -> Work:
+def work(settings: LinearSettings, images: ImageCounts) -> Work:
     """The batches of all steps, then what is held out of train, and test."""
     train, test = images["imagenet"]
     count = settings.steps * settings.batch_size + round(settings.held_out * train) + test
     return Work([Pass(count, settings.crop, settings.crop)])
 
 
-def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008
+def run(backbone: Backbone, data: DataSettings, settings: LinearSettings, how: RunOptions = RunOptions()) -> Outcome:  # noqa: B008
     """Top-1 on test of the head chosen on held-out train, and of the best head on test.
 
     Raises:
@@ -216,7 +219,7 @@ def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = H
     with seeds.drawn_from(how.seed, "heads"):
         module = LinearProbe(backbone, settings, len(files.classes))
     fit(module, images, settings.steps, how)
-    judging = judge(how)
+    judging = tester(how)
     judging.validate(module, images, verbose=False)
     judging.test(module, images, verbose=False)
     return _outcome(module, len(train), len(test), how.seed)

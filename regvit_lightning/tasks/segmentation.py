@@ -35,10 +35,10 @@ from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import one_line
 from regvit_lightning.figures import grids
 from regvit_lightning.frozen import dense
-from regvit_lightning.frozen.contract import How, Metric, Outcome
+from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.module import Frozen, FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
-from regvit_lightning.frozen.trainer import fit, judge
+from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import MISSING, SettingsError, check, nearest
@@ -53,7 +53,7 @@ MMLogger.get_instance("mmengine", log_level="WARNING")  # it would print every w
 
 
 @dataclass
-class Settings(TaskSettings):
+class SegmentationSettings(TaskSettings):
     """Settings of segmentation.
 
     Attributes:
@@ -98,6 +98,9 @@ class Settings(TaskSettings):
         positive = len(self.test_scales) > 0 and min(self.test_scales) > 0
         check(positive, f"test_scales={self.test_scales}: expected a list such as [1.0]")
         check("type" in self.decode_head, "decode_head: expected {type: <decode head of mmsegmentation>, …}")
+
+
+SETTINGS = SegmentationSettings
 
 
 # ------------------------------------------------------------------------------------------------------ network
@@ -234,7 +237,7 @@ class BNHead(BaseDecodeHead):
         return {"loss_ce": loss / labels.numel()}
 
 
-def decode_head(options: Settings, backbone: Backbone, classes: int) -> dict[str, Any]:
+def decode_head(options: SegmentationSettings, backbone: Backbone, classes: int) -> dict[str, Any]:
     """The head's settings with what follows from backbone and data filled in.
 
     Raises:
@@ -267,7 +270,7 @@ class Segmenter(FrozenModule):
     areas: Tensor
     seen: Tensor
 
-    def __init__(self, backbone: Backbone, settings: Settings, classes: int, seed: int = 0) -> None:
+    def __init__(self, backbone: Backbone, settings: SegmentationSettings, classes: int, seed: int = 0) -> None:
         super().__init__(backbone, settings.precision, seed)
         self.settings, self.classes = settings, classes
         self.register_buffer("seen", torch.zeros(classes, dtype=torch.long))
@@ -361,7 +364,7 @@ def _try_out(head: BaseDecodeHead, width: int, blocks: int) -> None:
     head.train()
 
 
-def learning_rate(step: int, options: Settings) -> float:
+def learning_rate(step: int, options: SegmentationSettings) -> float:
     """AdamW's rate before update `step`: mmcv's poly schedule of power 1 under a linear warm-up."""
     warmup = schedules.linear_warmup(step, options.warmup_steps, options.warmup_ratio)
     return options.lr * warmup * schedules.polynomial(step, options.steps, power=1.0)
@@ -423,7 +426,7 @@ def palette(layout: Segmentation) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------- run
 
 
-def work(settings: Settings, images: ImageCounts) -> Work:
+def work(settings: SegmentationSettings, images: ImageCounts) -> Work:
     """The crops of all steps, then the windows of test images of the usual 3 : 4."""
     side, windows = settings.crop, 0
     for scale in settings.test_scales:
@@ -434,7 +437,12 @@ def work(settings: Settings, images: ImageCounts) -> Work:
     return Work([Pass(count, side, side)])
 
 
-def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008
+def run(
+    backbone: Backbone,
+    data: DataSettings,
+    settings: SegmentationSettings,
+    how: RunOptions = RunOptions(),  # noqa: B008
+) -> Outcome:
     """Train the head on train, score it once on test.
 
     Raises:
@@ -453,7 +461,7 @@ def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = H
         module = Segmenter(backbone, settings, layout.classes, how.seed)
     module.to_show = dense.examples(len(test))
     fit(module, images, settings.steps, how)
-    judge(how).test(module, images, verbose=False)
+    tester(how).test(module, images, verbose=False)
     return _outcome(module, data, len(train), how.seed)
 
 
@@ -477,7 +485,7 @@ def _outcome(module: Segmenter, data: DataSettings, train_images: int, seed: int
     )
 
 
-def _protocol(options: Settings, layout: Segmentation, train_images: int) -> dict[str, Any]:
+def _protocol(options: SegmentationSettings, layout: Segmentation, train_images: int) -> dict[str, Any]:
     views = f"{len(options.test_scales)} scale{'s' * (len(options.test_scales) > 1)}"
     return {
         "classes": layout.classes,

@@ -19,10 +19,10 @@ from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.mini import captions
 from regvit_lightning.data.module import Loading
 from regvit_lightning.errors import UserError
-from regvit_lightning.frozen.contract import How, Metric, Outcome
+from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import ViewSettings
-from regvit_lightning.frozen.trainer import judge
+from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models import joint_space
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.joint_space import JointSpace
@@ -41,7 +41,7 @@ Template = Callable[[str], str]
 
 
 @dataclass
-class Settings(ViewSettings):
+class ZeroShotSettings(ViewSettings):
     """Settings of zero-shot classification.
 
     Attributes:
@@ -63,6 +63,9 @@ class Settings(ViewSettings):
         check(self.text_batch > 0, f"text_batch={self.text_batch}: must be at least 1")
 
 
+SETTINGS = ZeroShotSettings
+
+
 def rendered_templates() -> list[Template]:
     """Captions of one object as `data/captions.py` words them, its class left open."""
     return [text.format for text in captions.templates()]
@@ -80,7 +83,7 @@ def names_of(folders: Sequence[str], class_names: str) -> list[str]:
 
     Args:
         folders: names of the class folders, sorted.
-        class_names: as in `Settings`.
+        class_names: as in `ZeroShotSettings`.
 
     Raises:
         UserError: open_clip's names are asked for, and these are not ImageNet's folders.
@@ -117,7 +120,7 @@ class ZeroShot(FrozenModule):
         self,
         backbone: Backbone,
         space: JointSpace,
-        settings: Settings,
+        settings: ZeroShotSettings,
         names: Sequence[str],
         templates: Sequence[Template],
     ) -> None:
@@ -149,24 +152,24 @@ def rank(scores: Tensor, labels: Tensor) -> Tensor:
     return ((scores > own) | ((scores == own) & earlier)).sum(dim=1)
 
 
-def work(settings: Settings, images: ImageCounts) -> Work:
+def work(settings: ZeroShotSettings, images: ImageCounts) -> Work:
     """Test images once; the texts of the classes are few beside them."""
     return Work([Pass(images["imagenet"][1], settings.crop, settings.crop)])
 
 
-def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008
+def run(backbone: Backbone, data: DataSettings, settings: ZeroShotSettings, how: RunOptions = RunOptions()) -> Outcome:  # noqa: B008
     """Top-1 and top-5 on test.
 
     Raises:
         UserError: the model has no text tower, or the classes have no such names.
         DataError: the data is missing, incomplete or unreadable.
     """
-    space = joint_space.load(backbone.source, backbone.name, backbone.fingerprint)
+    space = joint_space.load_joint_space(backbone.source, backbone.name, backbone.fingerprint)
     test = test_files(data)
     names, templates = names_of(test.classes, settings.class_names), TEMPLATES[settings.templates]()
     module = ZeroShot(backbone, space, settings, names, templates)
     images = ImageNet(Loading(settings.workers, settings.device_batch), test=[(test, settings.view())])
-    judge(how).test(module, images, verbose=False)
+    tester(how).test(module, images, verbose=False)
     within = {f"top{k}": 100.0 * (module.ranks < k) for k in (1, 5)}
     return Outcome(
         metrics={name: right.mean().item() for name, right in within.items()},

@@ -7,8 +7,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from regvit_lightning.artifacts import controls
 from regvit_lightning.artifacts.probes import Features, TokenSettings
-from regvit_lightning.frozen.contract import How
-from regvit_lightning.frozen.trainer import judge
+from regvit_lightning.frozen.contract import RunOptions
+from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models import sources
 from tests.tasks.test_artifact_report import photographs, report, truth  # noqa: F401
 
@@ -38,7 +38,7 @@ def test_a_kept_classifier_is_wrong_where_a_new_one_is_right():
 
 
 def test_registers_that_nothing_hears_of_change_nothing(truth, photographs):  # noqa: F811
-    backbone = sources.load("random-vitn_reg4", None, image_size=64)
+    backbone = sources.load_backbone("random-vitn_reg4", None, image_size=64)
     for block in backbone.model.blocks:
         nn.init.zeros_(block.attn.proj.weight)
     effects = report(backbone, photographs, "resize=64").protocol["register_replacement"]
@@ -48,12 +48,12 @@ def test_registers_that_nothing_hears_of_change_nothing(truth, photographs):  # 
 
 def test_registers_that_are_the_only_way_are_missed(truth):  # noqa: F811
     # CLS hears of the image through attention alone; with zeros in place of registers the features are others.
-    backbone = sources.load("random-vitn_reg4", None, image_size=64)
+    backbone = sources.load_backbone("random-vitn_reg4", None, image_size=64)
     for block in backbone.model.blocks:
         block.attn.proj.weight.data *= 30
     passed = controls.ReplacedPass(backbone, "32-true", seed=0)
     images = DataLoader(TensorDataset(truth.images[:8], torch.arange(8) % 2), batch_size=8)
-    judge(How()).validate(passed, images, verbose=False)
-    judge(How()).test(passed, [images, images], verbose=False)
+    tester(RunOptions()).validate(passed, images, verbose=False)
+    tester(RunOptions()).test(passed, [images, images], verbose=False)
     assert passed.patch_change("intact") == pytest.approx(1)
     assert passed.patch_change("zero") < 1 - 1e-3

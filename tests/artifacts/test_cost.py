@@ -64,6 +64,6 @@ def test_no_weights_are_made_for_a_shape_but_those_of_a_file_are_read(tmp_path):
     assert all(value.is_meta for value in cost.load_shape("random-vitg_reg4", RUNS).parameters())
     torch.save(vit.build("vitn_reg4", image_size=32).state_dict(), tmp_path / "theirs.pth")
     path = str(tmp_path / "theirs.pth")
-    assert cost.table(cost.load_shape(path, RUNS)) == cost.table(sources.load(path, RUNS))
+    assert cost.table(cost.load_shape(path, RUNS)) == cost.table(sources.load_backbone(path, RUNS))
     with pytest.raises(UserError, match="unknown model"):
         cost.load_shape("vitq_reg4", RUNS)

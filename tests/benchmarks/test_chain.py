@@ -27,6 +27,8 @@ QUICK = ["variant=mini", "epochs=1", "batch_size=16", "device_batch=16", "worker
 def program(name, *words):
     """Standard output of a program that must succeed; in this process, as starting Python and torch takes seconds."""
     module, output = importlib.import_module(f"benchmarks.{name}"), io.StringIO()
+    if hasattr(module, "__path__"):  # a folder's program is its __main__.py
+        module = importlib.import_module(f"benchmarks.{name}.__main__")
     with mock.patch.object(sys, "argv", [name, *map(str, words)]), contextlib.redirect_stdout(output):
         module.cli()
     return output.getvalue()
@@ -80,7 +82,7 @@ def test_from_folders_to_a_table(trained):
         assert 0 <= record.metrics["top1"] <= 100
         assert record.weights
         assert record.backbone["num_registers"] == (0 if "reg0" in record.model else 4)
-    for cell in scored_records.load(trained / "results", "imagenet").cells:
+    for cell in scored_records.read_scored_records(trained / "results", "imagenet").cells:
         assert cell.scores["top1"].mean() == pytest.approx(cell.record.metrics["top1"], abs=1e-4)
     fingerprints = {record.model: record.weights for record in found}
     assert len(set(fingerprints.values())) == 3

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import compare
 from benchmarks.tables import scored_records
-from benchmarks.tables.scored_records import Cell
+from benchmarks.tables.scored_records import ScoredRecord
 from regvit_lightning import records
 from regvit_lightning.errors import UserError
 from tests.by_hand import cell, save
@@ -73,7 +73,10 @@ def repository(tmp_path_factory):
 
 
 def judged(results, base, head=""):
-    lines = compare.judge(scored_records.load(results, "mini", base), scored_records.load(results, "mini", head))
+    lines = compare.judge(
+        scored_records.read_scored_records(results, "mini", base),
+        scored_records.read_scored_records(results, "mini", head),
+    )
     return {line.row.model: line.verdict for line in lines}
 
 
@@ -92,16 +95,18 @@ def test_two_commits_two_folders_and_a_checkout_say_the_same(repository, tmp_pat
 
 
 def test_records_of_a_commit_are_those_of_its_files(repository):
-    kept_here, in_commit = (scored_records.load(repository / "results", "mini", side) for side in ("", "HEAD"))
+    kept_here, in_commit = (
+        scored_records.read_scored_records(repository / "results", "mini", side) for side in ("", "HEAD")
+    )
     assert kept_here.records == in_commit.records
     for one, other in zip(kept_here.cells, in_commit.cells, strict=True):
         np.testing.assert_array_equal(one.scores["top1"], other.scores["top1"])
-    assert len(scored_records.load(repository / "results", "mini", "HEAD~1").records) == len(BASE)
+    assert len(scored_records.read_scored_records(repository / "results", "mini", "HEAD~1").records) == len(BASE)
     assert git(repository, "status", "--porcelain") == ""
 
 
 def test_the_comment_shows_old_new_difference_interval_and_verdict(repository):
-    base, head = (scored_records.load(repository / "results", "mini", side) for side in ("HEAD~1", ""))
+    base, head = (scored_records.read_scored_records(repository / "results", "mini", side) for side in ("HEAD~1", ""))
     shown = compare.markdown(base, head, "mini", compare.judge(base, head))
     title = "### Results on mini: **1 worse**, 1 better, 1 within noise, 1 protocol changed, 1 new, 1 gone, 1 the same"
     assert shown.splitlines()[0] == title
@@ -125,7 +130,7 @@ def test_less_is_better_turns_the_verdict_and_no_interval_gives_none(tmp_path):
     sides = []
     for name, by in (("old", 0), ("new", 20)):
         values = cell("deit3-vitn_reg0", per_image=changed_by(by) if by else HALF)
-        save(tmp_path / name, Cell(replace(values.record, **less), values.scores))
+        save(tmp_path / name, ScoredRecord(replace(values.record, **less), values.scores))
         save(tmp_path / name, cell("deit3-vitn_reg4", metrics={"top1_k10": 1.0 + by}, **bare))
         sides.append(str(tmp_path / name))
     assert judged(tmp_path / "new", sides[0]) == {"deit3-vitn_reg0": "worse", "deit3-vitn_reg4": "no interval"}
@@ -157,7 +162,7 @@ def test_exit_status(repository):
 )
 def test_a_base_that_does_not_exist_is_named(repository, base, message):
     with pytest.raises(UserError) as error:
-        scored_records.load(repository / "results", "mini", base)
+        scored_records.read_scored_records(repository / "results", "mini", base)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -165,8 +170,8 @@ def test_a_base_that_does_not_exist_is_named(repository, base, message):
 def test_no_records_on_a_side_is_said(repository, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no record in .*make some with: make eval DATA=mini"):
-        scored_records.load(repository / "results", "mini", str(tmp_path / "empty"))
+        scored_records.read_scored_records(repository / "results", "mini", str(tmp_path / "empty"))
     with pytest.raises(UserError, match=r"no record in .*full/cells of HEAD; make some"):
-        scored_records.load(repository / "results", "full", "HEAD")
+        scored_records.read_scored_records(repository / "results", "full", "HEAD")
     with pytest.raises(UserError, match="no folder"):
-        scored_records.load(tmp_path / "none", "mini")
+        scored_records.read_scored_records(tmp_path / "none", "mini")

@@ -84,7 +84,7 @@ def test_a_machine_without_slurm(tiny, tmp_path, monkeypatch):
 
 
 def test_the_job_runs_the_program_with_its_words(tiny, tmp_path, capsys):
-    job = launch.Job("data", [f"data={tiny.root}/imagenet"], tmp_path, nodes=1, devices=1, cpus=1, hours=1)
+    job = launch.SlurmJob("data", [f"data={tiny.root}/imagenet"], tmp_path, nodes=1, devices=1, cpus=1, hours=1)
     launch.submit(job, launch.prepare(job, cluster="debug")).result()
     assert "imagenet train" in capsys.readouterr().out
     again = launch.Words(job.program, job.words).checkpoint()  # queued where it has not begun to train
@@ -94,7 +94,7 @@ def test_the_job_runs_the_program_with_its_words(tiny, tmp_path, capsys):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    job = launch.Job("data", [], tmp_path / "file" / "slurm", nodes=1, devices=1, cpus=1, hours=1)
+    job = launch.SlurmJob("data", [], tmp_path / "file" / "slurm", nodes=1, devices=1, cpus=1, hours=1)
     with pytest.raises(UserError, match="cannot write"):
         launch.submit(job, launch.prepare(job, cluster="debug"))
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from regvit_lightning.data import nyu
 from regvit_lightning.data.layout import DataError, DataSettings, Depth
-from regvit_lightning.data.nyu import Augmentation, Pair
+from regvit_lightning.data.nyu import Augmentation, DepthPair
 
 SMALL = (48, 64)
 
@@ -60,7 +60,7 @@ def write_mat(root, scenes, train, test):
 def ramp(size=nyu.FRAME):
     """Every pixel of the depth tells its row and column: row + column / 1000 + 1."""
     rows, columns = np.indices(size)
-    return Pair(np.zeros((*size, 3), np.uint8), (1 + rows + columns / 1000).astype(np.float32), "ramp.png")
+    return DepthPair(np.zeros((*size, 3), np.uint8), (1 + rows + columns / 1000).astype(np.float32), "ramp.png")
 
 
 # ------------------------------------------------------------------------------------------------------- readers
@@ -121,7 +121,7 @@ def test_the_border_crop_keeps_rows_45_to_471_and_columns_43_to_607():
 
 
 def test_the_eigen_crop_keeps_rows_45_to_470_and_columns_41_to_600():
-    pair = Pair(np.zeros((480, 640, 3), np.uint8), np.ones((480, 640), np.float32), "ones.png")
+    pair = DepthPair(np.zeros((480, 640, 3), np.uint8), np.ones((480, 640), np.float32), "ones.png")
     mask = nyu.evaluation_mask(pair, 1e-3, 10.0, eigen_crop=True)
     rows, columns = np.nonzero(mask)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (45, 470, 41, 600)
@@ -131,7 +131,7 @@ def test_the_eigen_crop_keeps_rows_45_to_470_and_columns_41_to_600():
 
 def test_the_ends_of_the_range_are_not_scored():
     depth = np.array([[0, 1e-3, 1.1e-3, 9.99, 10, 12]], np.float32)
-    mask = nyu.evaluation_mask(Pair(np.zeros((1, 6, 3), np.uint8), depth, "row.png"), 1e-3, 10.0, False)
+    mask = nyu.evaluation_mask(DepthPair(np.zeros((1, 6, 3), np.uint8), depth, "row.png"), 1e-3, 10.0, False)
     assert mask.tolist() == [[False, False, True, True, False, False]]
 
 
@@ -160,7 +160,7 @@ def planted(row, column, size=(120, 160)):
     rows, columns = np.indices(size)
     disc = (rows - row) ** 2 + (columns - column) ** 2 <= 25
     image = np.where(disc[..., None], 250, 20).repeat(3, axis=2).astype(np.uint8)
-    return Pair(image, np.where(disc, 5, 2).astype(np.float32), "planted.png")
+    return DepthPair(image, np.where(disc, 5, 2).astype(np.float32), "planted.png")
 
 
 def centres(pair):
@@ -219,7 +219,7 @@ def test_colours_by_hand():
             assert (low, high) in {(0.9, 1.1), (0.75, 1.25)}
             return self.draws.pop(0)
 
-    pair = Pair(np.array([[[255] * 3, [128] * 3, [0] * 3]], np.uint8), np.ones((1, 3), np.float32), "row.png")
+    pair = DepthPair(np.array([[[255] * 3, [128] * 3, [0] * 3]], np.uint8), np.ones((1, 3), np.float32), "row.png")
     plain = nyu.coloured(pair, Fixed(1.0, 1.0, np.ones(3)))
     np.testing.assert_array_equal(plain.image, pair.image)
     np.testing.assert_array_equal(plain.depth, pair.depth)
@@ -237,7 +237,7 @@ def test_colours_by_hand():
 
 def test_colours_are_drawn_from_the_published_ranges():
     """Of 100 at gamma 1 only brightness and colour are seen, and so on: each range is reached and kept to."""
-    pair, factors = Pair(np.full((1, 1, 3), 100, np.uint8), np.ones((1, 1), np.float32), "one.png"), []
+    pair, factors = DepthPair(np.full((1, 1, 3), 100, np.uint8), np.ones((1, 1), np.float32), "one.png"), []
     for seed in range(300):
         factors.append(nyu.coloured(pair, np.random.default_rng(seed)).image[0, 0] / 100)
     factors = np.array(factors)
@@ -268,7 +268,7 @@ def view_of(pair, draws, **changes):
 
 def grey_ramp(size=(120, 160)):
     pair = ramp(size)
-    return Pair(np.full((*size, 3), 100, np.uint8), pair.depth, pair.name)
+    return DepthPair(np.full((*size, 3), 100, np.uint8), pair.depth, pair.name)
 
 
 def test_half_of_the_views_are_turned_half_mirrored_half_coloured():
@@ -308,7 +308,7 @@ def test_crops_come_from_everywhere():
 def test_a_view_depends_on_seed_and_position_alone(tmp_path):
     data = write_bts(tmp_path, [scene(0), scene(1)], [scene(2)])
     pairs, view = nyu.train_pairs(data), Augmentation((104, 136), 120, True, 2.5)
-    one, same, other = (nyu.DrawnPairs(pairs, view, seed) for seed in (1, 1, 2))
+    one, same, other = (nyu.DrawnDepthPairs(pairs, view, seed) for seed in (1, 1, 2))
     samples = [one[(position, 0)] for position in range(8)]
     again = [same[(position, 0)] for position in reversed(range(8))][::-1]
     for first, second in zip(samples, again, strict=True):

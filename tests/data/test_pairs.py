@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from regvit_lightning.data import pairs
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.data.mini import captions
-from regvit_lightning.data.pairs import DrawnPairs, train_pairs
+from regvit_lightning.data.pairs import DrawnCaptionedImages, train_pairs
 
 
 def jpeg(value, form="JPEG"):
@@ -254,7 +254,7 @@ def drawn(found, seed=0):
     def tokenize(texts):
         return torch.tensor([[len(text) for text in texts]])
 
-    return DrawnPairs(found, v2.Compose([v2.RandomCrop(4), v2.PILToTensor()]), tokenize, seed)
+    return DrawnCaptionedImages(found, v2.Compose([v2.RandomCrop(4), v2.PILToTensor()]), tokenize, seed)
 
 
 def test_a_sample_depends_on_seed_and_position_alone(tiny):

@@ -16,7 +16,7 @@ NANO, WITHOUT_CLS = "random-vitn_reg4", "random-timm/vit_wee_patch16_reg1_gap_25
 
 
 def frozen(name=NANO):
-    return Frozen(sources.load(name, Path("runs"), image_size=64), "32-true")
+    return Frozen(sources.load_backbone(name, Path("runs"), image_size=64), "32-true")
 
 
 def pictures(number, height, width):

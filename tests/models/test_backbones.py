@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import sources, vit, weights
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.models.sources import load
+from regvit_lightning.models.sources import load_backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.models.weights import Metadata
 
@@ -287,49 +287,49 @@ def test_a_gpu_gives_what_the_cpu_gives(family):
 
 def test_random_models_are_reproducible_and_leave_the_random_state_alone():
     state = torch.get_rng_state()
-    first, again, other = (load("random-vitn_reg4", RUNS, seed=seed, image_size=64) for seed in (0, 0, 1))
+    first, again, other = (load_backbone("random-vitn_reg4", RUNS, seed=seed, image_size=64) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
     assert first.fingerprint == again.fingerprint != other.fingerprint
     assert (first.name, first.image_size, first.patch_size, first.embed_dim) == ("random-vitn_reg4", 64, 8, 96)
     assert (first.depth, first.num_registers, first.has_cls) == (4, 4, True)
     assert (first.mean, first.std) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-    assert load("random-vitt_reg0", RUNS).image_size == 224
+    assert load_backbone("random-vitt_reg0", RUNS).image_size == 224
 
 
 def test_a_trained_model_of_ours(tmp_path):
     model = nano().model
     weights.save(tmp_path / "deit3-vitn_reg4" / "seed2" / "backbone.safetensors", model, METADATA)
-    backbone = load("deit3-vitn_reg4", tmp_path, seed=2)
+    backbone = load_backbone("deit3-vitn_reg4", tmp_path, seed=2)
     assert (backbone.name, backbone.image_size) == ("deit3-vitn_reg4", 32)
     assert (backbone.mean, backbone.std) == (METADATA.mean, METADATA.std)
     assert backbone.fingerprint == weights.fingerprint(model.state_dict())
-    by_path = load(str(tmp_path / "deit3-vitn_reg4" / "seed2" / "backbone.safetensors"), RUNS)
+    by_path = load_backbone(str(tmp_path / "deit3-vitn_reg4" / "seed2" / "backbone.safetensors"), RUNS)
     assert by_path.name == "deit3-vitn_reg4"
     with pytest.raises(UserError, match=r"seed0.*missing\): make pretrain MODEL=vitn_reg4 RECIPE=deit3 SEED=0"):
-        load("deit3-vitn_reg4", tmp_path, seed=0)
+        load_backbone("deit3-vitn_reg4", tmp_path, seed=0)
 
 
 def test_an_export_in_the_folder_of_another_model(tmp_path):
     other = replace(METADATA, recipe="dinov2")
     weights.save(tmp_path / "deit3-vitn_reg4" / "seed0" / "backbone.safetensors", nano().model, other)
     with pytest.raises(UserError, match="holds dinov2-vitn_reg4, not deit3-vitn_reg4"):
-        load("deit3-vitn_reg4", tmp_path)
+        load_backbone("deit3-vitn_reg4", tmp_path)
 
 
 def test_a_foreign_file_is_named_by_its_stem(tmp_path, monkeypatch):
     torch.save(nano().model.state_dict(), tmp_path / "theirs.pth")
-    backbone = load(str(tmp_path / "theirs.pth"), RUNS)
+    backbone = load_backbone(str(tmp_path / "theirs.pth"), RUNS)
     assert (backbone.name, backbone.image_size, backbone.mean) == ("theirs", 32, IMAGENET_DEFAULT_MEAN)
     monkeypatch.chdir(tmp_path)
-    assert load("theirs.pth", RUNS).fingerprint == backbone.fingerprint
+    assert load_backbone("theirs.pth", RUNS).fingerprint == backbone.fingerprint
 
 
 def test_timm_models_bring_their_own_preprocessing():
-    backbone = load("random-timm/test_vit", RUNS)
+    backbone = load_backbone("random-timm/test_vit", RUNS)
     config = timm.get_pretrained_cfg("test_vit")
     assert (backbone.image_size, backbone.mean, backbone.std) == (config.input_size[-1], config.mean, config.std)
     assert backbone.name == "random-timm-test_vit"
-    assert load("timm/test_vit", RUNS, pretrained=False).fingerprint == backbone.fingerprint
+    assert load_backbone("timm/test_vit", RUNS, pretrained=False).fingerprint == backbone.fingerprint
     assert backbone(images(32, 48))[0].patches.shape == (2, 2, 3, 64)
 
 
@@ -349,7 +349,7 @@ def test_released_weights_come_from_the_cache_of_the_hub(offline):
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("0123")
     for name in ("test_vit.r160_in1k", "test_vit"):
-        backbone = load(f"timm/{name}", RUNS)
+        backbone = load_backbone(f"timm/{name}", RUNS)
         assert backbone.name == f"timm-{name}"
         assert backbone.fingerprint == weights.fingerprint(released.state_dict())
 
@@ -358,7 +358,7 @@ def test_unreachable_hub(offline):
     with pytest.raises(
         UserError, match=r"timm/test_vit\.r160_in1k: .*could not be fetched.*HF_HOME.*local file"
     ) as caught:
-        load("timm/test_vit.r160_in1k", RUNS)
+        load_backbone("timm/test_vit.r160_in1k", RUNS)
     assert "\n" not in str(caught.value)
 
 
@@ -384,13 +384,13 @@ def test_unreachable_hub(offline):
 )
 def test_names_of_no_model(offline, name, message):
     with pytest.raises(UserError, match=message) as caught:
-        load(name, RUNS)
+        load_backbone(name, RUNS)
     assert "\n" not in str(caught.value)
 
 
 def test_sizes_and_blocks_that_a_model_does_not_have():
     with pytest.raises(UserError, match=r"image size 60 \(crop, image_size\) is not a multiple of the patch size 8"):
-        load("random-vitn_reg4", RUNS, image_size=60)
+        load_backbone("random-vitn_reg4", RUNS, image_size=60)
     backbone = nano()
     for call in (backbone, backbone.last_block):
         with pytest.raises(UserError, match="nano: images of 32 x 36 px are not a multiple of the patch size 8"):

@@ -40,11 +40,11 @@ def images(side=64):
 
 
 def load(path):
-    return sources.load(str(path), Path())
+    return sources.load_backbone(str(path), Path())
 
 
 def space_of(backbone):
-    return joint_space.load(backbone.source, backbone.name, backbone.fingerprint)
+    return joint_space.load_joint_space(backbone.source, backbone.name, backbone.fingerprint)
 
 
 @torch.no_grad()
@@ -206,7 +206,7 @@ def test_a_text_tower_of_other_weights_is_refused(tmp_path):
 
 def test_models_without_a_text_tower(tmp_path):
     weights.save(tmp_path / "backbone.safetensors", vit.build("vitn_reg4", image_size=32, pre_norm=True), METADATA)
-    for backbone in (load(tmp_path / "backbone.safetensors"), sources.load("random-vitn_reg4", Path())):
+    for backbone in (load(tmp_path / "backbone.safetensors"), sources.load_backbone("random-vitn_reg4", Path())):
         with pytest.raises(
             UserError, match=f"{backbone.name} has no text tower: zero-shot takes models of RECIPE=open"
         ):

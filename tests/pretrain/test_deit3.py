@@ -17,7 +17,7 @@ from regvit_lightning.settings import SettingsError
 
 
 def load_recipe(*words):
-    return settings.load("recipes", *words)[1]
+    return settings.load_settings("recipes", *words)[1]
 
 
 def test_the_22k_recipe_has_the_published_constants():
@@ -99,7 +99,7 @@ def test_schedule_stays_within_its_ends(steps, share, step):
 
 def recipe(*words, registers=4):
     torch.manual_seed(0)
-    return deit3.Recipe(load_recipe("deit3", "mini", list(words)), f"vitn_reg{registers}", 16, 100, 0)
+    return deit3.DeiT3(load_recipe("deit3", "mini", list(words)), f"vitn_reg{registers}", 16, 100, 0)
 
 
 def test_tokens_biases_norms_and_scales_do_not_decay():

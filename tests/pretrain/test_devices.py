@@ -44,7 +44,7 @@ def chosen(recipe, *words):
 
 def prepare(recipe, data, folder, *words):
     images = layout.resolve(f"{data.root}/imagenet")
-    options = settings.load("recipes", recipe, "mini", chosen(recipe, *words))[1]
+    options = settings.load_settings("recipes", recipe, "mini", chosen(recipe, *words))[1]
     return fit.Run("vitn_reg2", recipe, options, images, 0, folder)
 
 
@@ -82,7 +82,7 @@ def test_two_devices_give_the_weights_of_one(tiny, tmp_path, whole, words):
     found = on_two(recipe, tiny, tmp_path, *words)
     assert 0 < distance(found, weights) < CLOSE * moved
     backbone = next(tmp_path.rglob("backbone.safetensors"))
-    assert sources.load(str(backbone), Path()).num_registers == 2
+    assert sources.load_backbone(str(backbone), Path()).num_registers == 2
 
 
 def test_accumulation_gives_the_weights_of_the_large_batch(tiny, tmp_path, whole):

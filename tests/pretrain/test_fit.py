@@ -37,7 +37,7 @@ WORDS = [
 
 def prepare(data, folder, *words, model="vitn_reg2"):
     words = [*[w for w in WORDS if w.partition("=")[0] not in {o.partition("=")[0] for o in words}], *words]
-    return fit.Run(model, "deit3", settings.load("recipes", "deit3", "mini", words)[1], data, 0, Path(folder))
+    return fit.Run(model, "deit3", settings.load_settings("recipes", "deit3", "mini", words)[1], data, 0, Path(folder))
 
 
 class StopAt(Callback):
@@ -96,12 +96,12 @@ def test_the_number_of_workers_changes_no_bit(tiny, whole, tmp_path):
 
 
 def test_the_export_is_a_backbone_with_its_facts(whole):
-    backbone = sources.load(str(whole / "backbone.safetensors"), Path())
+    backbone = sources.load_backbone(str(whole / "backbone.safetensors"), Path())
     assert backbone.name == "deit3-vitn_reg2"
     assert (backbone.num_registers, backbone.image_size, backbone.depth) == (2, 64, 4)
-    _, metadata = weights.load(whole / "backbone.safetensors")
+    _, metadata = weights.load_weights(whole / "backbone.safetensors")
     assert metadata.info["steps"] == 12
-    checkpoint = sources.load(str(whole / "last.ckpt"), Path())
+    checkpoint = sources.load_backbone(str(whole / "last.ckpt"), Path())
     assert checkpoint.fingerprint == backbone.fingerprint
     assert checkpoint.name == "deit3-vitn_reg2-last"
 

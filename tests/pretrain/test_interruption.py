@@ -109,7 +109,7 @@ def test_killed_out_of_space_and_stopped(tiny, tmp_path, recipe):
 
     assert "weights in" in broken.end()
 
-    chosen = settings.load("recipes", recipe, "mini", [*COMMON[1:], *RECIPES[recipe]])[1]
+    chosen = settings.load_settings("recipes", recipe, "mini", [*COMMON[1:], *RECIPES[recipe]])[1]
     data = layout.resolve(f"{tiny.root}/imagenet")
     whole = fit.Run("vitn_reg2", recipe, chosen, data, 0, tmp_path / "whole")
     fit.fit(whole, [Curve(tmp_path / "whole.csv")])

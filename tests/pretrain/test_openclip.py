@@ -33,7 +33,7 @@ WORDS = [
 
 
 def load_recipe(*words):
-    return settings.load("recipes", "openclip", "mini", words)[1]
+    return settings.load_settings("recipes", "openclip", "mini", words)[1]
 
 
 def prepare(data, folder, *words, model="vitn_reg2", devices=1):
@@ -43,7 +43,7 @@ def prepare(data, folder, *words, model="vitn_reg2", devices=1):
 
 def recipe(*words, registers=4, steps=100):
     torch.manual_seed(0)
-    return openclip.Recipe(load_recipe(*words), f"vitn_reg{registers}", 0, steps, 0)
+    return openclip.OpenClip(load_recipe(*words), f"vitn_reg{registers}", 0, steps, 0)
 
 
 def batch(count=6):
@@ -54,7 +54,7 @@ def batch(count=6):
 
 
 def test_the_recipe_has_the_published_constants():
-    found = settings.load("recipes", "openclip")[1]
+    found = settings.load_settings("recipes", "openclip")[1]
     shape = (found.embed_dim, found.text_width, found.text_layers, found.text_heads, found.context_length)
     published = open_clip.get_model_config("ViT-B-16")
     text = published["text_cfg"]
@@ -66,7 +66,7 @@ def test_the_recipe_has_the_published_constants():
 def test_its_defaults_are_those_of_open_clips_trainer():
     from open_clip_train.params import parse_args
 
-    theirs, ours = parse_args(["--model", "ViT-B-16"]), settings.load("recipes", "openclip")[1]
+    theirs, ours = parse_args(["--model", "ViT-B-16"]), settings.load_settings("recipes", "openclip")[1]
     assert (ours.lr, ours.beta2, ours.epsilon) == (theirs.lr, theirs.beta2, theirs.eps)
     assert (ours.weight_decay, ours.warmup_steps, ours.epochs) == (theirs.wd, theirs.warmup, theirs.epochs)
 
@@ -79,9 +79,9 @@ class Alone:
 
 @pytest.fixture
 def _rank(monkeypatch):
-    monkeypatch.setattr(openclip.Recipe, "global_rank", 0, raising=False)
-    monkeypatch.setattr(openclip.Recipe, "trainer", Alone(), raising=False)
-    monkeypatch.setattr(openclip.Recipe, "log", lambda *_, **__: None)
+    monkeypatch.setattr(openclip.OpenClip, "global_rank", 0, raising=False)
+    monkeypatch.setattr(openclip.OpenClip, "trainer", Alone(), raising=False)
+    monkeypatch.setattr(openclip.OpenClip, "log", lambda *_, **__: None)
 
 
 @pytest.mark.usefixtures("_rank")
@@ -122,9 +122,9 @@ def test_the_towers_are_open_clips_with_the_same_weights(tmp_path):
     theirs = CLIP(embed_dim=64, vision_cfg=vision, text_cfg=text)
     torch.save(theirs.state_dict(), tmp_path / "clip.pt")
     module = recipe("text_width=64", "text_heads=1", "text_layers=2", registers=0)
-    backbone = sources.load(str(tmp_path / "clip.pt"), Path())
+    backbone = sources.load_backbone(str(tmp_path / "clip.pt"), Path())
     module.backbone = backbone.model
-    module.space = joint_space.load(tmp_path / "clip.pt", "clip", "")
+    module.space = joint_space.load_joint_space(tmp_path / "clip.pt", "clip", "")
     examples = batch()
     expected = ClipLoss()(*theirs(module.normalise(examples["image"]), examples["text"]))
     torch.testing.assert_close(module.training_step(examples, 0), expected, rtol=1e-5, atol=1e-5)
@@ -222,7 +222,7 @@ def test_the_augmentation_is_open_clips(tiny):
     from torchvision.transforms import Normalize, ToTensor
 
     image = Image.fromarray(torch.randint(0, 256, (90, 120, 3), dtype=torch.uint8).numpy())
-    ours = openclip.Recipe.augmentation(recipe("smallest_crop=0.9"))
+    ours = openclip.OpenClip.augmentation(recipe("smallest_crop=0.9"))
     theirs = open_clip.image_transform(64, is_train=True)
     assert [type(step) for step in theirs.transforms[-1:]] == [Normalize]
     theirs.transforms[-2:] = [ToTensor()]
@@ -271,15 +271,15 @@ def test_an_interrupted_run_ends_with_the_same_bits(tiny, whole, tmp_path, step,
 
 
 def test_the_export_serves_every_task_and_zero_shot(whole):
-    backbone = sources.load(str(whole / "backbone.safetensors"), Path())
+    backbone = sources.load_backbone(str(whole / "backbone.safetensors"), Path())
     assert backbone.name == "openclip-vitn_reg2"
     assert backbone.model.pre_norm
     assert (backbone.num_registers, backbone.image_size) == (2, 64)
     assert backbone.mean == open_clip.OPENAI_DATASET_MEAN
-    space = joint_space.load(backbone.source, backbone.name, backbone.fingerprint)
+    space = joint_space.load_joint_space(backbone.source, backbone.name, backbone.fingerprint)
     assert space.architecture.context_length == 32
     assert space.logit_scale.item() <= math.log(100)
-    checkpoint = sources.load(str(whole / "last.ckpt"), Path())
+    checkpoint = sources.load_backbone(str(whole / "last.ckpt"), Path())
     assert checkpoint.fingerprint == backbone.fingerprint
 
 

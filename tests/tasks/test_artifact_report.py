@@ -18,7 +18,7 @@ from tests.data.test_voc import write_voc
 def report(backbone, data, *words):
     quick = "{train_images: 32, local_images: 16, tokens: {draws: 2, exponents: [0], iterations: 20}}"
     words = ["workers=0", "precision=32-true", "images=32", "detailed=4", "shown=2", f"probes={quick}", *words]
-    chosen = settings.load("tasks", "artifact_report", "mini", words)[1]
+    chosen = settings.load_settings("tasks", "artifact_report", "mini", words)[1]
     return artifact_report.run(backbone, data, chosen)
 
 
@@ -81,7 +81,7 @@ def test_facts_and_page(truth, photographs):
 
 def test_a_model_without_registers_and_without_cls(photographs):
     for name in ("random-vitn_reg0", "random-timm/vit_tiny_patch16_224"):
-        backbone = sources.load(name, None, image_size=64)
+        backbone = sources.load_backbone(name, None, image_size=64)
         found = report(backbone, photographs, "resize=64")
         assert found.protocol["register_replacement"] == {}
         assert found.protocol["cost"][0]["registers"] == 0
@@ -112,4 +112,4 @@ def test_images_with_boxes_have_no_classes(truth, tmp_path):
 )
 def test_settings_out_of_range(words, message):
     with pytest.raises(settings.SettingsError, match=message):
-        settings.load("tasks", "artifact_report", "mini", words)
+        settings.load_settings("tasks", "artifact_report", "mini", words)

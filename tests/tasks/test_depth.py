@@ -18,7 +18,7 @@ from regvit_lightning import schedules, settings
 from regvit_lightning.data import nyu
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.frozen import trainer
-from regvit_lightning.frozen.contract import How
+from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.frozen.trainer import HEAD, LAST
 from regvit_lightning.models import sources
 from regvit_lightning.models.tokens import Tokens
@@ -31,11 +31,11 @@ from tests.data.test_nyu import write_bts
 def mini_settings(*words, task="nyud_linear1"):
     defaults = {"workers": "0", "precision": "32-true", "steps": "3", "batch_size": "4", "warmup_steps": "1"}
     chosen = {**defaults, **dict(word.split("=", 1) for word in words)}
-    return settings.load("tasks", task, "mini", [f"{key}={value}" for key, value in chosen.items()])[1]
+    return settings.load_settings("tasks", task, "mini", [f"{key}={value}" for key, value in chosen.items()])[1]
 
 
 def nano(name="random-vitn_reg4"):
-    return sources.load(name, Path("runs"), image_size=64)
+    return sources.load_backbone(name, Path("runs"), image_size=64)
 
 
 def head(*words, **more):
@@ -233,7 +233,7 @@ def test_the_published_momentum():
 
 
 def test_the_published_learning_rate():
-    options = settings.load("tasks", "nyud_linear1")[1]
+    options = settings.load_settings("tasks", "nyud_linear1")[1]
     assert depth.learning_rate(0, options) == pytest.approx(1e-4 * 1e-3)
     # The warm-up ends a third of the way down the cosine: (1 + cos(pi / 3)) / 2 = 3 / 4.
     assert depth.learning_rate(12800, options) == pytest.approx(0.75e-4, rel=1e-6)
@@ -286,7 +286,7 @@ def test_the_convolution_before_the_upsampling_is_the_one_after_it():
 
 
 def test_the_head_is_the_published_one():
-    published = settings.load("tasks", "nyud_linear4", words=["precision=32-true"])[1]
+    published = settings.load_settings("tasks", "nyud_linear4", words=["precision=32-true"])[1]
     module = DepthHead(nano(), published)
     assert module.head.weight.shape == (256, 4 * 2 * 96)
     assert module.centres[[0, -1]].tolist() == pytest.approx([1e-3, 10])
@@ -297,7 +297,7 @@ def test_the_head_is_the_published_one():
 def test_the_head_starts_as_torchs_1_by_1_convolution(task, inputs):
     """The released depth head has no initialisation of its own: uniform within 1 / sqrt(inputs), bias, too."""
     torch.manual_seed(0)
-    found = DepthHead(nano(), settings.load("tasks", task, words=["precision=32-true"])[1]).head
+    found = DepthHead(nano(), settings.load_settings("tasks", task, words=["precision=32-true"])[1]).head
     bound = inputs**-0.5
     for ours, theirs in zip(found.parameters(), nn.Conv2d(inputs, 256, 1).parameters(), strict=True):
         assert ours.shape == theirs.squeeze().shape
@@ -427,7 +427,7 @@ def rooms(tmp_path_factory):
 @pytest.fixture(scope="module")
 def outcome(rooms, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cell")
-    return depth.run(nano(), rooms, mini_settings(), How(folder=folder)), folder
+    return depth.run(nano(), rooms, mini_settings(), RunOptions(folder=folder)), folder
 
 
 def test_the_outcome_states_its_protocol(outcome):
@@ -453,7 +453,7 @@ def test_the_outcome_states_its_protocol(outcome):
 def test_the_floor_is_the_mean_depth_of_the_training_pixels(outcome, rooms):
     options = mini_settings()
     view = nyu.Augmentation((104, 136), 120, True, 2.5)
-    drawn, stream = nyu.DrawnPairs(nyu.train_pairs(rooms), view, 0), Stream(6, 4, options.steps, 0)
+    drawn, stream = nyu.DrawnDepthPairs(nyu.train_pairs(rooms), view, 0), Stream(6, 4, options.steps, 0)
     places = [place for step in range(options.steps) for place in stream.places(step).tolist()]
     seen = [drawn[draw]["depth"].numpy().astype(np.float64) for draw in enumerate(places)]
     mean = np.concatenate([values[values > 0] for values in seen]).mean()
@@ -475,7 +475,7 @@ def test_learning_rate_and_momentum_of_every_step(rooms):
             steps.append((group["lr"], *group["betas"], group["weight_decay"], trainer.gradient_clip_val))
 
     options = mini_settings("steps=5", "warmup_steps=2", "lr=0.01")
-    depth.run(nano(), rooms, options, How(callbacks=[Watch()]))
+    depth.run(nano(), rooms, options, RunOptions(callbacks=[Watch()]))
     rates, momenta, second, decay, clip = zip(*steps, strict=True)
     cosine = [(1 + math.cos(math.pi * step / 5)) / 2 for step in range(5)]
     expected = [0.01 * 1e-3, 0.01 * 0.5005 * cosine[1], *(0.01 * value for value in cosine[2:])]
@@ -496,7 +496,7 @@ def test_how_it_is_run_changes_nothing(outcome, rooms, words):
 def test_an_interrupted_training_ends_with_the_same_head_and_floor(rooms, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "CHECKPOINT_EVERY", 2)
     options, step = mini_settings("steps=5"), DepthHead.training_step
-    whole, broken = (How(folder=tmp_path / name) for name in ("whole", "broken"))
+    whole, broken = (RunOptions(folder=tmp_path / name) for name in ("whole", "broken"))
     expected = depth.run(nano(), rooms, options, whole)
 
     def dying(self, *arguments):
@@ -563,11 +563,11 @@ def test_settings_out_of_range_are_told(words, message):
 
 def test_a_batch_that_does_not_divide_into_pairs_is_told(rooms):
     with pytest.raises(SettingsError, match=r"batch_size=6: must be a multiple of 4, loss_images=2 × 2 devices"):
-        depth.run(nano(), rooms, mini_settings("batch_size=6"), How(devices=2))
+        depth.run(nano(), rooms, mini_settings("batch_size=6"), RunOptions(devices=2))
 
 
 def test_the_three_protocols_differ_in_what_they_say():
     names = "nyud_linear1", "nyud_linear4", "nyud_linear1_gradient"
-    one, four, gradient = (dataclasses.asdict(settings.load("tasks", name)[1]) for name in names)
+    one, four, gradient = (dataclasses.asdict(settings.load_settings("tasks", name)[1]) for name in names)
     assert {key for key in one if one[key] != four[key]} == {"blocks"}
     assert {key for key in one if one[key] != gradient[key]} == {"gradient_weight"}

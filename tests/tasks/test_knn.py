@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch.nn import functional as F
 
 from regvit_lightning import settings
-from regvit_lightning.frozen.contract import How
+from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.models import sources
 from regvit_lightning.settings import SettingsError
 from regvit_lightning.statistics import accuracy
@@ -56,11 +56,11 @@ def test_accuracy_agrees_with_scikit_learn():
 
 def mini_settings(*words, precision="32-true"):
     words = ["workers=0", "neighbours=[1,5]", f"precision={precision}", *words]
-    return settings.load("tasks", "imagenet_knn", "mini", words)[1]
+    return settings.load_settings("tasks", "imagenet_knn", "mini", words)[1]
 
 
 def test_features_are_the_normalised_cls(tiny):
-    backbone = sources.load("random-vitn_reg4", None, image_size=64)
+    backbone = sources.load_backbone("random-vitn_reg4", None, image_size=64)
     module = knn.KNN(backbone, mini_settings(), 16)
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     normalised = (images / 255 - torch.tensor(backbone.mean).view(3, 1, 1)) / torch.tensor(backbone.std).view(3, 1, 1)
@@ -71,7 +71,7 @@ def test_features_are_the_normalised_cls(tiny):
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_train_image_finds_itself(tiny, precision):
     # With train as test and k = 1, an exact search must be right every time, whatever the features were computed in.
-    backbone = sources.load("random-vitn_reg0", None, image_size=64)
+    backbone = sources.load_backbone("random-vitn_reg0", None, image_size=64)
     outcome = knn.run(backbone, _train_as_test(tiny), mini_settings(precision=precision))
     assert outcome.metrics["top1_k1"] == 100.0
     assert outcome.metrics["top1_best_on_test"] == 100.0
@@ -91,8 +91,8 @@ def _train_as_test(data):
 
 
 def test_outcome_states_its_protocol_and_repeats(tiny):
-    backbone = sources.load("random-vitn_reg4", None, image_size=64)
-    first, again = (knn.run(backbone, tiny, mini_settings(), How(seed=1)) for _ in range(2))
+    backbone = sources.load_backbone("random-vitn_reg4", None, image_size=64)
+    first, again = (knn.run(backbone, tiny, mini_settings(), RunOptions(seed=1)) for _ in range(2))
     assert first == again
     assert first.protocol["k"] in (1, 5)
     for name in knn.METRICS:
@@ -106,12 +106,12 @@ def test_outcome_states_its_protocol_and_repeats(tiny):
 
 
 def test_a_result_does_not_depend_on_the_batch(tiny):
-    backbone = sources.load("random-vitn_reg4", None, image_size=64)
+    backbone = sources.load_backbone("random-vitn_reg4", None, image_size=64)
     small, large = (knn.run(backbone, tiny, mini_settings(f"device_batch={n}")) for n in (7, 64))
     assert small.metrics == large.metrics
 
 
 def test_more_neighbours_than_images(tiny):
-    backbone = sources.load("random-vitn_reg4", None, image_size=64)
+    backbone = sources.load_backbone("random-vitn_reg4", None, image_size=64)
     with pytest.raises(SettingsError, match="k=200 is above the 86 of 96 train images"):
-        knn.run(backbone, tiny, settings.load("tasks", "imagenet_knn", "mini", ["workers=0"])[1])
+        knn.run(backbone, tiny, settings.load_settings("tasks", "imagenet_knn", "mini", ["workers=0"])[1])

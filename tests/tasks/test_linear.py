@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from regvit_lightning import settings
-from regvit_lightning.frozen.contract import How
+from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.models import sources
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.settings import SettingsError
@@ -17,15 +17,15 @@ from regvit_lightning.tasks import linear
 def mini_settings(*words):
     options = ["workers=0", "precision=32-true", "steps=6", "batch_size=32", "device_batch=32"]
     words = [*[o for o in options if o.partition("=")[0] not in {w.partition("=")[0] for w in words}], *words]
-    return settings.load("tasks", "imagenet_linear", "mini", words)[1]
+    return settings.load_settings("tasks", "imagenet_linear", "mini", words)[1]
 
 
 def nano():
-    return sources.load("random-vitn_reg4", None, image_size=64)
+    return sources.load_backbone("random-vitn_reg4", None, image_size=64)
 
 
 def test_the_grid_has_dinov2s_52_heads():
-    module = linear.LinearProbe(nano(), settings.load("tasks", "imagenet_linear")[1], 10)
+    module = linear.LinearProbe(nano(), settings.load_settings("tasks", "imagenet_linear")[1], 10)
     assert len(module.grid) == 52
     assert len(set(module.grid)) == 52
     assert [heads.linear.in_features for heads in module.heads] == [96, 2 * 96, 4 * 96, 5 * 96]
@@ -80,7 +80,7 @@ def test_backbone_gets_no_gradient_and_keeps_no_graph():
 
 
 def test_accumulation_changes_nothing(tiny):
-    whole, parts = (linear.run(nano(), tiny, mini_settings(f"device_batch={n}"), How(seed=2)) for n in (32, 8))
+    whole, parts = (linear.run(nano(), tiny, mini_settings(f"device_batch={n}"), RunOptions(seed=2)) for n in (32, 8))
     assert whole.metrics == parts.metrics
     assert whole.protocol == parts.protocol
 
@@ -100,7 +100,7 @@ def test_outcome_states_its_protocol(tiny):
 
 
 def test_without_cls_the_mean_patch_takes_its_place(tiny):
-    backbone = sources.load("random-timm/vit_wee_patch16_reg1_gap_256", None)
+    backbone = sources.load_backbone("random-timm/vit_wee_patch16_reg1_gap_256", None)
     module = linear.LinearProbe(backbone, mini_settings(), 16)
     assert len(module.grid) == 26
     features = module.features(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8))

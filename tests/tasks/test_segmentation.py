@@ -22,7 +22,7 @@ from regvit_lightning.data import ade20k
 from regvit_lightning.data.layout import DataSettings, Segmentation
 from regvit_lightning.errors import Stopped
 from regvit_lightning.frozen import trainer
-from regvit_lightning.frozen.contract import How
+from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.frozen.trainer import HEAD, LAST
 from regvit_lightning.models import sources
 from regvit_lightning.settings import SettingsError
@@ -33,11 +33,11 @@ from regvit_lightning.tasks.segmentation import Segmenter
 def mini_settings(*words, task="ade20k_linear"):
     defaults = {"workers": "0", "precision": "32-true", "steps": "3", "batch_size": "4"}
     given = dict(word.split("=", 1) for word in words)
-    return settings.load("tasks", task, "mini", [f"{k}={v}" for k, v in {**defaults, **given}.items()])[1]
+    return settings.load_settings("tasks", task, "mini", [f"{k}={v}" for k, v in {**defaults, **given}.items()])[1]
 
 
 def nano(name="random-vitn_reg4"):
-    return sources.load(name, Path("runs"), image_size=64)
+    return sources.load_backbone(name, Path("runs"), image_size=64)
 
 
 def segmenter(*words, classes=5, **more):
@@ -323,7 +323,7 @@ def test_the_loss_is_that_of_mmsegmentation_with_its_gradient():
 
 
 def test_the_published_head_has_the_published_size():
-    options = settings.load("tasks", "ade20k_linear")[1]
+    options = settings.load_settings("tasks", "ade20k_linear")[1]
     head = Segmenter(nano(), options, 150).model.decode_head
     assert {name: tuple(p.shape) for name, p in head.named_parameters()} == {
         "conv_seg.weight": (150, 96, 1, 1),
@@ -333,12 +333,12 @@ def test_the_published_head_has_the_published_size():
     }
     assert head.dropout is None
     assert head.conv_seg.weight.std().item() == pytest.approx(0.01, rel=0.05)
-    ms = Segmenter(nano(), settings.load("tasks", "ade20k_ms")[1], 150).model.decode_head
+    ms = Segmenter(nano(), settings.load_settings("tasks", "ade20k_ms")[1], 150).model.decode_head
     assert ms.conv_seg.weight.shape == (150, 4 * 96, 1, 1)
 
 
 def test_learning_rates_at_the_points_of_the_schedule():
-    options = settings.load("tasks", "ade20k_linear")[1]
+    options = settings.load_settings("tasks", "ade20k_linear")[1]
     rate = [segmentation.learning_rate(step, options) for step in (0, 750, 1500, 20000, 40000)]
     halfway = 1e-3 * (1 - 0.5 * (1 - 1e-6)) * (1 - 750 / 40000)
     assert rate == pytest.approx([1e-9, halfway, 1e-3 * (1 - 1500 / 40000), 5e-4, 0])
@@ -466,7 +466,7 @@ def test_features_are_computed_without_a_graph_in_the_asked_precision(precision,
 @pytest.fixture(scope="module")
 def outcome(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cell")
-    return segmentation.run(nano(), tiny, mini_settings(), How(folder=folder)), folder
+    return segmentation.run(nano(), tiny, mini_settings(), RunOptions(folder=folder)), folder
 
 
 def test_the_outcome_states_its_protocol(outcome):
@@ -489,14 +489,14 @@ def test_the_outcome_states_its_protocol(outcome):
 def test_a_finished_training_is_only_tested(outcome, tiny, tmp_path, monkeypatch):
     shutil.copytree(outcome[1], tmp_path / "cell")
     monkeypatch.setattr(Segmenter, "training_step", lambda *_: pytest.fail("it trains again"))
-    again = segmentation.run(nano(), tiny, mini_settings(), How(folder=tmp_path / "cell"))
+    again = segmentation.run(nano(), tiny, mini_settings(), RunOptions(folder=tmp_path / "cell"))
     assert again.metrics == outcome[0].metrics
     assert again.floors == outcome[0].floors
 
 
 def test_an_interrupted_training_ends_with_the_same_head(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "CHECKPOINT_EVERY", 1000)
-    whole, broken = (How(folder=tmp_path / name) for name in ("whole", "broken"))
+    whole, broken = (RunOptions(folder=tmp_path / name) for name in ("whole", "broken"))
     options = mini_settings("steps=5", "decode_head={type: FCNHead, channels: 8, num_convs: 1, dropout_ratio: 0.5}")
     expected = segmentation.run(nano(), tiny, options, whole)
     step = Segmenter.training_step

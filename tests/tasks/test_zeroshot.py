@@ -13,7 +13,7 @@ from sklearn.metrics import top_k_accuracy_score
 from regvit_lightning import settings
 from regvit_lightning.data.imagenet import test_files as val_files
 from regvit_lightning.errors import UserError
-from regvit_lightning.frozen.contract import How
+from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.models import joint_space, sources, vit, weights
 from regvit_lightning.models.joint_space import JointSpace, TextArchitecture
 from regvit_lightning.models.weights import Metadata
@@ -27,7 +27,7 @@ METADATA = Metadata("vitn_reg2", "openclip", 64, (0.5,) * 3, (0.2,) * 3, None, 2
 
 def mini_settings(*words):
     words = ["workers=0", "precision=32-true", *words]
-    return settings.load("tasks", "imagenet_zeroshot", "mini", words)[1]
+    return settings.load_settings("tasks", "imagenet_zeroshot", "mini", words)[1]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def released(tmp_path_factory):
 
 
 def load(path):
-    return sources.load(str(path), Path())
+    return sources.load_backbone(str(path), Path())
 
 
 @pytest.mark.parametrize("batch", [1, 5, 1000])
@@ -48,7 +48,7 @@ def load(path):
 def test_the_classifier_is_open_clips(released, templates, batch):
     model, path = released
     backbone, names = load(path), ["green mamba", "cat", "photocopier"]
-    space, prompts = joint_space.load(path, "m", backbone.fingerprint), zeroshot.TEMPLATES[templates]()[:7]
+    space, prompts = joint_space.load_joint_space(path, "m", backbone.fingerprint), zeroshot.TEMPLATES[templates]()[:7]
     ours = zeroshot.classifier(space, names, prompts, batch)
     theirs = open_clip.build_zero_shot_classifier(model, open_clip.SimpleTokenizer(context_length=24), names, prompts)
     torch.testing.assert_close(ours, theirs.T)
@@ -98,14 +98,14 @@ def plant(folder, data, shift):
 @pytest.mark.parametrize(("shift", "top1"), [(0, 100.0), (3, 0.0)])
 def test_planted_classes_are_all_found_and_shifted_ones_never(tiny, tmp_path, shift, top1):
     backbone = plant(tmp_path, tiny, shift)
-    outcome = zeroshot.run(backbone, tiny, mini_settings(), How(seed=1))
+    outcome = zeroshot.run(backbone, tiny, mini_settings(), RunOptions(seed=1))
     assert outcome.metrics["top1"] == pytest.approx(top1)
     assert outcome.intervals["top1"] == pytest.approx((top1, top1))
     assert set(outcome.scores["top1"].tolist()) == {top1}
     assert outcome.protocol["templates"] == "rendered (36)"
     assert outcome.protocol["text_tower"]["embed_dim"] == 32
     assert set(zeroshot.METRICS) <= set(outcome.metrics)
-    small = zeroshot.run(backbone, tiny, mini_settings("device_batch=7"), How(seed=1))
+    small = zeroshot.run(backbone, tiny, mini_settings("device_batch=7"), RunOptions(seed=1))
     assert small.metrics == outcome.metrics
 
 
@@ -132,7 +132,7 @@ def test_names_of_classes():
 
 
 def test_a_model_without_a_text_tower_gets_one_line(tiny):
-    backbone = sources.load("random-vitn_reg4", Path(), image_size=64)
+    backbone = sources.load_backbone("random-vitn_reg4", Path(), image_size=64)
     with pytest.raises(
         UserError, match="random-vitn_reg4 has no text tower: zero-shot takes models of RECIPE=openclip"
     ):

@@ -108,7 +108,7 @@ def write(root: Path, settings: MiniSettings, workers: int) -> Iterator[tuple[in
 
 
 @dataclass(frozen=True)
-class Task:
+class RenderTask:
     """A run of images of one part, small enough for the progress to be seen."""
 
     part: str
@@ -117,7 +117,7 @@ class Task:
     when: float  # its place among the tasks of its part, in (0, 1)
 
 
-def _tasks(settings: MiniSettings) -> list[Task]:
+def _tasks(settings: MiniSettings) -> list[RenderTask]:
     """The parts interleaved, so that images take the same time all along and the time left can be told."""
     tasks = []
     for part, (_, size, cost) in PARTS.items():
@@ -127,11 +127,11 @@ def _tasks(settings: MiniSettings) -> list[Task]:
         elif part == "coco":  # one JSON holds the annotations of all images
             step = max(count, 1)
         for start in range(0, count, step):
-            tasks.append(Task(part, start, min(start + step, count), (start + step / 2) / count))
+            tasks.append(RenderTask(part, start, min(start + step, count), (start + step / 2) / count))
     return sorted(tasks, key=lambda task: task.when)
 
 
-def _run(root: Path, settings: MiniSettings, tasks: Sequence[Task], workers: int) -> Iterator[Task]:
+def _run(root: Path, settings: MiniSettings, tasks: Sequence[RenderTask], workers: int) -> Iterator[RenderTask]:
     if workers <= 1:
         for task in tasks:
             _work(root, settings, task)
@@ -149,7 +149,7 @@ def _run(root: Path, settings: MiniSettings, tasks: Sequence[Task], workers: int
             pool.shutdown(cancel_futures=True)
 
 
-def _work(root: Path, settings: MiniSettings, task: Task) -> None:
+def _work(root: Path, settings: MiniSettings, task: RenderTask) -> None:
     with _telling(root):
         PARTS[task.part][0](root, settings, task.part, range(task.start, task.stop))
 

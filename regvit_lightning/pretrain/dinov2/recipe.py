@@ -33,7 +33,7 @@ from regvit_lightning.pretrain.dinov2.collapse_monitor import CollapseMonitor
 from regvit_lightning.pretrain.dinov2.head import DinoHead
 from regvit_lightning.pretrain.dinov2.multi_crop import Crops, MultiCrop
 from regvit_lightning.pretrain.dinov2.phase import phase_before
-from regvit_lightning.pretrain.dinov2.settings import Settings, check_crop
+from regvit_lightning.pretrain.dinov2.settings import DINOv2Settings, check_crop
 from regvit_lightning.pretrain.dinov2.teacher_targets import CentredTargets, Computed, SinkhornTargets, assign
 from regvit_lightning.runtime import seeds
 from regvit_lightning.schedules import cosine, warmup_cosine
@@ -63,7 +63,7 @@ class Part:
     groups: list[tuple[int, int]]
 
 
-class Recipe(recipe.Recipe):
+class DINOv2(recipe.Recipe):
     """Student and teacher.
 
     Attributes:
@@ -73,9 +73,9 @@ class Recipe(recipe.Recipe):
         targets: what finds the offsets of the teacher's logits, for `dino` and `ibot`.
     """
 
-    settings: Settings
+    settings: DINOv2Settings
 
-    def __init__(self, settings: Settings, model: str, num_classes: int, steps: int, seed: int) -> None:
+    def __init__(self, settings: DINOv2Settings, model: str, num_classes: int, steps: int, seed: int) -> None:
         super().__init__(settings, model, num_classes, steps, seed)
         for name in ("image_size", "local_size"):
             check_crop(name, getattr(settings, name), vit.parse_name(model)[0].patch_size)

@@ -9,7 +9,7 @@ from regvit_lightning.settings import MISSING, check
 
 
 @dataclass
-class Settings(recipe.RecipeSettings):
+class DINOv2Settings(recipe.RecipeSettings):
     """Settings of DINOv2.
 
     Attributes:

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.frozen.contract import How, Metric, Outcome
+from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.tasks.discovery import protocol, seed_expansion
-from regvit_lightning.tasks.discovery.protocol import DiscoverySettings, Found, Source, Steps
+from regvit_lightning.tasks.discovery.protocol import DiscoveredBoxes, DiscoverySettings, Source, Steps
 from regvit_lightning.tasks.discovery.seed_expansion import Expansion
 
 METRICS = {"corloc": Metric()}
@@ -27,7 +27,7 @@ FALLBACK = "the seed's patch alone, where the seed itself is background"
 
 
 @dataclass
-class Settings(DiscoverySettings):
+class LostSettings(DiscoverySettings):
     """Settings of LOST.
 
     Attributes:
@@ -51,9 +51,12 @@ class Settings(DiscoverySettings):
         check(self.k > 0, f"k={self.k}: must be at least 1")
 
 
+SETTINGS = LostSettings
+
+
 @dataclass(frozen=True)
 class Choice:
-    """One setting of LOST, in the words of `Settings`."""
+    """One setting of LOST, in the words of `LostSettings`."""
 
     feature: str
     block: int
@@ -79,14 +82,14 @@ class LOST:
         self.choices, self.k = choices, k
         self.sources: Sequence[Source] = list(dict.fromkeys((choice.block, choice.feature) for choice in choices))
 
-    def __call__(self, features: Sequence[Tensor]) -> Found:
+    def __call__(self, features: Sequence[Tensor]) -> DiscoveredBoxes:
         boxes: dict[Choice, Tensor] = {}
         fallback: dict[Choice, Tensor] = {}
         for choices, expansion in self._expansions(features):
             boxes |= dict(zip(choices, expansion.boxes.unbind(dim=1), strict=True))
             fallback |= dict(zip(choices, expansion.fallback.unbind(dim=1), strict=True))
         parts = ([part[choice] for choice in self.choices] for part in (boxes, fallback))
-        return Found(*(torch.stack(part, dim=1) for part in parts))
+        return DiscoveredBoxes(*(torch.stack(part, dim=1) for part in parts))
 
     def steps(self, features: Sequence[Tensor]) -> Steps:
         """Degree of each patch, its similarity to the seed, and the scores of the seed expansion."""
@@ -116,7 +119,7 @@ class LOST:
             yield l2, seed_expansion.expand(F.normalize(features, dim=-1), counts[1], biases[1], self.k)
 
 
-def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008
+def run(backbone: Backbone, data: DataSettings, settings: LostSettings, how: RunOptions = RunOptions()) -> Outcome:  # noqa: B008
     """CorLoc of one box per image, with the boxes that look at no pixel as floors.
 
     Raises:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.frozen.contract import How, Metric, Outcome
+from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import MISSING, check
@@ -30,7 +30,7 @@ FOOTNOTE = ("chosen_on", "k")
 
 
 @dataclass
-class Settings(DiscoverySettings):
+class LostSweepSettings(DiscoverySettings):
     """Settings of the sweep: the grid is features × blocks × centred × (biases and l2_biases).
 
     Attributes:
@@ -65,7 +65,10 @@ class Settings(DiscoverySettings):
         return [Choice(feature, block, centred, l2, bias) for block, feature, centred, (l2, bias) in axes]
 
 
-def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008
+SETTINGS = LostSweepSettings
+
+
+def run(backbone: Backbone, data: DataSettings, settings: LostSweepSettings, how: RunOptions = RunOptions()) -> Outcome:  # noqa: B008
     """CorLoc of the setting chosen on held-out images, on the others, and the best setting there.
 
     Raises:

@@ -17,17 +17,17 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from regvit_lightning.data.boxes import BoxedImages
-from regvit_lightning.data.discovery import Discovery, NativeSize, boxed_images, fitting, pad_together
+from regvit_lightning.data.discovery import BoxedImagesModule, NativeSize, boxed_images, fitting, pad_together
 from regvit_lightning.data.images import open_image
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.figures import grids
 from regvit_lightning.frozen import dense
-from regvit_lightning.frozen.contract import How, Outcome
+from regvit_lightning.frozen.contract import Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
-from regvit_lightning.frozen.trainer import judge
+from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import hardware
 from regvit_lightning.settings import MISSING, check
@@ -91,7 +91,7 @@ def check_block(backbone: Backbone, block: int) -> None:
 
 
 @dataclass(frozen=True)
-class Found:
+class DiscoveredBoxes:
     """Boxes of B images under each of S settings of a method.
 
     Attributes:
@@ -127,7 +127,7 @@ class Method(Protocol):
 
     sources: Sequence[Source]
 
-    def __call__(self, features: Sequence[Tensor]) -> Found: ...
+    def __call__(self, features: Sequence[Tensor]) -> DiscoveredBoxes: ...
 
     def steps(self, features: Sequence[Tensor]) -> Steps:
         """The steps to the box of a batch of one image, of a method under one setting."""
@@ -220,7 +220,7 @@ def padded(images: Tensor, sizes: Tensor) -> Tensor:
 
 
 def discover(
-    backbone: Backbone, data: DataSettings, settings: DiscoverySettings, method: Method, how: How
+    backbone: Backbone, data: DataSettings, settings: DiscoverySettings, method: Method, how: RunOptions
 ) -> Discoverer:
     """Run the method over all images, each of which goes through the backbone once.
 
@@ -232,7 +232,7 @@ def discover(
     read = NativeSize(images, fitting(images.sizes, backbone.patch_size, settings.max_patches))
     module = Discoverer(backbone, settings.precision, method, read)
     loading = Loading(settings.workers, settings.device_batch)
-    judge(how).test(module, Discovery(loading, read, backbone.patch_size), verbose=False)
+    tester(how).test(module, BoxedImagesModule(loading, read, backbone.patch_size), verbose=False)
     return module
 
 
@@ -252,7 +252,7 @@ def run(
     settings: DiscoverySettings,
     method: Method,
     facts: dict[str, Any],
-    how: How,
+    how: RunOptions,
 ) -> Outcome:
     """CorLoc of a method under one setting, with the boxes that look at no pixel as floors.
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.frozen.contract import How, Metric, Outcome
+from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.tasks.discovery import protocol
 from regvit_lightning.tasks.discovery.normalised_cut import cut
-from regvit_lightning.tasks.discovery.protocol import DiscoverySettings, Found, Source, Steps
+from regvit_lightning.tasks.discovery.protocol import DiscoveredBoxes, DiscoverySettings, Source, Steps
 
 METRICS = {"corloc": Metric()}
 READS = "discovery"
@@ -25,7 +25,7 @@ FOOTNOTE = ("feature", "block", "threshold", "weak")
 
 
 @dataclass
-class Settings(DiscoverySettings):
+class TokenCutSettings(DiscoverySettings):
     """Settings of TokenCut.
 
     Attributes:
@@ -46,6 +46,9 @@ class Settings(DiscoverySettings):
         check(0 < self.weak < 1, f"weak={self.weak}: must lie in (0, 1)")
 
 
+SETTINGS = TokenCutSettings
+
+
 class TokenCut:
     """TokenCut under one setting.
 
@@ -58,9 +61,9 @@ class TokenCut:
         self.sources: Sequence[Source] = [source]
         self.threshold, self.weak = threshold, weak
 
-    def __call__(self, features: Sequence[Tensor]) -> Found:
+    def __call__(self, features: Sequence[Tensor]) -> DiscoveredBoxes:
         boxes = cut(features[0], self.threshold, self.weak).boxes[:, None]
-        return Found(boxes, torch.zeros(boxes.shape[:2], dtype=torch.bool))
+        return DiscoveredBoxes(boxes, torch.zeros(boxes.shape[:2], dtype=torch.bool))
 
     def steps(self, features: Sequence[Tensor]) -> Steps:
         """The eigenvector, and the part that holds the seed."""
@@ -69,7 +72,7 @@ class TokenCut:
         return Steps(found.boxes[0], int(found.seeds[0]), maps)
 
 
-def run(backbone: Backbone, data: DataSettings, settings: Settings, how: How = How()) -> Outcome:  # noqa: B008
+def run(backbone: Backbone, data: DataSettings, settings: TokenCutSettings, how: RunOptions = RunOptions()) -> Outcome:  # noqa: B008
     """CorLoc of one box per image, with the boxes that look at no pixel as floors.
 
     Raises:

@@ -9,12 +9,12 @@ import threading
 import pytest
 
 from benchmarks.data import download
-from benchmarks.data.download import Expected, fetch
+from benchmarks.data.download import ExpectedFile, fetch
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.errors import UserError
 
 CONTENT = bytes(range(256)) * 1200  # 307,200 bytes
-WHOLE = Expected(len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest())
+WHOLE = ExpectedFile(len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest())
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -112,14 +112,14 @@ def test_a_file_that_changed_in_between_is_fetched_anew(server, tmp_path, monkey
     monkeypatch.setattr(download, "ATTEMPTS", 1)
     server.cut, server.content = [100_000], b"old" * 100_000
     with pytest.raises(DataError):
-        fetch([server.url], tmp_path / "file.tar", Expected(), lambda *_: None)
+        fetch([server.url], tmp_path / "file.tar", ExpectedFile(), lambda *_: None)
     server.content, server.tag = CONTENT, '"two"'
-    fetched(server, tmp_path / "file.tar", Expected())
+    fetched(server, tmp_path / "file.tar", ExpectedFile())
 
 
 def test_without_mark_or_checksum_nothing_is_pieced_together(server, tmp_path):
     server.cut, server.tag = [100_000], ""
-    fetched(server, tmp_path / "file.tar", Expected())
+    fetched(server, tmp_path / "file.tar", ExpectedFile())
     assert server.asked == [None, None]
 
 
@@ -135,7 +135,7 @@ def test_a_corrupted_file_never_gets_its_name(server, tmp_path, kind):
     published = hashlib.new(kind, CONTENT).hexdigest()
     server.content = CONTENT[:-1] + b"!"
     with pytest.raises(DataError, match=rf"file\.tar: http.*its {kind} is not the published {published}") as error:
-        fetch([server.url], tmp_path / "file.tar", Expected(**{kind: published}), lambda *_: None)
+        fetch([server.url], tmp_path / "file.tar", ExpectedFile(**{kind: published}), lambda *_: None)
     assert "kept" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
@@ -162,7 +162,7 @@ def test_what_will_not_change_is_asked_for_once(server, tmp_path, status, reques
 
 def test_a_file_of_another_size_is_not_fetched(server, tmp_path):
     with pytest.raises(DataError, match="the server has 307,200 bytes, expected 1,000"):
-        fetch([server.url], tmp_path / "file.tar", Expected(bytes=1000), lambda *_: None)
+        fetch([server.url], tmp_path / "file.tar", ExpectedFile(bytes=1000), lambda *_: None)
     assert not list(tmp_path.iterdir())
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from benchmarks.data import __main__ as programme
 from benchmarks.data import checks, obtain
-from benchmarks.data.obtain import File, Recipe, obtain_one
+from benchmarks.data.obtain import DataSource, File, obtain_one
 from regvit_lightning import settings
 from regvit_lightning.data import nyu
 from regvit_lightning.data.layout import DataError, DataSettings
@@ -55,7 +55,7 @@ def data_of(tmp_path, **counts):
 
 def get(name, tmp_path, data):
     """Obtain a data set as its own file says, but for the checksums, which are those of the real archives."""
-    recipe = obtain.load(name)
+    recipe = obtain.read_data_source(name)
     for file in recipe.files:
         file.md5 = file.sha256 = ""
         file.bytes = 0
@@ -64,7 +64,7 @@ def get(name, tmp_path, data):
 
 @pytest.mark.parametrize("name", settings.names("downloads"))
 def test_every_file_of_configs_downloads_is_complete(name):
-    recipe = obtain.load(name)
+    recipe = obtain.read_data_source(name)
     assert recipe.checks
     assert set(recipe.checks) <= set(checks.CHECKS)
     assert all(
@@ -83,7 +83,7 @@ def test_checksums_are_those_that_torchvision_knows():
 
     known = {facts["url"].rpartition("/")[2]: facts["md5"] for facts in voc.DATASET_YEAR_DICT.values()}
     known |= dict(imagenet.ARCHIVE_META.values())
-    ours = {file.name: file.md5 for name in settings.names("downloads") for file in obtain.load(name).files}
+    ours = {file.name: file.md5 for name in settings.names("downloads") for file in obtain.read_data_source(name).files}
     shared = ours.keys() & known.keys()
     assert len(shared) == 5
     assert {name: ours[name] for name in shared} == {name: known[name] for name in shared}
@@ -121,7 +121,7 @@ def voc_archive(path):
 def voc_recipe(folder, url, checksum=""):
     file = folder / "voc.tar"
     checksum = checksum or hashlib.md5(file.read_bytes()).hexdigest()
-    return Recipe([File("voc.tar", [f"{url}/voc.tar"], md5=checksum, into=".")], checks=["voc07 trainval"])
+    return DataSource([File("voc.tar", [f"{url}/voc.tar"], md5=checksum, into=".")], checks=["voc07 trainval"])
 
 
 def test_a_data_set_is_downloaded_unpacked_and_counted_once(served, tmp_path, capsys):

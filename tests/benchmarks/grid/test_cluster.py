@@ -53,7 +53,7 @@ def test_what_is_tried_once_more(stand_in, facts, again):  # noqa: F811
 
 
 def test_an_array_that_waits_for_a_job(stand_in, tmp_path):  # noqa: F811
-    jobs = [launch.Job("evaluate", [f"seed={n}"], tmp_path, 1, 1, 3, 2.0, "a100", after="41_2") for n in range(3)]
+    jobs = [launch.SlurmJob("evaluate", [f"seed={n}"], tmp_path, 1, 1, 3, 2.0, "a100", after="41_2") for n in range(3)]
     submitted = launch.submit_array(jobs, launch.prepare(jobs[0]))
     assert [job.job_id for job in submitted] == ["4242_0", "4242_1", "4242_2"]
     asked = flags(next(tmp_path.glob("submission_file_*.sh"), tmp_path / "4242_submission.sh"))

@@ -10,7 +10,7 @@ from benchmarks import evaluate, status
 from benchmarks.grid import __main__ as grid
 from benchmarks.grid import cells as grids
 from benchmarks.grid import locks
-from benchmarks.grid.outcomes import Outcome
+from benchmarks.grid.outcomes import CellOutcome
 from benchmarks.grid.states import State, States
 from regvit_lightning import records, settings
 from regvit_lightning.frozen import freshness
@@ -44,7 +44,7 @@ def made(place, task="imagenet_knn", weights=None, **settings_):
     module, options, _ = grids.task_module(task, "mini")
     data = grids.build(chosen(place)).data
     now = freshness.expected(module, options, data, any_precision=True)
-    weights = weights or sources.load(MODEL, place, image_size=64).fingerprint
+    weights = weights or sources.load_backbone(MODEL, place, image_size=64).fingerprint
     record = Record(
         model=MODEL,
         task=task,
@@ -132,12 +132,12 @@ def test_evaluate_agrees(place, capsys):
 
 
 def test_weights_are_loaded_once_for_each_model_and_not_without_a_record(place):
-    with mock.patch.object(sources, "load", wraps=sources.load) as load:
+    with mock.patch.object(sources, "load_backbone", wraps=sources.load_backbone) as load:
         known(place)
         assert load.call_count == 0
     made(place)
     made(place, "lost_voc07")
-    with mock.patch.object(sources, "load", wraps=sources.load) as load:
+    with mock.patch.object(sources, "load_backbone", wraps=sources.load_backbone) as load:
         assert known(place)[MODEL, "lost_voc07"] == State("done")
         assert load.call_count == 1
 
@@ -154,7 +154,7 @@ def test_a_missing_checkpoint_says_what_makes_it(place):
 def test_failed_running_and_done_again(place):
     built = grids.build(chosen(place))
     cell = built.cells[0]
-    outcome = Outcome(cell.name, "RuntimeError: boom", "the.log", 3.0, time.time())
+    outcome = CellOutcome(cell.name, "RuntimeError: boom", "the.log", 3.0, time.time())
     outcome.save(built.file(cell, ".json"))
     assert known(place)[MODEL, "imagenet_knn"] == State("failed", "RuntimeError: boom", log="the.log")
     file = made(place, version=0)
@@ -223,7 +223,7 @@ def test_gpus_that_are_not_there(place, monkeypatch):
     ],
 )
 def test_mistakes(place, words, message, monkeypatch):
-    monkeypatch.setattr("benchmarks.data.render", lambda data: None)
+    monkeypatch.setattr("benchmarks.data.rendering.render", lambda data: None)
     assert message in mistake("grid", f"grid={place}/small.yaml", f"runs={place}", f"results={place}", *words)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.grid import locks, outcomes, queueing
 from benchmarks.grid.board import Board
-from benchmarks.grid.queueing import Job
+from benchmarks.grid.queueing import LocalJob
 from benchmarks.grid.workers import Machine, Workers
 from regvit_lightning.errors import UserError
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def job(place, name, script, **more):
     """A cell that runs a shell script."""
-    return Job(name, ["sh", "-c", f"cd {place}; {script}"], place / "cells" / name, **more)
+    return LocalJob(name, ["sh", "-c", f"cd {place}; {script}"], place / "cells" / name, **more)
 
 
 def workers(place, jobs, slots=("",), held=lambda job: False):
@@ -70,13 +70,13 @@ def test_a_crash_is_tried_once_more_and_a_mistake_is_not(tmp_path):
 
 
 def test_longest_first_and_what_is_needed_before():
-    jobs = [Job(name, [], Path(name), needs=needs, seconds=seconds) for name, needs, seconds in GRID]
+    jobs = [LocalJob(name, [], Path(name), needs=needs, seconds=seconds) for name, needs, seconds in GRID]
     assert [one.name for one in queueing.longest_first(jobs)] == ["train", "b", "long", "a", "c"]
     # one device: 2 + 7 + 6 + 1 + 1; two: [train 0-2, b 2-9], [long 0-6, a 6-7, c 7-8]
     assert queueing.makespan(jobs, 1) == 17
     assert queueing.makespan(jobs, 2) == 9
     assert queueing.makespan(jobs, 100) == 9
-    wide = [Job("wide", [], Path("w"), devices=2, seconds=5), Job("narrow", [], Path("n"), seconds=1)]
+    wide = [LocalJob("wide", [], Path("w"), devices=2, seconds=5), LocalJob("narrow", [], Path("n"), seconds=1)]
     assert queueing.makespan(wide, 2) == 6
     assert queueing.makespan(wide, 1) == float("inf")
     assert queueing.seconds_left(jobs, {"train": 1.0, "long": 6.0}, 1) == 17 - 7
@@ -127,12 +127,12 @@ GRID_OF_TWO = """
 import sys
 from pathlib import Path
 from benchmarks import command
-from benchmarks.board import Board
-from benchmarks.queueing import Job
-from benchmarks.workers import Machine, Workers
+from benchmarks.grid.board import Board
+from benchmarks.grid.queueing import LocalJob
+from benchmarks.grid.workers import Machine, Workers
 
 place, scripts = Path(sys.argv[1]), sys.argv[2:]
-jobs = [Job(f"cell{n}", ["sh", "-c", f"cd {place}; {script}"], place / "cells" / f"cell{n}")
+jobs = [LocalJob(f"cell{n}", ["sh", "-c", f"cd {place}; {script}"], place / "cells" / f"cell{n}")
         for n, script in enumerate(scripts)]
 from regvit_lightning.errors import Stopped
 try:
@@ -203,7 +203,7 @@ import sys, time
 from dataclasses import dataclass
 from pathlib import Path
 from benchmarks import command
-from regvit_lightning import atomic
+from regvit_lightning.runtime import atomic
 
 @dataclass
 class Nothing:
@@ -267,5 +267,5 @@ def test_the_last_line_of_a_log(tmp_path):
     log.write_bytes(b"x" * 10**6 + b"\nTraceback\nRuntimeError: CUDA out of memory\n\n")
     assert outcomes.last_line(log) == "RuntimeError: CUDA out of memory"
     (tmp_path / "bad.json").write_text(textwrap.dedent('{"name": 1}'))
-    assert outcomes.load(tmp_path / "bad.json") is None
+    assert outcomes.read_outcome(tmp_path / "bad.json") is None
     assert os.path.exists(tmp_path / "bad.json")

@@ -42,7 +42,7 @@ def url(tmp_path_factory):
 
 
 def made(folder):
-    report.main(report.Report("mini", results=str(folder / "results"), runs=str(folder / "runs")), [])
+    report.main(report.ReportOptions("mini", results=str(folder / "results"), runs=str(folder / "runs")), [])
     return (folder / "results" / "mini" / "report.html").as_uri()
 
 

@@ -276,13 +276,13 @@ def test_models_stand_floors_first_then_by_registers(tmp_path):
 def test_a_command_gives_the_settings_of_its_record(task, words):
     if task == "ade20k_ms":
         words = [*words, "decode_head={type: UPerHead, channels: 512, norm_cfg: {type: BN}}"]
-    _, chosen = settings.load("tasks", task, "mini", words)
+    _, chosen = settings.load_settings("tasks", task, "mini", words)
     made = dataclasses.replace(record(task=task), settings=settings.resolved(chosen))
     make, evaluate, *given = shlex.split(commands.command(made))
     assert (make, evaluate) == ("make", "eval")
     values = dict(word.partition("=")[::2] for word in given)
     assert values["MODEL"] == "deit3-vitn_reg4"
-    _, again = settings.load(
+    _, again = settings.load_settings(
         "tasks", values["TASK"], values.get("VARIANT", "mini"), shlex.split(values.get("ARGS", ""))
     )
     ours, theirs = (settings.resolved(one) for one in (again, chosen))
@@ -369,7 +369,7 @@ def test_an_unreadable_picture_is_named(tmp_path, content):
 
 
 def written(folder, **options):
-    report.main(report.Report("mini", results=str(folder / "results"), runs=str(folder / "runs"), **options), [])
+    report.main(report.ReportOptions("mini", results=str(folder / "results"), runs=str(folder / "runs"), **options), [])
     return (folder / "results" / "mini" / "report.html").read_text(encoding="utf-8")
 
 
@@ -476,7 +476,7 @@ def test_nothing_to_show_is_told(tmp_path):
     with pytest.raises(UserError, match=r"no record in .*results/mini/cells; make some with: make eval DATA=mini"):
         written(tmp_path)
     with pytest.raises(UserError, match="width=0: must be at least 1"):
-        report.Report(width=0)
+        report.ReportOptions(width=0)
 
 
 def test_a_full_disk_leaves_the_old_page(tmp_path, monkeypatch):

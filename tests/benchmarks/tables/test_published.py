@@ -10,7 +10,7 @@ from regvit_lightning import settings
 from regvit_lightning.settings import SettingsError
 from tests.by_hand import record
 
-ENTRIES = published.load()
+ENTRIES = published.read_published()
 PAPER = "arXiv 2309.16588, table "
 
 
@@ -83,13 +83,13 @@ def test_protocols_measured_here_name_a_task_with_that_metric():
         assert bool(protocol.task) == bool(protocol.images), protocol.name
         if protocol.task:
             assert protocol.task in settings.names("tasks")
-            module, _ = settings.load("tasks", protocol.task)
+            module, _ = settings.load_settings("tasks", protocol.task)
             assert protocol.metric in module.METRICS or protocol.task == "artifact_report"
 
 
 def full(task="imagenet_knn", **changed):
     """A record under the published protocol of a task."""
-    _, chosen = settings.load("tasks", task)
+    _, chosen = settings.load_settings("tasks", task)
     chosen = settings.resolved(chosen)
     return record(
         "timm-vit_large_patch14_dinov2.lvd142m", task, data="full", images=50000, settings={**chosen, **changed}
@@ -125,4 +125,4 @@ def test_a_mistake_in_the_file_is_named(tmp_path, text, message):
     file = tmp_path / "published.yaml"
     file.write_text("models: {}\nprotocols: {a: {metric: x, words: some words}}\n" + text)
     with pytest.raises(SettingsError, match=message):
-        published.load(file)
+        published.read_published(file)

@@ -14,10 +14,10 @@ import pytest
 from benchmarks.tables import __main__ as tables
 from benchmarks.tables import columns, scored_records
 from benchmarks.tables import formats as table_formats
-from benchmarks.tables.columns import Row
+from benchmarks.tables.columns import TableRow
 from benchmarks.tables.formats import Origin
 from benchmarks.tables.published import Protocol, Published
-from benchmarks.tables.scored_records import Cell, Kept
+from benchmarks.tables.scored_records import ScoredRecord, ScoredRecords
 from regvit_lightning import records
 from tests.by_hand import cell, record, report, save
 
@@ -35,7 +35,7 @@ CELLS = [
 
 
 def origin(cells):
-    return Origin("mini", Kept("results", list(cells), []), "make tables DATA=mini")
+    return Origin("mini", ScoredRecords("results", list(cells), []), "make tables DATA=mini")
 
 
 def built(cells, name="overview", entries=()):
@@ -81,7 +81,7 @@ def test_floors_come_first_and_a_metric_brings_its_own_direction_and_decimals():
     depth = [
         replace(c.record, task="nyud_linear1", metrics={"rmse": c.record.metrics["top1"] / 100}) for c in CELLS[:-1]
     ]
-    cells = [Cell(replace(kept, **facts), {}) for kept in depth]
+    cells = [ScoredRecord(replace(kept, **facts), {}) for kept in depth]
     table = built([*cells, *CELLS])
     assert [row.model for row in table.rows[:2]] == ["mean depth", "random-vitn_reg4"]
     shown = table_formats.markdown(table, origin(cells)).splitlines()
@@ -134,7 +134,7 @@ def pair(better_by, images=400, spread=0.0):
 def test_a_small_paired_difference_is_beyond_its_interval_where_an_unpaired_one_is_not():
     cells = pair(2.5)
     table = built(cells)
-    score = table.scores[Row("deit3-vitn_reg4"), table.columns[0]]
+    score = table.scores[TableRow("deit3-vitn_reg4"), table.columns[0]]
     assert score.change.value == pytest.approx(2.5)
     assert score.change.paired
     # 10 of 400 images differ by 100: standard error sqrt(0.025 * 0.975 / 400) = 0.78 %.
@@ -143,11 +143,11 @@ def test_a_small_paired_difference_is_beyond_its_interval_where_an_unpaired_one_
     assert "**52.5** (+2.5 [1." in table_formats.markdown(table, origin(cells))
     # The same without scores of images, each ± 4.9: nothing is bold.
     wide = [
-        Cell(replace(c.record, intervals={"top1": [c.record.metrics["top1"] + d for d in (-4.9, 4.9)]}), {})
+        ScoredRecord(replace(c.record, intervals={"top1": [c.record.metrics["top1"] + d for d in (-4.9, 4.9)]}), {})
         for c in cells
     ]
     unpaired = built(wide)
-    score = unpaired.scores[Row("deit3-vitn_reg4"), unpaired.columns[0]]
+    score = unpaired.scores[TableRow("deit3-vitn_reg4"), unpaired.columns[0]]
     assert score.change.interval == pytest.approx((2.5 - 4.9 * 2**0.5, 2.5 + 4.9 * 2**0.5))
     assert not any(score.best for score in unpaired.scores.values())
     assert "**" not in table_formats.markdown(unpaired, origin(wide))
@@ -169,7 +169,7 @@ def test_bold_must_beat_every_other_model():
 
 def test_where_less_is_better_the_lowest_is_bold():
     facts = {"columns": {"top1": {"better": -1, "unit": "m", "decimals": 1}}}
-    cells = [Cell(replace(c.record, **facts), c.scores) for c in pair(5.0)]
+    cells = [ScoredRecord(replace(c.record, **facts), c.scores) for c in pair(5.0)]
     assert [row.model for (row, _), score in built(cells).scores.items() if score.best] == ["deit3-vitn_reg0"]
 
 
@@ -393,7 +393,7 @@ def test_torn_and_foreign_files_and_lost_scores_are_named_and_nothing_is_deleted
     (cells / "deit3-vitn_reg0" / "torn.seed0.json").write_text("{")
     (cells / "deit3-vitn_reg0" / "foreign.seed0.json").write_text('{"a": 1}')
     (cells / "deit3-vitn_reg4" / "imagenet_knn.seed0.scores.npz").write_bytes(b"torn")
-    found = scored_records.load(tmp_path, "mini")
+    found = scored_records.read_scored_records(tmp_path, "mini")
     assert [len(c.scores) for c in found.cells] == [1, 0]
     assert len(found.skipped) == 3
     text = table_formats.markdown(built(found.cells), Origin("mini", found, "c"))

@@ -39,13 +39,13 @@ SMALL = [
 
 
 def load(*words, name="dinov2", variant=""):
-    return settings.load("recipes", name, variant, list(words))[1]
+    return settings.load_settings("recipes", name, variant, list(words))[1]
 
 
 def recipe(*words, steps=1000, registers=4, name="dinov2", variant="mini"):
     words = [*[w for w in SMALL if w.partition("=")[0] not in {o.partition("=")[0] for o in words}], *words]
     torch.manual_seed(0)
-    return dinov2.Recipe(load(*words, name=name, variant=variant), f"vitn_reg{registers}", 16, steps, 0)
+    return dinov2.DINOv2(load(*words, name=name, variant=variant), f"vitn_reg{registers}", 16, steps, 0)
 
 
 def crops(images=8, local=3):

@@ -34,7 +34,7 @@ def merged(*words):
 
 
 def prepare(data, folder, *words):
-    chosen = settings.load("recipes", "dinov2", "mini", merged("drop_path=0.3", *words))[1]
+    chosen = settings.load_settings("recipes", "dinov2", "mini", merged("drop_path=0.3", *words))[1]
     return fit.Run("vitn_reg2", "dinov2", chosen, data, 0, Path(folder))
 
 
@@ -70,10 +70,10 @@ def test_looking_at_the_run_changes_no_bit(tiny, whole, tmp_path):
 
 def test_the_checkpoint_and_the_export_hold_the_teacher(whole):
     folder, words = whole
-    exported = sources.load(str(folder / "backbone.safetensors"), Path())
+    exported = sources.load_backbone(str(folder / "backbone.safetensors"), Path())
     assert exported.model.blocks[0].mlp.fc1.out_features == (512 if "swiglu=True" in words else 384)
     assert (exported.name, exported.num_registers, exported.image_size) == ("dinov2-vitn_reg2", 2, 32)
-    assert sources.load(str(folder / "last.ckpt"), Path()).fingerprint == exported.fingerprint
+    assert sources.load_backbone(str(folder / "last.ckpt"), Path()).fingerprint == exported.fingerprint
     teacher, student = (load_file(folder / f"{name}.safetensors") for name in ("backbone", "backbone_student"))
     assert teacher.keys() == student.keys()
     assert any((teacher[name] != student[name]).any() for name in teacher)
@@ -100,7 +100,7 @@ def fit_state(tiny, tmp_path, *words):
 
     with seeds.drawn_from(0, "initialise"):
         run = prepare(tiny, tmp_path, *words)
-        return recipe.Recipe(run.settings, run.model, 16, 12, 0).state_dict()
+        return recipe.DINOv2(run.settings, run.model, 16, 12, 0).state_dict()
 
 
 def test_a_device_must_hold_whole_groups():

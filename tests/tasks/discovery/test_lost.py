@@ -43,11 +43,11 @@ BIASES = (0.0, -0.75, 1.5, -4.0, -1000.0)
 
 def mini_settings(*words, task="lost_voc07"):
     given = dict(word.split("=", 1) for word in ("workers=0", *words))
-    return settings.load("tasks", task, "mini", [f"{key}={value}" for key, value in given.items()])[1]
+    return settings.load_settings("tasks", task, "mini", [f"{key}={value}" for key, value in given.items()])[1]
 
 
 def nano(name="random-vitn_reg4"):
-    return sources.load(name, Path("runs"), image_size=64)
+    return sources.load_backbone(name, Path("runs"), image_size=64)
 
 
 # ------------------------------------------------------------------------------------------- the plain versions
@@ -356,7 +356,7 @@ def planted(tmp_path_factory):
 
 @pytest.mark.parametrize("task", ["lost_voc07", "tokencut_voc07"])
 def test_planted_objects_are_all_found(planted, task):
-    module, options = settings.load("tasks", task, "mini", ["workers=0"])
+    module, options = settings.load_settings("tasks", task, "mini", ["workers=0"])
     found = module.run(colour_backbone(), planted, options)
     assert found.metrics == {"corloc": 100.0}
     assert found.intervals == {"corloc": (100.0, 100.0)}
@@ -514,7 +514,7 @@ def test_the_words_of_a_setting_are_those_of_the_command():
 )
 def test_settings_that_make_no_sense_are_told(tiny_voc, task, word, fault):
     with pytest.raises(SettingsError, match=fault) as error:
-        settings.load("tasks", task)[0].run(nano(), tiny_voc, mini_settings(word, task=task))
+        settings.load_settings("tasks", task)[0].run(nano(), tiny_voc, mini_settings(word, task=task))
     assert "\n" not in str(error.value)
 
 
