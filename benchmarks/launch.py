@@ -1,8 +1,8 @@
 """Giving a program's command to a cluster: Slurm, through submitit."""
 
 import contextlib
-import importlib
 import io
+import runpy
 import shutil
 import subprocess
 import sys
@@ -56,7 +56,7 @@ class Words:
 
     def __call__(self) -> None:
         sys.argv = [self.program, *self.words]
-        importlib.import_module(f"benchmarks.{self.program}").cli()
+        runpy.run_module(f"benchmarks.{self.program}", run_name="__main__")
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         return submitit.helpers.DelayedSubmission(self)
