@@ -17,7 +17,7 @@ from benchmarks.grid.cells import Cell, Cells, task_module
 from benchmarks.grid.image_counts import Counts
 from benchmarks.grid.states import States
 from regvit_lightning import precision, records
-from regvit_lightning.artifacts import cost
+from regvit_lightning.analysis import cost
 from regvit_lightning.errors import UserError
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.work import Pass, Work
