@@ -15,13 +15,13 @@ FLOORS = {
     "regvit_lightning": """
         errors neighbours rank schedules work
         settings
-        runtime
+        precision runtime
         data models statistics
-        records
-        frozen
-        artifacts
+        frozen records
+        analysis
         figures
         pretrain tasks
+        evaluation
         __init__
     """,
     "benchmarks": """
