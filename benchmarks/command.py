@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar, cast
 
-from benchmarks.__main__ import word_of
+from benchmarks import word_of
 from regvit_lightning import settings
 from regvit_lightning.errors import Stopped, UserError
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from benchmarks.__main__ import COMMANDS
+from benchmarks import COMMANDS
 from benchmarks.command import keys
 from regvit_lightning import settings
 from regvit_lightning.errors import UserError

@@ -8,12 +8,13 @@ imported when they are first used, so that importing the package loads neither t
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from regvit_lightning.version import __version__
+
 if TYPE_CHECKING:
     from regvit_lightning.analysis.summary import artifacts
     from regvit_lightning.evaluation import evaluate
     from regvit_lightning.models.sources import load_backbone
 
-__version__ = "0.2.0.dev0"
 __all__ = ["__version__", "artifacts", "evaluate", "load_backbone"]
 
 _MODULES = {  # public name: the module that defines it

@@ -9,9 +9,10 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
-from regvit_lightning import __version__, statistics
+from regvit_lightning import statistics
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.runtime import atomic
+from regvit_lightning.version import __version__
 
 SCHEMA = 3
 # What records of an older schema lack, by schema; they are read, but do not answer for their cell any more.

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import completion
-from benchmarks.__main__ import COMMANDS
+from benchmarks import COMMANDS, completion
 from regvit_lightning import settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import regvit_lightning
-from benchmarks import __main__ as regvit
+from benchmarks import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 OF_A_CHECKOUT = {"help", "setup", "test", "test-slurm", "lint", "format"}  # targets that a package has no use for
@@ -26,8 +26,8 @@ def regvit_says(*words, status=0, cwd=ROOT):
 
 def test_its_words_are_the_targets_of_make():
     targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert targets - OF_A_CHECKOUT <= regvit.COMMANDS.keys()
-    assert regvit.COMMANDS.keys() - targets == {"grid", "completion"}
+    assert targets - OF_A_CHECKOUT <= COMMANDS.keys()
+    assert COMMANDS.keys() - targets == {"grid", "completion"}
 
 
 def test_help_lists_every_word_and_answers_at_once():
@@ -37,12 +37,12 @@ def test_help_lists_every_word_and_answers_at_once():
         shown = regvit_says("--help")
         best = min(best, time.perf_counter() - begun)
     assert best < 0.5
-    for name, command in regvit.COMMANDS.items():
+    for name, command in COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(command.help)}$", shown, re.MULTILINE)
     assert shown == regvit_says() == regvit_says("-h")
 
 
-def test_version():
+def test_version_is_that_of_the_package():
     assert regvit_says("--version") == f"regvit {regvit_lightning.__version__}\n"
 
 
@@ -58,7 +58,7 @@ def test_a_program_is_shown_by_its_word(name, shown):
     assert regvit_says(name, "--help").startswith(f"regvit {shown} key=value …")
 
 
-@pytest.mark.parametrize("command", regvit.COMMANDS.values())
+@pytest.mark.parametrize("command", COMMANDS.values())
 def test_every_program_is_there(command):
     assert importlib.util.find_spec(command.program) is not None
 
