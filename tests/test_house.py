@@ -25,7 +25,7 @@ FLOORS = {
         __init__
     """,
     "benchmarks": """
-        __init__ command launch progress
+        __init__ command launch make_words progress
         data tables
         compare cost evaluate grid pretrain report speed
         plan status
