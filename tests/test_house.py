@@ -26,7 +26,7 @@ FLOORS = {
     """,
     "benchmarks": """
         __init__
-        command launch progress
+        command launch make_words progress
         data tables
         compare cost evaluate grid pretrain report speed
         plan status
