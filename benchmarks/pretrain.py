@@ -116,12 +116,12 @@ def _submit(run: "Run", options: Pretrain, words: list[str]) -> None:
 def _watching(run: "Run") -> list["Callback"]:
     """The callback that measures norms, if the recipe asks for it."""
     from regvit_lightning.analysis.outliers import Rules
-    from regvit_lightning.pretrain import fit
     from regvit_lightning.pretrain.norms_callback import NormsDuringTraining, fixed_images
+    from regvit_lightning.pretrain.recipe import recipe_class
 
     if not run.settings.norms_every:
         return []
-    files = fit.recipe_class(run.settings).files(run.settings, run.data)
+    files = recipe_class(run.settings.module).files(run.settings, run.data)
     images = fixed_images(files, run.settings.image_size)
     return [NormsDuringTraining(images, run.folder, run.settings.norms_every, Rules())]
 

@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import importlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -179,6 +179,21 @@ def build(schema: type[T], files: Sequence[Path] = (), words: Sequence[str] = ()
 def resolved(settings: object) -> dict[str, Any]:
     """The settings as plain JSON-ready values, as they go into a record."""
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(settings), resolve=True))
+
+
+def typed(schema: type[T], values: T | Mapping[str, Any]) -> T:
+    """Settings from what `resolved` made of them, as checkpoints hold it; an instance of `schema` is returned as it is.
+
+    Raises:
+        SettingsError: an unknown key, a wrong type, a missing value, or a value out of range.
+    """
+    if isinstance(values, schema):
+        return values
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), cast(Mapping[str, Any], values))
+        return cast(T, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise SettingsError(f"not settings of {schema.__name__}: {one_line(error)}") from None
 
 
 def setting(help: str, default: Any = MISSING) -> Any:

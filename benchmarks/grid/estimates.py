@@ -88,12 +88,10 @@ class Estimates:
             return 0.0
 
     def _estimate(self, cell: Cell) -> Estimate:
-        from regvit_lightning.pretrain import fit
-
         cells = self.cells
         if cell.pretrains:
-            _, options, _ = precision.module_and_settings("recipes", cell.recipe, cells.variant)
-            return trained(self.shape(cell.model), fit.recipe_class(options).work(options, self.counts), options, cells)
+            module, options, _ = precision.module_and_settings("recipes", cell.recipe, cells.variant)
+            return trained(self.shape(cell.model), module.RECIPE.work(options, self.counts), options, cells)
         task, options, _ = task_module(cell.task, cells.variant)
         return frozen(self.shape(cell.model), task.work(options, self.counts), options.device_batch)
 

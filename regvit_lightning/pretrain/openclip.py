@@ -5,7 +5,7 @@ first block. How the registers paper inserted them is not published: here they s
 pass that norm as CLS does. Constants stand in `configs/recipes/openclip*.yaml`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -75,10 +75,14 @@ class OpenClip(recipe.Recipe):
     """Register ViT and text tower, each pair told from all others of the global batch."""
 
     MEAN, STD = OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+    SETTINGS = OpenClipSettings
     settings: OpenClipSettings
 
-    def __init__(self, settings: OpenClipSettings, model: str, num_classes: int, steps: int, seed: int) -> None:
+    def __init__(
+        self, settings: OpenClipSettings | Mapping[str, Any], model: str, num_classes: int, steps: int, seed: int
+    ) -> None:
         super().__init__(settings, model, num_classes, steps, seed)
+        settings = self.settings
         too_long = f"warmup_steps={settings.warmup_steps} is above the {steps} steps of the run"
         check(settings.warmup_steps <= steps, too_long)
         options: dict[str, Any] = {"image_size": settings.image_size, "layer_scale": settings.layer_scale}
