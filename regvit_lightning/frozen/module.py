@@ -1,7 +1,7 @@
 """A LightningModule that holds a frozen backbone: features without a graph in the protocol's precision."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -11,9 +11,6 @@ from regvit_lightning.data.transforms import normalise
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
-
-if TYPE_CHECKING:
-    pass
 
 
 class Frozen(nn.Module):
