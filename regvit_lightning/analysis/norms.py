@@ -134,8 +134,7 @@ class NormPass(FrozenModule):
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         images = normalise(batch[0], self.mean, self.std)
-        bf16 = self.frozen.precision == "bf16-mixed"
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        with self.frozen.autocast(images):
             self._parts.append(measure(self.frozen.backbone, images))
 
     def on_test_epoch_end(self) -> None:
