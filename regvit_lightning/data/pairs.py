@@ -15,7 +15,7 @@ import io
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from regvit_lightning.data.completeness import check_count, check_rendered
-from regvit_lightning.data.images import EXTENSIONS, Transform
+from regvit_lightning.data.images import EXTENSIONS, Transform, open_readable
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.errors import one_line
 from regvit_lightning.runtime import seeds
@@ -324,22 +324,11 @@ class DrawnCaptionedImages(Dataset[dict[str, Any]]):
         return len(self.pairs)
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
-        position, first = draw
-        unreadable: list[int] = []
-        for place in self._from(first):
-            try:
-                image = self.pairs.open(place)
-                break
-            except DataError:
-                unreadable.append(place)
-                if len(unreadable) == len(self):
-                    raise
+        position, start = draw
+        image, place, unreadable = open_readable(self.pairs, start)
         with seeds.drawn_from(self.seed, "augment", position):
             tokens = self.tokenize([self.pairs.caption(place)])[0]
             return {"image": self.transform(image), "text": tokens, "unreadable": unreadable}
-
-    def _from(self, first: int) -> Iterator[int]:
-        return (place % len(self) for place in range(first, first + len(self)))
 
 
 def collate_pairs(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
