@@ -23,6 +23,8 @@ from regvit_lightning.runtime import seeds
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
+UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
+
 Transform = Callable[[Image.Image], Any]  # to uint8 (3, H, W), or to such tensors by name
 
 
@@ -135,9 +137,20 @@ def open_image(path: str) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
-        reason = "not an image" if "cannot identify" in str(error) else one_line(error)
-        raise DataError(f"unreadable image {path}: {reason}; restore or remove the file") from None
+    except UNDECODABLE as error:
+        raise decoding_error(f"image {path}", error) from None
+
+
+def decoding_error(file: str, error: Exception, advice: str = "restore or remove the file") -> DataError:
+    """What to raise for a file that a decoder refuses.
+
+    Args:
+        file: what it is and where it lies, such as `image a/b.jpg`.
+        error: of Pillow, or of what reads with it.
+        advice: what to do.
+    """
+    reason = "not an image" if "cannot identify" in str(error) else one_line(error)
+    return DataError(f"unreadable {file}: {reason}; {advice}")
 
 
 def open_readable(files: Files, start: int, replace: bool = True) -> tuple[Image.Image, int, list[int]]:
