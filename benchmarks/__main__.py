@@ -69,7 +69,7 @@ def _arguments(command: Command, words: Sequence[str]) -> list[str]:
     if os.getcwd() not in sys.path:
         os.environ["PYTHONSAFEPATH"] = "1"
     roots = [word for word in words if word.startswith("DATA_ROOT=")]
-    os.environ.update(word.split("=", 1) for word in roots)
+    os.environ.update({"DATA_ROOT": word.partition("=")[2] for word in roots})
     return [sys.executable, "-m", command.program, *command.words, *(word for word in words if word not in roots)]
 
 
