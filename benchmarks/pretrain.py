@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Pretrains a register ViT. Given again, it continues where it stopped, or says that it is done.
 Writes <runs>/<data>/<id>/seed<k>/: last.ckpt, log/ (TensorBoard), augmented.png, norms.csv and norms.png (norms of
-every block against the step), backbone.safetensors; and <results>/<data>/curves/<id>.seed<k>.csv: the loss and what else
-is logged. The id, by which the model is evaluated, is <recipe>-<model>, or <recipe>+<tag>-<model> for a run with
+every block against the step), backbone.safetensors; and <results>/<data>/curves/<id>.seed<k>.csv: the loss and what
+else is logged. The id, by which the model is evaluated, is <recipe>-<model>, or <recipe>+<tag>-<model> for a run with
 settings of its own that is kept beside the others."""
 
 

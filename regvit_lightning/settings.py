@@ -7,6 +7,7 @@ its nearest neighbours. This module imports nothing heavy, so that `--help` answ
 import dataclasses
 import difflib
 import importlib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -322,6 +323,11 @@ def check(condition: bool, message: str) -> None:
     """Raise `SettingsError(message)` unless `condition`: for range checks in `__post_init__`."""
     if not condition:
         raise SettingsError(message)
+
+
+def word(value: Any) -> str:
+    """A value as the text after `key=`."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _is_nested(schema: type, key: str) -> bool:
