@@ -1,22 +1,24 @@
 """Settings: dataclasses filled from the YAML files of `configs/` and from `key=value` words.
 
-Files are merged left to right, then the words. Types are checked by OmegaConf; an unknown key is an error that names
-its nearest neighbours. This module imports nothing heavy, so that `--help` answers at once.
+Files are merged left to right, then the words. Values are read by the type of the field that takes them (`notation`,
+`schema`); an unknown key is an error that names its nearest neighbours. This module imports nothing heavy, so that
+`--help` answers at once.
 """
 
 import dataclasses
 import difflib
 import importlib
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
-
 from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.values import notation, schema
+from regvit_lightning.values.notation import Tree
+from regvit_lightning.values.schema import MISSING
 
 T = TypeVar("T")
 
@@ -105,17 +107,26 @@ def _below(package: str, name: str) -> str:
     return ".".join(found[0].relative_to(folder).with_suffix("").parts)
 
 
-def read_yaml(path: Path) -> DictConfig:
-    """One YAML file with string keys.
+def read_yaml(path: Path) -> dict[str, Any]:
+    """One YAML file whose types nobody knows, see `notation.untyped`.
+
+    Raises:
+        SettingsError: the file is not YAML, or not a mapping.
+    """
+    return cast(dict[str, Any], notation.untyped(read_texts(path)))
+
+
+def read_texts(path: Path) -> dict[str, Tree]:
+    """One YAML file as texts, which the fields of a dataclass give their types.
 
     Raises:
         SettingsError: the file is not YAML, or not a mapping.
     """
     try:
-        content = OmegaConf.load(path)
-    except Exception as error:  # PyYAML and OmegaConf raise unrelated classes
+        content = notation.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise SettingsError(f"{path}: not readable as YAML: {one_line(error)}") from None
-    if not isinstance(content, DictConfig):
+    if not isinstance(content, dict):
         raise SettingsError(f"{path}: expected 'key: value' lines")
     return content
 
@@ -137,48 +148,72 @@ def read_words(words: Sequence[str]) -> dict[str, str]:
     return values
 
 
-def build(schema: type[T], files: Sequence[Path] = (), words: Sequence[str] = (), also_known: Sequence[str] = ()) -> T:
-    """Merge `files` and `key=value` `words` over the defaults of the dataclass `schema` and check every type.
+def build(
+    kind: type[T],
+    files: Sequence[Path] = (),
+    words: Sequence[str] = (),
+    also_known: Sequence[str] = (),
+    environment: bool = False,
+) -> T:
+    """Merge `files` and `key=value` `words` over the defaults of the dataclass `kind`, each value by its field's type.
 
     Args:
-        schema: a dataclass; its `__post_init__` may check ranges by raising `SettingsError`.
+        kind: a dataclass; its `__post_init__` may check ranges by raising `SettingsError`.
         files: YAML files, later ones win. A `base` key is left out (see `find`).
-        words: `key=value`, the value in YAML's own notation (`lr=1e-3`, `layers=[1,4]`, `name=null`).
-        also_known: keys of other schemas that the same command takes, for the hint on a misspelt key.
+        words: `key=value`. A text is taken as it stands; lists and mappings are YAML's (`layers=[1,4]`); `null` is
+            None; a dot leads into nested settings (`probes.images=150`).
+        also_known: keys of other dataclasses that the same command takes, for the hint on a misspelt key.
+        environment: `${oc.env:NAME}` in a file stands for the environment variable NAME.
 
     Raises:
         SettingsError: an unknown key, a wrong type, a missing value, or a value out of range.
     """
-    known = [field.name for field in dataclasses.fields(cast(Any, schema))]
-    merged = OmegaConf.structured(schema)
-    sources = [(_relative(path), _unresolved(read_yaml(path))) for path in files]
-    sources.append(("", {key: _value(key, text) for key, text in read_words(words).items()}))
-    for source, values in sources:
-        for key, value in values.items():
-            where = f"{source}: " if source else ""
-            if key == "base" and source:
-                continue
-            if key not in known:
-                raise SettingsError(f"{where}unknown key '{key}'; {nearest(str(key), [*known, *also_known])}")
-            try:
-                nested = dataclasses.is_dataclass(OmegaConf.get_type(merged, key))
-                OmegaConf.update(merged, key, value, merge=nested)
-            except OmegaConfBaseException as error:
-                raise SettingsError(f"{where}{key}={value}: {one_line(error)}") from None
+    values: dict[str, Any] = {}
+    for file in files:
+        texts = {key: value for key, value in read_texts(file).items() if key != "base"}
+        for key, value in (_with_environment(texts, file) if environment else texts).items():
+            values = _set(kind, values, [key], value, f"{_relative(file)}: ", also_known)
+    for key, text in read_words(words).items():
+        values = _set(kind, values, key.split("."), text, "", also_known)
     try:
-        missing = [key for key in known if OmegaConf.is_missing(merged, key)]
-        if missing:
-            raise SettingsError(f"not set: {', '.join(missing)} (give {missing[0]}=…)")
-        return cast(T, OmegaConf.to_object(merged))
-    except InterpolationResolutionError as error:  # ${oc.env:DATA_ROOT} in configs/data/full.yaml
-        variable = re.search(r"Environment variable '(\w+)' not found", str(error))
-        reason = f"{variable[1]} is not set (give {variable[1]}=<folder>)" if variable else one_line(error)
-        raise SettingsError(f"{', '.join(source for source, _ in sources if source)}: {reason}") from None
+        return cast(T, schema.instance(kind, values))
+    except schema.NotSet as error:
+        raise SettingsError(f"not set: {error} (give {error.keys[0]}=…)") from None
+
+
+def _set(
+    kind: type, values: dict[str, Any], path: list[str], text: Tree, where: str, also_known: Sequence[str]
+) -> dict[str, Any]:
+    """`values` with what `text` says of the key `path`; a text for a list or a mapping is a word, in flow notation."""
+    key = ".".join(path)
+    try:
+        field = schema.kind_of(kind, path)
+        tree = schema.read_word(text, field) if isinstance(text, str) and not where else text
+        return cast(dict[str, Any], schema.assigned(kind, values, path, schema.typed(tree, field, f"{key}.")))
+    except schema.UnknownKey as error:
+        raise SettingsError(
+            f"{where}unknown key '{error.key}'; {nearest(error.key, [*error.known, *also_known])}"
+        ) from None
+    except ValueError as error:
+        raise SettingsError(f"{where}{key}={notation.shown(text)}: {error}") from None
+
+
+def _with_environment(tree: Tree, file: Path) -> Tree:
+    """The tree with the values of environment variables for `${oc.env:NAME}`."""
+    if isinstance(tree, Mapping):
+        return {key: _with_environment(value, file) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_with_environment(value, file) for value in tree]
+    for name in re.findall(r"\$\{oc\.env:(\w+)\}", tree):
+        if name not in os.environ:
+            raise SettingsError(f"{_relative(file)}: {name} is not set (give {name}=<folder>)")
+        tree = tree.replace(f"${{oc.env:{name}}}", os.environ[name])
+    return tree
 
 
 def resolved(settings: object) -> dict[str, Any]:
     """The settings as plain JSON-ready values, as they go into a record."""
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(settings), resolve=True))
+    return cast(dict[str, Any], schema.plain(settings))
 
 
 def setting(help: str, default: Any = MISSING) -> Any:
@@ -192,18 +227,6 @@ def check(condition: bool, message: str) -> None:
     """Raise `SettingsError(message)` unless `condition`: for range checks in `__post_init__`."""
     if not condition:
         raise SettingsError(message)
-
-
-def _unresolved(content: DictConfig) -> dict[str, Any]:
-    return cast(dict[str, Any], OmegaConf.to_container(content, resolve=False))
-
-
-def _value(key: str, text: str) -> Any:
-    # OmegaConf's own reading of a scalar, a list or null in YAML notation.
-    try:
-        return cast(DictConfig, OmegaConf.create(f"value: {text}" if text else "value: ''"))["value"]
-    except Exception:
-        raise SettingsError(f"{key}={text}: not readable as a YAML value") from None
 
 
 def _relative(path: Path) -> str:

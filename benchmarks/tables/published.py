@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from regvit_lightning import records, settings
 from regvit_lightning.records import Record
@@ -73,7 +71,7 @@ def read_published(file: Path = FILE) -> list[Published]:
     Raises:
         SettingsError: not readable, a protocol is not described, or a row has not as many values as columns.
     """
-    content: Any = OmegaConf.to_container(settings.read_yaml(file))
+    content = settings.read_yaml(file)
     protocols = {name: Protocol(name, **facts) for name, facts in content["protocols"].items()}
     found = []
     for group in content["tables"]:
@@ -97,7 +95,7 @@ def _entry(row: str, protocol: Protocol, value: Any, source: str, models: Mappin
 @cache
 def _protocol_here(task: str) -> dict[str, Any]:
     """The settings of a task as published, without the overlay of the rendered data."""
-    merged: Any = OmegaConf.to_container(OmegaConf.merge(*map(settings.read_yaml, settings.find("tasks", task))))
+    merged = reduce(_merged, map(settings.read_yaml, settings.find("tasks", task)))
     return {key: value for key, value in merged.items() if key != "base"}
 
 
@@ -105,8 +103,15 @@ def agrees(record: Record, protocol: Protocol) -> bool:
     """Whether a record was measured under a published protocol; one on rendered data never is."""
     if record.task != protocol.task or record.data == "mini" or record.images != protocol.images:
         return False
-    wanted: Any = OmegaConf.to_container(OmegaConf.merge(_protocol_here(protocol.task), protocol.settings))
+    wanted = _merged(_protocol_here(protocol.task), protocol.settings)
     return _within({key: value for key, value in wanted.items() if key not in ANY}, record.settings)
+
+
+def _merged(before: Any, after: Any) -> Any:
+    """`after` over `before`, mappings key by key."""
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return after
+    return {**before, **{key: _merged(before.get(key), value) for key, value in after.items()}}
 
 
 def _within(wanted: Any, found: Any) -> bool:
