@@ -9,12 +9,12 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.frozen.settings import TaskSettings
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.work import ImageCounts, Work
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from regvit_lightning.frozen.settings import TaskSettings
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,11 @@
 """Settings that frozen evaluations share."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from regvit_lightning.data.images import Transform
 from regvit_lightning.data.transforms import centre_crop
 from regvit_lightning.runtime import hardware
 from regvit_lightning.settings import MISSING, check
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass

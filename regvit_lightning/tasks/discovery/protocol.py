@@ -186,8 +186,7 @@ class Discoverer(FrozenModule):
         """What the method takes, (B, h, w, D) float32 each, of uint8 images (B, 3, H, W) that have sizes (B, 2)."""
         inputs = padded(normalise(images, self.mean, self.std), sizes)
         blocks = list(dict.fromkeys(block for block, _ in self.method.sources))
-        bf16 = self.frozen.precision == "bf16-mixed"
-        with torch.inference_mode(), torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
+        with self.frozen.autocast(inputs):
             inside = dict(zip(blocks, self.frozen.backbone.projections(inputs, blocks), strict=True))
         return [getattr(inside[block], feature).patches.float() for block, feature in self.method.sources]
 
