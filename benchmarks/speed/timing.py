@@ -1,9 +1,16 @@
 """What the rows of `benchmarks.speed` share: a row, and how time and the machine's peak are measured."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from regvit_lightning.models.backbone import Backbone
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -58,3 +65,27 @@ def autocast() -> Iterator[None]:
     device = hardware.accelerator()
     with torch.autocast(device, torch.bfloat16, enabled=hardware.precision("auto") == "bf16-mixed"):
         yield
+
+
+@contextmanager
+def image_shapes(backbone: "Backbone") -> Iterator[Counter[Shape]]:
+    """Inside, counts the batches of images (B, 3, H, W) that pass through a backbone, by their shape."""
+    shapes: Counter[Shape] = Counter()
+    hook = backbone.model.patch_embed.register_forward_pre_hook(lambda _, inputs: shapes.update([inputs[0].shape]))
+    try:
+        yield shapes
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def without_picture() -> Iterator[None]:
+    """Inside, object discovery draws no examples: a cost that does not grow with the number of images."""
+    from regvit_lightning.tasks.discovery import protocol
+
+    picture = protocol.picture
+    protocol.picture = lambda *_: None  # type: ignore[assignment, return-value]
+    try:
+        yield
+    finally:
+        protocol.picture = picture
