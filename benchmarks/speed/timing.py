@@ -3,9 +3,9 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from regvit_lightning.models.backbone import Backbone
@@ -55,16 +55,11 @@ def matrix_peak() -> float:
         return 2 * 4096**3 / seconds(lambda: a @ b)
 
 
-@contextmanager
-def autocast() -> Iterator[None]:
+def autocast() -> AbstractContextManager[Any]:
     """The precision of the tasks: bf16 where the hardware has it."""
-    import torch
-
     from regvit_lightning.runtime import hardware
 
-    device = hardware.accelerator()
-    with torch.autocast(device, torch.bfloat16, enabled=hardware.precision("auto") == "bf16-mixed"):
-        yield
+    return hardware.autocast(hardware.accelerator(), hardware.precision("auto"))
 
 
 @contextmanager
