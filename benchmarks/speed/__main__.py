@@ -2,17 +2,15 @@
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from benchmarks import command
 from benchmarks.data.rendering import render
-from benchmarks.speed.timing import Measurement, autocast, matrix_peak, seconds
+from benchmarks.speed.timing import Measurement, autocast, image_shapes, matrix_peak, seconds, without_picture
 from benchmarks.tables import markdown
 from regvit_lightning import settings
 from regvit_lightning.data import layout
@@ -151,13 +149,7 @@ def dense_cell(task: str, sizes: list[str], options: Speed, steps: int = 4) -> M
     words = [f"workers={options.workers}", f"steps={steps}", "warmup_steps=1", *sizes]
     module, cell = settings.load_settings("tasks", task, words=words)
     backbone = sources.load_backbone(f"random-{options.evaluated}", Path("runs"), image_size=cell.untrained_size)
-    forward, shapes = Frozen.forward, Counter[tuple[int, ...]]()
-
-    def counted(frozen: Frozen, images: Any, *arguments: Any) -> Any:
-        shapes[tuple(images.shape)] += 1
-        return forward(frozen, images, *arguments)
-
-    with mock.patch.object(Frozen, "forward", counted):
+    with image_shapes(backbone) as shapes:
         begun = time.perf_counter()
         module.run(backbone, data, cell)
         whole = time.perf_counter() - begun
@@ -284,27 +276,21 @@ def lost_cell(options: Speed, model: str = "vitt8_reg4") -> list[Measurement]:
     import torch
 
     from regvit_lightning.models import sources
-    from regvit_lightning.models.backbone import Backbone
     from regvit_lightning.runtime import hardware
-    from regvit_lightning.tasks.discovery import lost, protocol
+    from regvit_lightning.tasks.discovery import lost
 
     data = layout.resolve(options.data)
     backbone = sources.load_backbone(f"random-{model}", Path("runs"))
-    projections, shapes = Backbone.projections, Counter[tuple[int, ...]]()
-
-    def counted(self: Backbone, images: Any, *arguments: Any) -> Any:
-        shapes[tuple(images.shape)] += 1
-        return projections(self, images, *arguments)
 
     def whole(*words: str) -> float:
         cell = settings.load_settings("tasks", "lost_voc07", words=[f"workers={options.workers}", *words])[1]
         begun = time.perf_counter()
-        with mock.patch.object(protocol, "picture"):  # as long for 5,000 images as for the few here
+        with without_picture():
             lost.run(backbone, data, cell)
         return time.perf_counter() - begun
 
     single = whole("device_batch=1")
-    with mock.patch.object(Backbone, "projections", counted):
+    with image_shapes(backbone) as shapes:
         batched = whole()
     device = hardware.accelerator()
     backbone.to(device)

@@ -1,10 +1,16 @@
 """What the rows of `benchmarks.speed` share: a row, and how time and the machine's peak are measured."""
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from regvit_lightning.models.backbone import Backbone
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -54,3 +60,27 @@ def autocast() -> AbstractContextManager[Any]:
     from regvit_lightning.runtime import hardware
 
     return hardware.autocast(hardware.accelerator(), hardware.precision("auto"))
+
+
+@contextmanager
+def image_shapes(backbone: "Backbone") -> Iterator[Counter[Shape]]:
+    """Inside, counts the batches of images (B, 3, H, W) that pass through a backbone, by their shape."""
+    shapes: Counter[Shape] = Counter()
+    hook = backbone.model.patch_embed.register_forward_pre_hook(lambda _, inputs: shapes.update([inputs[0].shape]))
+    try:
+        yield shapes
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def without_picture() -> Iterator[None]:
+    """Inside, object discovery draws no examples: a cost that does not grow with the number of images."""
+    from regvit_lightning.tasks.discovery import protocol
+
+    picture = protocol.picture
+    protocol.picture = lambda *_: None  # type: ignore[assignment, return-value]
+    try:
+        yield
+    finally:
+        protocol.picture = picture

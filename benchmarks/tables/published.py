@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, reduce
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from regvit_lightning import records, settings
 from regvit_lightning.records import Record
 from regvit_lightning.settings import check
+from regvit_lightning.values import notation
 
 FILE = settings.CONFIGS / "published.yaml"
 # Of how a cell is run, or not of the protocol: features in bf16 are still DINOv2's features.
@@ -95,23 +96,15 @@ def _entry(row: str, protocol: Protocol, value: Any, source: str, models: Mappin
 @cache
 def _protocol_here(task: str) -> dict[str, Any]:
     """The settings of a task as published, without the overlay of the rendered data."""
-    merged = reduce(_merged, map(settings.read_yaml, settings.find("tasks", task)))
-    return {key: value for key, value in merged.items() if key != "base"}
+    return settings.merged("tasks", task)
 
 
 def agrees(record: Record, protocol: Protocol) -> bool:
     """Whether a record was measured under a published protocol; one on rendered data never is."""
     if record.task != protocol.task or record.data == "mini" or record.images != protocol.images:
         return False
-    wanted = _merged(_protocol_here(protocol.task), protocol.settings)
+    wanted = notation.merged(_protocol_here(protocol.task), protocol.settings)
     return _within({key: value for key, value in wanted.items() if key not in ANY}, record.settings)
-
-
-def _merged(before: Any, after: Any) -> Any:
-    """`after` over `before`, mappings key by key."""
-    if not (isinstance(before, dict) and isinstance(after, dict)):
-        return after
-    return {**before, **{key: _merged(before.get(key), value) for key, value in after.items()}}
 
 
 def _within(wanted: Any, found: Any) -> bool:

@@ -95,6 +95,13 @@ def truth(text: str) -> bool:
     return text.lower() in TRUE
 
 
+def merged(before: Tree, after: Tree) -> Tree:
+    """`after` over `before`: mappings key by key, everything else is replaced."""
+    if not (isinstance(before, Mapping) and isinstance(after, Mapping)):
+        return after
+    return {**before, **{key: merged(before.get(key), value) for key, value in after.items()}}
+
+
 def untyped(value: Tree) -> Any:
     """A tree of texts as values, where no type says what they are."""
     if isinstance(value, list):

@@ -132,13 +132,13 @@ def _typed_part(value: Tree, kind: Any, name: str, above: str) -> Any:
 def assigned(kind: Any, current: Any, path: Sequence[str], value: Any) -> Any:
     """A typed value of type `kind` (None for none yet) with another at `path`.
 
-    A dataclass is merged into one that is there, everything else is replaced.
+    A dataclass is merged into one that is there, and so are several by name; everything else is replaced.
     """
     if path:
         before = current or {}
         inner = assigned(kind_of(kind, path[:1]), before.get(path[0]), path[1:], value)
         return {**before, path[0]: inner}
-    if not _has_fields(_not_none(kind)) or current is None or value is None:
+    if not _has_parts(kind) or current is None or value is None:
         return value
     for name, item in value.items():
         current = assigned(kind, current, [name], item)
@@ -150,7 +150,7 @@ def instance(kind: Any, value: Any, default: Any = None, above: str = "") -> Any
 
     Args:
         value: from `typed` or `assigned`.
-        default: of a dataclass, gives the fields that are not given in place of the dataclass's own defaults.
+        default: gives what `value` leaves out of a dataclass, or of several by name, in place of their own defaults.
         above: as of `typed`.
 
     Raises:
@@ -162,7 +162,9 @@ def instance(kind: Any, value: Any, default: Any = None, above: str = "") -> Any
     if origin is list:
         return [instance(inner[0], item, None, above) for item in value]
     if origin is dict:
-        return {name: instance(inner[1], item, None, f"{above}{name}.") for name, item in value.items()}
+        before = default if default is not None and _has_parts(kind) else {}
+        made = {name: instance(inner[1], item, before.get(name), f"{above}{name}.") for name, item in value.items()}
+        return {**before, **made}
     if not _has_fields(kind) or value is None:
         return value
     before = {name: getattr(default, name) for name in kinds(kind)} if default is not None else _defaults(kind)
@@ -177,6 +179,12 @@ def instance(kind: Any, value: Any, default: Any = None, above: str = "") -> Any
 
 def _has_fields(kind: Any) -> bool:
     return dataclasses.is_dataclass(kind)
+
+
+def _has_parts(kind: Any) -> bool:
+    """Whether what is given of a field leaves the rest as it was: a dataclass, or several by name."""
+    kind = _not_none(kind)
+    return _has_fields(kind) or (get_origin(kind) is dict and _has_fields(get_args(kind)[1]))
 
 
 def _not_none(kind: Any) -> Any:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from regvit_lightning import settings
 from regvit_lightning.data import boxes
 from regvit_lightning.data.discovery import NativeSize, pad_together
-from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.data.layout import BoxedSet, DataError, DataSettings
 from regvit_lightning.data.mini import writer as mini
 from regvit_lightning.models import sources, vit
 from regvit_lightning.models.backbone import Backbone
@@ -458,7 +458,8 @@ def test_coco_with_a_crowd_alone_counts_as_not_found(tmp_path):
     images = {1: ((64, 48), [((0, 0, 64, 48), True)]), 2: ((64, 48), [((0, 0, 64, 48), False)])}
     folder, annotations, names = write_coco(tmp_path, images)
     data = DataSettings(name="own", root=str(tmp_path))
-    data.discovery.coco20k = [str(path.relative_to(tmp_path)) for path in (folder, annotations, names)]
+    below = [str(path.relative_to(tmp_path)) for path in (folder, annotations, names)]
+    data.discovery["coco20k"] = BoxedSet("coco", "", *below)
     found = lost.run(nano(), data, mini_settings(task="lost_coco20k"))
     assert found.protocol["left_out"] == {"crowd": 1}
     assert found.protocol["without_a_box"] == 1
