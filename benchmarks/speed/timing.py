@@ -1,10 +1,17 @@
 """What the rows of `benchmarks.speed` share: a row, and how time and the machine's peak are measured."""
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from regvit_lightning.models.backbone import Backbone
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,36 @@ def seconds(work: Callable[[], object], repeat: int = 5) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - begun)
     return sorted(times[1:])[repeat // 2]
+
+
+@contextmanager
+def counted_batches(backbone: "Backbone") -> Iterator[Counter[Shape]]:
+    """Inside, every batch of images that goes through the backbone is counted by its shape (B, 3, H, W)."""
+    shapes = Counter[Shape]()
+
+    def count(_: Any, arguments: Any) -> None:
+        shapes[tuple(arguments[0].shape)] += 1
+
+    hook = backbone.model.patch_embed.register_forward_pre_hook(count)
+    try:
+        yield shapes
+    finally:
+        hook.remove()
+
+
+def forward_seconds(forward: Callable[[Any], object], shapes: Mapping[Shape, int]) -> float:
+    """Wall-clock time of `forward` on so many batches of each shape."""
+    import torch
+
+    from regvit_lightning.runtime import hardware
+
+    batches = {shape: torch.randn(shape, device=hardware.accelerator()) for shape in shapes}
+    return sum(count * seconds(partial(forward, batches[shape]), 3) for shape, count in shapes.items())
+
+
+def images(shapes: Mapping[Shape, int]) -> int:
+    """How many images so many batches of each shape hold."""
+    return sum(count * shape[0] for shape, count in shapes.items())
 
 
 def matrix_peak() -> float:
