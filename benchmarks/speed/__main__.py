@@ -9,8 +9,15 @@ from typing import Any
 
 from benchmarks import command
 from benchmarks.data.rendering import render
-from benchmarks.speed import timing
-from benchmarks.speed.timing import Measurement, autocast, matrix_peak, seconds
+from benchmarks.speed.timing import (
+    Measurement,
+    autocast,
+    forward_seconds,
+    image_count,
+    image_shapes,
+    matrix_peak,
+    seconds,
+)
 from benchmarks.tables import markdown
 from regvit_lightning import settings
 from regvit_lightning.data import layout
@@ -139,6 +146,7 @@ HALF_SIZE = {
 
 def dense_cell(task: str, sizes: list[str], options: Speed, steps: int = 4) -> Measurement:
     """(e) The whole cell, `steps` steps of training and all test images, over the forward passes that it makes."""
+
     from regvit_lightning.frozen.module import Frozen
     from regvit_lightning.models import sources
     from regvit_lightning.runtime import hardware
@@ -147,12 +155,12 @@ def dense_cell(task: str, sizes: list[str], options: Speed, steps: int = 4) -> M
     words = [f"workers={options.workers}", f"steps={steps}", "warmup_steps=1", *sizes]
     module, cell = settings.load_settings("tasks", task, words=words)
     backbone = sources.load_backbone(f"random-{options.evaluated}", Path("runs"), image_size=cell.untrained_size)
-    with timing.counted_batches(backbone) as shapes:
+    with image_shapes(backbone) as shapes:
         begun = time.perf_counter()
         module.run(backbone, data, cell)
         whole = time.perf_counter() - begun
     frozen = Frozen(backbone, cell.precision).to(hardware.accelerator())
-    alone, images = timing.forward_seconds(frozen, shapes), timing.images(shapes)
+    alone, images = forward_seconds(frozen, shapes), image_count(shapes)
     parts = f"{whole:.1f} s whole with {steps} steps, {alone:.1f} s forward of {images:,} crops, windows or images"
     return Measurement(f"(e) {task} cell / forward, {options.evaluated}, half size", whole / alone, "", parts)
 
@@ -288,11 +296,11 @@ def lost_cell(options: Speed, model: str = "vitt8_reg4") -> list[Measurement]:
         return time.perf_counter() - begun
 
     single = whole("device_batch=1")
-    with timing.counted_batches(backbone) as shapes:
+    with image_shapes(backbone) as shapes:
         batched = whole()
     backbone.to(hardware.accelerator())
     with torch.inference_mode():
-        alone, images = timing.forward_seconds(backbone, shapes), timing.images(shapes)
+        alone, images = forward_seconds(backbone, shapes), image_count(shapes)
     parts = f"{batched:.1f} s whole, {alone:.1f} s forward of {images:,} images"
     return [
         Measurement(f"(f) lost_voc07 cell / forward, {model}", batched / alone, "≤ 1.25", parts),

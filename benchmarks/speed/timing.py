@@ -45,36 +45,6 @@ def seconds(work: Callable[[], object], repeat: int = 5) -> float:
     return sorted(times[1:])[repeat // 2]
 
 
-@contextmanager
-def counted_batches(backbone: "Backbone") -> Iterator[Counter[Shape]]:
-    """Inside, every batch of images that goes through the backbone is counted by its shape (B, 3, H, W)."""
-    shapes = Counter[Shape]()
-
-    def count(_: Any, arguments: Any) -> None:
-        shapes[tuple(arguments[0].shape)] += 1
-
-    hook = backbone.model.patch_embed.register_forward_pre_hook(count)
-    try:
-        yield shapes
-    finally:
-        hook.remove()
-
-
-def forward_seconds(forward: Callable[[Any], object], shapes: Mapping[Shape, int]) -> float:
-    """Wall-clock time of `forward` on so many batches of each shape."""
-    import torch
-
-    from regvit_lightning.runtime import hardware
-
-    batches = {shape: torch.randn(shape, device=hardware.accelerator()) for shape in shapes}
-    return sum(count * seconds(partial(forward, batches[shape]), 3) for shape, count in shapes.items())
-
-
-def images(shapes: Mapping[Shape, int]) -> int:
-    """How many images so many batches of each shape hold."""
-    return sum(count * shape[0] for shape, count in shapes.items())
-
-
 def matrix_peak() -> float:
     """FLOP/s of a 4096³ matrix product in the tasks' precision: what the machine can do at best."""
     import torch
@@ -91,3 +61,29 @@ def autocast() -> AbstractContextManager[Any]:
     from regvit_lightning.runtime import hardware
 
     return hardware.autocast(hardware.accelerator(), hardware.precision("auto"))
+
+
+@contextmanager
+def image_shapes(backbone: "Backbone") -> Iterator[Counter[Shape]]:
+    """Inside, counts the batches of images (B, 3, H, W) that pass through a backbone, by their shape."""
+    shapes: Counter[Shape] = Counter()
+    hook = backbone.model.patch_embed.register_forward_pre_hook(lambda _, inputs: shapes.update([inputs[0].shape]))
+    try:
+        yield shapes
+    finally:
+        hook.remove()
+
+
+def forward_seconds(forward: Callable[[Any], object], shapes: Mapping[Shape, int]) -> float:
+    """Wall-clock time of `forward` on so many batches of each shape."""
+    import torch
+
+    from regvit_lightning.runtime import hardware
+
+    batches = {shape: torch.randn(shape, device=hardware.accelerator()) for shape in shapes}
+    return sum(count * seconds(partial(forward, batches[shape]), 3) for shape, count in shapes.items())
+
+
+def image_count(shapes: Mapping[Shape, int]) -> int:
+    """How many images so many batches of each shape hold."""
+    return sum(count * shape[0] for shape, count in shapes.items())

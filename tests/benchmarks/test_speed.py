@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.speed import timing
 from benchmarks.speed.plain_dinov2 import PlainDinov2
+from benchmarks.speed.timing import image_count, image_shapes
 from regvit_lightning.models import sources
 from tests.pretrain.dinov2.test_recipe import crops, recipe, total
 
@@ -28,13 +28,13 @@ def test_the_straightforward_step_finds_the_losses_of_the_recipe(device_batch):
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
 
 
-def test_batches_are_counted_by_shape_whatever_is_asked_of_the_backbone():
-    backbone = sources.load_backbone("random-vitn_reg4", Path("runs"), image_size=64)
-    with torch.inference_mode(), timing.counted_batches(backbone) as shapes:
-        for _ in range(2):
-            backbone(torch.zeros(3, 3, 64, 64))
-        backbone.projections(torch.zeros(1, 3, 64, 96), [-1])
-    assert shapes == {(3, 3, 64, 64): 2, (1, 3, 64, 96): 1}
-    assert timing.images(shapes) == 7
-    backbone(torch.zeros(1, 3, 64, 64))  # outside nothing is counted
-    assert shapes.total() == 3
+def test_every_batch_of_images_is_counted_by_either_way_through_the_backbone():
+    backbone = sources.load_backbone("random-vitn_reg4", Path("runs"))
+    small, large = torch.zeros(3, 3, 64, 64), torch.zeros(1, 3, 96, 64)
+    with torch.inference_mode(), image_shapes(backbone) as shapes:
+        backbone(small)
+        backbone.projections(small)
+        backbone.projections(large)
+    backbone(small)  # after the count has ended
+    assert shapes == {(3, 3, 64, 64): 2, (1, 3, 96, 64): 1}
+    assert image_count(shapes) == 7
