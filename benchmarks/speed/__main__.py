@@ -284,15 +284,15 @@ def lost_cell(options: Speed, model: str = "vitt8_reg4") -> list[Measurement]:
     import torch
 
     from regvit_lightning.models import sources
-    from regvit_lightning.models.backbone import Backbone
+    from regvit_lightning.models.vit_backbone import ViTBackbone
     from regvit_lightning.runtime import hardware
     from regvit_lightning.tasks.discovery import lost, protocol
 
     data = layout.resolve(options.data)
     backbone = sources.load_backbone(f"random-{model}", Path("runs"))
-    projections, shapes = Backbone.projections, Counter[tuple[int, ...]]()
+    projections, shapes = ViTBackbone.projections, Counter[tuple[int, ...]]()
 
-    def counted(self: Backbone, images: Any, *arguments: Any) -> Any:
+    def counted(self: ViTBackbone, images: Any, *arguments: Any) -> Any:
         shapes[tuple(images.shape)] += 1
         return projections(self, images, *arguments)
 
@@ -304,7 +304,7 @@ def lost_cell(options: Speed, model: str = "vitt8_reg4") -> list[Measurement]:
         return time.perf_counter() - begun
 
     single = whole("device_batch=1")
-    with mock.patch.object(Backbone, "projections", counted):
+    with mock.patch.object(ViTBackbone, "projections", counted):
         batched = whole()
     device = hardware.accelerator()
     backbone.to(device)
