@@ -9,6 +9,7 @@ import difflib
 import importlib
 import re
 from collections.abc import Iterable, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -17,9 +18,17 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 
 from regvit_lightning.errors import UserError, one_line
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-
 T = TypeVar("T")
+
+
+def _configs() -> Path:
+    """The folder of the YAML files: inside the package where a wheel was installed, beside it in a checkout."""
+    package = Path(str(resources.files("regvit_lightning"))).resolve()
+    carried = package / "configs"
+    return carried if carried.is_dir() else package.parent / "configs"
+
+
+CONFIGS = _configs()
 
 
 class SettingsError(UserError):

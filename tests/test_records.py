@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
+import regvit_lightning
 from benchmarks.tables import __main__ as tables
 from benchmarks.tables import formats, published, scored_records
 from benchmarks.tables.formats import Origin
@@ -63,6 +64,29 @@ def test_provenance_names_commit_versions_and_hardware():
     assert "torch" in found["versions"]
     assert found["device"]
     assert found["peak_memory_mib"] > 10
+
+
+def test_provenance_is_of_the_checkout_and_not_of_what_surrounds_it(tmp_path, monkeypatch):
+    def git(*words):
+        identity = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.org"]
+        command = ["git", *identity, *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+
+    head = records.provenance(0)["commit"]
+    git("init", "--quiet")
+    git("commit", "--quiet", "--allow-empty", "--message", "something else")
+    (tmp_path / "packages").mkdir()
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))  # as in a hook of the other repository
+    assert records.provenance(0)["commit"] == head
+    monkeypatch.delenv("GIT_DIR")
+    monkeypatch.setattr(records, "ROOT", tmp_path / "packages")
+    found = records.provenance(0)
+    assert (found["commit"], found["dirty"]) == (regvit_lightning.__version__, False)
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    found = records.provenance(0)
+    assert (found["commit"], found["dirty"]) == (git("rev-parse", "HEAD"), False)
+    (tmp_path / "changed").touch()
+    assert records.provenance(0)["dirty"] is True
 
 
 def test_the_kept_tables_are_those_of_the_kept_records():

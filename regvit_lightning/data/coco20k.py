@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from regvit_lightning.data.boxes import BoxedImages, Boxes, with_sizes
-from regvit_lightning.data.layout import DataError, check_files
+from regvit_lightning.data.completeness import check_files, read_list
+from regvit_lightning.data.layout import DataError
 from regvit_lightning.errors import one_line
 
 
@@ -30,7 +31,7 @@ def listed(images: Path, annotations: Path, names: Path, get: str = "") -> Boxed
         DataError: a file that is missing or cannot be read; an empty list; an image without annotation or the other way
             round; a box that is malformed or outside of its image.
     """
-    paths = [images / line for line in _read_lines(names, get)]
+    paths = [images / line for line in read_list(names, "the path of an image", get)]
     check_files(names, [str(path) for path in paths], get)
     found, left_out = _boxes(annotations, {path.name for path in paths}, get)
     bare = [path for path in paths if path.name not in found]
@@ -38,15 +39,6 @@ def listed(images: Path, annotations: Path, names: Path, get: str = "") -> Boxed
         first = ", ".join(map(str, bare[:5]))
         raise DataError(f"{annotations}: {len(bare):,} of {len(paths):,} images have no annotation: {first}; {get}")
     return with_sizes(paths, [found[path.name] for path in paths], left_out)
-
-
-def _read_lines(names: Path, get: str) -> list[str]:
-    if not names.is_file():
-        raise DataError(f"no list {names}: expected the path of an image a line; {get}")
-    lines = [line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not lines:
-        raise DataError(f"{names} names no image; {get}")
-    return lines
 
 
 def _boxes(file: Path, wanted: set[str], get: str) -> tuple[dict[str, Boxes], dict[str, int]]:

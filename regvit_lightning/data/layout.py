@@ -1,7 +1,5 @@
 """Where a data set lies: by name from `configs/data/`, or any folder in ImageNet's layout by its path."""
 
-import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,18 +150,6 @@ class DataSettings:
         folders = {"imagenet": self.imagenet, "imagenet22k": self.imagenet22k}
         settings.check(images in folders, f"images={images}: expected one of {', '.join(folders)}")
         return folders[images]
-
-
-def check_files(source: Path, files: Sequence[str], get: str) -> None:
-    """See that the files that `source` names are there.
-
-    Raises:
-        DataError: some are missing; says how many and names the first five.
-    """
-    missing = [file for file in files if not os.path.exists(file)]
-    if missing:
-        first = ", ".join(missing[:5])
-        raise DataError(f"{source}: {len(missing):,} of {len(files):,} files are missing: {first}; {get}")
 
 
 def resolve(data: str) -> DataSettings:

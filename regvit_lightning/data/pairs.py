@@ -28,9 +28,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from regvit_lightning.data.completeness import check_count, check_rendered
 from regvit_lightning.data.images import EXTENSIONS, Transform
 from regvit_lightning.data.layout import DataError, DataSettings
-from regvit_lightning.data.mini import writer as mini
 from regvit_lightning.errors import one_line
 from regvit_lightning.runtime import seeds
 
@@ -118,9 +118,8 @@ def train_pairs(data: DataSettings) -> CaptionedImages:
     Raises:
         DataError: missing, incomplete or damaged.
     """
-    root, source = Path(data.root), Path(data.root, data.pairs)
-    if data.rendered and not mini.is_complete(root):
-        raise DataError(f"data set '{data.name}' in {root} is missing or half-written; {data.get}")
+    source = Path(data.root, data.pairs)
+    check_rendered(data)
     if not data.pairs:
         raise DataError(f"data '{data.name}' names no image-text pairs; give `pairs` in its file of configs/data")
     if glob.has_magic(data.pairs):
@@ -132,8 +131,7 @@ def train_pairs(data: DataSettings) -> CaptionedImages:
         found = from_table(source)
     else:
         raise DataError(f"no image-text pairs: {source} is not there; {data.get}")
-    if "pairs" in data.counts and len(found) != data.counts["pairs"][0]:
-        raise DataError(f"{source} holds {len(found):,} pairs, expected {data.counts['pairs'][0]:,}; {data.get}")
+    check_count(data, "pairs", 0, len(found), f"{source} holds", "pairs")
     return found
 
 

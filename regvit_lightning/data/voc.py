@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from regvit_lightning.data.boxes import BoxedImages, Boxes, with_sizes
+from regvit_lightning.data.completeness import read_list
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.errors import one_line
 
@@ -29,20 +30,11 @@ def trainval(folder: Path, get: str = "") -> BoxedImages:
             cannot be read or has no object; a box that is empty or outside of its image.
     """
     source = folder / "ImageSets" / "Main" / "trainval.txt"
-    names = _read_list(source, get)
+    names = [line.split()[0] for line in read_list(source, "the name of an image", get)]
     images = [folder / "JPEGImages" / f"{name}.jpg" for name in names]
     annotations = [folder / "Annotations" / f"{name}.xml" for name in names]
     _check_pairs(source, images, annotations, get)
     return with_sizes(images, [read_boxes(file) for file in annotations])
-
-
-def _read_list(source: Path, get: str) -> list[str]:
-    if not source.is_file():
-        raise DataError(f"no list {source}: expected the name of an image a line; {get}")
-    names = [line.split()[0] for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not names:
-        raise DataError(f"{source} names no image; {get}")
-    return names
 
 
 def _check_pairs(source: Path, images: list[Path], annotations: list[Path], get: str) -> None:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from regvit_lightning.errors import UserError, one_line
-from regvit_lightning.models import names, weights
+from regvit_lightning.models import origins, weights
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
@@ -88,7 +88,7 @@ def load_foreign(name: str, seed: int = 0) -> Backbone:
     Raises:
         UserError: no such file, module or function; it fails; or what it returns is not such a model.
     """
-    target, _, function = name.removeprefix(names.PYTHON).rpartition(":")
+    target, _, function = name.removeprefix(origins.PYTHON).rpartition(":")
     if not target or not function:
         raise UserError(f"{name}: expected {FORMS}")
     with _importable_from(Path(target).parent if target.endswith(".py") else Path.cwd()):
@@ -100,12 +100,12 @@ def load_foreign(name: str, seed: int = 0) -> Backbone:
         with seeds.drawn_from(seed, "initialise"), _failures(name):
             model = build()
     if isinstance(model, Backbone):
-        model.name = names.record_id(name)
+        model.name = origins.record_id(name)
         return model
     if not isinstance(model, nn.Module):
         raise UserError(f"{name}: returned a {type(model).__name__}, not an nn.Module")
     with _failures(name):
-        return ForeignBackbone(model, names.record_id(name), Path(inspect.getfile(module)).read_bytes())
+        return ForeignBackbone(model, origins.record_id(name), Path(inspect.getfile(module)).read_bytes())
 
 
 def as_tokens(output: Any, name: str, images: int) -> Tokens:

@@ -10,7 +10,7 @@ from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntr
 
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import hugging_face
-from regvit_lightning.models.names import HUB
+from regvit_lightning.models.origins import HUB
 
 SECONDS = 10.0  # that the Hub may take to answer
 

@@ -13,7 +13,18 @@ from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from regvit_lightning import settings
 from regvit_lightning.errors import UserError, one_line
-from regvit_lightning.models import clip_naming, foreign, hub, hugging_face, names, prefixes, tensor_files, vit, weights
+from regvit_lightning.models import (
+    clip_naming,
+    foreign,
+    hub,
+    hugging_face,
+    names,
+    origins,
+    prefixes,
+    tensor_files,
+    vit,
+    weights,
+)
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.clip_naming import State
 from regvit_lightning.models.transform import SHARE
@@ -41,7 +52,7 @@ def load_backbone(
 
     Args:
         name: one of
-            `<recipe>-<model>`: our trained model, `<runs>/<recipe>-<model>/seed<seed>/backbone.safetensors`;
+            `<recipe>[+<tag>]-<model>`: our trained model, `<runs>/<that>/seed<seed>/backbone.safetensors`;
             `timm/<model>`: a ViT of timm with its released weights, from the cache or the Hugging Face Hub;
             `hf/<org>/<model>`: DINOv2, DINOv3, ViT or CLIP of transformers, from the cache or the Hub;
             a path (with a `/`, or ending in .safetensors, .pth, .pt, .ckpt, .bin) of a file in any naming that
@@ -60,19 +71,19 @@ def load_backbone(
         UserError: unknown model, missing or unsuitable file, or weights that cannot be fetched.
     """
     name, runs = str(name), Path(runs)
-    if name.startswith(names.PYTHON):
+    if name.startswith(origins.PYTHON):
         return foreign.load_foreign(name, seed)
     start, _, rest = name.partition("/")
     if start in ("timm", "random-timm") and rest:
         return _from_timm(rest, pretrained and start == "timm", seed)
-    if name.startswith(names.RANDOM):
+    if name.startswith(origins.RANDOM):
         with seeds.drawn_from(seed, "initialise"):
-            model = vit.build(name.removeprefix(names.RANDOM), image_size=image_size)
+            model = vit.build(name.removeprefix(origins.RANDOM), image_size=image_size)
         return ViTBackbone(model, name, image_size, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-    if names.is_file(name):
+    if origins.is_file(name):
         return _from_file(Path(name).expanduser())
-    if name.startswith(names.HUB):
-        return _from_file(hub.fetch_model(name), names.record_id(name))
+    if name.startswith(origins.HUB):
+        return _from_file(hub.fetch_model(name), origins.record_id(name))
     backbone = _from_file(trained(name, runs, seed))
     if backbone.name != name:
         raise UserError(f"{backbone.source}: holds {backbone.name}, not {name}")
@@ -80,18 +91,19 @@ def load_backbone(
 
 
 def trained(name: str, runs: Path, seed: int) -> Path:
-    """The weights of our trained model `<recipe>-<model>`, see `load`.
+    """The weights of our trained model `<recipe>[+<tag>]-<model>`, see `load_backbone`.
 
     Raises:
         UserError: no such model, or it is not trained yet; says what trains it.
     """
-    recipe, _, model_name = name.rpartition("-")
-    if not recipe or not vit.NAME.fullmatch(model_name):
+    found = names.parse_id(name)
+    if found is None:
         raise UserError(f"unknown model '{name}'; {_nearest(name)}")
-    vit.parse_name(model_name)
+    names.parse_name(found.name)
     path = runs / name / f"seed{seed}" / EXPORT
     if not path.exists():
-        command = f"make pretrain MODEL={model_name} RECIPE={recipe} SEED={seed}, with this DATA"
+        tag = f' TAG={found.tag} ARGS="<the settings of this tag>"' if found.tag else ""
+        command = f"make pretrain MODEL={found.name} RECIPE={found.recipe}{tag} SEED={seed}, with this DATA"
         raise UserError(f"{name} is not trained yet ({path} is missing): {command}")
     return path
 
@@ -117,7 +129,7 @@ def _ours(state: State, metadata: Metadata, path: Path) -> Backbone:
 
 def _stem(path: Path) -> str:
     generic = path.stem in GENERIC and path.with_name(hugging_face.CONFIG).exists()
-    return names.record_id(path.absolute().parent.name if generic else path.stem)
+    return origins.record_id(path.absolute().parent.name if generic else path.stem)
 
 
 def _preprocessing(state: State, path: Path) -> tuple[Sequence[float], Sequence[float], float]:
