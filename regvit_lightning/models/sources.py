@@ -70,7 +70,7 @@ def load_backbone(
     Raises:
         UserError: unknown model, missing or unsuitable file, or weights that cannot be fetched.
     """
-    name, runs = str(name), Path(runs)
+    name = str(name)
     if name.startswith(origins.PYTHON):
         return foreign.load_foreign(name, seed)
     start, _, rest = name.partition("/")
@@ -84,7 +84,7 @@ def load_backbone(
         return _from_file(Path(name).expanduser())
     if name.startswith(origins.HUB):
         return _from_file(hub.fetch_model(name), origins.record_id(name))
-    backbone = _from_file(trained(name, runs, seed))
+    backbone = _from_file(trained(name, Path(runs), seed))
     if backbone.name != name:
         raise UserError(f"{backbone.source}: holds {backbone.name}, not {name}")
     return backbone
