@@ -129,11 +129,6 @@ def scores_path(record: Path) -> Path:
     return record.with_name(record.stem + statistics.SUFFIX)
 
 
-def load_all(results: Path, data: str) -> list[Record]:
-    """All records of one data set, in the order of their paths."""
-    return [read_record(file) for file in sorted((results / data / "cells").glob("*/*.json"))]
-
-
 def stale(record: Record, settings: dict[str, Any], weights: str, layout: dict[str, Any], data_root: str = "") -> str:
     """Why `record` no longer answers for these settings, weights and data, or '' when it does."""
     if record.schema != SCHEMA:

@@ -15,7 +15,7 @@ import io
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from regvit_lightning.data.completeness import check_count, check_rendered
-from regvit_lightning.data.images import EXTENSIONS, Transform
+from regvit_lightning.data.images import EXTENSIONS, UNDECODABLE, Transform, decoding_error, open_readable
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.errors import one_line
 from regvit_lightning.runtime import seeds
@@ -104,9 +104,8 @@ class CaptionedImages:
                 content = file.read(int(self.size[place]))
             with Image.open(io.BytesIO(content)) as image:
                 return image.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
-            reason = "not an image" if "cannot identify" in str(error) else one_line(error)
-            raise DataError(f"unreadable image {self.path(place)}: {reason}; restore or remove it") from None
+        except UNDECODABLE as error:
+            raise decoding_error(f"image {self.path(place)}", error, "restore or remove it") from None
 
     def _file(self, place: int) -> str:
         return os.fsdecode(bytes(self.files[self.file[place]]))
@@ -324,22 +323,11 @@ class DrawnCaptionedImages(Dataset[dict[str, Any]]):
         return len(self.pairs)
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
-        position, first = draw
-        unreadable: list[int] = []
-        for place in self._from(first):
-            try:
-                image = self.pairs.open(place)
-                break
-            except DataError:
-                unreadable.append(place)
-                if len(unreadable) == len(self):
-                    raise
+        position, start = draw
+        image, place, unreadable = open_readable(self.pairs, start)
         with seeds.drawn_from(self.seed, "augment", position):
             tokens = self.tokenize([self.pairs.caption(place)])[0]
             return {"image": self.transform(image), "text": tokens, "unreadable": unreadable}
-
-    def _from(self, first: int) -> Iterator[int]:
-        return (place % len(self) for place in range(first, first + len(self)))
 
 
 def collate_pairs(samples: list[dict[str, Any]]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from regvit_lightning import settings
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.models import (
+    EXPORT,
     clip_naming,
     foreign,
     hub,
@@ -31,8 +32,6 @@ from regvit_lightning.models.transform import SHARE
 from regvit_lightning.models.vit_backbone import ViTBackbone, check_vit
 from regvit_lightning.models.weights import Metadata
 from regvit_lightning.runtime import seeds
-
-EXPORT = "backbone.safetensors"  # name of the export in the folder of a run
 
 CLIP_CONFIG = "open_clip_config.json"  # beside the weights of a released open_clip model
 

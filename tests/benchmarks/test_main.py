@@ -68,6 +68,11 @@ def test_a_word_of_a_program_gets_what_the_target_gives():
     assert "'task' is given twice: task=artifact_report and task=imagenet_knn" in shown
 
 
+def test_data_root_is_taken_as_make_takes_it(tmp_path):
+    shown = regvit_says("data", "data=full", f"DATA_ROOT={tmp_path}", status=2)
+    assert f"no folder {tmp_path}/imagenet/train" in shown
+
+
 def test_the_code_of_the_command_runs_whatever_the_working_directory_holds(tmp_path):
     (tmp_path / "work" / "benchmarks").mkdir(parents=True)
     (tmp_path / "work" / "benchmarks" / "__init__.py").touch()
