@@ -116,7 +116,7 @@ def parse(content: bytes, where: str) -> Record:
     except ValueError as error:
         raise UserError(f"{where}: not readable as a record ({one_line(error)}); {AGAIN}") from None
     schema = values.get("schema") if isinstance(values, dict) else None
-    if schema in ADDED:
+    if isinstance(schema, int) and schema in ADDED:
         values = {**ADDED[schema], **values}
     known = {entry.name for entry in fields(Record)}
     if schema not in (SCHEMA, *ADDED) or set(values) != known:
