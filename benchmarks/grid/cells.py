@@ -10,7 +10,7 @@ from benchmarks.grid.variations import GridModel, recipe, vary
 from regvit_lightning import precision, settings
 from regvit_lightning.data import layout
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.models import names
+from regvit_lightning.models import names, origins
 from regvit_lightning.models.names import ModelId
 from regvit_lightning.settings import SettingsError, check, setting
 
@@ -86,7 +86,7 @@ class Cell:
 
     def folder_name(self) -> str:
         """Names the model's folder: its id in records, or of a file what is left of its path."""
-        return self.model.strip("./~").replace("/", "-")
+        return origins.record_id(self.model)
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def _lacks(model: GridModel, task: str, variant: str) -> str:
     settings.find("tasks", task, variant)
     if not getattr(task_module(task, variant)[0], "NEEDS_TEXT", False):
         return ""
-    if model.name.startswith(("random-", "timm/")):
+    if model.name.startswith(origins.ELSEWHERE):
         return "no text tower"
     if not recipe(model.name):
         return ""
