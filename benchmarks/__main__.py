@@ -35,13 +35,17 @@ def help_text() -> str:
     """All commands with what they do."""
     lines = ["regvit <command> key=value …", "", "RegViT-Lightning: pretraining, frozen evaluations and result tables."]
     lines += ["", *(f"  {name:<11}{command.help}" for name, command in COMMANDS.items()), ""]
-    lines += ["Settings of a command: regvit <command> --help", 'Completion: eval "$(regvit completion bash)"']
+    lines += [
+        "Settings of a command: regvit <command> --help",
+        "The data sets: DATA_ROOT=<folder>, or the shell's DATA_ROOT",
+    ]
+    lines += ['Completion: eval "$(regvit completion bash)"']
     return "\n".join(lines)
 
 
 def _become(command: Command, words: Sequence[str]) -> None:
     """Replace this process by the command's program."""
-    arguments = _arguments(command.program, [*command.words, *words])
+    arguments = _arguments(command, words)
     sys.stdout.flush()
     os.execv(arguments[0], arguments)
 
@@ -49,22 +53,25 @@ def _become(command: Command, words: Sequence[str]) -> None:
 def _demo(words: Sequence[str]) -> None:
     """The grid, then its tables in the same folder of results."""
     command = COMMANDS["demo"]
-    done = subprocess.run(_arguments(command.program, [*command.words, *words]))
+    done = subprocess.run(_arguments(command, words))
     if done.returncode:
         raise SystemExit(done.returncode)
     results = [word for word in words if word.startswith("results=")]
     _become(Command("", "benchmarks.tables", ("data=mini",)), results)
 
 
-def _arguments(program: str, words: Sequence[str]) -> list[str]:
-    """Command line of a program, which reads the code that this process reads.
+def _arguments(command: Command, words: Sequence[str]) -> list[str]:
+    """Command line of a program, which reads the code that this process reads; `DATA_ROOT=` goes into the environment.
 
     `python -m` would look for `benchmarks` in the working directory first; the command `regvit` must not, nor may the
     processes that its programs start.
     """
     if os.getcwd() not in sys.path:
         os.environ["PYTHONSAFEPATH"] = "1"
-    return [sys.executable, "-m", program, *words]
+    roots = [word for word in words if word.startswith("DATA_ROOT=")]
+    for word in roots:
+        os.environ["DATA_ROOT"] = word.partition("=")[2]
+    return [sys.executable, "-m", command.program, *command.words, *(word for word in words if word not in roots)]
 
 
 if __name__ == "__main__":

@@ -7,19 +7,19 @@ from dataclasses import asdict, replace
 import pytest
 
 import regvit_lightning
-from benchmarks.tables import __main__ as tables
+from benchmarks.tables import __main__ as program
 from benchmarks.tables import formats, published, scored_records
 from benchmarks.tables.formats import Origin
 from regvit_lightning import records
 from regvit_lightning.errors import UserError
-from tests.by_hand import record
+from tests.by_hand import record, saved_records
 
 
 def test_round_trip(tmp_path):
     saved = record().save(tmp_path)
     assert saved == tmp_path / "mini" / "cells" / "deit3-vitn_reg4" / "imagenet_knn.seed0.json"
     assert records.read_record(saved) == record()
-    assert records.load_all(tmp_path, "mini") == [record()]
+    assert saved_records(tmp_path, "mini") == [record()]
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
@@ -94,7 +94,7 @@ def test_the_kept_tables_are_those_of_the_kept_records():
     found = scored_records.read_scored_records(records.ROOT / "results", "mini")
     origin = Origin("mini", found, "make tables DATA=mini")
     made = {}
-    for table in tables.build(found.cells, published.read_published()):
+    for table in program.tables(found.cells, published.read_published()):
         made[f"{table.name}.md"] = formats.markdown(table, origin)
         made[f"{table.name}.csv"] = formats.csv(table)
         made[f"{table.name}.tex"] = formats.latex(table, origin)
@@ -105,7 +105,7 @@ def test_the_kept_tables_are_those_of_the_kept_records():
 @pytest.mark.parametrize(("task", "metric", "factor"), [("ade20k_linear", "miou", 2.0), ("nyud_linear1", "rmse", 0.85)])
 def test_kept_dense_results_beat_random_weights_and_the_constant_predictor(task, metric, factor):
     """Clearly, where labels or captions were seen; 400 steps of DINOv2 must be better at all."""
-    cells = [cell for cell in records.load_all(records.ROOT / "results", "mini") if cell.task == task]
+    cells = [cell for cell in saved_records(records.ROOT / "results", "mini") if cell.task == task]
     better = cells[0].columns[metric]["better"]
     trained = {cell.model: cell.metrics[metric] for cell in cells if not cell.model.startswith("random-")}
     floors = [cell.metrics[metric] for cell in cells if cell.model.startswith("random-")]

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from regvit_lightning.data.completeness import check_count, check_files, check_rendered
-from regvit_lightning.data.images import open_image
+from regvit_lightning.data.images import UNDECODABLE, decoding_error, open_image
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
@@ -113,9 +113,8 @@ def open_depth(path: str) -> npt.NDArray[np.float32]:
     try:
         with Image.open(path) as image:
             mode, depth = image.mode, np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
-        reason = "not an image" if "cannot identify" in str(error) else one_line(error)
-        raise DataError(f"unreadable depth {path}: {reason}; restore or remove the file") from None
+    except UNDECODABLE as error:
+        raise decoding_error(f"depth {path}", error) from None
     # Pillow's modes of wide integers: I, I;16
     if not mode.startswith("I") or depth.max(initial=0) > 65535 or depth.min(initial=0) < 0:
         kind = "8-bit" if depth.dtype == np.uint8 else "not 16-bit"

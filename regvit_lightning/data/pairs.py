@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from regvit_lightning.data.completeness import check_count, check_rendered
-from regvit_lightning.data.images import EXTENSIONS, Transform, open_readable
+from regvit_lightning.data.images import EXTENSIONS, UNDECODABLE, Transform, decoding_error, open_readable
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.errors import one_line
 from regvit_lightning.runtime import seeds
@@ -104,9 +104,8 @@ class CaptionedImages:
                 content = file.read(int(self.size[place]))
             with Image.open(io.BytesIO(content)) as image:
                 return image.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
-            reason = "not an image" if "cannot identify" in str(error) else one_line(error)
-            raise DataError(f"unreadable image {self.path(place)}: {reason}; restore or remove it") from None
+        except UNDECODABLE as error:
+            raise decoding_error(f"image {self.path(place)}", error, "restore or remove it") from None
 
     def _file(self, place: int) -> str:
         return os.fsdecode(bytes(self.files[self.file[place]]))

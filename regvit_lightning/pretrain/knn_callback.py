@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from regvit_lightning.data.images import ImageFiles, Transform, open_readable
+from regvit_lightning.data.imagenet import ImageFiles
+from regvit_lightning.data.images import Transform, open_readable
 from regvit_lightning.data.transforms import centre_crop
 from regvit_lightning.neighbours import search, votes
 from regvit_lightning.pretrain.preserved import preserved

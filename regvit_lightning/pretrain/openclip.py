@@ -58,10 +58,12 @@ class OpenClipSettings(recipe.RecipeSettings):
     text_layers: int = MISSING
     text_heads: int = MISSING
     context_length: int = MISSING
+    monitor_every: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.images == "pairs", f"images={self.images}: this recipe trains on pairs of image and caption")
+        check(self.monitor_every == 0, f"monitor_every={self.monitor_every}: kNN needs labels, which pairs do not have")
         check(self.lr > 0, f"lr={self.lr}: must be positive")
         check(self.warmup_steps >= 0, f"warmup_steps={self.warmup_steps}: must not be negative")
         check(0 < self.smallest_crop <= 1, f"smallest_crop={self.smallest_crop}: must lie in (0, 1]")

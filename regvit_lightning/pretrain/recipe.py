@@ -14,8 +14,8 @@ from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from regvit_lightning.data.imagenet import ImageNet, train_files
-from regvit_lightning.data.images import Files, ImageFiles
+from regvit_lightning.data.imagenet import ImageFiles, ImageNet, train_files
+from regvit_lightning.data.images import Files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
@@ -28,7 +28,7 @@ from regvit_lightning.pretrain import parallel
 from regvit_lightning.pretrain.knn_callback import HeldOutKnn
 from regvit_lightning.runtime import hardware, loggers, seeds
 from regvit_lightning.runtime.scheduled import ScheduledModule
-from regvit_lightning.settings import MISSING, check, resolved, typed
+from regvit_lightning.settings import MISSING, check, from_resolved, resolved
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 
@@ -54,8 +54,8 @@ class RecipeSettings:
             less memory, about a third more computation, the same weights.
         compile: run the blocks through torch.compile; the weights keep their names.
         strategy: of several devices: `ddp`, or `fsdp` for a model that does not fit on one.
-        monitor_every: steps between measurements of kNN on held-out train images, of recipes whose images have labels,
-            and of what else a recipe watches; 0 for none.
+        monitor_every: steps between measurements of kNN on held-out train images, and of what else a recipe watches;
+            0 for none.
         monitor_images: train images for it, at most.
         logger: tensorboard, csv, wandb or none.
     """
@@ -125,7 +125,7 @@ class Recipe(ScheduledModule):
         self, settings: RecipeSettings | Mapping[str, Any], model: str, num_classes: int, steps: int, seed: int
     ) -> None:
         super().__init__()
-        self.settings: Any = typed(self.SETTINGS, settings)
+        self.settings: Any = from_resolved(self.SETTINGS, settings)
         self.model, self.num_classes, self.steps, self.seed = model, num_classes, steps, seed
         counts = {"num_classes": num_classes, "steps": steps, "seed": seed}
         self.save_hyperparameters({"settings": resolved(self.settings), "model": model, **counts}, logger=False)
@@ -252,8 +252,7 @@ class Recipe(ScheduledModule):
 
     def configure_callbacks(self) -> list[Callback]:
         s = self.settings
-        measured = s.monitor_every and self.num_classes  # pairs have no labels
-        return [HeldOutKnn(s.monitor_every, s.monitor_images, s.device_batch, s.workers)] if measured else []
+        return [HeldOutKnn(s.monitor_every, s.monitor_images, s.device_batch, s.workers)] if s.monitor_every else []
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         seeds.seed_global(self.seed, "step", batch_idx, self.global_rank)

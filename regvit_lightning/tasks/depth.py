@@ -30,7 +30,7 @@ from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
-from regvit_lightning.settings import MISSING, check, resolved, typed
+from regvit_lightning.settings import MISSING, check, from_resolved, resolved
 from regvit_lightning.statistics import bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work, landscape
 
@@ -285,7 +285,7 @@ class DepthHead(FrozenModule):
     seen: Tensor
 
     def __init__(self, backbone: Backbone, settings: DepthSettings | Mapping[str, Any], seed: int = 0) -> None:
-        settings = typed(DepthSettings, settings)
+        settings = from_resolved(DepthSettings, settings)
         super().__init__(backbone, settings.precision, seed)
         self.save_hyperparameters({"settings": resolved(settings), "seed": seed}, logger=False)
         self.settings = settings

@@ -28,7 +28,7 @@ from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
 from regvit_lightning.schedules import cosine
-from regvit_lightning.settings import MISSING, check, resolved, typed
+from regvit_lightning.settings import MISSING, check, from_resolved, resolved
 from regvit_lightning.statistics import accuracy, bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work
 
@@ -139,7 +139,7 @@ class LinearProbe(FrozenModule):
     test: tuple[Tensor, Tensor]
 
     def __init__(self, backbone: Backbone, settings: LinearSettings | Mapping[str, Any], classes: int) -> None:
-        settings = typed(LinearSettings, settings)
+        settings = from_resolved(LinearSettings, settings)
         super().__init__(backbone, settings.precision)
         self.save_hyperparameters({"settings": resolved(settings), "classes": classes}, logger=False)
         self.settings, self.classes = settings, classes

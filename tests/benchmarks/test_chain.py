@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from benchmarks.tables import scored_records
-from regvit_lightning import records
 from regvit_lightning.data import layout
+from tests.by_hand import saved_records
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["variant=mini", "epochs=1", "batch_size=16", "device_batch=16", "workers=0"]
@@ -72,7 +72,7 @@ def test_from_folders_to_a_table(trained):
     shown = program("tables", "data=imagenet", f"results={trained / 'results'}")
     assert shown.count("\n| ") == 5  # heading, rule, three models
     assert "deit3-vitn_reg4" in shown
-    found = records.load_all(trained / "results", "imagenet")
+    found = saved_records(trained / "results", "imagenet")
     assert len(found) == 6
     curve = (trained / "results" / "imagenet" / "curves" / "deit3-vitn_reg4.seed0.csv").read_text().splitlines()
     assert curve[0] == "step,loss,lr"
@@ -97,6 +97,32 @@ def test_a_second_run_finds_everything_done(trained, tiny):
     assert "runs again: settings changed: neighbours" in program("evaluate", *words, "neighbours=[1,5]")
 
 
+def test_a_run_with_other_settings_is_kept_beside_the_old_one(trained, tiny, tmp_path):
+    runs, results = tmp_path / "runs", tmp_path / "results"
+    for kind, folder in (("runs", runs), ("results", results)):
+        shutil.copytree(trained / kind, folder)
+    folders = [f"data={tiny.root}/imagenet", f"runs={runs}", f"results={results}"]
+    before = {file: file.read_bytes() for file in runs.glob("imagenet/deit3-vitn_reg4/**/*.*")}
+    train = ["model=vitn_reg4", *folders, *QUICK, "lr=1e-2"]
+    assert "TAG=<name> to keep both, or FORCE=1 to begin anew" in mistake("pretrain", *train)
+    assert "deit3+lr1e-2-vitn_reg4" in program("pretrain", *train, "tag=lr1e-2")
+    assert "is done" in program("pretrain", *train, "tag=lr1e-2")
+    assert {file: file.read_bytes() for file in before} == before
+    assert (results / "imagenet" / "curves" / "deit3+lr1e-2-vitn_reg4.seed0.csv").exists()
+    cell = ["model=deit3+lr1e-2-vitn_reg4", "task=imagenet_knn", *folders, *QUICK[:1], "workers=0", "neighbours=[1,10]"]
+    assert "deit3+lr1e-2-vitn_reg4 imagenet_knn seed 0: top1" in program("evaluate", *cell)
+    assert "is done" in program("evaluate", *cell)
+    found = {record.model: record for record in saved_records(results, "imagenet") if record.task == "imagenet_knn"}
+    assert found["deit3+lr1e-2-vitn_reg4"].weights != found["deit3-vitn_reg4"].weights
+    # By its path the export is the same model; its twin would be deit3+lr1e-2-vitn_reg0, which is not there.
+    export = runs / "imagenet" / "deit3+lr1e-2-vitn_reg4" / "seed0" / "backbone.safetensors"
+    assert "is done" in program("evaluate", f"model={export}", *cell[1:])
+    rows = program("tables", "data=imagenet", f"results={results}").splitlines()
+    models = [row.split("|")[1].strip() for row in rows if row.startswith("| deit3")]
+    assert models == ["deit3-vitn_reg0", "deit3-vitn_reg4", "deit3+lr1e-2-vitn_reg4"]
+    assert "pretrain" in mistake("evaluate", "model=deit3+other-vitn_reg4", *cell[1:])
+
+
 TASKS = [("imagenet_linear", "imagenet", 32), ("ade20k_linear", "", 4), ("nyud_linear1", "", 4)]
 
 
@@ -108,7 +134,7 @@ def test_two_devices_give_the_result_of_one(tiny, tmp_path, task, below, batch_s
     for devices in (1, 2):
         place = tmp_path / str(devices)
         shown += process("evaluate", *words, f"devices={devices}", f"results={place}", f"runs={place}")
-        found += records.load_all(place, below or "tiny")
+        found += saved_records(place, below or "tiny")
     # Sums over the devices round differently; the accuracies of the linear probe show nothing of it.
     close = 0 if below else 1e-3
     for name in ("metrics", "floors", "intervals"):
@@ -132,7 +158,7 @@ def test_object_discovery_from_a_folder_to_a_table(tiny, tmp_path, task):
     cell += ["held_out=0.5", "blocks=[-1]"] if "sweep" in task else []
     assert "record in" in program("evaluate", *cell)
     assert "is done" in program("evaluate", *cell)
-    (record,) = records.load_all(tmp_path / "results", "tiny")
+    (record,) = saved_records(tmp_path / "results", "tiny")
     assert record.images == (1 if "sweep" in task else 2)
     assert record.path(tmp_path / "results").with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     shown = program("tables", *words)
@@ -162,7 +188,7 @@ def test_files_alone_from_another_folder_through_data_root(bare_files, tmp_path,
     assert "whole" in program("data", "data=own")
     shown = program("evaluate", "model=random-vitn_reg4", *words)
     assert "record in results/own/cells/random-vitn_reg4" in shown
-    record = records.load_all(elsewhere / "results", "own")[0]
+    record = saved_records(elsewhere / "results", "own")[0]
     assert record.images == 1
     assert record.data_root == str(bare_files)
     assert record.floors
@@ -224,7 +250,7 @@ def test_real_photographs_by_path(hands, tmp_path):
     results = tmp_path / "results"
     program("pretrain", "model=vitn_reg4", *folders, "epochs=1", "workers=0", f"results={results}")
     program("evaluate", "model=deit3-vitn_reg4", "task=imagenet_knn", *folders, "workers=0", f"results={results}")
-    record = records.load_all(results, "hands")[0]
+    record = saved_records(results, "hands")[0]
     assert record.images == 300
     assert record.protocol["train_images"] == 800
 
@@ -252,6 +278,8 @@ def test_pairs_are_checked_and_broken_shards_named(tiny, tmp_path):
         ("pretrain", ["model=vitn_reg4", "recipe=deit4"], "unknown recipe 'deit4'; nearest: deit3"),
         ("pretrain", ["model=vitn_reg4", "epoch=3"], "unknown key 'epoch'; nearest: epochs"),
         ("pretrain", ["model=vitn_reg4", "lr=high"], "lr=high"),
+        ("pretrain", ["model=vitn_reg4", "tag=a b"], "tag=a b: expected letters, digits"),
+        ("pretrain", ["model=vitn_reg4", "tag=x_reg4"], "tag=x_reg4: must not hold _reg<N>"),
         ("pretrain", ["model=vitn_reg4", "data=minni"], "neither a folder nor a name of configs/data; nearest: mini"),
         ("pretrain", ["model=vitn_reg4", "variant=huge"], "no variant 'huge'"),
         ("pretrain", [], "not set: model"),

@@ -117,6 +117,8 @@ def test_nothing_is_measured_of_fewer_than_ten_images(tiny, tmp_path):
 
 def test_pairs_have_no_labels_and_zero_switches_it_off():
     assert test_openclip.recipe().configure_callbacks() == []
+    with pytest.raises(SettingsError, match="monitor_every=5: kNN needs labels, which pairs do not have"):
+        test_openclip.load_recipe("monitor_every=5")
     assert recipe("monitor_every=0").configure_callbacks() == []
     (found,) = recipe().configure_callbacks()
     assert isinstance(found, HeldOutKnn)

@@ -105,10 +105,10 @@ def test_other_files_are_refused_in_one_line(tmp_path, content):
 def test_settings_come_back_from_their_plain_values_with_defaults_for_what_is_new():
     chosen = settings.load_settings("recipes", "dinov2", "mini")[1]
     plain = settings.resolved(chosen)
-    assert settings.typed(type(chosen), plain) == chosen
+    assert settings.from_resolved(type(chosen), plain) == chosen
     del plain["compile"]
-    assert settings.typed(type(chosen), plain) == chosen
+    assert settings.from_resolved(type(chosen), plain) == chosen
     with pytest.raises(SettingsError, match="not settings of DINOv2Settings"):
-        settings.typed(type(chosen), {**plain, "epoks": 3})
+        settings.from_resolved(type(chosen), {**plain, "epoks": 3})
     with pytest.raises(SettingsError, match=r"drop_path=2\.0"):
-        settings.typed(type(chosen), {**plain, "drop_path": 2.0})
+        settings.from_resolved(type(chosen), {**plain, "drop_path": 2.0})
