@@ -8,6 +8,7 @@ Files are merged left to right by OmegaConf, then the words. Values are read by 
 import dataclasses
 import difflib
 import importlib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, reduce
@@ -364,6 +365,11 @@ def check(condition: bool, message: str) -> None:
     """Raise `SettingsError(message)` unless `condition`: for range checks in `__post_init__`."""
     if not condition:
         raise SettingsError(message)
+
+
+def word(value: Any) -> str:
+    """A value as the text after `key=`."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _relative(path: Path) -> str:
