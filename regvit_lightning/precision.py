@@ -10,12 +10,13 @@ PRECISION_OF_ANY = "32-true"  # stands for `auto` where the hardware is not to b
 
 def any_precision(group: str, name: str, variant: str = "", words: Sequence[str] = ()) -> bool:
     """Whether a recipe or a task says `precision: auto`, before anything asks the hardware."""
-    values = [settings.read_yaml(file).get("precision") for file in settings.find(group, name, variant)]
-    values.append(settings.read_words(words).get("precision"))
-    return [value for value in values if value is not None][-1:] == ["auto"]
+    given = settings.read_words(words).get("precision")
+    return (given or settings.merged(group, name, variant).get("precision")) == "auto"
 
 
-def module_and_settings(group: str, name: str, variant: str = "") -> tuple[Any, Any, bool]:
+def module_and_settings(group: str, name: str, variant: str = "", words: Sequence[str] = ()) -> tuple[Any, Any, bool]:
     """Module and settings of a recipe or a task without asking the hardware, and whether any precision is right."""
-    free = any_precision(group, name, variant)
-    return *settings.load_settings(group, name, variant, [f"precision={PRECISION_OF_ANY}"] if free else []), free
+    free = any_precision(group, name, variant, words)
+    if free:
+        words = [word for word in words if not word.startswith("precision=")] + [f"precision={PRECISION_OF_ANY}"]
+    return *settings.load_settings(group, name, variant, words), free

@@ -1,22 +1,29 @@
 """Settings: dataclasses filled from the YAML files of `configs/` and from `key=value` words.
 
-Files are merged left to right, then the words. Types are checked by OmegaConf; an unknown key is an error that names
-its nearest neighbours. This module imports nothing heavy, so that `--help` answers at once.
+Files are merged left to right by OmegaConf, then the words. Values are read by the type of the field that takes them
+(`values/`); an unknown key is an error that names its nearest neighbours. This module imports nothing heavy, so that
+`--help` answers at once.
 """
 
 import dataclasses
 import difflib
 import importlib
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, reduce
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError
 
 from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.values import notation, schema
+from regvit_lightning.values.notation import Tree
+
+EVERY_SET = "<set>"  # as `images` of a task's file: the name of the task ends in the name of a set with boxes
 
 T = TypeVar("T")
 
@@ -42,35 +49,150 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(known)}"
 
 
-def names(group: str) -> list[str]:
-    """Names of the YAML files of one group of `configs/` (`models`, `recipes`, `tasks`, `data`, `grids`).
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """Settings that come from one place, as they are written there.
 
-    Variants (`deit3.mini.yaml`) belong to their base name and are not listed.
+    Attributes:
+        origin: for people: a file such as `configs/recipes/deit3.yaml`, or in words.
+        values: by key, as texts. References to the environment are not resolved; a file's `base` is left out.
+        file: they were read from, or None.
     """
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml") if "." not in path.stem)
+
+    origin: str
+    values: Mapping[str, Tree]
+    file: Path | None = None
+
+
+def names(group: str) -> list[str]:
+    """Names of what one group of `configs/` describes (`models`, `recipes`, `tasks`, `data`, `grids`).
+
+    Variants (`deit3.mini.yaml`) belong to their base name and are not listed. The file of a task that says
+    `images: <set>` stands for a task on every set with boxes: `lost.yaml` for `lost_voc07`, `lost_voc12`, …
+    """
+    return sorted(_meanings(group))
+
+
+def boxed_sets() -> list[str]:
+    """Names of the sets of images with boxes: those that files of `configs/data` list under `discovery`."""
+    return list(
+        dict.fromkeys(name for file in _files("data") for name in _readable("data", file).get("discovery") or ())
+    )
 
 
 def find(group: str, name: str, variant: str = "") -> list[Path]:
-    """The files that make up `name`: what it is based on, itself, and the overlay of `variant`.
+    """The files of `layers`, in their order."""
+    return [layer.file for layer in layers(group, name, variant) if layer.file is not None]
 
-    A file may say `base: <name>` to be merged over another file of its group.
+
+def layers(group: str, name: str, variant: str = "") -> list[Layer]:
+    """What makes up the settings called `name`; later layers stand above earlier ones.
+
+    A file may say `base: <name>` to inherit from another one of its group. Above a file and its bases stands its
+    overlay of `variant`. Where it has none, it inherits that of its nearest base that has one, and what the file itself
+    says stands above what it inherits.
 
     Raises:
-        SettingsError: there is no such file, or no such variant of it.
+        SettingsError: there is no such name, base or variant; bases that go round in a circle; an unreadable file.
     """
-    path = CONFIGS / group / f"{name}.yaml"
-    if name not in names(group):
-        raise SettingsError(f"unknown {group.rstrip('s')} '{name}'; {nearest(name, names(group))}")
-    base = read_yaml(path).get("base")
-    files = [*(find(group, base) if base else []), path]
-    if variant:
-        overlay = CONFIGS / group / f"{name}.{variant}.yaml"
-        if not overlay.exists():
-            raise SettingsError(
-                f"{group.rstrip('s')} '{name}' has no variant '{variant}': configs/{group}/{overlay.name}"
-            )
-        files.append(overlay)
-    return files
+    files = _inherited(group, *_meaning(group, name))
+    overlaid = next((file for file, _ in files if variant and _path(group, file, variant).exists()), "")
+    missing = f"configs/{group}/{files[0][0]}.{variant}.yaml"
+    check(not variant or bool(overlaid), f"{group.rstrip('s')} '{name}' has no variant '{variant}': {missing}")
+    found = []
+    for file, boxed_set in reversed(files):
+        found += _layers_of(_path(group, file), name, boxed_set)
+        if file == overlaid:
+            found += _layers_of(_path(group, file, variant), name, boxed_set)
+    return found
+
+
+def _layers_of(path: Path, name: str, boxed_set: str) -> list[Layer]:
+    """The layer of a file, and one for the set with boxes where the file leaves it to the name of the task."""
+    values = {key: value for key, value in _content(path).items() if key != "base"}
+    if not boxed_set or values.get("images") != EVERY_SET:
+        return [Layer(_relative(path), values, path)]
+    del values["images"]
+    return [Layer(_relative(path), values, path), Layer(f"the name {name}", {"images": boxed_set})]
+
+
+def _inherited(group: str, file: str, boxed_set: str) -> list[tuple[str, str]]:
+    """A file and its bases, the nearest first, each with the set with boxes that it is on."""
+    found = [(file, boxed_set)]
+    while base := _content(_path(group, found[-1][0])).get("base"):
+        try:
+            found.append((base, found[-1][1]) if base in _files(group) else _meaning(group, str(base)))
+        except SettingsError as error:
+            raise SettingsError(f"configs/{group}/{found[-1][0]}.yaml: base: {error}") from None
+        circle = " → ".join(name for name, _ in found)
+        check(len(dict(found)) == len(found), f"configs/{group}/{file}.yaml: base goes round in a circle: {circle}")
+    return found
+
+
+def _meaning(group: str, name: str) -> tuple[str, str]:
+    """The file behind a name, and the set with boxes that the name ends in, or ''."""
+    meanings = _meanings(group)
+    if name not in meanings:
+        raise SettingsError(f"unknown {group.rstrip('s')} '{name}'; {nearest(name, meanings)}")
+    if len(meanings[name]) > 1:
+        both = " or ".join(f"{file}.yaml of the set '{boxed_set}'" for file, boxed_set in meanings[name])
+        raise SettingsError(f"{group.rstrip('s')} '{name}' may be {both}; give the set or the file another name")
+    return meanings[name][0]
+
+
+def _meanings(group: str) -> dict[str, list[tuple[str, str]]]:
+    """All names of a group, with what `_meaning` gives; a name that is made twice has several."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for file in _files(group):
+        on_sets = group == "tasks" and _is_on_every_set(file)
+        for boxed_set in boxed_sets() if on_sets else [""]:
+            found.setdefault(f"{file}_{boxed_set}" if on_sets else file, []).append((file, boxed_set))
+    return found
+
+
+def _is_on_every_set(task: str, *below: str) -> bool:
+    """Whether the file of a task leaves its images to the name, itself or by the nearest base that names images."""
+    values = _readable("tasks", task)
+    base = values.get("base")
+    if "images" in values or base in (task, *below) or base not in _files("tasks"):
+        return bool(values.get("images") == EVERY_SET)
+    return _is_on_every_set(base, task, *below)
+
+
+def _files(group: str) -> list[str]:
+    """Names of the YAML files of a group, without variants."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml") if "." not in path.stem)
+
+
+def _path(group: str, file: str, variant: str = "") -> Path:
+    return CONFIGS / group / (f"{file}.{variant}.yaml" if variant else f"{file}.yaml")
+
+
+def _readable(group: str, file: str) -> Mapping[str, Tree]:
+    """The content of a file; nothing where it is not readable, which is told where the file itself is asked for."""
+    try:
+        return _content(_path(group, file))
+    except SettingsError:
+        return {}
+
+
+def _content(path: Path) -> Mapping[str, Tree]:
+    """The content of a YAML file as texts, read once for each version of it: names are looked up very often."""
+    try:
+        return _parsed(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise SettingsError(f"{path}: not readable: {one_line(error)}") from None
+
+
+@cache
+def _parsed(path: Path, written: int) -> Mapping[str, Tree]:
+    return read_texts(path)
+
+
+def merged(group: str, name: str, variant: str = "") -> dict[str, Any]:
+    """What the layers of `name` say together: without defaults of dataclasses, checks and words."""
+    found = [layer.values for layer in layers(group, name, variant)]
+    return cast(dict[str, Any], notation.untyped(reduce(notation.merged, found)))
 
 
 def load_settings(
@@ -80,7 +202,7 @@ def load_settings(
 
     Args:
         group: `recipes` (files of `regvit_lightning/pretrain/`) or `tasks` (of `regvit_lightning/tasks/`).
-        name, variant: see `find`.
+        name, variant: see `layers`.
         words, known: `key=value` words and further keys of the command, see `build`.
 
     Returns:
@@ -89,11 +211,21 @@ def load_settings(
     Raises:
         SettingsError: unknown name, variant or key, or a value of the wrong type or range.
     """
-    files = find(group, name, variant)
-    file = next(str(read["module"]) for read in map(read_yaml, files) if "module" in read)
+    found = layers(group, name, variant)
+    module = importlib.import_module(module_of(group, name))
+    return module, build(module.SETTINGS, found, words, known)
+
+
+def module_of(group: str, name: str) -> str:
+    """Dotted name of the Python file of a recipe or a task, which its YAML names under `module`.
+
+    Raises:
+        SettingsError: unknown name, or a YAML that names no such file.
+    """
+    modules = [layer.values["module"] for layer in layers(group, name) if "module" in layer.values]
+    check(bool(modules), f"configs/{group}/{name}.yaml: module is not set")
     package = {"recipes": "pretrain", "tasks": "tasks"}[group]
-    module = importlib.import_module(f"regvit_lightning.{package}.{_below(package, file)}")
-    return module, build(module.SETTINGS, files, words, known)
+    return f"regvit_lightning.{package}.{_below(package, str(modules[-1]))}"
 
 
 def _below(package: str, name: str) -> str:
@@ -105,17 +237,26 @@ def _below(package: str, name: str) -> str:
     return ".".join(found[0].relative_to(folder).with_suffix("").parts)
 
 
-def read_yaml(path: Path) -> DictConfig:
-    """One YAML file with string keys.
+def read_yaml(path: Path) -> dict[str, Any]:
+    """One YAML file whose types nobody knows, see `notation.untyped`.
+
+    Raises:
+        SettingsError: the file is not YAML, or not a mapping.
+    """
+    return cast(dict[str, Any], notation.untyped(read_texts(path)))
+
+
+def read_texts(path: Path) -> dict[str, Tree]:
+    """One YAML file as texts, which the fields of a dataclass give their types.
 
     Raises:
         SettingsError: the file is not YAML, or not a mapping.
     """
     try:
-        content = OmegaConf.load(path)
-    except Exception as error:  # PyYAML and OmegaConf raise unrelated classes
+        content = notation.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise SettingsError(f"{path}: not readable as YAML: {one_line(error)}") from None
-    if not isinstance(content, DictConfig):
+    if not isinstance(content, dict):
         raise SettingsError(f"{path}: expected 'key: value' lines")
     return content
 
@@ -137,55 +278,87 @@ def read_words(words: Sequence[str]) -> dict[str, str]:
     return values
 
 
-def build(schema: type[T], files: Sequence[Path] = (), words: Sequence[str] = (), also_known: Sequence[str] = ()) -> T:
-    """Merge `files` and `key=value` `words` over the defaults of the dataclass `schema` and check every type.
+def build(
+    kind: type[T],
+    files: Sequence[Path | Layer] = (),
+    words: Sequence[str] = (),
+    also_known: Sequence[str] = (),
+    environment: bool = False,
+) -> T:
+    """Merge `files` and `key=value` `words` over the defaults of the dataclass `kind`, each value by its field's type.
 
     Args:
-        schema: a dataclass; its `__post_init__` may check ranges by raising `SettingsError`.
-        files: YAML files, later ones win. A `base` key is left out (see `find`).
-        words: `key=value`, the value in YAML's own notation (`lr=1e-3`, `layers=[1,4]`, `name=null`).
-        also_known: keys of other schemas that the same command takes, for the hint on a misspelt key.
+        kind: a dataclass; its `__post_init__` may check ranges by raising `SettingsError`.
+        files: YAML files, or their layers, later ones win. A `base` key is left out (see `layers`).
+        words: `key=value`. A text is taken as it stands; lists and mappings are YAML's (`layers=[1,4]`); `null` is
+            None; a dot leads into nested settings (`probes.images=150`).
+        also_known: keys of other dataclasses that the same command takes, for the hint on a misspelt key.
+        environment: `${oc.env:NAME}` in a file stands for the environment variable NAME.
 
     Raises:
         SettingsError: an unknown key, a wrong type, a missing value, or a value out of range.
     """
-    known = [field.name for field in dataclasses.fields(cast(Any, schema))]
-    merged = OmegaConf.structured(schema)
-    sources = [(_relative(path), _unresolved(read_yaml(path))) for path in files]
-    sources.append(("", {key: _value(key, text) for key, text in read_words(words).items()}))
-    for source, values in sources:
-        for key, value in values.items():
-            where = f"{source}: " if source else ""
-            if key == "base" and source:
-                continue
-            if key not in known:
-                raise SettingsError(f"{where}unknown key '{key}'; {nearest(str(key), [*known, *also_known])}")
-            try:
-                nested = dataclasses.is_dataclass(OmegaConf.get_type(merged, key))
-                OmegaConf.update(merged, key, value, merge=nested)
-            except OmegaConfBaseException as error:
-                raise SettingsError(f"{where}{key}={value}: {one_line(error)}") from None
+    config = OmegaConf.structured(kind)
+    for layer in [file if isinstance(file, Layer) else Layer(_relative(file), _content(file)) for file in files]:
+        texts = {key: value for key, value in layer.values.items() if key != "base"}
+        for key, value in (_with_environment(texts, layer.origin) if environment else texts).items():
+            config = _set(kind, config, [key], value, f"{layer.origin}: ", also_known)
+    for key, text in read_words(words).items():
+        config = _set(kind, config, key.split("."), text, "", also_known)
     try:
-        missing = [key for key in known if OmegaConf.is_missing(merged, key)]
-        if missing:
-            raise SettingsError(f"not set: {', '.join(missing)} (give {missing[0]}=…)")
-        return cast(T, OmegaConf.to_object(merged))
-    except InterpolationResolutionError as error:  # ${oc.env:DATA_ROOT} in configs/data/full.yaml
+        return cast(T, schema.instance(config))
+    except schema.NotSet as error:
+        raise SettingsError(f"not set: {error} (give {error.keys[0]}=…)") from None
+
+
+def _set(
+    kind: type, config: DictConfig, path: list[str], text: Tree, where: str, also_known: Sequence[str]
+) -> DictConfig:
+    """`config` with what `text` says of the key `path`; without a `where`, it is a word."""
+    key = ".".join(path)
+    try:
+        field = schema.kind_of(kind, path)
+        tree = schema.read_word(text, field) if isinstance(text, str) and not where else text
+        return schema.updated(config, kind, path, schema.typed(tree, field, f"{key}."))
+    except schema.UnknownKey as error:
+        raise SettingsError(
+            f"{where}unknown key '{error.key}'; {nearest(error.key, [*error.known, *also_known])}"
+        ) from None
+    except ValueError as error:
+        raise SettingsError(f"{where}{key}={notation.shown(text)}: {error}") from None
+
+
+def _with_environment(tree: Tree, origin: str) -> Tree:
+    """The tree from `origin` with the values of environment variables for `${oc.env:NAME}`."""
+    if isinstance(tree, Mapping):
+        return {key: _with_environment(value, origin) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_with_environment(value, origin) for value in tree]
+    if "${" not in tree:
+        return tree
+    try:
+        return OmegaConf.create([str(tree)])[0]
+    except InterpolationResolutionError as error:
         variable = re.search(r"Environment variable '(\w+)' not found", str(error))
         reason = f"{variable[1]} is not set (give {variable[1]}=<folder>)" if variable else one_line(error)
-        raise SettingsError(f"{', '.join(source for source, _ in sources if source)}: {reason}") from None
+        raise SettingsError(f"{origin}: {reason}") from None
 
 
 def resolved(settings: object) -> dict[str, Any]:
     """The settings as plain JSON-ready values, as they go into a record."""
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(settings), resolve=True))
+    return dataclasses.asdict(cast(Any, settings))
 
 
-def setting(help: str, default: Any = MISSING) -> Any:
-    """A dataclass field with the line that `--help` prints for it; without `default` it must be given."""
+def setting(help: str, default: Any = MISSING, reader: Callable[[str], Any] | None = None) -> Any:
+    """A dataclass field with the line that `--help` prints for it; without `default` it must be given.
+
+    Args:
+        reader: reads the texts of the field, where its type alone does not say how; raises `ValueError`.
+    """
+    metadata = {"help": help, **({"reader": reader} if reader else {})}
     if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata={"help": help})
-    return dataclasses.field(default=default, metadata={"help": help})
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def check(condition: bool, message: str) -> None:
@@ -194,16 +367,9 @@ def check(condition: bool, message: str) -> None:
         raise SettingsError(message)
 
 
-def _unresolved(content: DictConfig) -> dict[str, Any]:
-    return cast(dict[str, Any], OmegaConf.to_container(content, resolve=False))
-
-
-def _value(key: str, text: str) -> Any:
-    # OmegaConf's own reading of a scalar, a list or null in YAML notation.
-    try:
-        return cast(DictConfig, OmegaConf.create(f"value: {text}" if text else "value: ''"))["value"]
-    except Exception:
-        raise SettingsError(f"{key}={text}: not readable as a YAML value") from None
+def word(value: Any) -> str:
+    """A value as the text after `key=`."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _relative(path: Path) -> str:

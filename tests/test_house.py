@@ -13,10 +13,11 @@ ROOT = Path(__file__).parents[1]
 # which this test does not see; they lie below everything that runs them.
 FLOORS = {
     "regvit_lightning": """
-        errors neighbours rank schedules version work
+        errors neighbours rank schedules values version work
         settings
         precision runtime
-        data models statistics
+        data statistics
+        models
         frozen records
         analysis
         figures
@@ -39,6 +40,9 @@ LINES = [
     for line in plan.strip().splitlines()
 ]
 FLOOR = {unit: number for number, line in enumerate(LINES) for unit in line}
+
+
+DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.AugAssign)
 
 
 def sources() -> dict[str, str]:
@@ -129,3 +133,68 @@ def test_an_import_of_a_lower_floor_is_fine(path, text):
 def test_few_files_lie_loose(package, most):
     loose = [path.name for path in (ROOT / package).glob("*.py")]
     assert len(loose) <= most, loose
+
+
+def side_effects(files: Mapping[str, str]) -> list[str]:
+    """A line for each statement that does more than define a name of its own file when that is imported."""
+    found = []
+    for path, text in files.items():
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "__name__ == '__main__'"):
+                continue
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", ast.Name())]
+            names = [part for target in targets for part in getattr(target, "elts", [target])]
+            docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            defines = isinstance(node, DEFINITIONS) and all(isinstance(name, ast.Name) for name in names)
+            if not (docstring or defines):
+                found.append(f"{path}:{node.lineno}: {ast.unparse(node).splitlines()[0]}")
+    return found
+
+
+def test_importing_a_file_changes_nothing():
+    found = side_effects(sources())
+    assert not found, "\n".join(["", *found])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'sys.modules["mmcv._ext"] = None',
+        "cv2.setNumThreads(0)",
+        "torch.backends.cudnn.benchmark = True",
+        "a, os.environ['B'] = 1, 2",
+        "if find_spec('x') is None:\n    import y",
+        "try:\n    import y\nexcept ImportError:\n    y = None",
+        "os.environ['A'] |= 1",
+    ],
+)
+def test_a_statement_that_changes_something_at_import_is_named(text):
+    (found,) = side_effects({VOC: f"import os\n{text}"})
+    assert found.startswith(f"{VOC}:2: ")
+
+
+# The files with a step of the computation of a number, in the order in which a reader comes to them between `make eval`
+# and the table. What only carries values (Tokens, BoxedImages, Outcome, Record) or serves (settings, loaders, trainers,
+# files, progress) is not listed.
+WALKS = {
+    "top1 of imagenet_knn": """
+        benchmarks/evaluate.py regvit_lightning/evaluation.py regvit_lightning/tasks/knn.py
+        regvit_lightning/data/imagenet.py regvit_lightning/frozen/module.py regvit_lightning/models/vit_backbone.py
+        regvit_lightning/neighbours.py regvit_lightning/statistics.py benchmarks/tables/__main__.py
+        benchmarks/tables/scored_records.py benchmarks/tables/columns.py benchmarks/tables/formats.py
+    """,
+    "corloc of lost_voc07": """
+        benchmarks/evaluate.py regvit_lightning/evaluation.py regvit_lightning/tasks/discovery/lost.py
+        regvit_lightning/tasks/discovery/protocol.py regvit_lightning/data/discovery.py regvit_lightning/data/voc.py
+        regvit_lightning/models/vit_backbone.py regvit_lightning/tasks/discovery/seed_expansion.py
+        benchmarks/tables/__main__.py benchmarks/tables/scored_records.py benchmarks/tables/columns.py
+        benchmarks/tables/formats.py
+    """,
+}
+
+
+@pytest.mark.parametrize("walk", WALKS)
+def test_a_number_passes_at_most_twelve_files_none_twice(walk):
+    files = WALKS[walk].split()
+    assert len(set(files)) == len(files) <= 12
+    assert all((ROOT / file).is_file() for file in files)

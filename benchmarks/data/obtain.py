@@ -3,9 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
-
-from omegaconf import OmegaConf
+from typing import TYPE_CHECKING
 
 from benchmarks.data import archives, download, prepare
 from regvit_lightning import settings
@@ -52,7 +50,7 @@ class DataSource:
     Attributes:
         files: what it is made from.
         prepare: function of `prepare.py` that makes it, or empty.
-        checks: names of what is counted at the end (`benchmarks.data.CHECKS`).
+        checks: names of what is counted at the end (`benchmarks.data.checks`).
     """
 
     files: list[File] = field(default_factory=list)
@@ -69,10 +67,7 @@ Checks = dict[str, Callable[[DataSettings], int]]
 
 def read_data_source(name: str) -> DataSource:
     """Read `configs/downloads/<name>.yaml`."""
-    (path,) = settings.find("downloads", name)
-    return cast(
-        DataSource, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataSource), settings.read_yaml(path)))
-    )
+    return settings.build(DataSource, settings.find("downloads", name))
 
 
 def obtain(names: Sequence[str], data: DataSettings, folder: Path, checks: Checks) -> None:

@@ -13,10 +13,10 @@ from functools import cache
 from typing import Any
 
 from benchmarks.grid import outcomes
-from benchmarks.grid.cells import Cell, Cells, task_module
+from benchmarks.grid.cells import Cell, Cells, recipe_settings, task_module
 from benchmarks.grid.image_counts import Counts
 from benchmarks.grid.states import States
-from regvit_lightning import precision, records
+from regvit_lightning import records
 from regvit_lightning.analysis import cost
 from regvit_lightning.errors import UserError
 from regvit_lightning.models.backbone import Backbone
@@ -92,7 +92,7 @@ class Estimates:
 
         cells = self.cells
         if cell.pretrains:
-            _, options, _ = precision.module_and_settings("recipes", cell.recipe, cells.variant)
+            options, _ = recipe_settings(cell.recipe, cells.variant, cell.words)
             return trained(self.shape(cell.model), fit.recipe_class(options).work(options, self.counts), options, cells)
         task, options, _ = task_module(cell.task, cells.variant)
         return frozen(self.shape(cell.model), task.work(options, self.counts), options.device_batch)
@@ -110,7 +110,7 @@ def flops(backbone: Backbone, passes: Pass) -> float:
 def frozen(backbone: Backbone, work: Work, device_batch: int) -> Estimate:
     """Of an evaluation: weights in float32, the activations of one block, and the features that are kept."""
     tokens = device_batch * max(_tokens(backbone, one) for one in work.passes)
-    hidden = max(module.out_features for module in _linears(backbone))
+    hidden = max(linear.out_features for linear in backbone.linears())
     activations = tokens * (INFERENCE_BYTES * backbone.embed_dim + 4 * hidden)
     size = 4 * _parameters(backbone) + activations + 4 * work.kept * backbone.embed_dim
     return Estimate(sum(flops(backbone, one) for one in work.passes), size / 2**20)
@@ -138,9 +138,3 @@ def _tokens(backbone: Backbone, passes: Pass) -> int:
 
 def _parameters(backbone: Backbone) -> int:
     return sum(value.numel() for value in backbone.parameters())
-
-
-def _linears(backbone: Backbone) -> list[Any]:
-    import torch
-
-    return [module for module in backbone.model.blocks.modules() if isinstance(module, torch.nn.Linear)]

@@ -6,11 +6,12 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.grid import cluster, locks, outcomes
-from benchmarks.grid.cells import Cell, Cells, recipe, task_module
-from regvit_lightning import precision, records
+from benchmarks.grid.cells import Cell, Cells, recipe_settings, task_module
+from benchmarks.grid.variations import recipe
+from regvit_lightning import records
 from regvit_lightning.errors import UserError
 from regvit_lightning.evaluation import Evaluation
-from regvit_lightning.models import EXPORT
+from regvit_lightning.models import EXPORT, origins
 
 DONE, RUNNING, QUEUED, FAILED, STALE, MISSING = "done", "running", "queued", "failed", "stale", "missing"
 ORDER = (DONE, RUNNING, QUEUED, FAILED, STALE, MISSING)
@@ -87,9 +88,10 @@ class States:
         from regvit_lightning.pretrain import fit
 
         cells = self.cells
-        _, options, free = precision.module_and_settings("recipes", cell.recipe, cells.variant)
+        options, free = recipe_settings(cell.recipe, cells.variant, cell.words)
         folder = self._run(cell)
-        run = fit.Run(cell.size, cell.recipe, options, cells.data, cell.seed, folder, cells.pretrain_devices)
+        name, label = cell.identity.name, cell.identity.label
+        run = fit.Run(name, label, options, cells.data, cell.seed, folder, cells.pretrain_devices)
         ignored = FREE_IN_PRETRAINING if free else {"devices"}
         changes = [text for text in fit.changes(run) or [] if text.partition(":")[0] not in ignored]
         if changes:
@@ -133,7 +135,7 @@ class States:
         """A trained model that is not there: what would make it."""
         from regvit_lightning.models import sources
 
-        if cell.model.startswith(("random-", "timm/")) or _is_file(cell.model):
+        if cell.model.startswith(origins.ELSEWHERE) or origins.is_file(cell.model):
             return None
         try:
             sources.trained(cell.model, self.cells.trained, cell.seed)
@@ -144,7 +146,7 @@ class States:
         return None
 
     def _model_id(self, model: str) -> str:
-        return self._loaded(model, 0, 0)[0] if _is_file(model) else model.replace("/", "-")
+        return self._loaded(model, 0, 0)[0] if origins.is_file(model) else origins.record_id(model)
 
     def _weights(self, model: str, seed: int, untrained_size: int) -> str:
         untrained = model.startswith("random-")
@@ -164,9 +166,3 @@ class States:
         from regvit_lightning.models import sources
 
         return sources.trained(model, self.cells.trained, seed).stat().st_mtime_ns if recipe(model) else 0
-
-
-def _is_file(model: str) -> bool:
-    from regvit_lightning.models import sources
-
-    return model.endswith(sources.FILES) or ("/" in model and not model.startswith(("timm/", "random-")))

@@ -82,7 +82,8 @@ class Task(Protocol):
     Attributes:
         SETTINGS: dataclass of its YAML.
         METRICS: those that go into tables.
-        READS: the part of the data's settings that says which images it reads, see `DataSettings.section`.
+        READS: the part of the data's settings that says which images it reads, see `DataSettings.section`; `discovery`
+            where that is a set with boxes, which `TaskSettings.boxed_set` names.
         FOOTNOTE: keys of the outcome's `protocol` that stand under the table.
         NEEDS_TEXT: True, where it is there: a grid leaves out models without a text tower.
         run: computes one cell.

@@ -28,6 +28,11 @@ class TaskSettings:
     device_batch: int = MISSING
     untrained_size: int = MISSING
 
+    @property
+    def boxed_set(self) -> str:
+        """Name of the set with boxes that is read; empty for a task that reads other images."""
+        return ""
+
     def __post_init__(self) -> None:
         self.precision = hardware.precision(self.precision)
         check(self.untrained_size > 0, f"untrained_size={self.untrained_size}: must be at least 1")

@@ -1,7 +1,6 @@
 """Names and ids: one grammar, read the same way everywhere."""
 
 import re
-import shutil
 
 import pytest
 from hypothesis import given
@@ -82,17 +81,21 @@ def test_other_names_have_no_tag_to_take_off(name):
     assert names.without_tag(name) == name
 
 
+def test_the_run_without_a_tag_comes_first_and_other_recipes_after():
+    models = ["deit3-vitb", "deit3+a-vitb", "deit3+b-vitb", "deit3_in1k-vitb", "dinov2-vitb", "timm-a+b"]
+    shuffled = [models[place] for place in (3, 5, 1, 2, 4, 0)]
+    assert sorted(shuffled, key=names.without_tag_first) == models
+
+
 # -------------------------------------------------------------------------------------------------------- sizes
 
 
 @pytest.fixture
-def larger_family(tmp_path, monkeypatch):
+def larger_family(configs):
     """The shipped settings, and one size of two letters beside them."""
-    shutil.copytree(settings.CONFIGS, tmp_path / "configs")
     text = (settings.CONFIGS / "models" / "vits.yaml").read_text()
     text = text.replace("embed_dim: 384", "embed_dim: 256").replace("num_heads: 6", "num_heads: 4")
-    (tmp_path / "configs" / "models" / "vitxs.yaml").write_text(text)
-    monkeypatch.setattr(settings, "CONFIGS", tmp_path / "configs")
+    (configs / "models" / "vitxs.yaml").write_text(text)
 
 
 def test_a_size_of_two_letters_is_one_yaml(larger_family):

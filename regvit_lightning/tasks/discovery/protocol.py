@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FEATURES = ("q", "k", "v")
-USUAL_SIZES = {"voc07": (375, 500), "voc12": (375, 500), "coco20k": (480, 640)}  # height and width of most images
+USUAL_SIZES = {"voc07": (375, 500), "voc12": (375, 500)}  # height and width of most images
+USUAL_SIZE = (480, 640)  # of COCO's, and taken for every other set
 OVERLAP = 0.5  # least IoU of a box that is right
 
 Source = tuple[int, str]  # block, and q, k or v
@@ -50,16 +51,42 @@ class DiscoverySettings(TaskSettings):
     """Settings of every object discovery.
 
     Attributes:
-        images: voc07, voc12 or coco20k.
+        images: name of a set with boxes, see `DataSettings.discovery`.
         max_patches: larger images are reduced to at most so many; they are counted in the record.
     """
 
     images: str = MISSING
     max_patches: int = MISSING
 
+    @property
+    def boxed_set(self) -> str:
+        return self.images
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.max_patches > 0, f"max_patches={self.max_patches}: must be at least 1")
+
+
+@dataclass
+class SingleSourceSettings(DiscoverySettings):
+    """Settings of a method on the projections of one block.
+
+    Attributes:
+        feature: q, k or v; auto takes the registers paper's choice for LOST.
+        block: whose projections are taken, -1 is the last.
+    """
+
+    feature: str = MISSING
+    block: int = MISSING
+
+    def source(self, backbone: Backbone) -> Source:
+        """Block and feature, of this backbone.
+
+        Raises:
+            SettingsError: the backbone has no such block, or there is no such feature.
+        """
+        check_block(backbone, self.block)
+        return self.block, feature_of(backbone, self.feature)
 
 
 def feature_of(backbone: Backbone, wanted: str) -> str:
@@ -78,7 +105,7 @@ def feature_of(backbone: Backbone, wanted: str) -> str:
 
 def work(settings: DiscoverySettings, images: ImageCounts) -> Work:
     """Every image once, at the usual size of its set."""
-    return Work([Pass(images[settings.images][0], *USUAL_SIZES[settings.images])])
+    return Work([Pass(images[settings.images][0], *USUAL_SIZES.get(settings.images, USUAL_SIZE))])
 
 
 def check_block(backbone: Backbone, block: int) -> None:

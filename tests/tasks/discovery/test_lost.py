@@ -19,17 +19,16 @@ from torch.nn import functional as F
 from regvit_lightning import settings
 from regvit_lightning.data import boxes
 from regvit_lightning.data.discovery import NativeSize, pad_together
-from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.data.layout import BoxedSet, DataError, DataSettings
 from regvit_lightning.data.mini import writer as mini
 from regvit_lightning.models import sources, vit
-from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.vit_backbone import ViTBackbone
 from regvit_lightning.settings import SettingsError
 from regvit_lightning.tasks.discovery import (
     lost,
     lost_sweep,
     normalised_cut,
     protocol,
-    regions,
     seed_expansion,
     tokencut,
 )
@@ -212,7 +211,7 @@ def colour_backbone(registers=4, cls=True):
             nn.init.zeros_(last.bias)
         block.attn.qkv.weight.data = torch.eye(96).repeat(3, 1)
         nn.init.zeros_(block.attn.qkv.bias)
-    return Backbone(model, "colours", 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return ViTBackbone(model, "colours", 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def found_in(backbone, method, images):
@@ -281,10 +280,10 @@ def test_a_seed_in_the_background_falls_back_to_its_own_patch():
 
 def test_regions_hang_together_by_sides_and_within_one_image():
     foreground = torch.tensor([[[1, 1, 0], [0, 0, 1], [1, 0, 1]], [[0, 0, 0], [1, 1, 1], [0, 0, 0]]]).bool()
-    parts, alone = regions.holding(torch.tensor([8, 0]), foreground)
+    parts, alone = seed_expansion.connected_part(torch.tensor([8, 0]), foreground)
     assert parts.long().tolist() == [[[0, 0, 0], [0, 0, 1], [0, 0, 1]], [[1, 0, 0], [0, 0, 0], [0, 0, 0]]]
     assert alone.tolist() == [False, True]
-    assert regions.boxes(parts).tolist() == [[2, 1, 3, 3], [0, 0, 1, 1]]
+    assert seed_expansion.tight_boxes(parts).tolist() == [[2, 1, 3, 3], [0, 0, 1, 1]]
 
 
 # ------------------------------------------------------------------------------------------------------ tokencut
@@ -458,7 +457,8 @@ def test_coco_with_a_crowd_alone_counts_as_not_found(tmp_path):
     images = {1: ((64, 48), [((0, 0, 64, 48), True)]), 2: ((64, 48), [((0, 0, 64, 48), False)])}
     folder, annotations, names = write_coco(tmp_path, images)
     data = DataSettings(name="own", root=str(tmp_path))
-    data.discovery.coco20k = [str(path.relative_to(tmp_path)) for path in (folder, annotations, names)]
+    below = [str(path.relative_to(tmp_path)) for path in (folder, annotations, names)]
+    data.discovery["coco20k"] = BoxedSet("coco", "", *below)
     found = lost.run(nano(), data, mini_settings(task="lost_coco20k"))
     assert found.protocol["left_out"] == {"crowd": 1}
     assert found.protocol["without_a_box"] == 1
@@ -473,6 +473,9 @@ def test_coco_with_a_crowd_alone_counts_as_not_found(tmp_path):
     [
         ("deit3-vitb_reg4", "v"),
         ("deit3_in1k-vits_reg0", "v"),
+        ("deit3+lr1-vitb_reg4", "v"),
+        ("dinov2+like-deit3-and-clip-vitb_reg4", "k"),
+        ("dinov2+clip-vitb_reg4-last", "k"),
         ("openclip-vitb_reg4", "v"),
         ("timm-vit_base_patch16_clip_224.laion2b", "v"),
         ("dinov2-vitl14_reg4", "k"),
