@@ -28,7 +28,7 @@ from regvit_lightning.pretrain import parallel
 from regvit_lightning.pretrain.knn_callback import HeldOutKnn
 from regvit_lightning.runtime import hardware, loggers, seeds
 from regvit_lightning.runtime.scheduled import ScheduledModule
-from regvit_lightning.settings import MISSING, check, from_resolved, resolved
+from regvit_lightning.settings import MISSING, check, check_at_least, from_resolved, resolved
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 
@@ -81,10 +81,8 @@ class RecipeSettings:
 
     def __post_init__(self) -> None:
         self.precision = hardware.precision(self.precision)
-        for name in ("epochs", "batch_size", "device_batch", "image_size", "checkpoint_every", "log_every"):
-            check(getattr(self, name) > 0, f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("workers", "norms_every", "monitor_every"):
-            check(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: must not be negative")
+        check_at_least(self, 1, "epochs", "batch_size", "device_batch", "image_size", "checkpoint_every", "log_every")
+        check_at_least(self, 0, "workers", "norms_every", "monitor_every")
         loggers.check_kind(self.logger)
         known = ", ".join(parallel.STRATEGIES)
         check(self.strategy in parallel.STRATEGIES, f"strategy={self.strategy}: expected one of {known}")
