@@ -10,6 +10,7 @@ from benchmarks.tables import build, formats, published
 from benchmarks.tables.formats import Origin
 from benchmarks.tables.paper_tables import report_of_each_model
 from benchmarks.tables.scored_records import ScoredRecord, data_name, read_scored_records
+from regvit_lightning.invocation import invocation
 from regvit_lightning.runtime import atomic
 from regvit_lightning.settings import setting
 
@@ -56,7 +57,7 @@ def main(options: Tables, words: list[str]) -> None:
     """Run the program."""
     results, data = Path(options.results), data_name(options.data)
     records = read_scored_records(results, data)
-    folder, origin = results / data / "tables", Origin(data, records, f"make tables DATA={data}")
+    folder, origin = results / data / "tables", Origin(data, records, invocation("tables", {"DATA": data}))
     written: list[str] = []
     for table in build.tables(records.cells, published.read_published()):
         shown = formats.markdown(table, origin)
