@@ -7,6 +7,7 @@ import dataclasses
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -14,7 +15,7 @@ from typing import Any, TypeVar, cast
 
 from benchmarks import word_of
 from regvit_lightning import settings
-from regvit_lightning.errors import Stopped, UserError
+from regvit_lightning.errors import Notice, Stopped, UserError
 
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ def run(name: str, description: str, schema: type[T], body: Callable[[T, list[st
             key = remaining[0].partition("=")[0]
             raise settings.SettingsError(f"unknown key '{key}'; {settings.nearest(key, keys(schema))}")
         wait_passively()
-        with _stopping():
+        with _stopping(), _notices(name):
             body(settings.build(schema, words=own), remaining)
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
@@ -80,6 +81,22 @@ def _stopping() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _notices(name: str) -> Iterator[None]:
+    """Inside, what the library decides for the user is a line of the program, and all other warnings are as ever."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def line(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if issubclass(category, Notice):
+                print(f"{name}: {message}", file=sys.stderr)
+            else:
+                show(message, category, *where)
+
+        warnings.showwarning = cast(Any, line)
+        yield
 
 
 def keys(schema: type) -> list[str]:

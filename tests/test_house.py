@@ -16,7 +16,8 @@ FLOORS = {
         errors invocation neighbours rank schedules version work
         settings
         precision runtime
-        data models statistics
+        data statistics
+        models
         frozen records
         analysis
         figures

@@ -2,9 +2,10 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -73,14 +74,16 @@ def image_shapes(backbone: "Backbone") -> Iterator[Counter[Shape]]:
         hook.remove()
 
 
-@contextmanager
-def without_picture() -> Iterator[None]:
-    """Inside, object discovery draws no examples: a cost that does not grow with the number of images."""
-    from regvit_lightning.tasks.discovery import protocol
+def forward_seconds(forward: Callable[[Any], object], shapes: Mapping[Shape, int]) -> float:
+    """Wall-clock time of `forward` on so many batches of each shape."""
+    import torch
 
-    picture = protocol.picture
-    protocol.picture = lambda *_: None  # type: ignore[assignment, return-value]
-    try:
-        yield
-    finally:
-        protocol.picture = picture
+    from regvit_lightning.runtime import hardware
+
+    batches = {shape: torch.randn(shape, device=hardware.accelerator()) for shape in shapes}
+    return sum(count * seconds(partial(forward, batches[shape]), 3) for shape, count in shapes.items())
+
+
+def image_count(shapes: Mapping[Shape, int]) -> int:
+    """How many images so many batches of each shape hold."""
+    return sum(count * shape[0] for shape, count in shapes.items())

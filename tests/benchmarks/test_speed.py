@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from benchmarks.speed.plain_dinov2 import PlainDinov2
-from benchmarks.speed.timing import image_shapes, without_picture
+from benchmarks.speed.timing import image_count, image_shapes
 from regvit_lightning.models import sources
-from regvit_lightning.tasks.discovery import protocol
 from tests.pretrain.dinov2.test_recipe import crops, recipe, total
 
 
@@ -38,13 +37,4 @@ def test_every_batch_of_images_is_counted_by_either_way_through_the_backbone():
         backbone.projections(large)
     backbone(small)  # after the count has ended
     assert shapes == {(3, 3, 64, 64): 2, (1, 3, 96, 64): 1}
-
-
-def test_the_picture_is_left_out_inside_and_drawn_again_after_a_failure():
-    drawn = protocol.picture
-    with without_picture():
-        assert protocol.picture(None, None) is None
-    assert protocol.picture is drawn
-    with pytest.raises(RuntimeError, match="inside"), without_picture():
-        raise RuntimeError("inside")
-    assert protocol.picture is drawn
+    assert image_count(shapes) == 7
