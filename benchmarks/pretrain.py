@@ -71,7 +71,7 @@ def main(options: Pretrain, words: list[str]) -> None:
     exported = fit.fit(run, callbacks, options.force)
     unreadable = folder / "unreadable.txt"
     if unreadable.exists():
-        count = len(unreadable.read_text().splitlines())
+        count = len(unreadable.read_text(encoding="utf-8").splitlines())
         print(f"pretrain: {count} unreadable images were replaced by others; they are listed in {unreadable}")
     print(f"pretrain: weights in {exported}; curve in {curve}; more curves: tensorboard --logdir {folder}/log")
 

@@ -4,13 +4,14 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.live import Live
+from rich.text import Text
 
 from benchmarks.clock import clock
 
@@ -29,7 +30,7 @@ def quiet() -> None:
 
 
 class Counter:
-    """Shows how far a piece of work has come, its rate and the time left.
+    """Shows how far a piece of work has come, its rate and the time left. Close it, or use it as a context manager.
 
     Args:
         title: what is being done.
@@ -39,38 +40,80 @@ class Counter:
     """
 
     def __init__(self, title: str, total: int, unit: str, done: int = 0) -> None:
-        self.title, self.total, self.unit, self.done = title, total, unit, done
+        self.title, self.total, self.unit, self.done, self.note = title, total, unit, done, ""
         self.begun, self.begun_at, self.printed = time.monotonic(), done, time.monotonic()
-        self.console = Console(file=sys.stderr)
-        self.bar: Bar | None = None
-        if self.console.is_terminal:
-            columns = TextColumn("{task.description}"), BarColumn(12), MofNCompleteColumn()
-            note, left = TextColumn("{task.fields[note]}"), TimeRemainingColumn(compact=True)
-            self.bar = Bar(*columns, note, left, console=self.console, transient=True)
-            self.task = self.bar.add_task(title, total=total, completed=done, note="")
-            self.bar.start()
+        self.live: Live | None = None
+        console = Console(file=sys.stderr)
+        if sys.stderr.isatty() and console.is_interactive:
+            shown: dict[str, Any] = {"console": console, "transient": True, "redirect_stdout": sys.stdout.isatty()}
+            self.live = Live(get_renderable=lambda: self._bar(console), refresh_per_second=5, **shown)
+            self.live.start()
+
+    def __enter__(self) -> "Counter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def update(self, done: int, note: str = "") -> None:
         """Set the units done, with a short note such as the loss."""
-        self.done = done
-        elapsed = time.monotonic() - self.begun
-        rate = (done - self.begun_at) / elapsed if elapsed > 0 else 0.0
-        note = f"{note}  {rate:,.0f} {self.unit}/s".strip()
-        if self.bar is not None:
-            self.bar.update(self.task, completed=done, note=note)
-        elif time.monotonic() - self.printed > SECONDS_BETWEEN_LINES:
+        self.done, self.note = done, note
+        if self.live is None and time.monotonic() - self.printed > SECONDS_BETWEEN_LINES:
             self.printed = time.monotonic()
-            left = (self.total - done) / rate if rate > 0 else float("inf")
-            print(f"{self.title}: {done:,}/{self.total:,}  {note}  {clock(left)} left", file=sys.stderr, flush=True)
+            print(f"{self.title}: {'  '.join(filter(None, self._parts()))} left", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """End the bar and print a last line."""
-        if self.bar is not None:
-            self.bar.stop()
-        elapsed = time.monotonic() - self.begun
-        rate = (self.done - self.begun_at) / max(elapsed, 1e-9)
-        line = f"{self.title}: {self.done:,}/{self.total:,} in {clock(elapsed)}  {rate:,.0f} {self.unit}/s"
+        if self.live is not None:
+            self.live.stop()
+        spent = clock(time.monotonic() - self.begun)
+        line = f"{self.title}: {self.done:,}/{self.total:,} in {spent}  {self._rate()}"
         print(line, file=sys.stderr, flush=True)
+
+    def _parts(self) -> list[str]:
+        """How much is done, the note, the rate, and the time left."""
+        per_second = self._per_second()
+        left = (self.total - self.done) / per_second if per_second > 0 else float("inf")
+        return [f"{self.done:,}/{self.total:,}", self.note, self._rate(), clock(left)]
+
+    def _per_second(self) -> float:
+        return (self.done - self.begun_at) / max(time.monotonic() - self.begun, 1e-9)
+
+    def _rate(self) -> str:
+        rate = self._per_second()
+        return f"{rate:,.{0 if rate >= 10 else 1}f} {self.unit}/s"
+
+    def _bar(self, console: Console) -> Text:
+        share = self.done / self.total if self.total else 1.0
+        line = Text(bar_line(self.title, share, self._parts(), console.width), no_wrap=True, overflow="crop")
+        line.highlight_regex("━+", "bar.complete")
+        return line
+
+
+BAR = 12  # characters
+
+
+def bar_line(title: str, share: float, parts: Sequence[str], width: int) -> str:
+    """The line of a bar that fits into `width` characters.
+
+    What does not fit is left out in this order: the bar, the note, the rate; then the counts become a percentage, the
+    time is left out, and at last the title loses its end.
+
+    Args:
+        title: what is being done.
+        share: of the work that is done, in [0, 1].
+        parts: counts, note, rate and time left; empty ones are not shown.
+        width: of the terminal, in characters.
+    """
+    counts, note, rate, left = parts
+    full = round(BAR * min(share, 1.0))
+    bar, percent = "━" * full + "─" * (BAR - full), f"{share:.0%}"
+    every = [bar, counts, note, rate, left]
+    for kept in (every, every[1:], [counts, rate, left], [counts, left], [percent, left], [percent]):
+        line = "  ".join(filter(None, [title, *kept]))
+        if len(line) <= width:
+            return line
+    return f"{title[: max(width - len(percent) - 3, 0)]}…  {percent}"
 
 
 class Progress(Callback):
