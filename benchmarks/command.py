@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that `--help` answers at once.
 """
 
 import dataclasses
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,7 @@ def run(name: str, description: str, schema: type[T], body: Callable[[T, list[st
         if remaining and not group:
             key = remaining[0].partition("=")[0]
             raise settings.SettingsError(f"unknown key '{key}'; {settings.nearest(key, keys(schema))}")
+        wait_passively()
         with _stopping():
             body(settings.build(schema, words=own), remaining)
         terminal.finish()
@@ -58,6 +60,14 @@ def run(name: str, description: str, schema: type[T], body: Callable[[T, list[st
         raise SystemExit(130) from None
     finally:
         terminal.show_cursor()
+
+
+def wait_passively() -> None:
+    """Let waiting OpenMP threads sleep, unless the environment says otherwise; works only before torch is loaded.
+
+    A thread that spins keeps the core from the processes that decode images: 1.3x on a short CPU run with one worker.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @contextmanager

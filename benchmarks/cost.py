@@ -22,7 +22,7 @@ class CostOf:
 
 def main(options: CostOf, words: list[str]) -> None:
     """Run the program."""
-    from regvit_lightning.artifacts import cost
+    from regvit_lightning.analysis import cost
 
     backbone = cost.load_shape(options.model, Path(options.runs))
     size = options.image_size or backbone.image_size

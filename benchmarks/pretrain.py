@@ -115,7 +115,7 @@ def _submit(run: "Run", options: Pretrain, words: list[str]) -> None:
 
 def _watching(run: "Run") -> list["Callback"]:
     """The callback that measures norms, if the recipe asks for it."""
-    from regvit_lightning.artifacts.outliers import Rules
+    from regvit_lightning.analysis.outliers import Rules
     from regvit_lightning.pretrain import fit
     from regvit_lightning.pretrain.norms_callback import NormsDuringTraining, fixed_images
 

@@ -13,10 +13,17 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from benchmarks.clock import clock
-
 SECONDS_BETWEEN_LINES = 10.0
 STEPS_BETWEEN_LOSSES = 10  # reading the loss makes the host wait for the device
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people read them: 75 -> '1:15', hours where needed, '?' for infinity."""
+    if seconds == float("inf"):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def quiet() -> None:

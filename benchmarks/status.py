@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks import command
-from benchmarks.clock import clock
 from benchmarks.grid import cells as grids
 from benchmarks.grid.cells import Cell, Cells
 from benchmarks.grid.states import ORDER, RUNNING, State
@@ -30,6 +29,7 @@ def main(options: Status, words: list[str]) -> None:
     from benchmarks.grid.estimates import Estimates
     from benchmarks.grid.make_commands import Commands
     from benchmarks.grid.states import States
+    from benchmarks.progress import clock
 
     check(options.devices > 0, f"devices={options.devices}: must be at least 1")
     grid = grids.build(options)
@@ -60,6 +60,8 @@ def table(grid: Cells, found: Mapping[Cell, State]) -> str:
 
 def notes(found: Mapping[Cell, State], now: float) -> list[str]:
     """What there is to say of cells, by kind; once for cells of which the same is said."""
+    from benchmarks.progress import clock
+
     cells: dict[State, list[Cell]] = {}
     for cell, state in found.items():
         if state.note:

@@ -6,10 +6,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from regvit_lightning import settings
+from regvit_lightning import precision, settings
 from regvit_lightning.data import layout
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.frozen import freshness
 from regvit_lightning.settings import check, setting
 
 PRETRAINING = "pretrain"  # in place of a task
@@ -156,7 +155,7 @@ def recipe(model: str) -> str:
 @lru_cache
 def task_module(task: str, variant: str) -> tuple[Any, Any, bool]:
     """Module and settings of a task, and whether it leaves the precision to the hardware."""
-    return freshness.module_and_settings("tasks", task, variant)
+    return precision.module_and_settings("tasks", task, variant)
 
 
 def _files(grid: str) -> list[Path]:
@@ -173,5 +172,5 @@ def _lacks(model: str, task: str, variant: str) -> str:
         return "no text tower"
     if not recipe(model):
         return ""
-    _, options, _ = freshness.module_and_settings("recipes", recipe(model), variant)
+    _, options, _ = precision.module_and_settings("recipes", recipe(model), variant)
     return "" if options.images == "pairs" else "no text tower"

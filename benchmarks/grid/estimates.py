@@ -16,10 +16,9 @@ from benchmarks.grid import outcomes
 from benchmarks.grid.cells import Cell, Cells, task_module
 from benchmarks.grid.image_counts import Counts
 from benchmarks.grid.states import States
-from regvit_lightning import records
-from regvit_lightning.artifacts import cost
+from regvit_lightning import precision, records
+from regvit_lightning.analysis import cost
 from regvit_lightning.errors import UserError
-from regvit_lightning.frozen import freshness
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.work import Pass, Work
 
@@ -93,7 +92,7 @@ class Estimates:
 
         cells = self.cells
         if cell.pretrains:
-            _, options, _ = freshness.module_and_settings("recipes", cell.recipe, cells.variant)
+            _, options, _ = precision.module_and_settings("recipes", cell.recipe, cells.variant)
             return trained(self.shape(cell.model), fit.recipe_class(options).work(options, self.counts), options, cells)
         task, options, _ = task_module(cell.task, cells.variant)
         return frozen(self.shape(cell.model), task.work(options, self.counts), options.device_batch)

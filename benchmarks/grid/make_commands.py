@@ -6,7 +6,7 @@ from functools import cache
 
 from benchmarks.grid.cells import Cell, Cells, Chosen, task_module
 from benchmarks.grid.queueing import LocalJob
-from regvit_lightning.frozen import freshness
+from regvit_lightning import precision
 
 
 @dataclass(frozen=True)
@@ -50,5 +50,5 @@ class Commands:
 
 @cache
 def _workers(recipe: str, task: str, variant: str) -> int:
-    _, options, _ = freshness.module_and_settings("recipes", recipe, variant) if recipe else task_module(task, variant)
+    _, options, _ = precision.module_and_settings("recipes", recipe, variant) if recipe else task_module(task, variant)
     return int(options.workers)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from benchmarks.grid import cluster, locks, outcomes
 from benchmarks.grid.cells import Cell, Cells, recipe, task_module
-from regvit_lightning import records
+from regvit_lightning import precision, records
 from regvit_lightning.errors import UserError
-from regvit_lightning.frozen import freshness
+from regvit_lightning.evaluation import Evaluation
 
 DONE, RUNNING, QUEUED, FAILED, STALE, MISSING = "done", "running", "queued", "failed", "stale", "missing"
 ORDER = (DONE, RUNNING, QUEUED, FAILED, STALE, MISSING)
@@ -76,8 +76,8 @@ class States:
             if not file.exists():
                 return State(MISSING)
             task, chosen, free = task_module(cell.task, self.cells.variant)
-            now = freshness.expected(task, chosen, self.cells.data, free)
-            reason = freshness.stale(file, now, partial(self._weights, cell.model, cell.seed, chosen.untrained_size))
+            evaluation = Evaluation(cell.task, task, chosen, self.cells.data, cell.seed, free)
+            reason = evaluation.stale(file, partial(self._weights, cell.model, cell.seed, chosen.untrained_size))
         except UserError as error:  # a model that cannot be read
             return State(MISSING, str(error), runnable=False)
         return State(STALE, reason) if reason else State(DONE)
@@ -87,7 +87,7 @@ class States:
         from regvit_lightning.pretrain import fit
 
         cells = self.cells
-        _, options, free = freshness.module_and_settings("recipes", cell.recipe, cells.variant)
+        _, options, free = precision.module_and_settings("recipes", cell.recipe, cells.variant)
         folder = self._run(cell)
         run = fit.Run(cell.size, cell.recipe, options, cells.data, cell.seed, folder, cells.pretrain_devices)
         ignored = FREE_IN_PRETRAINING if free else {"devices"}

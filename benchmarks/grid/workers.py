@@ -10,13 +10,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from benchmarks.clock import clock
 from benchmarks.grid import child, locks, outcomes, queueing
 from benchmarks.grid.board import Board
 from benchmarks.grid.child import Child
 from benchmarks.grid.locks import Lock
 from benchmarks.grid.outcomes import MISTAKE, CellOutcome
 from benchmarks.grid.queueing import LocalJob
+from benchmarks.progress import clock
 from regvit_lightning.errors import Stopped
 from regvit_lightning.runtime import atomic
 

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from regvit_lightning.artifacts.norms import Norms
-from regvit_lightning.artifacts.outliers import LOW, Finding, Rules, massive_share
-from regvit_lightning.artifacts.positions import Placement
+from regvit_lightning.analysis.norms import Norms
+from regvit_lightning.analysis.outliers import LOW, Finding, Rules, massive_share
+from regvit_lightning.analysis.positions import Placement
 from regvit_lightning.figures.grids import INK
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def norms_during_training(rows: Sequence[Mapping[str, float]]) -> Figure:
     """Fig. 4b: norms of patches after the last block against the step, and outlier shares of every block.
 
     Args:
-        rows: of `norms.csv`, see `artifacts/callback.py`.
+        rows: of `norms.csv`, see `pretrain/norms_callback.py`.
     """
     from matplotlib.figure import Figure
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from regvit_lightning.artifacts.contents import Contents
-from regvit_lightning.artifacts.controls import Effect
-from regvit_lightning.artifacts.cost import Cost
-from regvit_lightning.artifacts.probes import ProbeScore
+from regvit_lightning.analysis.contents import Contents
+from regvit_lightning.analysis.controls import Effect
+from regvit_lightning.analysis.cost import Cost
+from regvit_lightning.analysis.probes import ProbeScore
 from regvit_lightning.figures.artifacts import GREY, NORMAL, OUTLIER, label
 from regvit_lightning.figures.grids import INK
 

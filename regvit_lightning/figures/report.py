@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from regvit_lightning.artifacts.report import ArtifactReport
+from regvit_lightning.analysis.report import ArtifactReport
 from regvit_lightning.figures import artifacts as figures_artifacts
 from regvit_lightning.figures import contents as figures_contents
 from regvit_lightning.figures.tokens import attention_maps, component_maps, head_maps, mean_attention, norm_maps, size

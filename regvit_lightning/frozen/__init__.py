@@ -1,1 +1,1 @@
-"""What every frozen evaluation shares: contract, settings, module, trainer, freshness of records."""
+"""What every frozen evaluation shares: contract, settings, module, trainer."""

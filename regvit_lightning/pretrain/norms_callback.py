@@ -17,8 +17,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
-from regvit_lightning.artifacts.norms import Norms, measure
-from regvit_lightning.artifacts.outliers import Rules
+from regvit_lightning.analysis.norms import Norms, measure
+from regvit_lightning.analysis.outliers import Rules
 from regvit_lightning.data.images import Files
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.data.transforms import centre_crop

@@ -1,7 +1,7 @@
 """The artifact report: has this backbone high-norm tokens, from which block on, where, and what do they hold and draw?
 
 Source: Darcet et al. 2023 (arXiv 2309.16588), sections 2 and 3; the rules, measures and probes stand in
-`regvit_lightning/artifacts/` with their own sources. Norms are those of the residual stream before the final norm.
+`regvit_lightning/analysis/` with their own sources. Norms are those of the residual stream before the final norm.
 """
 
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from regvit_lightning.artifacts import controls, cost, local_probes, outliers, positions, probes, replacement
-from regvit_lightning.artifacts.contents import Contents, OutlierMask, ProbeSettings, TokenPass
-from regvit_lightning.artifacts.controls import Effect, ReplacedPass
-from regvit_lightning.artifacts.last_block import LastBlockPass
-from regvit_lightning.artifacts.norms import NormPass, Norms
-from regvit_lightning.artifacts.outliers import Rules
-from regvit_lightning.artifacts.report import ArtifactReport
+from regvit_lightning.analysis import controls, cost, local_probes, outliers, positions, probes, replacement
+from regvit_lightning.analysis.contents import Contents, OutlierMask, ProbeSettings, TokenPass
+from regvit_lightning.analysis.controls import Effect, ReplacedPass
+from regvit_lightning.analysis.last_block import LastBlockPass
+from regvit_lightning.analysis.norms import NormPass, Norms
+from regvit_lightning.analysis.outliers import Rules
+from regvit_lightning.analysis.report import ArtifactReport
 from regvit_lightning.data.discovery import SETS, boxed_images
 from regvit_lightning.data.imagenet import ImageNet, test_files, train_files
 from regvit_lightning.data.images import ImageFiles

@@ -6,11 +6,11 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from regvit_lightning.artifacts.norms import measure
-from regvit_lightning.artifacts.outliers import Rules, find
-from regvit_lightning.artifacts.positions import place
+from regvit_lightning.analysis.norms import measure
+from regvit_lightning.analysis.outliers import Rules, find
+from regvit_lightning.analysis.positions import place
 from regvit_lightning.figures import artifacts as figures
-from tests.artifacts.planted import planted
+from tests.analysis.planted import planted
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from safetensors.torch import load_file
 
 from regvit_lightning import settings
-from regvit_lightning.artifacts.outliers import Rules
+from regvit_lightning.analysis.outliers import Rules
 from regvit_lightning.data import layout
 from regvit_lightning.models import sources, vit
 from regvit_lightning.pretrain import fit, parallel

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from regvit_lightning.artifacts.norms import measure
-from regvit_lightning.artifacts.outliers import Rules
+from regvit_lightning.analysis.norms import measure
+from regvit_lightning.analysis.outliers import Rules
 from regvit_lightning.data.images import index
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.errors import UserError
@@ -19,7 +19,7 @@ from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.pretrain import fit, norms_callback
 from regvit_lightning.pretrain.norms_callback import NormsDuringTraining, describe, fixed_images, read
 from regvit_lightning.settings import SettingsError
-from tests.artifacts.planted import planted
+from tests.analysis.planted import planted
 from tests.pretrain.test_fit import StopAt, die_at, prepare, same_bits
 
 IMAGES = torch.randint(0, 256, (4, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

@@ -11,7 +11,7 @@ from regvit_lightning import settings
 from regvit_lightning.data import layout
 from regvit_lightning.models import sources
 from regvit_lightning.tasks import artifact_report
-from tests.artifacts.planted import planted
+from tests.analysis.planted import planted
 from tests.data.test_voc import write_voc
 
 

@@ -13,7 +13,7 @@ from benchmarks.grid import locks
 from benchmarks.grid.outcomes import CellOutcome
 from benchmarks.grid.states import State, States
 from regvit_lightning import records, settings
-from regvit_lightning.frozen import freshness
+from regvit_lightning.evaluation import Evaluation
 from regvit_lightning.models import sources
 from regvit_lightning.records import Record
 from regvit_lightning.settings import SettingsError
@@ -43,7 +43,7 @@ def made(place, task="imagenet_knn", weights=None, **settings_):
     """A record of the random model as the grid expects it, but for `settings_`."""
     module, options, _ = grids.task_module(task, "mini")
     data = grids.build(chosen(place)).data
-    now = freshness.expected(module, options, data, any_precision=True)
+    now = Evaluation(task, module, options, data, seed=0, any_precision=True)
     weights = weights or sources.load_backbone(MODEL, place, image_size=64).fingerprint
     record = Record(
         model=MODEL,
@@ -59,7 +59,7 @@ def made(place, task="imagenet_knn", weights=None, **settings_):
         images=1,
         protocol={},
         footnote=[],
-        settings={**now.settings, **settings_},
+        settings={**settings.resolved(options), **settings_},
         layout=now.layout,
         backbone={},
         weights=weights,

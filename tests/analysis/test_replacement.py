@@ -7,7 +7,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
-from regvit_lightning.artifacts import replacement
+from regvit_lightning.analysis import replacement
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import sources
 from regvit_lightning.models.backbone import Backbone

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from regvit_lightning.artifacts import attention
+from regvit_lightning.analysis import attention
 from regvit_lightning.models import sources, vit
 from regvit_lightning.models.tokens import Attention
 

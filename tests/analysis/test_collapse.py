@@ -13,7 +13,7 @@ from scipy.stats import entropy
 from sklearn.decomposition import PCA
 from sklearn.metrics.pairwise import cosine_similarity
 
-from regvit_lightning.artifacts import collapse
+from regvit_lightning.analysis import collapse
 from regvit_lightning.models.tokens import Tokens
 
 

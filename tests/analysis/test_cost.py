@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from regvit_lightning.artifacts import cost
+from regvit_lightning.analysis import cost
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import sources, vit
 from tests.models.test_backbones import images, tiny

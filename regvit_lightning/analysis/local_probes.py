@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from regvit_lightning.artifacts.logistic import Linear, softmax_regression
+from regvit_lightning.analysis.logistic import Linear, softmax_regression
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.errors import UserError
 from regvit_lightning.settings import check

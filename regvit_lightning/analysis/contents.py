@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from regvit_lightning.artifacts import local_probes, probes
-from regvit_lightning.artifacts.local_probes import LocalSettings, Patches, PixelScore, PositionScore
-from regvit_lightning.artifacts.probes import Features, ProbeScore, TokenSettings
+from regvit_lightning.analysis import local_probes, probes
+from regvit_lightning.analysis.local_probes import LocalSettings, Patches, PixelScore, PositionScore
+from regvit_lightning.analysis.probes import Features, ProbeScore, TokenSettings
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.models.backbone import Backbone

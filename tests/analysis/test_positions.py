@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from regvit_lightning.artifacts import positions
-from regvit_lightning.artifacts.norms import measure
-from regvit_lightning.artifacts.outliers import Rules
-from regvit_lightning.artifacts.positions import compare_neighbours, gini, place, rings
-from tests.artifacts.planted import planted
+from regvit_lightning.analysis import positions
+from regvit_lightning.analysis.norms import measure
+from regvit_lightning.analysis.outliers import Rules
+from regvit_lightning.analysis.positions import compare_neighbours, gini, place, rings
+from tests.analysis.planted import planted
 
 
 def test_rings_by_hand():

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from regvit_lightning.artifacts import norms, outliers
-from regvit_lightning.artifacts.norms import measure
-from regvit_lightning.artifacts.outliers import Finding, Rules, find, verdict
+from regvit_lightning.analysis import norms, outliers
+from regvit_lightning.analysis.norms import measure
+from regvit_lightning.analysis.outliers import Finding, Rules, find, verdict
 from regvit_lightning.settings import SettingsError
-from tests.artifacts.planted import DIMENSION, planted
+from tests.analysis.planted import DIMENSION, planted
 
 # 1..9 once each around the median 5 (MAD 2), and one far patch.
 HAND = torch.tensor([1.0, 2, 3, 4, 5, 5, 6, 7, 8, 16.0]).view(1, 2, 5)

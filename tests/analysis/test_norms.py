@@ -8,12 +8,12 @@ import torch
 from scipy import stats
 from torch.nn import functional as F
 
-from regvit_lightning.artifacts import norms
-from regvit_lightning.artifacts.norms import NormPass, join, measure, neighbour_similarity
+from regvit_lightning.analysis import norms
+from regvit_lightning.analysis.norms import NormPass, join, measure, neighbour_similarity
 from regvit_lightning.errors import UserError
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.frozen.trainer import tester
-from tests.artifacts.planted import DIMENSION, planted
+from tests.analysis.planted import DIMENSION, planted
 from tests.models.test_backbones import MODELS, images, joined, tiny
 
 

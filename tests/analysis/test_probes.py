@@ -10,10 +10,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from regvit_lightning.artifacts import local_probes, probes
-from regvit_lightning.artifacts.local_probes import LocalSettings
-from regvit_lightning.artifacts.logistic import Linear, softmax_regression
-from regvit_lightning.artifacts.probes import Features, TokenSettings
+from regvit_lightning.analysis import local_probes, probes
+from regvit_lightning.analysis.local_probes import LocalSettings
+from regvit_lightning.analysis.logistic import Linear, softmax_regression
+from regvit_lightning.analysis.probes import Features, TokenSettings
 from regvit_lightning.errors import UserError
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.settings import SettingsError

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from regvit_lightning.artifacts import attention, collapse
+from regvit_lightning.analysis import attention, collapse
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.models.backbone import Backbone

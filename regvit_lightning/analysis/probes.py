@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from regvit_lightning.artifacts.logistic import Linear, softmax_regression
+from regvit_lightning.analysis.logistic import Linear, softmax_regression
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import check

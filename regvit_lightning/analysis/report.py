@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regvit_lightning.artifacts import outliers
-from regvit_lightning.artifacts.contents import Contents
-from regvit_lightning.artifacts.controls import Effect
-from regvit_lightning.artifacts.cost import Cost
-from regvit_lightning.artifacts.last_block import LastBlockPass
-from regvit_lightning.artifacts.norms import Norms
-from regvit_lightning.artifacts.outliers import Finding, Rules
-from regvit_lightning.artifacts.positions import Neighbours, Placement
+from regvit_lightning.analysis import outliers
+from regvit_lightning.analysis.contents import Contents
+from regvit_lightning.analysis.controls import Effect
+from regvit_lightning.analysis.cost import Cost
+from regvit_lightning.analysis.last_block import LastBlockPass
+from regvit_lightning.analysis.norms import Norms
+from regvit_lightning.analysis.outliers import Finding, Rules
+from regvit_lightning.analysis.positions import Neighbours, Placement
 
 STRIP = 200  # quantiles of the norms after the last block that a record keeps, evenly over the ranks
 LEVELS = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)  # of the norms after every block

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from regvit_lightning.artifacts import controls
-from regvit_lightning.artifacts.probes import Features, TokenSettings
+from regvit_lightning.analysis import controls
+from regvit_lightning.analysis.probes import Features, TokenSettings
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models import sources

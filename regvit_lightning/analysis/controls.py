@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regvit_lightning import neighbours
-from regvit_lightning.artifacts import probes, replacement
-from regvit_lightning.artifacts.probes import Features, TokenSettings
+from regvit_lightning.analysis import probes, replacement
+from regvit_lightning.analysis.probes import Features, TokenSettings
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.frozen.module import FrozenModule, cls_or_mean
 from regvit_lightning.models.backbone import Backbone

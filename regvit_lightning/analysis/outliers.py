@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from regvit_lightning.artifacts.norms import Norms
+from regvit_lightning.analysis.norms import Norms
 from regvit_lightning.settings import check
 from regvit_lightning.statistics import bootstrap
 

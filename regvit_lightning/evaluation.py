@@ -1,0 +1,260 @@
+"""One cell of the grid, from a backbone and a task to its record: the program, the grid and a user's Python call it."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regvit_lightning import precision, records, settings, statistics
+from regvit_lightning.data import layout
+from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.errors import UserError
+from regvit_lightning.records import Record
+from regvit_lightning.runtime import atomic
+
+if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
+    from matplotlib.figure import Figure
+
+    from regvit_lightning.frozen.contract import Outcome, RunOptions, Task
+    from regvit_lightning.models.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One task on one data set with one seed: what its record must say, and how that record comes about.
+
+    Attributes:
+        name: of the task, a file of `configs/tasks`.
+        task: its module.
+        settings: resolved settings of the task.
+        data: where the images are.
+        seed: of the trained model and of everything drawn in the evaluation.
+        any_precision: the precision is left to the hardware, so that a record of either holds on all machines.
+    """
+
+    name: str
+    task: "Task"
+    settings: Any
+    data: DataSettings
+    seed: int
+    any_precision: bool
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """What decides which images are read and what their labels mean."""
+        return self.data.section(self.task.READS)
+
+    @property
+    def data_root(self) -> str:
+        """Folder of the data, where nothing else says which images they are."""
+        return "" if self.data.rendered or self.data.counts else self.data.root
+
+    def file(self, results: Path, model: str) -> Path:
+        """Where the record of the model with this id lies below `results`."""
+        return records.path(results, self.data.name, model, self.name, self.seed)
+
+    def stale(self, file: Path, weights: Callable[[], str]) -> str:
+        """Why the record in `file` does not answer for this evaluation, or '' when it does.
+
+        Args:
+            file: of the record; one that is no record of this schema never answers.
+            weights: gives the fingerprint of the model; asked only where all else holds, as it reads every weight.
+
+        Raises:
+            UserError: of `weights`.
+        """
+        try:
+            record = records.read_record(file)
+        except UserError as error:
+            return str(error)
+        wanted = settings.resolved(self.settings)
+        if self.any_precision:
+            wanted["precision"] = record.settings.get("precision")
+        images = self.layout, self.data_root
+        return records.stale(record, wanted, record.weights, *images) or records.stale(
+            record, wanted, weights(), *images
+        )
+
+    def run(self, backbone: "Backbone", options: "RunOptions") -> "Outcome":
+        """Compute the cell; writes nothing but what `options.folder` is for."""
+        return self.task.run(backbone, self.data, self.settings, options)
+
+    def record(self, backbone: "Backbone", outcome: "Outcome", seconds: float) -> Record:
+        """The record of an outcome, numbers rounded; it names no file of scores yet."""
+        return Record(
+            model=backbone.name,
+            task=self.name,
+            data=self.data.name,
+            data_root=self.data_root,
+            seed=self.seed,
+            metrics=_rounded(outcome.metrics),
+            columns={key: asdict(metric) for key, metric in self.task.METRICS.items()},
+            intervals={key: [round(end, 4) for end in ends] for key, ends in outcome.intervals.items()},
+            per_class={key: value if value is None else round(value, 2) for key, value in outcome.per_class.items()},
+            floors={name: _rounded(floor) for name, floor in outcome.floors.items()},
+            images=outcome.images,
+            protocol=outcome.protocol,
+            footnote=list(self.task.FOOTNOTE),
+            settings=settings.resolved(self.settings),
+            layout=self.layout,
+            backbone=backbone.facts(),
+            weights=backbone.fingerprint,
+            provenance=records.provenance(seconds),
+        )
+
+    def summary(self, outcome: "Outcome") -> str:
+        """The metrics that go into tables, in words: `top1 62.08, top1_best_on_test 62.50`."""
+        metrics = self.task.METRICS.items()
+        return ", ".join(f"{key} {outcome.metrics[key]:.{metric.decimals + 1}f}" for key, metric in metrics)
+
+
+def prepare(
+    task: str,
+    data: DataSettings,
+    variant: str = "auto",
+    seed: int = 0,
+    words: Sequence[str] = (),
+    known: Sequence[str] = (),
+) -> Evaluation:
+    """The evaluation of `task` on `data` with its settings resolved for this hardware.
+
+    Args:
+        task: a name of `configs/tasks`.
+        data: where the images are.
+        variant: overlay of the task; `auto` takes the data's own.
+        seed: of the trained model and of the evaluation.
+        words: `key=value` settings of the task.
+        known: further keys that the same command takes, for the hint on a misspelt one.
+
+    Raises:
+        SettingsError: unknown task, variant or key, or a value of the wrong type or range.
+    """
+    variant = data.variant if variant == "auto" else variant
+    module, chosen = settings.load_settings("tasks", task, variant, words, known)
+    return Evaluation(task, module, chosen, data, seed, precision.any_precision("tasks", task, variant, words))
+
+
+def evaluate(
+    backbone: "Backbone",
+    task: str,
+    data: str | DataSettings = "mini",
+    *,
+    variant: str = "auto",
+    seed: int = 0,
+    devices: int = 1,
+    folder: Path | None = None,
+    callbacks: Sequence["Callback"] = (),
+    settings: Mapping[str, Any] | None = None,
+) -> "Outcome":
+    """Evaluate a frozen backbone on one task and return the outcome; no record is written.
+
+    Args:
+        backbone: as `regvit_lightning.load_backbone` gives it.
+        task: a name of `configs/tasks`, such as `imagenet_knn`.
+        data: a name of `configs/data`, a folder with `train/<class>/` and `val/<class>/`, or `DataSettings`. Rendered
+            data is rendered first where it is not there yet.
+        variant: overlay of the task; `auto` takes the data's own.
+        seed: of everything drawn.
+        devices: of this machine, for tasks that train a head.
+        folder: keeps the log, checkpoint and weights of a head, and lets an interrupted training continue.
+        callbacks: Lightning callbacks, such as a progress bar.
+        settings: of the task, in place of its YAML's, such as `{"workers": 0}`.
+
+    Returns:
+        Metrics by name, with 95 % intervals over the test images, floors, protocol and per-image scores.
+
+    Raises:
+        UserError: unknown task, setting or data, data that cannot be read, or a backbone that the task cannot use.
+    """
+    from regvit_lightning.data.mini import writer
+    from regvit_lightning.frozen.contract import RunOptions
+
+    where = layout.resolve(data) if isinstance(data, str) else data
+    words = [f"{key}={_word(value)}" for key, value in (settings or {}).items()]
+    evaluation = prepare(task, where, variant, seed, words)
+    if where.rendered:
+        for _ in writer.write(Path(where.root), writer.MiniSettings(), workers=1):
+            pass
+    return evaluation.run(backbone, RunOptions(seed, devices, callbacks, folder))
+
+
+def run_and_record(
+    evaluation: Evaluation, backbone: "Backbone", results: Path, options: "RunOptions", force: bool = False
+) -> tuple["Outcome", Path]:
+    """Compute a cell and write its record, the scores of single images and the picture beside it.
+
+    Args:
+        evaluation: what is computed.
+        backbone: frozen.
+        results: folder of the results.
+        options: devices, callbacks, and the folder of the cell, in which an interrupted training continues.
+        force: begin anew, whatever the folder of the cell holds.
+
+    Returns:
+        The outcome, and the file of the record.
+
+    Raises:
+        UserError: of the task; or a file cannot be written.
+    """
+    from regvit_lightning.frozen.trainer import LAST
+    from regvit_lightning.runtime import hardware
+
+    assert options.folder is not None, "a cell that is recorded has a folder"
+    hardware.forget_peak_memory()
+    begun = time.monotonic()
+    _claim(options.folder, _description(evaluation, backbone), force)
+    outcome = evaluation.run(backbone, options)
+    file = evaluation.file(results, backbone.name)
+    record = evaluation.record(backbone, outcome, time.monotonic() - begun)
+    if outcome.picture is not None:
+        _show(outcome.picture, file.with_suffix(".png"), options.folder)
+    if outcome.scores:
+        packed = statistics.pack({key: values.cpu() for key, values in outcome.scores.items()})
+        beside = records.scores_path(file)
+        atomic.write(beside, lambda temporary: temporary.write_bytes(packed))
+        record.scores.update(file=beside.name, digest=statistics.digest(packed))
+    saved = record.save(results)
+    atomic.remove(options.folder / LAST)
+    return outcome, saved
+
+
+def _description(evaluation: Evaluation, backbone: "Backbone") -> dict[str, Any]:
+    """What a cell computes: a head that was trained for another description is not continued."""
+    resolved = settings.resolved(evaluation.settings)
+    kept = {key: value for key, value in resolved.items() if key not in records.FREE_TO_CHANGE}
+    images = {"data": str(Path(evaluation.data.root).resolve()), "layout": evaluation.layout}
+    return {"weights": backbone.fingerprint, **images, **kept}
+
+
+def _claim(folder: Path, description: dict[str, Any], force: bool) -> None:
+    """Empty the cell's folder unless what lies in it, such as the checkpoint of a head, is of this very cell."""
+    from regvit_lightning.runtime import hardware
+
+    if not hardware.first_process():
+        return
+    file, text = folder / "cell.json", json.dumps(description, indent=1) + "\n"
+    if force or not file.exists() or file.read_text(encoding="utf-8") != text:
+        shutil.rmtree(folder, ignore_errors=True)
+        atomic.write_text(file, text)
+
+
+def _show(picture: "Figure", file: Path, folder: Path) -> None:
+    """Keep the picture beside the record and show it in TensorBoard."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    atomic.write(file, lambda temporary: picture.savefig(temporary, format="png"))
+    with SummaryWriter(str(folder / "log")) as writer:
+        writer.add_figure("test/examples", picture)
+
+
+def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {key: round(value, 4) for key, value in metrics.items()}
+
+
+def _word(value: Any) -> str:
+    """A value as a `key=value` word has it."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

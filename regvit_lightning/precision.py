@@ -1,0 +1,21 @@
+"""Whether a recipe or a task leaves its precision to the hardware, and its settings without asking any hardware."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from regvit_lightning import settings
+
+PRECISION_OF_ANY = "32-true"  # stands for `auto` where the hardware is not to be asked: that would take memory of a GPU
+
+
+def any_precision(group: str, name: str, variant: str = "", words: Sequence[str] = ()) -> bool:
+    """Whether a recipe or a task says `precision: auto`, before anything asks the hardware."""
+    values = [settings.read_yaml(file).get("precision") for file in settings.find(group, name, variant)]
+    values.append(settings.read_words(words).get("precision"))
+    return [value for value in values if value is not None][-1:] == ["auto"]
+
+
+def module_and_settings(group: str, name: str, variant: str = "") -> tuple[Any, Any, bool]:
+    """Module and settings of a recipe or a task without asking the hardware, and whether any precision is right."""
+    free = any_precision(group, name, variant)
+    return *settings.load_settings(group, name, variant, [f"precision={PRECISION_OF_ANY}"] if free else []), free

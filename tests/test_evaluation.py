@@ -1,0 +1,45 @@
+"""A cell called from Python: the same numbers as the program's record, settings by name, one line for a mistake."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from regvit_lightning import evaluation
+from regvit_lightning.errors import UserError
+from regvit_lightning.models.sources import load_backbone
+from regvit_lightning.settings import SettingsError
+from tests.benchmarks.test_chain import program
+
+SETTINGS = {"workers": 0, "precision": "32-true", "neighbours": [1, 5], "held_out": 0.5}
+
+
+@pytest.fixture(scope="module")
+def folder(tiny):
+    return f"{tiny.root}/imagenet"
+
+
+def test_python_and_program_compute_the_same_numbers(folder, tmp_path):
+    backbone = load_backbone("random-vitn_reg2", Path("none"), image_size=64)
+    outcome = evaluation.evaluate(backbone, "imagenet_knn", folder, variant="mini", settings=SETTINGS)
+    words = [f"{key}={value}" for key, value in SETTINGS.items()]
+    folders = [f"results={tmp_path / 'results'}", f"runs={tmp_path / 'runs'}"]
+    cell = ["model=random-vitn_reg2", "task=imagenet_knn", f"data={folder}", "variant=mini"]
+    program("evaluate", *cell, *words, *folders)
+    (file,) = (tmp_path / "results").rglob("*.json")
+    record = json.loads(file.read_text())
+    assert record["metrics"] == {key: round(value, 4) for key, value in outcome.metrics.items()}
+    assert record["weights"] == backbone.fingerprint
+    assert not list(tmp_path.rglob("cell.json.*"))
+
+
+def test_a_misspelt_setting_names_its_neighbour(folder):
+    backbone = load_backbone("random-vitn_reg0", Path("none"), image_size=64)
+    with pytest.raises(SettingsError, match="unknown key 'worker'; nearest: workers"):
+        evaluation.evaluate(backbone, "imagenet_knn", folder, variant="mini", settings={"worker": 0})
+
+
+def test_data_that_is_not_there_is_one_line(tmp_path):
+    backbone = load_backbone("random-vitn_reg0", Path("none"), image_size=64)
+    with pytest.raises(UserError, match="neither a folder nor a name"):
+        evaluation.evaluate(backbone, "imagenet_knn", str(tmp_path / "nothing"))

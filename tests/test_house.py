@@ -1,0 +1,129 @@
+"""The floors of the house: every import goes to the file's own unit or to a lower floor, so nothing goes round."""
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# From the ground up. A unit is a folder or a file; those of one line do not import each other. `__init__` is the door
+# through which users come in, so it stands above what it opens. Recipes and tasks are found by the names in their YAML,
+# which this test does not see; they lie below everything that runs them.
+FLOORS = {
+    "regvit_lightning": """
+        errors neighbours rank schedules work
+        settings
+        precision runtime
+        data models statistics
+        frozen records
+        analysis
+        figures
+        pretrain tasks
+        evaluation
+        __init__
+    """,
+    "benchmarks": """
+        __init__ command launch progress
+        data tables
+        compare cost evaluate grid pretrain report speed
+        plan status
+    """,
+}
+LINES = [
+    [f"{package}.{unit}" for unit in line.split()]
+    for package, plan in FLOORS.items()
+    for line in plan.strip().splitlines()
+]
+FLOOR = {unit: number for number, line in enumerate(LINES) for unit in line}
+
+
+def sources() -> dict[str, str]:
+    """Text of every Python file of both packages, by its path below the root."""
+    files = [file for package in FLOORS for file in sorted((ROOT / package).rglob("*.py"))]
+    return {file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8") for file in files}
+
+
+def unit_of(path: str) -> str:
+    """`data/voc.py` of the library belongs to the unit `regvit_lightning.data`, `settings.py` is its own."""
+    package, name = Path(path).with_suffix("").parts[:2]
+    return f"{package}.{name}"
+
+
+def imports(text: str, units: Mapping[str, int]) -> Iterator[tuple[int, str]]:
+    """Line and unit of every import of the two packages, in functions and under TYPE_CHECKING, too."""
+    for node in ast.walk(ast.parse(text)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module if not node.level else '(relative)'}.{alias.name}" for alias in node.names]
+        for name in names:
+            package, unit = (*name.split("."), "__init__")[:2]
+            if package in FLOORS:
+                inside = f"{package}.{unit}"
+                yield node.lineno, inside if inside in units else f"{package}.__init__"
+            elif package == "(relative)":
+                yield node.lineno, name
+
+
+def offenders(files: Mapping[str, str]) -> list[str]:
+    """A line for each import that goes to another unit which is not on a lower floor."""
+    found = []
+    for path, text in files.items():
+        own = unit_of(path)
+        for line, other in imports(text, FLOOR):
+            if other != own and not FLOOR.get(other, len(LINES)) < FLOOR[own]:
+                found.append(f"{path}:{line}: {own} must not import {other}")
+    return found
+
+
+def test_every_unit_has_a_floor_and_every_floor_its_units():
+    assert sorted({unit_of(path) for path in sources()}) == sorted(FLOOR), "name new files and folders in FLOORS"
+
+
+def test_imports_go_down_only():
+    found = offenders(sources())
+    assert not found, "\n".join(["", *found])
+
+
+VOC = "regvit_lightning/data/voc.py"
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "told"),
+    [
+        (VOC, "x = 1\nimport benchmarks.grid.cells", ":2: regvit_lightning.data must not imp"),
+        (VOC, "from regvit_lightning import records", "import regvit_lightning.records"),
+        (VOC, "from regvit_lightning.models.vit import NAME", "import regvit_lightning.models"),
+        (VOC, "def f():\n    from regvit_lightning.tasks import knn", "voc.py:2: "),
+        (VOC, "if TYPE_CHECKING:\n    from regvit_lightning.records import Record", "2: "),
+        (VOC, "from regvit_lightning import __version__", "import regvit_lightning.__init__"),
+        (VOC, "import regvit_lightning", "import regvit_lightning.__init__"),
+        (VOC, "from . import boxes", "import (relative).boxes"),
+        ("benchmarks/tables/columns.py", "from benchmarks.status import table", "must not import benchmarks.status"),
+        ("benchmarks/cost.py", "from benchmarks import compare", "benchmarks.cost must not import benchmarks.compare"),
+    ],
+)
+def test_an_import_that_goes_up_sideways_or_round_is_named(path, text, told):
+    (found,) = offenders({path: text})
+    assert told in found
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        (VOC, "from regvit_lightning.data.boxes import Boxes\nimport numpy as np"),
+        ("regvit_lightning/data/mini/writer.py", "from regvit_lightning.errors import UserError"),
+        ("benchmarks/status.py", "from benchmarks.grid import cells\nimport regvit_lightning"),
+    ],
+)
+def test_an_import_of_a_lower_floor_is_fine(path, text):
+    assert not offenders({path: text})
+
+
+@pytest.mark.parametrize(("package", "most"), [("benchmarks", 16), ("regvit_lightning", 14)])
+def test_few_files_lie_loose(package, most):
+    loose = [path.name for path in (ROOT / package).glob("*.py")]
+    assert len(loose) <= most, loose
