@@ -55,7 +55,7 @@ def table(grid: Cells, found: Mapping[Cell, State]) -> str:
     of_place = {(cell.model, cell.seed, cell.task): state.kind for cell, state in found.items()}
     rows = [["model", "seed", *tasks]]
     rows += [[model, str(seed), *(of_place.get((model, seed, task), "–") for task in tasks)] for model, seed in lines]
-    return markdown.table(rows)
+    return markdown.for_terminal(rows)
 
 
 def notes(found: Mapping[Cell, State], now: float) -> list[str]:

@@ -17,19 +17,7 @@ from typing import Any
 from regvit_lightning.errors import UserError
 
 # Characters that the programs print and that do not fall apart into ASCII by themselves, as é and … do.
-ASCII = {
-    "–": "-",
-    "—": "-",
-    "·": "-",
-    "−": "-",
-    "×": "x",
-    "±": "+-",
-    "→": "->",
-    "≥": ">=",
-    "≤": "<=",
-    "━": "#",
-    "─": "-",
-}
+ASCII = dict(zip("–—·−×━─", "----x#-", strict=True)) | {"±": "+-", "→": "->", "≥": ">=", "≤": "<="}
 NOBODY_READS = (errno.EPIPE, errno.EIO)  # the reader of a pipe has left; the terminal was closed
 SHOW_CURSOR = "\x1b[?25h"
 
@@ -125,9 +113,15 @@ def show_cursor() -> None:
         print(SHOW_CURSOR, end="", file=sys.stderr, flush=True)
 
 
+def columns() -> int | None:
+    """Width in characters of the terminal that standard output goes to; None where it goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def show(text: str) -> None:
-    """Print `text`; on a terminal its long lines are broken between words."""
-    print(fitted(text, shutil.get_terminal_size().columns) if sys.stdout.isatty() else text)
+    """Print `text` at once; on a terminal its long lines are broken between words."""
+    width = columns()
+    print(text if width is None else fitted(text, width), flush=True)
 
 
 def fitted(text: str, columns: int) -> str:

@@ -25,7 +25,8 @@ FLOORS = {
         __init__
     """,
     "benchmarks": """
-        __init__ command launch progress
+        __init__ terminal throughput
+        command launch progress
         data tables
         compare cost evaluate grid pretrain report speed
         plan status

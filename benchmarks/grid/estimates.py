@@ -8,14 +8,16 @@ towers.
 
 import statistics
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from benchmarks.data.image_counts import Counts
 from benchmarks.grid import outcomes
 from benchmarks.grid.cells import Cell, Cells, task_module
-from benchmarks.grid.image_counts import Counts
 from benchmarks.grid.states import States
+from benchmarks.throughput import flops, shape_of
 from regvit_lightning import precision, records
 from regvit_lightning.analysis import cost
 from regvit_lightning.errors import UserError
@@ -54,6 +56,7 @@ class Estimates:
         self.cells, self.states = cells, States(cells)
         self.counts = Counts(cells.data, given or {})
         self.shape = cache(self._shape)
+        self.work = cache(self._work)
         self.estimate = cache(self._estimate)
         self.measured = cache(self._measured)
 
@@ -87,24 +90,33 @@ class Estimates:
         except UserError:
             return 0.0
 
-    def _estimate(self, cell: Cell) -> Estimate:
+    def devices(self) -> list[str]:
+        """Names of the hardware on which evaluations of the grid have run, as their records say."""
+        names = []
+        for cell in self.cells.cells:
+            if not cell.pretrains:
+                with suppress(UserError):
+                    names.append(str(records.read_record(self.states.record(cell)).provenance["device"]))
+        return sorted(set(names))
+
+    def _work(self, cell: Cell) -> tuple[Work, Any]:
+        """What the cell computes, and the settings of its recipe or task."""
         from regvit_lightning.pretrain import fit
 
-        cells = self.cells
         if cell.pretrains:
-            _, options, _ = precision.module_and_settings("recipes", cell.recipe, cells.variant)
-            return trained(self.shape(cell.model), fit.recipe_class(options).work(options, self.counts), options, cells)
-        task, options, _ = task_module(cell.task, cells.variant)
-        return frozen(self.shape(cell.model), task.work(options, self.counts), options.device_batch)
+            _, options, _ = precision.module_and_settings("recipes", cell.recipe, self.cells.variant)
+            return fit.recipe_class(options).work(options, self.counts), options
+        task, options, _ = task_module(cell.task, self.cells.variant)
+        return task.work(options, self.counts), options
+
+    def _estimate(self, cell: Cell) -> Estimate:
+        work, options = self.work(cell)
+        if cell.pretrains:
+            return trained(self.shape(cell.model), work, options, self.cells)
+        return frozen(self.shape(cell.model), work, options.device_batch)
 
     def _shape(self, model: str) -> Backbone:
         return cost.load_shape(model, self.cells.trained)
-
-
-def flops(backbone: Backbone, passes: Pass) -> float:
-    """Of all images of a pass."""
-    macs = cost.macs_of_patches(backbone, backbone.num_registers, _patches(backbone, passes)) + passes.more_macs
-    return 2.0 * macs * passes.images * (3 if passes.trained else 1)
 
 
 def frozen(backbone: Backbone, work: Work, device_batch: int) -> Estimate:
@@ -127,13 +139,8 @@ def trained(backbone: Backbone, work: Work, options: Any, cells: Cells) -> Estim
     return Estimate(sum(flops(backbone, one) for one in work.passes), size / 2**20)
 
 
-def _patches(backbone: Backbone, passes: Pass) -> int:
-    patch = backbone.patch_size
-    return -(-passes.height // patch) * -(-passes.width // patch)
-
-
 def _tokens(backbone: Backbone, passes: Pass) -> int:
-    return backbone.has_cls + backbone.num_registers + _patches(backbone, passes)
+    return shape_of(backbone, passes).tokens
 
 
 def _parameters(backbone: Backbone) -> int:

@@ -166,14 +166,24 @@ def check_files(source: Path, files: Sequence[str], get: str) -> None:
         raise DataError(f"{source}: {len(missing):,} of {len(files):,} files are missing: {first}; {get}")
 
 
-def resolve(data: str) -> DataSettings:
+def resolve(data: str, root_needed: bool = True) -> DataSettings:
     """The data set called `data`, or the folder of that path, in ImageNet's layout.
+
+    Args:
+        data: a name of `configs/data/`, or a folder.
+        root_needed: images are read; else a data set whose root nobody has given has the root `DATA_ROOT`.
 
     Raises:
         SettingsError: neither a name of `configs/data/` nor a folder, or `DATA_ROOT` is needed and not set.
     """
     if data in settings.names("data"):
-        return settings.build(DataSettings, settings.find("data", data))
+        files = settings.find("data", data)
+        try:
+            return settings.build(DataSettings, files)
+        except SettingsError:
+            if root_needed:
+                raise
+            return settings.build(DataSettings, files, ["root=DATA_ROOT"])
     folder = Path(data)
     if not folder.is_dir():
         hint = settings.nearest(data, settings.names("data"))
