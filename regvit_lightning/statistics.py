@@ -1,11 +1,13 @@
-"""Scores of single test images, kept beside a record: with them two models are compared on the same images.
+"""Scores of single test images, and what follows from them: metrics, intervals over images and seeds, comparisons.
 
-The file is a zip archive of numpy arrays without a date, so that the same scores give the same bytes.
+Scores are kept beside a record, so that two models can be compared on the same images. The file is a zip archive of
+numpy arrays without a date, so that the same scores give the same bytes.
 """
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +20,10 @@ if TYPE_CHECKING:
 
 Scores = npt.NDArray[Any]
 
-DRAWS = 1000  # of the bootstrap
-PART = 20  # of them at once, which bounds the memory
+Statistic = Callable[[Scores], float]  # from the mean over images of their scores (…) to a metric
+
+DRAWS = 1000  # resampled sets of images of the bootstrap
+AT_ONCE = 20  # of them, which bounds the memory
 LEVELS = (0.025, 0.975)
 SUFFIX = ".scores.npz"
 
@@ -61,18 +65,60 @@ def _small(values: Scores) -> Scores:
     return values.astype(np.float32)
 
 
-# -------------------------------------------------------------------------------------------------------- intervals
+# ------------------------------------------------------------------------------------------------------ metrics
+
+
+def accuracy(predictions: "Tensor", labels: "Tensor", classes: int) -> "Tensor":
+    """Top-1 accuracy in percent of each column of `predictions` (N, M) against `labels` (N,): (M,)."""
+    from torchmetrics.functional.classification import multiclass_accuracy
+
+    target = labels.expand(predictions.shape[1], -1)
+    return 100 * multiclass_accuracy(predictions.T, target, classes, average="micro", multidim_average="samplewise")
+
+
+def ious(areas: Scores) -> Scores:
+    """IoU in percent of each class (classes,); NaN for a class that is neither predicted nor true anywhere.
+
+    Args:
+        areas: (3, classes) pixels in the intersection, in the prediction and in the truth, summed or averaged over
+            images.
+    """
+    both, predicted, labelled = np.asarray(areas, np.float64)
+    union = predicted + labelled - both
+    return np.divide(100 * both, union, out=np.full_like(both, np.nan), where=union > 0)
 
 
 def miou(areas: Scores) -> float:
-    """mIoU in percent from mean areas (3, classes) of intersection, prediction and truth; absent classes left out."""
-    both, predicted, labelled = areas
-    united = predicted + labelled - both
-    return float(100 * np.mean(both[united > 0] / united[united > 0]))
+    """Mean of `ious` over the classes that occur, as mmsegmentation takes it."""
+    return float(np.nanmean(ious(areas)))
 
 
-# From the mean over images to the metric, where it is not that mean itself.
-STATISTICS: dict[str, Callable[[Scores], float]] = {"miou": miou}
+# The metrics that are not the mean over images of the scores, but follow from it.
+STATISTICS: dict[str, Statistic] = {"miou": miou}
+
+
+# -------------------------------------------------------------------------------------------------------- intervals
+
+
+def bootstrap(
+    scores: "Tensor", seed: int = 0, statistic: Statistic = np.mean, draws: int = DRAWS
+) -> tuple[float, float]:
+    """95 % interval of a statistic of the mean over images, by resampling images (percentile bootstrap).
+
+    Args:
+        scores: (N, …) per image.
+        seed: of the draws.
+        statistic: such as `miou` from areas; by default the mean itself.
+        draws: number of resampled sets.
+    """
+    import torch
+
+    from regvit_lightning.runtime import seeds
+
+    values = scores.double().cpu().numpy()
+    images, generator = len(values), seeds.generator(seed, "bootstrap")
+    sets = (torch.randint(images, (images,), generator=generator).numpy() for _ in range(draws))
+    return _percentiles([statistic(mean) for mean in _resampled(values, sets)])
 
 
 def paired_interval(metric: str, pairs: Sequence[tuple[Scores, Scores]], draws: int = DRAWS) -> tuple[float, float]:
@@ -85,36 +131,37 @@ def paired_interval(metric: str, pairs: Sequence[tuple[Scores, Scores]], draws: 
         metric: its name, see `STATISTICS`.
         pairs: for each seed scores (N, …) of the first and of the second side, of the same images in the same order;
             images that are NaN on either side are left out.
-        draws: number of them.
+        draws: number of resampled sets.
     """
-    found = np.stack([_differences(metric, *pair, draws) for pair in pairs])  # (seeds, draws)
+    differences = np.stack([_differences(metric, *pair, draws) for pair in pairs])  # (seeds, draws)
     if len(pairs) > 1:
-        drawn = np.random.Generator(np.random.PCG64(1)).integers(len(pairs), size=found.shape)
-        found = np.take_along_axis(found, drawn, axis=0)
-    low, high = np.quantile(found.mean(axis=0), LEVELS)
-    return float(low), float(high)
+        drawn = np.random.Generator(np.random.PCG64(1)).integers(len(pairs), size=differences.shape)
+        differences = np.take_along_axis(differences, drawn, axis=0)
+    return _percentiles(differences.mean(axis=0))
 
 
 def _differences(metric: str, first: Scores, second: Scores, draws: int) -> Scores:
-    """Difference of the metric in each draw of images: (draws,). The same draws for all pairs of N images."""
-    both = np.stack([first, second], axis=1).reshape(len(first), -1)
-    both = both[np.isfinite(both).all(axis=1)]
-    generator, images = np.random.Generator(np.random.PCG64(0)), len(both)
-    means = np.concatenate([_counts(generator, images, size) @ both for size in _sizes(draws)]) / images
+    """Difference of the metric in each resampled set: (draws,). The same sets for all pairs of N images."""
+    both = np.stack([first, second], axis=1)
+    both = both[np.isfinite(both).reshape(len(both), -1).all(axis=1)]
+    images, generator = len(both), np.random.Generator(np.random.PCG64(0))
+    sets = (generator.integers(images, size=images) for _ in range(draws))
     statistic = STATISTICS.get(metric, float)
-    sides = means.reshape(draws, 2, *first.shape[1:])
-    return np.array([statistic(new) - statistic(old) for old, new in sides])
+    return np.array([statistic(new) - statistic(old) for old, new in _resampled(both, sets)])
 
 
-def _sizes(draws: int) -> list[int]:
-    """`draws` in parts of at most `PART`."""
-    return [min(PART, draws - start) for start in range(0, draws, PART)]
+def _resampled(scores: Scores, sets: Iterable[Scores]) -> Iterator[Scores]:
+    """The mean (…) of scores (N, …) over each set of images, given as N indices with repeats."""
+    flat = scores.reshape(len(scores), -1)
+    counts = (np.bincount(indices, minlength=len(flat)) for indices in sets)
+    while part := list(islice(counts, AT_ONCE)):
+        for mean in np.stack(part).astype(np.float64) @ flat / len(flat):
+            yield mean.reshape(scores.shape[1:])
 
 
-def _counts(generator: np.random.Generator, images: int, draws: int) -> Scores:
-    """How often each image is drawn, (draws, images)."""
-    drawn = (np.bincount(generator.integers(images, size=images), minlength=images) for _ in range(draws))
-    return np.stack(list(drawn)).astype(np.float64)
+def _percentiles(values: Sequence[float] | Scores) -> tuple[float, float]:
+    low, high = np.quantile(values, LEVELS)
+    return float(low), float(high)
 
 
 def unpaired_interval(
@@ -133,39 +180,3 @@ def unpaired_interval(
 def excludes_zero(interval: tuple[float, float] | None) -> bool:
     """Whether a difference with this interval is more than noise; never without an interval."""
     return interval is not None and (interval[0] > 0 or interval[1] < 0)
-
-
-def accuracy(predictions: "Tensor", labels: "Tensor", classes: int) -> "Tensor":
-    """Top-1 accuracy in percent of each column of `predictions` (N, M) against `labels` (N,): (M,)."""
-    from torchmetrics.functional.classification import multiclass_accuracy
-
-    target = labels.expand(predictions.shape[1], -1)
-    return 100 * multiclass_accuracy(predictions.T, target, classes, average="micro", multidim_average="samplewise")
-
-
-def bootstrap(
-    scores: "Tensor",
-    seed: int = 0,
-    statistic: "Callable[[Tensor], Tensor | float] | None" = None,
-    draws: int = 1000,
-) -> tuple[float, float]:
-    """95 % interval of a statistic of the mean over images, by resampling images (percentile bootstrap).
-
-    Args:
-        scores: (N, …) per image.
-        seed: of the draws.
-        statistic: number from the mean over images (…), such as an mIoU from mean areas; by default the mean itself.
-        draws: number of resampled sets.
-    """
-    import torch
-
-    from regvit_lightning.runtime import seeds
-
-    statistic = statistic or torch.Tensor.mean
-    flat = scores.double().cpu().flatten(1) if scores.dim() > 1 else scores.double().cpu()[:, None]
-    generator, images = seeds.generator(seed, "bootstrap"), len(scores)
-    drawn = [torch.randint(images, (images,), generator=generator) for _ in range(draws)]
-    means = torch.stack([draw.bincount(minlength=images) for draw in drawn]).double() @ flat / images
-    found = torch.tensor([float(statistic(mean.view(scores.shape[1:]))) for mean in means], dtype=torch.float64)
-    low, high = torch.quantile(found, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high

@@ -92,3 +92,13 @@ def test_excludes_zero():
     assert not statistics.excludes_zero((-0.1, 2.0))
     assert not statistics.excludes_zero((0.0, 0.0))
     assert not statistics.excludes_zero(None)
+
+
+def test_intervals_are_those_of_the_kept_records_and_tables():
+    """Golden, of commit 5c0f96c: the draws of a seed stay what they were, so that old intervals can be made again."""
+    scores = torch.arange(50.0).square()
+    assert statistics.bootstrap(scores, seed=3) == pytest.approx((621.882, 1017.7255), rel=1e-12)
+    first, second = scores.double().numpy(), scores.double().flip(0).numpy()
+    assert statistics.paired_interval("rmse", [(first, second)]) == pytest.approx((-386.12, 401.849), rel=1e-12)
+    pairs = [(first, second), (first, first + 1)]
+    assert statistics.paired_interval("rmse", pairs) == pytest.approx((-243.089, 264.8575), rel=1e-12)

@@ -8,6 +8,7 @@ from typing import Any
 
 from regvit_lightning import records
 from regvit_lightning.errors import UserError
+from regvit_lightning.models.names import without_tag
 from regvit_lightning.records import Record
 
 LARGEST = 1e15  # of a metric that is shown with all its digits; NaN is not below it
@@ -95,9 +96,10 @@ def family(model: str) -> str:
     return REGISTERS.sub("", model)
 
 
-def order(record: Record) -> tuple[bool, str, int, str]:
-    """Untrained models first; then by family and number of registers."""
-    return not record.model.startswith("random-"), family(record.model), registers(record), record.model
+def order(record: Record) -> tuple[bool, str, str, int, str]:
+    """Untrained models first; then by family, the run without a tag before those with one, and number of registers."""
+    own = family(record.model)
+    return not record.model.startswith("random-"), without_tag(own), own, registers(record), record.model
 
 
 def logs(record: Record, runs: Path) -> str:

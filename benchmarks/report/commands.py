@@ -7,6 +7,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from regvit_lightning import records, settings
+from regvit_lightning.models import names
 from regvit_lightning.records import Record
 from regvit_lightning.settings import SettingsError
 
@@ -16,8 +17,7 @@ PLAIN = re.compile(r"[\w.@+/-]+", re.ASCII)  # what may stand in a command witho
 def command(record: Record) -> str:
     """The line that evaluates the cell again, beside the results that are kept; or why there is none, after a `#`."""
     data = record.data if record.data in settings.names("data") else record.data_root
-    names = [record.model, record.task, data]
-    if not all(PLAIN.fullmatch(name) for name in names):
+    if not all(PLAIN.fullmatch(name) for name in (record.model, record.task, data)):
         return "# no command: a name in this record is not one that a shell leaves alone"
     if record.task not in settings.names("tasks"):
         return f"# no command: this version has no task '{record.task}'"
@@ -42,9 +42,8 @@ def command(record: Record) -> str:
 def _model(name: str) -> str:
     """What `MODEL=` must be, or '' where only the file knows."""
     untrained, bare = ("random-", name.removeprefix("random-")) if name.startswith("random-") else ("", name)
-    recipe, _, size = bare.rpartition("-")
-    known = (recipe in settings.names("recipes")) != bool(untrained and not recipe)
-    if known and re.fullmatch(r"vit[a-z]\d*_reg\d+", size):
+    ours = names.parse_id(name)
+    if names.NAME.fullmatch(bare) if untrained else ours and ours.recipe in settings.names("recipes"):
         return name
     import timm
 

@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.tables.published import Published
 from benchmarks.tables.scored_records import ScoredRecord
 from regvit_lightning import records, statistics
+from regvit_lightning.models.names import without_tag
 from regvit_lightning.records import Record
 from regvit_lightning.statistics import Scores
 
@@ -33,12 +34,15 @@ class TableRow:
     place: int = field(default=0, compare=False)
     floor: bool = False
 
-    def order(self) -> tuple[bool, bool, str, int, int, str, str]:
-        """Floors first, those without a backbone before untrained models; then by name and number of registers."""
+    def order(self) -> tuple[bool, bool, str, str, int, int, str, str]:
+        """Floors first, those without a backbone before untrained models; then by name and number of registers.
+
+        Runs with a tag follow the run without one.
+        """
         registers = re.search(r"_reg(\d+)", self.model)
         untrained, bare = self.model.startswith("random-"), re.sub(r"_reg\d+", "", self.model)
         count = int(registers[1]) if registers else 0
-        return not self.floor, untrained, bare, count, self.place, self.model, self.part
+        return not self.floor, untrained, without_tag(bare), bare, count, self.place, self.model, self.part
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from regvit_lightning.models import sources, vit
+from regvit_lightning.models import names, sources
 from regvit_lightning.models.backbone import Backbone
 
 COUNTS = (0, 1, 2, 4, 8, 16)  # of fig. 8
@@ -77,8 +77,8 @@ def load_shape(name: str, runs: Path, image_size: int = 224) -> Backbone:
         UserError: no such model.
     """
     last = name.rpartition("-")[2]
-    if name.startswith("timm/") or ("/" not in name and vit.NAME.fullmatch(last)):
-        name = f"random-{last if vit.NAME.fullmatch(last) else name}"
+    if name.startswith("timm/") or ("/" not in name and names.NAME.fullmatch(last)):
+        name = f"random-{last if names.NAME.fullmatch(last) else name}"
     if not name.startswith("random-"):
         return sources.load_backbone(name, runs)
     with torch.device("meta"):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regvit_lightning.runtime import seeds
-from regvit_lightning.statistics import bootstrap
+from regvit_lightning.statistics import Scores, bootstrap
 
 DRAWS = 999  # shufflings: p-values are multiples of 1 / 1000
 
@@ -120,11 +120,11 @@ def compare_neighbours(similarity: Tensor, mask: Tensor, seed: int = 0) -> Neigh
     sums = torch.stack([column.double().sum(dim=1) for column in columns], dim=1)
     total = sums.mean(dim=0)
     having = mask.any(dim=1)
-    others, count = sums[~having].sum(dim=0), int(having.sum())
+    others, count = sums[~having].sum(dim=0).numpy(), int(having.sum())
     found = bootstrap(sums[having], seed, lambda mean: _difference(count * mean + others)) if count else None
     interval = found or (float("nan"), float("nan"))
     return Neighbours(float(total[0] / total[1]), float(total[2] / total[3]), _difference(total), interval)
 
 
-def _difference(sums: Tensor) -> float:
+def _difference(sums: Tensor | Scores) -> float:
     return float(sums[0] / sums[1] - sums[2] / sums[3])

@@ -17,7 +17,7 @@ from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from regvit_lightning import settings
 from regvit_lightning.errors import UserError, one_line
-from regvit_lightning.models import vit, weights
+from regvit_lightning.models import names, vit, weights
 from regvit_lightning.models.backbone import Backbone, check_vit
 from regvit_lightning.runtime import seeds
 
@@ -42,7 +42,7 @@ def load_backbone(name: str, runs: Path, seed: int = 0, pretrained: bool = True,
 
     Args:
         name: one of
-            `<recipe>-<model>`: our trained model, `runs/<recipe>-<model>/seed<seed>/backbone.safetensors`;
+            `<recipe>[+<tag>]-<model>`: our trained model, `runs/<that>/seed<seed>/backbone.safetensors`;
             `timm/<model>`: a ViT of timm with its released weights, from the cache or the Hugging Face hub;
             a path (with a `/`, or ending in .safetensors, .pth, .pt, .ckpt): see `weights.load`;
             `random-<model>`, `random-timm/<model>`: untrained.
@@ -70,18 +70,19 @@ def load_backbone(name: str, runs: Path, seed: int = 0, pretrained: bool = True,
 
 
 def trained(name: str, runs: Path, seed: int) -> Path:
-    """The weights of our trained model `<recipe>-<model>`, see `load`.
+    """The weights of our trained model `<recipe>[+<tag>]-<model>`, see `load_backbone`.
 
     Raises:
         UserError: no such model, or it is not trained yet; says what trains it.
     """
-    recipe, _, model_name = name.rpartition("-")
-    if not recipe or not vit.NAME.fullmatch(model_name):
+    found = names.parse_id(name)
+    if found is None:
         raise UserError(f"unknown model '{name}'; {_nearest(name)}")
-    vit.parse_name(model_name)
+    names.parse_name(found.name)
     path = runs / name / f"seed{seed}" / EXPORT
     if not path.exists():
-        command = f"make pretrain MODEL={model_name} RECIPE={recipe} SEED={seed}, with this DATA"
+        tag = f' TAG={found.tag} ARGS="<the settings of this tag>"' if found.tag else ""
+        command = f"make pretrain MODEL={found.name} RECIPE={found.recipe}{tag} SEED={seed}, with this DATA"
         raise UserError(f"{name} is not trained yet ({path} is missing): {command}")
     return path
 

@@ -7,7 +7,6 @@ second bias of the same vector.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,9 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from regvit_lightning import settings
-from regvit_lightning.settings import SettingsError
-
-NAME = re.compile(r"vit(?P<size>[a-z])(?P<patch>\d+)?_reg(?P<registers>\d+)")
+from regvit_lightning.models import names
 
 
 @dataclass
@@ -47,12 +44,13 @@ class Architecture:
     ffn: str = "mlp"
 
     def __post_init__(self) -> None:
+        settings.check(self.patch_size > 0, f"patch_size={self.patch_size}: must be at least 1")
         settings.check(self.embed_dim % self.num_heads == 0, "embed_dim must be a multiple of num_heads")
         settings.check(self.ffn in ("mlp", "swiglu"), f"ffn={self.ffn}: expected mlp or swiglu")
 
 
 def parse_name(name: str) -> tuple[Architecture, int]:
-    """Read a name of the grammar `vit{n,t,s,b,l,h,g}[patch]_reg{N}`: `vitb_reg16`, `vitl14_reg4`.
+    """What a name such as `vitb_reg16` or `vitl14_reg4` stands for; its grammar is in names.py.
 
     Returns:
         The architecture, with the patch size of the name, and the number of registers.
@@ -60,17 +58,9 @@ def parse_name(name: str) -> tuple[Architecture, int]:
     Raises:
         SettingsError: the name does not fit the grammar or its size has no YAML.
     """
-    match = NAME.fullmatch(name)
-    sizes = [size.removeprefix("vit") for size in settings.names("models")]
-    if match is None or match["size"] not in sizes:
-        examples = [f"vit{size}_reg{n}" for size in sizes for n in (0, 1, 2, 4, 8, 16)]
-        hint = settings.nearest(name, examples)
-        raise SettingsError(f"unknown model '{name}': expected vit{{{','.join(sizes)}}}[patch]_reg<N>; {hint}")
-    architecture = settings.build(Architecture, settings.find("models", f"vit{match['size']}"))
-    if match["patch"]:
-        architecture.patch_size = int(match["patch"])
-    settings.check(architecture.patch_size > 0, f"model '{name}': the patch size must be at least 1")
-    return architecture, int(match["registers"])
+    size, patch, registers = names.parse_name(name)
+    architecture = settings.build(Architecture, settings.find("models", size))
+    return architecture if patch is None else replace(architecture, patch_size=patch), registers
 
 
 def with_swiglu(architecture: Architecture) -> Architecture:

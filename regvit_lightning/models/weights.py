@@ -52,7 +52,7 @@ class Metadata:
 
     Attributes:
         name: model name by the grammar (`vitb_reg16`).
-        recipe: recipe that trained it (`deit3`).
+        recipe: recipe that trained it (`deit3`), with the tag of a run with settings of its own (`deit3+lr2e-3`).
         image_size: side of the images in pixels that the position embedding is made for.
         mean, std: per channel, of images in 0..1.
         layer_scale: initial value of LayerScale, or None for a model without.
@@ -279,11 +279,16 @@ def _depth(state: Mapping[str, Tensor]) -> int:
 
 def _heads(width: int, source: object) -> int:
     # No tensor tells the number of heads. Our own widths and CLIP's say theirs; other released ViTs have heads of 64.
+    if width in clip_naming.HEADS:
+        return clip_naming.HEADS[width]
     known = [settings.build(Architecture, settings.find("models", size)) for size in settings.names("models")]
-    heads = {architecture.embed_dim: architecture.num_heads for architecture in known} | clip_naming.HEADS
-    if width not in heads and width % 64:
-        raise UserError(f"{source}: the number of heads of width {width} is unknown; add it to configs/models")
-    return heads.get(width, width // 64)
+    heads = {architecture.num_heads for architecture in known if architecture.embed_dim == width}
+    if width % 64 == 0 and (not heads or width // 64 in heads):
+        return width // 64
+    if len(heads) != 1:
+        which = f"is one of {sorted(heads)} in" if heads else "is unknown; add it to"
+        raise UserError(f"{source}: the number of heads of width {width} {which} configs/models")
+    return heads.pop()
 
 
 def _read_safetensors(path: Path) -> tuple[State, Mapping[str, Any] | None]:

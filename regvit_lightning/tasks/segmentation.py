@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from math import isnan
 from typing import Any
 
 from regvit_lightning.data import ade20k  # isort: skip  # first: it makes mmseg importable
@@ -42,7 +43,7 @@ from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import MISSING, SettingsError, check, nearest
-from regvit_lightning.statistics import bootstrap
+from regvit_lightning.statistics import Scores, bootstrap, ious, miou
 from regvit_lightning.work import ImageCounts, Pass, Work, landscape
 
 METRICS = {"miou": Metric()}
@@ -385,26 +386,21 @@ def areas(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
     return torch.stack([part.bincount(minlength=classes) for part in parts])
 
 
-def ious(total: Tensor) -> Tensor:
-    """IoU in percent of each class (classes,), from areas (3, classes); NaN for a class that is nowhere."""
-    both, predicted, labelled = total.double()
-    return 100 * both / (predicted + labelled - both)
+def scores(total: Tensor | Scores) -> dict[str, float]:
+    """mIoU, mean accuracy and pixel accuracy in percent from areas (3, classes) summed or averaged over images.
 
-
-def scores(total: Tensor) -> dict[str, float]:
-    """mIoU, mean accuracy and pixel accuracy in percent from areas (3, classes) summed over images.
-
-    As in mmsegmentation, classes that are nowhere are left out of the means.
+    As in mmsegmentation, classes that occur nowhere are left out of the means.
     """
-    both, _, labelled = total.double()
+    both, _, labelled = areas = np.asarray(total, np.float64)
+    true = labelled > 0
     return {
-        "miou": ious(total).nanmean().item(),
-        "mean_accuracy": (100 * both / labelled).nanmean().item(),
-        "pixel_accuracy": (100 * both.sum() / labelled.sum()).item(),
+        "miou": miou(areas),
+        "mean_accuracy": float(np.mean(100 * both[true] / labelled[true])),
+        "pixel_accuracy": float(100 * both.sum() / labelled.sum()),
     }
 
 
-def _score(name: str, total: Tensor) -> float:
+def _score(name: str, total: Scores) -> float:
     return scores(total)[name]
 
 
@@ -479,7 +475,9 @@ def _outcome(module: Segmenter, data: DataSettings, train_images: int, seed: int
         },
         scores={"miou": module.areas},
         protocol=_protocol(module.settings, layout, train_images),
-        per_class={name: None if iou.isnan() else iou.item() for name, iou in zip(names, ious(total), strict=True)},
+        per_class={
+            name: None if isnan(iou) else iou for name, iou in zip(names, ious(total.numpy()).tolist(), strict=True)
+        },
         floors={"most frequent class": {**constant(total, frequent)}},
         picture=grids.segmentation_examples(pictures, truths, predictions, names, palette(layout)),
     )

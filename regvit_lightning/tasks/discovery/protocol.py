@@ -28,6 +28,7 @@ from regvit_lightning.frozen.contract import Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
 from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.models import names
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import hardware
 from regvit_lightning.settings import MISSING, check
@@ -72,7 +73,7 @@ def feature_of(backbone: Backbone, wanted: str) -> str:
     check(wanted in ("auto", *FEATURES), f"feature={wanted}: expected auto, q, k or v")
     if wanted != "auto":
         return wanted
-    return "v" if any(family in backbone.name for family in ("deit", "clip")) else "k"
+    return "v" if any(family in names.without_tag(backbone.name) for family in ("deit", "clip")) else "k"
 
 
 def work(settings: DiscoverySettings, images: ImageCounts) -> Work:

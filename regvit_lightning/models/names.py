@@ -1,0 +1,95 @@
+"""Names of register ViTs and ids of trained models: one grammar for everything that reads or writes them.
+
+A name is `vit{size}[patch]_reg{N}`: `vitb_reg16`, `vitl14_reg4`. An id is `<recipe>[+<tag>]-<name>`: `deit3-vitb_reg4`,
+or `deit3+lr2e-3-vitb_reg4` for a run with settings of its own. A name holds no `-`, so that it begins after the last
+one of an id; a recipe holds no `+`, so that the tag begins after the first one. Nothing heavy is imported here.
+"""
+
+import re
+from dataclasses import dataclass
+
+from regvit_lightning import settings
+from regvit_lightning.settings import SettingsError, check
+
+NAME = re.compile(r"vit(?P<size>[a-z]+)(?P<patch>\d+)?_reg(?P<registers>\d+)")
+REGISTERS = re.compile(r"_reg\d+")
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+ID = re.compile(rf"(?P<recipe>[^+/]+)(\+(?P<tag>{TAG.pattern}))?-(?P<name>{NAME.pattern})")
+
+
+@dataclass(frozen=True)
+class ModelId:
+    """Id of a model that is trained here.
+
+    Attributes:
+        recipe: a file of `configs/recipes`.
+        tag: of a run with settings of its own, or empty.
+        name: of the register ViT.
+    """
+
+    recipe: str
+    tag: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.label}-{self.name}"
+
+    @property
+    def label(self) -> str:
+        """The recipe with its tag: `deit3+lr2e-3`."""
+        return f"{self.recipe}+{self.tag}" if self.tag else self.recipe
+
+
+def model_id(recipe: str, tag: str, name: str) -> ModelId:
+    """The id of what `recipe` makes of the model `name`.
+
+    Raises:
+        SettingsError: a tag that cannot stand in an id.
+    """
+    check("+" not in recipe, f"recipe '{recipe}': a recipe whose models have ids must not have a + in its name")
+    letters = "letters, digits, '.', '_' and '-', at most 64, a letter or a digit first"
+    check(not tag or TAG.fullmatch(tag) is not None, f"tag={tag}: expected {letters}")
+    check(REGISTERS.search(tag) is None, f"tag={tag}: must not hold _reg<N>, which tells a model from its twins")
+    return ModelId(recipe, tag, name)
+
+
+def parse_id(model: str) -> ModelId | None:
+    """Parts of an id; None for whatever is none: `timm/…`, a path, a name without a recipe."""
+    match = ID.fullmatch(model)
+    if match is None or REGISTERS.search(match["tag"] or ""):
+        return None
+    return ModelId(match["recipe"], match["tag"] or "", match["name"])
+
+
+def without_tag(model: str) -> str:
+    """An id without its tag, also with more or less behind it (`deit3+a-vitb_reg4-ema`, `deit3+a-vitb`).
+
+    Any other name comes back as it is.
+    """
+    match = re.match(rf"([^+/]+)\+{TAG.pattern}(?=-vit[a-z]+\d*(_reg\d|$))", model)
+    return f"{match[1]}{model[match.end() :]}" if match else model
+
+
+def sizes() -> list[str]:
+    """Sizes of `configs/models`: `b`, `xs`."""
+    return [name.removeprefix("vit") for name in settings.names("models")]
+
+
+def grammar() -> str:
+    """What a name must look like, with the sizes that there are: `vit{b,l,s}[patch]_reg<N>`."""
+    return f"vit{{{','.join(sizes())}}}[patch]_reg<N>"
+
+
+def parse_name(name: str) -> tuple[str, int | None, int]:
+    """File of `configs/models`, patch size in pixels where the name gives one, and number of registers.
+
+    Raises:
+        SettingsError: the name does not fit the grammar, or its size has no file.
+    """
+    match = NAME.fullmatch(name)
+    if match is None or match["size"] not in sizes():
+        examples = [f"vit{size}_reg{n}" for size in sizes() for n in (0, 1, 2, 4, 8, 16)]
+        raise SettingsError(f"unknown model '{name}': expected {grammar()}; {settings.nearest(name, examples)}")
+    patch = int(match["patch"]) if match["patch"] else None
+    check(patch != 0, f"model '{name}': the patch size must be at least 1")
+    return f"vit{match['size']}", patch, int(match["registers"])
