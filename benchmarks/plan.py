@@ -97,11 +97,9 @@ def main(options: Plan, words: list[str]) -> None:
     terminal.show(f"plan: grid {options.grid}, data {options.data}: {len(grid.cells)} cells, nothing is run\n")
     if rows:
         heading = ["cell", "GPUs" if gpus else "devices", "FLOPs", "GiB", "time"]
-        print(markdown.for_terminal([heading, *(row.shown() for row in rows)]) + "\n")
+        print(markdown.for_terminal(markdown.table([heading, *(row.shown() for row in rows)])) + "\n")
         terminal.show("\n".join(sums(rows, grid, estimates, count, gpus)))
-    terminal.show(f"Speed: {speed.words}")
-    for line in grid.left_out:
-        terminal.show(f"Left out: {line}")
+    terminal.show("\n".join([f"Speed: {speed.words}", *(f"Left out: {line}" for line in grid.left_out)]))
     if unknown:
         lines = "\n  ".join(f"{number} cells: {line}" for line, number in unknown.items())
         raise UserError(f"not in the sums are\n  {lines}")

@@ -4,15 +4,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import command
+from benchmarks import command, terminal
 from benchmarks.data.rendering import render
+from benchmarks.throughput import block_speed, duration, flops, shape_of
 from regvit_lightning.data import layout
 from regvit_lightning.settings import check, setting
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
 
+    from regvit_lightning.models.backbone import Backbone
     from regvit_lightning.pretrain.fit import Run
+    from regvit_lightning.work import Work
 
 DESCRIPTION = """Pretrains a register ViT. Given again, it continues where it stopped, or says that it is done.
 Writes <runs>/<data>/<recipe>-<model>/seed<k>/: last.ckpt, log/ (TensorBoard), augmented.png, norms.csv and norms.png
@@ -29,8 +32,9 @@ class Pretrain:
     data: str = setting("a file of configs/data, or a folder with train/<class>/<image>", "mini")
     variant: str = setting("overlay of the recipe; 'auto' takes the data's own", "auto")
     seed: int = setting("of everything drawn", 0)
-    devices: int = setting("devices of each machine to train on", 1)
-    nodes: int = setting("machines with so many devices each", 1)
+    devices: int = setting("GPUs of each machine to train on", 1)
+    nodes: int = setting("machines with so many GPUs each", 1)
+    accelerator: str = setting("auto: GPUs where there are any; cpu: so many processes on the processor", "auto")
     runs: str = setting("folder of the runs", "runs")
     results: str = setting("folder of the results", "results")
     force: bool = setting("begin anew, whatever the folder holds", False)
@@ -48,6 +52,8 @@ def main(options: Pretrain, words: list[str]) -> None:
     from regvit_lightning.pretrain.curve import Curve
     from regvit_lightning.runtime import atomic, hardware
 
+    here = options.launcher != "slurm"
+    hardware.choose_accelerator(options.accelerator, options.devices if here else 1)
     data = layout.resolve(options.data)
     variant = data.variant if options.variant == "auto" else options.variant
     _, recipe = settings.load_settings("recipes", options.recipe, variant, words, command.keys(Pretrain))
@@ -60,6 +66,8 @@ def main(options: Pretrain, words: list[str]) -> None:
     vit.parse_name(options.model)
     progress.quiet()
     _check_launcher(options)
+    if hardware.first_process():
+        terminal.show(_opening(run, here))
     render(data)
     if options.launcher == "slurm":
         _submit(run, options, words)
@@ -74,6 +82,53 @@ def main(options: Pretrain, words: list[str]) -> None:
         count = len(unreadable.read_text(encoding="utf-8").splitlines())
         print(f"pretrain: {count} unreadable images were replaced by others; they are listed in {unreadable}")
     print(f"pretrain: weights in {exported}; curve in {curve}; more curves: tensorboard --logdir {folder}/log")
+
+
+def _opening(run: "Run", here: bool) -> str:
+    """What is about to be trained, on what, and how long it takes; `here`: on this machine."""
+    from benchmarks.data.image_counts import Counts
+    from regvit_lightning.pretrain import fit
+    from regvit_lightning.runtime import hardware
+
+    chosen, shape = run.settings, _shape(run)
+    counts = Counts(run.data, {})
+    images, work = counts[chosen.images][0], fit.recipe_class(chosen).work(chosen, counts)
+    steps = chosen.epochs * images // chosen.batch_size
+    devices = f"{run.nodes} × {run.devices} devices of the cluster"
+    if here:
+        times = f"{run.world} × " if run.world > 1 else ""
+        devices = f"{times}{'GPU' if hardware.accelerator() == 'cuda' else 'CPU'} {hardware.device_name()}"
+    return "; ".join(
+        [
+            f"pretrain: {run.recipe}-{run.model}, {sum(value.numel() for value in shape.parameters()) / 1e6:.1f} M"
+            f" parameters, {chosen.image_size} px",
+            f"data {run.data.name}: {images:,} {'rendered ' if run.data.rendered else ''}images",
+            f"{steps:,} steps of {chosen.batch_size:,} images on {devices}",
+            *([_expected(run, shape, work)] if here else []),
+            *(["real data: DATA=full DATA_ROOT=<folder>"] if run.data.rendered else []),
+        ]
+    )
+
+
+def _shape(run: "Run") -> "Backbone":
+    """The backbone without its weights."""
+    import torch
+
+    from regvit_lightning.models import vit
+    from regvit_lightning.models.backbone import Backbone
+
+    chosen = run.settings
+    with torch.device("meta"):
+        model = vit.build(run.model, image_size=chosen.image_size, swiglu=getattr(chosen, "swiglu", False))
+    return Backbone(model, run.model, chosen.image_size, (0.0,) * 3, (1.0,) * 3)
+
+
+def _expected(run: "Run", shape: "Backbone", work: "Work") -> str:
+    """How long the whole training takes at the speed of one block on this machine."""
+    most = max(work.passes, key=lambda images: flops(shape, images))
+    speed = block_speed(shape_of(shape, most), run.settings.device_batch, run.settings.precision)
+    seconds = sum(flops(shape, images) for images in work.passes) / speed / run.world
+    return f"about {duration(seconds)} (estimated from one block, measured here; loading images not counted)"
 
 
 def _check_launcher(options: Pretrain) -> None:

@@ -14,7 +14,7 @@ import textwrap
 import unicodedata
 from typing import Any
 
-from regvit_lightning.errors import UserError
+from regvit_lightning.errors import UserError, one_line
 
 # Characters that the programs print and that do not fall apart into ASCII by themselves, as é and … do.
 ASCII = dict(zip("–—·−×━─", "----x#-", strict=True)) | {"±": "+-", "→": "->", "≥": ">=", "≤": "<="}
@@ -34,12 +34,12 @@ class Descriptor(io.FileIO):
 
     lost = ""
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int:  # type: ignore[override]
         try:
             return super().write(data)
         except OSError as error:
             if error.errno not in NOBODY_READS:
-                self.lost = error.strerror
+                self.lost = one_line(error) if error.strerror is None else error.strerror
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.fileno())
             os.close(null)
@@ -73,8 +73,8 @@ def _open_closed() -> None:
 def _bearing(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     raw = Descriptor(stream.fileno(), "wb", closefd=False)
     buffer: Any = raw if stream.write_through else io.BufferedWriter(raw)
-    flags = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
-    return io.TextIOWrapper(buffer, stream.encoding, "readable", **flags)
+    flags = stream.line_buffering, stream.write_through
+    return io.TextIOWrapper(buffer, stream.encoding, "readable", None, *flags)
 
 
 def readable(error: UnicodeError) -> tuple[str, int]:

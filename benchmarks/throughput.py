@@ -44,29 +44,9 @@ def shape_of(backbone: "Backbone", images: Pass) -> BlockShape:
     """A block of `backbone` for images of such a pass."""
     width, first = backbone.embed_dim, backbone.model.blocks[0]
     heads = getattr(first.attn, "num_heads", max(width // 64, 1))
-    hidden = max(
-        (part.out_features for part in first.mlp.modules() if hasattr(part, "out_features")), default=4 * width
-    )
+    widths = [part.out_features for part in first.mlp.modules() if hasattr(part, "out_features")]
     tokens = backbone.has_cls + backbone.num_registers + _patches(backbone, images)
-    return BlockShape(width, heads, hidden, tokens, images.trained)
-
-
-def flops(self) -> float:
-    """Of one image: twice T (4 D² + 2 D hidden) + 2 T² D multiply-adds, three times that where it is trained."""
-    macs = self.tokens * self.width * (4 * self.width + 2 * self.hidden + 2 * self.tokens)
-    return 2.0 * macs * (3 if self.trained else 1)
-
-
-def shape_of(backbone: "Backbone", images: Pass) -> BlockShape:
-    """A block of `backbone` for images of such a pass."""
-    patch, width = backbone.patch_size, backbone.embed_dim
-    patches = -(-images.height // patch) * -(-images.width // patch)
-    first = backbone.model.blocks[0]
-    heads = getattr(first.attn, "num_heads", max(width // 64, 1))
-    hidden = max(
-        (part.out_features for part in first.mlp.modules() if hasattr(part, "out_features")), default=4 * width
-    )
-    return BlockShape(width, heads, hidden, backbone.has_cls + backbone.num_registers + patches, images.trained)
+    return BlockShape(width, heads, max(widths, default=4 * width), tokens, images.trained)
 
 
 def flops(backbone: "Backbone", images: Pass) -> float:
@@ -121,7 +101,7 @@ def _step(shape: BlockShape, images: int, device: str, bf16: bool) -> Callable[[
 
 def _seconds(step: Callable[[], object]) -> float:
     """The shortest of some calls after one to warm up, or that one where it used up the budget."""
-    times = []
+    times: list[float] = []
     begun = time.perf_counter()
     while len(times) < 2 or (len(times) <= MOST_CALLS and time.perf_counter() - begun < BUDGET):
         start = time.perf_counter()

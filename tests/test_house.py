@@ -25,7 +25,7 @@ FLOORS = {
         __init__
     """,
     "benchmarks": """
-        __init__ terminal throughput
+        __init__ counter terminal throughput
         command launch progress
         data tables
         compare cost evaluate grid pretrain report speed

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from benchmarks.data.download import Show
 
 if TYPE_CHECKING:
-    from benchmarks.progress import Counter
+    from benchmarks.counter import Counter
 
 
 class Shown:
@@ -25,7 +25,7 @@ class Shown:
         return self._show
 
     def _show(self, done: int, total: int) -> None:
-        from benchmarks.progress import Counter
+        from benchmarks.counter import Counter
 
         done, total = done // self.scale, total // self.scale
         if self.counter is None:

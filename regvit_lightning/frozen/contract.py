@@ -84,6 +84,7 @@ class Task(Protocol):
         METRICS: those that go into tables.
         READS: the part of the data's settings that says which images it reads, see `DataSettings.section`.
         FOOTNOTE: keys of the outcome's `protocol` that stand under the table.
+        TRAINS_HEAD: True, where it is there: the task uses all devices of `RunOptions`; the others take one.
         NEEDS_TEXT: True, where it is there: a grid leaves out models without a text tower.
         run: computes one cell.
         work: how much that is, for `make plan`.

@@ -25,6 +25,24 @@ def check_devices(wanted: int) -> None:
         check(wanted <= there, f"devices={wanted}: this machine has {there}")
 
 
+def choose_accelerator(wanted: str, devices: int) -> None:
+    """Take the GPUs of this machine, or its processor; several processes on the processor must be asked for.
+
+    Args:
+        wanted: `auto`, GPUs where there are any; or `cpu`, which hides them from this process and its children.
+        devices: how many are wanted.
+
+    Raises:
+        SettingsError: another name, or several devices on a machine without GPU.
+    """
+    check(wanted in ("auto", "cpu"), f"accelerator={wanted}: expected auto or cpu")
+    if wanted == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return
+    advice = "leave GPUS out, or give accelerator=cpu for so many processes on its processor"
+    check(devices <= 1 or accelerator() == "cuda", f"devices={devices}: this machine has no GPU; {advice}")
+
+
 def first_process() -> bool:
     """Whether this process is the first of a run: it alone claims folders and prints.
 

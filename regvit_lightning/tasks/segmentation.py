@@ -48,6 +48,7 @@ from regvit_lightning.work import ImageCounts, Pass, Work, landscape
 
 METRICS = {"miou": Metric()}
 READS = "segmentation"
+TRAINS_HEAD = True
 FOOTNOTE = ("classes", "zero_label", "scored_at", "view", "test_views")
 
 MMLogger.get_instance("mmengine", log_level="WARNING")  # it would print every weight that a head initialises
