@@ -1,1 +1,46 @@
 """The programs: `python -m benchmarks.<name> key=value …`."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """A word after `regvit`.
+
+    Attributes:
+        help: what it does, one line.
+        program: module that is run.
+        words: `key=value` words that it always gets.
+    """
+
+    help: str
+    program: str
+    words: tuple[str, ...] = ()
+
+
+GRID = "benchmarks.grid"
+COMMANDS = {
+    "demo": Command(
+        "render data, pretrain two nano models, evaluate, print the table", GRID, ("data=mini", "pretrain=true")
+    ),
+    "data": Command("make, download or check data", "benchmarks.data"),
+    "pretrain": Command("pretrain a register ViT", "benchmarks.pretrain"),
+    "eval": Command("evaluate a frozen backbone on one task", "benchmarks.evaluate"),
+    "artifacts": Command("the artifact report of a model", "benchmarks.evaluate", ("task=artifact_report",)),
+    "cost": Command("parameters and multiply-adds with 0 to 16 registers", "benchmarks.cost"),
+    "grid": Command("run what is missing or stale of a grid of models, tasks and seeds", GRID),
+    "eval-all": Command("the same as grid", GRID),
+    "all": Command("the same, after pretraining the models that are not trained yet", GRID, ("pretrain=true",)),
+    "status": Command("the grid as a table: done, running, failed, stale, missing", "benchmarks.status"),
+    "plan": Command("FLOPs, memory and hours of a grid; runs nothing", "benchmarks.plan"),
+    "tables": Command("result tables from the records", "benchmarks.tables"),
+    "compare": Command("what changed between two states of the results, for a review", "benchmarks.compare"),
+    "report": Command("one HTML page of all results", "benchmarks.report"),
+    "bench": Command("speed, as ratios measured in one run", "benchmarks.speed"),
+    "completion": Command("print the script that completes words in bash or zsh", "benchmarks.completion"),
+}
+
+
+def word_of(program: str) -> str:
+    """The word that runs `benchmarks.<program>` without further words: `eval` for `evaluate`."""
+    return next(name for name, command in COMMANDS.items() if command == Command(command.help, f"benchmarks.{program}"))

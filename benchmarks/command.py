@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar, cast
 
-from benchmarks import terminal
+from benchmarks import terminal, word_of
 from regvit_lightning import settings
 from regvit_lightning.errors import Stopped, UserError
 
@@ -104,7 +104,7 @@ def split(words: Sequence[str], schema: type) -> tuple[list[str], list[str]]:
 
 def help_text(name: str, description: str, schema: type, words: Sequence[str], group: str) -> str:
     """The program's settings with their defaults and choices, and the YAML file of the chosen recipe or task."""
-    lines = [f"python -m benchmarks.{name} key=value …", "", description, "", "Settings"]
+    lines = [f"regvit {word_of(name)} key=value …  (python -m benchmarks.{name})", "", description, "", "Settings"]
     for field in dataclasses.fields(schema):
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
         shown = "(must be given)" if default == settings.MISSING else "" if default == "" else f"[{default}]"
@@ -122,5 +122,5 @@ def help_text(name: str, description: str, schema: type, words: Sequence[str], g
             text = path.read_text(encoding="utf-8").rstrip()
             lines += ["", f"Settings of {key}={chosen} (configs/{group}/{path.name})", "", text]
     else:
-        lines.append(f"For its settings: python -m benchmarks.{name} {key}=<name> --help")
+        lines.append(f"For its settings: regvit {word_of(name)} {key}=<name> --help")
     return "\n".join(lines)

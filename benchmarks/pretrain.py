@@ -47,7 +47,7 @@ def main(options: Pretrain, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
     from regvit_lightning import settings
-    from regvit_lightning.models import vit
+    from regvit_lightning.models import EXPORT, vit
     from regvit_lightning.pretrain import fit
     from regvit_lightning.pretrain.curve import Curve
     from regvit_lightning.runtime import atomic, hardware
@@ -61,7 +61,7 @@ def main(options: Pretrain, words: list[str]) -> None:
     folder = Path(options.runs) / data.name / name / f"seed{options.seed}"
     run = fit.Run(options.model, options.recipe, recipe, data, options.seed, folder, options.devices, options.nodes)
     if fit.finished(run) and not options.force:
-        print(f"pretrain: {name} (seed {options.seed}) is done: {folder}/backbone.safetensors")
+        print(f"pretrain: {name} (seed {options.seed}) is done: {folder / EXPORT}")
         return
     vit.parse_name(options.model)
     progress.quiet()

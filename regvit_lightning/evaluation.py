@@ -46,7 +46,7 @@ class Evaluation:
     @property
     def layout(self) -> dict[str, Any]:
         """What decides which images are read and what their labels mean."""
-        return self.data.section(self.task.READS)
+        return self.data.section(self.settings.boxed_set or self.task.READS)
 
     @property
     def data_root(self) -> str:

@@ -10,9 +10,8 @@ PRECISION_OF_ANY = "32-true"  # stands for `auto` where the hardware is not to b
 
 def any_precision(group: str, name: str, variant: str = "", words: Sequence[str] = ()) -> bool:
     """Whether a recipe or a task says `precision: auto`, before anything asks the hardware."""
-    values = [settings.read_yaml(file).get("precision") for file in settings.find(group, name, variant)]
-    values.append(settings.read_words(words).get("precision"))
-    return [value for value in values if value is not None][-1:] == ["auto"]
+    given = settings.read_words(words).get("precision")
+    return (given or settings.merged(group, name, variant).get("precision")) == "auto"
 
 
 def module_and_settings(group: str, name: str, variant: str = "") -> tuple[Any, Any, bool]:

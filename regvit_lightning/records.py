@@ -1,6 +1,7 @@
 """The result of one cell of the grid: one small JSON file with everything needed to believe it."""
 
 import json
+import os
 import platform
 import subprocess
 from dataclasses import asdict, dataclass, field, fields
@@ -11,6 +12,7 @@ from typing import Any
 from regvit_lightning import statistics
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.runtime import atomic
+from regvit_lightning.version import __version__
 
 SCHEMA = 3
 # What records of an older schema lack, by schema; they are read, but do not answer for their cell any more.
@@ -43,7 +45,8 @@ class Record:
         layout: the data's settings that decide which images are read and what their labels mean.
         backbone: registers, width, depth, patch size and input size of the model.
         weights: fingerprint of the model's weights.
-        provenance: commit, dirty, date, versions, device, seconds, peak_memory_mib.
+        provenance: commit (the version of an installed package), dirty, date, versions, device, seconds,
+            peak_memory_mib.
         scores: `file`, which lies beside the record and holds the scores of single images, and its `digest`; empty
             where there are none.
         schema: version of this layout.
@@ -126,11 +129,6 @@ def scores_path(record: Path) -> Path:
     return record.with_name(record.stem + statistics.SUFFIX)
 
 
-def load_all(results: Path, data: str) -> list[Record]:
-    """All records of one data set, in the order of their paths."""
-    return [read_record(file) for file in sorted((results / data / "cells").glob("*/*.json"))]
-
-
 def stale(record: Record, settings: dict[str, Any], weights: str, layout: dict[str, Any], data_root: str = "") -> str:
     """Why `record` no longer answers for these settings, weights and data, or '' when it does."""
     if record.schema != SCHEMA:
@@ -148,7 +146,16 @@ def stale(record: Record, settings: dict[str, Any], weights: str, layout: dict[s
 
 
 def provenance(seconds: float) -> dict[str, Any]:
-    """Where a result comes from: commit of the suite and whether its code was changed since, versions, hardware."""
+    """Where a result comes from: the suite's code, versions of packages, and hardware.
+
+    Args:
+        seconds: that the cell took.
+
+    Returns:
+        `commit` of the checkout that this code lies in, or the version of the package where it is no checkout;
+        `dirty`, whether its code differs from that commit; `date` in UTC; `versions`; `device`; `seconds`;
+        `peak_memory_mib`.
+    """
     from datetime import datetime
     from importlib.metadata import PackageNotFoundError, version
 
@@ -163,7 +170,7 @@ def provenance(seconds: float) -> dict[str, Any]:
     packages = ["torch", "torchvision", "lightning", "timm", "torchmetrics", "numpy", "pillow"]
     packages += ["mmsegmentation", "mmengine", "mmcv-lite", "opencv-python", "h5py", "scipy"]
     return {
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": _git("rev-parse", "HEAD") or __version__,
         "dirty": bool(_git("status", "--porcelain", "--", ".", ":(exclude)results")),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "versions": {"python": platform.python_version(), **{name: installed(name) for name in packages}},
@@ -174,8 +181,15 @@ def provenance(seconds: float) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str:
+    """Output of git in the checkout of this code; empty where it is none, whatever repository surrounds it."""
+    if not (ROOT / ".git").exists():
+        return ""
+    elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set by the hooks of another repository
+    environment = {key: value for key, value in os.environ.items() if key not in elsewhere}
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
     return done.stdout.strip()

@@ -8,18 +8,30 @@ import dataclasses
 import difflib
 import importlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from regvit_lightning.errors import UserError, one_line
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+EVERY_SET = "<set>"  # as `images` of a task's file: the name of the task ends in the name of a set with boxes
 
 T = TypeVar("T")
+
+
+def _configs() -> Path:
+    """The folder of the YAML files: inside the package where a wheel was installed, beside it in a checkout."""
+    package = Path(str(resources.files("regvit_lightning"))).resolve()
+    carried = package / "configs"
+    return carried if carried.is_dir() else package.parent / "configs"
+
+
+CONFIGS = _configs()
 
 
 class SettingsError(UserError):
@@ -33,35 +45,150 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(known)}"
 
 
-def names(group: str) -> list[str]:
-    """Names of the YAML files of one group of `configs/` (`models`, `recipes`, `tasks`, `data`, `grids`).
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """Settings that come from one place, as they are written there.
 
-    Variants (`deit3.mini.yaml`) belong to their base name and are not listed.
+    Attributes:
+        origin: for people: a file such as `configs/recipes/deit3.yaml`, or in words.
+        values: by key. References to the environment are not resolved; a file's `base` is left out.
+        file: they were read from, or None.
     """
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml") if "." not in path.stem)
+
+    origin: str
+    values: Mapping[str, Any]
+    file: Path | None = None
+
+
+def names(group: str) -> list[str]:
+    """Names of what one group of `configs/` describes (`models`, `recipes`, `tasks`, `data`, `grids`).
+
+    Variants (`deit3.mini.yaml`) belong to their base name and are not listed. The file of a task that says
+    `images: <set>` stands for a task on every set with boxes: `lost.yaml` for `lost_voc07`, `lost_voc12`, …
+    """
+    return sorted(_meanings(group))
+
+
+def boxed_sets() -> list[str]:
+    """Names of the sets of images with boxes: those that files of `configs/data` list under `discovery`."""
+    return list(
+        dict.fromkeys(name for file in _files("data") for name in _readable("data", file).get("discovery") or ())
+    )
 
 
 def find(group: str, name: str, variant: str = "") -> list[Path]:
-    """The files that make up `name`: what it is based on, itself, and the overlay of `variant`.
+    """The files of `layers`, in their order."""
+    return [layer.file for layer in layers(group, name, variant) if layer.file is not None]
 
-    A file may say `base: <name>` to be merged over another file of its group.
+
+def layers(group: str, name: str, variant: str = "") -> list[Layer]:
+    """What makes up the settings called `name`; later layers stand above earlier ones.
+
+    A file may say `base: <name>` to inherit from another one of its group. Above a file and its bases stands its
+    overlay of `variant`. Where it has none, it inherits that of its nearest base that has one, and what the file itself
+    says stands above what it inherits.
 
     Raises:
-        SettingsError: there is no such file, or no such variant of it.
+        SettingsError: there is no such name, base or variant; bases that go round in a circle; an unreadable file.
     """
-    path = CONFIGS / group / f"{name}.yaml"
-    if name not in names(group):
-        raise SettingsError(f"unknown {group.rstrip('s')} '{name}'; {nearest(name, names(group))}")
-    base = read_yaml(path).get("base")
-    files = [*(find(group, base) if base else []), path]
-    if variant:
-        overlay = CONFIGS / group / f"{name}.{variant}.yaml"
-        if not overlay.exists():
-            raise SettingsError(
-                f"{group.rstrip('s')} '{name}' has no variant '{variant}': configs/{group}/{overlay.name}"
-            )
-        files.append(overlay)
-    return files
+    files = _inherited(group, *_meaning(group, name))
+    overlaid = next((file for file, _ in files if variant and _path(group, file, variant).exists()), "")
+    missing = f"configs/{group}/{files[0][0]}.{variant}.yaml"
+    check(not variant or bool(overlaid), f"{group.rstrip('s')} '{name}' has no variant '{variant}': {missing}")
+    found = []
+    for file, boxed_set in reversed(files):
+        found += _layers_of(_path(group, file), name, boxed_set)
+        if file == overlaid:
+            found += _layers_of(_path(group, file, variant), name, boxed_set)
+    return found
+
+
+def _layers_of(path: Path, name: str, boxed_set: str) -> list[Layer]:
+    """The layer of a file, and one for the set with boxes where the file leaves it to the name of the task."""
+    values = {key: value for key, value in _content(path).items() if key != "base"}
+    if not boxed_set or values.get("images") != EVERY_SET:
+        return [Layer(_relative(path), values, path)]
+    del values["images"]
+    return [Layer(_relative(path), values, path), Layer(f"the name {name}", {"images": boxed_set})]
+
+
+def _inherited(group: str, file: str, boxed_set: str) -> list[tuple[str, str]]:
+    """A file and its bases, the nearest first, each with the set with boxes that it is on."""
+    found = [(file, boxed_set)]
+    while base := _content(_path(group, found[-1][0])).get("base"):
+        try:
+            found.append((base, found[-1][1]) if base in _files(group) else _meaning(group, str(base)))
+        except SettingsError as error:
+            raise SettingsError(f"configs/{group}/{found[-1][0]}.yaml: base: {error}") from None
+        circle = " → ".join(name for name, _ in found)
+        check(len(dict(found)) == len(found), f"configs/{group}/{file}.yaml: base goes round in a circle: {circle}")
+    return found
+
+
+def _meaning(group: str, name: str) -> tuple[str, str]:
+    """The file behind a name, and the set with boxes that the name ends in, or ''."""
+    meanings = _meanings(group)
+    if name not in meanings:
+        raise SettingsError(f"unknown {group.rstrip('s')} '{name}'; {nearest(name, meanings)}")
+    if len(meanings[name]) > 1:
+        both = " or ".join(f"{file}.yaml of the set '{boxed_set}'" for file, boxed_set in meanings[name])
+        raise SettingsError(f"{group.rstrip('s')} '{name}' may be {both}; give the set or the file another name")
+    return meanings[name][0]
+
+
+def _meanings(group: str) -> dict[str, list[tuple[str, str]]]:
+    """All names of a group, with what `_meaning` gives; a name that is made twice has several."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for file in _files(group):
+        on_sets = group == "tasks" and _is_on_every_set(file)
+        for boxed_set in boxed_sets() if on_sets else [""]:
+            found.setdefault(f"{file}_{boxed_set}" if on_sets else file, []).append((file, boxed_set))
+    return found
+
+
+def _is_on_every_set(task: str, *below: str) -> bool:
+    """Whether the file of a task leaves its images to the name, itself or by the nearest base that names images."""
+    values = _readable("tasks", task)
+    base = values.get("base")
+    if "images" in values or base in (task, *below) or base not in _files("tasks"):
+        return bool(values.get("images") == EVERY_SET)
+    return _is_on_every_set(base, task, *below)
+
+
+def _files(group: str) -> list[str]:
+    """Names of the YAML files of a group, without variants."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml") if "." not in path.stem)
+
+
+def _path(group: str, file: str, variant: str = "") -> Path:
+    return CONFIGS / group / (f"{file}.{variant}.yaml" if variant else f"{file}.yaml")
+
+
+def _readable(group: str, file: str) -> Mapping[str, Any]:
+    """The content of a file; nothing where it is not readable, which is told where the file itself is asked for."""
+    try:
+        return _content(_path(group, file))
+    except SettingsError:
+        return {}
+
+
+def _content(path: Path) -> Mapping[str, Any]:
+    """The content of a YAML file, read once for each version of it: names are looked up very often."""
+    try:
+        return _parsed(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise SettingsError(f"{path}: not readable: {one_line(error)}") from None
+
+
+@cache
+def _parsed(path: Path, written: int) -> Mapping[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(read_yaml(path), resolve=False))
+
+
+def merged(group: str, name: str, variant: str = "") -> dict[str, Any]:
+    """What the layers of `name` say together: without defaults of dataclasses, checks and words."""
+    values = OmegaConf.merge(*(dict(layer.values) for layer in layers(group, name, variant)))
+    return cast(dict[str, Any], OmegaConf.to_container(values, resolve=False))
 
 
 def load_settings(
@@ -71,7 +198,7 @@ def load_settings(
 
     Args:
         group: `recipes` (files of `regvit_lightning/pretrain/`) or `tasks` (of `regvit_lightning/tasks/`).
-        name, variant: see `find`.
+        name, variant: see `layers`.
         words, known: `key=value` words and further keys of the command, see `build`.
 
     Returns:
@@ -80,11 +207,21 @@ def load_settings(
     Raises:
         SettingsError: unknown name, variant or key, or a value of the wrong type or range.
     """
-    files = find(group, name, variant)
-    file = next(str(read["module"]) for read in map(read_yaml, files) if "module" in read)
+    found = layers(group, name, variant)
+    module = importlib.import_module(module_of(group, name))
+    return module, build(module.SETTINGS, found, words, known)
+
+
+def module_of(group: str, name: str) -> str:
+    """Dotted name of the Python file of a recipe or a task, which its YAML names under `module`.
+
+    Raises:
+        SettingsError: unknown name, or a YAML that names no such file.
+    """
+    modules = [layer.values["module"] for layer in layers(group, name) if "module" in layer.values]
+    check(bool(modules), f"configs/{group}/{name}.yaml: module is not set")
     package = {"recipes": "pretrain", "tasks": "tasks"}[group]
-    module = importlib.import_module(f"regvit_lightning.{package}.{_below(package, file)}")
-    return module, build(module.SETTINGS, files, words, known)
+    return f"regvit_lightning.{package}.{_below(package, str(modules[-1]))}"
 
 
 def _below(package: str, name: str) -> str:
@@ -128,12 +265,14 @@ def read_words(words: Sequence[str]) -> dict[str, str]:
     return values
 
 
-def build(schema: type[T], files: Sequence[Path] = (), words: Sequence[str] = (), also_known: Sequence[str] = ()) -> T:
+def build(
+    schema: type[T], files: Sequence[Path | Layer] = (), words: Sequence[str] = (), also_known: Sequence[str] = ()
+) -> T:
     """Merge `files` and `key=value` `words` over the defaults of the dataclass `schema` and check every type.
 
     Args:
         schema: a dataclass; its `__post_init__` may check ranges by raising `SettingsError`.
-        files: YAML files, later ones win. A `base` key is left out (see `find`).
+        files: YAML files, or their layers, later ones win. A `base` key is left out (see `layers`).
         words: `key=value`, the value in YAML's own notation (`lr=1e-3`, `layers=[1,4]`, `name=null`).
         also_known: keys of other schemas that the same command takes, for the hint on a misspelt key.
 
@@ -142,7 +281,8 @@ def build(schema: type[T], files: Sequence[Path] = (), words: Sequence[str] = ()
     """
     known = [field.name for field in dataclasses.fields(cast(Any, schema))]
     merged = OmegaConf.structured(schema)
-    sources = [(_relative(path), _unresolved(read_yaml(path))) for path in files]
+    found = [file if isinstance(file, Layer) else Layer(_relative(file), _content(file)) for file in files]
+    sources: list[tuple[str, Mapping[str, Any]]] = [(layer.origin, layer.values) for layer in found]
     sources.append(("", {key: _value(key, text) for key, text in read_words(words).items()}))
     for source, values in sources:
         for key, value in values.items():
@@ -152,8 +292,7 @@ def build(schema: type[T], files: Sequence[Path] = (), words: Sequence[str] = ()
             if key not in known:
                 raise SettingsError(f"{where}unknown key '{key}'; {nearest(str(key), [*known, *also_known])}")
             try:
-                nested = dataclasses.is_dataclass(OmegaConf.get_type(merged, key))
-                OmegaConf.update(merged, key, value, merge=nested)
+                OmegaConf.update(merged, key, value, merge=_is_nested(schema, key))
             except OmegaConfBaseException as error:
                 raise SettingsError(f"{where}{key}={value}: {one_line(error)}") from None
     try:
@@ -185,8 +324,10 @@ def check(condition: bool, message: str) -> None:
         raise SettingsError(message)
 
 
-def _unresolved(content: DictConfig) -> dict[str, Any]:
-    return cast(dict[str, Any], OmegaConf.to_container(content, resolve=False))
+def _is_nested(schema: type, key: str) -> bool:
+    """Whether a field holds a dataclass, or some by name: what is given of it leaves the rest as it was."""
+    hint = get_type_hints(schema)[key]
+    return any(dataclasses.is_dataclass(one) for one in (hint, *get_args(hint)))
 
 
 def _value(key: str, text: str) -> Any:

@@ -55,6 +55,11 @@ def save(results, kept):
     return values.save(results)
 
 
+def saved_records(results, data):
+    """All records of one data set, in the order of their files."""
+    return [records.read_record(file) for file in sorted((results / data / "cells").glob("*/*.json"))]
+
+
 def report(model, scale=1.0):
     """An artifact report of a model of two blocks, its norms multiplied by `scale`."""
     held = {"train_images": 8, "test_images": 8, "C": 1.0}

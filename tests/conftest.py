@@ -1,11 +1,13 @@
 """What all tests share: one thread for tiny models, a tiny rendered data set, the real photographs where they are."""
 
 import gc
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from regvit_lightning import settings
 from regvit_lightning.data import layout
 from regvit_lightning.data.layout import DataSettings, Segmentation
 from regvit_lightning.data.mini import writer as mini
@@ -53,6 +55,14 @@ def tiny(tmp_path_factory) -> DataSettings:
         pairs="shards/train-*.tar",
         segmentation=Segmentation(vocabulary="rendered"),
     )
+
+
+@pytest.fixture
+def configs(tmp_path, monkeypatch) -> Path:
+    """A copy of the shipped `configs/`, which stands in for it: files may be added."""
+    folder = Path(shutil.copytree(settings.CONFIGS, tmp_path / "configs"))
+    monkeypatch.setattr(settings, "CONFIGS", folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

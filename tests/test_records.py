@@ -6,19 +6,20 @@ from dataclasses import asdict, replace
 
 import pytest
 
+import regvit_lightning
 from benchmarks.tables import __main__ as tables
 from benchmarks.tables import formats, published, scored_records
 from benchmarks.tables.formats import Origin
 from regvit_lightning import records
 from regvit_lightning.errors import UserError
-from tests.by_hand import record
+from tests.by_hand import record, saved_records
 
 
 def test_round_trip(tmp_path):
     saved = record().save(tmp_path)
     assert saved == tmp_path / "mini" / "cells" / "deit3-vitn_reg4" / "imagenet_knn.seed0.json"
     assert records.read_record(saved) == record()
-    assert records.load_all(tmp_path, "mini") == [record()]
+    assert saved_records(tmp_path, "mini") == [record()]
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
@@ -65,6 +66,29 @@ def test_provenance_names_commit_versions_and_hardware():
     assert found["peak_memory_mib"] > 10
 
 
+def test_provenance_is_of_the_checkout_and_not_of_what_surrounds_it(tmp_path, monkeypatch):
+    def git(*words):
+        identity = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.org"]
+        command = ["git", *identity, *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+
+    head = records.provenance(0)["commit"]
+    git("init", "--quiet")
+    git("commit", "--quiet", "--allow-empty", "--message", "something else")
+    (tmp_path / "packages").mkdir()
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))  # as in a hook of the other repository
+    assert records.provenance(0)["commit"] == head
+    monkeypatch.delenv("GIT_DIR")
+    monkeypatch.setattr(records, "ROOT", tmp_path / "packages")
+    found = records.provenance(0)
+    assert (found["commit"], found["dirty"]) == (regvit_lightning.__version__, False)
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    found = records.provenance(0)
+    assert (found["commit"], found["dirty"]) == (git("rev-parse", "HEAD"), False)
+    (tmp_path / "changed").touch()
+    assert records.provenance(0)["dirty"] is True
+
+
 def test_the_kept_tables_are_those_of_the_kept_records():
     folder = records.ROOT / "results" / "mini" / "tables"
     found = scored_records.read_scored_records(records.ROOT / "results", "mini")
@@ -81,7 +105,7 @@ def test_the_kept_tables_are_those_of_the_kept_records():
 @pytest.mark.parametrize(("task", "metric", "factor"), [("ade20k_linear", "miou", 2.0), ("nyud_linear1", "rmse", 0.85)])
 def test_kept_dense_results_beat_random_weights_and_the_constant_predictor(task, metric, factor):
     """Clearly, where labels or captions were seen; 400 steps of DINOv2 must be better at all."""
-    cells = [cell for cell in records.load_all(records.ROOT / "results", "mini") if cell.task == task]
+    cells = [cell for cell in saved_records(records.ROOT / "results", "mini") if cell.task == task]
     better = cells[0].columns[metric]["better"]
     trained = {cell.model: cell.metrics[metric] for cell in cells if not cell.model.startswith("random-")}
     floors = [cell.metrics[metric] for cell in cells if cell.model.startswith("random-")]

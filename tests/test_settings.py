@@ -1,5 +1,6 @@
 """Settings: composition, types, and errors that help."""
 
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -75,7 +76,7 @@ def test_every_shipped_task_builds_and_lists_every_setting(task, variant):
 @pytest.mark.parametrize("group", ["recipes", "tasks"])
 def test_every_shipped_protocol_opens_with_what_command_and_expectation(group):
     for name in settings.names(group):
-        head = (settings.CONFIGS / group / f"{name}.yaml").read_text().split("\n")
+        head = settings.find(group, name)[-1].read_text().split("\n")
         comment = "\n".join(line for line in head if line.startswith("#"))
         assert head[0].startswith("# ")
         assert "make " in comment
@@ -99,6 +100,165 @@ def test_unknown_names_and_variants():
         settings.find("tasks", "imagenet_lin")
     with pytest.raises(SettingsError, match="no variant 'tiny'"):
         settings.find("recipes", "deit3", "tiny")
+
+
+# ----------------------------------------------------------------------------------------------------- inheritance
+
+
+def write(configs, **files):
+    """Files of a group, `recipes__my` for `recipes/my.yaml` and `recipes__my__mini` for `recipes/my.mini.yaml`."""
+    for name, text in files.items():
+        group, *stem = name.split("__")
+        (configs / group / f"{'.'.join(stem)}.yaml").write_text(text)
+
+
+def files_of(*arguments):
+    return [path.stem for path in settings.find(*arguments)]
+
+
+def test_a_file_inherits_over_any_number_of_bases(configs):
+    write(configs, recipes__a="base: deit3\nlr: 1.0\nepochs: 7\n", recipes__b="base: a\nlr: 2.0\n")
+    _, found = settings.load_settings("recipes", "b")
+    _, deit3 = settings.load_settings("recipes", "deit3")
+    assert (found.lr, found.epochs, found.batch_size) == (2.0, 7, 2048)
+    assert {**settings.resolved(found), "lr": 0, "epochs": 0} == {**settings.resolved(deit3), "lr": 0, "epochs": 0}
+    assert "b" in settings.names("recipes")
+
+
+def test_the_overlay_of_a_base_applies_where_a_file_has_none(configs):
+    write(configs, recipes__a="base: deit3\nlr: 0.5\n", recipes__b="base: a\ndrop_path: 0.3\n")
+    assert files_of("recipes", "b", "mini") == ["deit3", "deit3.mini", "a", "b"]
+    _, found = settings.load_settings("recipes", "b", "mini")
+    _, deit3 = settings.load_settings("recipes", "deit3", "mini")
+    # What a file says itself stands above what it inherits, overlays included: deit3.mini has lr 5e-3, drop_path 0.
+    assert (found.lr, found.drop_path, found.image_size) == (0.5, 0.3, deit3.image_size)
+    write(configs, recipes__a__mini="lr: 0.25\n")
+    assert files_of("recipes", "b", "mini") == ["deit3", "a", "a.mini", "b"]
+    write(configs, recipes__b__mini="drop_path: 0.0\n")
+    assert files_of("recipes", "b", "mini") == ["deit3", "a", "b", "b.mini"]
+    assert files_of("recipes", "b") == ["deit3", "a", "b"]
+
+
+def test_a_variant_that_neither_a_file_nor_a_base_has_is_told(configs):
+    write(configs, recipes__a="base: deit3\n")
+    with pytest.raises(SettingsError, match=r"recipe 'a' has no variant 'tiny': configs/recipes/a\.tiny\.yaml"):
+        settings.find("recipes", "a", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"recipes__a": "base: a\n"}, "configs/recipes/a.yaml: base goes round in a circle: a → a"),
+        (
+            {"recipes__a": "base: b\n", "recipes__b": "base: c\n", "recipes__c": "base: b\n"},
+            "configs/recipes/a.yaml: base goes round in a circle: a → b → c → b",
+        ),
+        ({"recipes__a": "base: dit3\n"}, "configs/recipes/a.yaml: base: unknown recipe 'dit3'; nearest: "),
+        ({"recipes__a": "base: [deit3]\n"}, "configs/recipes/a.yaml: base: unknown recipe"),
+    ],
+)
+def test_a_base_that_leads_nowhere_is_told_in_a_line(configs, files, message):
+    write(configs, **files)
+    with pytest.raises(SettingsError, match=re.escape(message)) as error:
+        settings.load_settings("recipes", "a")
+    assert "\n" not in str(error.value)
+    assert settings.load_settings("recipes", "deit3")[1].epochs == 240  # the others are what they were
+
+
+def test_grids_models_and_data_inherit_alike(configs):
+    from regvit_lightning.data import layout
+    from regvit_lightning.models import vit
+
+    write(configs, models__vitxs="base: vits\ndepth: 3\n", data__other="base: mini\nname: other\n")
+    assert vit.parse_name("vitxs_reg4")[0].depth == 3
+    assert vit.parse_name("vitxs_reg4")[0].embed_dim == vit.parse_name("vits_reg4")[0].embed_dim
+    data = layout.resolve("other")
+    assert (data.name, data.variant, data.root) == ("other", "mini", layout.resolve("mini").root)
+
+
+def test_layers_say_where_values_come_from(configs):
+    write(configs, tasks__my="base: lost\nk: 50\n")
+    found = settings.layers("tasks", "my_voc12", "mini")
+    assert [layer.origin for layer in found] == [
+        "configs/tasks/lost.yaml",
+        "the name my_voc12",
+        "configs/tasks/lost.mini.yaml",
+        "configs/tasks/my.yaml",
+    ]
+    assert found[1].values == {"images": "voc12"}
+    assert settings.merged("tasks", "my_voc12")["k"] == 50
+    assert not any("base" in layer.values for layer in found)
+
+
+# ------------------------------------------------------------------------------------- a task on every set with boxes
+
+
+METHODS = ("lost", "lost_sweep", "tokencut")
+
+
+def test_a_method_is_one_file_and_a_task_on_every_set(configs):
+    on_sets = {f"{method}_{boxes}" for method in METHODS for boxes in ("voc07", "voc12", "coco20k")}
+    assert on_sets <= set(settings.names("tasks"))
+    assert not set(METHODS) & set(settings.names("tasks"))
+    assert not [path for path in (configs / "tasks").glob("*") if path.stem.partition(".")[0] in on_sets]
+    for method in METHODS:
+        assert files_of("tasks", f"{method}_coco20k", "mini") == [method, f"{method}.mini"]
+        _, found = settings.load_settings("tasks", f"{method}_coco20k")
+        _, other = settings.load_settings("tasks", f"{method}_voc07")
+        assert (found.images, other.images) == ("coco20k", "voc07")
+        assert {**settings.resolved(found), "images": ""} == {**settings.resolved(other), "images": ""}
+
+
+def test_records_that_are_kept_have_the_settings_of_today():
+    from regvit_lightning import precision, records
+
+    kept = [records.read_record(file) for file in (records.ROOT / "results/mini/cells").glob("*/*.json")]
+    assert {record.task for record in kept} >= {"lost_voc07", "artifact_report"}
+    for record in kept:
+        _, now, _ = precision.module_and_settings("tasks", record.task, "mini")
+        differ = {key for key, value in settings.resolved(now).items() if record.settings[key] != value}
+        assert differ <= {"precision"}, (record.model, record.task)
+        assert list(record.settings) == list(settings.resolved(now))
+
+
+def test_a_method_alone_is_no_task_and_says_which_are():
+    with pytest.raises(SettingsError, match="unknown task 'lost'; nearest: lost_voc"):
+        settings.find("tasks", "lost")
+
+
+def test_a_file_may_be_based_on_a_method_or_on_one_of_its_tasks(configs):
+    write(configs, tasks__my="base: lost\nk: 50\n", tasks__one="base: my_voc12\n")
+    write(configs, tasks__two="base: my\nimages: voc07\n")
+    assert {"my_voc07", "my_voc12", "my_coco20k", "one", "two"} <= set(settings.names("tasks"))
+    assert "my" not in settings.names("tasks")
+    for name, images in (("my_coco20k", "coco20k"), ("one", "voc12"), ("two", "voc07")):
+        found = settings.load_settings("tasks", name, "mini")[1]
+        assert (found.images, found.k, found.workers) == (images, 50, 1)
+
+
+def test_a_set_of_the_data_makes_its_tasks(configs):
+    text = "name: animals\nroot: data\ndiscovery:\n  raccoon: {layout: voc, folder: pictures}\n"
+    write(configs, data__animals=text)
+    assert settings.boxed_sets() == ["raccoon", "voc07", "voc12", "coco20k"]
+    assert {f"{method}_raccoon" for method in METHODS} <= set(settings.names("tasks"))
+    assert settings.load_settings("tasks", "tokencut_raccoon")[1].images == "raccoon"
+
+
+def test_a_name_that_may_be_two_tasks_is_refused(configs):
+    sets = "discovery: {x: {layout: voc}, sweep_x: {layout: voc}}\n"
+    write(configs, data__animals=f"name: animals\nroot: data\n{sets}")
+    with pytest.raises(
+        SettingsError, match=r"'lost_sweep_x' may be lost\.yaml of the set 'sweep_x' or lost_sweep\.yaml of"
+    ):
+        settings.find("tasks", "lost_sweep_x")
+    assert settings.load_settings("tasks", "lost_x")[1].images == "x"
+
+
+def test_a_broken_file_breaks_nothing_but_itself(configs):
+    write(configs, tasks__broken="lr: [1\n", data__broken="- 1\n", tasks__round="base: round\n")
+    assert {"lost_voc07", "broken", "round"} <= set(settings.names("tasks"))
+    with pytest.raises(SettingsError, match=r"broken\.yaml"):
+        settings.find("tasks", "broken")
 
 
 def test_data_root_is_asked_for(monkeypatch):

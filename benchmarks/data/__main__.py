@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import command
-from benchmarks.data.checks import CHECKS
+from benchmarks.data.checks import checks_of
 from benchmarks.data.rendering import render
 from regvit_lightning.data import layout
-from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.data.layout import ALL, BoxedSet, DataError, DataSettings
 from regvit_lightning.errors import UserError
 from regvit_lightning.settings import setting
 
@@ -35,12 +35,12 @@ def main(options: Data, words: list[str]) -> None:
         from benchmarks.data.obtain import obtain
 
         folder = Path(options.archives) if options.archives else Path(data.root, "archives")
-        obtain([name.strip() for name in options.get.split(",")], data, folder, CHECKS)
+        obtain([name.strip() for name in options.get.split(",")], data, folder, checks_of(data))
         return
     render(data, options.workers)
     missing: list[str] = []
     wanted = _wanted(data)
-    for name, check in CHECKS.items():
+    for name, check in checks_of(data).items():
         if name.split()[0] in wanted:
             try:
                 print(f"data: {name} in {data.root} is whole: {check(data):,} images")
@@ -60,11 +60,15 @@ def _wanted(data: DataSettings) -> list[str]:
         "imagenet": Path(data.imagenet, "train"),
         "segmentation": Path(data.segmentation.images[0]),
         "depth": Path(data.depth.mat or data.depth.lists[0]),
-        "voc07": Path(data.discovery.voc07, "ImageSets", "Main", "trainval.txt"),
-        "voc12": Path(data.discovery.voc12, "ImageSets", "Main", "trainval.txt"),
-        "coco20k": Path(data.discovery.coco20k[2]),
+        **{name: _first_of(boxed_set) for name, boxed_set in data.discovery.items()},
     }
     return [name for name, path in folders.items() if Path(data.root, path).exists()] + pairs or ["imagenet"]
+
+
+def _first_of(boxed_set: BoxedSet) -> Path:
+    """What is read first of a set with boxes: the list of its images, or its annotations."""
+    _, annotations, names = boxed_set.paths()
+    return Path(annotations if names == ALL else names)
 
 
 def cli() -> None:

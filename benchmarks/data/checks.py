@@ -5,6 +5,8 @@ from functools import partial
 
 from regvit_lightning.data.layout import DataSettings
 
+Check = Callable[[DataSettings], int]
+
 
 def _imagenet_train(data: DataSettings) -> int:
     from regvit_lightning.data.imagenet import train_files
@@ -60,7 +62,7 @@ def _discovery(name: str, data: DataSettings) -> int:
     return len(boxed_images(data, name))
 
 
-CHECKS: dict[str, Callable[[DataSettings], int]] = {
+CHECKS: dict[str, Check] = {
     "imagenet train": _imagenet_train,
     "imagenet val": _imagenet_val,
     "imagenet22k train": _imagenet22k,
@@ -69,5 +71,9 @@ CHECKS: dict[str, Callable[[DataSettings], int]] = {
     "segmentation test": _segmentation_test,
     "depth train": _depth_train,
     "depth test": _depth_test,
-    **{f"{name} trainval": partial(_discovery, name) for name in ("voc07", "voc12", "coco20k")},
 }
+
+
+def checks_of(data: DataSettings) -> dict[str, Check]:
+    """All checks by name and split; those of sets with boxes are of the sets that this data has."""
+    return {**CHECKS, **{f"{name} trainval": partial(_discovery, name) for name in data.discovery}}

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from benchmarks.data.checks import CHECKS
+from benchmarks.data.checks import checks_of
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.mini.writer import PARTS, MiniSettings
 from regvit_lightning.errors import UserError
@@ -41,19 +41,19 @@ class Counts(Mapping[str, Sequence[int]]):
         return self._count(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(RENDERED)
+        return iter(dict.fromkeys([*RENDERED, *self.data.discovery]))
 
     def __len__(self) -> int:
-        return len(RENDERED)
+        return len(list(iter(self)))
 
     def _find(self, name: str) -> Sequence[int]:
         if name in self.given:
             return [self.given[name]]
         if name in self.data.counts:
             return self.data.counts[name]
-        if self.data.rendered:
+        if self.data.rendered and name in RENDERED:
             return [PARTS[part][1](MiniSettings()) for part in RENDERED[name]]
-        parts = [check for title, check in CHECKS.items() if title.split()[0] == name]
+        parts = [check for title, check in checks_of(self.data).items() if title.split()[0] == name]
         try:
             return [check(self.data) for check in parts]
         except DataError as error:

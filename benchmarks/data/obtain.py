@@ -50,7 +50,7 @@ class DataSource:
     Attributes:
         files: what it is made from.
         prepare: function of `prepare.py` that makes it, or empty.
-        checks: names of what is counted at the end (`benchmarks.data.CHECKS`).
+        checks: names of what is counted at the end (`benchmarks.data.checks`).
     """
 
     files: list[File] = field(default_factory=list)

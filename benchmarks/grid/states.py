@@ -10,13 +10,13 @@ from benchmarks.grid.cells import Cell, Cells, recipe, task_module
 from regvit_lightning import precision, records
 from regvit_lightning.errors import UserError
 from regvit_lightning.evaluation import Evaluation
+from regvit_lightning.models import EXPORT
 
 DONE, RUNNING, QUEUED, FAILED, STALE, MISSING = "done", "running", "queued", "failed", "stale", "missing"
 ORDER = (DONE, RUNNING, QUEUED, FAILED, STALE, MISSING)
 
 # What may differ between a pretraining and the grid: how many devices, and the precision that the hardware chose.
 FREE_IN_PRETRAINING = {"devices", "precision"}
-EXPORT = "backbone.safetensors"
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def _usual(task: str, variant: str, data: str) -> dict[str, Any]:
     """Settings of a task as they are without any word; `auto` takes the variant of the data."""
     if variant == "auto":
         known = data in settings.names("data")
-        variant = str(settings.read_yaml(settings.find("data", data)[-1]).get("variant", "")) if known else ""
+        variant = str(settings.merged("data", data).get("variant", "")) if known else ""
     _, chosen = settings.load_settings("tasks", task, variant)
     return settings.resolved(chosen)
 

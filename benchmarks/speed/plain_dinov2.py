@@ -1,9 +1,10 @@
-"""A straightforward loss of DINOv2, which `benchmarks.speed` compares the recipe with: the same numbers, no thrift.
+"""A straightforward loss of DINOv2: the same numbers as the recipe's, without its economies.
 
-Every crop is a forward pass of its own, stochastic depth computes what it drops, and the losses are loops over pairs
-of crops and over images.
+`benchmarks.speed` compares the time of the recipe with it, the tests its losses and gradients. Every crop is a forward
+pass of its own, stochastic depth computes what it drops, and the losses are loops over pairs of crops and over images.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -18,15 +19,24 @@ from regvit_lightning.pretrain.dinov2.teacher_targets import assign, sinkhorn
 Crop = tuple[Tensor, Tensor]  # logits of CLS (B, K) and of the masked patches (M, K)
 
 
+def balanced(logits: Tensor, temperature: float) -> Tensor:
+    """Targets (M, K) of the teacher's logits (M, K) by Sinkhorn-Knopp, as the recipe computes them."""
+    return assign(logits, temperature, sinkhorn([logits], temperature))
+
+
 class PlainDinov2:
-    """Loss of a recipe with separate heads and Sinkhorn-Knopp, whose teacher and heads it uses.
+    """Losses of a recipe with Sinkhorn-Knopp, whose teacher and heads it uses.
+
+    Args:
+        recipe: whose losses are computed.
+        targets: targets (M, K) of the teacher's logits (M, K) and its temperature.
 
     Attributes:
         student: a backbone of its own, with the weights of the recipe's student.
     """
 
-    def __init__(self, recipe: DINOv2) -> None:
-        self.recipe, s = recipe, recipe.settings
+    def __init__(self, recipe: DINOv2, targets: Callable[[Tensor, float], Tensor] = balanced) -> None:
+        self.recipe, self.targets, s = recipe, targets, recipe.settings
         options: dict[str, Any] = {"image_size": s.image_size, "layer_scale": s.layer_scale, "swiglu": s.swiglu}
         self.student = vit.build(recipe.model, mask_token=True, drop_path=s.drop_path, **options)
         self.student.load_state_dict(recipe.student["backbone"].state_dict())
@@ -34,10 +44,10 @@ class PlainDinov2:
 
     def parts(self) -> list[torch.nn.Module]:
         """What is trained, and clipped, by itself."""
-        return [self.student, self.recipe.student["dino_head"], self.recipe.student["ibot_head"]]
+        return [self.student, *(head for name, head in self.recipe.student.items() if name != "backbone")]
 
-    def loss(self, crops: dict[str, Tensor], masks: Tensor, temperature: float) -> Tensor:
-        """The sum of the weighted losses.
+    def losses(self, crops: dict[str, Tensor], masks: Tensor, temperature: float) -> dict[str, Tensor]:
+        """The weighted losses `dino`, `ibot` and `koleo`; their sum is minimised.
 
         Args:
             crops: `global` (B, 2, 3, S, S) and `local` (B, L, 3, s, s), uint8.
@@ -62,7 +72,7 @@ class PlainDinov2:
         dino = self._dino([cls for cls, _ in found], targets)
         ibot = self._ibot([patches for _, patches in found[:GLOBAL_CROPS]], patch_targets, masked)
         spread = torch.stack([self._koleo(cls) for cls in tokens[: s.koleo_crops]]).sum()
-        return s.dino_weight * dino + s.ibot_weight * ibot + s.koleo_weight * spread
+        return {"dino": s.dino_weight * dino, "ibot": s.ibot_weight * ibot, "koleo": s.koleo_weight * spread}
 
     def _logits(
         self, model: vit.RegisterViT, heads: torch.nn.ModuleDict, crop: Tensor, mask: Tensor | None, student: bool
@@ -70,12 +80,11 @@ class PlainDinov2:
         tokens = model.forward_features(self.recipe.normalise(crop), mask if student else None)
         cls, patches = tokens[:, 0], tokens[:, model.num_prefix_tokens :]
         some = patches[mask.flatten(1)] if mask is not None else patches[:0].flatten(0, 1)
-        return cls, (cast(DinoHead, heads["dino_head"])(cls), cast(DinoHead, heads["ibot_head"])(some))
+        patch_head = heads["ibot_head" if "ibot_head" in heads else "dino_head"]
+        return cls, (cast(DinoHead, heads["dino_head"])(cls), cast(DinoHead, patch_head)(some))
 
     def _targets(self, logits: list[Tensor], temperature: float) -> list[Tensor]:
-        together = torch.cat(logits)
-        targets = assign(together, temperature, sinkhorn([together], temperature))
-        return list(targets.split([len(part) for part in logits]))
+        return list(self.targets(torch.cat(logits), temperature).split([len(part) for part in logits]))
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
         return -(targets * F.log_softmax(logits.float() / self.recipe.settings.student_temperature, dim=1)).sum(dim=1)

@@ -198,7 +198,7 @@ def plain_step(recipe: Any, crops: dict[str, Any]) -> Callable[[], None]:
     def step() -> None:
         masks = recipe.masks_of(groups).to(recipe.device)
         with autocast():
-            loss = plain.loss(crops, masks, recipe.teacher_temperature(0))
+            loss = torch.stack(list(plain.losses(crops, masks, recipe.teacher_temperature(0)).values())).sum()
         optimiser.zero_grad()
         loss.backward()
         for part in plain.parts():

@@ -1,9 +1,10 @@
 """What the rows of `benchmarks.speed` share: a row, and how time and the machine's peak are measured."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,8 @@ def matrix_peak() -> float:
         return 2 * 4096**3 / seconds(lambda: a @ b)
 
 
-@contextmanager
-def autocast() -> Iterator[None]:
+def autocast() -> AbstractContextManager[Any]:
     """The precision of the tasks: bf16 where the hardware has it."""
-    import torch
-
     from regvit_lightning.runtime import hardware
 
-    device = hardware.accelerator()
-    with torch.autocast(device, torch.bfloat16, enabled=hardware.precision("auto") == "bf16-mixed"):
-        yield
+    return hardware.autocast(hardware.accelerator(), hardware.precision("auto"))

@@ -97,8 +97,7 @@ def _entry(row: str, protocol: Protocol, value: Any, source: str, models: Mappin
 @cache
 def _protocol_here(task: str) -> dict[str, Any]:
     """The settings of a task as published, without the overlay of the rendered data."""
-    merged: Any = OmegaConf.to_container(OmegaConf.merge(*map(settings.read_yaml, settings.find("tasks", task))))
-    return {key: value for key, value in merged.items() if key != "base"}
+    return settings.merged("tasks", task)
 
 
 def agrees(record: Record, protocol: Protocol) -> bool:

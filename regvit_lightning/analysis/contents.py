@@ -7,7 +7,6 @@ Source: Darcet et al. 2023 (arXiv 2309.16588), section 2.2; the probes themselve
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from regvit_lightning.analysis import local_probes, probes
@@ -109,8 +108,7 @@ class TokenPass(FrozenModule):
             if stage >= backbone.depth:
                 stages[stage] = tokens
 
-        bf16 = self.frozen.precision == "bf16-mixed"
-        with torch.inference_mode(), torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        with self.frozen.autocast(images):
             backbone.walk(normalise(images, self.mean, self.std), see)
         last = stages[backbone.depth + 1]
         cls = None if last.cls is None else last.cls.float()

@@ -34,8 +34,7 @@ class LastBlockPass(FrozenModule):
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         mask = self.masks[self._first : self._first + len(batch[0])].to(self.device)
         images = normalise(batch[0], self.mean, self.std)
-        bf16 = self.frozen.precision == "bf16-mixed"
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        with self.frozen.autocast(images):
             inside = self.frozen.backbone.last_block(images)
         for name, values in _scores(inside, mask).items():
             self._scores.setdefault(name, []).append(values.float().cpu())

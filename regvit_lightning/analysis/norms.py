@@ -18,8 +18,6 @@ from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 
-KINDS = ("cls", "registers", "patches")  # order of the last axis of `largest` and `dimension`
-
 
 @dataclass(frozen=True)
 class Norms:
@@ -34,13 +32,11 @@ class Norms:
         cls: (N, S) L2 norms, None for a model without CLS.
         embedded: (N, h, w) L2 norms of patches right after the patch embedding, before position embeddings.
         neighbours: (N, h, w) right after the patch embedding, see `neighbour_similarity`.
-        largest: (N, S, 3) largest |activation| over the tokens of each of `KINDS`; 0 for a kind that is not there.
-        dimension: (N, S, 3) hidden dimension of that activation; -1 for a kind that is not there.
+        largest: (N, S, 3) largest |activation| over CLS, over the registers and over the patches; 0 for a kind that is
+            not there.
         median: (N, S) median |activation| over all tokens and hidden dimensions.
         kurtosis: (N, S) over the hidden dimensions of a patch (3 for a normal distribution, at most D), mean over the
             patches.
-        directions: (S, D) sum over the images of the unit vector of the patch with the largest norm; as long as N where
-            all point the same way.
     """
 
     patches: Tensor
@@ -49,10 +45,8 @@ class Norms:
     embedded: Tensor
     neighbours: Tensor
     largest: Tensor
-    dimension: Tensor
     median: Tensor
     kurtosis: Tensor
-    directions: Tensor
 
     def __len__(self) -> int:
         return len(self.patches)
@@ -66,15 +60,6 @@ class Norms:
     def raw(self) -> Tensor:
         """(N, depth, h, w) norms of patches before the final norm."""
         return self.patches[:, :-1]
-
-    def direction(self, block: int) -> tuple[Tensor, float]:
-        """Common direction of the highest patches after `block` (1..depth).
-
-        Returns:
-            A unit vector (D,), and how far the images agree: the length of the mean of their unit vectors, 0 to 1.
-        """
-        total = self.directions[block - 1]
-        return F.normalize(total, dim=0), float(total.norm()) / len(self)
 
 
 def neighbour_similarity(patches: Tensor) -> Tensor:
@@ -115,7 +100,7 @@ def measure(backbone: Backbone, images: Tensor) -> Norms:
 
     backbone.walk(images, see)
     found: dict[str, Any] = {name: torch.stack([stage[name] for stage in stages], dim=1).cpu() for name in stages[0]}
-    return Norms(**{"cls": None, **found, "directions": found["directions"].sum(dim=0)}, **embedding)
+    return Norms(**{"cls": None, **found}, **embedding)
 
 
 def join(parts: Sequence[Norms]) -> Norms:
@@ -130,10 +115,7 @@ def join(parts: Sequence[Norms]) -> Norms:
     joined: dict[str, Any] = {}
     for name in (field.name for field in fields(Norms)):
         values = [getattr(part, name) for part in parts]
-        if name == "directions":
-            joined[name] = torch.stack(values).sum(dim=0)
-        else:
-            joined[name] = None if values[0] is None else torch.cat(values)
+        joined[name] = None if values[0] is None else torch.cat(values)
     return Norms(**joined)
 
 
@@ -152,8 +134,7 @@ class NormPass(FrozenModule):
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         images = normalise(batch[0], self.mean, self.std)
-        bf16 = self.frozen.precision == "bf16-mixed"
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        with self.frozen.autocast(images):
             self._parts.append(measure(self.frozen.backbone, images))
 
     def on_test_epoch_end(self) -> None:
@@ -161,22 +142,18 @@ class NormPass(FrozenModule):
 
 
 def _stage(tokens: Tokens) -> dict[str, Tensor]:
-    """The fields of `Norms` at one stage, without its axis; a (B, D) unit vector for `directions`."""
+    """The fields of `Norms` at one stage, without its axis."""
     patches, registers = tokens.patches.float(), tokens.registers.float()
     norms, flat = patches.norm(dim=-1), patches.flatten(1, 2)
     cls = registers[:, :0] if tokens.cls is None else tokens.cls.float()[:, None]
     kinds = [cls, registers, flat]
-    largest, dimension = zip(*(_largest(kind) for kind in kinds), strict=True)
-    highest = flat[torch.arange(len(flat)), norms.flatten(1).argmax(dim=1)]
     return {
         "patches": norms,
         "registers": registers.norm(dim=-1),
         **({} if tokens.cls is None else {"cls": cls[:, 0].norm(dim=-1)}),
-        "largest": torch.stack(largest, dim=1),
-        "dimension": torch.stack(dimension, dim=1),
+        "largest": torch.stack([_largest(kind) for kind in kinds], dim=1),
         "median": _median(torch.cat(kinds, dim=1).abs().flatten(1)),
         "kurtosis": kurtosis(flat).mean(dim=1),
-        "directions": F.normalize(highest, dim=-1),
     }
 
 
@@ -194,9 +171,6 @@ def _median(values: Tensor) -> Tensor:
     return torch.from_numpy(np.partition(values.numpy(), middle, axis=1)[:, middle])
 
 
-def _largest(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest |activation| (B,) over tokens (B, T, D), and its dimension (B,)."""
-    if tokens.shape[1] == 0:
-        return tokens.new_zeros(len(tokens)), torch.full((len(tokens),), -1, device=tokens.device)
-    value, place = tokens.abs().flatten(1).max(dim=1)
-    return value, place % tokens.shape[2]
+def _largest(tokens: Tensor) -> Tensor:
+    """Largest |activation| (B,) over tokens (B, T, D); 0 where T is 0."""
+    return tokens.abs().flatten(1).amax(dim=1) if tokens.shape[1] else tokens.new_zeros(len(tokens))

@@ -17,7 +17,6 @@ from regvit_lightning.settings import check
 from regvit_lightning.statistics import bootstrap
 
 MASSIVE_MAGNITUDE, MASSIVE_RATIO = 100.0, 1000.0  # Sun et al. 2024 (arXiv 2402.17762), section 2
-BIMODAL = 5 / 9  # Sarle's coefficient of a uniform distribution: above it, two modes are likely
 
 RELATIVE = ("sigmas", "mads", "log_mads", "factor")  # rules for high norms that do not depend on the model's scale
 LOW = ("low_mads", "low_factor")
@@ -265,7 +264,7 @@ def gap(norms: Tensor, least_share: float) -> tuple[float, float]:
 
 
 def massive(norms: Norms) -> Tensor:
-    """Images with a massive activation, boolean (N, S, 3) by stage and kind of token (`norms.KINDS`).
+    """Images with a massive activation, boolean (N, S, 3) by stage and by CLS, registers and patches.
 
     Massive: above 100 and at least 1000 × the median |activation| of the image (Sun et al. 2024, arXiv 2402.17762).
     """
@@ -275,13 +274,3 @@ def massive(norms: Norms) -> Tensor:
 def massive_share(norms: Norms) -> Tensor:
     """(depth,) share of images with a massive activation in a patch, after each block."""
     return massive(norms)[:, :-1, -1].double().mean(dim=0)
-
-
-def main_dimension(norms: Norms, block: int) -> tuple[int, float]:
-    """The hidden dimension that most often holds the largest |activation| of the patches after `block` (1..depth).
-
-    Returns:
-        The dimension, and the share of images in which it is that one.
-    """
-    counts = norms.dimension[:, block - 1, -1].bincount()
-    return int(counts.argmax()), float(counts.max()) / len(norms)

@@ -21,8 +21,8 @@ from mmseg.datasets.transforms import PackSegInputs, PhotoMetricDistortion, Rand
 from mmseg.utils import get_classes
 from torch.utils.data import Dataset
 
-from regvit_lightning.data.layout import IGNORED, DataError, DataSettings, Segmentation, check_files
-from regvit_lightning.data.mini import writer as mini
+from regvit_lightning.data.completeness import check_count, check_files, check_rendered
+from regvit_lightning.data.layout import IGNORED, DataError, DataSettings, Segmentation
 from regvit_lightning.data.mini.world import SEMANTIC_IDS
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
@@ -180,8 +180,7 @@ def test_images(data: DataSettings, pipeline: Pipeline) -> BaseSegDataset:
 
 
 def _split(data: DataSettings, number: int, pipeline: Pipeline) -> BaseSegDataset:
-    if data.rendered and not mini.is_complete(Path(data.root)):
-        raise DataError(f"data set '{data.name}' in {data.root} is missing or half-written; {data.get}")
+    check_rendered(data)
     layout = data.segmentation
     images, masks = Path(data.root, layout.images[number]), Path(data.root, layout.masks[number])
     listed = Path(data.root, layout.lists[number]) if layout.lists else None
@@ -201,9 +200,7 @@ def _split(data: DataSettings, number: int, pipeline: Pipeline) -> BaseSegDatase
     )
     _check_files(found, listed or images, listed is not None, data.get)
     found.full_init()
-    wanted = data.counts.get("segmentation")
-    if wanted is not None and len(found) != wanted[number]:
-        raise DataError(f"{listed or images} has {len(found):,} images, expected {wanted[number]:,}; {data.get}")
+    check_count(data, "segmentation", number, len(found), f"{listed or images} has")
     return found
 
 

@@ -11,36 +11,32 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from regvit_lightning.data import coco20k, voc
+from regvit_lightning.data import coco, voc
 from regvit_lightning.data.boxes import BoxedImages
+from regvit_lightning.data.completeness import check_count, check_rendered
 from regvit_lightning.data.images import open_image
-from regvit_lightning.data.layout import DataError, DataSettings
-from regvit_lightning.data.mini import writer as mini
+from regvit_lightning.data.layout import ALL, DataSettings
 from regvit_lightning.data.module import Loading, Streamed
-from regvit_lightning.settings import check
 
-SETS = ("voc07", "voc12", "coco20k")
 USUAL_PATCHES = 2048  # of an image, of which a batch holds `device_batch`; of larger ones it holds fewer
 
 
 def boxed_images(data: DataSettings, name: str) -> BoxedImages:
-    """The set called `name`: VOC07 trainval, VOC12 trainval or COCO20k.
+    """The set called `name`, such as `voc07`, `voc12` or `coco20k`; see `DataSettings.discovery`.
 
     Raises:
-        SettingsError: another name.
+        SettingsError: no set of this data.
         DataError: the set is missing or incomplete, or an annotation does not fit.
     """
-    check(name in SETS, f"images={name}: expected one of {', '.join(SETS)}")
-    if data.rendered and not mini.is_complete(Path(data.root)):
-        raise DataError(f"data set '{data.name}' in {data.root} is missing or half-written; {data.get}")
-    if name == "coco20k":
-        images, annotations, names = (Path(data.root, part) for part in data.discovery.coco20k)
-        found = coco20k.listed(images, annotations, names, data.get)
+    boxed_set = data.boxed_set(name)
+    check_rendered(data)
+    folder, annotations, listed = boxed_set.paths(data.root)
+    names = None if listed == ALL else Path(listed)
+    if boxed_set.layout == "coco":
+        found = coco.listed(Path(folder), Path(annotations), names, data.get)
     else:
-        found = voc.trainval(Path(data.root, getattr(data.discovery, name)), data.get)
-    wanted = data.counts.get(name)
-    if wanted is not None and len(found) != wanted[0]:
-        raise DataError(f"{name} in {data.root} has {len(found):,} images, expected {wanted[0]:,}; {data.get}")
+        found = voc.listed(Path(folder), Path(annotations), names, boxed_set.image_suffix, data.get)
+    check_count(data, name, 0, len(found), f"{name} in {data.root} has")
     return found
 
 

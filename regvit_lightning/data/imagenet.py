@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from regvit_lightning.data.completeness import check_count, check_rendered
 from regvit_lightning.data.images import Drawn, ImageFiles, Ordered, Transform, collate, index
 from regvit_lightning.data.layout import DataError, DataSettings
-from regvit_lightning.data.mini import writer as mini
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
 
@@ -36,14 +36,10 @@ def test_files(data: DataSettings) -> ImageFiles:
 
 
 def _split(data: DataSettings, images: str, split: str) -> ImageFiles:
-    if data.rendered and not mini.is_complete(Path(data.root)):
-        raise DataError(f"data set '{data.name}' in {data.root} is missing or half-written; {data.get}")
+    check_rendered(data)
     folder = Path(data.root, data.folder(images), split)
     files = index(folder, data.get)
-    if images in data.counts:
-        expected = data.counts[images][split == "val"]
-        if len(files) != expected:
-            raise DataError(f"{folder} holds {len(files):,} images, expected {expected:,}; {data.get}")
+    check_count(data, images, int(split == "val"), len(files), f"{folder} holds")
     return files
 
 

@@ -23,6 +23,8 @@ from regvit_lightning.runtime import seeds
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
+UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
+
 Transform = Callable[[Image.Image], Any]  # to uint8 (3, H, W), or to such tensors by name
 
 
@@ -135,9 +137,45 @@ def open_image(path: str) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
-        reason = "not an image" if "cannot identify" in str(error) else one_line(error)
-        raise DataError(f"unreadable image {path}: {reason}; restore or remove the file") from None
+    except UNDECODABLE as error:
+        raise decoding_error(f"image {path}", error) from None
+
+
+def decoding_error(file: str, error: Exception, advice: str = "restore or remove the file") -> DataError:
+    """What to raise for a file that a decoder refuses.
+
+    Args:
+        file: what it is and where it lies, such as `image a/b.jpg`.
+        error: of Pillow, or of what reads with it.
+        advice: what to do.
+    """
+    reason = "not an image" if "cannot identify" in str(error) else one_line(error)
+    return DataError(f"unreadable {file}: {reason}; {advice}")
+
+
+def open_readable(files: Files, start: int, replace: bool = True) -> tuple[Image.Image, int, list[int]]:
+    """The image with the index `start`, or the first one after it that can be read.
+
+    Args:
+        files: what is trained on; after the last image comes the first.
+        start: index of the image that was drawn.
+        replace: False takes that image or none.
+
+    Returns:
+        The image as RGB, its index, and the indices of the images before it that cannot be read.
+
+    Raises:
+        DataError: none of them can be read.
+    """
+    index, unreadable = start, list[int]()
+    while True:
+        try:
+            return files.open(index), index, unreadable
+        except DataError:
+            unreadable.append(index)
+            index = (index + 1) % len(files)
+            if index == start or not replace:
+                raise
 
 
 class Ordered(Dataset[tuple[Tensor, int]]):
@@ -172,17 +210,8 @@ class Drawn(Dataset[dict[str, Any]]):
         return len(self.files)
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
-        position, place = draw
-        unreadable: list[int] = []
-        while True:
-            try:
-                image = self.files.open(place)
-                break
-            except DataError:
-                unreadable.append(place)
-                place = (place + 1) % len(self)
-                if place == draw[1] or not self.replace:
-                    raise
+        position, start = draw
+        image, place, unreadable = open_readable(self.files, start, self.replace)
         with seeds.drawn_from(self.seed, "augment", position):
             return {"image": self.transform(image), "label": int(self.files.labels[place]), "unreadable": unreadable}
 

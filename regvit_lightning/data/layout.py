@@ -1,14 +1,15 @@
 """Where a data set lies: by name from `configs/data/`, or any folder in ImageNet's layout by its path."""
 
 import os
-from collections.abc import Sequence
+import re
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from regvit_lightning import settings
 from regvit_lightning.errors import UserError
-from regvit_lightning.settings import SettingsError
+from regvit_lightning.settings import Layer, SettingsError
 
 ADE_SPLITS = ("training", "validation")
 IGNORED = 255  # class number of pixels without a label, whatever number the masks have for them
@@ -73,27 +74,57 @@ class Depth:
 
 
 @dataclass
-class BoxedSets:
-    """Images with boxes around their objects; the defaults are those of the published downloads.
+class BoxedSet:
+    """Images with boxes around their objects, for object discovery.
 
     Attributes:
-        voc07, voc12: folders below root with JPEGImages/, Annotations/ and ImageSets/Main/trainval.txt.
-        coco20k: below root, the folder that the list starts from, the annotations, and the list of images.
+        layout: `voc`, an XML file for each image as PASCAL VOC has them; or `coco`, one JSON file for all of them.
+        folder: below root; all of the following lie below it.
+        images: folder of the images; `JPEGImages` of `voc` where empty.
+        annotations: folder of the XML files, `Annotations` where empty; or the JSON file.
+        names: file that names the images, one a line: those of `voc` without suffix, `ImageSets/Main/trainval.txt`
+            where empty; those of `coco` as paths below `images`. `all` takes every image that is annotated; `coco`
+            does so where empty.
+        image_suffix: end of the file names of `voc`.
     """
 
-    voc07: str = "VOCdevkit/VOC2007"
-    voc12: str = "VOCdevkit/VOC2012"
-    coco20k: list[str] = field(
-        default_factory=lambda: [
-            "coco/images",
-            "coco/annotations/instances_train2014.json",
-            "coco/coco_20k_filenames.txt",
-        ]
-    )
+    layout: str = ""
+    folder: str = ""
+    images: str = ""
+    annotations: str = ""
+    names: str = ""
+    image_suffix: str = ".jpg"
 
     def __post_init__(self) -> None:
-        expected = f"discovery.coco20k: expected [images, annotations, list], got {self.coco20k}"
-        settings.check(len(self.coco20k) == 3, expected)
+        usual = ("JPEGImages", "Annotations", VOC_NAMES) if self.layout == "voc" else ("", "", ALL)
+        self.images, self.annotations, self.names = (
+            given or usual[place] for place, given in enumerate((self.images, self.annotations, self.names))
+        )
+
+    def check(self, where: str) -> None:
+        """Raise `SettingsError` unless it can be read; `where` it stands begins the message."""
+        settings.check(self.layout in ("voc", "coco"), f"{where}: layout={self.layout}: expected voc or coco")
+        settings.check(
+            bool(self.annotations), f"{where}: annotations is not set: expected the JSON file of layout coco"
+        )
+
+    def paths(self, root: str = "") -> list[str]:
+        """Below root: the folder of the images, the annotations, and the file of names, or `all`."""
+        folder = os.path.join(root, self.folder)
+        names = ALL if self.names == ALL else os.path.join(folder, self.names)
+        return [os.path.join(folder, self.images), os.path.join(folder, self.annotations), names]
+
+    def recorded(self) -> str | list[str]:
+        """What decides which images are read, as records say it: VOC's folder where all is as in VOC, or the paths."""
+        if self == BoxedSet("voc", self.folder):
+            return self.folder
+        return self.paths() + ([self.image_suffix] if self.image_suffix != ".jpg" else [])
+
+
+VOC_NAMES = "ImageSets/Main/trainval.txt"
+ALL = "all"  # in place of a file of names
+PUBLISHED = "full"  # the file of configs/data whose sets with boxes are there in any data
+NOT_SETS = ("imagenet", "imagenet22k", "segmentation", "depth", "pairs")  # what else `counts` counts
 
 
 @dataclass
@@ -110,11 +141,12 @@ class DataSettings:
             see `data/pairs.py`; empty where there are none.
         segmentation: images with masks, for the segmentation tasks.
         depth: images with depth maps, for the depth tasks.
-        discovery: images with boxes, for object discovery.
+        discovery: sets of images with boxes, by name, for object discovery; a task on each of them ends in its name
+            (`lost_voc07`). The sets of `full.yaml` are there in any data, below its own root.
         trained_on: name of the data whose `runs/<name>/` hold the trained models; empty for this data.
         rendered: made by `regvit_lightning/data/mini/writer.py` on this machine.
         counts: number of images that the splits must have, [train, test], where it is known; of `imagenet`,
-            `imagenet22k`, `segmentation`, `depth`; and [trainval] of `voc07`, `voc12`, `coco20k`, [train] of `pairs`.
+            `imagenet22k`, `segmentation`, `depth`; and [all] of a set with boxes, [train] of `pairs`.
         get: what to do when the data is not there; ends the error message.
     """
 
@@ -126,7 +158,7 @@ class DataSettings:
     pairs: str = ""
     segmentation: Segmentation = field(default_factory=Segmentation)
     depth: Depth = field(default_factory=Depth)
-    discovery: BoxedSets = field(default_factory=BoxedSets)
+    discovery: dict[str, BoxedSet] = field(default_factory=dict)
     trained_on: str = ""
     rendered: bool = False
     counts: dict[str, list[int]] = field(default_factory=dict)
@@ -134,14 +166,39 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         settings.check(bool(self.root), f"data '{self.name}': root is empty (give DATA_ROOT=<folder>)")
+        for name, boxed_set in self.discovery.items():
+            fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) and name not in NOT_SETS
+            expected = f"expected letters, digits, _ and - for a name, and none of {', '.join(NOT_SETS)}"
+            settings.check(bool(fits), f"data '{self.name}': discovery.{name}: {expected}")
+            boxed_set.check(f"data '{self.name}': discovery.{name}")
+        self.discovery = {**published_sets(), **self.discovery}
 
     def section(self, name: str) -> dict[str, Any]:
-        """What decides which images a task reads and what their labels mean.
+        """What decides which images a task reads and what their labels mean, as its record says it.
 
         Args:
-            name: `imagenet`, `segmentation`, `depth` or `discovery`.
+            name: `imagenet`, `segmentation`, `depth`, or the name of a set with boxes. Records of a published set tell
+                all the published ones.
+
+        Raises:
+            SettingsError: no such part.
         """
-        return {"imagenet": self.imagenet} if name == "imagenet" else asdict(getattr(self, name))
+        if name == "imagenet":
+            return {"imagenet": self.imagenet}
+        if name in ("segmentation", "depth"):
+            return asdict(getattr(self, name))
+        together = published_sets() if name in published_sets() else [name]
+        return {one: self.boxed_set(one).recorded() for one in together}
+
+    def boxed_set(self, name: str) -> BoxedSet:
+        """The set with boxes called `name`.
+
+        Raises:
+            SettingsError: no such set.
+        """
+        known = f"expected one of {', '.join(self.discovery)}"
+        settings.check(name in self.discovery, f"data '{self.name}' has no set with boxes called '{name}': {known}")
+        return self.discovery[name]
 
     def folder(self, images: str) -> str:
         """The folder below root that holds the data set `images`.
@@ -154,16 +211,12 @@ class DataSettings:
         return folders[images]
 
 
-def check_files(source: Path, files: Sequence[str], get: str) -> None:
-    """See that the files that `source` names are there.
-
-    Raises:
-        DataError: some are missing; says how many and names the first five.
-    """
-    missing = [file for file in files if not os.path.exists(file)]
-    if missing:
-        first = ", ".join(missing[:5])
-        raise DataError(f"{source}: {len(missing):,} of {len(files):,} files are missing: {first}; {get}")
+@cache
+def published_sets() -> dict[str, BoxedSet]:
+    """The sets with boxes that `configs/data/full.yaml` lists."""
+    listed = [layer for layer in settings.layers("data", PUBLISHED) if "discovery" in layer.values]
+    sets = {name: Layer(layer.origin, facts) for layer in listed for name, facts in layer.values["discovery"].items()}
+    return {name: settings.build(BoxedSet, [layer]) for name, layer in sets.items()}
 
 
 def resolve(data: str, root_needed: bool = True) -> DataSettings:

@@ -20,9 +20,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from regvit_lightning.data.images import open_image
-from regvit_lightning.data.layout import DataError, DataSettings, check_files
-from regvit_lightning.data.mini import writer as mini
+from regvit_lightning.data.completeness import check_count, check_files, check_rendered
+from regvit_lightning.data.images import UNDECODABLE, decoding_error, open_image
+from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import one_line
@@ -113,9 +113,8 @@ def open_depth(path: str) -> npt.NDArray[np.float32]:
     try:
         with Image.open(path) as image:
             mode, depth = image.mode, np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
-        reason = "not an image" if "cannot identify" in str(error) else one_line(error)
-        raise DataError(f"unreadable depth {path}: {reason}; restore or remove the file") from None
+    except UNDECODABLE as error:
+        raise decoding_error(f"depth {path}", error) from None
     # Pillow's modes of wide integers: I, I;16
     if not mode.startswith("I") or depth.max(initial=0) > 65535 or depth.min(initial=0) < 0:
         kind = "8-bit" if depth.dtype == np.uint8 else "not 16-bit"
@@ -211,16 +210,13 @@ def test_pairs(data: DataSettings) -> DepthPairs:
 
 
 def _split(data: DataSettings, number: int) -> DepthPairs:
-    if data.rendered and not mini.is_complete(Path(data.root)):
-        raise DataError(f"data set '{data.name}' in {data.root} is missing or half-written; {data.get}")
+    check_rendered(data)
     layout, root = data.depth, Path(data.root)
     source = root / (layout.splits or layout.lists[number])
     pairs = _official(data, number) if layout.mat else ListedPairs(source, root / layout.folders[number], data.get)
     if len(pairs) == 0:
         raise DataError(f"{source} names no {('train', 'test')[number]} image; {data.get}")
-    wanted = data.counts.get("depth")
-    if wanted is not None and len(pairs) != wanted[number]:
-        raise DataError(f"{source} has {len(pairs):,} images, expected {wanted[number]:,}; {data.get}")
+    check_count(data, "depth", number, len(pairs), f"{source} has")
     return pairs
 
 

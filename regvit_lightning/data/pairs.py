@@ -15,7 +15,7 @@ import io
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from regvit_lightning.data.images import EXTENSIONS, Transform
+from regvit_lightning.data.completeness import check_count, check_rendered
+from regvit_lightning.data.images import EXTENSIONS, UNDECODABLE, Transform, decoding_error, open_readable
 from regvit_lightning.data.layout import DataError, DataSettings
-from regvit_lightning.data.mini import writer as mini
 from regvit_lightning.errors import one_line
 from regvit_lightning.runtime import seeds
 
@@ -104,9 +104,8 @@ class CaptionedImages:
                 content = file.read(int(self.size[place]))
             with Image.open(io.BytesIO(content)) as image:
                 return image.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises
-            reason = "not an image" if "cannot identify" in str(error) else one_line(error)
-            raise DataError(f"unreadable image {self.path(place)}: {reason}; restore or remove it") from None
+        except UNDECODABLE as error:
+            raise decoding_error(f"image {self.path(place)}", error, "restore or remove it") from None
 
     def _file(self, place: int) -> str:
         return os.fsdecode(bytes(self.files[self.file[place]]))
@@ -118,9 +117,8 @@ def train_pairs(data: DataSettings) -> CaptionedImages:
     Raises:
         DataError: missing, incomplete or damaged.
     """
-    root, source = Path(data.root), Path(data.root, data.pairs)
-    if data.rendered and not mini.is_complete(root):
-        raise DataError(f"data set '{data.name}' in {root} is missing or half-written; {data.get}")
+    source = Path(data.root, data.pairs)
+    check_rendered(data)
     if not data.pairs:
         raise DataError(f"data '{data.name}' names no image-text pairs; give `pairs` in its file of configs/data")
     if glob.has_magic(data.pairs):
@@ -132,8 +130,7 @@ def train_pairs(data: DataSettings) -> CaptionedImages:
         found = from_table(source)
     else:
         raise DataError(f"no image-text pairs: {source} is not there; {data.get}")
-    if "pairs" in data.counts and len(found) != data.counts["pairs"][0]:
-        raise DataError(f"{source} holds {len(found):,} pairs, expected {data.counts['pairs'][0]:,}; {data.get}")
+    check_count(data, "pairs", 0, len(found), f"{source} holds", "pairs")
     return found
 
 
@@ -326,22 +323,11 @@ class DrawnCaptionedImages(Dataset[dict[str, Any]]):
         return len(self.pairs)
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
-        position, first = draw
-        unreadable: list[int] = []
-        for place in self._from(first):
-            try:
-                image = self.pairs.open(place)
-                break
-            except DataError:
-                unreadable.append(place)
-                if len(unreadable) == len(self):
-                    raise
+        position, start = draw
+        image, place, unreadable = open_readable(self.pairs, start)
         with seeds.drawn_from(self.seed, "augment", position):
             tokens = self.tokenize([self.pairs.caption(place)])[0]
             return {"image": self.transform(image), "text": tokens, "unreadable": unreadable}
-
-    def _from(self, first: int) -> Iterator[int]:
-        return (place % len(self) for place in range(first, first + len(self)))
 
 
 def collate_pairs(samples: list[dict[str, Any]]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""PASCAL VOC's detection layout: JPEGImages/, Annotations/*.xml and ImageSets/Main/trainval.txt below one folder.
+"""PASCAL VOC's detection layout: an XML file of annotations for each image, and a list of the images.
 
 As in LOST (Siméoni et al. 2021, arXiv 2109.14279; valeoai/LOST, datasets.py) every object counts, difficult and
 truncated ones too, and a box [xmin, ymin, xmax, ymax], which is 1-based and inclusive, becomes [xmin - 1, ymin - 1,
@@ -11,37 +11,43 @@ from xml.etree import ElementTree
 import numpy as np
 
 from regvit_lightning.data.boxes import BoxedImages, Boxes, with_sizes
+from regvit_lightning.data.completeness import read_list
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.errors import one_line
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def trainval(folder: Path, get: str = "") -> BoxedImages:
-    """The images of `folder/ImageSets/Main/trainval.txt` with the boxes of all their objects.
+def listed(folder: Path, annotations: Path, names: Path | None, suffix: str = ".jpg", get: str = "") -> BoxedImages:
+    """Images with the boxes of all their objects.
 
     Args:
-        folder: `VOCdevkit/VOC2007`, or one laid out alike.
+        folder: of the images (`JPEGImages`).
+        annotations: folder of the XML files.
+        names: file that names the images without suffix, one a line (`ImageSets/Main/trainval.txt`); None takes all
+            that are annotated.
+        suffix: of the images.
         get: how to get the data; ends the error message.
 
     Raises:
         DataError: no such list, or an empty one; an image without annotation or the other way round; an annotation that
             cannot be read or has no object; a box that is empty or outside of its image.
     """
-    source = folder / "ImageSets" / "Main" / "trainval.txt"
-    names = _read_list(source, get)
-    images = [folder / "JPEGImages" / f"{name}.jpg" for name in names]
-    annotations = [folder / "Annotations" / f"{name}.xml" for name in names]
-    _check_pairs(source, images, annotations, get)
-    return with_sizes(images, [read_boxes(file) for file in annotations])
+    wanted = _named(names, get) if names else _annotated(annotations, get)
+    images = [folder / f"{name}{suffix}" for name in wanted]
+    files = [annotations / f"{name}.xml" for name in wanted]
+    _check_pairs(names or annotations, images, files, get)
+    return with_sizes(images, [read_boxes(file) for file in files])
 
 
-def _read_list(source: Path, get: str) -> list[str]:
-    if not source.is_file():
-        raise DataError(f"no list {source}: expected the name of an image a line; {get}")
-    names = [line.split()[0] for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
+def _named(names: Path, get: str) -> list[str]:
+    return [line.split()[0] for line in read_list(names, "the name of an image", get)]
+
+
+def _annotated(annotations: Path, get: str) -> list[str]:
+    names = sorted(file.stem for file in annotations.glob("*.xml"))
     if not names:
-        raise DataError(f"{source} names no image; {get}")
+        raise DataError(f"{annotations}: expected a folder with an XML file for each image; {get}")
     return names
 
 

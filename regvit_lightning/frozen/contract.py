@@ -9,12 +9,12 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.frozen.settings import TaskSettings
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.work import ImageCounts, Work
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from regvit_lightning.frozen.settings import TaskSettings
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class Task(Protocol):
     Attributes:
         SETTINGS: dataclass of its YAML.
         METRICS: those that go into tables.
-        READS: the part of the data's settings that says which images it reads, see `DataSettings.section`.
+        READS: the part of the data's settings that says which images it reads, see `DataSettings.section`; `discovery`
+            where that is a set with boxes, which `TaskSettings.boxed_set` names.
         FOOTNOTE: keys of the outcome's `protocol` that stand under the table.
         TRAINS_HEAD: True, where it is there: the task uses all devices of `RunOptions`; the others take one.
         NEEDS_TEXT: True, where it is there: a grid leaves out models without a text tower.

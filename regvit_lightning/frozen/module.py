@@ -1,19 +1,17 @@
 """A LightningModule that holds a frozen backbone: features without a graph in the protocol's precision."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from lightning import LightningModule
 from torch import Tensor, nn
 
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
-from regvit_lightning.runtime import seeds
-
-if TYPE_CHECKING:
-    pass
+from regvit_lightning.runtime import hardware, seeds
+from regvit_lightning.runtime.scheduled import ScheduledModule
 
 
 class Frozen(nn.Module):
@@ -30,10 +28,15 @@ class Frozen(nn.Module):
 
     def forward(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool = True) -> list[Tokens]:
         """`Backbone.forward` of normalised images (B, 3, H, W), as float32 that a head can be trained on."""
-        bf16 = self.precision == "bf16-mixed"
-        with torch.inference_mode(), torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        with self.autocast(images):
             found = self.backbone(images, blocks, norm)
         return [Tokens(_ordinary(t.cls), _ordinary(t.registers), _ordinary(t.patches)) for t in found]
+
+    @contextmanager
+    def autocast(self, images: Tensor) -> Iterator[None]:
+        """Inside, the backbone computes without a graph and in the protocol's precision on the device of `images`."""
+        with torch.inference_mode(), hardware.autocast(images.device.type, self.precision):
+            yield
 
 
 def _ordinary(tokens: Any) -> Any:
@@ -41,7 +44,7 @@ def _ordinary(tokens: Any) -> Any:
     return None if tokens is None else tokens.to(torch.float32, copy=True)
 
 
-class FrozenModule(LightningModule):
+class FrozenModule(ScheduledModule):
     """A LightningModule around a frozen backbone.
 
     Args:

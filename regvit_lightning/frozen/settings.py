@@ -1,15 +1,11 @@
 """Settings that frozen evaluations share."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from regvit_lightning.data.images import Transform
 from regvit_lightning.data.transforms import centre_crop
 from regvit_lightning.runtime import hardware
 from regvit_lightning.settings import MISSING, check
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass
@@ -31,6 +27,11 @@ class TaskSettings:
     workers: int = MISSING
     device_batch: int = MISSING
     untrained_size: int = MISSING
+
+    @property
+    def boxed_set(self) -> str:
+        """Name of the set with boxes that is read; empty for a task that reads other images."""
+        return ""
 
     def __post_init__(self) -> None:
         self.precision = hardware.precision(self.precision)

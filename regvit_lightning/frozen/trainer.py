@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
@@ -11,21 +11,14 @@ from safetensors.torch import save_file
 
 from regvit_lightning.data.module import Streamed, accumulation
 from regvit_lightning.errors import UserError
+from regvit_lightning.frozen.contract import RunOptions
+from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.runtime import atomic, hardware, slurm
 from regvit_lightning.runtime.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint
 from regvit_lightning.runtime.interruption import Signals
 
-if TYPE_CHECKING:
-    pass
-from regvit_lightning.frozen.contract import RunOptions
-from regvit_lightning.frozen.module import FrozenModule
-
 CHECKPOINT_EVERY = 1000  # steps of a head's training
-
-
 LOG_EVERY = 10  # steps
-
-
 LAST, HEAD = "last.ckpt", "head.safetensors"  # files in the folder of a cell
 
 

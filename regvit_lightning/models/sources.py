@@ -17,14 +17,11 @@ from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from regvit_lightning import settings
 from regvit_lightning.errors import UserError, one_line
-from regvit_lightning.models import names, vit, weights
+from regvit_lightning.models import EXPORT, names, vit, weights
 from regvit_lightning.models.backbone import Backbone, check_vit
 from regvit_lightning.runtime import seeds
 
 FILES = (".safetensors", ".pth", ".pt", ".ckpt")
-
-
-EXPORT = "backbone.safetensors"  # name of the export in the folder of a run
 
 
 CLIP_CONFIG = "open_clip_config.json"  # beside the weights of a released open_clip model

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms import v2
 
 from regvit_lightning.data.transforms import three_augment
-from regvit_lightning.models import vit
+from regvit_lightning.models import EXPORT, vit
 from regvit_lightning.pretrain import recipe
 from regvit_lightning.schedules import warmup_cosine
 from regvit_lightning.settings import MISSING, check
@@ -97,23 +97,19 @@ class DeiT3(recipe.Recipe):
         return Lamb(groups, lr=self.settings.lr, weight_decay=self.settings.weight_decay)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        lr = self.learning_rate(self.global_step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        self.log("train/lr", lr)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.ema.update_parameters(self.backbone)
 
-    def learning_rate(self, step: int) -> float:
-        """Warm-up and cosine, per step (DeiT's code moves once per epoch)."""
+    def schedule(self, step: int) -> dict[str, float]:
+        """Warm-up and cosine of the learning rate, per step (DeiT's code moves once per epoch)."""
         settings = self.settings
         warmup = round(self.steps * settings.warmup_epochs / settings.epochs)
-        return warmup_cosine(step, self.steps, warmup, settings.lr, settings.warmup_lr, settings.min_lr)
+        return {"lr": warmup_cosine(step, self.steps, warmup, settings.lr, settings.warmup_lr, settings.min_lr)}
 
     def exports(self) -> Iterator[tuple[str, vit.RegisterViT]]:
         """The moving average, and the trained backbone, which is what DeiT evaluates."""
-        yield "backbone_ema", cast(vit.RegisterViT, self.ema.module)
-        yield "backbone", self.backbone
+        yield "backbone_ema.safetensors", cast(vit.RegisterViT, self.ema.module)
+        yield EXPORT, self.backbone
 
 
 SETTINGS, RECIPE = DeiT3Settings, DeiT3

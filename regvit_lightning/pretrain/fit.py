@@ -19,6 +19,7 @@ from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import accumulation
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.models import EXPORT
 from regvit_lightning.pretrain import parallel
 from regvit_lightning.pretrain.recipe import Recipe, RecipeSettings, example_grid
 from regvit_lightning.pretrain.unreadable import Unreadable
@@ -63,7 +64,7 @@ class Run:
 
 def finished(run: Run) -> bool:
     """Whether the run with these settings has been carried to its end."""
-    return (run.folder / "backbone.safetensors").exists() and changes(run) == []
+    return (run.folder / EXPORT).exists() and changes(run) == []
 
 
 def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Path:
@@ -75,14 +76,14 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
         force: begin anew, whatever the folder holds.
 
     Returns:
-        The exported backbone, `<folder>/backbone.safetensors`.
+        The exported backbone, `EXPORT` in the folder.
 
     Raises:
         UserError: the data or the folder cannot be used, the folder holds a run with other settings, or training
             cannot go on.
         Stopped: a signal asked to stop; a checkpoint is written.
     """
-    exported = run.folder / "backbone.safetensors"
+    exported = run.folder / EXPORT
     if finished(run) and not force:
         return exported
     kind = recipe_class(run.settings)

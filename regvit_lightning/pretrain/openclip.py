@@ -176,19 +176,13 @@ class OpenClip(recipe.Recipe):
         return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.epsilon, fused=True)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        lr = self.learning_rate(self.global_step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        self.log("train/lr", lr)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.space.clamp_scale()
 
-    def learning_rate(self, step: int) -> float:
-        """Linear warm-up that begins with one share of it, then half a cosine to 0."""
-        warmup = self.settings.warmup_steps
-        if step < warmup:
-            return self.settings.lr * (step + 1) / warmup
-        return cosine(step - warmup, self.steps - warmup, self.settings.lr)
+    def schedule(self, step: int) -> dict[str, float]:
+        """Learning rate: linear warm-up that begins with one share of it, then half a cosine to 0."""
+        warmup, lr = self.settings.warmup_steps, self.settings.lr
+        return {"lr": lr * (step + 1) / warmup if step < warmup else cosine(step - warmup, self.steps - warmup, lr)}
 
     def export(self, folder: Path, metadata: Metadata) -> None:
         """The text tower and the projection for zero-shot, then the image tower as the backbone of every task."""

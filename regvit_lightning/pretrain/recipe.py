@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -19,10 +18,11 @@ from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.data.transforms import normalise
-from regvit_lightning.models import vit, weights
+from regvit_lightning.models import EXPORT, vit, weights
 from regvit_lightning.models.weights import Metadata
 from regvit_lightning.pretrain import parallel
 from regvit_lightning.runtime import hardware, seeds
+from regvit_lightning.runtime.scheduled import ScheduledModule
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.work import ImageCounts, Pass, Work
 
@@ -79,11 +79,11 @@ class RecipeSettings:
         check(whole, f"norms_every={self.norms_every}: no device of strategy=fsdp holds the whole backbone; give 0")
 
 
-class Recipe(LightningModule):
+class Recipe(ScheduledModule):
     """Base of the recipes: owns `self.backbone`, a `RegisterViT`, and draws everything from (seed, step).
 
     A recipe's file names `SETTINGS` (a `RecipeSettings`) and `RECIPE` (a subclass of this class), which adds
-    `training_step`, `configure_optimizers` and `augmentation`. One that reads something else than class
+    `training_step`, `configure_optimizers`, `schedule` and `augmentation`. One that reads something else than class
     folders overrides `files` and `data_module`.
 
     Args:
@@ -144,17 +144,17 @@ class Recipe(LightningModule):
         return images
 
     def exports(self) -> Iterator[tuple[str, vit.RegisterViT]]:
-        """Backbones to keep at the end, by file name; the evaluations take `backbone`, which comes last."""
-        yield "backbone", self.backbone
+        """Backbones to keep at the end, by file name; the evaluations take `EXPORT`, which comes last."""
+        yield EXPORT, self.backbone
 
     def export(self, folder: Path, metadata: Metadata) -> None:
-        """Write what a finished run leaves; `backbone.safetensors`, the mark of the finished run, comes last.
+        """Write what a finished run leaves; `EXPORT`, the mark of the finished run, comes last.
 
         Raises:
             UserError: the folder cannot be written, or the disk is full.
         """
         for name, backbone in self.exports():
-            weights.save(folder / f"{name}.safetensors", backbone, metadata)
+            weights.save(folder / name, backbone, metadata)
 
     def metadata(self, recipe: str) -> Metadata:
         """What must be known to rebuild the backbone from its weights; `recipe` is the name in `configs/recipes`."""

@@ -76,6 +76,11 @@ def precision(wanted: str) -> str:
     return "bf16-mixed" if fast else "32-true"
 
 
+def autocast(device: str, precision: str) -> torch.autocast:
+    """bf16 autocast on `device` (`cpu`, `cuda`) for the precision bf16-mixed; for 32-true it changes nothing."""
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed")
+
+
 def device_name() -> str:
     """The GPU's name, or the processor's with its number of threads."""
     if torch.cuda.is_available():

@@ -17,7 +17,7 @@ from regvit_lightning.analysis.last_block import LastBlockPass
 from regvit_lightning.analysis.norms import NormPass, Norms
 from regvit_lightning.analysis.outliers import Rules
 from regvit_lightning.analysis.report import ArtifactReport
-from regvit_lightning.data.discovery import SETS, boxed_images
+from regvit_lightning.data.discovery import boxed_images
 from regvit_lightning.data.imagenet import ImageNet, test_files, train_files
 from regvit_lightning.data.images import ImageFiles
 from regvit_lightning.data.layout import DataSettings
@@ -30,7 +30,7 @@ from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.settings import MISSING, check
+from regvit_lightning.settings import MISSING, boxed_sets, check
 from regvit_lightning.statistics import bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work
 
@@ -47,8 +47,8 @@ class ArtifactReportSettings(TaskSettings):
     """Settings of the artifact report.
 
     Attributes:
-        source: `imagenet`, its train and test images; or `voc07`, `voc12`, `coco20k`: images without classes, of which
-            every other one is a train image.
+        source: `imagenet`, its train and test images; or the name of a set with boxes (`voc07`): images without
+            classes, of which every other one is a train image.
         resize: short side in pixels before the central crop.
         crop: side of that crop in pixels.
         images: so many of the test images, evenly spread over the classes.
@@ -70,9 +70,13 @@ class ArtifactReportSettings(TaskSettings):
     rules: Rules = field(default_factory=Rules)
     probes: ProbeSettings = field(default_factory=ProbeSettings)
 
+    @property
+    def boxed_set(self) -> str:
+        return "" if self.source == "imagenet" else self.source
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        sources, rules = ("imagenet", *SETS), self.rules.words()
+        sources, rules = ("imagenet", *boxed_sets()), self.rules.words()
         check(self.source in sources, f"source={self.source}: expected one of {', '.join(sources)}")
         check(self.rule in rules, f"rule={self.rule}: expected one of {', '.join(rules)}")
         check(self.resize >= self.crop > 0, f"resize={self.resize}, crop={self.crop}: expected resize >= crop > 0")

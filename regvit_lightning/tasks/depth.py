@@ -333,12 +333,14 @@ class DepthHead(FrozenModule):
     def configure_optimizers(self) -> torch.optim.AdamW:
         return torch.optim.AdamW(self.head.parameters(), self.settings.lr, weight_decay=self.settings.weight_decay)
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        beta1 = schedules.one_cycle(self.global_step, self.settings.steps, MOMENTUM, LOWEST_MOMENTUM)
+    def schedule(self, step: int) -> dict[str, float]:
+        beta1 = schedules.one_cycle(step, self.settings.steps, MOMENTUM, LOWEST_MOMENTUM)
+        return {"lr": learning_rate(step, self.settings), "beta1": beta1}
+
+    def set_options(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        super().set_options(optimizer, step)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(self.global_step, self.settings)
-            group["betas"] = (beta1, group["betas"][1])
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+            group["betas"] = (self.schedule(step)["beta1"], group["betas"][1])
 
     def test_step(self, batch: list[dict[str, Tensor]], batch_idx: int) -> None:
         for part in batch:

@@ -8,7 +8,6 @@ rate does not depend on the number of devices.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -162,10 +161,9 @@ class LinearProbe(FrozenModule):
         trained = [parameter for heads in self.heads for parameter in heads.parameters()]
         return torch.optim.SGD(trained, lr=1.0, momentum=self.settings.momentum, fused=True)
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = cosine(self.global_step, self.settings.steps, start=1.0)
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+    def schedule(self, step: int) -> dict[str, float]:
+        """Share of its own learning rate that each head has at `step`: cosine from 1 to 0."""
+        return {"lr": cosine(step, self.settings.steps, start=1.0)}
 
     def _predict(self, batch: tuple[Tensor, Tensor]) -> None:
         features = self.features(batch[0])

@@ -321,10 +321,8 @@ class Segmenter(FrozenModule):
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return torch.optim.AdamW(trained, lr=self.settings.lr, weight_decay=self.settings.weight_decay)
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(self.global_step, self.settings)
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+    def schedule(self, step: int) -> dict[str, float]:
+        return {"lr": learning_rate(step, self.settings)}
 
     def predict(self, batch: dict[str, Any]) -> Tensor:
         """Class numbers (H, W) of one test image at the size of its mask.

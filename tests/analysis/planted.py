@@ -26,7 +26,6 @@ class Planted:
     Attributes:
         images: (N, 3, 64, 64) uint8.
         flat: (N, 8, 8) boolean: where the neuron fires.
-        direction: (D,) unit vector that it writes.
     """
 
     backbone: Backbone
@@ -34,7 +33,6 @@ class Planted:
     images: Tensor
     flat: Tensor
     block: int
-    direction: Tensor
 
     def normalised(self) -> Tensor:
         return (self.images.float() / 255 - 0.5) / 0.25
@@ -52,7 +50,7 @@ def planted(block: int = 3, registers: int = 4, images: int = 16, per_image: int
     _plant(model, block, flat_direction, 500 * direction)
     pixels, flat = _images(images, per_image, generator)
     facts = (SIDE, (0.5,) * 3, (0.25,) * 3)
-    return Planted(Backbone(model, "planted", *facts), Backbone(clean, "clean", *facts), pixels, flat, block, direction)
+    return Planted(Backbone(model, "planted", *facts), Backbone(clean, "clean", *facts), pixels, flat, block)
 
 
 def _model(registers: int, seed: int, generator: torch.Generator) -> tuple[vit.RegisterViT, Tensor]:

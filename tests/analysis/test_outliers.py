@@ -12,9 +12,10 @@ from regvit_lightning.analysis import norms, outliers
 from regvit_lightning.analysis.norms import measure
 from regvit_lightning.analysis.outliers import Finding, Rules, find, verdict
 from regvit_lightning.settings import SettingsError
-from tests.analysis.planted import DIMENSION, planted
+from tests.analysis.planted import planted
 
 # 1..9 once each around the median 5 (MAD 2), and one far patch.
+BIMODAL = 5 / 9  # Sarle's coefficient of a uniform distribution: above it, two modes are likely
 HAND = torch.tensor([1.0, 2, 3, 4, 5, 5, 6, 7, 8, 16.0]).view(1, 2, 5)
 
 
@@ -35,9 +36,10 @@ def with_norms(patches):
     """`Norms` of nothing but patches (N, S, h, w)."""
     images, stages = patches.shape[:2]
     ones = torch.ones(images, stages)
-    dimension = torch.full((images, stages, 3), -1)
     plain = torch.ones_like(patches[:, 0])
-    return norms.Norms(patches, ones[..., :0, None], None, plain, plain, dimension, dimension, ones, ones, ones[:1])
+    return norms.Norms(
+        patches, ones[..., :0, None], None, plain, plain, torch.full((images, stages, 3), -1.0), ones, ones
+    )
 
 
 def test_rules_by_hand():
@@ -118,7 +120,7 @@ def test_bimodality_of_known_distributions():
     uniform = torch.linspace(0, 1, 100_001).exp()
     normal = torch.distributions.Normal(0, 1).icdf(torch.linspace(1e-5, 1 - 1e-5, 100_001)).exp()
     two = torch.tensor([1.0] * 500 + [10.0] * 500)
-    assert outliers.bimodality(uniform) == pytest.approx(outliers.BIMODAL, abs=1e-3)
+    assert outliers.bimodality(uniform) == pytest.approx(BIMODAL, abs=1e-3)
     assert outliers.bimodality(normal) == pytest.approx(1 / 3, abs=1e-2)
     assert outliers.bimodality(two) == pytest.approx(1, abs=1e-2)
     assert outliers.bimodality(torch.full((50,), 3.0)) == 0
@@ -169,17 +171,16 @@ def test_none_is_reported_without_the_neuron(case):
     assert verdict("clean", findings) == "clean has no artifacts after any of its 4 blocks, by any rule."
     assert not outliers.massive(found).any()
     assert outliers.scalars(found.raw[:, -1], Rules())["max_over_median"] < 2
-    assert outliers.bimodality(found.raw[:, -1]) < outliers.BIMODAL
+    assert outliers.bimodality(found.raw[:, -1]) < BIMODAL
 
 
 def test_massive_activations_are_those_of_the_neuron(case):
     found = measure(case.backbone, case.normalised())
     massive = outliers.massive(found)
     assert massive.shape == (16, 5, 3)
-    assert massive[..., norms.KINDS.index("patches")].float().mean(0).tolist() == [0, 0, 1, 1, 0]
+    assert massive[..., 2].float().mean(0).tolist() == [0, 0, 1, 1, 0]
     assert not massive[..., :2].any()
-    assert outliers.main_dimension(found, case.block) == (DIMENSION, 1.0)
-    assert outliers.bimodality(found.raw[:, -1]) > outliers.BIMODAL
+    assert outliers.bimodality(found.raw[:, -1]) > BIMODAL
 
 
 def test_massive_needs_both_magnitude_and_ratio():

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from benchmarks.tables import scored_records
-from regvit_lightning import records
 from regvit_lightning.data import layout
+from tests.by_hand import saved_records
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["variant=mini", "epochs=1", "batch_size=16", "device_batch=16", "workers=0"]
@@ -72,7 +72,7 @@ def test_from_folders_to_a_table(trained):
     shown = program("tables", "data=imagenet", f"results={trained / 'results'}")
     assert shown.count("\n| ") == 5  # heading, rule, three models
     assert "deit3-vitn_reg4" in shown
-    found = records.load_all(trained / "results", "imagenet")
+    found = saved_records(trained / "results", "imagenet")
     assert len(found) == 6
     curve = (trained / "results" / "imagenet" / "curves" / "deit3-vitn_reg4.seed0.csv").read_text().splitlines()
     assert curve[0] == "step,loss,lr"
@@ -108,7 +108,7 @@ def test_two_devices_give_the_result_of_one(tiny, tmp_path, task, below, batch_s
     for devices in (1, 2):
         place = tmp_path / str(devices)
         shown += process("evaluate", *words, f"devices={devices}", f"results={place}", f"runs={place}")
-        found += records.load_all(place, below or "tiny")
+        found += saved_records(place, below or "tiny")
     # Sums over the devices round differently; the accuracies of the linear probe show nothing of it.
     close = 0 if below else 1e-3
     for name in ("metrics", "floors", "intervals"):
@@ -132,7 +132,7 @@ def test_object_discovery_from_a_folder_to_a_table(tiny, tmp_path, task):
     cell += ["held_out=0.5", "blocks=[-1]"] if "sweep" in task else []
     assert "record in" in program("evaluate", *cell)
     assert "is done" in program("evaluate", *cell)
-    (record,) = records.load_all(tmp_path / "results", "tiny")
+    (record,) = saved_records(tmp_path / "results", "tiny")
     assert record.images == (1 if "sweep" in task else 2)
     assert record.path(tmp_path / "results").with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     shown = program("tables", *words)
@@ -162,7 +162,7 @@ def test_files_alone_from_another_folder_through_data_root(bare_files, tmp_path,
     assert "whole" in program("data", "data=own")
     shown = program("evaluate", "model=random-vitn_reg4", *words)
     assert "record in results/own/cells/random-vitn_reg4" in shown
-    record = records.load_all(elsewhere / "results", "own")[0]
+    record = saved_records(elsewhere / "results", "own")[0]
     assert record.images == 1
     assert record.data_root == str(bare_files)
     assert record.floors
@@ -224,7 +224,7 @@ def test_real_photographs_by_path(hands, tmp_path):
     results = tmp_path / "results"
     program("pretrain", "model=vitn_reg4", *folders, "epochs=1", "workers=0", f"results={results}")
     program("evaluate", "model=deit3-vitn_reg4", "task=imagenet_knn", *folders, "workers=0", f"results={results}")
-    record = records.load_all(results, "hands")[0]
+    record = saved_records(results, "hands")[0]
     assert record.images == 300
     assert record.protocol["train_images"] == 800
 

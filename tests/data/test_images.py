@@ -14,7 +14,7 @@ from torchvision.datasets import ImageFolder
 
 from regvit_lightning.data import imagenet
 from regvit_lightning.data.imagenet import train_files
-from regvit_lightning.data.images import Drawn, ImageFiles, Ordered, collate, index, open_image
+from regvit_lightning.data.images import Drawn, ImageFiles, Ordered, collate, index, open_image, open_readable
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.module import accumulation
 from regvit_lightning.data.stream import Stream, StreamSampler
@@ -127,6 +127,17 @@ def test_training_replaces_a_broken_file_and_reports_it(folder):
     assert batch["image"].dtype == torch.uint8
     with pytest.raises(DataError, match=r"unreadable image .*3\.png"):
         Drawn(index(folder), centre_crop(36, 32), seed=0, replace=False)[0, 3]
+
+
+def test_after_the_last_image_comes_the_first(folder):
+    for path in sorted(folder.rglob("*.png"))[-3:]:
+        truncate(path)
+    _, number, unreadable = open_readable(index(folder), 8)
+    assert (number, unreadable) == (0, [8, 9])
+    for path in folder.rglob("*.png"):
+        truncate(path)
+    with pytest.raises(DataError, match=r"unreadable image .*dog/1\.png"):  # the last one that was tried
+        open_readable(index(folder), 8)
 
 
 def test_a_worker_process_hands_the_line_on(folder):

@@ -10,7 +10,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from PIL import Image
 
-from regvit_lightning.data import boxes, coco20k, discovery, voc
+from regvit_lightning.data import boxes, coco, discovery, voc
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.errors import UserError
 
@@ -36,6 +36,11 @@ def write_voc(folder, images):
     return folder
 
 
+def trainval(folder, get=""):
+    """The images of a folder laid out as VOC2007 is."""
+    return voc.listed(folder / "JPEGImages", folder / "Annotations", folder / "ImageSets/Main/trainval.txt", get=get)
+
+
 def write_coco(root, images, listed=None):
     """`images`: number -> ((width, height), [(bbox as COCO writes it, crowd)])."""
     (root / "images" / "train2014").mkdir(parents=True, exist_ok=True)
@@ -56,7 +61,7 @@ def write_coco(root, images, listed=None):
 
 def test_voc_counts_every_object_and_starts_from_zero(tmp_path):
     images = {"000007": ((60, 40), [(1, 1, 60, 40), (11, 5, 20, 9)]), "000002": ((30, 50), [(3.7, 2, 9, 50)])}
-    found = voc.trainval(write_voc(tmp_path, images))
+    found = trainval(write_voc(tmp_path, images))
     assert found.boxes[0].tolist() == [[0, 0, 60, 40], [10, 4, 20, 9]]
     assert found.boxes[1].tolist() == [[2, 1, 9, 50]]  # whole numbers, cut off
     assert found.sizes.tolist() == [[60, 40], [30, 50]]
@@ -70,7 +75,7 @@ def test_coco_takes_the_listed_images_without_crowds_and_rounds_to_whole_pixels(
         40: ((60, 40), []),
         71: ((50, 40), [((10, 10, 5, 5), True)]),
     }
-    found = coco20k.listed(*write_coco(tmp_path, images, listed=[71, 9]))
+    found = coco.listed(*write_coco(tmp_path, images, listed=[71, 9]))
     assert [box.tolist() for box in found.boxes] == [[], [[1, 2, 12, 6]]]  # 2.5 rounds to 2, as in Python
     assert found.boxes[0].shape == (0, 4)
     assert dict(found.left_out) == {"crowd": 2, "without a pixel": 1}
@@ -101,20 +106,20 @@ def test_voc_tells_what_is_wrong(tmp_path):
     good = ((60, 40), [(1, 1, 60, 40)])
     folder = write_voc(tmp_path / "a", {"1": good, "2": good, "3": good})
     (folder / "Annotations" / "2.xml").unlink()
-    assert "1 of 3 images are without annotation" in complaint(voc.trainval, folder)
-    assert "2.xml missing; restore it or take its name off the list" in complaint(voc.trainval, folder)
+    assert "1 of 3 images are without annotation" in complaint(trainval, folder)
+    assert "2.xml missing; restore it or take its name off the list" in complaint(trainval, folder)
     (folder / "Annotations" / "2.xml").write_text("<annotation></annotation>")
-    assert "2.xml has no object" in complaint(voc.trainval, folder)
+    assert "2.xml has no object" in complaint(trainval, folder)
     (folder / "Annotations" / "2.xml").write_text("<annotation>")
-    assert "unreadable annotation" in complaint(voc.trainval, folder)
+    assert "unreadable annotation" in complaint(trainval, folder)
     (folder / "Annotations" / "2.xml").write_text("<annotation><object><bndbox/></object></annotation>")
-    assert "without bndbox of four numbers" in complaint(voc.trainval, folder)
+    assert "without bndbox of four numbers" in complaint(trainval, folder)
     (folder / "JPEGImages" / "3.jpg").unlink()
-    assert "1 of 3 annotations are without image" in complaint(voc.trainval, folder)
+    assert "1 of 3 annotations are without image" in complaint(trainval, folder)
     (folder / "ImageSets" / "Main" / "trainval.txt").write_text("\n")
-    assert "names no image" in complaint(voc.trainval, folder)
+    assert "names no image" in complaint(trainval, folder)
     (folder / "ImageSets" / "Main" / "trainval.txt").unlink()
-    assert "get it" in complaint(voc.trainval, folder, "get it")
+    assert "get it" in complaint(trainval, folder, "get it")
 
 
 @pytest.mark.parametrize(
@@ -128,45 +133,45 @@ def test_voc_tells_what_is_wrong(tmp_path):
     ],
 )
 def test_a_box_must_lie_in_its_image(tmp_path, box, fault):
-    message = complaint(voc.trainval, write_voc(tmp_path, {"1": ((60, 40), [(1, 1, 9, 9), box])}))
+    message = complaint(trainval, write_voc(tmp_path, {"1": ((60, 40), [(1, 1, 9, 9), box])}))
     assert fault in message
     assert "1.jpg" in message
     assert "correct the annotation" in message
 
 
 def test_a_box_may_reach_over_the_edge_by_a_pixel(tmp_path):
-    found = voc.trainval(write_voc(tmp_path, {"1": ((60, 40), [(0, 0, 61, 41)])}))
+    found = trainval(write_voc(tmp_path, {"1": ((60, 40), [(0, 0, 61, 41)])}))
     assert found.boxes[0].tolist() == [[-1, -1, 61, 41]]
 
 
 def test_coco_tells_what_is_wrong(tmp_path):
     images, annotations, names = write_coco(tmp_path, {9: ((60, 40), [((1, 2, 10, 3), False)]), 40: ((60, 40), [])})
     arguments = images, annotations, names
-    assert "1 of 2 images have no annotation" in complaint(coco20k.listed, *arguments)
+    assert "1 of 2 images have no annotation" in complaint(coco.listed, *arguments)
     (images / "train2014" / "COCO_train2014_000000000009.jpg").unlink()
-    assert "1 of 2 files are missing" in complaint(coco20k.listed, *arguments)
+    assert "1 of 2 files are missing" in complaint(coco.listed, *arguments)
     names.write_text("train2014/COCO_train2014_000000000040.jpg\n")
     for text, fault in (("{", "unreadable annotations"), ("{}", "no 'images'"), ('{"images": [1]}', "unreadable")):
         annotations.write_text(text)
-        assert fault in complaint(coco20k.listed, *arguments)
+        assert fault in complaint(coco.listed, *arguments)
     annotations.unlink()
-    assert "unreadable annotations" in complaint(coco20k.listed, *arguments)
+    assert "unreadable annotations" in complaint(coco.listed, *arguments)
     names.write_text("")
-    assert "names no image" in complaint(coco20k.listed, *arguments)
+    assert "names no image" in complaint(coco.listed, *arguments)
     names.unlink()
-    assert "no list" in complaint(coco20k.listed, *arguments)
+    assert "no list" in complaint(coco.listed, *arguments)
 
 
 def test_an_inverted_box_of_coco_is_told(tmp_path):
     files = write_coco(tmp_path, {9: ((60, 40), [((10, 2, -5, 3), False)])})
-    assert "is empty" in complaint(coco20k.listed, *files)
+    assert "is empty" in complaint(coco.listed, *files)
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path):
     folder = write_voc(tmp_path, {"1": ((60, 40), [(1, 1, 9, 9)])})
     (folder / "JPEGImages" / "1.jpg").write_bytes(b"no image")
-    assert "unreadable image" in complaint(voc.trainval, folder)
-    assert "1.jpg: not an image" in complaint(voc.trainval, folder)
+    assert "unreadable image" in complaint(trainval, folder)
+    assert "1.jpg: not an image" in complaint(trainval, folder)
 
 
 def test_sets_are_asked_for_by_name_and_counted(tmp_path):

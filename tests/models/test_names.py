@@ -1,7 +1,6 @@
 """Names and ids: one grammar, read the same way everywhere."""
 
 import re
-import shutil
 
 import pytest
 from hypothesis import given
@@ -86,13 +85,11 @@ def test_other_names_have_no_tag_to_take_off(name):
 
 
 @pytest.fixture
-def larger_family(tmp_path, monkeypatch):
+def larger_family(configs):
     """The shipped settings, and one size of two letters beside them."""
-    shutil.copytree(settings.CONFIGS, tmp_path / "configs")
     text = (settings.CONFIGS / "models" / "vits.yaml").read_text()
     text = text.replace("embed_dim: 384", "embed_dim: 256").replace("num_heads: 6", "num_heads: 4")
-    (tmp_path / "configs" / "models" / "vitxs.yaml").write_text(text)
-    monkeypatch.setattr(settings, "CONFIGS", tmp_path / "configs")
+    (configs / "models" / "vitxs.yaml").write_text(text)
 
 
 def test_a_size_of_two_letters_is_one_yaml(larger_family):

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from regvit_lightning import settings
 from regvit_lightning.analysis.outliers import Rules
 from regvit_lightning.data import layout
-from regvit_lightning.models import sources, vit
+from regvit_lightning.models import EXPORT, sources, vit
 from regvit_lightning.pretrain import fit, parallel
 from regvit_lightning.pretrain.norms_callback import NormsDuringTraining
 from regvit_lightning.runtime import hardware
@@ -54,7 +54,7 @@ def whole(request, tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     run = prepare(request.param, tiny, folder)
     weights = load_file(fit.fit(run))
-    untrained = dict(fit._recipe(run, 16, 6).exports())["backbone"].state_dict()
+    untrained = dict(fit._recipe(run, 16, 6).exports())[EXPORT].state_dict()
     return request.param, weights, distance(weights, untrained)
 
 

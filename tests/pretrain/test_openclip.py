@@ -182,9 +182,9 @@ def test_the_schedule_is_open_clips():
     theirs = cosine_lr(optimiser, 0.5, 10, 40)
     for step in range(40):
         theirs(step)
-        assert module.learning_rate(step) == pytest.approx(optimiser.param_groups[0]["lr"]), step
+        assert module.schedule(step)["lr"] == pytest.approx(optimiser.param_groups[0]["lr"]), step
     # First share of the warm-up, its end, halfway down, the end.
-    assert [module.learning_rate(step) for step in (0, 9, 10, 25, 40)] == pytest.approx([0.05, 0.5, 0.5, 0.25, 0.0])
+    assert [module.schedule(step)["lr"] for step in (0, 9, 10, 25, 40)] == pytest.approx([0.05, 0.5, 0.5, 0.25, 0.0])
 
 
 def test_tokens_are_drawn_like_clips():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from regvit_lightning import records
+from tests.by_hand import saved_records
 
 ROOT = Path(__file__).resolve().parents[2]
 GRID = """
@@ -51,7 +51,7 @@ def test_a_grid_through_slurm(cluster, start, tmp_path):
     assert "grid: 1 of 3 cells failed; the others are done:" in errors
     assert "deit3-vitn_reg0 imagenet_knn seed 0: evaluate: neighbours: k=200 is above" in errors
     assert "log: " in errors
-    (record,) = records.load_all(tmp_path / "results", "small")
+    (record,) = saved_records(tmp_path / "results", "small")
     assert (record.model, record.task) == ("deit3-vitn_reg0", "lost_voc07")
 
     table, _ = start("status").communicate(timeout=100)

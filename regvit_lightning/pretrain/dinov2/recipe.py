@@ -24,7 +24,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
-from regvit_lightning.models import vit
+from regvit_lightning.models import EXPORT, vit
 from regvit_lightning.models.weights import Metadata
 from regvit_lightning.pretrain import recipe
 from regvit_lightning.pretrain.dinov2 import block_masks, parameter_groups, stochastic_depth
@@ -293,45 +293,37 @@ class DINOv2(recipe.Recipe):
             clip_grad_norm_(part.parameters(), self.settings.clip)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        step = self.global_step
-        self.schedule(optimizer, step)
-        shown = {
-            "lr": self.learning_rate(step),
-            "weight_decay": self.weight_decay(step),
-            "momentum": self.momentum(step),
-        }
-        self.log_dict({f"train/{name}": value for name, value in shown.items()})
+        momentum = self.schedule(self.global_step)["momentum"]
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.update_teacher(self.momentum(step))
+        self.update_teacher(momentum)
 
-    def schedule(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Set learning rate and weight decay of each group for update `step`."""
-        lr, decay = self.learning_rate(step), self.weight_decay(step)
+    def set_options(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Set learning rate and weight decay of each parameter group for update `step`."""
+        values = self.schedule(step)
         for group in optimizer.param_groups:
             frozen = group["last_layer"] and step < self._part(self.settings.freeze_last_layer)
-            group["lr"] = 0.0 if frozen else lr * group["lr_factor"]
-            group["weight_decay"] = decay * group["decay_factor"]
+            group["lr"] = 0.0 if frozen else values["lr"] * group["lr_factor"]
+            group["weight_decay"] = values["weight_decay"] * group["decay_factor"]
 
     def update_teacher(self, momentum: float) -> None:
         """Teacher = momentum × teacher + (1 - momentum) × student."""
         get_ema_multi_avg_fn(momentum)(*self._both(), None)
 
-    def learning_rate(self, step: int) -> float:
-        """Linear warm-up from 0, then cosine."""
-        return warmup_cosine(
-            step, self.steps, self._part(self.settings.warmup), self.settings.lr, 0.0, self.settings.min_lr
-        )
+    def schedule(self, step: int) -> dict[str, float]:
+        """Learning rate, weight decay, and momentum of the moving average that is the teacher, for update `step`.
 
-    def weight_decay(self, step: int) -> float:
-        """Cosine."""
-        return cosine(step, self.steps, self.settings.weight_decay, self.settings.weight_decay_end)
-
-    def momentum(self, step: int) -> float:
-        """Of the teacher: cosine to 1."""
-        return cosine(step, self.steps, self.settings.momentum, 1.0)
+        The learning rate warms up linearly from 0 and falls along a cosine; the weight decay goes along a cosine from
+        its first to its last value, the momentum from settings.momentum to 1.
+        """
+        s, steps = self.settings, self.steps
+        return {
+            "lr": warmup_cosine(step, steps, self._part(s.warmup), s.lr, 0.0, s.min_lr),
+            "weight_decay": cosine(step, steps, s.weight_decay, s.weight_decay_end),
+            "momentum": cosine(step, steps, s.momentum, 1.0),
+        }
 
     def teacher_temperature(self, step: int) -> float:
-        """Linear, then constant."""
+        """Temperature of the teacher's softmax at `step`: linear from the first to the second value, then constant."""
         start, end = self.settings.teacher_temperature_start, self.settings.teacher_temperature
         return warmup_cosine(step, self.steps, self._part(self.settings.teacher_warmup), end, start, end)
 
@@ -341,8 +333,8 @@ class DINOv2(recipe.Recipe):
 
     def exports(self) -> Iterator[tuple[str, vit.RegisterViT]]:
         """The student, and the teacher, which is what DINOv2 evaluates."""
-        yield "backbone_student", self._student()
-        yield "backbone", self.backbone
+        yield "backbone_student.safetensors", self._student()
+        yield EXPORT, self.backbone
 
 
 def _head(heads: nn.ModuleDict, name: str) -> DinoHead:

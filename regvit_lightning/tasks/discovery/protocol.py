@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FEATURES = ("q", "k", "v")
-USUAL_SIZES = {"voc07": (375, 500), "voc12": (375, 500), "coco20k": (480, 640)}  # height and width of most images
+USUAL_SIZES = {"voc07": (375, 500), "voc12": (375, 500)}  # height and width of most images
+USUAL_SIZE = (480, 640)  # of COCO's, and taken for every other set
 OVERLAP = 0.5  # least IoU of a box that is right
 
 Source = tuple[int, str]  # block, and q, k or v
@@ -50,12 +51,16 @@ class DiscoverySettings(TaskSettings):
     """Settings of every object discovery.
 
     Attributes:
-        images: voc07, voc12 or coco20k.
+        images: name of a set with boxes, see `DataSettings.discovery`.
         max_patches: larger images are reduced to at most so many; they are counted in the record.
     """
 
     images: str = MISSING
     max_patches: int = MISSING
+
+    @property
+    def boxed_set(self) -> str:
+        return self.images
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,7 +83,7 @@ def feature_of(backbone: Backbone, wanted: str) -> str:
 
 def work(settings: DiscoverySettings, images: ImageCounts) -> Work:
     """Every image once, at the usual size of its set."""
-    return Work([Pass(images[settings.images][0], *USUAL_SIZES[settings.images])])
+    return Work([Pass(images[settings.images][0], *USUAL_SIZES.get(settings.images, USUAL_SIZE))])
 
 
 def check_block(backbone: Backbone, block: int) -> None:
@@ -186,8 +191,7 @@ class Discoverer(FrozenModule):
         """What the method takes, (B, h, w, D) float32 each, of uint8 images (B, 3, H, W) that have sizes (B, 2)."""
         inputs = padded(normalise(images, self.mean, self.std), sizes)
         blocks = list(dict.fromkeys(block for block, _ in self.method.sources))
-        bf16 = self.frozen.precision == "bf16-mixed"
-        with torch.inference_mode(), torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
+        with self.frozen.autocast(inputs):
             inside = dict(zip(blocks, self.frozen.backbone.projections(inputs, blocks), strict=True))
         return [getattr(inside[block], feature).patches.float() for block, feature in self.method.sources]
 

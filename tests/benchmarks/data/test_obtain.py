@@ -49,6 +49,9 @@ def tar_bytes(tmp_path, files):
     return content
 
 
+CHECKS = checks.checks_of(DataSettings(name="any", root="."))
+
+
 def data_of(tmp_path, **counts):
     return DataSettings(name="small", root=str(tmp_path / "root"), counts=counts, get="see README")
 
@@ -59,14 +62,14 @@ def get(name, tmp_path, data):
     for file in recipe.files:
         file.md5 = file.sha256 = ""
         file.bytes = 0
-    obtain_one(name, recipe, data, tmp_path / "archives", checks.CHECKS)
+    obtain_one(name, recipe, data, tmp_path / "archives", CHECKS)
 
 
 @pytest.mark.parametrize("name", settings.names("downloads"))
 def test_every_file_of_configs_downloads_is_complete(name):
     recipe = obtain.read_data_source(name)
     assert recipe.checks
-    assert set(recipe.checks) <= set(checks.CHECKS)
+    assert set(recipe.checks) <= set(CHECKS)
     assert all(
         check.split()[0] in settings.read_yaml(settings.CONFIGS / "data/full.yaml").counts for check in recipe.checks
     )
@@ -128,14 +131,14 @@ def test_a_data_set_is_downloaded_unpacked_and_counted_once(served, tmp_path, ca
     folder, url = served
     voc_archive(folder / "voc.tar")
     data, run = data_of(tmp_path, voc07=[3]), voc_recipe(folder, url)
-    obtain_one("voc07", run, data, tmp_path / "archives", checks.CHECKS)
+    obtain_one("voc07", run, data, tmp_path / "archives", CHECKS)
     printed = capsys.readouterr().out
     assert "voc07 in" in printed
     assert "is whole: 3 images (voc07 trainval)" in printed
     assert f"no longer needed: {tmp_path / 'archives' / 'voc.tar'}" in printed
     shutil.rmtree(folder)  # a second call asks nobody
     (tmp_path / "archives" / "voc.tar").unlink()
-    obtain_one("voc07", run, data, tmp_path / "archives", checks.CHECKS)
+    obtain_one("voc07", run, data, tmp_path / "archives", CHECKS)
     assert "is whole already" in capsys.readouterr().out
 
 
@@ -144,19 +147,19 @@ def test_a_corrupted_archive_is_neither_kept_nor_unpacked(served, tmp_path):
     voc_archive(folder / "voc.tar")
     run = voc_recipe(folder, url, checksum="0" * 32)
     with pytest.raises(DataError, match="its md5 is not the published 0000"):
-        obtain_one("voc07", run, data_of(tmp_path, voc07=[3]), tmp_path / "archives", checks.CHECKS)
+        obtain_one("voc07", run, data_of(tmp_path, voc07=[3]), tmp_path / "archives", CHECKS)
     assert not list((tmp_path / "archives").iterdir())
     assert not (tmp_path / "root").exists()
     (tmp_path / "archives" / "voc.tar").write_bytes(b"put there by hand")
     with pytest.raises(DataError, match=r"archives/voc\.tar: its md5 is not the published 0000.*remove it"):
-        obtain_one("voc07", run, data_of(tmp_path, voc07=[3]), tmp_path / "archives", checks.CHECKS)
+        obtain_one("voc07", run, data_of(tmp_path, voc07=[3]), tmp_path / "archives", CHECKS)
 
 
 def test_a_hostile_archive_is_refused(served, tmp_path):
     folder, url = served
     tar_of(folder / "voc.tar", {"VOCdevkit/a.jpg": b"", "../../.ssh/authorized_keys": b"evil"})
     with pytest.raises(DataError, match=r"its member '\.\./\.\./\.ssh/authorized_keys' does not lie below the folder"):
-        obtain_one("voc", voc_recipe(folder, url), data_of(tmp_path, voc07=[3]), tmp_path / "a", checks.CHECKS)
+        obtain_one("voc", voc_recipe(folder, url), data_of(tmp_path, voc07=[3]), tmp_path / "a", CHECKS)
     assert not (tmp_path / "root").exists()
 
 
@@ -165,7 +168,7 @@ def test_a_wrong_count_is_told(served, tmp_path):
     voc_archive(folder / "voc.tar")
     run, data = voc_recipe(folder, url), data_of(tmp_path, voc07=[5011])
     with pytest.raises(DataError, match="3 images, expected 5,011"):
-        obtain_one("voc07", run, data, tmp_path / "archives", checks.CHECKS)
+        obtain_one("voc07", run, data, tmp_path / "archives", CHECKS)
 
 
 def test_what_cannot_be_counted_is_not_begun(tmp_path):

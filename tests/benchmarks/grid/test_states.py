@@ -12,12 +12,13 @@ from benchmarks.grid import cells as grids
 from benchmarks.grid import locks
 from benchmarks.grid.outcomes import CellOutcome
 from benchmarks.grid.states import State, States
-from regvit_lightning import records, settings
+from regvit_lightning import settings
 from regvit_lightning.evaluation import Evaluation
 from regvit_lightning.models import sources
 from regvit_lightning.records import Record
 from regvit_lightning.settings import SettingsError
 from tests.benchmarks.test_chain import mistake, program
+from tests.by_hand import saved_records
 
 MODEL = "random-vitn_reg4"
 
@@ -235,4 +236,4 @@ def test_missing_models_are_told_without_a_process(place, monkeypatch):
     assert "1 of 1 cells failed" in told
     assert "make pretrain MODEL=vitn_reg0 RECIPE=deit3 SEED=0" in told
     assert not (place / "runs").exists()
-    assert records.load_all(place / "results", "mini") == []
+    assert saved_records(place / "results", "mini") == []

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from regvit_lightning import settings
 from regvit_lightning.data import boxes
 from regvit_lightning.data.discovery import NativeSize, pad_together
-from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.data.layout import BoxedSet, DataError, DataSettings
 from regvit_lightning.data.mini import writer as mini
 from regvit_lightning.models import sources, vit
 from regvit_lightning.models.backbone import Backbone
@@ -378,7 +378,7 @@ def test_a_sweep_is_what_its_settings_are_alone(tiny_voc):
     backbone = nano()
     choices = options.choices()
     assert len(choices) == 2 * 2 * 2 * 3
-    module = protocol.discover(backbone, tiny_voc, options, LOST(choices, options.k), protocol.How())
+    module = protocol.discover(backbone, tiny_voc, options, LOST(choices, options.k), protocol.RunOptions())
     for column in range(0, len(choices), 5):
         alone = mini_settings(*choices[column].words().split())
         single = lost.run(backbone, tiny_voc, alone)
@@ -432,7 +432,7 @@ def test_how_it_is_run_changes_no_box(tiny_voc, words):
     def found(*words):
         options = mini_settings(*words)
         method = LOST([Choice("k", -1, False, False, 0.0)], options.k)
-        return protocol.discover(nano(), tiny_voc, options, method, protocol.How()).found
+        return protocol.discover(nano(), tiny_voc, options, method, protocol.RunOptions()).found
 
     assert (found(*words) == found()).all()
 
@@ -449,7 +449,7 @@ def test_a_very_large_image_is_reduced_and_its_box_is_in_its_own_pixels(tmp_path
     assert found.protocol["reduced"] == "1 images of more than 48 patches"
     assert found.metrics["corloc"] == 100
     method = LOST([Choice("k", -1, False, False, 0.0)], 100)
-    module = protocol.discover(colour_backbone(), data, mini_settings("max_patches=48"), method, protocol.How())
+    module = protocol.discover(colour_backbone(), data, mini_settings("max_patches=48"), method, protocol.RunOptions())
     assert module.patch(0).tolist() == [32, 32]
     assert module.in_pixels(torch.tensor([1, 2, 3, 7]), 0).tolist() == [32, 64, 96, 192]
 
@@ -458,7 +458,8 @@ def test_coco_with_a_crowd_alone_counts_as_not_found(tmp_path):
     images = {1: ((64, 48), [((0, 0, 64, 48), True)]), 2: ((64, 48), [((0, 0, 64, 48), False)])}
     folder, annotations, names = write_coco(tmp_path, images)
     data = DataSettings(name="own", root=str(tmp_path))
-    data.discovery.coco20k = [str(path.relative_to(tmp_path)) for path in (folder, annotations, names)]
+    below = [str(path.relative_to(tmp_path)) for path in (folder, annotations, names)]
+    data.discovery["coco20k"] = BoxedSet("coco", "", *below)
     found = lost.run(nano(), data, mini_settings(task="lost_coco20k"))
     assert found.protocol["left_out"] == {"crowd": 1}
     assert found.protocol["without_a_box"] == 1

@@ -1,4 +1,4 @@
-"""COCO20k: the images of train2014 that a list names (19,817 in valeoai/LOST), with the boxes of instances_train2014.
+"""COCO's layout: one JSON file of annotations for all images; and COCO20k, the images of train2014 that a list names.
 
 As in LOST (Siméoni et al. 2021, arXiv 2109.14279; valeoai/LOST, datasets.py) crowds are left out and a box [x, y,
 width, height] becomes [x, y, x + width, y + height], rounded to whole pixels. Boxes that are left without a pixel by
@@ -13,24 +13,33 @@ from typing import Any
 import numpy as np
 
 from regvit_lightning.data.boxes import BoxedImages, Boxes, with_sizes
-from regvit_lightning.data.layout import DataError, check_files
+from regvit_lightning.data.completeness import check_files, read_list
+from regvit_lightning.data.layout import DataError
 from regvit_lightning.errors import one_line
 
 
-def listed(images: Path, annotations: Path, names: Path, get: str = "") -> BoxedImages:
-    """The images that the list names.
+def listed(folder: Path, annotations: Path, names: Path | None, get: str = "") -> BoxedImages:
+    """Images with the boxes of their objects.
 
     Args:
-        images: the folder that the paths in the list start from (`train2014/COCO_train2014_….jpg`).
+        folder: that the paths in the list (`train2014/COCO_train2014_….jpg`), or else in the annotations, start from.
         annotations: `instances_train2014.json`; the whole of it is read at once, some GB of memory for the real one.
-        names: `coco_20k_filenames.txt`.
+        names: file that names the images, one a line (`coco_20k_filenames.txt`, 19,817 in valeoai/LOST); None takes
+            all that have annotations.
         get: how to get the data; ends the error message.
 
     Raises:
         DataError: a file that is missing or cannot be read; an empty list; an image without annotation or the other way
             round; a box that is malformed or outside of its image.
     """
-    paths = [images / line for line in _read_lines(names, get)]
+    if names is None:
+        found, left_out = _boxes(annotations, None, get)
+        paths = [folder / name for name in found]
+        if not paths:
+            raise DataError(f"{annotations}: no image has an annotation; {get}")
+        check_files(annotations, [str(path) for path in paths], get)
+        return with_sizes(paths, list(found.values()), left_out)
+    paths = [folder / line for line in read_list(names, "the path of an image", get)]
     check_files(names, [str(path) for path in paths], get)
     found, left_out = _boxes(annotations, {path.name for path in paths}, get)
     bare = [path for path in paths if path.name not in found]
@@ -40,22 +49,15 @@ def listed(images: Path, annotations: Path, names: Path, get: str = "") -> Boxed
     return with_sizes(paths, [found[path.name] for path in paths], left_out)
 
 
-def _read_lines(names: Path, get: str) -> list[str]:
-    if not names.is_file():
-        raise DataError(f"no list {names}: expected the path of an image a line; {get}")
-    lines = [line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not lines:
-        raise DataError(f"{names} names no image; {get}")
-    return lines
-
-
-def _boxes(file: Path, wanted: set[str], get: str) -> tuple[dict[str, Boxes], dict[str, int]]:
-    """Boxes (M, 4) by the file name of each image that has annotations, and what was left out."""
+def _boxes(file: Path, wanted: set[str] | None, get: str) -> tuple[dict[str, Boxes], dict[str, int]]:
+    """Boxes (M, 4) by the file name of each (wanted) image that has annotations, and what was left out."""
     try:
         content = json.loads(file.read_bytes())
-        names = {image["id"]: image["file_name"] for image in content["images"] if image["file_name"] in wanted}
+        files = {image["id"]: image["file_name"] for image in content["images"]}
+        names = {key: name for key, name in files.items() if wanted is None or name in wanted}
         objects = [one for one in content["annotations"] if one["image_id"] in names]
-        rows: dict[str, list[list[int]]] = {names[one["image_id"]]: [] for one in objects}
+        annotated = {one["image_id"] for one in objects}
+        rows: dict[str, list[list[int]]] = {name: [] for key, name in names.items() if key in annotated}
         left_out: Counter[str] = Counter()
         for one in objects:
             box, reason = _box(one)
@@ -72,6 +74,6 @@ def _box(one: dict[str, Any]) -> tuple[list[int], str]:
     """The box of an annotation, and why it is left out, or ''."""
     x, y, width, height = one["bbox"]
     box = [round(corner) for corner in (x, y, x + width, y + height)]
-    if one["iscrowd"]:
+    if one.get("iscrowd"):
         return box, "crowd"
     return box, "" if box[0] != box[2] and box[1] != box[3] else "without a pixel"

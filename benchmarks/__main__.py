@@ -1,0 +1,78 @@
+"""The command `regvit`: `regvit eval model=deit3-vitb_reg16 task=imagenet_knn data=full`; the same words as after make.
+
+A word names a program; the process then becomes that program, `python -m benchmarks.<program>`, so that it is the same
+whichever way it was started. Nothing heavy is imported here: `regvit --help` answers at once.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from benchmarks import COMMANDS, Command, terminal
+from regvit_lightning.version import __version__
+
+
+def main() -> None:
+    """Run the command with the words of the command line."""
+    terminal.prepare()
+    name, *words = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help", "help"):
+        terminal.show(help_text())
+    elif name in ("-V", "--version"):
+        print(f"regvit {__version__}")
+    elif name not in COMMANDS:
+        from regvit_lightning.settings import nearest
+
+        print(f"regvit: unknown command '{name}'; {nearest(name, COMMANDS)}", file=sys.stderr)
+        raise SystemExit(2)
+    elif name == "demo" and not {"-h", "--help", "help"} & set(words):
+        _demo(words)
+    else:
+        _become(COMMANDS[name], words)
+
+
+def help_text() -> str:
+    """All commands with what they do."""
+    lines = ["regvit <command> key=value …", "", "RegViT-Lightning: pretraining, frozen evaluations and result tables."]
+    lines += ["", *(f"  {name:<11}{command.help}" for name, command in COMMANDS.items()), ""]
+    lines += [
+        "Settings of a command: regvit <command> --help",
+        "The data sets: DATA_ROOT=<folder>, or the shell's DATA_ROOT",
+    ]
+    lines += ['Completion: eval "$(regvit completion bash)"']
+    return "\n".join(lines)
+
+
+def _become(command: Command, words: Sequence[str]) -> None:
+    """Replace this process by the command's program."""
+    arguments = _arguments(command, words)
+    sys.stdout.flush()
+    os.execv(arguments[0], arguments)
+
+
+def _demo(words: Sequence[str]) -> None:
+    """The grid, then its tables in the same folder of results."""
+    command = COMMANDS["demo"]
+    done = subprocess.run(_arguments(command, words))
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    results = [word for word in words if word.startswith("results=")]
+    _become(Command("", "benchmarks.tables", ("data=mini",)), results)
+
+
+def _arguments(command: Command, words: Sequence[str]) -> list[str]:
+    """Command line of a program, which reads the code that this process reads; `DATA_ROOT=` goes into the environment.
+
+    `python -m` would look for `benchmarks` in the working directory first; the command `regvit` must not, nor may the
+    processes that its programs start.
+    """
+    if os.getcwd() not in sys.path:
+        os.environ["PYTHONSAFEPATH"] = "1"
+    roots = [word for word in words if word.startswith("DATA_ROOT=")]
+    os.environ.update({"DATA_ROOT": word.partition("=")[2] for word in roots})
+    return [sys.executable, "-m", command.program, *command.words, *(word for word in words if word not in roots)]
+
+
+if __name__ == "__main__":
+    main()
