@@ -70,7 +70,8 @@ def _arguments(command: Command, words: Sequence[str]) -> list[str]:
     if os.getcwd() not in sys.path:
         os.environ["PYTHONSAFEPATH"] = "1"
     roots = [word for word in words if word.startswith("DATA_ROOT=")]
-    os.environ.update({"DATA_ROOT": word.partition("=")[2] for word in roots})
+    for word in roots:
+        os.environ["DATA_ROOT"] = word.partition("=")[2]
     return [sys.executable, "-m", command.program, *command.words, *(word for word in words if word not in roots)]
 
 

@@ -41,6 +41,9 @@ LINES = [
 FLOOR = {unit: number for number, line in enumerate(LINES) for unit in line}
 
 
+DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.AugAssign)
+
+
 def sources() -> dict[str, str]:
     """Text of every Python file of both packages, by its path below the root."""
     files = [file for package in FLOORS for file in sorted((ROOT / package).rglob("*.py"))]
@@ -129,3 +132,41 @@ def test_an_import_of_a_lower_floor_is_fine(path, text):
 def test_few_files_lie_loose(package, most):
     loose = [path.name for path in (ROOT / package).glob("*.py")]
     assert len(loose) <= most, loose
+
+
+def side_effects(files: Mapping[str, str]) -> list[str]:
+    """A line for each statement that does more than define a name of its own file when that is imported."""
+    found = []
+    for path, text in files.items():
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "__name__ == '__main__'"):
+                continue
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", ast.Name())]
+            names = [part for target in targets for part in getattr(target, "elts", [target])]
+            docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            defines = isinstance(node, DEFINITIONS) and all(isinstance(name, ast.Name) for name in names)
+            if not (docstring or defines):
+                found.append(f"{path}:{node.lineno}: {ast.unparse(node).splitlines()[0]}")
+    return found
+
+
+def test_importing_a_file_changes_nothing():
+    found = side_effects(sources())
+    assert not found, "\n".join(["", *found])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'sys.modules["mmcv._ext"] = None',
+        "cv2.setNumThreads(0)",
+        "torch.backends.cudnn.benchmark = True",
+        "a, os.environ['B'] = 1, 2",
+        "if find_spec('x') is None:\n    import y",
+        "try:\n    import y\nexcept ImportError:\n    y = None",
+        "os.environ['A'] |= 1",
+    ],
+)
+def test_a_statement_that_changes_something_at_import_is_named(text):
+    (found,) = side_effects({VOC: f"import os\n{text}"})
+    assert found.startswith(f"{VOC}:2: ")

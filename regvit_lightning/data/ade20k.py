@@ -4,35 +4,29 @@ mmsegmentation's data set class finds the files and its transforms augment them;
 protocols, the one place where numbers of a mask become class numbers, and what is told about files that do not fit.
 """
 
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from regvit_lightning.data import mmcv_without_operators  # isort: skip  # noqa: F401  # before anything of mmseg
-
-import cv2
-import mmcv
 import numpy as np
 import numpy.typing as npt
-from mmcv.transforms import BaseTransform, LoadImageFromFile, RandomFlip, RandomResize, Resize, TestTimeAug
-from mmengine.dataset import pseudo_collate
-from mmseg.datasets import BaseSegDataset
-from mmseg.datasets.transforms import PackSegInputs, PhotoMetricDistortion, RandomCrop
-from mmseg.utils import get_classes
 from torch.utils.data import Dataset
 
+from regvit_lightning.data import mmsegmentation
 from regvit_lightning.data.completeness import check_count, check_files, check_rendered
+from regvit_lightning.data.images import decoding_error
 from regvit_lightning.data.layout import IGNORED, DataError, DataSettings, Segmentation
 from regvit_lightning.data.mini.world import SEMANTIC_IDS
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
-from regvit_lightning.errors import one_line
 from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import check
 
-UNBOUNDED = 99_999_999  # the long side of a resized image, as in the published configs
+if TYPE_CHECKING:
+    from mmseg.datasets import BaseSegDataset
 
-cv2.setNumThreads(0)  # the worker processes are the parallelism
+UNBOUNDED = 99_999_999  # the long side of a resized image, as in the published configs
 
 Pipeline = Sequence[Callable[[dict[str, Any]], Any]]
 
@@ -80,6 +74,9 @@ def class_names(layout: Segmentation) -> list[str]:
     if layout.vocabulary == "rendered":
         known = {number - 1: name for name, number in SEMANTIC_IDS.items()}
         return [known.get(number, f"class {number}") for number in range(layout.classes)]
+    mmsegmentation.prepare()
+    from mmseg.utils import get_classes
+
     try:
         names = list(get_classes(layout.vocabulary))
     except ValueError:
@@ -93,34 +90,36 @@ def class_names(layout: Segmentation) -> list[str]:
 # --------------------------------------------------------------------------------------------------- transforms
 
 
-class LoadImage(LoadImageFromFile):
+class LoadImage:
     """mmcv's reader, which tells an unreadable file in one line."""
 
     def __init__(self) -> None:
-        super().__init__(imdecode_backend="pillow")  # stops at a truncated file, which OpenCV fills up
+        from mmcv.transforms import LoadImageFromFile
 
-    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        path = results["img_path"]
+        self.reader = LoadImageFromFile(imdecode_backend="pillow")  # stops at a truncated file, which OpenCV fills up
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = super().transform(results)
+            read: dict[str, Any] = self.reader(results)
         except Exception as error:  # mmcv passes on whatever its decoder raises
-            reason = "not an image" if "cannot identify" in str(error) else one_line(error)
-            raise DataError(f"unreadable image {path}: {reason}; restore or remove the file") from None
-        return found
+            raise decoding_error(f"image {results['img_path']}", error) from None
+        return read
 
 
-class LoadLabels(BaseTransform):
+class LoadLabels:
     """Reads the mask as class numbers at its own size, and checks that it fits the image."""
 
     def __init__(self, layout: Segmentation) -> None:
         self.layout = layout
 
-    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
+        import mmcv
+
         path = results["seg_map_path"]
         try:
             mask = mmcv.imread(path, flag="unchanged", backend="pillow")
         except Exception as error:
-            raise DataError(f"unreadable mask {path}: {one_line(error)}; restore or remove the file") from None
+            raise decoding_error(f"mask {path}", error) from None
         if mask.ndim != 2:
             raise DataError(f"mask {path} has {mask.shape[2]} channels: expected one, with class numbers")
         mask = mask.astype(np.uint8) if mask.dtype == bool else mask
@@ -140,6 +139,10 @@ class LoadLabels(BaseTransform):
 def train_pipeline(layout: Segmentation, short_side: int, ratio: Sequence[float], crop: int) -> Pipeline:
     """The published augmentation: short side `short_side` × U(ratio), random crop in which no class takes more than
     three quarters, flip, photometric distortion (dinov2_vitl14_ade20k_linear_config)."""
+    mmsegmentation.prepare()
+    from mmcv.transforms import RandomFlip, RandomResize
+    from mmseg.datasets.transforms import PackSegInputs, PhotoMetricDistortion, RandomCrop
+
     return [
         LoadImage(),
         LoadLabels(layout),
@@ -153,6 +156,10 @@ def train_pipeline(layout: Segmentation, short_side: int, ratio: Sequence[float]
 
 def test_pipeline(layout: Segmentation, short_side: int, scales: Sequence[float], flip: bool) -> Pipeline:
     """Every scale with and, where asked for, without flip, as one sample; the mask stays at its own size."""
+    mmsegmentation.prepare()
+    from mmcv.transforms import RandomFlip, Resize, TestTimeAug
+    from mmseg.datasets.transforms import PackSegInputs
+
     resizes = [Resize(scale=(UNBOUNDED, int(short_side * scale)), keep_ratio=True) for scale in scales]
     flips = [RandomFlip(prob=float(turned)) for turned in ((False, True) if flip else (False,))]
     return [LoadImage(), TestTimeAug([resizes, flips, [LoadLabels(layout)], [PackSegInputs()]])]
@@ -161,7 +168,7 @@ def test_pipeline(layout: Segmentation, short_side: int, scales: Sequence[float]
 # ---------------------------------------------------------------------------------------------------- data sets
 
 
-def train_images(data: DataSettings, pipeline: Pipeline) -> BaseSegDataset:
+def train_images(data: DataSettings, pipeline: Pipeline) -> "BaseSegDataset":
     """The train split.
 
     Raises:
@@ -170,7 +177,7 @@ def train_images(data: DataSettings, pipeline: Pipeline) -> BaseSegDataset:
     return _split(data, 0, pipeline)
 
 
-def test_images(data: DataSettings, pipeline: Pipeline) -> BaseSegDataset:
+def test_images(data: DataSettings, pipeline: Pipeline) -> "BaseSegDataset":
     """The test split, which the data sets call validation.
 
     Raises:
@@ -179,7 +186,10 @@ def test_images(data: DataSettings, pipeline: Pipeline) -> BaseSegDataset:
     return _split(data, 1, pipeline)
 
 
-def _split(data: DataSettings, number: int, pipeline: Pipeline) -> BaseSegDataset:
+def _split(data: DataSettings, number: int, pipeline: Pipeline) -> "BaseSegDataset":
+    mmsegmentation.prepare()
+    from mmseg.datasets import BaseSegDataset
+
     check_rendered(data)
     layout = data.segmentation
     images, masks = Path(data.root, layout.images[number]), Path(data.root, layout.masks[number])
@@ -204,7 +214,7 @@ def _split(data: DataSettings, number: int, pipeline: Pipeline) -> BaseSegDatase
     return found
 
 
-def _check_files(images: BaseSegDataset, source: Path, listed: bool, get: str) -> None:
+def _check_files(images: "BaseSegDataset", source: Path, listed: bool, get: str) -> None:
     pairs = images.load_data_list()
     if not pairs:
         reason = "it is empty" if listed else f"no file ends in '{images.img_suffix}'"
@@ -212,20 +222,38 @@ def _check_files(images: BaseSegDataset, source: Path, listed: bool, get: str) -
     check_files(source, [pair[key] for pair in pairs for key in ("img_path", "seg_map_path")], get)
 
 
-class Augmented(Dataset[dict[str, Any]]):
-    """Training samples asked for by (position in the run, place in the files), each with draws of its own."""
+class InOrder(Dataset[dict[str, Any]]):
+    """The samples of a data set of mmsegmentation, which may be sent to a process that has not loaded mmseg yet."""
 
-    def __init__(self, images: BaseSegDataset, seed: int) -> None:
-        self.images, self.seed = images, seed
+    def __init__(self, images: "BaseSegDataset") -> None:
+        self.images = images
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
-        position, place = draw
-        with seeds.drawn_from(self.seed, "augment", position):
-            sample: dict[str, Any] = self.images[place]
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample: dict[str, Any] = self.images[index]
         return sample
+
+    def __getstate__(self) -> bytes:
+        return pickle.dumps(vars(self))  # by itself, as reading it imports mmseg
+
+    def __setstate__(self, state: bytes) -> None:
+        mmsegmentation.prepare()
+        vars(self).update(pickle.loads(state))
+
+
+class Augmented(InOrder):
+    """Training samples asked for by (position in the run, index of the image), each with draws of its own."""
+
+    def __init__(self, images: "BaseSegDataset", seed: int) -> None:
+        super().__init__(images)
+        self.seed = seed
+
+    def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:  # type: ignore[override]
+        position, index = draw
+        with seeds.drawn_from(self.seed, "augment", position):
+            return super().__getitem__(index)
 
 
 class ADE20k(Streamed):
@@ -235,6 +263,8 @@ class ADE20k(Streamed):
     list of those for each scale and flip.
     """
 
-    def __init__(self, loading: Loading, stream: Stream, train: BaseSegDataset, test: BaseSegDataset) -> None:
-        augmented = Augmented(train, stream.seed)
-        super().__init__(loading, stream, augmented, test=[test], collate_train=pseudo_collate, collate=pseudo_collate)
+    def __init__(self, loading: Loading, stream: Stream, train: "BaseSegDataset", test: "BaseSegDataset") -> None:
+        from mmengine.dataset import pseudo_collate
+
+        augmented, collate = Augmented(train, stream.seed), {"collate_train": pseudo_collate, "collate": pseudo_collate}
+        super().__init__(loading, stream, augmented, test=[InOrder(test)], **collate)

@@ -1,4 +1,4 @@
-"""What the dense evaluations share: patch features of images of any size."""
+"""What the dense evaluations share: patch features of images of any size, windows, and which images are shown."""
 
 from collections.abc import Sequence
 
@@ -43,6 +43,11 @@ def _joined(parts: Sequence[Tokens]) -> Tokens:
     cls = [part.cls for part in parts if part.cls is not None]
     registers, patches = torch.cat([p.registers for p in parts]), torch.cat([p.patches for p in parts])
     return Tokens(torch.cat(cls) if cls else None, registers, patches)
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Where windows begin along a side, in the order of mmsegmentation: `stride` apart, the last moved to the end."""
+    return [min(start, length - window) for start in range(0, max(length - window + stride, 1), stride)]
 
 
 def examples(images: int, wanted: int = 4) -> list[int]:

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from regvit_lightning import settings
-from regvit_lightning.data import ade20k, layout
+from regvit_lightning.data import ade20k, layout, mmsegmentation
 from regvit_lightning.data.layout import DataError, DataSettings, Segmentation
 from regvit_lightning.settings import SettingsError
+
+mmsegmentation.prepare()  # tests import mmseg, too
 
 
 def write_pair(root, split, number, mask=None, size=(40, 30), name=None):

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from regvit_lightning import settings, statistics
-from regvit_lightning.data import ade20k
+from regvit_lightning.data import ade20k, mmsegmentation
 from regvit_lightning.data.layout import DataSettings, Segmentation
 from regvit_lightning.errors import Stopped
 from regvit_lightning.frozen import trainer
@@ -26,7 +26,10 @@ from regvit_lightning.frozen.trainer import HEAD, LAST
 from regvit_lightning.models import sources
 from regvit_lightning.settings import SettingsError
 from regvit_lightning.tasks import segmentation
+from regvit_lightning.tasks.batch_norm import BatchNorm
 from regvit_lightning.tasks.segmentation import Segmenter
+
+mmsegmentation.prepare()  # tests import mmseg, too
 
 
 def mini_settings(*words, task="ade20k_linear"):
@@ -286,28 +289,10 @@ def test_a_perfect_predictor_scores_100_through_all_of_test(tmp_path, monkeypatc
 # ------------------------------------------------------------------------------------------------------------ head
 
 
-def test_the_norm_is_torchs_batch_norm_with_its_gradient_and_follows_it():
-    ours, theirs = segmentation.BatchNorm(4), nn.BatchNorm2d(4)
-    for norm in (ours, theirs):
-        norm.weight.data, norm.bias.data = torch.tensor([0.5, 1, 2, -1]), torch.tensor([0.0, 1, -2, 3])
-    for _ in range(3):
-        features, upstream = (5 + 2 * torch.randn(2, 4, 3, 6)).requires_grad_(), torch.randn(2, 4, 3, 6)
-        outputs = [norm(features) for norm in (ours, theirs)]
-        torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
-        gradients = [
-            torch.autograd.grad(output, (features, norm.weight, norm.bias), upstream)
-            for output, norm in zip(outputs, (ours, theirs), strict=True)
-        ]
-        for one, other in zip(*gradients, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
-    torch.testing.assert_close(ours.running_var, theirs.running_var)
-    ours.eval(), theirs.eval()
-    torch.testing.assert_close(ours(features), theirs(features))
-
-
 def test_the_loss_is_that_of_mmsegmentation_with_its_gradient():
     from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+
+    from regvit_lightning.tasks.segmentor import BNHead
 
     head = segmenter().model.decode_head
     samples = [sample[0] for sample in _batch(torch.zeros(3, 8, 8), [False, False], (16, 24))["data_samples"]]
@@ -315,7 +300,7 @@ def test_the_loss_is_that_of_mmsegmentation_with_its_gradient():
         sample.gt_sem_seg.data = torch.randint(0, 5, (1, 16, 24))
         sample.gt_sem_seg.data[0, :4] = 255
     logits = torch.randn(2, 5, 4, 6, requires_grad=True)
-    losses = [kind.loss_by_feat(head, logits, samples)["loss_ce"] for kind in (segmentation.BNHead, BaseDecodeHead)]
+    losses = [kind.loss_by_feat(head, logits, samples)["loss_ce"] for kind in (BNHead, BaseDecodeHead)]
     gradients = [torch.autograd.grad(loss, logits)[0] for loss in losses]
     torch.testing.assert_close(*losses)
     torch.testing.assert_close(*gradients)
@@ -382,7 +367,7 @@ def test_heads_learn(crops, monkeypatch, task, head):
     assert losses[0] < 1.3 * np.log(150)  # it starts with all classes about alike
     assert np.mean(losses[-3:]) < 0.6 * losses[0]
     assert all(parameter.grad is None for parameter in module.frozen.parameters())
-    norms = [part for part in module.model.decode_head.modules() if isinstance(part, segmentation.BatchNorm)]
+    norms = [part for part in module.model.decode_head.modules() if isinstance(part, BatchNorm)]
     assert all(norm.running_mean.abs().max() > 0 for norm in norms)  # what test will normalise by
 
 
@@ -403,7 +388,7 @@ def test_every_norm_of_a_head_is_that_over_all_devices():
         found = segmenter(f"decode_head={head}", task=task).model.decode_head.modules()
         norms = [part for part in found if isinstance(part, nn.modules.batchnorm._BatchNorm)]
         assert norms
-        assert {type(norm) for norm in norms} == {segmentation.BatchNorm}
+        assert {type(norm) for norm in norms} == {BatchNorm}
 
 
 def test_upernet_takes_the_maps_of_four_blocks():
@@ -422,15 +407,6 @@ def test_a_head_that_does_not_exist_or_does_not_fit_is_told_in_a_line():
         with pytest.raises(SettingsError, match="decode_head=") as error:
             segmenter(f"decode_head={head}")
         assert "\n" not in str(error.value)
-
-
-def test_an_operator_that_needs_compiling_says_so():
-    from mmcv.ops import nms
-
-    from regvit_lightning.errors import UserError
-
-    with pytest.raises(UserError, match="compiled operator 'nms' is needed"):
-        nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
 
 
 # -------------------------------------------------------------------------------------------------------- protocol

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 # Four neighbours in a map, none in the maps before and after it: one call labels a whole batch.
-NEIGHBOURS = np.zeros((3, 3, 3), bool)
-NEIGHBOURS[1] = scipy.ndimage.generate_binary_structure(2, 1)
+NEIGHBOURS = np.zeros((3, 3), bool), scipy.ndimage.generate_binary_structure(2, 1), np.zeros((3, 3), bool)
 
 
 def holding(seeds: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:
@@ -20,7 +19,7 @@ def holding(seeds: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Parts (B, h, w) bool, and where the seed lies in the background (B,) bool.
     """
-    labels, _ = scipy.ndimage.label(foreground.cpu().numpy(), NEIGHBOURS)
+    labels, _ = scipy.ndimage.label(foreground.cpu().numpy(), np.stack(NEIGHBOURS))
     parts = torch.from_numpy(labels).to(foreground.device).flatten(1)
     own = parts.gather(1, seeds[:, None])
     alone = torch.zeros_like(parts, dtype=torch.bool).scatter_(1, seeds[:, None], True)
