@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from regvit_lightning.models.backbone import Backbone
     from regvit_lightning.pretrain.fit import Run
-    from regvit_lightning.work import Work
 
 DESCRIPTION = """Pretrains a register ViT. Given again, it continues where it stopped, or says that it is done.
 Writes <runs>/<data>/<recipe>-<model>/seed<k>/: last.ckpt, log/ (TensorBoard), augmented.png, norms.csv and norms.png
@@ -52,8 +51,7 @@ def main(options: Pretrain, words: list[str]) -> None:
     from regvit_lightning.pretrain.curve import Curve
     from regvit_lightning.runtime import atomic, hardware
 
-    here = options.launcher != "slurm"
-    hardware.choose_accelerator(options.accelerator, options.devices if here else 1)
+    hardware.choose_accelerator(options.accelerator, options.devices if options.launcher == "local" else 1)
     data = layout.resolve(options.data)
     variant = data.variant if options.variant == "auto" else options.variant
     _, recipe = settings.load_settings("recipes", options.recipe, variant, words, command.keys(Pretrain))
@@ -66,8 +64,8 @@ def main(options: Pretrain, words: list[str]) -> None:
     vit.parse_name(options.model)
     progress.quiet()
     _check_launcher(options)
-    if hardware.first_process():
-        terminal.show(_opening(run, here))
+    if options.launcher == "local" and hardware.first_process():
+        terminal.show(_opening(run, options))
     render(data)
     if options.launcher == "slurm":
         _submit(run, options, words)
@@ -84,30 +82,42 @@ def main(options: Pretrain, words: list[str]) -> None:
     print(f"pretrain: weights in {exported}; curve in {curve}; more curves: tensorboard --logdir {folder}/log")
 
 
-def _opening(run: "Run", here: bool) -> str:
-    """What is about to be trained, on what, and how long it takes; `here`: on this machine."""
+def _opening(run: "Run", options: Pretrain) -> str:
+    """One line: what is about to be trained, on which data and device, how long it takes, and where real data is."""
+    chosen, shape, images = run.settings, _shape(run), _images(run)
+    parameters = sum(value.numel() for value in shape.parameters()) / 1e6
+    steps, here = chosen.epochs * images // chosen.batch_size, options.launcher == "local"
+    parts = [
+        f"pretrain: {run.recipe}-{run.model}, {parameters:.1f} M parameters, {chosen.image_size} px",
+        f"data {run.data.name}: {images:,} {'rendered ' if run.data.rendered else ''}images",
+        f"{steps:,} steps of {chosen.batch_size:,} images on {_devices(run, here)}",
+    ]
+    if here:
+        parts.append(_expected(run, shape, images))
+    if (run.folder / "last.ckpt").exists() and not options.force:
+        parts.append("goes on from its checkpoint")
+    if run.data.rendered:
+        parts.append("real data: DATA=full DATA_ROOT=<folder>")
+    return "; ".join(parts)
+
+
+def _images(run: "Run") -> int:
+    """Number of images of one pass: rendered, as published, or as they lie there."""
     from benchmarks.data.image_counts import Counts
     from regvit_lightning.pretrain import fit
+
+    if run.data.rendered or run.settings.images in run.data.counts:
+        return Counts(run.data, {})[run.settings.images][0]
+    return len(fit.recipe_class(run.settings).files(run.settings, run.data))
+
+
+def _devices(run: "Run", here: bool) -> str:
     from regvit_lightning.runtime import hardware
 
-    chosen, shape = run.settings, _shape(run)
-    counts = Counts(run.data, {})
-    images, work = counts[chosen.images][0], fit.recipe_class(chosen).work(chosen, counts)
-    steps = chosen.epochs * images // chosen.batch_size
-    devices = f"{run.nodes} × {run.devices} devices of the cluster"
-    if here:
-        times = f"{run.world} × " if run.world > 1 else ""
-        devices = f"{times}{'GPU' if hardware.accelerator() == 'cuda' else 'CPU'} {hardware.device_name()}"
-    return "; ".join(
-        [
-            f"pretrain: {run.recipe}-{run.model}, {sum(value.numel() for value in shape.parameters()) / 1e6:.1f} M"
-            f" parameters, {chosen.image_size} px",
-            f"data {run.data.name}: {images:,} {'rendered ' if run.data.rendered else ''}images",
-            f"{steps:,} steps of {chosen.batch_size:,} images on {devices}",
-            *([_expected(run, shape, work)] if here else []),
-            *(["real data: DATA=full DATA_ROOT=<folder>"] if run.data.rendered else []),
-        ]
-    )
+    if not here:
+        return f"{run.nodes} × {run.devices} devices of the cluster"
+    kind = "GPU" if hardware.accelerator() == "cuda" else "CPU"
+    return f"{f'{run.world} × ' if run.world > 1 else ''}{kind} {hardware.device_name()}"
 
 
 def _shape(run: "Run") -> "Backbone":
@@ -123,8 +133,11 @@ def _shape(run: "Run") -> "Backbone":
     return Backbone(model, run.model, chosen.image_size, (0.0,) * 3, (1.0,) * 3)
 
 
-def _expected(run: "Run", shape: "Backbone", work: "Work") -> str:
+def _expected(run: "Run", shape: "Backbone", images: int) -> str:
     """How long the whole training takes at the speed of one block on this machine."""
+    from regvit_lightning.pretrain import fit
+
+    work = fit.recipe_class(run.settings).work(run.settings, {run.settings.images: [images]})
     most = max(work.passes, key=lambda images: flops(shape, images))
     speed = block_speed(shape_of(shape, most), run.settings.device_batch, run.settings.precision)
     seconds = sum(flops(shape, images) for images in work.passes) / speed / run.world
@@ -166,6 +179,7 @@ def _submit(run: "Run", options: Pretrain, words: list[str]) -> None:
     executor = launch.prepare(job)
     fit.claim(run, options.force)
     print(f"pretrain: {launch.advice(job, launch.submit(job, executor))}")
+    terminal.show(_opening(run, options))
 
 
 def _watching(run: "Run") -> list["Callback"]:

@@ -45,7 +45,7 @@ class OnTerminal:
         end = time.monotonic() + seconds
         while words not in self.text():
             assert time.monotonic() < end, self.text()
-            assert self._read(), self.text()
+            assert self.read(), self.text()
 
     def press(self, keys):
         """Type something; Ctrl-C is `\\x03`."""
@@ -58,11 +58,11 @@ class OnTerminal:
     def end(self, seconds=60):
         """The exit status, everything being read."""
         end = time.monotonic() + seconds
-        while self._read():
+        while self.read():
             assert time.monotonic() < end, self.text()
         return self.process.wait(10)
 
-    def _read(self):
+    def read(self):
         """Read what there is; False when nothing more can come."""
         ready, _, _ = select.select([self.keys], [], [], 0.2)
         if not ready:

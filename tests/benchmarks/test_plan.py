@@ -1,6 +1,7 @@
 """Plans against numbers computed by hand."""
 
 import pytest
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plan, throughput
@@ -136,7 +137,9 @@ def test_the_flops_of_a_block_are_those_that_pytorch_counts(monkeypatch, trained
 
     monkeypatch.setattr(throughput, "_seconds", seconds)
     shape = BlockShape(width=64, heads=2, hidden=256, tokens=50, trained=trained)
+    state = torch.get_rng_state()
     assert throughput.block_speed(shape, 8, "32-true") == counted[0] / 0.5
+    assert torch.equal(torch.get_rng_state(), state)  # a training after it draws what it drew without it
 
 
 @pytest.mark.parametrize(
