@@ -5,8 +5,10 @@ Nothing heavy is imported here, so that `--help` answers at once.
 
 import dataclasses
 import os
+import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -14,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 from benchmarks import terminal, word_of
 from regvit_lightning import settings
-from regvit_lightning.errors import Stopped, UserError
+from regvit_lightning.errors import Notice, Stopped, UserError
 
 T = TypeVar("T")
 
@@ -42,7 +44,7 @@ def run(name: str, description: str, schema: type[T], body: Callable[[T, list[st
             key = remaining[0].partition("=")[0]
             raise settings.SettingsError(f"unknown key '{key}'; {settings.nearest(key, keys(schema))}")
         wait_passively()
-        with _stopping():
+        with _stopping(), _notices(name):
             body(settings.build(schema, words=own), remaining)
         terminal.finish()
     except UserError as error:
@@ -90,6 +92,22 @@ def _stopping() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+@contextmanager
+def _notices(name: str) -> Iterator[None]:
+    """Inside, what the library decides for the user is a line of the program, and all other warnings are as ever."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def line(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if issubclass(category, Notice):
+                print(f"{name}: {message}", file=sys.stderr)
+            else:
+                show(message, category, *where)
+
+        warnings.showwarning = cast(Any, line)
+        yield
+
+
 def keys(schema: type) -> list[str]:
     """Names of the settings of a dataclass."""
     return [field.name for field in dataclasses.fields(schema)]
@@ -98,7 +116,7 @@ def keys(schema: type) -> list[str]:
 def split(words: Sequence[str], schema: type) -> tuple[list[str], list[str]]:
     """Words for `schema`, and the rest."""
     settings.read_words(words)
-    own = [word for word in words if word.partition("=")[0] in keys(schema)]
+    own = [word for word in words if re.split(r"[.=]", word)[0] in keys(schema)]
     return own, [word for word in words if word not in own]
 
 
@@ -108,7 +126,8 @@ def help_text(name: str, description: str, schema: type, words: Sequence[str], g
     for field in dataclasses.fields(schema):
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
         shown = "(must be given)" if default == settings.MISSING else "" if default == "" else f"[{default}]"
-        kind = getattr(field.type, "__name__", str(field.type))
+        reader = getattr(field.type, "__metadata__", [field.type])[0]  # of Annotated, its function that reads a word
+        kind = getattr(reader, "__name__", str(reader))
         lines.append(f"  {field.name + '=<' + kind + '>':<22}{field.metadata.get('help', '')} {shown}".rstrip())
     if not group:
         return "\n".join(lines)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import command
-from benchmarks.tables import columns, published, scored_records
+from benchmarks.tables import build, columns
 from benchmarks.tables.columns import MARKS, BySeed, Column, Difference, Measured, TableRow, difference, key
 from benchmarks.tables.formats import INTERVAL, RAISED, change_shown, made, row_name
 from benchmarks.tables.markdown import for_terminal
 from benchmarks.tables.markdown import table as aligned
-from benchmarks.tables.scored_records import ScoredRecords
+from benchmarks.tables.scored_records import ScoredRecords, data_name, read_scored_records
 from regvit_lightning.settings import check, setting
 
 DESCRIPTION = """Prints what changed between two states of the results as Markdown fit for a pull request: old → new,
@@ -61,7 +61,7 @@ def judge(base: ScoredRecords, head: ScoredRecords) -> list[Line]:
     """Every number of either side with its verdict, by task, model and metric."""
     sides = [_grouped(side) for side in (base, head)]
     lines = [line for number in sides[0] | sides[1] for line in _lines(*(side.get(number, {}) for side in sides))]
-    return sorted(lines, key=lambda line: (line.column.place, line.row.order(), line.column.protocol))
+    return sorted(lines, key=lambda line: (line.column.rank, line.row.order(), line.column.protocol))
 
 
 def _grouped(side: ScoredRecords) -> Grouped:
@@ -122,7 +122,7 @@ def markdown(base: ScoredRecords, head: ScoredRecords, data: str, lines: Sequenc
     text += [
         f"- {name} skipped: {skipped}" for name, side in (("old", base), ("new", head)) for skipped in side.skipped
     ]
-    marks = _marks(base), _marks(head)
+    marks = build.marks(base.cells), build.marks(head.cells)
     for task in dict.fromkeys(line.column.task for line in changed):
         rows = [_row(line, marks) for line in changed if line.column.task == task]
         heads = [["model", "metric", "old → new", "difference", "verdict"]]
@@ -132,10 +132,6 @@ def markdown(base: ScoredRecords, head: ScoredRecords, data: str, lines: Sequenc
         legend = [f"difference: new minus old, {INTERVAL}; noise is what has 0 inside it"]
         text += ["", *(f"- {line}" for line in legend + [f"{mark}: {words}" for mark, words in raised.items()])]
     return "\n".join(text) + "\n"
-
-
-def _marks(side: ScoredRecords) -> dict[str, str]:
-    return columns.marks(side.cells, published.versions(sorted({record.task for record in side.records})))
 
 
 def _row(line: Line, marks: tuple[Mapping[str, str], Mapping[str, str]]) -> list[str]:
@@ -164,12 +160,8 @@ def _mean(side: BySeed, decimals: int, marks: Mapping[str, str]) -> str:
 def main(options: Compare, words: list[str]) -> None:
     """Run the program."""
     check(bool(options.base), "base is empty: give a revision of git or a folder of results, BASE=…")
-    results = Path(options.results)
-    data = Path(options.data).resolve().name if "/" in options.data else options.data
-    base, head = (
-        scored_records.read_scored_records(results, data, options.base),
-        scored_records.read_scored_records(results, data, options.head),
-    )
+    data = data_name(options.data)
+    base, head = (read_scored_records(Path(options.results), data, side) for side in (options.base, options.head))
     lines = judge(base, head)
     print(for_terminal(markdown(base, head, data, lines)), end="")
     if options.strict and any(line.verdict == WORSE for line in lines):

@@ -14,6 +14,10 @@ class UserError(Exception):
         return traceback.strip().splitlines()[-1].partition(": ")[2] if wrapped else text
 
 
+class Notice(UserWarning):
+    """Something that was decided for the user, in one line; the programs print it as a line, a caller may filter it."""
+
+
 class Stopped(BaseException):
     """A signal ended the work, and what was done is kept. No `Exception`: nothing else may be begun after it.
 

@@ -9,6 +9,7 @@ from typing import Any
 from regvit_lightning import precision, settings
 from regvit_lightning.data import layout
 from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.models import origins
 from regvit_lightning.settings import check, setting
 
 PRETRAINING = "pretrain"  # in place of a task
@@ -76,7 +77,7 @@ class Cell:
 
     def folder_name(self) -> str:
         """Names the model's folder: its id in records, or of a file what is left of its path."""
-        return self.model.strip("./~").replace("/", "-")
+        return origins.record_id(self.model)
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def build(chosen: Chosen, images_needed: bool = True) -> Cells:
 
 def recipe(model: str) -> str:
     """The recipe of a model that is trained here, `deit3` of `deit3-vitb_reg4`; empty for all others."""
-    if "/" in model:
+    if "/" in model or model.startswith(origins.ELSEWHERE):
         return ""
     name = model.rpartition("-")[0]
     return name if name in settings.names("recipes") else ""
@@ -172,7 +173,7 @@ def _lacks(model: str, task: str, variant: str) -> str:
     settings.find("tasks", task, variant)
     if not getattr(task_module(task, variant)[0], "NEEDS_TEXT", False):
         return ""
-    if model.startswith(("random-", "timm/")):
+    if model.startswith(origins.ELSEWHERE):
         return "no text tower"
     if not recipe(model):
         return ""

@@ -122,7 +122,7 @@ class Estimates:
 def frozen(backbone: Backbone, work: Work, device_batch: int) -> Estimate:
     """Of an evaluation: weights in float32, the activations of one block, and the features that are kept."""
     tokens = device_batch * max(_tokens(backbone, one) for one in work.passes)
-    hidden = max(module.out_features for module in _linears(backbone))
+    hidden = max(linear.out_features for linear in backbone.linears())
     activations = tokens * (INFERENCE_BYTES * backbone.embed_dim + 4 * hidden)
     size = 4 * _parameters(backbone) + activations + 4 * work.kept * backbone.embed_dim
     return Estimate(sum(flops(backbone, one) for one in work.passes), size / 2**20)
@@ -145,9 +145,3 @@ def _tokens(backbone: Backbone, passes: Pass) -> int:
 
 def _parameters(backbone: Backbone) -> int:
     return sum(value.numel() for value in backbone.parameters())
-
-
-def _linears(backbone: Backbone) -> list[Any]:
-    import torch
-
-    return [module for module in backbone.model.blocks.modules() if isinstance(module, torch.nn.Linear)]

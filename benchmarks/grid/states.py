@@ -10,7 +10,7 @@ from benchmarks.grid.cells import Cell, Cells, recipe, task_module
 from regvit_lightning import precision, records
 from regvit_lightning.errors import UserError
 from regvit_lightning.evaluation import Evaluation
-from regvit_lightning.models import EXPORT
+from regvit_lightning.models import EXPORT, origins
 
 DONE, RUNNING, QUEUED, FAILED, STALE, MISSING = "done", "running", "queued", "failed", "stale", "missing"
 ORDER = (DONE, RUNNING, QUEUED, FAILED, STALE, MISSING)
@@ -133,7 +133,7 @@ class States:
         """A trained model that is not there: what would make it."""
         from regvit_lightning.models import sources
 
-        if cell.model.startswith(("random-", "timm/")) or _is_file(cell.model):
+        if cell.model.startswith(origins.ELSEWHERE) or origins.is_file(cell.model):
             return None
         try:
             sources.trained(cell.model, self.cells.trained, cell.seed)
@@ -144,7 +144,7 @@ class States:
         return None
 
     def _model_id(self, model: str) -> str:
-        return self._loaded(model, 0, 0)[0] if _is_file(model) else model.replace("/", "-")
+        return self._loaded(model, 0, 0)[0] if origins.is_file(model) else origins.record_id(model)
 
     def _weights(self, model: str, seed: int, untrained_size: int) -> str:
         untrained = model.startswith("random-")
@@ -164,9 +164,3 @@ class States:
         from regvit_lightning.models import sources
 
         return sources.trained(model, self.cells.trained, seed).stat().st_mtime_ns if recipe(model) else 0
-
-
-def _is_file(model: str) -> bool:
-    from regvit_lightning.models import sources
-
-    return model.endswith(sources.FILES) or ("/" in model and not model.startswith(("timm/", "random-")))

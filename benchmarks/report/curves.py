@@ -1,77 +1,108 @@
 """Metrics against the number of registers, a line per family (Darcet et al. 2023, fig. 8)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from benchmarks.report import cells as kept
-from benchmarks.report.cells import Cell
-from benchmarks.report.chart import Chart
-from benchmarks.report.markup import Html, tag
-from benchmarks.report.results import Column, Results, Score
+from benchmarks.report import drawing
+from benchmarks.report.drawing import Chart, Dot
+from benchmarks.report.overview import joined
+from benchmarks.tables.columns import Column, Score, Table, TableRow, register_count, row_of
+from benchmarks.tables.model_names import family
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS = 6  # of the page's style
 
-Line = list[tuple[int, Score]]
+Line = list[tuple[int, Score]]  # numbers of registers, rising, with their scores
 
 
-def curves(results: Results, cells: Sequence[Cell]) -> list[Html]:
-    """A chart for each metric that some family has at two numbers of registers or more."""
-    counts = {cell.record.model: kept.registers(cell.record) for cell in cells}
-    families = sorted({kept.family(model) for model in counts})
-    colours = {name: f"c{place % COLOURS}" for place, name in enumerate(families)}
+@dataclass(frozen=True)
+class Curve:
+    """A chart of one metric.
+
+    Attributes:
+        title: task and metric.
+        axis: unit and direction of the metric.
+        task: of the metric.
+        chart: lines, whiskers and points.
+        legend: colour and name of each family.
+    """
+
+    title: str
+    axis: str
+    task: str
+    chart: Chart
+    legend: list[tuple[str, str]]
+
+
+def curves(table: Table, indices: Mapping[str, int]) -> list[Curve]:
+    """A chart for each column of the overview that some family has at two numbers of registers or more.
+
+    Args:
+        table: the overview.
+        indices: of records in the page's list, by `columns.key`.
+    """
+    measured = {(row, column): score for (row, column), score in table.scores.items() if _is_of_model(row, score)}
+    families = sorted({family(row.model) for row, _ in measured})
+    colours = {name: f"c{index % COLOURS}" for index, name in enumerate(families)}
     charts = []
-    for column in results.columns:
+    for column, title in zip(table.columns, table.titles(), strict=True):
         lines: dict[str, Line] = {}
-        for model in results.models:
-            if (model, column) in results.scores:
-                lines.setdefault(kept.family(model), []).append((counts[model], results.scores[model, column]))
-        lines = {name: sorted(line, key=lambda one: one[0]) for name, line in lines.items() if len(line) > 1}
+        for row in table.rows:
+            if score := measured.get((row, column)):
+                lines.setdefault(family(row.model), []).append((register_count(score.cells[0].record), score))
+        lines = {name: sorted(line, key=lambda point: point[0]) for name, line in lines.items() if len(line) > 1}
         if lines:
-            drawn = _chart(column, lines, colours)
-            charts.append(tag("figure", drawn, tag("figcaption", _legend(lines, colours)), data_task=column.task))
+            charts.append(_curve(column, title, lines, colours, indices))
     return charts
 
 
-def _chart(column: Column, lines: dict[str, Line], colours: dict[str, str]) -> Html:
-    numbers = sorted({count for line in lines.values() for count, _ in line})
+def _is_of_model(row: TableRow, score: Score) -> bool:
+    """Whether a row is a model, not a floor without a backbone."""
+    return row == row_of(score.cells[0].record)
+
+
+def _curve(
+    column: Column, title: str, lines: Mapping[str, Line], colours: Mapping[str, str], indices: Mapping[str, int]
+) -> Curve:
+    direction = {1: "higher is better", 0: "", -1: "lower is better"}[column.better]
+    axis = ", ".join(filter(None, [column.unit, direction]))
+    with drawing.axes("registers") as axes:
+        _draw(axes, lines, colours)
+        dots = []
+        for name, line in lines.items():
+            for count, score in line:
+                x, y = drawing.position(axes, _across(count), score.mean)
+                text = f"{name}, {count} registers: {score.mean:.{column.decimals}f}"
+                dots.append(Dot(x, y, colours[name], text, joined(score, indices)))
+        chart = Chart(f"{title}: {axis} against the number of registers", drawing.shapes(axes), tuple(dots))
+    return Curve(title, axis, column.task, chart, [(colours[name], name) for name in lines])
+
+
+def _draw(axes: "Axes", lines: Mapping[str, Line], colours: Mapping[str, str]) -> None:
+    counts = sorted({count for line in lines.values() for count, _ in line})
+    drawing.linear_x(axes, [_across(count) for count in counts], [str(count) for count in counts])
     ends = [end for line in lines.values() for _, score in line for end in _ends(score)]
     margin = (max(ends) - min(ends)) * 0.08
-    direction = "lower is better" if column.better < 0 else "higher is better"
-    axis = f"{column.unit}, {direction}" if column.unit else direction
-    title = f"{column.task} · {column.metric.replace('_', ' ')}"
-    places = [(_place(number), str(number)) for number in numbers]
-    chart = Chart(title, "registers", axis, places, (min(ends) - margin, max(ends) + margin))
+    drawing.linear_y(axes, min(ends) - margin, max(ends) + margin)
     for name, line in lines.items():
-        chart.line([(_place(count), score.mean) for count, score in line], colours[name])
+        axes.plot([_across(count) for count, _ in line], [score.mean for _, score in line], gid=f"line {colours[name]}")
         for count, score in line:
             low, high = _ends(score)
             if high > low:
-                chart.whisker(_place(count), low, high, colours[name])
-            text = f"{name}, {count} registers: {score.mean:.{column.decimals}f}"
-            where = " ".join(map(str, score.cells))
-            chart.dot(
-                (_place(count), score.mean),
-                colours[name],
-                tag("title", text),
-                data_cells=where,
-                tabindex=0,
-                role="button",
-                aria_label=text,
-            )
-    return chart.svg()
+                axes.plot([_across(count)] * 2, [low, high], gid=f"whisker {colours[name]}")
 
 
-def _place(count: int) -> float:
-    """0, 1, 2, 4, 8 and 16 registers stand at about equal distances."""
+def _across(count: int) -> float:
+    """Position on the axis: 0, 1, 2, 4, 8 and 16 registers stand at about equal distances."""
     return math.log2(count + 1)
 
 
 def _ends(score: Score) -> tuple[float, float]:
-    """Of the whisker: one standard deviation over seeds, or the bootstrap interval of a single one."""
+    """Ends of the whisker: one standard deviation over seeds, or the 95 % interval over images of a single seed."""
     if score.deviation is not None:
         return score.mean - score.deviation, score.mean + score.deviation
     return score.interval or (score.mean, score.mean)
-
-
-def _legend(lines: dict[str, Line], colours: dict[str, str]) -> list[Html]:
-    return [tag("span", tag("i", class_=f"key {colours[name]}"), name, class_="legend") for name in lines]

@@ -2,106 +2,153 @@
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from benchmarks.report import cells as kept
-from benchmarks.report.cells import Cell
-from benchmarks.report.chart import Chart, log_ticks
-from benchmarks.report.markup import Child, Html, tag
+from benchmarks.report import drawing
+from benchmarks.report.drawing import Chart
+from benchmarks.tables.columns import key
+from benchmarks.tables.model_names import family
+from benchmarks.tables.paper_tables import report_of_each_model
+from benchmarks.tables.scored_records import ScoredRecord
 
 BINS = 36
+BANDS = ((0.01, 0.99), (0.25, 0.75))
+Legend = list[tuple[str, str]]  # colours and what they are of
+UNUSABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)  # what a malformed report may raise
 
 
-def reports(cells: Sequence[Cell]) -> list[tuple[int, Cell]]:
-    """The artifact report of each model, seed 0 first, with its place."""
-    found: dict[str, tuple[int, Cell]] = {}
-    for place, cell in sorted(enumerate(cells), key=lambda one: one[1].record.seed):
-        if "norms_by_block" in cell.record.protocol:
-            found.setdefault(cell.record.model, (place, cell))
-    return sorted(found.values(), key=lambda one: one[0])
+@dataclass(frozen=True)
+class Rule:
+    """How many outliers one rule finds.
+
+    Attributes:
+        name: the rule in words.
+        last: share of patches after the last block, as text.
+        most: largest share after any block, as text.
+        first: the block from which on there are outliers, or a dash.
+    """
+
+    name: str
+    last: str
+    most: str
+    first: str
 
 
-def pairs(cells: Sequence[Cell]) -> tuple[list[Html], list[str]]:
-    """One row of panels per family, its models with and without registers beside each other on the same scales.
+@dataclass(frozen=True)
+class Panel:
+    """The report of one model.
+
+    Attributes:
+        model: its id.
+        cell: index of the record in the page's list.
+        verdict: the report's sentence.
+        blocks: chart of the norms after each block.
+        legend: of `blocks`.
+        last: chart of the norms after the last block.
+        caption: of `last`.
+        rules: a line for each rule.
+    """
+
+    model: str
+    cell: int
+    verdict: str
+    blocks: Chart
+    legend: Legend
+    last: Chart
+    caption: str
+    rules: list[Rule]
+
+
+def panels(cells: Sequence[ScoredRecord], indices: Mapping[str, int]) -> tuple[list[list[Panel]], list[str]]:
+    """One row of panels per family, its models with and without registers side by side on the same scales.
+
+    Args:
+        cells: all records; the first seed of each model's artifact report is shown.
+        indices: of records in the page's list, by `columns.key`.
 
     Returns:
         the rows, and a line for each report that cannot be drawn.
     """
-    families: dict[str, list[tuple[int, Cell]]] = {}
+    families: dict[str, list[ScoredRecord]] = {}
     skipped = []
-    for place, cell in reports(cells):
+    for cell in report_of_each_model(cells):
         try:
-            panel(place, cell, _range([cell]))
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
+            _panel(cell, 0, _range([cell]))
+        except UNUSABLE as error:
             skipped.append(f"{cell.file}: its norms cannot be drawn ({type(error).__name__}: {error})")
         else:
-            families.setdefault(kept.family(cell.record.model), []).append((place, cell))
+            families.setdefault(family(cell.record.model), []).append(cell)
     rows = []
-    for own in families.values():
-        scale = _range([cell for _, cell in own])
-        rows.append(tag("div", [panel(place, cell, scale) for place, cell in own], class_="twins"))
+    for twins in families.values():
+        scale = _range(twins)
+        rows.append([_panel(cell, indices[key(cell.record)], scale) for cell in twins])
     return rows, skipped
 
 
-def panel(place: int, cell: Cell, scale: tuple[float, float]) -> Html:
-    """What the report of one model says: its verdict, two charts, the rules."""
-    record = cell.record
-    title = tag("h3", tag("button", record.model, type="button", data_cells=place, class_="open"))
-    verdict = tag("p", str(record.protocol["verdict"]), class_="verdict")
-    charts = tag("div", by_block(record.protocol, scale), histogram(record.protocol, scale), class_="charts")
-    return tag("article", title, verdict, charts, _rules(record.protocol["findings"]), data_filter=record.model)
+def _panel(cell: ScoredRecord, index: int, scale: tuple[float, float]) -> Panel:
+    model, protocol = cell.record.model, cell.record.protocol
+    values = sorted(float(value) for value in protocol["norms_of_last_block"])
+    caption = f"{len(values)} quantiles; median {values[len(values) // 2]:.3g}, largest {values[-1]:.3g}"
+    blocks, legend = by_block(model, protocol["norms_by_block"], scale)
+    rules = [_rule(finding) for finding in protocol["findings"].values()]
+    return Panel(
+        model, index, str(protocol["verdict"]), blocks, legend, histogram(model, values, scale), caption, rules
+    )
 
 
-def by_block(protocol: dict[str, Any], scale: tuple[float, float]) -> Html:
+def by_block(model: str, norms: Mapping[str, Any], scale: tuple[float, float]) -> tuple[Chart, Legend]:
     """Quantiles of the norms of patches after each block, and medians of CLS and registers."""
-    norms = protocol["norms_by_block"]
-    levels = norms["levels"]
-    depth = len(norms["patches"]) - 1  # the last one is after the final norm
+    levels, depth = norms["levels"], len(norms["patches"]) - 1  # the last one is after the final norm
+    blocks = list(range(1, depth + 1))
     step = max(1, -(-depth // 8))
-    places = [(float(block), str(block)) for block in range(1, depth + 1) if (block - 1) % step == 0 or block == depth]
-    chart = Chart("norms after each block", "block", "L2 norm", places, scale, log=True)
-    bands = [(0.01, 0.99), (0.25, 0.75)]
-    for low, high in bands:
-        lower, upper = (_at(norms["patches"], levels, level, depth) for level in (low, high))
-        chart.band(lower, upper, "c0")
-    chart.line(_at(norms["patches"], levels, 1.0, depth), "c0 dashed")
-    chart.line(_at(norms["patches"], levels, 0.5, depth), "c0")
-    legend = [_key("c0", "patches: median, 50 %, 98 %, dashed: largest")]
+    ticks = [block for block in blocks if (block - 1) % step == 0 or block == depth]
     registers = [name for name in norms if name.startswith("reg_")]
-    for name in registers:
-        chart.line(_at(norms[name], levels, 0.5, depth), "c2")
-    if "CLS" in norms:
-        chart.line(_at(norms["CLS"], levels, 0.5, depth), "c1")
-        legend.append(_key("c1", "CLS"))
-    if registers:
-        legend.append(_key("c2", "registers"))
-    return tag("figure", chart.svg(), tag("figcaption", legend))
+
+    def quantiles(token: str, level: float) -> list[float]:
+        index = levels.index(level)
+        return [float(norms[token][block - 1][index]) for block in blocks]
+
+    with drawing.axes("block") as axes:
+        drawing.linear_x(axes, ticks, list(map(str, ticks)))
+        drawing.logarithmic(axes, "y", *scale)
+        for low, high in BANDS:
+            around = quantiles("patches", low) + quantiles("patches", high)[::-1]
+            axes.fill(blocks + blocks[::-1], around, gid="band c0")
+        axes.plot(blocks, quantiles("patches", 1.0), gid="line c0 dashed")
+        axes.plot(blocks, quantiles("patches", 0.5), gid="line c0")
+        for name in registers:
+            axes.plot(blocks, quantiles(name, 0.5), gid="line c2")
+        if "CLS" in norms:
+            axes.plot(blocks, quantiles("CLS", 0.5), gid="line c1")
+        chart = Chart(f"{model}: L2 norms of tokens after each block", drawing.shapes(axes))
+    legend = [("c0", "patches: median, 50 %, 98 %, dashed: largest")]
+    legend += [("c1", "CLS")] * ("CLS" in norms) + [("c2", "registers")] * bool(registers)
+    return chart, legend
 
 
-def histogram(protocol: dict[str, Any], scale: tuple[float, float]) -> Html:
-    """Share of the patches by their norm after the last block, from the quantiles that the record keeps.
+def histogram(model: str, values: Sequence[float], scale: tuple[float, float]) -> Chart:
+    """Share of the patches by their norm after the last block, from rising quantiles.
 
     Both axes are logarithmic: outliers are far away, and few.
     """
-    values = sorted(float(value) for value in protocol["norms_of_last_block"])
     low, high = (math.log10(end) for end in scale)
-    edges = [low + (high - low) * number / BINS for number in range(BINS + 1)]
-    below = [bisect.bisect_left(values, 10**edge) for edge in edges]
+    edges = [10 ** (low + (high - low) * number / BINS) for number in range(BINS + 1)]
+    below = [bisect.bisect_left(values, edge) for edge in edges]
     least = 100 / len(values)
-    shares = [100 * (b - a) / len(values) for a, b in pairwise(below)]
-    places = [(math.log10(value), label) for value, label in log_ticks(*scale)]
-    chart = Chart("after the last block", "L2 norm of patches", "% of patches", places, (least / 2, 100.0), log=True)
-    chart.x_low, chart.x_high = low, high
-    chart.bars(edges, [max(share, least / 2) for share in shares], "c0")
-    caption = f"{len(values)} quantiles; median {values[len(values) // 2]:.3g}, largest {values[-1]:.3g}"
-    return tag("figure", chart.svg(), tag("figcaption", caption))
+    shares = [max(100 * (after - before) / len(values), least / 2) for before, after in pairwise(below)]
+    with drawing.axes("L2 norm of patches") as axes:
+        drawing.logarithmic(axes, "x", *scale)
+        drawing.logarithmic(axes, "y", least / 2, 100.0)
+        axes.stairs(shares, edges, baseline=least / 2, fill=True, gid="bars c0")
+        return Chart(f"{model}: share of patches by L2 norm after the last block", drawing.shapes(axes))
 
 
-def _range(cells: Sequence[Cell]) -> tuple[float, float]:
-    """Least and largest norm of patches, CLS and registers after any block."""
-    found = [
+def _range(cells: Sequence[ScoredRecord]) -> tuple[float, float]:
+    """Least and largest norm of patches, CLS and registers after any block, and a little beyond."""
+    norms = [
         float(value)
         for cell in cells
         for name, blocks in cell.record.protocol["norms_by_block"].items()
@@ -109,33 +156,10 @@ def _range(cells: Sequence[Cell]) -> tuple[float, float]:
         for quantiles in blocks[:-1]
         for value in quantiles
     ]
-    return max(min(found), 1e-6) * 0.9, max(found) * 1.1
+    return max(min(norms), 1e-6) * 0.9, max(norms) * 1.1
 
 
-def _at(
-    blocks: Sequence[Sequence[float]], levels: Sequence[float], level: float, depth: int
-) -> list[tuple[float, float]]:
-    place = levels.index(level)
-    return [(float(block), float(blocks[block - 1][place])) for block in range(1, depth + 1)]
-
-
-def _key(colour: str, text: str) -> Html:
-    return tag("span", tag("i", class_=f"key {colour}"), text, class_="legend")
-
-
-def _rules(findings: dict[str, Any]) -> Html:
-    """Share of outliers by every rule, after the last block and at its largest."""
-    head = tag("tr", [tag("th", title) for title in ("rule", "last block", "most", "from block")])
-    rows = []
-    for found in findings.values():
-        shares = [float(share) for share in found["shares"]]
-        first = found["first"]
-        numbers: list[Child] = [
-            f"{100 * shares[-1]:.2f} %",
-            f"{100 * max(shares):.2f} %",
-            "–" if first is None else str(first),
-        ]
-        rows.append(
-            tag("tr", tag("td", str(found["rule"])), [tag("td", number, class_="number") for number in numbers])
-        )
-    return tag("details", tag("summary", "outliers by rule"), tag("table", tag("thead", head), tag("tbody", rows)))
+def _rule(finding: Mapping[str, Any]) -> Rule:
+    shares, first = [float(share) for share in finding["shares"]], finding["first"]
+    last, most = (f"{100 * share:.2f} %" for share in (shares[-1], max(shares)))
+    return Rule(str(finding["rule"]), last, most, "–" if first is None else str(first))

@@ -2,51 +2,69 @@
 
 import base64
 import io
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.report import cells as kept
-from benchmarks.report.cells import Cell
-from benchmarks.report.markup import Html, tag
+from benchmarks.tables.model_names import family
+from benchmarks.tables.scored_records import ScoredRecord
 
 QUALITY = 78  # of WebP, where labels of 8 px are still read
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises
 
 
-def gallery(cells: Sequence[Cell], width: int) -> tuple[list[Html], list[str]]:
-    """A section per task with the pictures of every model, the first seed of each; numbers of registers rise.
+@dataclass(frozen=True)
+class Picture:
+    """One picture, ready to be shown.
+
+    Attributes:
+        model: of its record.
+        cell: index of the record in the page's list.
+        text: what it is, in place of the picture.
+        source: data URI.
+        width, height: in pixels.
+    """
+
+    model: str
+    cell: int
+    text: str
+    source: str
+    width: int
+    height: int
+
+
+Families = dict[str, list[Picture]]
+
+
+def gallery(cells: Sequence[ScoredRecord], width: int) -> tuple[dict[str, Families], list[str]]:
+    """The pictures of every task by family, the first seed of each model; numbers of registers rise.
 
     Args:
+        cells: in the order of the page's list.
         width: largest number of pixels of a picture, across.
 
     Returns:
-        the sections, and a line for each picture that cannot be read.
+        pictures by task, then by family; and a line for each picture that cannot be read.
     """
-    tasks: dict[str, dict[str, list[Html]]] = {}
+    tasks: dict[str, Families] = {}
     skipped, shown = [], set()
-    for place, cell in enumerate(cells):
+    for index, cell in enumerate(cells):
         record, file = cell.record, cell.file.with_suffix(".png")
-        if (record.model, record.task) in shown or not file.exists():
+        if (record.model, record.task) in shown or not os.path.exists(file):
             continue
         try:
             source, size = small(file, width)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             skipped.append(f"{file}: unreadable picture ({error}); remove it and evaluate the cell again")
             continue
         shown.add((record.model, record.task))
         text = f"{record.task} of {record.model}, seed {record.seed}"
-        image = tag("img", src=source, alt=text, width=size[0], height=size[1])
-        enlarge = tag("button", image, type="button", class_="enlarge", title="enlarge")
-        opener = tag("button", record.model, type="button", data_cells=place, class_="open")
-        figure = tag("figure", tag("figcaption", opener), enlarge, data_filter=record.model)
-        tasks.setdefault(record.task, {}).setdefault(kept.family(record.model), []).append(figure)
-    return [_section(task, families) for task, families in sorted(tasks.items())], skipped
-
-
-def _section(task: str, families: dict[str, list[Html]]) -> Html:
-    rows = [tag("div", figures, class_="twins") for figures in families.values()]
-    return tag("section", tag("h3", task), rows, data_task=task, class_="pictures")
+        picture = Picture(record.model, index, text, source, *size)
+        tasks.setdefault(record.task, {}).setdefault(family(record.model), []).append(picture)
+    return dict(sorted(tasks.items())), skipped
 
 
 def small(file: Path, width: int) -> tuple[str, tuple[int, int]]:

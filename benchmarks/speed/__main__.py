@@ -2,17 +2,22 @@
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from benchmarks import command
 from benchmarks.data.rendering import render
-from benchmarks.speed.timing import Measurement, autocast, matrix_peak, seconds
+from benchmarks.speed.timing import (
+    Measurement,
+    autocast,
+    forward_seconds,
+    image_count,
+    image_shapes,
+    matrix_peak,
+    seconds,
+)
 from benchmarks.tables import markdown
 from regvit_lightning import settings
 from regvit_lightning.data import layout
@@ -141,7 +146,6 @@ HALF_SIZE = {
 
 def dense_cell(task: str, sizes: list[str], options: Speed, steps: int = 4) -> Measurement:
     """(e) The whole cell, `steps` steps of training and all test images, over the forward passes that it makes."""
-    import torch
 
     from regvit_lightning.frozen.module import Frozen
     from regvit_lightning.models import sources
@@ -151,21 +155,12 @@ def dense_cell(task: str, sizes: list[str], options: Speed, steps: int = 4) -> M
     words = [f"workers={options.workers}", f"steps={steps}", "warmup_steps=1", *sizes]
     module, cell = settings.load_settings("tasks", task, words=words)
     backbone = sources.load_backbone(f"random-{options.evaluated}", Path("runs"), image_size=cell.untrained_size)
-    forward, shapes = Frozen.forward, Counter[tuple[int, ...]]()
-
-    def counted(frozen: Frozen, images: Any, *arguments: Any) -> Any:
-        shapes[tuple(images.shape)] += 1
-        return forward(frozen, images, *arguments)
-
-    with mock.patch.object(Frozen, "forward", counted):
+    with image_shapes(backbone) as shapes:
         begun = time.perf_counter()
         module.run(backbone, data, cell)
         whole = time.perf_counter() - begun
-    device = hardware.accelerator()
-    frozen = Frozen(backbone, cell.precision).to(device)
-    batches = {shape: torch.randn(shape, device=device) for shape in shapes}
-    alone = sum(count * seconds(partial(frozen, batches[shape]), 3) for shape, count in shapes.items())
-    images = sum(count * shape[0] for shape, count in shapes.items())
+    frozen = Frozen(backbone, cell.precision).to(hardware.accelerator())
+    alone, images = forward_seconds(frozen, shapes), image_count(shapes)
     parts = f"{whole:.1f} s whole with {steps} steps, {alone:.1f} s forward of {images:,} crops, windows or images"
     return Measurement(f"(e) {task} cell / forward, {options.evaluated}, half size", whole / alone, "", parts)
 
@@ -277,41 +272,35 @@ def lost_algorithm(height: int, width: int, channels: int, images: int = 32) -> 
 
 
 def lost_cell(options: Speed, model: str = "vitt8_reg4") -> list[Measurement]:
-    """(f) The whole cell but for its picture over its forward passes, and one image at a time over batches.
+    """(f) The cell but for floors and picture over its forward passes, and one image at a time over batches.
 
-    With patches of 8 px, so that the rendered images have some hundreds of them, as VOC's have of 16 px.
+    A picture takes as long for 5,000 images as for the few here. With patches of 8 px, so that the rendered images have
+    some hundreds of them, as VOC's have of 16 px.
     """
     import torch
 
+    from regvit_lightning.frozen.contract import RunOptions
     from regvit_lightning.models import sources
-    from regvit_lightning.models.backbone import Backbone
     from regvit_lightning.runtime import hardware
+    from regvit_lightning.statistics import bootstrap
     from regvit_lightning.tasks.discovery import lost, protocol
 
     data = layout.resolve(options.data)
     backbone = sources.load_backbone(f"random-{model}", Path("runs"))
-    projections, shapes = Backbone.projections, Counter[tuple[int, ...]]()
-
-    def counted(self: Backbone, images: Any, *arguments: Any) -> Any:
-        shapes[tuple(images.shape)] += 1
-        return projections(self, images, *arguments)
 
     def whole(*words: str) -> float:
         cell = settings.load_settings("tasks", "lost_voc07", words=[f"workers={options.workers}", *words])[1]
+        method = lost.LOST([lost.choice(backbone, cell)], cell.k)
         begun = time.perf_counter()
-        with mock.patch.object(protocol, "picture"):  # as long for 5,000 images as for the few here
-            lost.run(backbone, data, cell)
+        bootstrap(100.0 * protocol.discover(backbone, data, cell, method, RunOptions()).found[:, 0])
         return time.perf_counter() - begun
 
     single = whole("device_batch=1")
-    with mock.patch.object(Backbone, "projections", counted):
+    with image_shapes(backbone) as shapes:
         batched = whole()
-    device = hardware.accelerator()
-    backbone.to(device)
-    batches = {shape: torch.randn(shape, device=device) for shape in shapes}
+    backbone.to(hardware.accelerator())
     with torch.inference_mode():
-        alone = sum(count * seconds(partial(backbone, batches[shape]), 3) for shape, count in shapes.items())
-    images = sum(count * shape[0] for shape, count in shapes.items())
+        alone, images = forward_seconds(backbone, shapes), image_count(shapes)
     parts = f"{batched:.1f} s whole, {alone:.1f} s forward of {images:,} images"
     return [
         Measurement(f"(f) lost_voc07 cell / forward, {model}", batched / alone, "≤ 1.25", parts),

@@ -1,10 +1,17 @@
 """What the rows of `benchmarks.speed` share: a row, and how time and the machine's peak are measured."""
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from regvit_lightning.models.backbone import Backbone
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -54,3 +61,29 @@ def autocast() -> AbstractContextManager[Any]:
     from regvit_lightning.runtime import hardware
 
     return hardware.autocast(hardware.accelerator(), hardware.precision("auto"))
+
+
+@contextmanager
+def image_shapes(backbone: "Backbone") -> Iterator[Counter[Shape]]:
+    """Inside, counts the batches of images (B, 3, H, W) that pass through a backbone, by their shape."""
+    shapes: Counter[Shape] = Counter()
+    hook = backbone.model.patch_embed.register_forward_pre_hook(lambda _, inputs: shapes.update([inputs[0].shape]))
+    try:
+        yield shapes
+    finally:
+        hook.remove()
+
+
+def forward_seconds(forward: Callable[[Any], object], shapes: Mapping[Shape, int]) -> float:
+    """Wall-clock time of `forward` on so many batches of each shape."""
+    import torch
+
+    from regvit_lightning.runtime import hardware
+
+    batches = {shape: torch.randn(shape, device=hardware.accelerator()) for shape in shapes}
+    return sum(count * seconds(partial(forward, batches[shape]), 3) for shape, count in shapes.items())
+
+
+def image_count(shapes: Mapping[Shape, int]) -> int:
+    """How many images so many batches of each shape hold."""
+    return sum(count * shape[0] for shape, count in shapes.items())

@@ -1,19 +1,15 @@
 """Result tables from records: `python -m benchmarks.tables data=mini`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import command
-from benchmarks.tables import columns, formats, markdown, paper_tables, published, scored_records
-from benchmarks.tables.columns import Column, Table, TableRow, row_of
+from benchmarks.tables import build, formats, markdown, published
 from benchmarks.tables.formats import Origin
-from benchmarks.tables.paper_tables import PAPER_TABLES
-from benchmarks.tables.published import Published
-from benchmarks.tables.scored_records import ScoredRecord
-from regvit_lightning.records import Record
+from benchmarks.tables.paper_tables import report_of_each_model
+from benchmarks.tables.scored_records import ScoredRecord, data_name, read_scored_records
 from regvit_lightning.runtime import atomic
 from regvit_lightning.settings import setting
 
@@ -34,42 +30,21 @@ class Tables:
     results: str = setting("folder of the results", "results")
 
 
-def build(cells: Sequence[ScoredRecord], entries: Sequence[Published] = ()) -> Iterator[Table]:
-    """The overview, then the tables of the paper that have any record.
-
-    Args:
-        cells: all of one data set.
-        entries: published numbers.
-    """
-    marks = columns.marks(cells, published.versions(sorted({cell.record.task for cell in cells})))
-    look_up = partial(_published, entries)
-    yield columns.build(columns.overview(cells), marks, look_up)
-    for table in PAPER_TABLES:
-        measured = table.measures(cells)
-        if measured:
-            yield columns.build(measured, marks, look_up, table.name, table.title, table.labels, table.twin_rows)
-
-
-def _published(entries: Sequence[Published], row: TableRow, column: Column, record: Record) -> Published | None:
-    return published.beside(entries, record.model, row.part, column.metric, record)
-
-
 def norm_strips(cells: Sequence[ScoredRecord]) -> "Figure | None":
-    """Fig. 7: norms of patches after the last block by model, with and without registers side by side, seed 0 first.
+    """Fig. 7: norms of patches after the last block by model, with and without registers side by side.
 
     Returns:
         None where no record is of an artifact report.
     """
-    reported = [cell.record for cell in paper_tables.reports(cells)]
-    if not reported:
+    reports = [cell.record for cell in report_of_each_model(cells)]
+    if not reports:
         return None
     import torch
     from matplotlib.figure import Figure
 
     from regvit_lightning.figures import artifacts as figures_artifacts
 
-    reported = sorted(reported, key=lambda record: (row_of(record).order(), -record.seed))
-    groups = {record.model: torch.tensor(record.protocol["norms_of_last_block"]) for record in reported}
+    groups = {record.model: torch.tensor(record.protocol["norms_of_last_block"]) for record in reports}
     figure = Figure(figsize=(2 + 1.8 * len(groups), 3.6), dpi=90, facecolor="white", layout="constrained")
     axes = figure.subplots()
     figures_artifacts.strips(axes, groups)
@@ -79,12 +54,11 @@ def norm_strips(cells: Sequence[ScoredRecord]) -> "Figure | None":
 
 def main(options: Tables, words: list[str]) -> None:
     """Run the program."""
-    results = Path(options.results)
-    data = Path(options.data).resolve().name if "/" in options.data else options.data
-    found = scored_records.read_scored_records(results, data)
-    folder, origin = results / data / "tables", Origin(data, found, f"make tables DATA={data}")
+    results, data = Path(options.results), data_name(options.data)
+    records = read_scored_records(results, data)
+    folder, origin = results / data / "tables", Origin(data, records, f"make tables DATA={data}")
     written: list[str] = []
-    for table in build(found.cells, published.read_published()):
+    for table in build.tables(records.cells, published.read_published()):
         shown = formats.markdown(table, origin)
         texts = {"md": shown, "csv": formats.csv(table), "tex": formats.latex(table, origin)}
         for suffix, text in texts.items():
@@ -92,7 +66,7 @@ def main(options: Tables, words: list[str]) -> None:
         if not written:
             print(markdown.for_terminal(shown))
         written.append(table.name)
-    strips = norm_strips(found.cells)
+    strips = norm_strips(records.cells)
     if strips is not None:
         atomic.write(folder / "norms.png", lambda file: strips.savefig(file, format="png", metadata={"Software": None}))
     print(f"tables: {folder}/<table>.md, .csv, .tex of {', '.join(written)}{'; norms.png' if strips else ''}")

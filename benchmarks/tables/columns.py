@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
+from benchmarks.tables import model_names
+from benchmarks.tables.model_names import twins
 from benchmarks.tables.published import Published
 from benchmarks.tables.scored_records import ScoredRecord
 from regvit_lightning import records, statistics
@@ -24,25 +25,24 @@ class TableRow:
 
     Attributes:
         model: id, or name of a predictor that has no backbone.
-        part: of the model, empty where rows are whole models.
-        place: of the part among those of the model.
-        floor: of chance, of a constant, or of untrained weights.
+        part: token, block or number of registers, empty where rows are whole models.
+        index: of the part among the parts of the model.
+        floor: whether the row is chance, a constant, or untrained weights.
     """
 
     model: str
     part: str = ""
-    place: int = field(default=0, compare=False)
+    index: int = field(default=0, compare=False)
     floor: bool = False
 
     def order(self) -> tuple[bool, bool, str, str, int, int, str, str]:
-        """Floors first, those without a backbone before untrained models; then by name and number of registers.
+        """Sort key: floors first, those without a backbone before untrained models; then name, number of registers.
 
         Runs with a tag follow the run without one.
         """
-        registers = re.search(r"_reg(\d+)", self.model)
-        untrained, bare = self.model.startswith("random-"), re.sub(r"_reg\d+", "", self.model)
-        count = int(registers[1]) if registers else 0
-        return not self.floor, untrained, without_tag(bare), bare, count, self.place, self.model, self.part
+        family, count = model_names.family(self.model), model_names.registers(self.model)
+        untrained = model_names.is_untrained(self.model)
+        return not self.floor, untrained, without_tag(family), family, count, self.index, self.model, self.part
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Column:
         name: heading, `<task> <metric>` where it is empty.
         better: +1 where higher is better, -1 where lower is, 0 where neither.
         unit: of the metric.
-        decimals: shown.
-        place: columns are sorted by it.
+        decimals: number of digits that are shown after the point.
+        rank: columns are sorted by it.
     """
 
     task: str
@@ -64,15 +64,15 @@ class Column:
     better: int = field(default=1, compare=False)
     unit: str = field(default="%", compare=False)
     decimals: int = field(default=1, compare=False)
-    place: tuple[Any, ...] = field(default=(), compare=False)
+    rank: tuple[Any, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One number of one record, and where it stands.
+    """One number of one record, with its row and its column.
 
     Attributes:
-        floor: it is of a predictor without a backbone, not of the record's model.
+        floor: whether the number is of a predictor without a backbone, not of the record's model.
     """
 
     row: TableRow
@@ -83,13 +83,13 @@ class Measured:
 
     @property
     def interval(self) -> Interval | None:
-        """95 %, of the metric itself."""
-        kept = None if self.floor else self.cell.record.intervals.get(self.column.metric)
-        return None if kept is None else (kept[0], kept[1])
+        """95 % bootstrap interval of the metric over test images, where the record has one."""
+        ends = None if self.floor else self.cell.record.intervals.get(self.column.metric)
+        return None if ends is None else (ends[0], ends[1])
 
     @property
     def scores(self) -> Scores | None:
-        """Of single images."""
+        """Scores of single images, where they lie beside the record."""
         return None if self.floor else self.cell.scores.get(self.column.metric)
 
 
@@ -98,12 +98,12 @@ BySeed = Mapping[int, Measured]
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two means over seeds.
+    """Difference of two means over seeds.
 
     Attributes:
         value: second minus first.
-        interval: 95 % of it, None where neither scores of images nor intervals are kept.
-        paired: over the same images; else as of independent ones.
+        interval: 95 % interval of it, None where neither scores of images nor intervals are kept.
+        paired: whether the interval is over the same images; else it is as of independent ones.
     """
 
     value: float
@@ -117,37 +117,36 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class OverSeeds:
-    """Values of one number, by seed."""
-
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Over seeds."""
-        return fmean(self.values)
-
-    @property
-    def deviation(self) -> float | None:
-        """Sample standard deviation over seeds."""
-        return stdev(self.values) if len(self.values) > 1 else None
-
-
-@dataclass(frozen=True)
-class Score(OverSeeds):
+class Score:
     """A number of a table.
 
     Attributes:
+        values: one for each seed, seeds rising.
+        cells: the records that the values come from, in the same order.
+        interval: 95 % interval of a single seed's value over test images, where the record has one.
         change: against the twin without registers.
         best: beats all others of its column by more than the interval of the difference.
         marks: keys of `MARKS`.
         published: what others report of this model under this protocol.
     """
 
+    values: tuple[float, ...]
+    cells: tuple[ScoredRecord, ...] = ()
+    interval: Interval | None = None
     change: Difference | None = None
     best: bool = False
     marks: str = ""
     published: Published | None = None
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds."""
+        return fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """Sample standard deviation over seeds, None for a single one."""
+        return stdev(self.values) if len(self.values) > 1 else None
 
 
 MARKS = {
@@ -160,13 +159,13 @@ MARKS = {
 
 @dataclass(frozen=True)
 class Table:
-    """Scores by row and column, in the order they are shown.
+    """Scores by row and column, in the order in which they are shown.
 
     Attributes:
-        name: of its files.
-        title: what it is.
-        labels: headings of a row's own columns, one or two.
-        seeds: by row.
+        name: of the table's files.
+        title: what the table shows.
+        labels: headings of the columns that name a row, one or two.
+        seeds: number of seeds by row.
         footnotes: a line for each task and protocol.
     """
 
@@ -191,14 +190,9 @@ class Table:
         return any(score.published for (_, own), score in self.scores.items() if own == column)
 
 
-def twins(model: str) -> list[str]:
-    """Ids that the same model without registers may have: ours say `_reg0`, timm's say nothing."""
-    return [re.sub(r"_reg\d+", "_reg0", model), re.sub(r"_reg\d+", "", model)]
-
-
 def same_part_of_twin(row: TableRow) -> list[TableRow]:
     """The same part of the models that may be the same without registers."""
-    return [TableRow(name, row.part, row.place, row.floor) for name in twins(row.model)]
+    return [TableRow(name, row.part, row.index, row.floor) for name in twins(row.model)]
 
 
 Lookup = Callable[[TableRow, Column, Record], Published | None]
@@ -217,35 +211,41 @@ def build(
 
     Args:
         marks: of each record, by `key`.
-        published: what others report.
+        published: looks up what others report.
         name, title, labels: of the table.
-        twin_rows: those that may be a row without registers.
+        twin_rows: gives the rows that may be the same model without registers.
     """
     groups: dict[tuple[TableRow, Column], dict[int, Measured]] = {}
     for number in measured:
         groups.setdefault((number.row, number.column), {})[number.cell.record.seed] = number
     groups = {key: dict(sorted(group.items())) for key, group in groups.items()}
     rows = sorted({row for row, _ in groups}, key=TableRow.order)
-    columns = sorted({column for _, column in groups}, key=lambda c: (c.place, c.protocol, c.metric))
+    columns = sorted({column for _, column in groups}, key=lambda c: (c.rank, c.protocol, c.metric))
     best = {best_row(column, {r: groups[r, column] for r in rows if (r, column) in groups}) for column in columns}
-    found = {}
+    scores = {}
     for (row, column), group in groups.items():
+        numbers = list(group.values())
         others = (groups.get((other, column)) for other in twin_rows(row) if other != row)
         twin = next((other for other in others if other), None)
-        found[row, column] = Score(
-            tuple(number.value for number in group.values()),
-            difference(column, twin, group) if twin else None,
-            (row, column) in best,
-            "".join(sorted({mark for number in group.values() for mark in marks.get(key(number.cell.record), "")})),
-            published(row, column, next(iter(group.values())).cell.record),
+        scores[row, column] = Score(
+            values=tuple(number.value for number in numbers),
+            cells=tuple(number.cell for number in numbers),
+            interval=numbers[0].interval if len(numbers) == 1 else None,
+            change=difference(column, twin, group) if twin else None,
+            best=(row, column) in best,
+            marks="".join(sorted({mark for number in numbers for mark in marks.get(key(number.cell.record), "")})),
+            published=published(row, column, numbers[0].cell.record),
         )
-    seeds = {row: len({seed for (own, _), group in groups.items() if own == row for seed in group}) for row in rows}
+    seeds = {row: len({seed for (other, _), group in groups.items() if other == row for seed in group}) for row in rows}
     notes = sorted({footnote(number.cell.record) for number in measured})
-    return Table(name, title, labels, rows, columns, found, seeds, notes)
+    return Table(name, title, labels, rows, columns, scores, seeds, notes)
 
 
 def difference(column: Column, old: BySeed, new: BySeed) -> Difference:
-    """Of the means over seeds, paired over images where both sides have scores of the same seeds and images."""
+    """Difference of the means over seeds, new minus old.
+
+    Its interval is paired over images where both sides have scores of the same seeds and images.
+    """
     value = fmean(n.value for n in new.values()) - fmean(o.value for o in old.values())
     pairs = _pairs(old, new)
     if pairs:
@@ -271,9 +271,8 @@ def _pairs(old: BySeed, new: BySeed) -> list[tuple[Scores, Scores]]:
 
 def _interval(side: BySeed) -> tuple[float, Interval] | None:
     """Mean over seeds, and its interval over images, which are the same for all seeds."""
-    kept = [number.interval for number in side.values()]
-    known = [interval for interval in kept if interval is not None]
-    if len(known) < len(kept):
+    known = [number.interval for number in side.values() if number.interval is not None]
+    if len(known) < len(side):
         return None
     low, high = (fmean(ends) for ends in zip(*known, strict=True))
     return fmean(number.value for number in side.values()), (low, high)
@@ -293,39 +292,47 @@ def best_row(column: Column, groups: Mapping[TableRow, BySeed]) -> tuple[TableRo
 # ---------------------------------------------------------------------------------------------------- from records
 
 
-def row_of(record: Record, part: str = "", place: int = 0) -> TableRow:
+def register_count(record: Record) -> int:
+    """Number of registers of the record's model, 0 where its backbone says nothing of them."""
+    count = record.backbone.get("num_registers", 0)
+    return count if isinstance(count, int) else 0
+
+
+def row_of(record: Record, part: str = "", index: int = 0) -> TableRow:
     """The row of a record's model."""
-    return TableRow(record.model, part, place, record.model.startswith("random-"))
+    return TableRow(record.model, part, index, model_names.is_untrained(record.model))
 
 
-def column_of(record: Record, metric: str, name: str = "", place: tuple[Any, ...] = (), **facts: Any) -> Column:
-    """The column of one metric of a record, with its facts from the record where `facts` does not say them."""
+def column_of(record: Record, metric: str, name: str = "", rank: tuple[Any, ...] = (), **facts: Any) -> Column:
+    """The column of one metric of a record; direction, unit and decimals from `facts`, else from the record."""
     known = record.columns.get(metric, {}) | facts
-    return Column(record.task, protocol_key(record), metric, name, place=place, **known)
+    return Column(record.task, protocol_key(record), metric, name, rank=rank, **known)
 
 
 def numbers_of(cell: ScoredRecord, column: Column) -> list[Measured]:
-    """What a record says in a column: its model's metric and the floors'."""
+    """A record's numbers in a column: that of its model, and those of the floors."""
     record, metric = cell.record, column.metric
-    found = [Measured(row_of(record), column, record.metrics[metric], cell)] if metric in record.metrics else []
-    floors = {name: kept[metric] for name, kept in record.floors.items() if metric in kept}
-    return found + [Measured(TableRow(name, floor=True), column, value, cell, True) for name, value in floors.items()]
+    numbers = [Measured(row_of(record), column, record.metrics[metric], cell)] if metric in record.metrics else []
+    for name, metrics in record.floors.items():
+        if metric in metrics:
+            numbers.append(Measured(TableRow(name, floor=True), column, metrics[metric], cell, floor=True))
+    return numbers
 
 
 def overview(cells: Sequence[ScoredRecord]) -> list[Measured]:
     """Every metric that records want in tables."""
-    found = []
+    numbers = []
     for cell in cells:
-        for number, metric in enumerate(cell.record.columns):
-            found += numbers_of(cell, column_of(cell.record, metric, place=(cell.record.task, number)))
-    return found
+        for index, metric in enumerate(cell.record.columns):
+            numbers += numbers_of(cell, column_of(cell.record, metric, rank=(cell.record.task, index)))
+    return numbers
 
 
 def protocol_key(record: Record) -> str:
     """Six digits that tell one set of task settings, and of labels, from another."""
-    kept = {key: value for key, value in record.settings.items() if key not in records.FREE_TO_CHANGE}
-    kept["layout"] = record.layout
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:6]
+    facts = {key: value for key, value in record.settings.items() if key not in records.FREE_TO_CHANGE}
+    facts["layout"] = record.layout
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def footnote(record: Record) -> str:
@@ -343,12 +350,12 @@ def marks(cells: Sequence[ScoredRecord], versions: Mapping[str, int]) -> dict[st
     """What is doubtful about each record, by `key`, in keys of `MARKS`.
 
     Args:
-        versions: of the protocols as they are now, by task; a task that is not there is not judged.
+        versions: present version of each task's protocol; a task that is not there gets no mark for it.
     """
     newest: dict[tuple[str, int], Record] = {}
     for cell in sorted(cells, key=lambda cell: cell.record.provenance.get("date", "")):
         newest[cell.record.model, cell.record.seed] = cell.record
-    found = {}
+    marks_by_record = {}
     for cell in cells:
         record = cell.record
         now = versions.get(record.task, record.settings.get("version"))
@@ -357,5 +364,5 @@ def marks(cells: Sequence[ScoredRecord], versions: Mapping[str, int]) -> dict[st
             "s": record.weights != newest[record.model, record.seed].weights,
             "v": record.settings.get("version", now) != now,
         }
-        found[key(record)] = "".join(mark for mark, applies in doubts.items() if applies)
-    return found
+        marks_by_record[key(record)] = "".join(mark for mark, applies in doubts.items() if applies)
+    return marks_by_record

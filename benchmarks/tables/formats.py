@@ -20,22 +20,22 @@ class Origin:
 
     Attributes:
         data: name of the data.
-        kept: all records of it.
+        records: all records of it.
         command: that makes the table.
     """
 
     data: str
-    kept: ScoredRecords
+    records: ScoredRecords
     command: str
 
     def line(self) -> str:
         """Data, date of the newest record, commits, command."""
-        return f"Data: {self.data}. {made(self.kept)}. Made by `{self.command}`."
+        return f"Data: {self.data}. {made(self.records)}. Made by `{self.command}`."
 
 
-def made(kept: ScoredRecords) -> str:
+def made(records: ScoredRecords) -> str:
     """Date of the newest record, and the commits of all, the newest first."""
-    provenance = [cell.record.provenance for cell in kept.cells]
+    provenance = [cell.record.provenance for cell in records.cells]
     newest = sorted(((p.get("date", ""), p.get("commit", "")) for p in provenance), reverse=True)
     commits = list(dict.fromkeys(commit[:10] for _, commit in newest if commit))
     more = f" and {len(commits) - COMMITS_SHOWN} more" if len(commits) > COMMITS_SHOWN else ""
@@ -48,11 +48,17 @@ def made(kept: ScoredRecords) -> str:
 
 def change_shown(change: Difference, decimals: int) -> str:
     """`+1.3 [0.2, 2.4]`: the difference and its interval."""
-    interval = "" if change.interval is None else " [{:z.{d}f}, {:z.{d}f}]".format(*change.interval, d=decimals)
-    return f"{change.value:+z.{decimals}f}{interval}"
+    return " ".join(filter(None, change_parts(change, decimals)))
 
 
-def _marks(score: Score) -> str:
+def change_parts(change: Difference, decimals: int) -> tuple[str, str]:
+    """`+1.3` and `[0.2, 2.4]`: the difference, and its interval or nothing."""
+    interval = "" if change.interval is None else "[{:z.{d}f}, {:z.{d}f}]".format(*change.interval, d=decimals)
+    return f"{change.value:+z.{decimals}f}", interval
+
+
+def marks_of(score: Score) -> str:
+    """Keys of `MARKS` that apply to a score and to its change."""
     unpaired = score.change is not None and score.change.interval is not None and not score.change.paired
     return score.marks + ("u" if unpaired else "")
 
@@ -68,14 +74,14 @@ def _cell(score: Score | None, column: Column) -> tuple[str, str]:
 
 def _in_markdown(score: Score | None, column: Column) -> str:
     number, change = _cell(score, column)
-    raised = "".join(RAISED[mark] for mark in _marks(score)) if score else ""
+    raised = "".join(RAISED[mark] for mark in marks_of(score)) if score else ""
     bold = f"**{number}**" if score and score.best else number
     return f"{bold}{change}{raised}"
 
 
 def _in_latex(score: Score | None, column: Column) -> str:
     number, change = (text.replace("±", r"$\pm$").replace("–", "--") for text in _cell(score, column))
-    raised = f"$^{{{_marks(score)}}}$" if score and _marks(score) else ""
+    raised = f"$^{{{marks_of(score)}}}$" if score and marks_of(score) else ""
     bold = rf"\textbf{{{number}}}" if score and score.best else number
     return f"{bold}{change}{raised}"
 
@@ -97,7 +103,8 @@ def source_of(score: Score) -> str:
     return f"{entry.source}: {entry.protocol.words}{differs}"
 
 
-def _sources(table: Table) -> list[str]:
+def sources_of(table: Table) -> list[str]:
+    """Sources of all published numbers of a table, in the order of their numbers in brackets."""
     return sorted({source_of(score) for score in table.scores.values() if score.published})
 
 
@@ -123,15 +130,15 @@ def markdown(table: Table, origin: Origin) -> str:
     safe = [[cell.replace("|", r"\|") for cell in row] for row in cells]
     heading = [table.title, ""] if table.title else []
     lines = [*heading, origin.line(), "", aligned(safe), ""]
-    said = [*notes(table), *table.footnotes, *(f"skipped: {line}" for line in origin.kept.skipped)]
-    lines += [f"- {note}" for note in said]
-    lines += [f"- [{number}] {source}" for number, source in enumerate(_sources(table), 1)]
+    skipped = [f"skipped: {line}" for line in origin.records.skipped]
+    lines += [f"- {note}" for note in (*notes(table), *table.footnotes, *skipped)]
+    lines += [f"- [{number}] {source}" for number, source in enumerate(sources_of(table), 1)]
     return "\n".join(lines) + "\n"
 
 
 def _grid(table: Table, cell: Callable[[Score | None, Column], str]) -> list[list[str]]:
     """Headings and rows, with a column of published numbers behind each that has any."""
-    sources, heads = _sources(table), [*table.labels]
+    sources, heads = sources_of(table), [*table.labels]
     for column, title in zip(table.columns, table.titles(), strict=True):
         heads += [title + (" ↓" if column.better < 0 else "")] + [f"{title} published"] * table.has_published(column)
     rows = [heads]
@@ -147,20 +154,24 @@ def _grid(table: Table, cell: Callable[[Score | None, Column], str]) -> list[lis
 
 def notes(table: Table) -> list[str]:
     """Units, and what brackets, bold and marks mean in this table."""
-    shown = list(table.scores.values())
-    said = [_units(table)]
+    return [_units(table), *meanings(table)]
+
+
+def meanings(table: Table) -> list[str]:
+    """What brackets, bold and marks mean in this table, a line for each kind that occurs."""
+    shown, lines = list(table.scores.values()), []
     if any(score.deviation is not None for score in shown):
-        said.append("mean ± standard deviation over seeds")
+        lines.append("mean ± standard deviation over seeds")
     if any(score.change for score in shown):
-        said.append("(in brackets): the change against the same model without registers")
+        lines.append("(in brackets): the change against the same model without registers")
     if any(score.change and score.change.interval for score in shown):
-        said[-1] += f", {INTERVAL}"
+        lines[-1] += f", {INTERVAL}"
     if any(score.best for score in shown):
-        said.append("bold: better than every other model by more than the interval of the difference")
+        lines.append("bold: better than every other model by more than the interval of the difference")
     if any(score.published for score in shown):
-        said.append("published: the value, (what is measured here less that value), [its source]")
-    marks = {mark for score in shown for mark in _marks(score)}
-    return said + [f"{RAISED[mark]}: {words}" for mark, words in MARKS.items() if mark in marks]
+        lines.append("published: the value, (what is measured here less that value), [its source]")
+    marks = {mark for score in shown for mark in marks_of(score)}
+    return lines + [f"{RAISED[mark]}: {words}" for mark, words in MARKS.items() if mark in marks]
 
 
 def _units(table: Table) -> str:
@@ -203,7 +214,7 @@ def _plain(score: Score | None, published: bool) -> list[str]:
     change = score.change
     interval = change.interval if change and change.interval else (None, None)
     numbers = [score.mean, score.deviation, change.value if change else None, *interval]
-    cells = ["" if number is None else f"{number:.4f}" for number in numbers] + [_marks(score)]
+    cells = ["" if number is None else f"{number:.4f}" for number in numbers] + [marks_of(score)]
     entry = score.published
     return cells + ([f"{entry.value:g}" if entry else "", entry.source if entry else ""] if published else [])
 
@@ -215,12 +226,13 @@ def latex(table: Table, origin: Origin) -> str:
     lines = [[escaped(head).replace("↓", r"$\downarrow$") for head in heads]]
     lines += [[*map(escaped, row[:labels]), *row[labels:]] for row in rows]
     top, *below = (" & ".join(line) + r" \\" for line in lines)
-    marks = {mark for score in table.scores.values() for mark in _marks(score)}
-    said = [*filter(None, [table.title]), origin.line(), *(f"{mark}: {MARKS[mark]}" for mark in MARKS if mark in marks)]
-    said += [f"[{number}] {source}" for number, source in enumerate(_sources(table), 1)]
+    marks = {mark for score in table.scores.values() for mark in marks_of(score)}
+    comments = [*filter(None, [table.title]), origin.line()]
+    comments += [f"{mark}: {words}" for mark, words in MARKS.items() if mark in marks]
+    comments += [f"[{number}] {source}" for number, source in enumerate(sources_of(table), 1)]
     columns = "l" * labels + "r" * (len(heads) - labels)
     body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", top, r"\midrule", *below, r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([*(f"% {line}" for line in said), *body]) + "\n"
+    return "\n".join([*(f"% {line}" for line in comments), *body]) + "\n"
 
 
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}

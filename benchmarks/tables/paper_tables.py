@@ -4,12 +4,21 @@ Source: Darcet et al. 2023 (arXiv 2309.16588). Each table has the paper's column
 records. What the paper measures with DINOv2-g and twelve more data sets is measured here with any model on its data.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.tables.columns import Measured, TableRow, column_of, key, numbers_of, row_of, same_part_of_twin, twins
+from benchmarks.tables.columns import (
+    Measured,
+    TableRow,
+    column_of,
+    key,
+    numbers_of,
+    register_count,
+    row_of,
+    same_part_of_twin,
+)
+from benchmarks.tables.model_names import family, twins
 from benchmarks.tables.scored_records import ScoredRecord
 
 Measures = Callable[[Sequence[ScoredRecord]], list[Measured]]
@@ -23,11 +32,11 @@ class PaperTable:
     """One table.
 
     Attributes:
-        name: of its files.
-        title: what it is.
-        labels: headings of a row's own columns.
-        measures: its numbers from records; none where a record lacks what the table is about.
-        twin_rows: those that may be a row without registers.
+        name: of the table's files.
+        title: what the table shows.
+        labels: headings of the columns that name a row.
+        measures: makes its numbers from records; none where the records lack what the table is about.
+        twin_rows: gives the rows that may be the same model without registers.
     """
 
     name: str
@@ -41,12 +50,12 @@ def metrics(*columns: Named) -> Measures:
     """Metrics of tasks, as the overview has them."""
 
     def measures(cells: Sequence[ScoredRecord]) -> list[Measured]:
-        found = []
+        numbers = []
         for cell in cells:
-            for place, (task, metric, heading) in enumerate(columns):
+            for index, (task, metric, heading) in enumerate(columns):
                 if cell.record.task == task and metric in cell.record.columns:
-                    found += numbers_of(cell, column_of(cell.record, metric, heading, (place,)))
-        return found
+                    numbers += numbers_of(cell, column_of(cell.record, metric, heading, (index,)))
+        return numbers
 
     return measures
 
@@ -63,72 +72,80 @@ FROZEN: tuple[Named, ...] = (
 
 
 def reports(cells: Sequence[ScoredRecord]) -> list[ScoredRecord]:
-    """Those of artifact reports, in the order of their names."""
+    """Cells of artifact reports, in the order of their names."""
     found = [cell for cell in cells if "norms_of_last_block" in cell.record.protocol]
     return sorted(found, key=lambda cell: key(cell.record))
 
 
+def report_of_each_model(cells: Sequence[ScoredRecord]) -> list[ScoredRecord]:
+    """The artifact report of the first seed of each model, in the order of the rows."""
+    first: dict[str, ScoredRecord] = {}
+    for cell in sorted(reports(cells), key=lambda cell: (row_of(cell.record).order(), cell.record.seed)):
+        first.setdefault(cell.record.model, cell)
+    return list(first.values())
+
+
 def _number(
-    cell: ScoredRecord, row: TableRow, value: Any, metric: str, heading: str, place: int, **facts: Any
+    cell: ScoredRecord, row: TableRow, value: Any, metric: str, heading: str, index: int, **facts: Any
 ) -> list[Measured]:
     """One number of a report; none where the report could not measure it."""
     if value is None:
         return []
-    return [Measured(row, column_of(cell.record, metric, heading, (place,), **facts), float(value), cell)]
+    return [Measured(row, column_of(cell.record, metric, heading, (index,), **facts), float(value), cell)]
 
 
 def single_tokens(spread: bool) -> Measures:
     """Class of the image from one token (Table 1), with the deviation over draws of the token (Table 6)."""
 
     def measures(cells: Sequence[ScoredRecord]) -> list[Measured]:
-        found = []
+        numbers = []
         for cell in reports(cells):
-            held = cell.record.protocol["single_tokens"]
-            for place, token in enumerate(token for token in ("CLS", "normal", "outlier") if held.get(token)):
-                row = row_of(cell.record, token, place)
-                found += _number(cell, row, held[token]["top1"], "single_token_top1", "top-1", 0, **TOP1)
+            scores = cell.record.protocol["single_tokens"]
+            for index, token in enumerate(token for token in ("CLS", "normal", "outlier") if scores.get(token)):
+                row = row_of(cell.record, token, index)
+                numbers += _number(cell, row, scores[token]["top1"], "single_token_top1", "top-1", 0, **TOP1)
                 if spread and token != "CLS":
-                    deviation = held[token]["std_over_draws"]
+                    deviation = scores[token]["std_over_draws"]
                     facts = {**TOP1, "better": 0}
-                    found += _number(cell, row, deviation, "single_token_std", "std over draws", 1, **facts)
-        return found
+                    numbers += _number(cell, row, deviation, "single_token_std", "std over draws", 1, **facts)
+        return numbers
 
     return measures
 
 
 def registers_hold(cells: Sequence[ScoredRecord]) -> list[Measured]:
     """Class of the image from CLS, a normal patch, an outlier patch, a register (Table 4)."""
-    found = []
+    numbers = []
     for cell in reports(cells):
-        held = {token: score["top1"] for token, score in cell.record.protocol["single_tokens"].items() if score}
+        scores = {token: score["top1"] for token, score in cell.record.protocol["single_tokens"].items() if score}
         row = _by_registers(cell)
         names = {"CLS": "[CLS]", "normal": "normal patch", "outlier": "outlier patch"}
-        for place, (token, heading) in enumerate(names.items()):
-            found += _number(cell, row, held.get(token), f"single_token_{token}", heading, place, **TOP1)
-        registers = [top1 for token, top1 in held.items() if token.startswith("reg_")]
+        for index, (token, heading) in enumerate(names.items()):
+            numbers += _number(cell, row, scores.get(token), f"single_token_{token}", heading, index, **TOP1)
+        registers = [top1 for token, top1 in scores.items() if token.startswith("reg_")]
         mean = sum(registers) / len(registers) if registers else None
-        found += _number(cell, row, mean, "single_token_registers", "register (mean)", len(names), **TOP1)
-    return found
+        numbers += _number(cell, row, mean, "single_token_registers", "register (mean)", len(names), **TOP1)
+    return numbers
 
 
 def local_information(cells: Sequence[ScoredRecord]) -> list[Measured]:
     """Position and pixels of a normal patch from its token (Table 5)."""
-    found = []
+    numbers = []
     for cell in reports(cells):
         position, pixels = (cell.record.protocol[name].get("normal") or {} for name in ("position", "pixels"))
         row, scale = _by_registers(cell), f"pixels of {cell.record.protocol['pixel_scale']}"
         less = {"better": -1, "decimals": 2}
-        found += _number(cell, row, position.get("top1"), "position_top1", "position top-1", 0, **TOP1)
+        numbers += _number(cell, row, position.get("top1"), "position_top1", "position top-1", 0, **TOP1)
         far = position.get("distance")
-        found += _number(cell, row, far, "position_distance", "position distance", 1, unit="patches", **less)
-        found += _number(cell, row, pixels.get("l2"), "pixel_l2", "reconstruction L2 error", 2, unit=scale, **less)
+        numbers += _number(cell, row, far, "position_distance", "position distance", 1, unit="patches", **less)
+        numbers += _number(cell, row, pixels.get("l2"), "pixel_l2", "reconstruction L2 error", 2, unit=scale, **less)
         rms = pixels.get("rms")
-        found += _number(cell, row, rms, "pixel_rms", "reconstruction rms error", 3, unit=scale, **less)
-    return found
+        numbers += _number(cell, row, rms, "pixel_rms", "reconstruction rms error", 3, unit=scale, **less)
+    return numbers
 
 
 def _by_registers(cell: ScoredRecord) -> TableRow:
-    return row_of(cell.record, str(cell.record.backbone["num_registers"]))
+    return row_of(cell.record, str(register_count(cell.record)))
 
 
 LEVELS = {0.01: "norm at 1 %", 0.5: "median norm", 0.99: "norm at 99 %", 1.0: "largest norm"}
@@ -138,17 +155,19 @@ SHARE = {"better": 0, "unit": "% of patches", "decimals": 2}
 
 def norms_by_block(cells: Sequence[ScoredRecord]) -> list[Measured]:
     """Norms of patches after every block, and the share of outliers by the report's rule (Fig. 4a; 4c over models)."""
-    found = []
+    numbers = []
     for cell in reports(cells):
         protocol, rule = cell.record.protocol, cell.record.settings["rule"]
         levels, shares = protocol["norms_by_block"]["levels"], protocol["findings"][rule]["shares"]
         for block, share in enumerate(shares, 1):
             row = row_of(cell.record, str(block), block)
             norms = dict(zip(levels, protocol["norms_by_block"]["patches"][block - 1], strict=True))
-            for place, (level, heading) in enumerate(LEVELS.items()):
-                found += _number(cell, row, norms[level], f"norm_{level:g}", heading, place, **NORM)
-            found += _number(cell, row, 100 * share, "block_outlier_share", f"outliers ({rule})", len(LEVELS), **SHARE)
-    return found
+            for index, (level, heading) in enumerate(LEVELS.items()):
+                numbers += _number(cell, row, norms[level], f"norm_{level:g}", heading, index, **NORM)
+            numbers += _number(
+                cell, row, 100 * share, "block_outlier_share", f"outliers ({rule})", len(LEVELS), **SHARE
+            )
+    return numbers
 
 
 QUANTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
@@ -156,51 +175,45 @@ QUANTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 
 def norms_of_last_block(cells: Sequence[ScoredRecord]) -> list[Measured]:
     """Norms of patches after the last block: quantiles of the strips (Fig. 7)."""
-    found = []
+    numbers = []
     for cell in reports(cells):
         strip = cell.record.protocol["norms_of_last_block"]
-        for place, percent in enumerate(QUANTILES):
+        for index, percent in enumerate(QUANTILES):
             value = strip[round(percent / 100 * (len(strip) - 1))]
-            found += _number(cell, row_of(cell.record), value, f"norm_{percent}", f"{percent} %", place, **NORM)
-    return found
+            numbers += _number(cell, row_of(cell.record), value, f"norm_{percent}", f"{percent} %", index, **NORM)
+    return numbers
 
 
 def costs(cells: Sequence[ScoredRecord]) -> list[Measured]:
     """Parameters and multiply-adds against the number of registers (Fig. 12), once for each kind of model."""
-    found, whole = [], {"better": 0, "unit": "millions", "decimals": 2}
+    numbers, whole = [], {"better": 0, "unit": "millions", "decimals": 2}
     more = {"better": 0, "unit": "% above none", "decimals": 3}
-    kinds = {bare(cell.record.model): cell for cell in reports(cells) if not row_of(cell.record).floor}
+    kinds = {family(cell.record.model): cell for cell in reports(cells) if not row_of(cell.record).floor}
     for model, cell in kinds.items():
         for cost in cell.record.protocol["cost"]:
             row = TableRow(model, str(cost["registers"]), cost["registers"])
-            found += _number(cell, row, cost["parameters"] / 1e6, "parameters", "parameters", 0, **whole)
-            found += _number(cell, row, cost["more_parameters"], "more_parameters", "more parameters", 1, **more)
-            found += _number(cell, row, cost["macs"] / 1e6, "macs", "multiply-adds", 2, **whole)
-            found += _number(cell, row, cost["more_macs"], "more_macs", "more multiply-adds", 3, **more)
-    return found
+            numbers += _number(cell, row, cost["parameters"] / 1e6, "parameters", "parameters", 0, **whole)
+            numbers += _number(cell, row, cost["more_parameters"], "more_parameters", "more parameters", 1, **more)
+            numbers += _number(cell, row, cost["macs"] / 1e6, "macs", "multiply-adds", 2, **whole)
+            numbers += _number(cell, row, cost["more_macs"], "more_macs", "more multiply-adds", 3, **more)
+    return numbers
 
 
 # ------------------------------------------------------------------------------------------------ number of registers
 
 
-def bare(model: str) -> str:
-    """The id without its number of registers."""
-    return re.sub(r"_reg\d+", "", model)
-
-
 def by_registers(cells: Sequence[ScoredRecord]) -> list[Measured]:
     """Table 2a over numbers of registers (Fig. 8); for models that have at least two such numbers."""
-    found = []
+    numbers = []
     for number in metrics(*FROZEN)(cells):
         record = number.cell.record
         if number.row.model == record.model and not number.row.floor:
-            count = record.backbone["num_registers"]
-            found.append(
-                Measured(TableRow(bare(record.model), str(count), count), number.column, number.value, number.cell)
-            )
-    counts = {(number.row.model, number.row.part) for number in found}
+            count = register_count(record)
+            row = TableRow(family(record.model), str(count), count)
+            numbers.append(Measured(row, number.column, number.value, number.cell))
+    counts = {(number.row.model, number.row.part) for number in numbers}
     models = [model for model, _ in counts]
-    return [number for number in found if models.count(number.row.model) > 1]
+    return [number for number in numbers if models.count(number.row.model) > 1]
 
 
 def none_of_them(row: TableRow) -> list[TableRow]:

@@ -1,31 +1,37 @@
-"""Cells as they are kept: records with the scores of single images, in a folder of results or in a commit of git."""
+"""The records of one data set with the scores of single images, from a folder of results or from a commit of git."""
 
 import io
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.tables.record_checks import fault
 from regvit_lightning import records, statistics
-from regvit_lightning.errors import UserError
+from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.records import Record
+from regvit_lightning.runtime import git
 from regvit_lightning.statistics import Scores
 
 
 @dataclass(frozen=True)
 class ScoredRecord:
-    """A record, and scores of single images by metric where it has some."""
+    """A record, and scores of single images by metric where it has some.
+
+    Attributes:
+        file: where the record lies, in a folder or in a commit.
+    """
 
     record: Record
     scores: Mapping[str, Scores]
+    file: Path = Path()
 
 
 @dataclass(frozen=True)
 class ScoredRecords:
-    """What is kept of one data set.
+    """All usable records of one data set.
 
     Attributes:
-        name: of the place, for a person.
+        name: of the folder or the revision that they come from, for a person.
         cells: in the order of their files.
         skipped: a line for each file that is not used, and why.
     """
@@ -36,103 +42,118 @@ class ScoredRecords:
 
     @property
     def records(self) -> list[Record]:
-        """Of all cells."""
+        """Records of all cells."""
         return [cell.record for cell in self.cells]
 
 
-def read_scored_records(results: Path, data: str, place: str = "") -> ScoredRecords:
+def data_name(data: str) -> str:
+    """Name of the data that a user gave by its name or, with a slash, by the folder of its images."""
+    return Path(data).resolve().name if "/" in data else data
+
+
+def read_scored_records(results: Path, data: str, source: str = "") -> ScoredRecords:
     """Cells of one data set.
 
     Args:
         results: folder of the results.
         data: name of the data.
-        place: another folder of results, or of a checkout that has `results`; or a revision of the repository that
+        source: another folder of results, or of a checkout that has `results`; or a revision of the repository that
             `results` lies in; empty for `results` itself.
 
     Raises:
         UserError: there is no such folder or revision, or nothing in it.
     """
-    folder = Path(place) if place else results
+    folder = Path(source) if source else results
+    advice = f"make some with: make eval DATA={data} …"
     if folder.is_dir():
         inside = folder if (folder / data / "cells").is_dir() else folder / results.name
-        kept = _read(_in_folder(inside / data / "cells"), str(folder))
-    elif place:
-        kept = _read(_in_commit(results, data, place), place)
+        below = inside / data / "cells"
+        files, unreadable = _in_folder(below)
+        found = parse_files(files, data, str(folder), below)
+        found.skipped.extend(unreadable)
+    elif source:
+        found = parse_files(_in_commit(results, data, source), data, source, Path(results.name) / data / "cells")
     else:
-        raise UserError(f"no folder {folder}; make some records with: make eval DATA={data} …")
-    if not kept.cells:
-        hint = f" ({'; '.join(kept.skipped)})" if kept.skipped else ""
-        where = f"{results / data / 'cells'}{f' of {place}' if place else ''}"
-        raise UserError(f"no record in {where}{hint}; make some with: make eval DATA={data} …")
-    return kept
+        raise UserError(f"no folder {folder}: no record in {results / data / 'cells'}; {advice}")
+    if not found.cells:
+        hint = f" ({'; '.join(found.skipped)})" if found.skipped else ""
+        where = f"{results / data / 'cells'}{f' of {source}' if source else ''}"
+        raise UserError(f"no record in {where}{hint}; {advice}")
+    return found
 
 
-def _read(files: Mapping[str, bytes], name: str) -> ScoredRecords:
-    """Records among `files`, by path below the folder of the cells."""
+def parse_files(files: Mapping[str, bytes], data: str, name: str, folder: Path) -> ScoredRecords:
+    """The usable records among `files`.
+
+    Args:
+        files: contents by path below the folder of the cells, with slashes.
+        data: name of the data.
+        name: of what the files come from, for a person.
+        folder: of the cells, for messages.
+    """
     cells, skipped = [], []
-    for path in sorted(files):
-        if not path.endswith(".json"):
-            continue
+    for path in sorted(path for path in files if path.endswith(".json")):
         try:
-            record = records.parse(files[path], path)
+            record = records.parse(files[path], str(folder / path))
+            if wrong := fault(record, data, path):
+                raise UserError(f"{folder / path}: {wrong}; {records.AGAIN}")
         except UserError as error:
             skipped.append(str(error))
             continue
         try:
-            found = _scores(record, files.get(str(records.scores_path(Path(path)))), path)
+            scores = _scores(record, files.get(str(records.scores_path(Path(path)))), str(folder / path))
         except UserError as error:
-            found = {}
+            scores = {}
             skipped.append(str(error))
-        cells.append(ScoredRecord(record, found))
+        cells.append(ScoredRecord(record, scores, folder / path))
     return ScoredRecords(name, cells, skipped)
 
 
-def _scores(record: Record, content: bytes | None, path: str) -> dict[str, Scores]:
+def _scores(record: Record, content: bytes | None, where: str) -> dict[str, Scores]:
     if not record.scores:
         return {}
     if content is None or statistics.digest(content) != record.scores["digest"]:
-        what = "are missing" if content is None else "are not those of the record"
-        raise UserError(f"{path}: the scores of its images, {record.scores['file']}, {what}; {records.AGAIN}")
+        state = "are missing" if content is None else "are not those of the record"
+        raise UserError(f"{where}: the scores of its images, {record.scores['file']}, {state}; {records.AGAIN}")
     return statistics.unpack(content, record.scores["file"])
 
 
-def _in_folder(cells: Path) -> dict[str, bytes]:
-    files = [file for pattern in ("*/*.json", f"*/*{statistics.SUFFIX}") for file in cells.glob(pattern)]
-    return {file.relative_to(cells).as_posix(): file.read_bytes() for file in files}
+def _in_folder(cells: Path) -> tuple[dict[str, bytes], list[str]]:
+    """Contents of a folder's files by path, and a line for each that cannot be read."""
+    contents, unreadable = {}, []
+    for file in sorted(file for file in cells.rglob("*") if _is_wanted(file.name)):
+        try:
+            contents[file.relative_to(cells).as_posix()] = file.read_bytes()
+        except OSError as error:
+            unreadable.append(f"{file}: not readable ({one_line(error)}); {records.AGAIN}")
+    return contents, unreadable
 
 
 def _in_commit(results: Path, data: str, revision: str) -> dict[str, bytes]:
-    """The same from a commit, without a checkout."""
+    """Contents of a commit's files, without a checkout."""
     folder = results.resolve().parent
-    commit = _git(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    commit = git.output(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if not commit:
         raise UserError(f"{revision}: neither a folder nor a revision of git in {folder}")
     below = f"{results.name}/{data}/cells/"
-    listed = _git(folder, "ls-tree", "-r", "-z", commit.decode().strip(), "--", below).decode()
+    listed = git.output(folder, "ls-tree", "-r", "-z", commit.decode().strip(), "--", below).decode()
     entries = [entry.split("\t", 1) for entry in listed.split("\0") if entry]
-    blobs = {path.removeprefix(below): facts.split()[2] for facts, path in entries if _wanted(path)}
+    blobs = {path.removeprefix(below): facts.split()[2] for facts, path in entries if _is_wanted(path)}
     return dict(zip(blobs, _blobs(folder, list(blobs.values())), strict=True))
 
 
-def _wanted(path: str) -> bool:
+def _is_wanted(path: str) -> bool:
     return path.endswith((".json", statistics.SUFFIX))
 
 
 def _blobs(folder: Path, names: list[str]) -> list[bytes]:
     """Contents of git's objects: one process for all of them."""
-    answer = io.BytesIO(_git(folder, "cat-file", "--batch", given="".join(f"{name}\n" for name in names).encode()))
+    answer = io.BytesIO(
+        git.output(folder, "cat-file", "--batch", given="".join(f"{name}\n" for name in names).encode())
+    )
     contents = []
     for _ in names:
         size = int(answer.readline().split()[2])  # <name> blob <size>
         contents.append(answer.read(size))
         answer.readline()
     return contents
-
-
-def _git(folder: Path, *arguments: str, given: bytes = b"") -> bytes:
-    """Output of git, empty where it fails."""
-    try:
-        done = subprocess.run(["git", *arguments], cwd=folder, input=given, capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return b""
-    return done.stdout

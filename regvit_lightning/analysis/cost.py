@@ -65,9 +65,8 @@ def macs(backbone: Backbone, registers: int, image_size: int) -> int:
 def macs_of_patches(backbone: Backbone, registers: int, patches: int) -> int:
     """`macs` of an image of so many patches, square or not."""
     tokens = backbone.has_cls + registers + patches
-    blocks = backbone.model.blocks
-    weights = sum(module.weight.numel() for module in blocks.modules() if isinstance(module, torch.nn.Linear))
-    return tokens * weights + len(blocks) * 2 * tokens**2 * backbone.embed_dim
+    weights = sum(linear.weight.numel() for linear in backbone.linears())
+    return tokens * weights + backbone.depth * 2 * tokens**2 * backbone.embed_dim
 
 
 def load_shape(name: str, runs: Path, image_size: int = 224) -> Backbone:

@@ -232,11 +232,11 @@ def resolve(data: str, root_needed: bool = True) -> DataSettings:
     if data in settings.names("data"):
         files = settings.find("data", data)
         try:
-            return settings.build(DataSettings, files)
+            return settings.build(DataSettings, files, environment=True)
         except SettingsError:
             if root_needed:
                 raise
-            return settings.build(DataSettings, files, ["root=DATA_ROOT"])
+            return settings.build(DataSettings, files, ["root=DATA_ROOT"], environment=True)
     folder = Path(data)
     if not folder.is_dir():
         hint = settings.nearest(data, settings.names("data"))

@@ -1,46 +1,49 @@
-"""A frozen ViT behind the `Tokens` contract: the only place that knows how many tokens stand before the patches."""
+"""What every frozen backbone is to the rest of the suite: `Tokens` for images, and a few facts about itself."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, overload
 
-import torch
-from timm.layers import Attention as TimmAttention
-from timm.layers import AttentionRope
-from timm.models.beit import Attention as BeitAttention
-from timm.models.beit import Beit
-from timm.models.eva import Eva, EvaAttention
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import weights
-from regvit_lightning.models.tokens import Attention, LastBlock, Projections, Tokens
+from regvit_lightning.models.tokens import LastBlock, Projections, Tokens
+from regvit_lightning.models.transform import SHARE, Transform
 
 
 class Backbone(nn.Module):
-    """A frozen ViT behind the `Tokens` contract; stays in evaluation mode inside a module that trains.
+    """A frozen model behind the `Tokens` contract; stays in evaluation mode inside a module that trains.
+
+    The adapters are `ViTBackbone`, which also shows what is inside the blocks, and `ForeignBackbone`, which gives
+    tokens only: all else of it raises `UserError`.
 
     Args:
-        model: timm's `VisionTransformer`, `Eva` or `Beit`, or a class derived from them; frozen itself, not a copy.
+        model: frozen itself, not a copy.
         name: the id in records (`deit3-vitb_reg16`).
         image_size: side in pixels of the images that the model is made for.
         mean, std: per channel, of images in 0..1.
         source: file that the weights came from, where it is one.
+        share: of the resized short side that the crop of `transform` keeps.
 
     Attributes:
         embed_dim: width D.
-        depth: number of blocks.
-        patch_size: side of a patch in pixels.
+        depth: number of blocks whose tokens can be asked for.
+        patch_size: side in pixels of what one patch token stands for.
         num_registers: R.
         has_cls: there is a CLS token.
         any_size: takes images of any size in multiples of the patch size; else only `image_size`.
-
-    Raises:
-        UserError: the model is not such a ViT, or has two class tokens.
+        transform: from a PIL image or uint8 pixels to (3, image_size, image_size), see `Transform`.
     """
+
+    embed_dim: int
+    depth: int
+    patch_size: int
+    num_registers: int
+    has_cls: bool
+    any_size: bool
 
     def __init__(
         self,
@@ -50,21 +53,15 @@ class Backbone(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         source: Path | None = None,
+        share: float = SHARE,
     ) -> None:
         super().__init__()
-        check_vit(model, name)
         self.model: Any
         self.model = model
         self.name, self.image_size = name, image_size
         self.mean, self.std = tuple(mean), tuple(std)
         self.source = source
-        self.embed_dim: int = self.model.embed_dim
-        self.depth = len(self.model.blocks)
-        self.patch_size: int = self.model.patch_embed.feat_ratio()
-        self.has_cls = self.model.cls_token is not None
-        self._prefix: int = self.model.num_prefix_tokens  # CLS and registers: they stand before the patches
-        self.num_registers = self._prefix - self.has_cls
-        self.any_size = bool(getattr(model, "dynamic_img_size", False))
+        self.transform = Transform(int(image_size / share + 1e-6), image_size, self.mean, self.std)
         self.requires_grad_(False)
         self.train(False)
 
@@ -82,49 +79,24 @@ class Backbone(nn.Module):
         """Does nothing: a frozen backbone stays in evaluation mode."""
         return super().train(False)
 
-    @contextmanager
-    def rewriting_registers(self, rewrite: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
-        """Inside, every pass goes on with `rewrite(block, registers)` in place of the registers that leave a block.
+    @overload
+    def forward(self, images: Tensor, blocks: None = None, norm: bool = True) -> Tokens: ...
 
-        Args:
-            rewrite: of the block's index 0..depth-1 and its output (B, R, D), before the final norm; gives (B, R, D).
+    @overload
+    def forward(self, images: Tensor, blocks: Sequence[int], norm: bool = True) -> list[Tokens]: ...
 
-        Raises:
-            UserError: a model without registers.
-        """
-        if not self.num_registers:
-            raise UserError(f"{self.name}: has no registers, so there is nothing to replace")
-
-        def rewritten(block: int, output: Tensor) -> Tensor:
-            cls, registers, patches = output.split(self._lengths(output), dim=1)
-            return torch.cat([cls, rewrite(block, registers).to(registers), patches], dim=1)
-
-        handles = [
-            block.register_forward_hook(lambda _, __, output, index=index: rewritten(index, output))
-            for index, block in enumerate(self.model.blocks)
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def forward(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool = True) -> list[Tokens]:
-        """The tokens after each of `blocks`, in the order asked for.
+    def forward(self, images: Tensor, blocks: Sequence[int] | None = None, norm: bool = True) -> Tokens | list[Tokens]:
+        """The tokens of the model's output, or those after each of `blocks`, in the order asked for.
 
         Args:
             images: (B, 3, H, W), normalised by `mean` and `std`; H and W multiples of the patch size.
-            blocks: indices 0..depth-1, or negative from the end.
+            blocks: indices 0..depth-1, or negative from the end; None stands for the last and gives its tokens alone.
             norm: apply the final norm to each; else the residual stream as it is (where artifacts are measured).
 
         Raises:
-            UserError: a size or a block that the model does not have.
+            UserError: a shape, a size or a block that the model does not have.
         """
-        grid = self._grid(images)
-        chosen = [self._block(index) for index in blocks]
-        with _outputs(chosen) as outputs:
-            self.model.forward_features(images)
-        return [self._split(self._final_norm(outputs[block]) if norm else outputs[block], grid) for block in chosen]
+        return self._tokens(images, (-1,), norm)[0] if blocks is None else self._tokens(images, blocks, norm)
 
     def walk(self, images: Tensor, see: Callable[[int, Tokens], None]) -> None:
         """Show the tokens of every stage to `see` in one forward pass, with those of one stage in memory at a time.
@@ -135,27 +107,9 @@ class Backbone(nn.Module):
                 1..depth and the residual stream after each block; with depth + 1 and the last after the final norm.
 
         Raises:
-            UserError: a size that the model does not have.
+            UserError: a size that the model does not have, or a model without blocks to look into.
         """
-        grid = self._grid(images)
-
-        def show(module: nn.Module, _: Any, output: Tensor) -> None:
-            see(stages[module], self._split(output, grid))
-            if stages[module] == self.depth:
-                see(self.depth + 1, self._split(self._final_norm(output), grid))
-
-        def embedded(_: nn.Module, __: Any, output: Tensor) -> None:
-            patches = output.reshape(len(output), *grid, -1)
-            see(0, Tokens(None, patches.new_zeros(len(output), 0, self.embed_dim), patches))
-
-        stages = {block: number for number, block in enumerate(self.model.blocks, 1)}
-        handles = [block.register_forward_hook(show) for block in stages]
-        handles.append(self.model.patch_embed.register_forward_hook(embedded))
-        try:
-            self.model.forward_features(images)
-        finally:
-            for handle in handles:
-                handle.remove()
+        raise self._lacks("tokens of every block before the final norm")
 
     def last_block(self, images: Tensor) -> LastBlock:
         """Queries, keys, values and attention of the last block.
@@ -168,13 +122,7 @@ class Backbone(nn.Module):
         Raises:
             UserError: as `forward`; or a block whose attention is not softmax(q k) v.
         """
-        grid, block = self._grid(images), self.model.blocks[-1]
-        attention = self._attention(block)
-        with _unfused(attention), _outputs([block, attention.attn_drop]) as outputs, _input(attention) as inputs:
-            self.model.forward_features(images)
-        q, k, v = (self._split(part, grid) for part in _project(attention, inputs[0]))
-        tokens, full = self._split(outputs[block], grid), outputs[attention.attn_drop]
-        return LastBlock(tokens, q, k, v, self._split_attention(full, grid))
+        raise self._lacks("q, k, v and attention")
 
     def projections(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Projections]:
         """Queries, keys and values of each of `blocks`, in the order asked for, from one forward pass.
@@ -182,20 +130,48 @@ class Backbone(nn.Module):
         The attention stays fused, so that memory grows with the number of patches and not with its square.
 
         Args:
-            images, blocks: as for `forward`.
+            images: as for `forward`.
+            blocks: indices as for `forward`.
 
         Raises:
             UserError: as `last_block`; or a block that the model does not have.
         """
-        grid = self._grid(images)
-        chosen = [self._attention(self._block(index)) for index in blocks]
-        with ExitStack() as hooks:
-            inputs = {attention: hooks.enter_context(_input(attention)) for attention in dict.fromkeys(chosen)}
-            self.model.forward_features(images)
-        parts = [[self._split(part, grid) for part in _project(one, inputs[one][0])] for one in chosen]
-        return [Projections(*qkv) for qkv in parts]
+        raise self._lacks("q, k, v")
 
-    def _grid(self, images: Tensor) -> tuple[int, int]:
+    @contextmanager
+    def rewriting_registers(self, rewrite: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+        """Inside, every pass goes on with `rewrite(block, registers)` in place of the registers that leave a block.
+
+        Args:
+            rewrite: of the block's index 0..depth-1 and its output (B, R, D), before the final norm; gives (B, R, D).
+
+        Raises:
+            UserError: a model without registers, or without blocks to look into.
+        """
+        raise self._lacks("blocks whose registers could be replaced")
+        yield
+
+    def linears(self) -> list[nn.Linear]:
+        """The weight matrices of all blocks that every token meets, for counting multiply-adds.
+
+        Raises:
+            UserError: a model without blocks to look into.
+        """
+        raise self._lacks("blocks whose multiply-adds could be counted")
+
+    def _tokens(self, images: Tensor, blocks: Sequence[int], norm: bool) -> list[Tokens]:
+        """`forward` of an adapter, of the blocks that are asked for."""
+        raise NotImplementedError
+
+    def _lacks(self, what: str) -> UserError:
+        return UserError(f"{self.name}: gives tokens only, but this needs {what}, which only a plain ViT has")
+
+    def _check(self, images: Tensor) -> None:
+        shape, batch = tuple(images.shape), "a batch of images (B, 3, H, W)"
+        if images.ndim == 3:
+            raise UserError(f"{self.name}: takes {batch}, not one of {shape}: add a batch dimension, images[None]")
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise UserError(f"{self.name}: takes {batch}, not {shape}")
         height, width = images.shape[-2:]
         if not self.any_size and (height, width) != (self.image_size, self.image_size):
             raise UserError(f"{self.name}: takes images of {self.image_size} px only, not {height} x {width}")
@@ -203,86 +179,7 @@ class Backbone(nn.Module):
             raise UserError(
                 f"{self.name}: images of {height} x {width} px are not a multiple of the patch size {self.patch_size}"
             )
-        return height // self.patch_size, width // self.patch_size
 
-    def _block(self, index: int) -> nn.Module:
+    def _check_block(self, index: int) -> None:
         if not -self.depth <= index < self.depth:
             raise UserError(f"{self.name}: no block {index}: it has {self.depth}, numbered 0 to {self.depth - 1}")
-        return cast(nn.Module, self.model.blocks[index])
-
-    def _attention(self, block: nn.Module) -> Any:
-        attention = getattr(block, "attn", None)
-        if not isinstance(attention, (TimmAttention, AttentionRope, EvaAttention, BeitAttention)):
-            raise UserError(f"{self.name}: no q, k, v: its blocks are {type(block).__name__}, without plain attention")
-        return attention
-
-    def _final_norm(self, tokens: Tensor) -> Tensor:
-        # Models that pool the patches keep their final norm behind the pooling, as `fc_norm`.
-        moved = isinstance(self.model.norm, nn.Identity)
-        return (self.model.fc_norm if moved else self.model.norm)(tokens)
-
-    def _split(self, tokens: Tensor, grid: tuple[int, int]) -> Tokens:
-        cls, registers, patches = tokens.split(self._lengths(tokens), dim=1)
-        return Tokens(cls[:, 0] if self.has_cls else None, registers, patches.unflatten(1, grid))
-
-    def _split_attention(self, full: Tensor, grid: tuple[int, int]) -> Attention:
-        to_patches = full[..., self._prefix :].unflatten(-1, grid)
-        cls, registers, patches = to_patches.split(self._lengths(full.transpose(1, 2)), dim=2)
-        return Attention(cls[:, :, 0] if self.has_cls else None, registers, patches.unflatten(2, grid), full)
-
-    def _lengths(self, tokens: Tensor) -> list[int]:
-        return [int(self.has_cls), self.num_registers, tokens.shape[1] - self._prefix]
-
-
-def check_vit(model: nn.Module, name: str) -> None:
-    """Raise `UserError` unless `model` is a plain ViT: a sequence of CLS, registers and patches through blocks."""
-    if not isinstance(model, (VisionTransformer, Eva, Beit)):
-        raise UserError(f"{name}: a {type(model).__name__} is not a plain ViT (timm's VisionTransformer, Eva or Beit)")
-    if hasattr(model, "dist_token"):
-        raise UserError(f"{name}: a distilled DeiT has two class tokens; take the model without distillation")
-
-
-@contextmanager
-def _outputs(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
-    # Hooks rather than timm's `forward_intermediates`: that differs between classes and fails without prefix tokens.
-    outputs: dict[nn.Module, Tensor] = {}
-
-    def keep(module: nn.Module, _: Any, output: Tensor) -> None:
-        outputs[module] = output
-
-    handles = [module.register_forward_hook(keep) for module in dict.fromkeys(modules)]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _input(module: nn.Module) -> Iterator[list[Tensor]]:
-    inputs: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
-    try:
-        yield inputs
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _unfused(attention: Any) -> Iterator[None]:
-    # Fused kernels never form the matrix of probabilities.
-    fused, attention.fused_attn = attention.fused_attn, False
-    try:
-        yield
-    finally:
-        attention.fused_attn = fused
-
-
-def _project(attention: Any, tokens: Tensor) -> tuple[Tensor, ...]:
-    # Not by hooks on `qkv`: EVA and BEiT use its weight with biases of their own and never call it.
-    if attention.qkv is None:
-        return attention.q_proj(tokens), attention.k_proj(tokens), attention.v_proj(tokens)
-    bias = attention.qkv.bias
-    if getattr(attention, "q_bias", None) is not None:
-        bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
-    return nn.functional.linear(tokens, attention.qkv.weight, bias).chunk(3, dim=-1)

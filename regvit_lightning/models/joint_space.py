@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regvit_lightning.errors import UserError
-from regvit_lightning.models import clip_naming, weights
+from regvit_lightning.models import clip_naming, prefixes, tensor_files, weights
 
 TEXT = "text.safetensors"  # beside the export of the image tower
 VOCABULARY = 49408  # of CLIP's byte-pair encoding
@@ -92,7 +92,7 @@ def save(path: Path, space: JointSpace, backbone: str) -> None:
         UserError: the folder cannot be written, or the disk is full.
     """
     values = {**asdict(space.architecture), "image_width": space.image_width, "backbone": backbone}
-    weights.write(path, space.state_dict(), values)
+    tensor_files.write(path, space.state_dict(), values)
 
 
 def load_joint_space(source: Path | None, name: str, backbone: str) -> JointSpace:
@@ -110,8 +110,8 @@ def load_joint_space(source: Path | None, name: str, backbone: str) -> JointSpac
     if source is not None:
         if source.with_name(TEXT).exists() and source.name.startswith("backbone"):
             return _from_export(source.with_name(TEXT), name, backbone)
-        state, _ = weights.read(source)
-        state = weights.unwrapped(state)
+        state, _ = tensor_files.read(source)
+        state = prefixes.without_prefix(state, source)
         if clip_naming.is_clip(state):
             return _from_open_clip(state, source)
     raise UserError(
@@ -121,7 +121,7 @@ def load_joint_space(source: Path | None, name: str, backbone: str) -> JointSpac
 
 
 def _from_export(path: Path, name: str, backbone: str) -> JointSpace:
-    state, values = weights.read(path)
+    state, values = tensor_files.read(path)
     keys = [field.name for field in fields(TextArchitecture)]
     if values is None or set(values) != {*keys, "image_width", "backbone"}:
         raise UserError(f"{path}: not a text tower that RECIPE=openclip wrote")

@@ -1,15 +1,11 @@
-"""Where the weights of a backbone come from: our runs, timm's releases, files in other namings, or nowhere."""
+"""Where the weights of a backbone come from: our runs, timm, the Hub, files, a user's function, or nowhere."""
 
 import difflib
 import json
-import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import huggingface_hub
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model_data_config
@@ -17,50 +13,77 @@ from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from regvit_lightning import settings
 from regvit_lightning.errors import UserError, one_line
-from regvit_lightning.models import EXPORT, names, vit, weights
-from regvit_lightning.models.backbone import Backbone, check_vit
+from regvit_lightning.models import (
+    EXPORT,
+    clip_naming,
+    foreign,
+    hub,
+    hugging_face,
+    names,
+    origins,
+    prefixes,
+    tensor_files,
+    vit,
+    weights,
+)
+from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.clip_naming import State
+from regvit_lightning.models.transform import SHARE
+from regvit_lightning.models.vit_backbone import ViTBackbone, check_vit
+from regvit_lightning.models.weights import Metadata
 from regvit_lightning.runtime import seeds
-
-FILES = (".safetensors", ".pth", ".pt", ".ckpt")
-
 
 CLIP_CONFIG = "open_clip_config.json"  # beside the weights of a released open_clip model
 
-
 VIT_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit")  # of timm, for suggestions
 
-
-# A failure of one of these packages, on timm's way to released weights, means that they could not be fetched.
-NETWORK = ("huggingface_hub", "requests", "httpx", "httpx2", "httpcore", "urllib3", "urllib")
+GENERIC = ("model", "pytorch_model")  # stems of files that every model has: the folder tells more
 
 
-def load_backbone(name: str, runs: Path, seed: int = 0, pretrained: bool = True, image_size: int = 224) -> Backbone:
-    """The backbone called `name`.
+def load_backbone(
+    name: str | Path,
+    runs: str | Path = "runs/mini",
+    seed: int = 0,
+    pretrained: bool = True,
+    image_size: int = 224,
+) -> Backbone:
+    """The backbone called `name`, frozen.
 
     Args:
         name: one of
-            `<recipe>[+<tag>]-<model>`: our trained model, `runs/<that>/seed<seed>/backbone.safetensors`;
-            `timm/<model>`: a ViT of timm with its released weights, from the cache or the Hugging Face hub;
-            a path (with a `/`, or ending in .safetensors, .pth, .pt, .ckpt): see `weights.load`;
+            `<recipe>[+<tag>]-<model>`: our trained model, `<runs>/<that>/seed<seed>/backbone.safetensors`;
+            `timm/<model>`: a ViT of timm with its released weights, from the cache or the Hugging Face Hub;
+            `hf/<org>/<model>`: DINOv2, DINOv3, ViT or CLIP of transformers, from the cache or the Hub;
+            a path (with a `/`, or ending in .safetensors, .pth, .pt, .ckpt, .bin) of a file in any naming that
+            `weights` reads, or of a folder with `model.safetensors`;
+            `python:<module or file>:<function>`: what a function of yours returns, see `foreign`;
             `random-<model>`, `random-timm/<model>`: untrained.
-        runs: folder of the trained models.
+        runs: folder of the trained models; those of data `<data>` are in `runs/<data>`.
         seed: of the training run, or of the initialisation of an untrained model.
         pretrained: False leaves `timm/<model>` untrained; its name then says `random-`.
         image_size: side in pixels that `random-<model>` is made for; every other model has its own.
 
+    Returns:
+        A module that maps images (B, 3, H, W) to `Tokens`, and whose `transform` makes such images.
+
     Raises:
         UserError: unknown model, missing or unsuitable file, or weights that cannot be fetched.
     """
+    name = str(name)
+    if name.startswith(origins.PYTHON):
+        return foreign.load_foreign(name, seed)
     start, _, rest = name.partition("/")
     if start in ("timm", "random-timm") and rest:
         return _from_timm(rest, pretrained and start == "timm", seed)
-    if name.startswith("random-"):
+    if name.startswith(origins.RANDOM):
         with seeds.drawn_from(seed, "initialise"):
-            model = vit.build(name.removeprefix("random-"), image_size=image_size)
-        return Backbone(model, name, image_size, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-    if rest or name.endswith(FILES):
+            model = vit.build(name.removeprefix(origins.RANDOM), image_size=image_size)
+        return ViTBackbone(model, name, image_size, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    if origins.is_file(name):
         return _from_file(Path(name).expanduser())
-    backbone = _from_file(trained(name, runs, seed))
+    if name.startswith(origins.HUB):
+        return _from_file(hub.fetch_model(name), origins.record_id(name))
+    backbone = _from_file(trained(name, Path(runs), seed))
     if backbone.name != name:
         raise UserError(f"{backbone.source}: holds {backbone.name}, not {name}")
     return backbone
@@ -84,15 +107,40 @@ def trained(name: str, runs: Path, seed: int) -> Path:
     return path
 
 
-def _from_file(path: Path) -> Backbone:
-    model, metadata = weights.load_weights(path)
-    if metadata is None:
-        size = int(model.patch_embed.img_size[0])
-        mean, std = _clip_mean_std(path) if model.pre_norm else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-        return Backbone(model, path.stem, size, mean, std, path)
+def _from_file(path: Path, name: str = "") -> Backbone:
+    path = hugging_face.weights_in(path) if path.is_dir() else path
+    state, values = tensor_files.read(path)
+    if values is not None:
+        return _ours(state, Metadata.read(values, path), path)
+    state = prefixes.without_prefix(state, path)
+    model = weights.load_foreign(state, path)
+    size = int(model.patch_embed.img_size[0])
+    mean, std, share = _preprocessing(state, path)
+    return ViTBackbone(model, name or _stem(path), size, mean, std, path, share)
+
+
+def _ours(state: State, metadata: Metadata, path: Path) -> Backbone:
     # Exports and checkpoints have the same file names in every run; the id tells more: deit3-vitb_reg4, …-ema, …-last.
     name = metadata.id if path.name == EXPORT else f"{metadata.id}-{path.stem.removeprefix('backbone_')}"
-    return Backbone(model, name, metadata.image_size, metadata.mean, metadata.std, path)
+    model = weights.load_ours(state, metadata, path)
+    return ViTBackbone(model, name, metadata.image_size, metadata.mean, metadata.std, path)
+
+
+def _stem(path: Path) -> str:
+    generic = path.stem in GENERIC and path.with_name(hugging_face.CONFIG).exists()
+    return origins.record_id(path.absolute().parent.name if generic else path.stem)
+
+
+def _preprocessing(state: State, path: Path) -> tuple[Sequence[float], Sequence[float], float]:
+    """Mean, std, and the share that the crop keeps, of a foreign model: what lies beside it says, or its kind."""
+    kind = hugging_face.kind_of(state)
+    said = hugging_face.read_processor(path) if kind else None
+    if said is not None:
+        return said
+    if kind == hugging_face.CLIP or clip_naming.is_clip(state):
+        mean, std = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD) if kind else _clip_mean_std(path)
+        return mean, std, 1.0
+    return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, SHARE
 
 
 def _clip_mean_std(path: Path) -> tuple[Sequence[float], Sequence[float]]:
@@ -125,11 +173,23 @@ def _from_timm(name: str, pretrained: bool, seed: int) -> Backbone:
         except TypeError:  # the class does not take other sizes than its own
             del options["dynamic_img_size"]
             check_vit(timm.create_model(name, **options), full_name)
-    with seeds.drawn_from(seed, "initialise"), _fetching(full_name):
+    if pretrained:
+        options["pretrained_cfg_overlay"] = _released(name)
+    with seeds.drawn_from(seed, "initialise"), hub.fetching(full_name):
         model = timm.create_model(name, pretrained=pretrained, **options)
     config = resolve_model_data_config(model)
     label = f"timm-{name}" if pretrained else f"random-timm-{name}"
-    return Backbone(model, label, config["input_size"][-1], config["mean"], config["std"])
+    size, share = config["input_size"][-1], config["crop_pct"]
+    return ViTBackbone(model, label, size, config["mean"], config["std"], share=share)
+
+
+def _released(name: str) -> dict[str, Any]:
+    """What tells timm to read the weights of a model from the cache of the Hub, after they have been fetched there."""
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id or config.hf_hub_filename:
+        return {}  # a release of another kind, which timm fetches itself
+    file = hub.fetch(f"timm/{name}", config.hf_hub_id, [hugging_face.WEIGHTS[0]])
+    return {} if file is None else {"file": str(file), "custom_load": False}
 
 
 def _nearest(name: str) -> str:
@@ -139,39 +199,9 @@ def _nearest(name: str) -> str:
     known = [*ours, *(f"timm/{model}" for model in sorted(_with_untagged(vits)))]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     forms = "expected <recipe>-<model>, random-<model>, timm/<name> or the path of a checkpoint"
-    return f"nearest: {', '.join(close)}" if close else forms
+    return f"nearest: {', '.join(close)}" if close else f"{forms}; or hf/<org>/<name>, python:<module>:<function>"
 
 
 def _with_untagged(models: Sequence[str]) -> set[str]:
     # `vit_base_patch16_224` stands for the first of its tags, `vit_base_patch16_224.augreg2_in21k_ft_in1k`.
     return {*models, *(model.partition(".")[0] for model in models)}
-
-
-@contextmanager
-def _fetching(name: str) -> Iterator[None]:
-    try:
-        with _without_retries():
-            yield
-    except Exception as error:
-        packages = {cls.__module__.partition(".")[0] for cls in type(error).__mro__}
-        if not isinstance(error, OSError) and packages.isdisjoint(NETWORK):
-            raise
-        raise UserError(
-            f"{name}: its released weights are not in the cache and could not be fetched ({type(error).__name__}); "
-            "fetch them once on a machine with network and take its HF_HOME along, or give a local file as the model"
-        ) from error
-
-
-@contextmanager
-def _without_retries() -> Iterator[None]:
-    """Where the hub's name cannot be resolved, look into its cache only: its client would retry for a minute."""
-    constants = huggingface_hub.constants
-    before = constants.HF_HUB_OFFLINE
-    try:
-        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before

@@ -1,43 +1,33 @@
 """Weights in files: our export, and the namings of others read strictly into our `RegisterViT`.
 
 Read are our export (safetensors with the metadata in its header), our Lightning checkpoints, and `.pth`, `.pt`,
-`.ckpt`, `.bin` or `.safetensors` files in the naming of DINOv2 (hub and training), DINO, DeiT, DeiT-III, timm or
-open_clip (its image tower). Nothing that a file holds is ever executed: pickles are read by
-`torch.load(weights_only=True)`.
+`.ckpt`, `.bin` or `.safetensors` files in the naming of DINOv2 (hub and training), DINO, DeiT, DeiT-III, timm,
+open_clip (its image tower) or Hugging Face's transformers, with or without the prefixes of what was trained around it.
 """
 
-import argparse
 import hashlib
-import json
 import math
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from regvit_lightning import settings
 from regvit_lightning.errors import UserError
-from regvit_lightning.models import clip_naming, vit
+from regvit_lightning.models import clip_naming, hugging_face, prefixes, tensor_files, vit
 from regvit_lightning.models.clip_naming import State
 from regvit_lightning.models.vit import Architecture, RegisterViT
-from regvit_lightning.runtime import atomic
-
-HEADER = "regvit_lightning"  # key of our metadata in a safetensors header
 
 # Not part of a backbone: classifiers, the projection heads of DINO and iBOT, and the embedding of masked patches.
 DROPPED = re.compile(r"(head|dino_head|ibot_head)\..+|mask_token")
 
 # Foreign names, in this order, to ours (which are timm's).
 RENAMES = (
-    (re.compile(r"^((module|_orig_mod|backbone)\.)+"), ""),  # DDP, torch.compile, DINO's student and teacher
     (re.compile(r"^blocks\.\d+\.(\d+)\."), r"blocks.\1."),  # DINOv2 training wraps blocks in FSDP chunks
     (re.compile(r"^register_tokens$"), "reg_token"),  # DINOv2
     (re.compile(r"\.mlp\.w12\."), ".mlp.fc1."),  # DINOv2's fused SwiGLU
@@ -121,21 +111,10 @@ def save(path: Path, model: nn.Module, metadata: Metadata) -> None:
     Raises:
         UserError: the folder cannot be written, or the disk is full.
     """
-    write(path, _backbone_only(model.state_dict()), asdict(metadata))
+    tensor_files.write(path, _backbone_only(model.state_dict()), asdict(metadata))
 
 
-def write(path: Path, state: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Write tensors as safetensors with JSON-ready `values` in the header, complete or not at all.
-
-    Raises:
-        UserError: the folder cannot be written, or the disk is full.
-    """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    content = safetensors.torch.save(tensors, {HEADER: json.dumps(values, sort_keys=True)})
-    atomic.write(path, lambda temporary: temporary.write_bytes(content))
-
-
-def load_weights(path: Path) -> tuple[RegisterViT, Metadata | None]:
+def load_weights(path: Path) -> tuple[RegisterViT | Eva, Metadata | None]:
     """The model in a file of ours (with its metadata) or in a foreign naming (without).
 
     A foreign model is built from the shapes of its tensors. Its position embedding keeps its grid: the model's own
@@ -145,28 +124,47 @@ def load_weights(path: Path) -> tuple[RegisterViT, Metadata | None]:
         UserError: no such file; truncated, unsafe or no checkpoint at all; not a plain ViT; or tensors that are
             missing, unexpected or of another shape, all of them named.
     """
-    state, values = read(path)
-    if values is not None:
-        metadata = Metadata.read(values, path)
-        shape: dict[str, Any] = {"image_size": metadata.image_size, "layer_scale": metadata.layer_scale}
-        model = vit.build(metadata.name, **shape, pre_norm=metadata.pre_norm, swiglu=metadata.swiglu)
-        load_strictly(model, _backbone_only(state), f"{path} as {metadata.name}")
-        return model, metadata
-    state = to_our_naming(state, path)
-    model = _model_like(state, path)
-    load_strictly(model, state, str(path))
-    return model, None
+    state, values = tensor_files.read(path)
+    if values is None:
+        return load_foreign(prefixes.without_prefix(state, path), path), None
+    metadata = Metadata.read(values, path)
+    return load_ours(state, metadata, path), metadata
 
 
-def read(path: Path) -> tuple[State, Mapping[str, Any] | None]:
-    """The tensors in a file by name, and the metadata of a file of ours; wrappers around the state are taken off.
+def load_ours(state: State, metadata: Metadata, path: Path) -> RegisterViT:
+    """The model in a file of ours.
 
     Raises:
-        UserError: no such file; truncated, unsafe or no checkpoint at all.
+        UserError: its tensors are not those of the model that its metadata names.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    shape: dict[str, Any] = {"image_size": metadata.image_size, "layer_scale": metadata.layer_scale}
+    model = vit.build(metadata.name, **shape, pre_norm=metadata.pre_norm, swiglu=metadata.swiglu)
+    load_strictly(model, _backbone_only(state), f"{path} as {metadata.name}")
+    return model
+
+
+def load_foreign(state: State, path: Path) -> RegisterViT | Eva:
+    """The model in a foreign naming.
+
+    Args:
+        state: its tensors by name, without a prefix.
+        path: of the file, beside which transformers' `config.json` lies.
+
+    Raises:
+        UserError: not a plain ViT, or tensors that are missing, unexpected or of another shape.
+    """
+    config = hugging_face.read_config(path, state) if hugging_face.kind_of(state) else None
+    model: RegisterViT | Eva
+    if config is not None and config.kind == hugging_face.DINOV3:
+        state = hugging_face.to_our_naming(state)
+        model = hugging_face.eva(state, config, path)
+    else:
+        state = to_our_naming(state, path)
+        model = _model_like(state, path, config.heads if config else None)
+    if config is not None:
+        hugging_face.adapt(model, config)
+    load_strictly(model, state, str(path))
+    return model
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -199,12 +197,13 @@ def describe(state: Mapping[str, Tensor]) -> str:
 
 
 def to_our_naming(state: Mapping[str, Tensor], source: object) -> State:
-    """Tensors named by DINOv2, DINO, DeiT, DeiT-III, timm or open_clip under our names, positions for patches only.
+    """Tensors in any naming that is read, but for DINOv3's, under our names, positions for patches only.
 
     Raises:
         UserError: not a ViT, not square, without learned positions, or distilled (two class tokens).
     """
-    renamed = clip_naming.rename(state, RENAMES)
+    theirs = bool(hugging_face.kind_of(state))
+    renamed = hugging_face.to_our_naming(state) if theirs else clip_naming.rename(state, RENAMES)
     renamed = _backbone_only(clip_naming.image_tower(renamed) if clip_naming.is_clip(renamed) else renamed)
     if "dist_token" in renamed:
         raise UserError(f"{source}: a distilled DeiT with two class tokens; take the model without distillation")
@@ -214,11 +213,6 @@ def to_our_naming(state: Mapping[str, Tensor], source: object) -> State:
             hint = "; RoPE models are read as timm/<name>" if required == "pos_embed" else ""
             raise UserError(f"{source}: not a ViT with learned positions: no {required} (it has {example}, …){hint}")
     return _fold_positions(renamed, source)
-
-
-def unwrapped(state: Mapping[str, Tensor]) -> State:
-    """Without the prefixes of DDP and torch.compile."""
-    return clip_naming.rename(state, RENAMES[:1])
 
 
 def _backbone_only(state: Mapping[str, Tensor]) -> State:
@@ -248,7 +242,7 @@ def _is_square(count: int) -> bool:
     return count > 0 and math.isqrt(count) ** 2 == count
 
 
-def _model_like(state: State, source: object) -> RegisterViT:
+def _model_like(state: State, source: object, heads: int | None) -> RegisterViT:
     # The model whose tensors have these shapes. Whatever does not fit is told by the strict loading.
     projection, fc1, fc2 = (
         state[name] for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight")
@@ -259,7 +253,7 @@ def _model_like(state: State, source: object) -> RegisterViT:
     architecture = Architecture(
         embed_dim=width,
         depth=_depth(state),
-        num_heads=_heads(width, source),
+        num_heads=heads or _heads(width, source),
         patch_size=patch,
         hidden_dim=fc2.shape[1],
         ffn="swiglu" if fc1.shape[0] == 2 * fc2.shape[1] else "mlp",
@@ -289,57 +283,3 @@ def _heads(width: int, source: object) -> int:
         which = f"is one of {sorted(heads)} in" if heads else "is unknown; add it to"
         raise UserError(f"{source}: the number of heads of width {width} {which} configs/models")
     return heads.pop()
-
-
-def _read_safetensors(path: Path) -> tuple[State, Mapping[str, Any] | None]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            header = (file.metadata() or {}).get(HEADER)
-        return state, None if header is None else json.loads(header)
-    except (SafetensorError, ValueError) as error:
-        raise UserError(f"{path}: truncated, or not a safetensors file ({error})") from None
-
-
-def _read_pickle(path: Path) -> tuple[State, Mapping[str, Any] | None]:
-    try:
-        # DeiT's training checkpoints carry their command line, a class of plain attributes.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on the pickle protocol, just before it is refused
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files make the unpickler raise nearly anything
-        raise UserError(f"{path}: {_unreadable(error)}") from None
-    content = content if isinstance(content, Mapping) else {}
-    hyper_parameters = content.get("hyper_parameters")
-    ours = hyper_parameters.get("backbone") if isinstance(hyper_parameters, Mapping) else None
-    for wrapper in ("teacher", "model", "state_dict"):
-        if isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    state = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
-    if not state:
-        raise UserError(f"{path}: not a checkpoint: holds no tensors by name")
-    if ours is None:
-        return state, None
-    prefix, _ = RENAMES[0]
-    return {prefix.sub("", name): tensor for name, tensor in state.items() if name.startswith("backbone.")}, ours
-
-
-def _unreadable(error: Exception) -> str:
-    objects = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))
-    if isinstance(error, UnpicklingError) and objects:
-        return f"refused: an unsafe pickle that calls {objects[1]}; save the state dict alone, best as .safetensors"
-    return "truncated, or not a checkpoint that torch.load(weights_only=True) can read; nothing in it was executed"
-
-
-__all__ = [
-    "Metadata",
-    "describe",
-    "fingerprint",
-    "load_strictly",
-    "load_weights",
-    "read",
-    "save",
-    "to_our_naming",
-    "unwrapped",
-    "write",
-]

@@ -25,7 +25,7 @@ from regvit_lightning.data.transforms import centre_crop
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.figures import artifacts as figures_artifacts
 from regvit_lightning.frozen import dense
-from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.vit_backbone import ViTBackbone
 from regvit_lightning.pretrain.recipe import Recipe
 from regvit_lightning.runtime import atomic
 from regvit_lightning.settings import check
@@ -92,7 +92,7 @@ class NormsDuringTraining(Callback):
         images = recipe.normalise(self.images.to(recipe.device))
         with _frozen(recipe.backbone), torch.compiler.set_stance("force_eager"):  # compiled blocks do not heed hooks
             facts = recipe.settings.image_size, recipe.mean.tolist(), recipe.std.tolist()
-            backbone = Backbone(recipe.backbone, recipe.model, *facts)
+            backbone = ViTBackbone(recipe.backbone, recipe.model, *facts)
             return measure(backbone, images)
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from regvit_lightning.models import vit
 from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.vit_backbone import ViTBackbone
 from regvit_lightning.runtime import seeds
 
 GREY, CONTRAST = 128, 64  # of textured patches in uint8; a flat patch is one contrast brighter than grey
@@ -50,7 +51,8 @@ def planted(block: int = 3, registers: int = 4, images: int = 16, per_image: int
     _plant(model, block, flat_direction, 500 * direction)
     pixels, flat = _images(images, per_image, generator)
     facts = (SIDE, (0.5,) * 3, (0.25,) * 3)
-    return Planted(Backbone(model, "planted", *facts), Backbone(clean, "clean", *facts), pixels, flat, block)
+    planted = ViTBackbone(model, "planted", *facts)
+    return Planted(planted, ViTBackbone(clean, "clean", *facts), pixels, flat, block)
 
 
 def _model(registers: int, seed: int, generator: torch.Generator) -> tuple[vit.RegisterViT, Tensor]:

@@ -93,7 +93,7 @@ def test_what_an_image_gets_does_not_depend_on_the_batch(split, seed):
     stand_ins = torch.randn(7, backbone.depth, 4, 96, generator=torch.Generator().manual_seed(seed))
     whole = outputs(backbone, x, stand_ins, seed)[-1].registers
     with replacement.replaced(backbone, stand_ins, seed), torch.inference_mode():
-        parts = [backbone(part, norm=False)[0].registers for part in (x[:split], x[split:])]
+        parts = [backbone(part, norm=False).registers for part in (x[:split], x[split:])]
     assert torch.equal(whole, torch.cat(parts))
 
 
@@ -130,5 +130,5 @@ def test_images_seen_before_count():
     stand_ins = torch.randn(7, backbone.depth, 4, 96)
     whole = outputs(backbone, x, stand_ins)[-1].registers
     with replacement.replaced(backbone, stand_ins, first=3), torch.inference_mode():
-        rest = backbone(x[3:], norm=False)[0].registers
+        rest = backbone(x[3:], norm=False).registers
     assert torch.equal(whole[3:], rest)

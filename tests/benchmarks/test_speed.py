@@ -1,9 +1,13 @@
 """The rows about pretraining run, and what they compare computes the same."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from benchmarks.speed.plain_dinov2 import PlainDinov2
+from benchmarks.speed.timing import image_count, image_shapes
+from regvit_lightning.models import sources
 from tests.pretrain.dinov2.test_recipe import crops, recipe, total
 
 
@@ -22,3 +26,15 @@ def test_the_straightforward_step_finds_the_losses_of_the_recipe(device_batch):
     expected.backward()
     theirs = module.student["backbone"].blocks[0].attn.qkv.weight.grad
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+
+
+def test_every_batch_of_images_is_counted_by_either_way_through_the_backbone():
+    backbone = sources.load_backbone("random-vitn_reg4", Path("runs"))
+    small, large = torch.zeros(3, 3, 64, 64), torch.zeros(1, 3, 96, 64)
+    with torch.inference_mode(), image_shapes(backbone) as shapes:
+        backbone(small)
+        backbone.projections(small)
+        backbone.projections(large)
+    backbone(small)  # after the count has ended
+    assert shapes == {(3, 3, 64, 64): 2, (1, 3, 96, 64): 1}
+    assert image_count(shapes) == 7

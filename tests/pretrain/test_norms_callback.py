@@ -15,7 +15,7 @@ from regvit_lightning.data.layout import DataError
 from regvit_lightning.errors import UserError
 from regvit_lightning.figures.artifacts import norms_during_training
 from regvit_lightning.models import vit
-from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.vit_backbone import ViTBackbone
 from regvit_lightning.pretrain import fit, norms_callback
 from regvit_lightning.pretrain.norms_callback import NormsDuringTraining, describe, fixed_images, read
 from regvit_lightning.settings import SettingsError
@@ -76,7 +76,7 @@ def test_the_last_row_is_that_of_the_last_weights(tiny, watched):
     model.load_state_dict({name: weights[name] for name in model.state_dict()})
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     x = (IMAGES.float() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-    found = measure(Backbone(model, "last", 64, mean, std), x).raw
+    found = measure(ViTBackbone(model, "last", 64, mean, std), x).raw
     rows = [row for row in read(watched[1] / "norms.csv") if row["step"] == 6]
     for row in rows:
         assert row["median"] == pytest.approx(float(found[:, row["block"] - 1].quantile(0.5)), rel=1e-4)
@@ -110,7 +110,7 @@ def test_modes_and_gradients_are_put_back():
     model.cls_token.requires_grad_(False)
     state = torch.get_rng_state()
     with norms_callback._frozen(model):
-        backbone = Backbone(model, "m", 64, (0.5,) * 3, (0.5,) * 3)
+        backbone = ViTBackbone(model, "m", 64, (0.5,) * 3, (0.5,) * 3)
         assert not any(module.training for module in backbone.modules())
         measure(backbone, torch.zeros(1, 3, 64, 64))
     assert torch.equal(torch.get_rng_state(), state)

@@ -20,6 +20,7 @@ from regvit_lightning.models import joint_space, sources
 from regvit_lightning.pretrain import fit, openclip
 from regvit_lightning.settings import SettingsError
 from tests.pretrain.golden import first_losses
+from tests.pretrain.test_fit import die_at
 
 WORDS = [
     "workers=0",
@@ -249,22 +250,10 @@ def same_bits(ours, theirs):
     return True
 
 
-class StopAt(Callback):
-    """Dies after a number of steps, as an interrupted process would."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.step:
-            raise KeyboardInterrupt("interrupted")
-
-
 @pytest.mark.parametrize(("step", "more"), [(2, []), (7, []), (8, ["workers=2"])])
 def test_an_interrupted_run_ends_with_the_same_bits(tiny, whole, tmp_path, step, more):
     run = prepare(tiny, tmp_path / "run", *more)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        fit.fit(run, [StopAt(step)])
+    die_at(run, step)
     assert not (run.folder / "backbone.safetensors").exists()
     fit.fit(run)
     assert same_bits(run.folder, whole)

@@ -88,7 +88,7 @@ def plant(folder, data, shift):
     view, mean, std = chosen.view(), torch.tensor(backbone.mean), torch.tensor(backbone.std)
     pixels = torch.stack([view(Image.open(files.path(place))) for place in range(len(files))]) / 255
     with torch.no_grad():
-        cls = backbone((pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1))[0].cls
+        cls = backbone((pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)).cls
         targets = rows[(torch.from_numpy(files.labels) + shift) % 16]
         space.projection.copy_(torch.linalg.lstsq(cls.double(), targets.double(), driver="gelsd").solution)
     joint_space.save(folder / "text.safetensors", space, backbone.fingerprint)

@@ -16,7 +16,7 @@ from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.tasks.discovery import protocol, seed_expansion
-from regvit_lightning.tasks.discovery.protocol import DiscoveredBoxes, DiscoverySettings, Source, Steps
+from regvit_lightning.tasks.discovery.protocol import DiscoveredBoxes, SingleSourceSettings, Source, Steps
 from regvit_lightning.tasks.discovery.seed_expansion import Expansion
 
 METRICS = {"corloc": Metric()}
@@ -27,20 +27,16 @@ FALLBACK = "the seed's patch alone, where the seed itself is background"
 
 
 @dataclass
-class LostSettings(DiscoverySettings):
+class LostSettings(SingleSourceSettings):
     """Settings of LOST.
 
     Attributes:
-        feature: q, k or v; auto takes the registers paper's choice.
-        block: whose projections are taken, -1 is the last.
         centred: the mean over the patches of an image is taken away.
         l2: features are then L2-normalised.
         bias: added to the Gram matrix of the features.
         k: how many patches of lowest degree may join the seed.
     """
 
-    feature: str = MISSING
-    block: int = MISSING
     centred: bool = MISSING
     l2: bool = MISSING
     bias: float = MISSING
@@ -119,6 +115,16 @@ class LOST:
             yield l2, seed_expansion.expand(F.normalize(features, dim=-1), counts[1], biases[1], self.k)
 
 
+def choice(backbone: Backbone, settings: LostSettings) -> Choice:
+    """The one setting that the settings describe, of this backbone.
+
+    Raises:
+        SettingsError: the backbone has no such block, or there is no such feature.
+    """
+    block, feature = settings.source(backbone)
+    return Choice(feature, block, settings.centred, settings.l2, settings.bias)
+
+
 def run(backbone: Backbone, data: DataSettings, settings: LostSettings, how: RunOptions = RunOptions()) -> Outcome:  # noqa: B008
     """CorLoc of one box per image, with the boxes that look at no pixel as floors.
 
@@ -126,8 +132,6 @@ def run(backbone: Backbone, data: DataSettings, settings: LostSettings, how: Run
         DataError: the images are missing, an annotation does not fit, or an image is smaller than a patch.
         SettingsError: the model has no such block.
     """
-    protocol.check_block(backbone, settings.block)
-    feature = protocol.feature_of(backbone, settings.feature)
-    choice = Choice(feature, settings.block, settings.centred, settings.l2, settings.bias)
-    facts = {"method": "LOST", **vars(choice), "k": settings.k, "fallback": FALLBACK}
-    return protocol.run(backbone, data, settings, LOST([choice], settings.k), facts, how)
+    chosen = choice(backbone, settings)
+    facts = {"method": "LOST", **vars(chosen), "k": settings.k, "fallback": FALLBACK}
+    return protocol.run(backbone, data, settings, LOST([chosen], settings.k), facts, how)

@@ -67,6 +67,28 @@ class DiscoverySettings(TaskSettings):
         check(self.max_patches > 0, f"max_patches={self.max_patches}: must be at least 1")
 
 
+@dataclass
+class SingleSourceSettings(DiscoverySettings):
+    """Settings of a method on the projections of one block.
+
+    Attributes:
+        feature: q, k or v; auto takes the registers paper's choice for LOST.
+        block: whose projections are taken, -1 is the last.
+    """
+
+    feature: str = MISSING
+    block: int = MISSING
+
+    def source(self, backbone: Backbone) -> Source:
+        """Block and feature, of this backbone.
+
+        Raises:
+            SettingsError: the backbone has no such block, or there is no such feature.
+        """
+        check_block(backbone, self.block)
+        return self.block, feature_of(backbone, self.feature)
+
+
 def feature_of(backbone: Backbone, wanted: str) -> str:
     """q, k or v; `auto` is the registers paper's choice by family, which the name of the model tells.
 

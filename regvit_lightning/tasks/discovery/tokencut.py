@@ -16,7 +16,7 @@ from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.tasks.discovery import protocol
 from regvit_lightning.tasks.discovery.normalised_cut import cut
-from regvit_lightning.tasks.discovery.protocol import DiscoveredBoxes, DiscoverySettings, Source, Steps
+from regvit_lightning.tasks.discovery.protocol import DiscoveredBoxes, SingleSourceSettings, Source, Steps
 
 METRICS = {"corloc": Metric()}
 READS = "discovery"
@@ -25,18 +25,14 @@ FOOTNOTE = ("feature", "block", "threshold", "weak")
 
 
 @dataclass
-class TokenCutSettings(DiscoverySettings):
+class TokenCutSettings(SingleSourceSettings):
     """Settings of TokenCut.
 
     Attributes:
-        feature: q, k or v; auto takes the registers paper's choice for LOST.
-        block: whose projections are taken, -1 is the last.
         threshold: patches of a cosine similarity above it are joined.
         weak: weight of the edges between all others.
     """
 
-    feature: str = MISSING
-    block: int = MISSING
     threshold: float = MISSING
     weak: float = MISSING
 
@@ -79,9 +75,8 @@ def run(backbone: Backbone, data: DataSettings, settings: TokenCutSettings, how:
         DataError: the images are missing, an annotation does not fit, or an image is smaller than a patch.
         SettingsError: the model has no such block.
     """
-    protocol.check_block(backbone, settings.block)
-    feature = protocol.feature_of(backbone, settings.feature)
-    method = TokenCut((settings.block, feature), settings.threshold, settings.weak)
-    facts = {"method": "TokenCut", "feature": feature, "block": settings.block, "centred": False, "l2": True}
+    block, feature = settings.source(backbone)
+    method = TokenCut((block, feature), settings.threshold, settings.weak)
+    facts = {"method": "TokenCut", "feature": feature, "block": block, "centred": False, "l2": True}
     graph = {"threshold": settings.threshold, "weak": settings.weak}
     return protocol.run(backbone, data, settings, method, {**facts, **graph}, how)

@@ -10,9 +10,9 @@ from PIL import Image
 
 from benchmarks.report import __main__ as report
 from benchmarks.report import commands
-from benchmarks.report.cells import Cell
+from benchmarks.tables.scored_records import ScoredRecord, ScoredRecords
 from tests.benchmarks.report.browser import CHROMIUM, Browser
-from tests.benchmarks.report.test_page import artifacts, hostile, hostile_artifacts, placed, record
+from tests.benchmarks.report.pages_by_hand import artifacts, hostile, hostile_artifacts, record, saved
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium (Debian: apt-get install chromium)")
 
@@ -35,7 +35,7 @@ def url(tmp_path_factory):
     found = [record(model, top1=value) for model, value in scores.items()]
     found += [record("deit3-vitn_reg4", seed=1, top1=63.1), record("deit3-vitn_reg4", "imagenet_linear", top1=70.0)]
     found += [artifacts(), artifacts("deit3-vitn_reg0"), record("random-vitn_reg4", top1=1.0)]
-    for cell in placed(folder, *found):
+    for cell in saved(folder, *found):
         if cell.record.task == "artifact_report":
             Image.new("RGB", (300, 100), (10, 120, 60)).save(cell.file.with_suffix(".png"))
     return made(folder)
@@ -238,8 +238,10 @@ def test_a_screenshot_has_colours_and_marks(page, tmp_path):
 def test_a_hostile_record_does_nothing(browser, tmp_path, long):
     browser.complaints.clear()
     evil = [hostile(long), hostile_artifacts(), dataclasses.replace(hostile(long), model="deit3-vitn_reg4")]
-    cells = [Cell(one, tmp_path / "x.json") for one in (*evil, record(), record("deit3-vitn_reg0"))]
-    text, _ = report.page(cells, [hostile(long).model], hostile(long).model, tmp_path)
+    cells = [ScoredRecord(one, {}, tmp_path / "x.json") for one in (*evil, record(), record("deit3-vitn_reg0"))]
+    cells.sort(key=report.order)
+    kept = ScoredRecords("results", cells, [hostile(long).model])
+    text, _ = report.page(kept, hostile(long).model, tmp_path)
     (tmp_path / "evil.html").write_text(text, encoding="utf-8")
     browser.view(360, 800, phone=True)
     browser.open("about:blank")

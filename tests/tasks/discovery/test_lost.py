@@ -22,7 +22,7 @@ from regvit_lightning.data.discovery import NativeSize, pad_together
 from regvit_lightning.data.layout import BoxedSet, DataError, DataSettings
 from regvit_lightning.data.mini import writer as mini
 from regvit_lightning.models import sources, vit
-from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.vit_backbone import ViTBackbone
 from regvit_lightning.settings import SettingsError
 from regvit_lightning.tasks.discovery import (
     lost,
@@ -212,7 +212,7 @@ def colour_backbone(registers=4, cls=True):
             nn.init.zeros_(last.bias)
         block.attn.qkv.weight.data = torch.eye(96).repeat(3, 1)
         nn.init.zeros_(block.attn.qkv.bias)
-    return Backbone(model, "colours", 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return ViTBackbone(model, "colours", 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def found_in(backbone, method, images):

@@ -1,0 +1,167 @@
+"""Charts drawn by matplotlib as bare SVG shapes, whose colours, lines and fonts are classes of the page's style.
+
+An artist's class is its gid (`axes.plot(x, y, gid="line c0")`). matplotlib's own styles, identifiers, clip paths and
+metadata are left out, so that a chart follows the light and the dark theme, needs no inline style, which the page
+forbids, and is the same bytes whenever it is drawn again. No text of a record is drawn, only numbers and fixed words.
+"""
+
+import html
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH, HEIGHT = 340, 190  # of a chart, in units of its view box
+LEFT, RIGHT, TOP, BOTTOM = 44, 12, 8, 36  # margins around the axes
+POINTS = 72  # units in an inch of matplotlib
+STYLE = {"svg.fonttype": "none", "svg.hashsalt": "report", "axes.unicode_minus": False, "font.size": 11}
+METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+AUTOMATIC = re.compile(r"(figure|axes|matplotlib\.axis|[xy]tick|line2d|text|patch)_\d+")  # matplotlib's own names
+GRID = "rule"  # class of the lines of the grid, the only shapes without a gid
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point that opens records.
+
+    Attributes:
+        x, y: its centre in units of the view box.
+        colour: a class of the page's style.
+        text: what it says.
+        cells: indices of its records in the page's list, with spaces between.
+    """
+
+    x: float
+    y: float
+    colour: str
+    text: str
+    cells: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart to be put on the page.
+
+    Attributes:
+        label: what it shows, for someone who does not see it.
+        shapes: SVG elements in a view box of `WIDTH` × `HEIGHT`.
+        dots: points above the shapes.
+    """
+
+    label: str
+    shapes: Markup
+    dots: tuple[Dot, ...] = ()
+
+
+@contextmanager
+def axes(x_label: str) -> Iterator["Axes"]:
+    """One pair of axes of a chart, to be drawn into and handed to `shapes` inside the context.
+
+    Args:
+        x_label: a fixed word below the axes.
+    """
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    with style.context(["default", STYLE]):
+        figure = Figure(figsize=(WIDTH / POINTS, HEIGHT / POINTS))
+        across, down = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+        drawn = figure.add_axes((LEFT / WIDTH, BOTTOM / HEIGHT, across / WIDTH, down / HEIGHT))
+        for background in (figure.patch, drawn.patch, *drawn.spines.values()):
+            background.set_visible(False)
+        drawn.tick_params(length=0, pad=6)
+        drawn.set_xlabel(x_label, labelpad=3)
+        drawn.grid(axis="y")
+        drawn.set_axisbelow(True)
+        yield drawn
+
+
+def linear_x(axes: "Axes", positions: Sequence[float], labels: Sequence[str]) -> None:
+    """A horizontal axis with ticks at rising positions, a little longer than from the first to the last."""
+    margin = 0.04 * (positions[-1] - positions[0]) or 0.5
+    axes.set_xlim(positions[0] - margin, positions[-1] + margin)
+    axes.set_xticks(positions, labels)
+
+
+def linear_y(axes: "Axes", low: float, high: float) -> None:
+    """A linear vertical axis from `low` to `high`, with two to six ticks at multiples of 1, 2 or 5 × a power of ten."""
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+    if high - low < 1e-12:
+        low, high = low - 0.5, high + 0.5
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    numbers = ScalarFormatter(useOffset=False)
+    numbers.set_scientific(False)
+    axes.yaxis.set_major_formatter(numbers)
+
+
+def logarithmic(axes: "Axes", which: str, low: float, high: float) -> None:
+    """A logarithmic axis from `low` to `high`, with ticks at powers of ten, and at 2 and 5 times these where few are.
+
+    Args:
+        axes: whose axis becomes logarithmic.
+        which: x or y.
+        low, high: its ends, above 0.
+    """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})  # type: ignore[arg-type]
+    axis: Any = getattr(axes, f"{which}axis")
+    axis.set_major_locator(FixedLocator(_log_ticks(low, high)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    factors = (1,) if math.log10(high / low) > 3 else (1, 2, 5)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [factor * 10.0**power for power in powers for factor in factors]
+    return [tick for tick in ticks if low <= tick <= high]
+
+
+def position(axes: "Axes", x: float, y: float) -> tuple[float, float]:
+    """A point of the axes in units of the view box, downwards."""
+    across, up = axes.transData.transform((x, y)) * POINTS / axes.figure.dpi
+    return float(across), float(HEIGHT - up)
+
+
+def shapes(axes: "Axes") -> Markup:
+    """What has been drawn into the axes: `path` and `text` elements of classes, one after another."""
+    file = io.StringIO()
+    axes.figure.savefig(file, format="svg", metadata=METADATA)  # type: ignore[union-attr]
+    return Markup("".join(_shapes(ElementTree.fromstring(file.getvalue()), GRID)))
+
+
+def _shapes(element: ElementTree.Element, style: str) -> Iterator[str]:
+    """Markup of all shapes below an element of matplotlib's; `style` is the class of the group around them."""
+    for child in element:
+        name = child.tag.partition("}")[2]
+        if name == "g":
+            identifier = child.get("id", "")
+            yield from _shapes(child, style if AUTOMATIC.fullmatch(identifier) else identifier)
+        elif name == "path":
+            yield f'<path class="{style}" d="{_rounded(child.attrib["d"])}"/>'
+        elif name == "text":
+            yield _text(child.attrib, child.text or "")
+
+
+def _text(attributes: Mapping[str, str], text: str) -> str:
+    anchor = re.search(r"text-anchor: (\w+)", attributes["style"])
+    at = f'x="{_rounded(attributes["x"])}" y="{_rounded(attributes["y"])}"'
+    return f'<text class="tick" text-anchor="{anchor[1] if anchor else "start"}" {at}>{html.escape(text)}</text>'
+
+
+def _rounded(text: str) -> str:
+    """Coordinates to a tenth of a unit, with single spaces."""
+    numbers = re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), text)
+    return " ".join(numbers.split())

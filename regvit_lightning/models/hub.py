@@ -1,0 +1,96 @@
+"""Files of the Hugging Face Hub: from the cache, else downloaded into it, with one line where that cannot be done."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from regvit_lightning.errors import UserError
+from regvit_lightning.models import hugging_face
+from regvit_lightning.models.origins import HUB
+
+SECONDS = 10.0  # that the Hub may take to answer
+
+# A failure of one of these packages, on the way to released weights, means that they could not be fetched.
+NETWORK = ("huggingface_hub", "requests", "httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "urllib")
+
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def fetch_model(name: str) -> Path:
+    """The weights of `hf/<org>/<name>`, with the JSON files that belong to them beside.
+
+    Raises:
+        UserError: no such model, no access to it, no weights in it, or the Hub cannot be reached.
+    """
+    repository = name.removeprefix(HUB)
+    if not REPOSITORY.fullmatch(repository):
+        raise UserError(f"{name}: expected {HUB}<org>/<name>, such as {HUB}facebook/dinov2-with-registers-base")
+    if repository.startswith("timm/"):
+        raise UserError(f"{name}: models of timm are named {repository}")
+    for file in (hugging_face.CONFIG, hugging_face.PROCESSOR):
+        fetch(name, repository, [file])
+    weights = fetch(name, repository, hugging_face.WEIGHTS)
+    if weights is None:
+        raise UserError(f"{name}: holds neither {' nor '.join(hugging_face.WEIGHTS)}")
+    return weights
+
+
+def fetch(name: str, repository: str, files: Sequence[str]) -> Path | None:
+    """The first of `files` that a repository of the Hub has; None where it has none of them.
+
+    What is in the cache is taken from there, without a look at the network.
+
+    Args:
+        name: of the model, for messages.
+        repository: `<org>/<name>`.
+        files: names of files, the best first.
+
+    Raises:
+        UserError: no such repository, no access to it, or the Hub cannot be reached.
+    """
+    with fetching(name):
+        for file in files:
+            cached = huggingface_hub.try_to_load_from_cache(repository, file)
+            if isinstance(cached, str):
+                return Path(cached)
+        for file in files:
+            try:
+                return Path(_download(repository, file))
+            except LocalEntryNotFoundError:  # nobody answered
+                raise
+            except EntryNotFoundError:
+                continue
+    return None
+
+
+@contextmanager
+def fetching(name: str) -> Iterator[None]:
+    """Inside, a failure to fetch the released weights of the model `name` is a `UserError` in one line."""
+    try:
+        yield
+    except GatedRepoError as error:
+        raise UserError(f"{name}: accept its terms on its page of the Hub, then `hf auth login`") from error
+    except RepositoryNotFoundError as error:
+        raise UserError(f"{name}: no such model on the Hub, or a private one (`hf auth login`)") from error
+    except Exception as error:
+        packages = {cls.__module__.partition(".")[0] for cls in type(error).__mro__}
+        if not isinstance(error, OSError) and packages.isdisjoint(NETWORK):
+            raise
+        raise UserError(
+            f"{name}: its released weights are not in the cache and could not be fetched ({type(error).__name__}); "
+            "fetch them once on a machine with network and take its HF_HOME along, or give a local file as the model"
+        ) from error
+
+
+def _download(repository: str, file: str) -> str:
+    # One question first: where nobody answers, the download itself would ask again for most of a minute.
+    try:
+        url = huggingface_hub.hf_hub_url(repository, file)
+        huggingface_hub.get_hf_file_metadata(url, timeout=SECONDS)
+    except EntryNotFoundError:
+        pass  # the download notes in the cache that there is no such file
+    return huggingface_hub.hf_hub_download(repository, file, etag_timeout=SECONDS)

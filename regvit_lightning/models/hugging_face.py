@@ -1,0 +1,255 @@
+"""Models of Hugging Face's transformers: their names under ours, and what the JSON files beside them say.
+
+Read are DINOv2 with and without registers, ViT, CLIP's vision tower (all three become a `RegisterViT`) and DINOv3
+(timm's `Eva`, for its rotary position embedding), under the names on disk and under those in memory.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.layers import GELUTanh, QuickGELU
+from timm.models.eva import Eva
+from torch import Tensor, nn
+
+from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.models.clip_naming import State, rename
+
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+DINOV2, DINOV3, VIT, CLIP = "dinov2", "dinov3", "vit", "clip"
+
+# What the configuration classes of transformers stand for where config.json is silent.
+EPS = {DINOV2: 1e-6, DINOV3: 1e-5, VIT: 1e-12, CLIP: 1e-5}
+ACTIVATION = {DINOV2: "gelu", DINOV3: "gelu", VIT: "gelu", CLIP: "quick_gelu"}
+ROPE_THETA = 100.0
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_new": GELUTanh,
+    "gelu_pytorch_tanh": GELUTanh,
+    "quick_gelu": QuickGELU,
+    "silu": nn.SiLU,
+}
+
+# Beside the backbone: pooler and classifier, the projection into CLIP's joint space, a constant of old files.
+DROPPED = re.compile(r"(pooler|classifier|visual_projection)\..+|embeddings\.(mask_token|position_ids)")
+
+RENAMES = (
+    (re.compile(r"^embeddings\.(cls_token|class_embedding)$"), "cls_token"),
+    (re.compile(r"^embeddings\.register_tokens$"), "reg_token"),
+    (re.compile(r"^embeddings\.distillation_token$"), "dist_token"),  # is refused
+    (re.compile(r"^embeddings\.position_embeddings?(\.weight)?$"), "pos_embed"),
+    (re.compile(r"^embeddings\.patch_embeddings?\.(projection\.)?"), "patch_embed.proj."),
+    (re.compile(r"^pre_layrnorm\."), "norm_pre."),  # CLIP's, spelt so
+    (re.compile(r"^(post_)?layernorm\."), "norm."),
+    (re.compile(r"^((encoder|model)\.)?layers?\."), "blocks."),
+    (re.compile(r"\.(layernorm_before|layer_norm1)\."), ".norm1."),
+    (re.compile(r"\.(layernorm_after|layer_norm2)\."), ".norm2."),
+    (re.compile(r"\.(attention|self_attn)\.(attention\.)?([qkv])(uery|ey|alue|_proj)\."), r".attn.\3."),
+    (re.compile(r"\.(attention\.(o_proj|output\.dense)|self_attn\.out_proj)\."), ".attn.proj."),
+    (re.compile(r"\.(intermediate\.dense|mlp\.weights_in)\."), ".mlp.fc1."),
+    (re.compile(r"^(blocks\.\d+)\.(output\.dense|mlp\.weights_out|mlp\.down_proj)\."), r"\1.mlp.fc2."),
+    (re.compile(r"\.layer_scale([12])\.lambda1$"), r".ls\1.gamma"),
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What `config.json` says about a model, and its tensors do not.
+
+    Attributes:
+        kind: `dinov2`, `dinov3`, `vit` or `clip`.
+        heads: attention heads per block; None where the file is missing.
+        eps: of all layer norms.
+        activation: of the MLP, a key of `ACTIVATIONS`; DINOv2's SwiGLU has its own.
+        rope_theta: base of the periods of DINOv3's rotary embedding.
+        image_size: side in pixels; None where the file is missing.
+    """
+
+    kind: str
+    heads: int | None
+    eps: float
+    activation: str
+    rope_theta: float
+    image_size: int | None
+
+
+def kind_of(state: Mapping[str, Any]) -> str:
+    """Which model of transformers has these names: `dinov2`, `dinov3`, `vit`, `clip`; empty for all other namings."""
+    if "embeddings.class_embedding" in state:
+        return CLIP
+    if "embeddings.patch_embeddings.weight" in state:
+        return DINOV3
+    if "embeddings.patch_embeddings.projection.weight" not in state:
+        return ""
+    return DINOV2 if any(name.endswith(".layer_scale1.lambda1") for name in state) else VIT
+
+
+def read_config(weights: Path, state: State) -> Config:
+    """What `config.json` beside the weights says; without the file, what the released models of that kind have.
+
+    Args:
+        weights: the file of the tensors.
+        state: the tensors under the names of transformers.
+
+    Raises:
+        UserError: not such a file, an unknown activation; or CLIP without it, whose releases differ in activation.
+    """
+    file, kind = weights.with_name(CONFIG), kind_of(state)
+    values = _read_json(file)
+    if values is None and kind == CLIP:
+        raise UserError(f"{weights}: a CLIP vision tower needs its {CONFIG} beside it, which says its activation")
+    values = values or {}
+    values = values.get("vision_config", values) if kind == CLIP else values
+    gated = kind == DINOV3 and any(".mlp.gate_proj." in name for name in state)
+    activation = values.get("hidden_act", "silu" if gated else ACTIVATION[kind])
+    if activation not in ACTIVATIONS or (gated and activation != "silu"):
+        raise UserError(f"{file}: hidden_act is {activation}; known are {', '.join(ACTIVATIONS)}, in a gated MLP silu")
+    try:
+        eps, theta = float(values.get("layer_norm_eps", EPS[kind])), float(values.get("rope_theta", ROPE_THETA))
+        heads, size = (int(values[key]) if key in values else None for key in ("num_attention_heads", "image_size"))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{file}: not the configuration of a square ViT ({one_line(error)})") from None
+    return Config(kind, heads, eps, activation, theta, size)
+
+
+def read_processor(weights: Path) -> tuple[list[float], list[float], float] | None:
+    """Mean, std and the share that the crop keeps of the resized short side; None without `preprocessor_config.json`.
+
+    Raises:
+        UserError: not such a file.
+    """
+    file = weights.with_name(PROCESSOR)
+    values = _read_json(file)
+    if values is None:
+        return None
+    try:
+        mean, std = ([float(value) for value in values[key]] for key in ("image_mean", "image_std"))
+        if len(mean) != 3 or len(std) != 3:
+            raise ValueError("image_mean and image_std have three values")
+        resized, cropped = _side(values.get("size")), _side(values.get("crop_size"))
+        share = cropped / resized if resized and cropped and values.get("do_center_crop", True) else 1.0
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: not the configuration of an image processor ({one_line(error)})") from None
+    return mean, std, min(share, 1.0)
+
+
+def to_our_naming(state: Mapping[str, Tensor]) -> State:
+    """The tensors under our names; those of DINOv3 under the names of timm's `Eva`.
+
+    What belongs to no backbone keeps its name, so that a strict loading reports it as unexpected.
+    """
+    kind = kind_of(state)
+    renamed = rename({name: tensor for name, tensor in state.items() if not DROPPED.fullmatch(name)}, RENAMES)
+    renamed["cls_token"] = renamed["cls_token"].reshape(1, 1, -1)
+    if "pos_embed" in renamed and renamed["pos_embed"].ndim == 2:
+        renamed["pos_embed"] = renamed["pos_embed"].unsqueeze(0)
+    if "reg_token" in renamed and not renamed["reg_token"].shape[1]:
+        del renamed["reg_token"]
+    if kind != DINOV3:
+        renamed = _joined(renamed, r"\.mlp\.(gate|up)_proj\.", ".mlp.fc1.", ("gate", "up"))
+        return _joined(renamed, r"\.attn\.([qkv])\.", ".attn.qkv.", ("q", "k", "v"))
+    gated = any(".mlp.gate_proj." in name for name in renamed)
+    names = (
+        (re.compile(r"\.ls([12])\.gamma$"), r".gamma_\1"),
+        (re.compile(r"\.attn\.([qv])\.bias$"), r".attn.\1_bias"),
+        (re.compile(r"\.mlp\.gate_proj\."), ".mlp.fc1_g."),
+        (re.compile(r"\.mlp\.up_proj\."), ".mlp.fc1_x." if gated else ".mlp.fc1."),
+    )
+    return _joined(rename(renamed, names), r"\.attn\.([qkv])\.weight", ".attn.qkv.weight", ("q", "k", "v"))
+
+
+def eva(state: State, config: Config, source: object) -> Eva:
+    """An untrained DINOv3 with the shapes of `state`, which is named as `to_our_naming` names it.
+
+    Raises:
+        UserError: the patches are not square, or there is no MLP.
+    """
+    projection, fc2 = state["patch_embed.proj.weight"], state.get("blocks.0.mlp.fc2.weight")
+    if fc2 is None or projection.ndim != 4 or projection.shape[1] != 3 or projection.shape[2] != projection.shape[3]:
+        raise UserError(f"{source}: not a DINOv3 ViT: no square patches of 3 channels, or no MLP")
+    width, patch, gated = projection.shape[0], projection.shape[-1], "blocks.0.mlp.fc1_g.weight" in state
+    return Eva(
+        img_size=config.image_size or 14 * patch,
+        patch_size=patch,
+        num_classes=0,
+        global_pool="token",
+        embed_dim=width,
+        depth=len({name.split(".")[1] for name in state if name.startswith("blocks.")}),
+        num_heads=config.heads or width // 64,
+        mlp_ratio=(fc2.shape[1] + 0.5) / width,  # timm truncates embed_dim * mlp_ratio
+        swiglu_mlp=gated,
+        swiglu_align_to=1,  # separate tensors for the gate, of the width that is there
+        init_values=1e-5,  # the value is overwritten by the file's
+        num_reg_tokens=state["reg_token"].shape[1] if "reg_token" in state else 0,
+        use_abs_pos_emb=False,
+        use_rot_pos_emb=True,
+        rope_type="dinov3",
+        rope_temperature=config.rope_theta,
+        rope_rotate_half=True,
+        use_fc_norm=False,
+        dynamic_img_size=True,
+    )
+
+
+def adapt(model: nn.Module, config: Config) -> None:
+    """Give a model its layer norms' epsilon and its MLPs' activation."""
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = config.eps
+        if isinstance(getattr(module, "act", None), nn.GELU):
+            module.act = ACTIVATIONS[config.activation]()
+
+
+def weights_in(folder: Path) -> Path:
+    """The file of weights in a folder as `save_pretrained` leaves it.
+
+    Raises:
+        UserError: there is none.
+    """
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder}: holds neither {' nor '.join(WEIGHTS)}; give the path of a file")
+
+
+def _joined(state: State, pattern: str, target: str, parts: tuple[str, ...]) -> State:
+    """Tensors that are parts of one, the part named by the pattern's group, concatenated in the order of `parts`."""
+    joined: State = {}
+    groups: dict[str, State] = {}
+    for name, tensor in state.items():
+        match = re.search(pattern, name)
+        if match is None:
+            joined[name] = tensor
+        else:
+            groups.setdefault(name.replace(match[0], target), {})[match[1]] = tensor
+    for name, group in groups.items():
+        if set(group) == set(parts):
+            joined[name] = torch.cat([group[part] for part in parts])
+        else:
+            joined |= {f"{name} ({part})": tensor for part, tensor in group.items()}
+    return joined
+
+
+def _read_json(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: not JSON ({one_line(error)})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: not a configuration of transformers")
+    return values
+
+
+def _side(size: Any) -> int | None:
+    """Side in pixels from the forms that image processors write: 224, {"shortest_edge": 224}, {"height": 224, …}."""
+    if isinstance(size, dict):
+        size = size.get("shortest_edge", size.get("height"))
+    return None if size is None else int(size)

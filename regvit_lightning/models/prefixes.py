@@ -1,0 +1,60 @@
+"""The backbone in a state dict whose names carry the prefixes of what was trained around it."""
+
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from regvit_lightning.errors import Notice, UserError
+
+# One tensor of each naming that is read: what stands before it stands before all names of the backbone.
+ANCHORS = (
+    "patch_embed.proj.weight",  # timm, DINO, DINOv2, DeiT
+    "visual.class_embedding",  # open_clip
+    "embeddings.patch_embeddings.projection.weight",  # transformers: DINOv2, ViT
+    "embeddings.patch_embeddings.weight",  # transformers: DINOv3
+    "embeddings.class_embedding",  # transformers: CLIP's vision tower
+)
+ANCHOR = re.compile(rf"((?:\w+\.)*)(?:{'|'.join(re.escape(anchor) for anchor in ANCHORS)})")
+
+# Of several backbones in one file, the one that is evaluated: DINO's teacher, a moving average, MoCo's base encoder.
+PREFERRED = ("teacher", "ema", "base_encoder")
+
+
+def without_prefix(state: Mapping[str, Tensor], source: object) -> dict[str, Tensor]:
+    """The tensors of the backbone without the prefix of their names (`module.`, `teacher.backbone.`, `model.`, …).
+
+    Warns with a `Notice` that names the prefix and how many other tensors are left out. A state dict without a prefix,
+    or without a backbone, is returned as it is.
+
+    Args:
+        state: tensors by name.
+        source: for messages.
+
+    Raises:
+        UserError: several backbones, and no rule that says which one is evaluated.
+    """
+    prefix = _prefix(state, source)
+    if not prefix:
+        return dict(state)
+    inside = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    rest = len(state) - len(inside)
+    left_out = f"; tensors left out: {rest}" if rest else ""
+    warnings.warn(f"{source}: read without the prefix '{prefix}' of its names{left_out}", Notice, stacklevel=2)
+    return inside
+
+
+def _prefix(state: Mapping[str, Any], source: object) -> str:
+    matches = (ANCHOR.fullmatch(name) for name in state)
+    prefixes = sorted({match[1] for match in matches if match})
+    if not prefixes or "" in prefixes:
+        return ""
+    if len(prefixes) == 1:
+        return prefixes[0]
+    for word in PREFERRED:
+        chosen = [prefix for prefix in prefixes if re.search(rf"(^|[._]){word}[._]", prefix)]
+        if len(chosen) == 1:
+            return chosen[0]
+    raise UserError(f"{source}: holds several backbones ({', '.join(prefixes)}); save the state dict of one alone")

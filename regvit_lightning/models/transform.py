@@ -1,0 +1,59 @@
+"""From one image to what a model takes: resize, centre crop, mean and std."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from regvit_lightning.data.transforms import centre_crop, normalise
+from regvit_lightning.errors import UserError
+
+SHARE = 224 / 256  # of the resized short side that the crop keeps: the evaluation view of DINOv2 and DeiT
+
+
+@dataclass(frozen=True)
+class Transform:
+    """The view that a model is made for: short side to `resize` pixels (bicubic), then the central `crop` square.
+
+    Attributes:
+        resize: short side in pixels before the crop.
+        crop: side of the output in pixels.
+        mean, std: per channel, of images in 0..1.
+    """
+
+    resize: int
+    crop: int
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def __call__(self, image: Image.Image | np.ndarray | Tensor) -> Tensor:
+        """One image, normalised.
+
+        Args:
+            image: a PIL image of any mode, or uint8 RGB as an array or tensor of (H, W, 3) or (3, H, W). All of them
+                take the same way, so that they give the same numbers.
+
+        Returns:
+            (3, crop, crop) float32; `[None]` makes it a batch of one.
+
+        Raises:
+            UserError: anything else, such as floats, which may or may not be normalised already.
+        """
+        pixels = centre_crop(self.resize, self.crop)(_as_picture(image))
+        return normalise(pixels, torch.tensor(self.mean), torch.tensor(self.std))
+
+
+def _as_picture(image: Any) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return cast(Image.Image, image.convert("RGB"))
+    if isinstance(image, (np.ndarray, Tensor)):
+        pixels = image.cpu().numpy() if isinstance(image, Tensor) else image
+        if pixels.dtype == np.uint8 and pixels.ndim == 3 and 3 in (pixels.shape[0], pixels.shape[2]):
+            last = pixels.shape[2] == 3 and (pixels.shape[0] != 3 or isinstance(image, np.ndarray))
+            return Image.fromarray(np.ascontiguousarray(pixels if last else pixels.transpose(1, 2, 0)))
+    kind = f"{image.dtype} {tuple(image.shape)}" if hasattr(image, "shape") else type(image).__name__
+    raise UserError(f"image: expected a PIL image, or uint8 of (H, W, 3) or (3, H, W), one image; got {kind}")

@@ -1,0 +1,205 @@
+"""A plain ViT as a backbone: the only file that knows how many tokens stand before the patches."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from timm.layers import Attention as TimmAttention
+from timm.layers import AttentionRope
+from timm.models.beit import Attention as BeitAttention
+from timm.models.beit import Beit
+from timm.models.eva import Eva, EvaAttention
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from regvit_lightning.errors import UserError
+from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.tokens import Attention, LastBlock, Projections, Tokens
+from regvit_lightning.models.transform import SHARE
+
+
+class ViTBackbone(Backbone):
+    """A plain ViT behind the `Tokens` contract, with all that is inside its blocks.
+
+    Args:
+        model: timm's `VisionTransformer`, `Eva` or `Beit`, or a class derived from them; frozen itself, not a copy.
+        name, image_size, mean, std, source, share: see `Backbone`.
+
+    Raises:
+        UserError: the model is not such a ViT, or has two class tokens.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        source: Path | None = None,
+        share: float = SHARE,
+    ) -> None:
+        check_vit(model, name)
+        super().__init__(model, name, image_size, mean, std, source, share)
+        self.embed_dim = self.model.embed_dim
+        self.depth = len(self.model.blocks)
+        self.patch_size = self.model.patch_embed.feat_ratio()
+        self.has_cls = self.model.cls_token is not None
+        self._prefix: int = self.model.num_prefix_tokens  # CLS and registers: they stand before the patches
+        self.num_registers = self._prefix - self.has_cls
+        self.any_size = bool(getattr(model, "dynamic_img_size", False))
+
+    def linears(self) -> list[nn.Linear]:
+        return [module for module in self.model.blocks.modules() if isinstance(module, nn.Linear)]
+
+    @contextmanager
+    def rewriting_registers(self, rewrite: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+        if not self.num_registers:
+            raise UserError(f"{self.name}: has no registers, so there is nothing to replace")
+
+        def rewritten(block: int, output: Tensor) -> Tensor:
+            cls, registers, patches = output.split(self._lengths(output), dim=1)
+            return torch.cat([cls, rewrite(block, registers).to(registers), patches], dim=1)
+
+        handles = [
+            block.register_forward_hook(lambda _, __, output, index=index: rewritten(index, output))
+            for index, block in enumerate(self.model.blocks)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _tokens(self, images: Tensor, blocks: Sequence[int], norm: bool) -> list[Tokens]:
+        grid, chosen = self._grid(images), [self._block(index) for index in blocks]
+        with _outputs(chosen) as outputs:
+            self.model.forward_features(images)
+        return [self._split(self._final_norm(outputs[block]) if norm else outputs[block], grid) for block in chosen]
+
+    def walk(self, images: Tensor, see: Callable[[int, Tokens], None]) -> None:
+        grid = self._grid(images)
+
+        def show(module: nn.Module, _: Any, output: Tensor) -> None:
+            see(stages[module], self._split(output, grid))
+            if stages[module] == self.depth:
+                see(self.depth + 1, self._split(self._final_norm(output), grid))
+
+        def embedded(_: nn.Module, __: Any, output: Tensor) -> None:
+            patches = output.reshape(len(output), *grid, -1)
+            see(0, Tokens(None, patches.new_zeros(len(output), 0, self.embed_dim), patches))
+
+        stages = {block: number for number, block in enumerate(self.model.blocks, 1)}
+        handles = [block.register_forward_hook(show) for block in stages]
+        handles.append(self.model.patch_embed.register_forward_hook(embedded))
+        try:
+            self.model.forward_features(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def last_block(self, images: Tensor) -> LastBlock:
+        grid, block = self._grid(images), self.model.blocks[-1]
+        attention = self._attention(block)
+        with _unfused(attention), _outputs([block, attention.attn_drop]) as outputs, _input(attention) as inputs:
+            self.model.forward_features(images)
+        q, k, v = (self._split(part, grid) for part in _project(attention, inputs[0]))
+        tokens, full = self._split(outputs[block], grid), outputs[attention.attn_drop]
+        return LastBlock(tokens, q, k, v, self._split_attention(full, grid))
+
+    def projections(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Projections]:
+        grid = self._grid(images)
+        chosen = [self._attention(self._block(index)) for index in blocks]
+        with ExitStack() as hooks:
+            inputs = {attention: hooks.enter_context(_input(attention)) for attention in dict.fromkeys(chosen)}
+            self.model.forward_features(images)
+        parts = [[self._split(part, grid) for part in _project(one, inputs[one][0])] for one in chosen]
+        return [Projections(*qkv) for qkv in parts]
+
+    def _grid(self, images: Tensor) -> tuple[int, int]:
+        self._check(images)
+        height, width = images.shape[-2:]
+        return height // self.patch_size, width // self.patch_size
+
+    def _block(self, index: int) -> nn.Module:
+        self._check_block(index)
+        return cast(nn.Module, self.model.blocks[index])
+
+    def _attention(self, block: nn.Module) -> Any:
+        attention = getattr(block, "attn", None)
+        if not isinstance(attention, (TimmAttention, AttentionRope, EvaAttention, BeitAttention)):
+            raise UserError(f"{self.name}: no q, k, v: its blocks are {type(block).__name__}, without plain attention")
+        return attention
+
+    def _final_norm(self, tokens: Tensor) -> Tensor:
+        # Models that pool the patches keep their final norm behind the pooling, as `fc_norm`.
+        moved = isinstance(self.model.norm, nn.Identity)
+        return (self.model.fc_norm if moved else self.model.norm)(tokens)
+
+    def _split(self, tokens: Tensor, grid: tuple[int, int]) -> Tokens:
+        cls, registers, patches = tokens.split(self._lengths(tokens), dim=1)
+        return Tokens(cls[:, 0] if self.has_cls else None, registers, patches.unflatten(1, grid))
+
+    def _split_attention(self, full: Tensor, grid: tuple[int, int]) -> Attention:
+        to_patches = full[..., self._prefix :].unflatten(-1, grid)
+        cls, registers, patches = to_patches.split(self._lengths(full.transpose(1, 2)), dim=2)
+        return Attention(cls[:, :, 0] if self.has_cls else None, registers, patches.unflatten(2, grid), full)
+
+    def _lengths(self, tokens: Tensor) -> list[int]:
+        return [int(self.has_cls), self.num_registers, tokens.shape[1] - self._prefix]
+
+
+def check_vit(model: nn.Module, name: str) -> None:
+    """Raise `UserError` unless `model` is a plain ViT: a sequence of CLS, registers and patches through blocks."""
+    if not isinstance(model, (VisionTransformer, Eva, Beit)):
+        raise UserError(f"{name}: a {type(model).__name__} is not a plain ViT (timm's VisionTransformer, Eva or Beit)")
+    if hasattr(model, "dist_token"):
+        raise UserError(f"{name}: a distilled DeiT has two class tokens; take the model without distillation")
+
+
+@contextmanager
+def _outputs(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
+    # Hooks rather than timm's `forward_intermediates`: that differs between classes and fails without prefix tokens.
+    outputs: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, _: Any, output: Tensor) -> None:
+        outputs[module] = output
+
+    handles = [module.register_forward_hook(keep) for module in dict.fromkeys(modules)]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _input(module: nn.Module) -> Iterator[list[Tensor]]:
+    inputs: list[Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+    try:
+        yield inputs
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _unfused(attention: Any) -> Iterator[None]:
+    # Fused kernels never form the matrix of probabilities.
+    fused, attention.fused_attn = attention.fused_attn, False
+    try:
+        yield
+    finally:
+        attention.fused_attn = fused
+
+
+def _project(attention: Any, tokens: Tensor) -> tuple[Tensor, ...]:
+    # Not by hooks on `qkv`: EVA and BEiT use its weight with biases of their own and never call it.
+    if attention.qkv is None:
+        return attention.q_proj(tokens), attention.k_proj(tokens), attention.v_proj(tokens)
+    bias = attention.qkv.bias
+    if getattr(attention, "q_bias", None) is not None:
+        bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+    return nn.functional.linear(tokens, attention.qkv.weight, bias).chunk(3, dim=-1)

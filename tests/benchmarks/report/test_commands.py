@@ -1,0 +1,71 @@
+"""The command that makes a record again gives its settings, and no shell reads anything else into it."""
+
+import dataclasses
+import re
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.report import commands
+from regvit_lightning import settings
+from tests.benchmarks.report.pages_by_hand import EVIL, record
+
+
+@pytest.mark.parametrize("task", settings.names("tasks"))
+@pytest.mark.parametrize("words", [[], ["device_batch=7", "precision=32-true"]])
+def test_a_command_gives_the_settings_of_its_record(task, words):
+    if task == "ade20k_ms":
+        words = [*words, "decode_head={type: UPerHead, channels: 512, norm_cfg: {type: BN}}"]
+    _, chosen = settings.load_settings("tasks", task, "mini", words)
+    made = dataclasses.replace(record(task=task), settings=settings.resolved(chosen))
+    make, evaluate, *given = shlex.split(commands.command(made))
+    assert (make, evaluate) == ("make", "eval")
+    values = dict(word.partition("=")[::2] for word in given)
+    assert values["MODEL"] == "deit3-vitn_reg4"
+    _, again = settings.load_settings(
+        "tasks", values["TASK"], values.get("VARIANT", "mini"), shlex.split(values.get("ARGS", ""))
+    )
+    ours, theirs = (settings.resolved(one) for one in (again, chosen))
+    assert {**ours, "device_batch": 0} == {**theirs, "device_batch": 0}  # it may be run with another
+
+
+@pytest.mark.parametrize("name", [EVIL, "a b", "$(touch /tmp/x)", "`x`", "a;b", "a'b", "é"])
+def test_a_name_that_a_shell_would_read_makes_no_command(name):
+    for changed in ({"model": name}, {"data": "other", "data_root": name}, {"task": name}):
+        made = commands.command(dataclasses.replace(record(), **changed))
+        assert made.startswith("# no command: ")
+        assert name not in made or changed.get("task") == name
+    for evil in ({"view": name}, {name: 1}, {"view": {name: 1}}, {"view": [name]}):
+        made = commands.command(dataclasses.replace(record(), settings=evil))
+        assert made == "# no command: settings of this record cannot be given as words"
+
+
+ODD = st.text(st.sampled_from("a0_-.@+/ \n\t;&|<>$`'\"\\(){}[]*?!#~^=:,%…"), max_size=12)
+
+
+@given(
+    ODD,
+    ODD,
+    st.recursive(ODD | st.integers() | st.floats(), lambda inner: st.lists(inner) | st.dictionaries(ODD, inner)),
+)
+def test_whatever_a_record_says_its_command_is_one_line_without_a_shells_signs(name, key, value):
+    for changed in ({"model": name}, {"weights": name}, {"data_root": name}, {"settings": {key: value}}):
+        made = commands.command(dataclasses.replace(record(), **changed))
+        assert "\n" not in made
+        if not made.startswith("# no command: "):
+            outside = re.sub(r'ARGS="[^"]*"', "", made)
+            assert re.fullmatch(r"make eval [\w.@+/= …-]+ RESULTS=again", outside)
+            for inside in re.findall(r'ARGS="([^"]*)"', made):
+                assert re.fullmatch(r"[\w.@+/=' :,{}\[\]-]*", inside)
+                assert all(word.count("=") for word in shlex.split(inside))
+
+
+def test_commands_of_other_models():
+    timm = record("vit_large_patch14_reg4_dinov2.lvd142m")
+    assert " MODEL=timm/vit_large_patch14_reg4_dinov2.lvd142m " in commands.command(timm)
+    assert commands.command(record("somebodys-weights")) == (
+        "# no command: MODEL is the path of the weights' file, of which only the name is known"
+    )
+    assert " MODEL=random-vitn_reg4 " in commands.command(record("random-vitn_reg4"))

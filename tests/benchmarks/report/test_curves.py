@@ -1,0 +1,41 @@
+"""Metrics against the number of registers: every mean and every whisker in its place."""
+
+import math
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks.report import curves
+from benchmarks.tables import build
+from tests.benchmarks.report.pages_by_hand import numbered, page, paths, record, saved
+
+
+def circles(svg):
+    return [
+        (float(c.get("cx")), float(c.get("cy")), c.find("title").text)
+        for c in ElementTree.fromstring(svg).iter("circle")
+    ]
+
+
+def test_curves_put_every_mean_in_its_place(tmp_path):
+    values = {0: 40.0, 1: 44.0, 4: 52.0}
+    found = [
+        record(f"deit3-vitn_reg{n}", seed=seed, top1=v + d) for n, v in values.items() for seed, d in ((0, -1), (1, 1))
+    ]
+    lonely = record("openclip-vitn_reg4", top1=10.0)
+    cells = saved(tmp_path, *found, lonely)
+    (drawn,) = re.findall(r"<svg class=.chart.*?</svg>", page(cells)[1], re.DOTALL)
+    points = circles(drawn)
+    assert [text for *_, text in points] == [f"deit3-vitn, {n} registers: {v}" for n, v in values.items()]
+    (x0, y0, _), (x1, y1, _), (x4, y4, _) = points
+    assert (y0 - y4) / (y0 - y1) == pytest.approx(12 / 4, rel=1e-3)  # means 40, 44, 52
+    assert (x4 - x0) / (x1 - x0) == pytest.approx(math.log2(5), rel=1e-3)
+    (curve,) = curves.curves(build.overview(cells), numbered(cells))
+    whiskers = paths(curve.chart.shapes, "whisker c0")
+    lengths = {round(low - high, 1) for _, low, _, high in whiskers}
+    expected = 2 * math.sqrt(2) * (y0 - y4) / 12  # two seeds, ±1: deviation √2
+    assert lengths
+    assert all(length == pytest.approx(expected, abs=0.1) for length in lengths)
+    (line,) = paths(curve.chart.shapes, "line c0")
+    assert line == pytest.approx([end for x, y, _ in points for end in (x, y)], abs=0.06)

@@ -1,0 +1,93 @@
+"""The overview of the page: the same numbers, marks and notes as the tables have."""
+
+import dataclasses
+import math
+import re
+import statistics
+
+import numpy as np
+import pytest
+
+from benchmarks.tables import build, formats, scored_records
+from benchmarks.tables.formats import Origin, row_name
+from benchmarks.tables.scored_records import ScoredRecord, ScoredRecords
+from tests.benchmarks.report.pages_by_hand import Read, page, record, saved
+
+
+def in_overview(cells):
+    """The table of models and metrics in the page, parsed, and its text."""
+    text = re.search(r"<table class=.sortable overview.*?</table>", page(cells)[1], re.DOTALL)[0]
+    return Read(text), text
+
+
+def test_means_spreads_and_changes(tmp_path):
+    runs = {("deit3-vitn_reg0", 0): 50.0, ("deit3-vitn_reg4", 0): 53.0, ("deit3-vitn_reg4", 1): 55.0}
+    cells = saved(tmp_path, *(record(model, seed=seed, top1=value) for (model, seed), value in runs.items()))
+    table = build.overview(cells)
+    ((row, column),) = [where for where in table.scores if where[0].model == "deit3-vitn_reg4"]
+    score = table.scores[row, column]
+    assert (score.mean, score.deviation) == (54.0, pytest.approx(math.sqrt(2)))
+    assert score.change.value == 54.0 - 50.0
+    assert [cell.record.seed for cell in score.cells] == [0, 1]
+    shown = in_overview(cells)[0].texts
+    assert shown[-3:] == ["54.0", "± 1.4", "+4.0"]
+    assert "± 1.4" not in shown[:-3]
+
+
+def test_a_number_from_changed_code_is_marked(tmp_path):
+    clean, changed = record("deit3-vitn_reg0"), record("deit3-vitn_reg4")
+    changed = dataclasses.replace(changed, provenance={**changed.provenance, "dirty": True})
+    cells = saved(tmp_path, clean, changed)
+    shown, _ = in_overview(cells)
+    marks = [facts.get("class") for name, facts in shown.tags if name == "button" and "data-cells" in facts]
+    assert marks == [None, "dirty"]
+    assert shown.texts.count("ᵈ") == 1
+    assert "ᵈ: measured with uncommitted changes of the code" in page(cells)[0].texts
+
+
+def test_other_settings_are_another_column(tmp_path):
+    other = dataclasses.replace(record("deit3-vitn_reg0"), settings={"k": 20})
+    cells = saved(tmp_path, record("deit3-vitn_reg4"), other)
+    table = build.overview(cells)
+    assert len(table.columns) == 2
+    assert len(table.scores) == 2
+    heads = [text for text in in_overview(cells)[0].texts if text.startswith("imagenet_knn")]
+    assert all(re.fullmatch(r"imagenet_knn @[0-9a-f]{6}", head) for head in heads)
+    assert len(set(heads)) == 2
+
+
+def test_models_stand_floors_first_then_by_registers(tmp_path):
+    names = ["deit3-vitn_reg16", "deit3-vitn_reg4", "random-vitn_reg4", "deit3-vitb_reg0"]
+    cells = saved(tmp_path, *map(record, names))
+    floor = dataclasses.replace(record("deit3-vitn_reg8"), floors={"chance": {"top1": 6.25}})
+    order = ["random-vitn_reg4", "deit3-vitb_reg0", "deit3-vitn_reg4", "deit3-vitn_reg16"]
+    kept = scored_records.read_scored_records(tmp_path / "results", "mini")
+    assert [row.model for row in build.overview(kept.cells).rows] == order
+    listed = page(cells)[1].partition('id="record-list"')[2].partition("</table>")[0]
+    assert re.findall(r'data-cells="\d+">([^<]*)<', listed) == order
+    assert len(cells) == 4
+    rows = build.overview(saved(tmp_path, floor)).rows
+    assert [row_name(row) for row in rows] == ["chance (floor)", "deit3-vitn_reg8"]
+
+
+def test_the_page_says_of_a_number_what_the_tables_say(tmp_path):
+    """Its change with the interval, bold and marks: all from the one overview."""
+    per_image = {0: [100.0, 0.0] * 100, 4: [100.0] * 150 + [0.0] * 50}
+    cells = []
+    for registers, scores in per_image.items():
+        model = f"deit3-vitn_reg{registers}"
+        facts = {"provenance": {**record().provenance, "dirty": registers == 4}}
+        one = dataclasses.replace(record(model, top1=statistics.fmean(scores)), **facts)
+        cells.append(ScoredRecord(one, {"top1": np.array(scores)}, one.save(tmp_path)))
+    table = build.overview(cells)
+    origin = Origin("mini", ScoredRecords("results", cells, []), "make tables")
+    in_markdown = formats.markdown(table, origin).splitlines()
+    (line,) = [one for one in in_markdown if one.startswith("| deit3-vitn_reg4")]
+    ((change, low, high),) = re.findall(r"\*\*75\.0\*\* \((\S+) \[(\S+), (\S+)\]\)ᵈ", line)
+    shown, text = in_overview(cells)
+    assert shown.texts[-4:] == ["75.0", "ᵈ", change, f"[{low}, {high}]"]
+    assert text.count('class="number best"') == 1
+    notes = [one.removeprefix("- ") for one in in_markdown if one.startswith(("- (in brackets)", "- bold", "- ᵈ"))]
+    assert len(notes) == 3
+    assert set(notes) <= set(page(cells)[0].texts)
+    assert set(table.footnotes) <= set(page(cells)[0].texts)

@@ -1,0 +1,43 @@
+"""Pictures of the page: small, side by side, named where they cannot be read."""
+
+import re
+
+import pytest
+from PIL import Image
+
+from benchmarks.report import pictures
+from tests.benchmarks.report.pages_by_hand import page, record, saved
+
+
+def test_a_picture_becomes_small_and_stays_itself(tmp_path):
+    Image.new("RGB", (400, 200), (200, 30, 60)).save(tmp_path / "a.png")
+    source, size = pictures.small(tmp_path / "a.png", 100)
+    assert size == (100, 50)
+    assert source.startswith("data:image/webp;base64,")
+
+
+def test_pictures_of_a_family_stand_side_by_side(tmp_path):
+    cells = saved(tmp_path, record("deit3-vitb_reg0"), record("deit3-vitn_reg0"), record("deit3-vitn_reg4"))
+    for cell in cells:
+        Image.new("RGB", (8, 8)).save(cell.file.with_suffix(".png"))
+    _, skipped = pictures.gallery(cells, 100)
+    (section,) = re.findall(r'<section class="pictures".*?</section>', page(cells, width=100)[1], re.DOTALL)
+    rows = section.split('class="twins"')[1:]
+    assert [re.findall(r'data-filter="([^"]*)"', row) for row in rows] == [
+        ["deit3-vitb_reg0"],
+        ["deit3-vitn_reg0", "deit3-vitn_reg4"],
+    ]
+    assert not skipped
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", "torn"])
+def test_an_unreadable_picture_is_named(tmp_path, content):
+    (cell,) = saved(tmp_path, record())
+    file = cell.file.with_suffix(".png")
+    if content == "torn":
+        Image.effect_noise((64, 64), 90).save(file)
+        content = file.read_bytes()[:2000]
+    file.write_bytes(content)
+    tasks, (line,) = pictures.gallery([cell], 100)
+    assert not tasks
+    assert line.startswith(f"{file}: unreadable picture")
