@@ -126,12 +126,12 @@ def _shape(run: "Run") -> "Backbone":
     import torch
 
     from regvit_lightning.models import vit
-    from regvit_lightning.models.backbone import Backbone
+    from regvit_lightning.models.vit_backbone import ViTBackbone
 
     chosen = run.settings
     with torch.device("meta"):
         model = vit.build(run.model, image_size=chosen.image_size, swiglu=getattr(chosen, "swiglu", False))
-    return Backbone(model, run.model, chosen.image_size, (0.0,) * 3, (1.0,) * 3)
+    return ViTBackbone(model, run.model, chosen.image_size, (0.0,) * 3, (1.0,) * 3)
 
 
 def _expected(run: "Run", shape: "Backbone", images: int) -> str:

@@ -41,13 +41,20 @@ class BlockShape:
         return 2.0 * macs * (3 if self.trained else 1)
 
 
+def tokens_of(backbone: "Backbone", images: Pass) -> int:
+    """T of an image of such a pass: CLS, registers and patches."""
+    return backbone.has_cls + backbone.num_registers + _patches(backbone, images)
+
+
 def shape_of(backbone: "Backbone", images: Pass) -> BlockShape:
-    """A block of `backbone` for images of such a pass."""
-    width, first = backbone.embed_dim, backbone.model.blocks[0]
-    heads = getattr(first.attn, "num_heads", max(width // 64, 1))
-    widths = [part.out_features for part in first.mlp.modules() if hasattr(part, "out_features")]
-    tokens = backbone.has_cls + backbone.num_registers + _patches(backbone, images)
-    return BlockShape(width, heads, max(widths, default=4 * width), tokens, images.trained)
+    """A block of a ViT for images of such a pass.
+
+    Raises:
+        UserError: of `linears`, where the backbone is no ViT.
+    """
+    hidden, width = max(linear.out_features for linear in backbone.linears()), backbone.embed_dim
+    heads = getattr(backbone.model.blocks[0].attn, "num_heads", max(width // 64, 1))
+    return BlockShape(width, heads, hidden, tokens_of(backbone, images), images.trained)
 
 
 def flops(backbone: "Backbone", images: Pass) -> float:

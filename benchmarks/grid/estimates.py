@@ -17,12 +17,12 @@ from benchmarks.data.image_counts import Counts
 from benchmarks.grid import outcomes
 from benchmarks.grid.cells import Cell, Cells, task_module
 from benchmarks.grid.states import States
-from benchmarks.throughput import flops, shape_of
+from benchmarks.throughput import flops, tokens_of
 from regvit_lightning import precision, records
 from regvit_lightning.analysis import cost
 from regvit_lightning.errors import UserError
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.work import Pass, Work
+from regvit_lightning.work import Work
 
 KEPT_BYTES = 34  # per token, width and block, 16 bit
 RECOMPUTED_BYTES = 2  # with gradient checkpointing: the input of a block
@@ -121,7 +121,7 @@ class Estimates:
 
 def frozen(backbone: Backbone, work: Work, device_batch: int) -> Estimate:
     """Of an evaluation: weights in float32, the activations of one block, and the features that are kept."""
-    tokens = device_batch * max(_tokens(backbone, one) for one in work.passes)
+    tokens = device_batch * max(tokens_of(backbone, one) for one in work.passes)
     hidden = max(linear.out_features for linear in backbone.linears())
     activations = tokens * (INFERENCE_BYTES * backbone.embed_dim + 4 * hidden)
     size = 4 * _parameters(backbone) + activations + 4 * work.kept * backbone.embed_dim
@@ -132,15 +132,11 @@ def trained(backbone: Backbone, work: Work, options: Any, cells: Cells) -> Estim
     """Of a pretraining, on each of its devices."""
     share = max(options.batch_size // cells.pretrain_devices, 1)
     images, width = min(share, options.device_batch), backbone.embed_dim
-    tokens = images * max(_tokens(backbone, one) for one in work.passes)
+    tokens = images * max(tokens_of(backbone, one) for one in work.passes)
     per_block = RECOMPUTED_BYTES if options.grad_checkpointing else KEPT_BYTES
     kept = tokens * width * (per_block * backbone.depth + (KEPT_BYTES if options.grad_checkpointing else 0))
     size = ADAM_BYTES * _parameters(backbone) + kept
     return Estimate(sum(flops(backbone, one) for one in work.passes), size / 2**20)
-
-
-def _tokens(backbone: Backbone, passes: Pass) -> int:
-    return shape_of(backbone, passes).tokens
 
 
 def _parameters(backbone: Backbone) -> int:

@@ -236,7 +236,7 @@ def resolve(data: str, root_needed: bool = True) -> DataSettings:
         except SettingsError:
             if root_needed:
                 raise
-            return settings.build(DataSettings, files, ["root=DATA_ROOT"], environment=True)
+            return settings.build(DataSettings, files, ["root=DATA_ROOT"])
     folder = Path(data)
     if not folder.is_dir():
         hint = settings.nearest(data, settings.names("data"))
