@@ -9,7 +9,7 @@ from benchmarks.data.rendering import render
 from benchmarks.throughput import block_speed, duration, flops, shape_of
 from regvit_lightning.data import layout
 from regvit_lightning.settings import check, setting
-from regvit_lightning.values.durations import Hours
+from regvit_lightning.values import durations
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -40,7 +40,9 @@ class Pretrain:
     force: bool = setting("begin anew, whatever the folder holds", False)
     launcher: str = setting("local, or slurm: submit the command as a job", "local")
     partition: str = setting("of the Slurm cluster; empty takes its default", "")
-    hours: Hours = setting("time limit of a Slurm job; after it the job is queued again and goes on", 24.0)
+    hours: float = setting(
+        "time limit of a Slurm job; after it the job is queued again and goes on", 24.0, reader=durations.hours
+    )
 
 
 def main(options: Pretrain, words: list[str]) -> None:

@@ -29,7 +29,6 @@ from regvit_lightning.tasks.discovery import (
     lost_sweep,
     normalised_cut,
     protocol,
-    regions,
     seed_expansion,
     tokencut,
 )
@@ -281,10 +280,10 @@ def test_a_seed_in_the_background_falls_back_to_its_own_patch():
 
 def test_regions_hang_together_by_sides_and_within_one_image():
     foreground = torch.tensor([[[1, 1, 0], [0, 0, 1], [1, 0, 1]], [[0, 0, 0], [1, 1, 1], [0, 0, 0]]]).bool()
-    parts, alone = regions.holding(torch.tensor([8, 0]), foreground)
+    parts, alone = seed_expansion.connected_part(torch.tensor([8, 0]), foreground)
     assert parts.long().tolist() == [[[0, 0, 0], [0, 0, 1], [0, 0, 1]], [[1, 0, 0], [0, 0, 0], [0, 0, 0]]]
     assert alone.tolist() == [False, True]
-    assert regions.boxes(parts).tolist() == [[2, 1, 3, 3], [0, 0, 1, 1]]
+    assert seed_expansion.tight_boxes(parts).tolist() == [[2, 1, 3, 3], [0, 0, 1, 1]]
 
 
 # ------------------------------------------------------------------------------------------------------ tokencut
