@@ -15,10 +15,10 @@ from typing import Any
 
 from benchmarks.data.image_counts import Counts
 from benchmarks.grid import outcomes
-from benchmarks.grid.cells import Cell, Cells, task_module
+from benchmarks.grid.cells import Cell, Cells, recipe_settings, task_module
 from benchmarks.grid.states import States
 from benchmarks.throughput import flops, tokens_of
-from regvit_lightning import precision, records
+from regvit_lightning import records
 from regvit_lightning.analysis import cost
 from regvit_lightning.errors import UserError
 from regvit_lightning.models.backbone import Backbone
@@ -104,7 +104,7 @@ class Estimates:
         from regvit_lightning.pretrain import fit
 
         if cell.pretrains:
-            _, options, _ = precision.module_and_settings("recipes", cell.recipe, self.cells.variant)
+            options, _ = recipe_settings(cell.recipe, self.cells.variant, cell.words)
             return fit.recipe_class(options).work(options, self.counts), options
         task, options, _ = task_module(cell.task, self.cells.variant)
         return task.work(options, self.counts), options

@@ -12,7 +12,7 @@ from benchmarks.tables.model_names import twins
 from benchmarks.tables.published import Published
 from benchmarks.tables.scored_records import ScoredRecord
 from regvit_lightning import records, statistics
-from regvit_lightning.models.names import without_tag
+from regvit_lightning.models.names import without_tag_first
 from regvit_lightning.records import Record
 from regvit_lightning.statistics import Scores
 
@@ -35,14 +35,14 @@ class TableRow:
     index: int = field(default=0, compare=False)
     floor: bool = False
 
-    def order(self) -> tuple[bool, bool, str, str, int, int, str, str]:
+    def order(self) -> tuple[bool, bool, str, bool, str, int, int, str, str]:
         """Sort key: floors first, those without a backbone before untrained models; then name, number of registers.
 
         Runs with a tag follow the run without one.
         """
         family, count = model_names.family(self.model), model_names.registers(self.model)
         untrained = model_names.is_untrained(self.model)
-        return not self.floor, untrained, without_tag(family), family, count, self.index, self.model, self.part
+        return not self.floor, untrained, *without_tag_first(family), count, self.index, self.model, self.part
 
 
 @dataclass(frozen=True)

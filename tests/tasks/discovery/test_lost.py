@@ -473,6 +473,9 @@ def test_coco_with_a_crowd_alone_counts_as_not_found(tmp_path):
     [
         ("deit3-vitb_reg4", "v"),
         ("deit3_in1k-vits_reg0", "v"),
+        ("deit3+lr1-vitb_reg4", "v"),
+        ("dinov2+like-deit3-and-clip-vitb_reg4", "k"),
+        ("dinov2+clip-vitb_reg4-last", "k"),
         ("openclip-vitb_reg4", "v"),
         ("timm-vit_base_patch16_clip_224.laion2b", "v"),
         ("dinov2-vitl14_reg4", "k"),
