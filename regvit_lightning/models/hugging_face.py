@@ -146,7 +146,8 @@ def to_our_naming(state: Mapping[str, Tensor]) -> State:
     """
     kind = kind_of(state)
     renamed = rename({name: tensor for name, tensor in state.items() if not DROPPED.fullmatch(name)}, RENAMES)
-    renamed["cls_token"] = renamed["cls_token"].reshape(1, 1, -1)
+    if "cls_token" in renamed:
+        renamed["cls_token"] = renamed["cls_token"].reshape(1, 1, -1)
     if "pos_embed" in renamed and renamed["pos_embed"].ndim == 2:
         renamed["pos_embed"] = renamed["pos_embed"].unsqueeze(0)
     if "reg_token" in renamed and not renamed["reg_token"].shape[1]:
