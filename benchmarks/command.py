@@ -5,6 +5,7 @@ Nothing heavy is imported here, so that `--help` answers at once.
 
 import dataclasses
 import os
+import re
 import signal
 import sys
 import warnings
@@ -107,7 +108,7 @@ def keys(schema: type) -> list[str]:
 def split(words: Sequence[str], schema: type) -> tuple[list[str], list[str]]:
     """Words for `schema`, and the rest."""
     settings.read_words(words)
-    own = [word for word in words if word.partition("=")[0] in keys(schema)]
+    own = [word for word in words if re.split(r"[.=]", word)[0] in keys(schema)]
     return own, [word for word in words if word not in own]
 
 
@@ -117,7 +118,8 @@ def help_text(name: str, description: str, schema: type, words: Sequence[str], g
     for field in dataclasses.fields(schema):
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
         shown = "(must be given)" if default == settings.MISSING else "" if default == "" else f"[{default}]"
-        kind = getattr(field.type, "__name__", str(field.type))
+        reader = getattr(field.type, "__metadata__", [field.type])[0]  # of Annotated, its function that reads a word
+        kind = getattr(reader, "__name__", str(reader))
         lines.append(f"  {field.name + '=<' + kind + '>':<22}{field.metadata.get('help', '')} {shown}".rstrip())
     if not group:
         return "\n".join(lines)

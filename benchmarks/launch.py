@@ -4,7 +4,6 @@ import contextlib
 import io
 import runpy
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from regvit_lightning.errors import UserError
-from regvit_lightning.runtime import atomic
+from regvit_lightning.runtime import atomic, slurm
 from regvit_lightning.settings import check
 
 NOTICE = 120  # seconds between the signal and the end of a job's time: a step and a checkpoint must fit in
@@ -127,8 +126,7 @@ def active(folder: Path) -> str:
     if not file.exists() or shutil.which("squeue") is None:
         return ""
     number = file.read_text(encoding="utf-8").strip()
-    command = ["squeue", "--noheader", "--jobs", number, "--format", "%T"]
-    state = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.strip()
+    state = slurm.command("squeue", "--noheader", "--jobs", number, "--format", "%T").stdout.strip()
     return f"{number} ({state.lower()})" if state else ""
 
 

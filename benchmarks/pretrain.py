@@ -8,6 +8,7 @@ from benchmarks import command
 from benchmarks.data.rendering import render
 from regvit_lightning.data import layout
 from regvit_lightning.settings import check, setting
+from regvit_lightning.values.durations import Hours
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -36,7 +37,7 @@ class Pretrain:
     force: bool = setting("begin anew, whatever the folder holds", False)
     launcher: str = setting("local, or slurm: submit the command as a job", "local")
     partition: str = setting("of the Slurm cluster; empty takes its default", "")
-    hours: float = setting("time limit of a Slurm job; after it the job is queued again and goes on", 24.0)
+    hours: Hours = setting("time limit of a Slurm job; after it the job is queued again and goes on", 24.0)
 
 
 def main(options: Pretrain, words: list[str]) -> None:

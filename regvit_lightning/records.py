@@ -1,9 +1,7 @@
 """The result of one cell of the grid: one small JSON file with everything needed to believe it."""
 
 import json
-import os
 import platform
-import subprocess
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 from regvit_lightning import statistics
 from regvit_lightning.errors import UserError, one_line
-from regvit_lightning.runtime import atomic
+from regvit_lightning.runtime import atomic, git
 from regvit_lightning.version import __version__
 
 SCHEMA = 3
@@ -184,12 +182,4 @@ def _git(*arguments: str) -> str:
     """Output of git in the checkout of this code; empty where it is none, whatever repository surrounds it."""
     if not (ROOT / ".git").exists():
         return ""
-    elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set by the hooks of another repository
-    environment = {key: value for key, value in os.environ.items() if key not in elsewhere}
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()
+    return git.output(ROOT, *arguments).decode().strip()

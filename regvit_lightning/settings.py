@@ -1,23 +1,25 @@
 """Settings: dataclasses filled from the YAML files of `configs/` and from `key=value` words.
 
-Files are merged left to right, then the words. Types are checked by OmegaConf; an unknown key is an error that names
-its nearest neighbours. This module imports nothing heavy, so that `--help` answers at once.
+Files are merged left to right, then the words. Values are read by the type of the field that takes them (`values/`);
+an unknown key is an error that names its nearest neighbours. This module imports nothing heavy, so that `--help`
+answers at once.
 """
 
 import dataclasses
 import difflib
 import importlib
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, reduce
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_type_hints
-
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from typing import Any, TypeVar, cast
 
 from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.values import notation, schema
+from regvit_lightning.values.notation import Tree
+from regvit_lightning.values.schema import MISSING
 
 EVERY_SET = "<set>"  # as `images` of a task's file: the name of the task ends in the name of a set with boxes
 
@@ -51,12 +53,12 @@ class Layer:
 
     Attributes:
         origin: for people: a file such as `configs/recipes/deit3.yaml`, or in words.
-        values: by key. References to the environment are not resolved; a file's `base` is left out.
+        values: by key, as texts. References to the environment are not resolved; a file's `base` is left out.
         file: they were read from, or None.
     """
 
     origin: str
-    values: Mapping[str, Any]
+    values: Mapping[str, Tree]
     file: Path | None = None
 
 
@@ -164,7 +166,7 @@ def _path(group: str, file: str, variant: str = "") -> Path:
     return CONFIGS / group / (f"{file}.{variant}.yaml" if variant else f"{file}.yaml")
 
 
-def _readable(group: str, file: str) -> Mapping[str, Any]:
+def _readable(group: str, file: str) -> Mapping[str, Tree]:
     """The content of a file; nothing where it is not readable, which is told where the file itself is asked for."""
     try:
         return _content(_path(group, file))
@@ -172,8 +174,8 @@ def _readable(group: str, file: str) -> Mapping[str, Any]:
         return {}
 
 
-def _content(path: Path) -> Mapping[str, Any]:
-    """The content of a YAML file, read once for each version of it: names are looked up very often."""
+def _content(path: Path) -> Mapping[str, Tree]:
+    """The content of a YAML file as texts, read once for each version of it: names are looked up very often."""
     try:
         return _parsed(path, path.stat().st_mtime_ns)
     except OSError as error:
@@ -181,14 +183,14 @@ def _content(path: Path) -> Mapping[str, Any]:
 
 
 @cache
-def _parsed(path: Path, written: int) -> Mapping[str, Any]:
-    return cast(dict[str, Any], OmegaConf.to_container(read_yaml(path), resolve=False))
+def _parsed(path: Path, written: int) -> Mapping[str, Tree]:
+    return read_texts(path)
 
 
 def merged(group: str, name: str, variant: str = "") -> dict[str, Any]:
     """What the layers of `name` say together: without defaults of dataclasses, checks and words."""
-    values = OmegaConf.merge(*(dict(layer.values) for layer in layers(group, name, variant)))
-    return cast(dict[str, Any], OmegaConf.to_container(values, resolve=False))
+    found = [layer.values for layer in layers(group, name, variant)]
+    return cast(dict[str, Any], notation.untyped(reduce(notation.merged, found)))
 
 
 def load_settings(
@@ -233,17 +235,26 @@ def _below(package: str, name: str) -> str:
     return ".".join(found[0].relative_to(folder).with_suffix("").parts)
 
 
-def read_yaml(path: Path) -> DictConfig:
-    """One YAML file with string keys.
+def read_yaml(path: Path) -> dict[str, Any]:
+    """One YAML file whose types nobody knows, see `notation.untyped`.
+
+    Raises:
+        SettingsError: the file is not YAML, or not a mapping.
+    """
+    return cast(dict[str, Any], notation.untyped(read_texts(path)))
+
+
+def read_texts(path: Path) -> dict[str, Tree]:
+    """One YAML file as texts, which the fields of a dataclass give their types.
 
     Raises:
         SettingsError: the file is not YAML, or not a mapping.
     """
     try:
-        content = OmegaConf.load(path)
-    except Exception as error:  # PyYAML and OmegaConf raise unrelated classes
+        content = notation.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise SettingsError(f"{path}: not readable as YAML: {one_line(error)}") from None
-    if not isinstance(content, DictConfig):
+    if not isinstance(content, dict):
         raise SettingsError(f"{path}: expected 'key: value' lines")
     return content
 
@@ -266,49 +277,71 @@ def read_words(words: Sequence[str]) -> dict[str, str]:
 
 
 def build(
-    schema: type[T], files: Sequence[Path | Layer] = (), words: Sequence[str] = (), also_known: Sequence[str] = ()
+    kind: type[T],
+    files: Sequence[Path | Layer] = (),
+    words: Sequence[str] = (),
+    also_known: Sequence[str] = (),
+    environment: bool = False,
 ) -> T:
-    """Merge `files` and `key=value` `words` over the defaults of the dataclass `schema` and check every type.
+    """Merge `files` and `key=value` `words` over the defaults of the dataclass `kind`, each value by its field's type.
 
     Args:
-        schema: a dataclass; its `__post_init__` may check ranges by raising `SettingsError`.
+        kind: a dataclass; its `__post_init__` may check ranges by raising `SettingsError`.
         files: YAML files, or their layers, later ones win. A `base` key is left out (see `layers`).
-        words: `key=value`, the value in YAML's own notation (`lr=1e-3`, `layers=[1,4]`, `name=null`).
-        also_known: keys of other schemas that the same command takes, for the hint on a misspelt key.
+        words: `key=value`. A text is taken as it stands; lists and mappings are YAML's (`layers=[1,4]`); `null` is
+            None; a dot leads into nested settings (`probes.images=150`).
+        also_known: keys of other dataclasses that the same command takes, for the hint on a misspelt key.
+        environment: `${oc.env:NAME}` in a file stands for the environment variable NAME.
 
     Raises:
         SettingsError: an unknown key, a wrong type, a missing value, or a value out of range.
     """
-    known = [field.name for field in dataclasses.fields(cast(Any, schema))]
-    merged = OmegaConf.structured(schema)
-    found = [file if isinstance(file, Layer) else Layer(_relative(file), _content(file)) for file in files]
-    sources: list[tuple[str, Mapping[str, Any]]] = [(layer.origin, layer.values) for layer in found]
-    sources.append(("", {key: _value(key, text) for key, text in read_words(words).items()}))
-    for source, values in sources:
-        for key, value in values.items():
-            where = f"{source}: " if source else ""
-            if key == "base" and source:
-                continue
-            if key not in known:
-                raise SettingsError(f"{where}unknown key '{key}'; {nearest(str(key), [*known, *also_known])}")
-            try:
-                OmegaConf.update(merged, key, value, merge=_is_nested(schema, key))
-            except OmegaConfBaseException as error:
-                raise SettingsError(f"{where}{key}={value}: {one_line(error)}") from None
+    values: dict[str, Any] = {}
+    for layer in [file if isinstance(file, Layer) else Layer(_relative(file), _content(file)) for file in files]:
+        texts = {key: value for key, value in layer.values.items() if key != "base"}
+        for key, value in (_with_environment(texts, layer.origin) if environment else texts).items():
+            values = _set(kind, values, [key], value, f"{layer.origin}: ", also_known)
+    for key, text in read_words(words).items():
+        values = _set(kind, values, key.split("."), text, "", also_known)
     try:
-        missing = [key for key in known if OmegaConf.is_missing(merged, key)]
-        if missing:
-            raise SettingsError(f"not set: {', '.join(missing)} (give {missing[0]}=…)")
-        return cast(T, OmegaConf.to_object(merged))
-    except InterpolationResolutionError as error:  # ${oc.env:DATA_ROOT} in configs/data/full.yaml
-        variable = re.search(r"Environment variable '(\w+)' not found", str(error))
-        reason = f"{variable[1]} is not set (give {variable[1]}=<folder>)" if variable else one_line(error)
-        raise SettingsError(f"{', '.join(source for source, _ in sources if source)}: {reason}") from None
+        return cast(T, schema.instance(kind, values))
+    except schema.NotSet as error:
+        raise SettingsError(f"not set: {error} (give {error.keys[0]}=…)") from None
+
+
+def _set(
+    kind: type, values: dict[str, Any], path: list[str], text: Tree, where: str, also_known: Sequence[str]
+) -> dict[str, Any]:
+    """`values` with what `text` says of the key `path`; without a `where`, it is a word."""
+    key = ".".join(path)
+    try:
+        field = schema.kind_of(kind, path)
+        tree = schema.read_word(text, field) if isinstance(text, str) and not where else text
+        return cast(dict[str, Any], schema.assigned(kind, values, path, schema.typed(tree, field, f"{key}.")))
+    except schema.UnknownKey as error:
+        raise SettingsError(
+            f"{where}unknown key '{error.key}'; {nearest(error.key, [*error.known, *also_known])}"
+        ) from None
+    except ValueError as error:
+        raise SettingsError(f"{where}{key}={notation.shown(text)}: {error}") from None
+
+
+def _with_environment(tree: Tree, origin: str) -> Tree:
+    """The tree from `origin` with the values of environment variables for `${oc.env:NAME}`."""
+    if isinstance(tree, Mapping):
+        return {key: _with_environment(value, origin) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_with_environment(value, origin) for value in tree]
+    for name in re.findall(r"\$\{oc\.env:(\w+)\}", tree):
+        if name not in os.environ:
+            raise SettingsError(f"{origin}: {name} is not set (give {name}=<folder>)")
+        tree = tree.replace(f"${{oc.env:{name}}}", os.environ[name])
+    return tree
 
 
 def resolved(settings: object) -> dict[str, Any]:
     """The settings as plain JSON-ready values, as they go into a record."""
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(settings), resolve=True))
+    return cast(dict[str, Any], schema.plain(settings))
 
 
 def setting(help: str, default: Any = MISSING) -> Any:
@@ -322,20 +355,6 @@ def check(condition: bool, message: str) -> None:
     """Raise `SettingsError(message)` unless `condition`: for range checks in `__post_init__`."""
     if not condition:
         raise SettingsError(message)
-
-
-def _is_nested(schema: type, key: str) -> bool:
-    """Whether a field holds a dataclass, or some by name: what is given of it leaves the rest as it was."""
-    hint = get_type_hints(schema)[key]
-    return any(dataclasses.is_dataclass(one) for one in (hint, *get_args(hint)))
-
-
-def _value(key: str, text: str) -> Any:
-    # OmegaConf's own reading of a scalar, a list or null in YAML notation.
-    try:
-        return cast(DictConfig, OmegaConf.create(f"value: {text}" if text else "value: ''"))["value"]
-    except Exception:
-        raise SettingsError(f"{key}={text}: not readable as a YAML value") from None
 
 
 def _relative(path: Path) -> str:

@@ -4,11 +4,15 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from regvit_lightning import settings
 from regvit_lightning.settings import SettingsError
+from regvit_lightning.values.durations import Hours
 
 
 @dataclass
@@ -37,13 +41,72 @@ def test_files_merge_left_to_right_and_words_come_last(tmp_path):
         (["epochs=3"], "not set: lr"),
         (["lr"], "'lr' is not of the form key=value"),
         (["lr=1", "lr=2"], "'lr' is given twice"),
-        (["lr=1", "name=[", "epochs=1"], "not readable"),
+        (["lr=1", "sizes=[", "epochs=1"], "not readable"),
     ],
 )
 def test_mistakes_are_told_in_one_line(words, message):
     with pytest.raises(SettingsError, match=message.replace("[", r"\[")) as error:
         settings.build(Example, words=words)
     assert "\n" not in str(error.value)
+
+
+@dataclass
+class Nested:
+    images: int = 10
+    path: str = ""
+
+
+@dataclass
+class Whole:
+    probes: Nested = field(default_factory=Nested)
+    extra: dict[str, Any] = field(default_factory=dict)
+    path: str = ""
+    rate: float | None = 0.5
+    hours: Hours = 24.0
+
+
+@pytest.mark.parametrize(
+    "text", ["010", "2024_01", "1e3", "no", "null", "/a/b #c", "[", "{a: 1}", "'q'", " a ", "a=b", "${x}"]
+)
+def test_a_text_is_taken_as_it_stands(tmp_path, text):
+    assert settings.build(Whole, words=[f"path={text}", f"probes.path={text}"]) == Whole(Nested(path=text), path=text)
+
+
+@pytest.mark.parametrize("text", ["010", "2024_01", "1e3", "no", "null", "1:30"])
+def test_a_text_in_a_file_is_a_text(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(f"path: {text}   # a comment\nprobes: {{path: {text}}}\n")
+    assert settings.build(Whole, [tmp_path / "a.yaml"]) == Whole(Nested(path=text), path=text)
+
+
+@given(st.text())
+def test_any_text_is_taken_as_it_stands(text):
+    assert settings.build(Whole, words=[f"path={text}"]).path == text
+    assert settings.resolved(settings.build(Whole, words=[f"path={text}"]))["path"] == text
+
+
+def test_words_of_every_type():
+    words = ["probes.images=010", "extra={a: [1, no]}", "extra.b.c=1e-3", "rate=null", "hours=1:30"]
+    assert settings.build(Whole, words=words) == Whole(Nested(10), {"a": [1, "no"], "b": {"c": 0.001}}, "", None, 1.5)
+    assert settings.build(Whole, words=["probes={images: 3}", "probes.path=x"]).probes == Nested(3, "x")
+    with pytest.raises(SettingsError, match=r"^unknown key 'probes\.image'; nearest: probes\.images"):
+        settings.build(Whole, words=["probes.image=1"])
+    with pytest.raises(SettingsError, match=r"^probes\.images=1_0: expected a whole number$"):
+        settings.build(Whole, words=["probes.images=1_0"])
+    with pytest.raises(SettingsError, match=r"^probes=\{images: x\}: images: expected a whole number$"):
+        settings.build(Whole, words=["probes={images: x}"])
+
+
+def test_the_environment_is_asked_by_files_of_data_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "/s")
+    file = tmp_path / "a.yaml"
+    file.write_text("path: ${oc.env:SECRET}/a\nprobes: {path: '${oc.env:SECRET}'}\n")
+    assert settings.build(Whole, [file], environment=True) == Whole(Nested(path="/s"), path="/s/a")
+    assert settings.build(Whole, [file]).path == "${oc.env:SECRET}/a"
+    word = "path=${oc.env:SECRET}"
+    assert settings.build(Whole, [file], [word], environment=True).path == "${oc.env:SECRET}"
+    monkeypatch.delenv("SECRET")
+    with pytest.raises(SettingsError, match=r"a\.yaml: SECRET is not set \(give SECRET=<folder>\)"):
+        settings.build(Whole, [file], environment=True)
 
 
 def test_a_wrong_file_is_named(tmp_path):

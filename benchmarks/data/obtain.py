@@ -3,9 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
-
-from omegaconf import OmegaConf
+from typing import TYPE_CHECKING
 
 from benchmarks.data import archives, download, prepare
 from regvit_lightning import settings
@@ -69,10 +67,7 @@ Checks = dict[str, Callable[[DataSettings], int]]
 
 def read_data_source(name: str) -> DataSource:
     """Read `configs/downloads/<name>.yaml`."""
-    (path,) = settings.find("downloads", name)
-    return cast(
-        DataSource, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataSource), settings.read_yaml(path)))
-    )
+    return settings.build(DataSource, settings.find("downloads", name))
 
 
 def obtain(names: Sequence[str], data: DataSettings, folder: Path, checks: Checks) -> None:

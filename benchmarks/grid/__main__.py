@@ -10,6 +10,7 @@ from benchmarks.grid import cells as grids
 from benchmarks.grid.cells import Cell, Cells
 from regvit_lightning.errors import UserError
 from regvit_lightning.settings import check, setting
+from regvit_lightning.values.durations import Hours
 
 if TYPE_CHECKING:
     from benchmarks.grid.states import States
@@ -28,7 +29,7 @@ class Grid(grids.Chosen):
     force: bool = setting("evaluate cells although their records hold; nothing is trained anew", False)
     launcher: str = setting("local, or slurm: submit the cells as jobs", "local")
     partition: str = setting("of the Slurm cluster; empty takes its default", "")
-    hours: float = setting("time limit of a Slurm job; a training goes on after it in the queue", 24.0)
+    hours: Hours = setting("time limit of a Slurm job; a training goes on after it in the queue", 24.0)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,13 @@
 import json
 import re
 import shutil
-import subprocess
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
 from benchmarks.grid import outcomes
-from regvit_lightning.runtime import atomic
+from regvit_lightning.runtime import atomic, slurm
 
 NOT_OURS = ("srun:", "slurmstepd:", "submitit ")  # lines of the log that are not the program's
 RESOURCES = ("Resources", "Priority", "None", "BeginTime")  # reasons of Slurm that tell a user nothing
@@ -66,8 +65,7 @@ class Queue:
     def _read(self) -> list[tuple[str, Place]]:
         if shutil.which("squeue") is None:
             return []
-        command = ["squeue", "--noheader", "--me", "--array", "--format", "%i|%T|%S|%R"]
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+        shown = slurm.command("squeue", "--noheader", "--me", "--array", "--format", "%i|%T|%S|%R").stdout
         return [_place(*line.split("|", 3)) for line in shown.splitlines() if line.count("|") >= 3]
 
 
@@ -87,8 +85,7 @@ def why(job: Submitted) -> str:
 
 def crashed(number: str) -> bool:
     """Whether an ended job may succeed when it is run again: it failed by itself, and not by a user's mistake."""
-    command = ["scontrol", "show", "job", "--oneliner", number]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    shown = slurm.command("scontrol", "show", "job", "--oneliner", number).stdout
     facts = dict(re.findall(r"(JobState|ExitCode)=(\S+)", shown))
     status = facts.get("ExitCode", "").partition(":")[0]
     return facts.get("JobState") in ("FAILED", "OUT_OF_MEMORY", "NODE_FAIL") and status != str(outcomes.MISTAKE)

@@ -2,14 +2,13 @@
 
 import re
 from functools import cache
-from typing import Any, cast
-
-from omegaconf import DictConfig, OmegaConf
+from typing import Any
 
 from regvit_lightning import records, settings
 from regvit_lightning.models import names
 from regvit_lightning.records import Record
 from regvit_lightning.settings import SettingsError
+from regvit_lightning.values import notation
 
 PLAIN = re.compile(r"[\w.@+/-]+", re.ASCII)  # what may stand in a command without a thought about quotes
 
@@ -92,13 +91,6 @@ def _flow(value: Any) -> str:
         return "[" + ", ".join(map(_flow, value)) + "]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, str) and not (PLAIN.fullmatch(value) and _read_back(value) == value):
+    if isinstance(value, str) and not (PLAIN.fullmatch(value) and notation.untyped(value) == value):
         raise ValueError(f"{value!r} needs quotes")
     return str(value)
-
-
-def _read_back(text: str) -> Any:
-    try:
-        return cast(DictConfig, OmegaConf.create(f"value: {text}"))["value"]
-    except Exception:  # PyYAML and OmegaConf raise unrelated classes
-        return None

@@ -6,11 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from regvit_lightning import records, settings
 from regvit_lightning.records import Record
 from regvit_lightning.settings import check
+from regvit_lightning.values import notation
 
 FILE = settings.CONFIGS / "published.yaml"
 # Of how a cell is run, or not of the protocol: features in bf16 are still DINOv2's features.
@@ -73,7 +72,7 @@ def read_published(file: Path = FILE) -> list[Published]:
     Raises:
         SettingsError: not readable, a protocol is not described, or a row has not as many values as columns.
     """
-    content: Any = OmegaConf.to_container(settings.read_yaml(file))
+    content = settings.read_yaml(file)
     protocols = {name: Protocol(name, **facts) for name, facts in content["protocols"].items()}
     found = []
     for group in content["tables"]:
@@ -104,7 +103,7 @@ def agrees(record: Record, protocol: Protocol) -> bool:
     """Whether a record was measured under a published protocol; one on rendered data never is."""
     if record.task != protocol.task or record.data == "mini" or record.images != protocol.images:
         return False
-    wanted: Any = OmegaConf.to_container(OmegaConf.merge(_protocol_here(protocol.task), protocol.settings))
+    wanted = notation.merged(_protocol_here(protocol.task), protocol.settings)
     return _within({key: value for key, value in wanted.items() if key not in ANY}, record.settings)
 
 

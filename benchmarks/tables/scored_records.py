@@ -1,7 +1,6 @@
 """The records of one data set with the scores of single images, from a folder of results or from a commit of git."""
 
 import io
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from benchmarks.tables.record_checks import fault
 from regvit_lightning import records, statistics
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.records import Record
+from regvit_lightning.runtime import git
 from regvit_lightning.statistics import Scores
 
 
@@ -132,11 +132,11 @@ def _in_folder(cells: Path) -> tuple[dict[str, bytes], list[str]]:
 def _in_commit(results: Path, data: str, revision: str) -> dict[str, bytes]:
     """Contents of a commit's files, without a checkout."""
     folder = results.resolve().parent
-    commit = _git(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    commit = git.output(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if not commit:
         raise UserError(f"{revision}: neither a folder nor a revision of git in {folder}")
     below = f"{results.name}/{data}/cells/"
-    listed = _git(folder, "ls-tree", "-r", "-z", commit.decode().strip(), "--", below).decode()
+    listed = git.output(folder, "ls-tree", "-r", "-z", commit.decode().strip(), "--", below).decode()
     entries = [entry.split("\t", 1) for entry in listed.split("\0") if entry]
     blobs = {path.removeprefix(below): facts.split()[2] for facts, path in entries if _is_wanted(path)}
     return dict(zip(blobs, _blobs(folder, list(blobs.values())), strict=True))
@@ -148,19 +148,12 @@ def _is_wanted(path: str) -> bool:
 
 def _blobs(folder: Path, names: list[str]) -> list[bytes]:
     """Contents of git's objects: one process for all of them."""
-    answer = io.BytesIO(_git(folder, "cat-file", "--batch", given="".join(f"{name}\n" for name in names).encode()))
+    answer = io.BytesIO(
+        git.output(folder, "cat-file", "--batch", given="".join(f"{name}\n" for name in names).encode())
+    )
     contents = []
     for _ in names:
         size = int(answer.readline().split()[2])  # <name> blob <size>
         contents.append(answer.read(size))
         answer.readline()
     return contents
-
-
-def _git(folder: Path, *arguments: str, given: bytes = b"") -> bytes:
-    """Output of git, empty where it fails."""
-    try:
-        done = subprocess.run(["git", *arguments], cwd=folder, input=given, capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return b""
-    return done.stdout

@@ -226,7 +226,7 @@ def resolve(data: str) -> DataSettings:
         SettingsError: neither a name of `configs/data/` nor a folder, or `DATA_ROOT` is needed and not set.
     """
     if data in settings.names("data"):
-        return settings.build(DataSettings, settings.find("data", data))
+        return settings.build(DataSettings, settings.find("data", data), environment=True)
     folder = Path(data)
     if not folder.is_dir():
         hint = settings.nearest(data, settings.names("data"))

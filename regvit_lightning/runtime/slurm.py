@@ -29,13 +29,18 @@ def requeue(number: str) -> str:
     Returns:
         Why it was not queued again; empty when it was.
     """
-    shown = _scontrol("show", "job", "--oneliner", number)
+    shown = command("scontrol", "show", "job", "--oneliner", number)
     state = re.search(r"JobState=(\w+)", shown.stdout)
     if state is None or state[1] != "RUNNING":
         return state[1].lower() if state else shown.stderr.strip()
-    told = _scontrol("requeue", number)
+    told = command("scontrol", "requeue", number)
     return "" if told.returncode == 0 else told.stderr.strip()
 
 
-def _scontrol(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=60)
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of Slurm, such as `squeue`, whatever its exit status.
+
+    Raises:
+        subprocess.TimeoutExpired: no answer in a minute.
+    """
+    return subprocess.run(words, capture_output=True, text=True, timeout=60)

@@ -71,7 +71,7 @@ def test_every_file_of_configs_downloads_is_complete(name):
     assert recipe.checks
     assert set(recipe.checks) <= set(CHECKS)
     assert all(
-        check.split()[0] in settings.read_yaml(settings.CONFIGS / "data/full.yaml").counts for check in recipe.checks
+        check.split()[0] in settings.read_yaml(settings.CONFIGS / "data/full.yaml")["counts"] for check in recipe.checks
     )
     for file in recipe.files:
         assert bool(file.urls) != bool(file.get)
