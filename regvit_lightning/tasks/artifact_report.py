@@ -140,6 +140,7 @@ def run(
         DataError: the data is missing, incomplete or unreadable.
         UserError: the backbone has no plain attention in its last block.
     """
+    backbone.require_plain_vit()
     train, test = _files(data, settings)
     passes = Passes(train, test, settings, how)
     norms = NormPass(backbone, settings.precision)

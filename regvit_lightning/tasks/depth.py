@@ -136,7 +136,7 @@ def feature_blocks(depth: int, blocks: int) -> list[int]:
     Raises:
         SettingsError: the model has fewer.
     """
-    check(depth >= blocks, f"blocks={blocks}: the model has {depth}")
+    check(depth >= blocks, f"blocks={blocks}: the model has {depth}; give fewer, such as blocks=1")
     if blocks == 1:
         return [depth - 1]
     return [block - 1 for block in FOUR_BLOCKS.get(depth, [round(depth * part / 4) for part in (1, 2, 3, 4)])]

@@ -202,7 +202,8 @@ def run(backbone: Backbone, data: DataSettings, settings: LinearSettings, how: R
     Raises:
         DataError: the data is missing, incomplete or unreadable.
     """
-    check(max(settings.blocks) <= backbone.depth, f"blocks={settings.blocks}: {backbone.name} has {backbone.depth}")
+    lacks = f"blocks={settings.blocks}: {backbone.name} has {backbone.depth}; give fewer, such as blocks=[1]"
+    check(max(settings.blocks) <= backbone.depth, lacks)
     files, test = train_files(data), test_files(data)
     train, held_out = files.split(settings.held_out, how.seed)
     view = settings.view()

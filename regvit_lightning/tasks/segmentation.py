@@ -254,7 +254,8 @@ def run(
     Raises:
         DataError: the data is missing, incomplete or unreadable, or a mask does not fit.
     """
-    check(settings.blocks <= backbone.depth, f"blocks={settings.blocks}: {backbone.name} has {backbone.depth}")
+    lacks = f"blocks={settings.blocks}: {backbone.name} has {backbone.depth}; give fewer, such as blocks=1"
+    check(settings.blocks <= backbone.depth, lacks)
     layout = data.segmentation
     train = ade20k.train_images(data, ade20k.train_pipeline(layout, settings.short_side, settings.ratio, settings.crop))
     test = ade20k.test_images(

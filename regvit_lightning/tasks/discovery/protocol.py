@@ -252,8 +252,10 @@ def discover(
     """Run the method over all images, each of which goes through the backbone once.
 
     Raises:
+        UserError: the backbone shows no q, k and v.
         DataError: the images are missing, an annotation does not fit, or an image is smaller than a patch.
     """
+    backbone.require_plain_vit()
     images = boxed_images(data, settings.images)
     check_sizes(images, backbone.patch_size)
     read = NativeSize(images, fitting(images.sizes, backbone.patch_size, settings.max_patches))
