@@ -149,9 +149,7 @@ def test_the_fingerprint_is_of_all_weights_and_of_the_code(script):
     model.head = nn.Linear(2, 2)  # `fingerprint` of our models leaves out what is called so
     before = ForeignBackbone(model, "a").fingerprint
     model.head.bias.data += 1
-    assert (
-        ForeignBackbone(model, "a").fingerprint != before == ForeignBackbone(model, "b", b"").fingerprint[:0] + before
-    )
+    assert ForeignBackbone(model, "a").fingerprint != before
 
 
 def test_importing_leaves_the_search_path_alone(script):
