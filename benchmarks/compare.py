@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import command
-from benchmarks.tables import build, columns
+from benchmarks.tables import columns
 from benchmarks.tables.columns import MARKS, BySeed, Column, Difference, Measured, TableRow, difference, key
 from benchmarks.tables.formats import INTERVAL, RAISED, change_shown, made, row_name
 from benchmarks.tables.markdown import table as aligned
@@ -66,7 +66,7 @@ def judge(base: ScoredRecords, head: ScoredRecords) -> list[Line]:
 def _grouped(side: ScoredRecords) -> Grouped:
     """Numbers by row, task and metric; then by protocol; then by seed."""
     found: Grouped = {}
-    for number in columns.overview(side.cells):
+    for number in columns.overview_numbers(side.cells):
         column, seed = number.column, number.cell.record.seed
         by_protocol = found.setdefault((number.row, column.task, column.metric), {})
         by_protocol.setdefault(column.protocol, {})[seed] = number
@@ -121,7 +121,7 @@ def markdown(base: ScoredRecords, head: ScoredRecords, data: str, lines: Sequenc
     text += [
         f"- {name} skipped: {skipped}" for name, side in (("old", base), ("new", head)) for skipped in side.skipped
     ]
-    marks = build.marks(base.cells), build.marks(head.cells)
+    marks = columns.marks(base.cells), columns.marks(head.cells)
     for task in dict.fromkeys(line.column.task for line in changed):
         rows = [_row(line, marks) for line in changed if line.column.task == task]
         heads = [["model", "metric", "old → new", "difference", "verdict"]]

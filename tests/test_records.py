@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 import pytest
 
 import regvit_lightning
-from benchmarks.tables import build, formats, published, scored_records
+from benchmarks.tables import __main__ as program
+from benchmarks.tables import formats, published, scored_records
 from benchmarks.tables.formats import Origin
 from regvit_lightning import records
 from regvit_lightning.errors import UserError
@@ -93,7 +94,7 @@ def test_the_kept_tables_are_those_of_the_kept_records():
     found = scored_records.read_scored_records(records.ROOT / "results", "mini")
     origin = Origin("mini", found, "make tables DATA=mini")
     made = {}
-    for table in build.tables(found.cells, published.read_published()):
+    for table in program.tables(found.cells, published.read_published()):
         made[f"{table.name}.md"] = formats.markdown(table, origin)
         made[f"{table.name}.csv"] = formats.csv(table)
         made[f"{table.name}.tex"] = formats.latex(table, origin)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from regvit_lightning import settings
 from regvit_lightning.settings import SettingsError
-from regvit_lightning.values.durations import Hours
+from regvit_lightning.values import durations
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Whole:
     extra: dict[str, Any] = field(default_factory=dict)
     path: str = ""
     rate: float | None = 0.5
-    hours: Hours = 24.0
+    hours: float = settings.setting("", 24.0, reader=durations.hours)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from regvit_lightning.data.imagenet import ImageNet, train_files
-from regvit_lightning.data.images import Files, ImageFiles
+from regvit_lightning.data.imagenet import ImageFiles, ImageNet, train_files
+from regvit_lightning.data.images import Files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
