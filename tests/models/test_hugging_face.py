@@ -261,6 +261,14 @@ def test_the_vision_half_of_a_clip_model(tmp_path):
         assert_same(path, model, 64)
 
 
+def test_a_clip_model_whose_configuration_is_silent_has_the_activation_of_openai(tmp_path):
+    model = reference("quick clip")
+    path = write(tmp_path, "quick clip", named("quick clip", model))
+    config = json.loads(path.with_name("config.json").read_text())
+    path.with_name("config.json").write_text(json.dumps({key: config[key] for key in ("num_attention_heads",)}))
+    assert_same(path, model, 64)
+
+
 def test_a_folder_and_a_pickle(tmp_path):
     model = reference("dinov2")
     path = write(tmp_path / "dinov2-tiny", "dinov2", named("dinov2", model))
