@@ -5,7 +5,6 @@ Nothing heavy is imported here, so that `--help` answers at once.
 
 import dataclasses
 import os
-import re
 import signal
 import sys
 import warnings
@@ -108,7 +107,7 @@ def keys(schema: type) -> list[str]:
 def split(words: Sequence[str], schema: type) -> tuple[list[str], list[str]]:
     """Words for `schema`, and the rest."""
     settings.read_words(words)
-    own = [word for word in words if re.split(r"[.=]", word)[0] in keys(schema)]
+    own = [word for word in words if word.partition("=")[0] in keys(schema)]
     return own, [word for word in words if word not in own]
 
 

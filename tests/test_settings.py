@@ -109,10 +109,22 @@ def test_the_environment_is_asked_by_files_of_data_alone(tmp_path, monkeypatch):
         settings.build(Whole, [file], environment=True)
 
 
+def test_a_grid_does_not_ask_the_environment(tmp_path, monkeypatch):
+    from benchmarks.grid.cells import GridFile
+
+    monkeypatch.setenv("SECRET", "/s")
+    (tmp_path / "a.yaml").write_text("models: ['${oc.env:SECRET}', 010]\ntasks: [no]\nseeds: [010]\n")
+    grid = settings.build(GridFile, [tmp_path / "a.yaml"])
+    assert (grid.models, grid.tasks, grid.seeds) == (["${oc.env:SECRET}", "010"], ["no"], [10])
+
+
 def test_a_wrong_file_is_named(tmp_path):
     broken, unknown = tmp_path / "broken.yaml", tmp_path / "unknown.yaml"
     broken.write_text("lr: [1\n")
     unknown.write_text("lrr: 1\n")
+    (tmp_path / "quoted.yaml").write_text("lr: 1\nsizes: '[1]'\n")
+    with pytest.raises(SettingsError, match=r"quoted\.yaml: sizes=\[1\]: expected a list"):
+        settings.build(Example, [tmp_path / "quoted.yaml"])
     with pytest.raises(SettingsError, match=r"broken\.yaml"):
         settings.build(Example, [broken])
     with pytest.raises(SettingsError, match=r"unknown\.yaml: unknown key 'lrr'; nearest: lr"):
