@@ -117,7 +117,7 @@ def help_text(name: str, description: str, schema: type, words: Sequence[str], g
     for field in dataclasses.fields(schema):
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
         shown = "(must be given)" if default == settings.MISSING else "" if default == "" else f"[{default}]"
-        reader = getattr(field.type, "__metadata__", [field.type])[0]  # of Annotated, its function that reads a word
+        reader = field.metadata.get("reader", field.type)
         kind = getattr(reader, "__name__", str(reader))
         lines.append(f"  {field.name + '=<' + kind + '>':<22}{field.metadata.get('help', '')} {shown}".rstrip())
     if not group:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from benchmarks import command
 from benchmarks.data.rendering import render
 from regvit_lightning.data import layout
+from regvit_lightning.models import names
 from regvit_lightning.settings import check, setting
-from regvit_lightning.values.durations import Hours
+from regvit_lightning.values import durations
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -16,17 +17,19 @@ if TYPE_CHECKING:
     from regvit_lightning.pretrain.fit import Run
 
 DESCRIPTION = """Pretrains a register ViT. Given again, it continues where it stopped, or says that it is done.
-Writes <runs>/<data>/<recipe>-<model>/seed<k>/: last.ckpt, log/ (TensorBoard), augmented.png, norms.csv and norms.png
-(norms of every block against the step), backbone.safetensors; and <results>/<data>/curves/<recipe>-<model>.seed<k>.csv:
-the loss and what else is logged."""
+Writes <runs>/<data>/<id>/seed<k>/: last.ckpt, log/ (TensorBoard), augmented.png, norms.csv and norms.png (norms of
+every block against the step), backbone.safetensors; and <results>/<data>/curves/<id>.seed<k>.csv: the loss and what
+else is logged. The id, by which the model is evaluated, is <recipe>-<model>, or <recipe>+<tag>-<model> for a run with
+settings of its own that is kept beside the others."""
 
 
 @dataclass
 class Pretrain:
     """Settings of the program; the recipe's own settings follow as further words."""
 
-    model: str = setting("vit{n,t,s,b,l,h,g}[patch]_reg<N>, as vitb_reg16 or vitl14_reg4")
+    model: str = setting(f"{names.grammar()}, as vitb_reg16 or vitl14_reg4")
     recipe: str = setting("a file of configs/recipes", "deit3")
+    tag: str = setting("name of a run with settings of its own: lr2e-3 makes deit3+lr2e-3-vitb_reg16", "")
     data: str = setting("a file of configs/data, or a folder with train/<class>/<image>", "mini")
     variant: str = setting("overlay of the recipe; 'auto' takes the data's own", "auto")
     seed: int = setting("of everything drawn", 0)
@@ -37,7 +40,9 @@ class Pretrain:
     force: bool = setting("begin anew, whatever the folder holds", False)
     launcher: str = setting("local, or slurm: submit the command as a job", "local")
     partition: str = setting("of the Slurm cluster; empty takes its default", "")
-    hours: Hours = setting("time limit of a Slurm job; after it the job is queued again and goes on", 24.0)
+    hours: float = setting(
+        "time limit of a Slurm job; after it the job is queued again and goes on", 24.0, reader=durations.hours
+    )
 
 
 def main(options: Pretrain, words: list[str]) -> None:
@@ -52,9 +57,10 @@ def main(options: Pretrain, words: list[str]) -> None:
     data = layout.resolve(options.data)
     variant = data.variant if options.variant == "auto" else options.variant
     _, recipe = settings.load_settings("recipes", options.recipe, variant, words, command.keys(Pretrain))
-    name = f"{options.recipe}-{options.model}"
+    identity = names.model_id(options.recipe, options.tag, options.model)
+    name = str(identity)
     folder = Path(options.runs) / data.name / name / f"seed{options.seed}"
-    run = fit.Run(options.model, options.recipe, recipe, data, options.seed, folder, options.devices, options.nodes)
+    run = fit.Run(options.model, identity.label, recipe, data, options.seed, folder, options.devices, options.nodes)
     if fit.finished(run) and not options.force:
         print(f"pretrain: {name} (seed {options.seed}) is done: {folder / EXPORT}")
         return

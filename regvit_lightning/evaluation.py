@@ -14,6 +14,7 @@ from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.errors import UserError
 from regvit_lightning.records import Record
 from regvit_lightning.runtime import atomic
+from regvit_lightning.settings import word
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -174,7 +175,7 @@ def evaluate(
     from regvit_lightning.frozen.contract import RunOptions
 
     where = layout.resolve(data) if isinstance(data, str) else data
-    words = [f"{key}={_word(value)}" for key, value in (settings or {}).items()]
+    words = [f"{key}={word(value)}" for key, value in (settings or {}).items()]
     evaluation = prepare(task, where, variant, seed, words)
     if where.rendered:
         for _ in writer.write(Path(where.root), writer.MiniSettings(), workers=1):
@@ -253,8 +254,3 @@ def _show(picture: "Figure", file: Path, folder: Path) -> None:
 
 def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
     return {key: round(value, 4) for key, value in metrics.items()}
-
-
-def _word(value: Any) -> str:
-    """A value as a `key=value` word has it."""
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

@@ -14,7 +14,9 @@ def any_precision(group: str, name: str, variant: str = "", words: Sequence[str]
     return (given or settings.merged(group, name, variant).get("precision")) == "auto"
 
 
-def module_and_settings(group: str, name: str, variant: str = "") -> tuple[Any, Any, bool]:
+def module_and_settings(group: str, name: str, variant: str = "", words: Sequence[str] = ()) -> tuple[Any, Any, bool]:
     """Module and settings of a recipe or a task without asking the hardware, and whether any precision is right."""
-    free = any_precision(group, name, variant)
-    return *settings.load_settings(group, name, variant, [f"precision={PRECISION_OF_ANY}"] if free else []), free
+    free = any_precision(group, name, variant, words)
+    if free:
+        words = [word for word in words if not word.startswith("precision=")] + [f"precision={PRECISION_OF_ANY}"]
+    return *settings.load_settings(group, name, variant, words), free

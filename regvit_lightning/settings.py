@@ -1,25 +1,27 @@
 """Settings: dataclasses filled from the YAML files of `configs/` and from `key=value` words.
 
-Files are merged left to right, then the words. Values are read by the type of the field that takes them (`values/`);
-an unknown key is an error that names its nearest neighbours. This module imports nothing heavy, so that `--help`
-answers at once.
+Files are merged left to right by OmegaConf, then the words. Values are read by the type of the field that takes them
+(`values/`); an unknown key is an error that names its nearest neighbours. This module imports nothing heavy, so that
+`--help` answers at once.
 """
 
 import dataclasses
 import difflib
 import importlib
-import os
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, reduce
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
+
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.values import notation, schema
 from regvit_lightning.values.notation import Tree
-from regvit_lightning.values.schema import MISSING
 
 EVERY_SET = "<set>"  # as `images` of a task's file: the name of the task ends in the name of a set with boxes
 
@@ -296,28 +298,28 @@ def build(
     Raises:
         SettingsError: an unknown key, a wrong type, a missing value, or a value out of range.
     """
-    values: dict[str, Any] = {}
+    config = OmegaConf.structured(kind)
     for layer in [file if isinstance(file, Layer) else Layer(_relative(file), _content(file)) for file in files]:
         texts = {key: value for key, value in layer.values.items() if key != "base"}
         for key, value in (_with_environment(texts, layer.origin) if environment else texts).items():
-            values = _set(kind, values, [key], value, f"{layer.origin}: ", also_known)
+            config = _set(kind, config, [key], value, f"{layer.origin}: ", also_known)
     for key, text in read_words(words).items():
-        values = _set(kind, values, key.split("."), text, "", also_known)
+        config = _set(kind, config, key.split("."), text, "", also_known)
     try:
-        return cast(T, schema.instance(kind, values))
+        return cast(T, schema.instance(config))
     except schema.NotSet as error:
         raise SettingsError(f"not set: {error} (give {error.keys[0]}=…)") from None
 
 
 def _set(
-    kind: type, values: dict[str, Any], path: list[str], text: Tree, where: str, also_known: Sequence[str]
-) -> dict[str, Any]:
-    """`values` with what `text` says of the key `path`; without a `where`, it is a word."""
+    kind: type, config: DictConfig, path: list[str], text: Tree, where: str, also_known: Sequence[str]
+) -> DictConfig:
+    """`config` with what `text` says of the key `path`; without a `where`, it is a word."""
     key = ".".join(path)
     try:
         field = schema.kind_of(kind, path)
         tree = schema.read_word(text, field) if isinstance(text, str) and not where else text
-        return cast(dict[str, Any], schema.assigned(kind, values, path, schema.typed(tree, field, f"{key}.")))
+        return schema.updated(config, kind, path, schema.typed(tree, field, f"{key}."))
     except schema.UnknownKey as error:
         raise SettingsError(
             f"{where}unknown key '{error.key}'; {nearest(error.key, [*error.known, *also_known])}"
@@ -332,29 +334,57 @@ def _with_environment(tree: Tree, origin: str) -> Tree:
         return {key: _with_environment(value, origin) for key, value in tree.items()}
     if isinstance(tree, list):
         return [_with_environment(value, origin) for value in tree]
-    for name in re.findall(r"\$\{oc\.env:(\w+)\}", tree):
-        if name not in os.environ:
-            raise SettingsError(f"{origin}: {name} is not set (give {name}=<folder>)")
-        tree = tree.replace(f"${{oc.env:{name}}}", os.environ[name])
-    return tree
+    if "${" not in tree:
+        return tree
+    try:
+        return OmegaConf.create([str(tree)])[0]
+    except InterpolationResolutionError as error:
+        variable = re.search(r"Environment variable '(\w+)' not found", str(error))
+        reason = f"{variable[1]} is not set (give {variable[1]}=<folder>)" if variable else one_line(error)
+        raise SettingsError(f"{origin}: {reason}") from None
 
 
 def resolved(settings: object) -> dict[str, Any]:
     """The settings as plain JSON-ready values, as they go into a record."""
-    return cast(dict[str, Any], schema.plain(settings))
+    return dataclasses.asdict(cast(Any, settings))
 
 
-def setting(help: str, default: Any = MISSING) -> Any:
-    """A dataclass field with the line that `--help` prints for it; without `default` it must be given."""
+def setting(help: str, default: Any = MISSING, reader: Callable[[str], Any] | None = None) -> Any:
+    """A dataclass field with the line that `--help` prints for it; without `default` it must be given.
+
+    Args:
+        reader: reads the texts of the field, where its type alone does not say how; raises `ValueError`.
+    """
+    metadata = {"help": help, **({"reader": reader} if reader else {})}
     if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata={"help": help})
-    return dataclasses.field(default=default, metadata={"help": help})
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def check(condition: bool, message: str) -> None:
     """Raise `SettingsError(message)` unless `condition`: for range checks in `__post_init__`."""
     if not condition:
         raise SettingsError(message)
+
+
+def check_at_least(settings: object, least: int, *names: str) -> None:
+    """Raise `SettingsError` where one of the fields `names` of a settings dataclass is below `least`."""
+    for name in names:
+        value = getattr(settings, name)
+        rule = f"must be at least {least}" if least else "must not be negative"
+        check(value >= least, f"{name}={value}: {rule}")
+
+
+def check_positive(settings: object, *names: str) -> None:
+    """Raise `SettingsError` where one of the fields `names` of a settings dataclass is not above 0."""
+    for name in names:
+        value = getattr(settings, name)
+        check(value > 0, f"{name}={value}: must be above 0")
+
+
+def word(value: Any) -> str:
+    """A value as the text after `key=`."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _relative(path: Path) -> str:

@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 import pytest
 
 import regvit_lightning
-from benchmarks.tables import build, formats, published, scored_records
+from benchmarks.tables import __main__ as program
+from benchmarks.tables import formats, published, scored_records
 from benchmarks.tables.formats import Origin
 from regvit_lightning import records
 from regvit_lightning.errors import UserError
@@ -93,7 +94,7 @@ def test_the_kept_tables_are_those_of_the_kept_records():
     found = scored_records.read_scored_records(records.ROOT / "results", "mini")
     origin = Origin("mini", found, "make tables DATA=mini")
     made = {}
-    for table in build.tables(found.cells, published.read_published()):
+    for table in program.tables(found.cells, published.read_published()):
         made[f"{table.name}.md"] = formats.markdown(table, origin)
         made[f"{table.name}.csv"] = formats.csv(table)
         made[f"{table.name}.tex"] = formats.latex(table, origin)
@@ -116,12 +117,12 @@ def test_kept_dense_results_beat_random_weights_and_the_constant_predictor(task,
         assert all(better * value > better * margin * floor for floor in floors), model
 
 
-def test_the_readme_shows_the_kept_tables():
+def test_the_documents_show_the_kept_tables():
     changed = subprocess.run(
         ["git", "status", "--porcelain", "--", "results"], cwd=records.ROOT, capture_output=True, text=True
     )
     if changed.returncode or changed.stdout:
         pytest.skip("results were made anew here")
-    readme = (records.ROOT / "README.md").read_text()
-    for table in ("mini/tables/overview.md", "bench/speed-cpu.md"):
-        assert (records.ROOT / "results" / table).read_text() in readme
+    for table, page in (("mini/tables/overview.md", "quick-tour.md"), ("bench/speed-cpu.md", "speed.md")):
+        shown = (records.ROOT / "docs" / page).read_text()
+        assert (records.ROOT / "results" / table).read_text() in shown

@@ -9,8 +9,8 @@ from benchmarks import command
 from benchmarks.grid import cells as grids
 from benchmarks.grid.cells import Cell, Cells
 from regvit_lightning.errors import UserError
-from regvit_lightning.settings import check, setting
-from regvit_lightning.values.durations import Hours
+from regvit_lightning.settings import check, check_at_least, setting
+from regvit_lightning.values import durations
 
 if TYPE_CHECKING:
     from benchmarks.grid.states import States
@@ -29,7 +29,9 @@ class Grid(grids.Chosen):
     force: bool = setting("evaluate cells although their records hold; nothing is trained anew", False)
     launcher: str = setting("local, or slurm: submit the cells as jobs", "local")
     partition: str = setting("of the Slurm cluster; empty takes its default", "")
-    hours: Hours = setting("time limit of a Slurm job; a training goes on after it in the queue", 24.0)
+    hours: float = setting(
+        "time limit of a Slurm job; a training goes on after it in the queue", 24.0, reader=durations.hours
+    )
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def slots_of(options: Grid) -> list[str]:
     """
     import torch
 
-    check(options.jobs > 0, f"jobs={options.jobs}: must be at least 1")
+    check_at_least(options, 1, "jobs")
     count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
     there = named.split(",")[:count] if named else [str(number) for number in range(count)]
     if options.gpus == "all":

@@ -1,16 +1,18 @@
 """The cells of a grid: models × tasks × seeds, one evaluation each, and the pretrainings that they need."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from benchmarks.grid.variations import GridModel, recipe, vary
 from regvit_lightning import precision, settings
 from regvit_lightning.data import layout
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.models import origins
-from regvit_lightning.settings import check, setting
+from regvit_lightning.models import names, origins
+from regvit_lightning.models.names import ModelId
+from regvit_lightning.settings import SettingsError, check, setting
 
 PRETRAINING = "pretrain"  # in place of a task
 
@@ -34,11 +36,14 @@ class GridFile:
 
     Attributes:
         models, tasks, seeds: every combination is a cell, but for tasks that do not apply to a model.
+        settings: of recipes, each entry under a tag of its own: `[{lr: 1e-3}, {lr: 2e-3, tag: big}]`. Every model that
+            is trained here is then there once for each entry, and trained with it. None varies nothing.
     """
 
     models: list[str] = settings.MISSING
     tasks: list[str] = settings.MISSING
     seeds: list[int] = settings.MISSING
+    settings: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,14 @@ class Cell:
         task: of configs/tasks, or `PRETRAINING`.
         seed: of both.
         needs: the cell that makes the model, where it belongs to the grid.
+        words: of a pretraining, `key=value` settings of its recipe beside those of the recipe's files.
     """
 
     model: str
     task: str
     seed: int
     needs: "Cell | None" = None
+    words: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -71,9 +78,11 @@ class Cell:
         return recipe(self.model)
 
     @property
-    def size(self) -> str:
-        """Name of the register ViT of such a model: `vitb_reg4`."""
-        return self.model.rpartition("-")[2]
+    def identity(self) -> ModelId:
+        """Recipe, tag and register ViT of such a model."""
+        found = names.parse_id(self.model)
+        assert found is not None, "only a model that is trained here has a recipe"
+        return found
 
     def folder_name(self) -> str:
         """Names the model's folder: its id in records, or of a file what is left of its path."""
@@ -129,28 +138,33 @@ def build(chosen: Chosen) -> Cells:
     data = layout.resolve(chosen.data)
     variant = data.variant if chosen.variant == "auto" else chosen.variant
     file = settings.build(GridFile, _files(chosen.grid))
+    models = _models(chosen.grid, file, variant)
     pretrainings: list[Cell] = []
     evaluations: list[Cell] = []
-    left_out: list[str] = []
-    lacking = {task: {model: _lacks(model, task, variant) for model in file.models} for task in file.tasks}
+    lacking = {task: {model.name: _lacks(model, task, variant) for model in models} for task in file.tasks}
+    if chosen.pretrain:
+        lacking[PRETRAINING] = {model.name: _untrainable(model) for model in models}
     for seed in file.seeds:
-        for model in file.models:
-            needed = Cell(model, PRETRAINING, seed) if chosen.pretrain and recipe(model) else None
+        for model in models:
+            trained = chosen.pretrain and model.trainable
+            needed = Cell(model.name, PRETRAINING, seed, words=model.words) if trained else None
             pretrainings += [needed] if needed else []
-            evaluations += [Cell(model, task, seed, needed) for task in file.tasks if not lacking[task][model]]
-    for task, models in lacking.items():
-        for why in dict.fromkeys(filter(None, models.values())):
-            left_out.append(f"{task} of {', '.join(model for model in models if models[model] == why)}: {why}")
+            apply = [task for task in file.tasks if not lacking[task][model.name]]
+            evaluations += [Cell(model.name, task, seed, needed) for task in apply]
+    left_out = [line for task, reasons in lacking.items() for line in _left_out(task, reasons)]
     folders = Path(chosen.runs), Path(chosen.results)
     return Cells([*pretrainings, *evaluations], left_out, data, variant, *folders, chosen.pretrain_devices)
 
 
-def recipe(model: str) -> str:
-    """The recipe of a model that is trained here, `deit3` of `deit3-vitb_reg4`; empty for all others."""
-    if "/" in model or model.startswith(origins.ELSEWHERE):
-        return ""
-    name = model.rpartition("-")[0]
-    return name if name in settings.names("recipes") else ""
+def _models(grid: str, file: GridFile, variant: str) -> list[GridModel]:
+    """The models of a grid's file; checks that their recipes have the settings that it varies."""
+    try:
+        models = vary(file.models, file.settings)
+        for words in {(recipe(model.name), model.words) for model in models if model.words}:
+            recipe_settings(words[0], variant, words[1])
+    except SettingsError as error:
+        raise SettingsError(f"grid {grid}: {error}") from None
+    return models
 
 
 @lru_cache
@@ -159,19 +173,46 @@ def task_module(task: str, variant: str) -> tuple[Any, Any, bool]:
     return precision.module_and_settings("tasks", task, variant)
 
 
+@lru_cache
+def recipe_settings(recipe: str, variant: str, words: tuple[str, ...] = ()) -> tuple[Any, bool]:
+    """Settings of a recipe with some words, and whether it leaves the precision to the hardware.
+
+    Raises:
+        SettingsError: the recipe does not have these settings.
+    """
+    try:
+        _, options, free = precision.module_and_settings("recipes", recipe, variant, words)
+    except SettingsError as error:
+        raise SettingsError(f"recipe {recipe} with {' '.join(words)}: {error}" if words else str(error)) from None
+    return options, free
+
+
 def _files(grid: str) -> list[Path]:
     path = Path(grid)
     return [path] if path.suffix == ".yaml" and path.is_file() else settings.find("grids", grid)
 
 
-def _lacks(model: str, task: str, variant: str) -> str:
+def _untrainable(model: GridModel) -> str:
+    """Why a model that is trained here cannot be trained by the grid."""
+    return "" if model.trainable or not recipe(model.name) else "the grid does not know the settings of its tag"
+
+
+def _left_out(task: str, reasons: Mapping[str, str]) -> list[str]:
+    """A line for each reason why models have no cell of a task, by model."""
+    found: dict[str, list[str]] = {}
+    for model, reason in reasons.items():
+        found.setdefault(reason, []).append(model)
+    return [f"{task} of {', '.join(models)}: {reason}" for reason, models in found.items() if reason]
+
+
+def _lacks(model: GridModel, task: str, variant: str) -> str:
     """What a task needs and a model has not; empty when it applies, and for files, whose content would tell."""
     settings.find("tasks", task, variant)
     if not getattr(task_module(task, variant)[0], "NEEDS_TEXT", False):
         return ""
-    if model.startswith(origins.ELSEWHERE):
+    if model.name.startswith(origins.ELSEWHERE):
         return "no text tower"
-    if not recipe(model):
+    if not recipe(model.name):
         return ""
-    _, options, _ = precision.module_and_settings("recipes", recipe(model), variant)
+    options, _ = recipe_settings(recipe(model.name), variant, model.words)
     return "" if options.images == "pairs" else "no text tower"

@@ -13,10 +13,10 @@ from functools import cache
 from typing import Any
 
 from benchmarks.grid import outcomes
-from benchmarks.grid.cells import Cell, Cells, task_module
+from benchmarks.grid.cells import Cell, Cells, recipe_settings, task_module
 from benchmarks.grid.image_counts import Counts
 from benchmarks.grid.states import States
-from regvit_lightning import precision, records
+from regvit_lightning import records
 from regvit_lightning.analysis import cost
 from regvit_lightning.errors import UserError
 from regvit_lightning.models.backbone import Backbone
@@ -92,7 +92,7 @@ class Estimates:
 
         cells = self.cells
         if cell.pretrains:
-            _, options, _ = precision.module_and_settings("recipes", cell.recipe, cells.variant)
+            options, _ = recipe_settings(cell.recipe, cells.variant, cell.words)
             return trained(self.shape(cell.model), fit.recipe_class(options).work(options, self.counts), options, cells)
         task, options, _ = task_module(cell.task, cells.variant)
         return frozen(self.shape(cell.model), task.work(options, self.counts), options.device_batch)

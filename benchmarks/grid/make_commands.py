@@ -2,11 +2,9 @@
 
 import sys
 from dataclasses import dataclass
-from functools import cache
 
-from benchmarks.grid.cells import Cell, Cells, Chosen, task_module
+from benchmarks.grid.cells import Cell, Cells, Chosen, recipe_settings, task_module
 from benchmarks.grid.queueing import LocalJob
-from regvit_lightning import precision
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,12 @@ class Commands:
         chosen = self.chosen
         what = {"model": cell.model, "task": cell.task, "force": self.force}
         if cell.pretrains:
-            what = {"model": cell.size, "recipe": cell.recipe, "devices": chosen.pretrain_devices}
+            identity = cell.identity
+            what = {"model": identity.name, "recipe": cell.recipe, "devices": chosen.pretrain_devices}
+            what |= {"tag": identity.tag} if identity.tag else {}
         what |= {"data": chosen.data, "variant": self.cells.variant, "seed": cell.seed}
         what |= {"runs": chosen.runs, "results": chosen.results}
-        return [f"{key}={value}" for key, value in what.items()]
+        return [*(f"{key}={value}" for key, value in what.items()), *cell.words]
 
     def job(self, cell: Cell, seconds: float) -> LocalJob:
         """The cell as a child process that takes so many seconds."""
@@ -45,10 +45,6 @@ class Commands:
 
     def workers(self, cell: Cell) -> int:
         """Decoding processes of each of its devices."""
-        return _workers(cell.recipe if cell.pretrains else "", cell.task, self.cells.variant)
-
-
-@cache
-def _workers(recipe: str, task: str, variant: str) -> int:
-    _, options, _ = precision.module_and_settings("recipes", recipe, variant) if recipe else task_module(task, variant)
-    return int(options.workers)
+        if cell.pretrains:
+            return int(recipe_settings(cell.recipe, self.cells.variant, cell.words)[0].workers)
+        return int(task_module(cell.task, self.cells.variant)[1].workers)

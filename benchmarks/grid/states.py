@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.grid import cluster, locks, outcomes
-from benchmarks.grid.cells import Cell, Cells, recipe, task_module
-from regvit_lightning import precision, records
+from benchmarks.grid.cells import Cell, Cells, recipe_settings, task_module
+from benchmarks.grid.variations import recipe
+from regvit_lightning import records
 from regvit_lightning.errors import UserError
 from regvit_lightning.evaluation import Evaluation
 from regvit_lightning.models import EXPORT, origins
@@ -87,9 +88,10 @@ class States:
         from regvit_lightning.pretrain import fit
 
         cells = self.cells
-        _, options, free = precision.module_and_settings("recipes", cell.recipe, cells.variant)
+        options, free = recipe_settings(cell.recipe, cells.variant, cell.words)
         folder = self._run(cell)
-        run = fit.Run(cell.size, cell.recipe, options, cells.data, cell.seed, folder, cells.pretrain_devices)
+        name, label = cell.identity.name, cell.identity.label
+        run = fit.Run(name, label, options, cells.data, cell.seed, folder, cells.pretrain_devices)
         ignored = FREE_IN_PRETRAINING if free else {"devices"}
         changes = [text for text in fit.changes(run) or [] if text.partition(":")[0] not in ignored]
         if changes:

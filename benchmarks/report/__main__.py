@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks import command
 from benchmarks.report import commands, curves, norms, overview, pictures, record_list, templates
-from benchmarks.tables import build, formats
+from benchmarks.tables import columns, formats
 from benchmarks.tables.columns import key, row_of
 from benchmarks.tables.published import Published, read_published
 from benchmarks.tables.scored_records import ScoredRecord, ScoredRecords, data_name, read_scored_records
@@ -63,7 +63,7 @@ def page(
     cells = sorted(records.cells, key=order)
     indices = {key(cell.record): index for index, cell in enumerate(cells)}
     lines = [commands.command(cell.record) for cell in cells]
-    table = build.overview(cells, entries)
+    table = columns.overview(cells, entries)
     panels, undrawn = norms.panels(cells, indices)
     gallery, unread = pictures.gallery(cells, width)
     skipped = [*records.skipped, *undrawn, *unread]

@@ -107,7 +107,7 @@ def knn_cell(options: Speed, peak: float) -> Measurement:
     import torch
 
     from regvit_lightning.data import imagenet, transforms
-    from regvit_lightning.data.images import Ordered
+    from regvit_lightning.data.imagenet import Ordered
     from regvit_lightning.models import sources
     from regvit_lightning.models.vit import block_macs, parse_name
     from regvit_lightning.runtime import hardware

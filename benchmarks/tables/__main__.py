@@ -1,15 +1,17 @@
 """Result tables from records: `python -m benchmarks.tables data=mini`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import command
-from benchmarks.tables import build, formats, published
+from benchmarks.tables import columns, formats, paper_tables, published
+from benchmarks.tables.columns import Table
 from benchmarks.tables.formats import Origin
-from benchmarks.tables.paper_tables import report_of_each_model
+from benchmarks.tables.published import Published
 from benchmarks.tables.scored_records import ScoredRecord, data_name, read_scored_records
+from regvit_lightning.invocation import invocation
 from regvit_lightning.runtime import atomic
 from regvit_lightning.settings import setting
 
@@ -30,13 +32,24 @@ class Tables:
     results: str = setting("folder of the results", "results")
 
 
+def tables(cells: Sequence[ScoredRecord], entries: Sequence[Published] = ()) -> Iterator[Table]:
+    """The overview, then the tables of the paper that have any record.
+
+    Args:
+        cells: all of one data set.
+        entries: published numbers.
+    """
+    yield columns.overview(cells, entries)
+    yield from paper_tables.build(cells, entries)
+
+
 def norm_strips(cells: Sequence[ScoredRecord]) -> "Figure | None":
     """Fig. 7: norms of patches after the last block by model, with and without registers side by side.
 
     Returns:
         None where no record is of an artifact report.
     """
-    reports = [cell.record for cell in report_of_each_model(cells)]
+    reports = [cell.record for cell in paper_tables.report_of_each_model(cells)]
     if not reports:
         return None
     import torch
@@ -56,9 +69,9 @@ def main(options: Tables, words: list[str]) -> None:
     """Run the program."""
     results, data = Path(options.results), data_name(options.data)
     records = read_scored_records(results, data)
-    folder, origin = results / data / "tables", Origin(data, records, f"make tables DATA={data}")
+    folder, origin = results / data / "tables", Origin(data, records, invocation("tables", {"DATA": data}))
     written: list[str] = []
-    for table in build.tables(records.cells, published.read_published()):
+    for table in tables(records.cells, published.read_published()):
         shown = formats.markdown(table, origin)
         texts = {"md": shown, "csv": formats.csv(table), "tex": formats.latex(table, origin)}
         for suffix, text in texts.items():

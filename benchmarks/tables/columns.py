@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
-from benchmarks.tables import model_names
+from benchmarks.tables import model_names, published
 from benchmarks.tables.model_names import twins
 from benchmarks.tables.published import Published
 from benchmarks.tables.scored_records import ScoredRecord
 from regvit_lightning import records, statistics
-from regvit_lightning.models.names import without_tag
+from regvit_lightning.models.names import without_tag_first
 from regvit_lightning.records import Record
 from regvit_lightning.statistics import Scores
 
@@ -35,14 +35,14 @@ class TableRow:
     index: int = field(default=0, compare=False)
     floor: bool = False
 
-    def order(self) -> tuple[bool, bool, str, str, int, int, str, str]:
+    def order(self) -> tuple[bool, bool, str, bool, str, int, int, str, str]:
         """Sort key: floors first, those without a backbone before untrained models; then name, number of registers.
 
         Runs with a tag follow the run without one.
         """
         family, count = model_names.family(self.model), model_names.registers(self.model)
         untrained = model_names.is_untrained(self.model)
-        return not self.floor, untrained, without_tag(family), family, count, self.index, self.model, self.part
+        return not self.floor, untrained, *without_tag_first(family), count, self.index, self.model, self.part
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class Table:
 
     def has_published(self, column: Column) -> bool:
         """Whether any row of the column has a published number."""
-        return any(score.published for (_, own), score in self.scores.items() if own == column)
+        return any(score.published for (_, other), score in self.scores.items() if other == column)
 
 
 def same_part_of_twin(row: TableRow) -> list[TableRow]:
@@ -195,13 +195,10 @@ def same_part_of_twin(row: TableRow) -> list[TableRow]:
     return [TableRow(name, row.part, row.index, row.floor) for name in twins(row.model)]
 
 
-Lookup = Callable[[TableRow, Column, Record], Published | None]
-
-
 def build(
     measured: Sequence[Measured],
     marks: Mapping[str, str],
-    published: Lookup,
+    entries: Sequence[Published] = (),
     name: str = "overview",
     title: str = "",
     labels: tuple[str, ...] = ("model",),
@@ -211,7 +208,7 @@ def build(
 
     Args:
         marks: of each record, by `key`.
-        published: looks up what others report.
+        entries: published numbers.
         name, title, labels: of the table.
         twin_rows: gives the rows that may be the same model without registers.
     """
@@ -234,7 +231,7 @@ def build(
             change=difference(column, twin, group) if twin else None,
             best=(row, column) in best,
             marks="".join(sorted({mark for number in numbers for mark in marks.get(key(number.cell.record), "")})),
-            published=published(row, column, numbers[0].cell.record),
+            published=published.beside(entries, row.model, row.part, column.metric, numbers[0].cell.record),
         )
     seeds = {row: len({seed for (other, _), group in groups.items() if other == row for seed in group}) for row in rows}
     notes = sorted({footnote(number.cell.record) for number in measured})
@@ -319,7 +316,17 @@ def numbers_of(cell: ScoredRecord, column: Column) -> list[Measured]:
     return numbers
 
 
-def overview(cells: Sequence[ScoredRecord]) -> list[Measured]:
+def overview(cells: Sequence[ScoredRecord], entries: Sequence[Published] = ()) -> Table:
+    """Models × metrics, the floors first.
+
+    Args:
+        cells: all of one data set.
+        entries: published numbers.
+    """
+    return build(overview_numbers(cells), marks(cells), entries)
+
+
+def overview_numbers(cells: Sequence[ScoredRecord]) -> list[Measured]:
     """Every metric that records want in tables."""
     numbers = []
     for cell in cells:
@@ -346,12 +353,9 @@ def key(record: Record) -> str:
     return f"{record.model}/{record.task}.seed{record.seed}"
 
 
-def marks(cells: Sequence[ScoredRecord], versions: Mapping[str, int]) -> dict[str, str]:
-    """What is doubtful about each record, by `key`, in keys of `MARKS`.
-
-    Args:
-        versions: present version of each task's protocol; a task that is not there gets no mark for it.
-    """
+def marks(cells: Sequence[ScoredRecord]) -> dict[str, str]:
+    """What is doubtful about each record under the present protocols, by `key`, in keys of `MARKS`."""
+    versions = published.versions(sorted({cell.record.task for cell in cells}))
     newest: dict[tuple[str, int], Record] = {}
     for cell in sorted(cells, key=lambda cell: cell.record.provenance.get("date", "")):
         newest[cell.record.model, cell.record.seed] = cell.record

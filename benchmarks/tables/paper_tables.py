@@ -4,12 +4,14 @@ Source: Darcet et al. 2023 (arXiv 2309.16588). Each table has the paper's column
 records. What the paper measures with DINOv2-g and twelve more data sets is measured here with any model on its data.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.tables import columns
 from benchmarks.tables.columns import (
     Measured,
+    Table,
     TableRow,
     column_of,
     key,
@@ -19,6 +21,7 @@ from benchmarks.tables.columns import (
     same_part_of_twin,
 )
 from benchmarks.tables.model_names import family, twins
+from benchmarks.tables.published import Published
 from benchmarks.tables.scored_records import ScoredRecord
 
 Measures = Callable[[Sequence[ScoredRecord]], list[Measured]]
@@ -73,8 +76,8 @@ FROZEN: tuple[Named, ...] = (
 
 def reports(cells: Sequence[ScoredRecord]) -> list[ScoredRecord]:
     """Cells of artifact reports, in the order of their names."""
-    found = [cell for cell in cells if "norms_of_last_block" in cell.record.protocol]
-    return sorted(found, key=lambda cell: key(cell.record))
+    of_reports = [cell for cell in cells if "norms_of_last_block" in cell.record.protocol]
+    return sorted(of_reports, key=lambda cell: key(cell.record))
 
 
 def report_of_each_model(cells: Sequence[ScoredRecord]) -> list[ScoredRecord]:
@@ -268,3 +271,12 @@ PAPER_TABLES = (
     PaperTable("fig8", "Fig. 8: by number of registers", ("model", "registers"), by_registers, none_of_them),
     PaperTable("fig12", "Fig. 12: cost by number of registers", ("model", "registers"), costs, no_twin),
 )
+
+
+def build(cells: Sequence[ScoredRecord], entries: Sequence[Published] = ()) -> Iterator[Table]:
+    """Those of `PAPER_TABLES` that have any record; arguments as for `columns.overview`."""
+    marks = columns.marks(cells)
+    for table in PAPER_TABLES:
+        measured = table.measures(cells)
+        if measured:
+            yield columns.build(measured, marks, entries, table.name, table.title, table.labels, table.twin_rows)

@@ -1,13 +1,112 @@
-"""ImageNet's layout as a LightningDataModule: a stream for training, ordered passes for evaluation."""
+"""ImageNet's layout, class folders of images: index, splits, the two ways of reading, and the LightningDataModule.
 
+`Ordered` reads every image once, in order (evaluation); an unreadable image stops it and is named. `Drawn` reads the
+images that a `Stream` draws, with augmentation (training).
+"""
+
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
 
 from regvit_lightning.data.completeness import check_count, check_rendered
-from regvit_lightning.data.images import Drawn, ImageFiles, Ordered, Transform, collate, index
+from regvit_lightning.data.images import EXTENSIONS, Transform, open_image, open_readable
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
+from regvit_lightning.runtime import seeds
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Paths and class numbers of one split.
+
+    Arrays, not lists: millions of Python objects would be copied into every worker process, page by page, as their
+    reference counts change.
+
+    Attributes:
+        classes: names of the class folders, sorted; a class number is a place in this tuple.
+        paths: (N,) bytes, sorted within a class.
+        labels: (N,) class numbers.
+    """
+
+    classes: tuple[str, ...]
+    paths: npt.NDArray[np.bytes_]
+    labels: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, place: int) -> str:
+        """Path of one image."""
+        return os.fsdecode(bytes(self.paths[place]))
+
+    def open(self, place: int) -> Image.Image:
+        """Decode one image as RGB.
+
+        Raises:
+            DataError: the file cannot be read or is truncated.
+        """
+        return open_image(self.path(place))
+
+    def subset(self, keep: Sequence[int]) -> "ImageFiles":
+        """The images at the places `keep`, with all classes."""
+        return ImageFiles(self.classes, self.paths[keep], self.labels[keep])
+
+    def split(self, share: float, seed: int) -> tuple["ImageFiles", "ImageFiles"]:
+        """Hold out `share` of the images of every class, drawn from `seed`: (kept, held out).
+
+        Every class with two images or more has one on either side.
+
+        Raises:
+            DataError: no class has two images.
+        """
+        generator = seeds.generator(seed, "held out")
+        labels = torch.from_numpy(self.labels)
+        held: list[int] = []
+        for label in range(len(self.classes)):
+            places = torch.nonzero(labels == label).flatten()
+            count = min(max(round(share * len(places)), 1), len(places) - 1)
+            held += places[torch.randperm(len(places), generator=generator)][:count].tolist()
+        if not held:
+            raise DataError(f"nothing to hold out: none of the {len(self.classes)} classes has two images")
+        kept = np.setdiff1d(np.arange(len(self)), held)
+        return self.subset(kept.tolist()), self.subset(sorted(held))
+
+
+def index(folder: Path, get: str = "") -> ImageFiles:
+    """Index `folder/<class>/**/<image>`.
+
+    Args:
+        folder: one split, `train` or `val`.
+        get: how to get the data; ends the error message.
+
+    Raises:
+        DataError: there is no such folder, no class folder in it, or a class without an image.
+    """
+    advice = f"; {get}" if get else ""
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder}: expected class folders of images{advice}")
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    if not classes:
+        raise DataError(f"{folder} holds no class folder: expected {folder}/<class>/<image>{advice}")
+    paths: list[bytes] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = sorted(os.fsencode(path) for path in (folder / name).rglob("*") if path.suffix.lower() in EXTENSIONS)
+        if not found:
+            raise DataError(f"class folder {folder / name} holds no image ({', '.join(EXTENSIONS)}){advice}")
+        paths += found
+        labels += [label] * len(found)
+    return ImageFiles(tuple(classes), np.array(paths), np.array(labels))
 
 
 def train_files(data: DataSettings, images: str = "imagenet") -> ImageFiles:
@@ -41,6 +140,56 @@ def _split(data: DataSettings, images: str, split: str) -> ImageFiles:
     files = index(folder, data.get)
     check_count(data, images, int(split == "val"), len(files), f"{folder} holds")
     return files
+
+
+class Ordered(Dataset[tuple[Tensor, int]]):
+    """Every image once: (uint8 (3, H, W), class number)."""
+
+    def __init__(self, files: ImageFiles, transform: Transform) -> None:
+        self.files, self.transform = files, transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        return self.transform(self.files.open(place)), int(self.files.labels[place])
+
+
+class Drawn(Dataset[dict[str, Any]]):
+    """Augmented images for training, asked for by (position in the run, place in the files).
+
+    The augmentation of a sample is drawn from the seed and its position alone.
+
+    Args:
+        files, transform: what is read, and the augmentation.
+        seed: of the augmentation.
+        replace: a file that cannot be read is replaced by the next one that can, and its place is reported in
+            `unreadable` (pretraining); otherwise it is an error (evaluation).
+    """
+
+    def __init__(self, files: ImageFiles, transform: Transform, seed: int, replace: bool) -> None:
+        self.files, self.transform, self.seed, self.replace = files, transform, seed, replace
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
+        position, start = draw
+        image, place, unreadable = open_readable(self.files, start, self.replace)
+        with seeds.drawn_from(self.seed, "augment", position):
+            return {"image": self.transform(image), "label": int(self.files.labels[place]), "unreadable": unreadable}
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Samples of `Drawn` as a batch: image uint8 (B, 3, H, W), label (B,), unreadable places (any number,).
+
+    Where the transform gives several tensors by name, `image` has a batch of each.
+    """
+    return {
+        "image": default_collate([sample["image"] for sample in samples]),
+        "label": torch.tensor([sample["label"] for sample in samples]),
+        "unreadable": torch.tensor([place for sample in samples for place in sample["unreadable"]], dtype=torch.long),
+    }
 
 
 class ImageNet(Streamed):

@@ -70,6 +70,11 @@ def without_tag(model: str) -> str:
     return f"{match[1]}{model[match.end() :]}" if match else model
 
 
+def without_tag_first(model: str) -> tuple[str, bool, str]:
+    """A key that sorts ids by their names without tags, the run without a tag before those that have one."""
+    return without_tag(model), without_tag(model) != model, model
+
+
 def sizes() -> list[str]:
     """Sizes of `configs/models`: `b`, `xs`."""
     return [name.removeprefix("vit") for name in settings.names("models")]

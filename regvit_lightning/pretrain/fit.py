@@ -38,7 +38,7 @@ class Run:
 
     Attributes:
         model: name of the register ViT.
-        recipe: name of the recipe, as in `configs/recipes/`.
+        recipe: name of the recipe, as in `configs/recipes/`, with the tag of a run with settings of its own.
         settings: resolved settings of the recipe.
         data: where the images are.
         seed: of everything drawn.
@@ -193,7 +193,7 @@ def claim(run: Run, force: bool) -> None:
     if found:
         raise UserError(
             f"{run.folder} holds a run with other settings ({'; '.join(found[:4])}); "
-            "give the old ones to continue it, or FORCE=1 to begin anew"
+            "give the old ones to continue it, TAG=<name> to keep both, or FORCE=1 to begin anew"
         )
     if found is None:
         atomic.write_text(run.folder / "run.json", json.dumps(_description(run), indent=1) + "\n")

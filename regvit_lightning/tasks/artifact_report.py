@@ -18,8 +18,7 @@ from regvit_lightning.analysis.norms import NormPass, Norms
 from regvit_lightning.analysis.outliers import Rules
 from regvit_lightning.analysis.report import ArtifactReport
 from regvit_lightning.data.discovery import boxed_images
-from regvit_lightning.data.imagenet import ImageNet, test_files, train_files
-from regvit_lightning.data.images import ImageFiles
+from regvit_lightning.data.imagenet import ImageFiles, ImageNet, test_files, train_files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.transforms import centre_crop

@@ -1,7 +1,6 @@
 """Durations as people and Slurm write them."""
 
 import re
-from typing import Annotated
 
 NAMES = {
     3600 * 24: "d day days",
@@ -33,6 +32,3 @@ def hours(text: str) -> float:
     if re.fullmatch(f"({PART})+", text) and all(unit in SECONDS for _, unit in parts):
         return sum(float(number) * SECONDS[unit] for number, unit in parts) / 3600
     raise ValueError("expected hours such as 1.5 or 1:30, or a duration such as 90m, 2d or 1-12:00:00")
-
-
-Hours = Annotated[float, hours]

@@ -1,15 +1,15 @@
-"""A dataclass as a schema: trees of texts become values by the types of its fields, nested dataclasses included."""
+"""A dataclass as a schema: trees of texts become values by the types of its fields, which OmegaConf merges."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
 
 from regvit_lightning.values import notation
 from regvit_lightning.values.notation import Tree
-
-MISSING: Any = "???"  # default of a field that must be given
 
 UNIONS = (Union, UnionType)
 READERS: dict[Any, Callable[[str], Any]] = {str: str, int: notation.whole, float: notation.number, bool: notation.truth}
@@ -44,11 +44,23 @@ class NotSet(Exception):
         self.keys = keys
 
 
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """The type of a field whose texts are read by a function of its own (metadata `reader`)."""
+
+    kind: Any
+    reader: Callable[[str], Any]
+
+
 @cache
 def kinds(schema: Any) -> dict[str, Any]:
     """Type of every field of a dataclass."""
-    hints = get_type_hints(schema, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
+    hints, fields = get_type_hints(schema), dataclasses.fields(schema)
+    readers = {field.name: field.metadata["reader"] for field in fields if "reader" in field.metadata}
+    return {
+        field.name: Read(hints[field.name], readers[field.name]) if field.name in readers else hints[field.name]
+        for field in fields
+    }
 
 
 def kind_of(kind: Any, path: Sequence[str], above: str = "") -> Any:
@@ -93,8 +105,8 @@ def typed(value: Tree, kind: Any, above: str = "") -> Any:
 
     Args:
         value: from a file or from `read_word`; what is no text, such as a number from Python, is only checked.
-        kind: str, int, float, bool, Any, list[…], dict[str, …], a dataclass, one of these or None, or `Annotated` with
-            a function that reads a text.
+        kind: str, int, float, bool, Any, list[…], dict[str, …], a dataclass, one of these or None, or `Read` by a
+            function of the field.
         above: the keys that it is nested in, `probes.`, for errors.
 
     Raises:
@@ -106,8 +118,8 @@ def typed(value: Tree, kind: Any, above: str = "") -> Any:
         return notation.untyped(value)
     if origin in UNIONS:
         return None if notation.is_null(value) else typed(value, _not_none(kind), above)
-    if origin is Annotated:
-        return inner[1](value) if isinstance(value, str) else typed(value, inner[0], above)
+    if isinstance(kind, Read):
+        return kind.reader(value) if isinstance(value, str) else typed(value, kind.kind, above)
     if isinstance(value, Mapping) and (origin is dict or _has_fields(kind)):
         return {name: _typed_part(item, kind, name, above) for name, item in value.items()}
     if origin is list and isinstance(value, list):
@@ -129,52 +141,38 @@ def _typed_part(value: Tree, kind: Any, name: str, above: str) -> Any:
         raise ValueError(f"{name}: {error}") from None
 
 
-def assigned(kind: Any, current: Any, path: Sequence[str], value: Any) -> Any:
-    """A typed value of type `kind` (None for none yet) with another at `path`.
+def updated(config: DictConfig, kind: Any, path: Sequence[str], value: Any) -> DictConfig:
+    """`config`, a structured configuration of the dataclass `kind`, with a typed value at `path`.
 
-    A dataclass is merged into one that is there, and so are several by name; everything else is replaced.
+    A dataclass is merged into the one that is there, and so are several by name; everything else is replaced.
     """
-    if path:
-        before = current or {}
-        inner = assigned(kind_of(kind, path[:1]), before.get(path[0]), path[1:], value)
-        return {**before, path[0]: inner}
-    if not _has_parts(kind) or current is None or value is None:
-        return value
-    for name, item in value.items():
-        current = assigned(kind, current, [name], item)
-    return current
+    value = _literal(value)
+    if isinstance(value, Mapping) and not _has_parts(kind_of(kind, path)):
+        OmegaConf.update(config, ".".join(path), {}, merge=False, force_add=True)
+    for key in reversed(path):
+        value = {key: value}
+    return cast(DictConfig, OmegaConf.merge(config, value))
 
 
-def instance(kind: Any, value: Any, default: Any = None, above: str = "") -> Any:
-    """The object of type `kind` that a typed value stands for.
-
-    Args:
-        value: from `typed` or `assigned`.
-        default: gives what `value` leaves out of a dataclass, or of several by name, in place of their own defaults.
-        above: as of `typed`.
+def instance(config: DictConfig) -> Any:
+    """The object that a structured configuration stands for.
 
     Raises:
-        NotSet: a field of a dataclass has neither a value nor a default.
+        NotSet: a field has neither a value nor a default.
     """
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin in UNIONS and value is not None:
-        return instance(_not_none(kind), value, default, above)
-    if origin is list:
-        return [instance(inner[0], item, None, above) for item in value]
-    if origin is dict:
-        before = default if default is not None and _has_parts(kind) else {}
-        made = {name: instance(inner[1], item, before.get(name), f"{above}{name}.") for name, item in value.items()}
-        return {**before, **made}
-    if not _has_fields(kind) or value is None:
-        return value
-    before = {name: getattr(default, name) for name in kinds(kind)} if default is not None else _defaults(kind)
-    missing = [f"{above}{name}" for name in kinds(kind) if name not in value and before.get(name, MISSING) == MISSING]
+    missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise NotSet(missing)
-    given = {
-        name: instance(kinds(kind)[name], item, before.get(name), f"{above}{name}.") for name, item in value.items()
-    }
-    return kind(**{**before, **given})
+    return OmegaConf.to_object(config)
+
+
+def _literal(value: Any) -> Any:
+    """A value whose `${…}` mean nothing to OmegaConf: a user's text is a text."""
+    if isinstance(value, str):
+        return value.replace("${", "\\${")
+    if isinstance(value, Mapping):
+        return {key: _literal(item) for key, item in value.items()}
+    return [_literal(item) for item in value] if isinstance(value, list) else value
 
 
 def _has_fields(kind: Any) -> bool:
@@ -190,22 +188,3 @@ def _has_parts(kind: Any) -> bool:
 def _not_none(kind: Any) -> Any:
     """The type that a field has where it is not None."""
     return next(one for one in get_args(kind) if one is not NoneType) if get_origin(kind) in UNIONS else kind
-
-
-def _defaults(kind: Any) -> dict[str, Any]:
-    found = {}
-    for field in dataclasses.fields(kind):
-        if field.default_factory is not dataclasses.MISSING:
-            found[field.name] = field.default_factory()
-        elif field.default is not dataclasses.MISSING:
-            found[field.name] = field.default
-    return found
-
-
-def plain(value: Any) -> Any:
-    """A dataclass as plain dicts and lists, ready for JSON."""
-    if dataclasses.is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value

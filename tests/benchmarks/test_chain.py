@@ -97,6 +97,32 @@ def test_a_second_run_finds_everything_done(trained, tiny):
     assert "runs again: settings changed: neighbours" in program("evaluate", *words, "neighbours=[1,5]")
 
 
+def test_a_run_with_other_settings_is_kept_beside_the_old_one(trained, tiny, tmp_path):
+    runs, results = tmp_path / "runs", tmp_path / "results"
+    for kind, folder in (("runs", runs), ("results", results)):
+        shutil.copytree(trained / kind, folder)
+    folders = [f"data={tiny.root}/imagenet", f"runs={runs}", f"results={results}"]
+    before = {file: file.read_bytes() for file in runs.glob("imagenet/deit3-vitn_reg4/**/*.*")}
+    train = ["model=vitn_reg4", *folders, *QUICK, "lr=1e-2"]
+    assert "TAG=<name> to keep both, or FORCE=1 to begin anew" in mistake("pretrain", *train)
+    assert "deit3+lr1e-2-vitn_reg4" in program("pretrain", *train, "tag=lr1e-2")
+    assert "is done" in program("pretrain", *train, "tag=lr1e-2")
+    assert {file: file.read_bytes() for file in before} == before
+    assert (results / "imagenet" / "curves" / "deit3+lr1e-2-vitn_reg4.seed0.csv").exists()
+    cell = ["model=deit3+lr1e-2-vitn_reg4", "task=imagenet_knn", *folders, *QUICK[:1], "workers=0", "neighbours=[1,10]"]
+    assert "deit3+lr1e-2-vitn_reg4 imagenet_knn seed 0: top1" in program("evaluate", *cell)
+    assert "is done" in program("evaluate", *cell)
+    found = {record.model: record for record in saved_records(results, "imagenet") if record.task == "imagenet_knn"}
+    assert found["deit3+lr1e-2-vitn_reg4"].weights != found["deit3-vitn_reg4"].weights
+    # By its path the export is the same model; its twin would be deit3+lr1e-2-vitn_reg0, which is not there.
+    export = runs / "imagenet" / "deit3+lr1e-2-vitn_reg4" / "seed0" / "backbone.safetensors"
+    assert "is done" in program("evaluate", f"model={export}", *cell[1:])
+    rows = program("tables", "data=imagenet", f"results={results}").splitlines()
+    models = [row.split("|")[1].strip() for row in rows if row.startswith("| deit3")]
+    assert models == ["deit3-vitn_reg0", "deit3-vitn_reg4", "deit3+lr1e-2-vitn_reg4"]
+    assert "pretrain" in mistake("evaluate", "model=deit3+other-vitn_reg4", *cell[1:])
+
+
 TASKS = [("imagenet_linear", "imagenet", 32), ("ade20k_linear", "", 4), ("nyud_linear1", "", 4)]
 
 
@@ -252,6 +278,8 @@ def test_pairs_are_checked_and_broken_shards_named(tiny, tmp_path):
         ("pretrain", ["model=vitn_reg4", "recipe=deit4"], "unknown recipe 'deit4'; nearest: deit3"),
         ("pretrain", ["model=vitn_reg4", "epoch=3"], "unknown key 'epoch'; nearest: epochs"),
         ("pretrain", ["model=vitn_reg4", "lr=high"], "lr=high"),
+        ("pretrain", ["model=vitn_reg4", "tag=a b"], "tag=a b: expected letters, digits"),
+        ("pretrain", ["model=vitn_reg4", "tag=x_reg4"], "tag=x_reg4: must not hold _reg<N>"),
         ("pretrain", ["model=vitn_reg4", "data=minni"], "neither a folder nor a name of configs/data; nearest: mini"),
         ("pretrain", ["model=vitn_reg4", "variant=huge"], "no variant 'huge'"),
         ("pretrain", [], "not set: model"),

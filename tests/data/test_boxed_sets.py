@@ -110,7 +110,10 @@ def test_coco_without_a_list_takes_the_annotated_images_in_the_order_of_the_file
         ("  raccoon: {layout: yolo}\n", "data 'animals': discovery.raccoon: layout=yolo: expected voc or coco"),
         ("  raccoon: {folder: a}\n", "discovery.raccoon: layout=: expected voc or coco"),
         ("  raccoon: {layout: coco, folder: a}\n", "discovery.raccoon: annotations is not set"),
-        ("  raccoon: {layout: voc, foldr: a}\n", "configs/data/animals.yaml: discovery="),
+        (
+            "  raccoon: {layout: voc, foldr: a}\n",
+            "unknown key 'discovery.raccoon.foldr'; nearest: discovery",
+        ),
         ("  raccoon: VOCdevkit\n", "configs/data/animals.yaml: discovery="),
         ("  a/b: {layout: voc}\n", "discovery.a/b: expected letters, digits"),
         ("  depth: {layout: voc}\n", "discovery.depth: expected letters, digits, _ and - for a name, and none of"),

@@ -81,6 +81,12 @@ def test_other_names_have_no_tag_to_take_off(name):
     assert names.without_tag(name) == name
 
 
+def test_the_run_without_a_tag_comes_first_and_other_recipes_after():
+    models = ["deit3-vitb", "deit3+a-vitb", "deit3+b-vitb", "deit3_in1k-vitb", "dinov2-vitb", "timm-a+b"]
+    shuffled = [models[place] for place in (3, 5, 1, 2, 4, 0)]
+    assert sorted(shuffled, key=names.without_tag_first) == models
+
+
 # -------------------------------------------------------------------------------------------------------- sizes
 
 

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from regvit_lightning.analysis.norms import measure
 from regvit_lightning.analysis.outliers import Rules
-from regvit_lightning.data.images import index
+from regvit_lightning.data.imagenet import index
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.errors import UserError
 from regvit_lightning.figures.artifacts import norms_during_training

@@ -4,10 +4,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pytest
+from omegaconf import MISSING, DictConfig, OmegaConf
 
-from regvit_lightning.values import notation, schema
-from regvit_lightning.values.durations import Hours
-from regvit_lightning.values.schema import MISSING
+from regvit_lightning.values import durations, notation, schema
 
 
 @dataclass
@@ -30,7 +29,7 @@ class Outer:
     number: float = 1.0
     flag: bool = False
     maybe: float | None = None
-    hours: Hours = 24.0
+    hours: float = field(default=24.0, metadata={"reader": durations.hours})
     rates: list[float] = field(default_factory=list)
     inner: Inner = field(default_factory=lambda: Inner(images=20))
     other: Inner | None = None
@@ -41,7 +40,15 @@ class Outer:
 
 
 def made(yaml: str) -> Outer:
-    return schema.instance(Outer, schema.typed(notation.parse(yaml), Outer))
+    return schema.instance(given(yaml))
+
+
+def given(*yamls: str) -> DictConfig:
+    config = OmegaConf.structured(Outer)
+    for yaml in yamls:
+        for key, value in schema.typed(notation.parse(yaml), Outer).items():
+            config = schema.updated(config, Outer, [key], value)
+    return config
 
 
 @pytest.mark.parametrize(
@@ -112,17 +119,22 @@ def test_unknown_keys_are_named_with_what_they_are_nested_in():
 
 
 def test_what_is_not_set_is_named_with_what_it_is_nested_in():
-    with pytest.raises(schema.NotSet, match=r"^items\.name$"):
+    with pytest.raises(schema.NotSet, match=r"^items\[0\]\.name$"):
         made("items: [{size: 1}]")
     with pytest.raises(schema.NotSet, match=r"^named\.a\.name$"):
         made("named: {a: {}}")
 
 
 def test_a_dataclass_is_merged_and_all_else_replaced():
-    first = schema.typed(notation.parse("inner: {share: 0.1, names: [a]}\ncounts: {a: [1]}"), Outer)
-    second = schema.typed(notation.parse("inner: {names: [b]}\ncounts: {b: [2]}"), Outer)
-    merged = schema.instance(Outer, schema.assigned(Outer, first, [], second))
-    assert merged == Outer(inner=Inner(20, 0.1, ["b"]), counts={"b": [2]})
+    first = "inner: {share: 0.1, names: [a]}\ncounts: {a: [1]}\nnamed: {x: {name: a, size: 3}}"
+    second = "inner: {names: [b]}\ncounts: {b: [2]}\nnamed: {x: {name: b}}"
+    expected = Outer(inner=Inner(20, 0.1, ["b"]), counts={"b": [2]}, named={"x": Item("b", 3)})
+    assert schema.instance(given(first, second)) == expected
+
+
+def test_a_text_that_looks_like_an_interpolation_stays_as_it_is():
+    assert made("{text: '${oc.env:HOME} $x', free: {a: ['${b}']}}").text == "${oc.env:HOME} $x"
+    assert made("{free: {a: ['${b}']}}").free == {"a": ["${b}"]}
 
 
 @dataclass
@@ -155,10 +167,10 @@ def test_a_path_leads_into_what_is_nested():
     assert schema.kind_of(Outer, ["other", "images"]) is int
     assert schema.kind_of(Outer, ["named", "x", "size"]) is int
     assert schema.kind_of(Outer, ["free", "norm", "type"]) is Any
-    once = schema.assigned(Outer, {}, ["inner", "share"], 0.1)
-    twice = schema.assigned(Outer, once, ["free", "norm", "type"], "BN")
-    assert schema.instance(Outer, twice) == Outer(inner=Inner(20, 0.1), free={"norm": {"type": "BN"}})
-    assert once == {"inner": {"share": 0.1}}
+    once = schema.updated(given(), Outer, ["inner", "share"], 0.1)
+    twice = schema.updated(once, Outer, ["free", "norm", "type"], "BN")
+    assert schema.instance(twice) == Outer(inner=Inner(20, 0.1), free={"norm": {"type": "BN"}})
+    assert schema.instance(once) == Outer(inner=Inner(20, 0.1))
 
 
 @pytest.mark.parametrize(
@@ -180,8 +192,3 @@ def test_only_a_list_or_a_mapping_is_read_as_yaml(word, kind, tree):
             schema.read_word(word, kind)
     else:
         assert schema.read_word(word, kind) == tree
-
-
-def test_plain_is_what_json_knows():
-    assert schema.plain(Outer(items=[Item("a")], other=Inner())) == asdict(Outer(items=[Item("a")], other=Inner()))
-    assert schema.plain((1, (2,))) == [1, [2]]

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from regvit_lightning.data.images import ImageFiles, Ordered
+from regvit_lightning.data.imagenet import ImageFiles, Ordered
 from regvit_lightning.data.transforms import centre_crop
 from regvit_lightning.neighbours import search, votes
 from regvit_lightning.rank import effective_rank

@@ -14,7 +14,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 from torch.nn import functional as F
 
-from regvit_lightning.tasks.discovery import regions
+from regvit_lightning.tasks.discovery.seed_expansion import connected_part, tight_boxes
 
 Vector = npt.NDArray[np.float64]
 
@@ -50,8 +50,8 @@ def cut(features: Tensor, threshold: float, weak: float) -> Cut:
     seeds = vectors.abs().argmax(dim=1)
     mean = vectors.mean(dim=1, keepdim=True)
     sign = (vectors - mean).gather(1, seeds[:, None]).sign()
-    objects, _ = regions.holding(seeds, (sign * (vectors - mean) > 0).unflatten(1, grid))
-    return Cut(seeds, (sign * vectors).unflatten(1, grid), objects, regions.boxes(objects))
+    objects, _ = connected_part(seeds, (sign * (vectors - mean) > 0).unflatten(1, grid))
+    return Cut(seeds, (sign * vectors).unflatten(1, grid), objects, tight_boxes(objects))
 
 
 def second_eigenvector(joined: npt.NDArray[np.bool_], weak: float) -> Vector:

@@ -11,10 +11,13 @@ cache and are counted at once: neither the whole of it nor the memory for it is 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import scipy.ndimage
 import torch
 from torch import Tensor
 
-from regvit_lightning.tasks.discovery import regions
+# Four neighbours in a map, none in the maps before and after it: one call labels a whole batch.
+NEIGHBOURS = np.zeros((3, 3), bool), scipy.ndimage.generate_binary_structure(2, 1), np.zeros((3, 3), bool)
 
 STRIP = 256  # rows: fewer are slow to multiply, more take more of the other half
 ELEMENTS = {"cpu": 2**21, "cuda": 2**27}  # compared at once: what fits into the cache of a CPU, or keeps a GPU busy
@@ -107,7 +110,7 @@ def expand(features: Tensor, degrees: Tensor, biases: Sequence[float], k: int) -
     similar = torch.zeros_like(similarity).scatter_(2, lowest, (similarity.gather(2, lowest) > 0).float())
     scores = similar @ flat @ flat.mT + similar.sum(dim=2, keepdim=True) * bias
     foreground = (scores > 0).flatten(0, 1).unflatten(1, grid)
-    objects, fallback = regions.holding(seeds.flatten(), foreground)
+    objects, fallback = connected_part(seeds.flatten(), foreground)
     return Expansion(
         degrees=degrees.unflatten(2, grid),
         seeds=seeds,
@@ -115,10 +118,41 @@ def expand(features: Tensor, degrees: Tensor, biases: Sequence[float], k: int) -
         scores=scores.unflatten(2, grid),
         objects=objects.unflatten(0, seeds.shape),
         fallback=fallback.unflatten(0, seeds.shape),
-        boxes=regions.boxes(objects).unflatten(0, seeds.shape),
+        boxes=tight_boxes(objects).unflatten(0, seeds.shape),
     )
 
 
 def _rows(features: Tensor, places: Tensor) -> Tensor:
     """(B, J, D): the features (B, N, D) at places (B, J)."""
     return features.gather(1, places[..., None].expand(-1, -1, features.shape[2]))
+
+
+# -------------------------------------------------------------- from a foreground to a box, in TokenCut as in LOST
+
+
+def connected_part(seeds: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:
+    """The 4-connected part of each foreground that holds the seed; the seed alone where it lies in the background.
+
+    Args:
+        seeds: (B,) places in the grid, row by row.
+        foreground: (B, h, w) bool.
+
+    Returns:
+        Parts (B, h, w) bool, and where the seed lies in the background (B,) bool.
+    """
+    labels, _ = scipy.ndimage.label(foreground.cpu().numpy(), np.stack(NEIGHBOURS))
+    parts = torch.from_numpy(labels).to(foreground.device).flatten(1)
+    own = parts.gather(1, seeds[:, None])
+    alone = torch.zeros_like(parts, dtype=torch.bool).scatter_(1, seeds[:, None], True)
+    return torch.where(own > 0, parts == own, alone).view_as(foreground), own[:, 0] == 0
+
+
+def tight_boxes(parts: Tensor) -> Tensor:
+    """The tight box (B, 4) of each part (B, h, w) bool, none empty: x1, y1, x2, y2 in patches, ends excluded."""
+    ends = [_ends(parts.any(dim=dim)) for dim in (1, 2)]
+    return torch.stack([ends[0][0], ends[1][0], ends[0][1], ends[1][1]], dim=1)
+
+
+def _ends(line: Tensor) -> tuple[Tensor, Tensor]:
+    """First true and last true + 1 of each row (B, n)."""
+    return line.int().argmax(dim=1), line.shape[1] - line.int().flip(1).argmax(dim=1)

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks.report import curves
-from benchmarks.tables import build
+from benchmarks.tables import columns
 from tests.benchmarks.report.pages_by_hand import numbered, page, paths, record, saved
 
 
@@ -31,7 +31,7 @@ def test_curves_put_every_mean_in_its_place(tmp_path):
     (x0, y0, _), (x1, y1, _), (x4, y4, _) = points
     assert (y0 - y4) / (y0 - y1) == pytest.approx(12 / 4, rel=1e-3)  # means 40, 44, 52
     assert (x4 - x0) / (x1 - x0) == pytest.approx(math.log2(5), rel=1e-3)
-    (curve,) = curves.curves(build.overview(cells), numbered(cells))
+    (curve,) = curves.curves(columns.overview(cells), numbered(cells))
     whiskers = paths(curve.chart.shapes, "whisker c0")
     lengths = {round(low - high, 1) for _, low, _, high in whiskers}
     expected = 2 * math.sqrt(2) * (y0 - y4) / 12  # two seeds, ±1: deviation √2

@@ -8,8 +8,9 @@ import statistics
 import numpy as np
 import pytest
 
-from benchmarks.tables import build, formats, scored_records
+from benchmarks.tables import columns, formats, scored_records
 from benchmarks.tables.formats import Origin, row_name
+from benchmarks.tables.published import Protocol, Published
 from benchmarks.tables.scored_records import ScoredRecord, ScoredRecords
 from tests.benchmarks.report.pages_by_hand import Read, page, record, saved
 
@@ -23,7 +24,7 @@ def in_overview(cells):
 def test_means_spreads_and_changes(tmp_path):
     runs = {("deit3-vitn_reg0", 0): 50.0, ("deit3-vitn_reg4", 0): 53.0, ("deit3-vitn_reg4", 1): 55.0}
     cells = saved(tmp_path, *(record(model, seed=seed, top1=value) for (model, seed), value in runs.items()))
-    table = build.overview(cells)
+    table = columns.overview(cells)
     ((row, column),) = [where for where in table.scores if where[0].model == "deit3-vitn_reg4"]
     score = table.scores[row, column]
     assert (score.mean, score.deviation) == (54.0, pytest.approx(math.sqrt(2)))
@@ -48,7 +49,7 @@ def test_a_number_from_changed_code_is_marked(tmp_path):
 def test_other_settings_are_another_column(tmp_path):
     other = dataclasses.replace(record("deit3-vitn_reg0"), settings={"k": 20})
     cells = saved(tmp_path, record("deit3-vitn_reg4"), other)
-    table = build.overview(cells)
+    table = columns.overview(cells)
     assert len(table.columns) == 2
     assert len(table.scores) == 2
     heads = [text for text in in_overview(cells)[0].texts if text.startswith("imagenet_knn")]
@@ -62,11 +63,11 @@ def test_models_stand_floors_first_then_by_registers(tmp_path):
     floor = dataclasses.replace(record("deit3-vitn_reg8"), floors={"chance": {"top1": 6.25}})
     order = ["random-vitn_reg4", "deit3-vitb_reg0", "deit3-vitn_reg4", "deit3-vitn_reg16"]
     kept = scored_records.read_scored_records(tmp_path / "results", "mini")
-    assert [row.model for row in build.overview(kept.cells).rows] == order
+    assert [row.model for row in columns.overview(kept.cells).rows] == order
     listed = page(cells)[1].partition('id="record-list"')[2].partition("</table>")[0]
     assert re.findall(r'data-cells="\d+">([^<]*)<', listed) == order
     assert len(cells) == 4
-    rows = build.overview(saved(tmp_path, floor)).rows
+    rows = columns.overview(saved(tmp_path, floor)).rows
     assert [row_name(row) for row in rows] == ["chance (floor)", "deit3-vitn_reg8"]
 
 
@@ -79,7 +80,7 @@ def test_the_page_says_of_a_number_what_the_tables_say(tmp_path):
         facts = {"provenance": {**record().provenance, "dirty": registers == 4}}
         one = dataclasses.replace(record(model, top1=statistics.fmean(scores)), **facts)
         cells.append(ScoredRecord(one, {"top1": np.array(scores)}, one.save(tmp_path)))
-    table = build.overview(cells)
+    table = columns.overview(cells)
     origin = Origin("mini", ScoredRecords("results", cells, []), "make tables")
     in_markdown = formats.markdown(table, origin).splitlines()
     (line,) = [one for one in in_markdown if one.startswith("| deit3-vitn_reg4")]
@@ -91,3 +92,27 @@ def test_the_page_says_of_a_number_what_the_tables_say(tmp_path):
     assert len(notes) == 3
     assert set(notes) <= set(page(cells)[0].texts)
     assert set(table.footnotes) <= set(page(cells)[0].texts)
+
+
+def test_a_published_number_stands_below_the_one_that_it_is_beside_in_the_tables(tmp_path, monkeypatch):
+    protocol = Protocol("knn", "kNN <as> published", "top1", task="imagenet_knn", images=10)
+    entries = [
+        Published("another", (), "", protocol, 10.0, None, "arXiv 0"),
+        Published("DeiT", ("deit3-vitn_reg4",), "", protocol, 84.8, None, "arXiv 1"),
+    ]
+    monkeypatch.setattr("benchmarks.tables.published._protocol_here", lambda task: {"version": 1})
+    one = dataclasses.replace(record(), data="full", settings={"version": 1})
+    shown, _ = page(saved(tmp_path, one), entries=entries)
+    assert "84.8 [1]" in shown.texts
+    assert "[1] arXiv 1: kNN <as> published" in shown.texts
+
+
+def test_a_row_copies_the_commands_of_its_own_model_alone(tmp_path):
+    found = [record("deit3-vitn_reg0"), record("deit3-vitn_reg0", seed=1), record("deit3-vitn_reg4")]
+    cells = saved(tmp_path, *(dataclasses.replace(one, floors={"chance": {"top1": 6.25}}) for one in found))
+    shown, _ = in_overview(cells)
+    copied = [facts["data-copy"] for name, facts in shown.tags if "data-copy" in facts]
+    assert [text.count("\n") + 1 for text in copied] == [2, 1]  # none for chance
+    assert all("MODEL=deit3-vitn_reg0 " in line for line in copied[0].splitlines())
+    values = [facts["data-value"] for name, facts in shown.tags if name == "td"]
+    assert values == ["6.25", "50.0", "50.0"]

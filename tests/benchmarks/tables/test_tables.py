@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.tables import __main__ as program
 from benchmarks.tables import __main__ as tables
-from benchmarks.tables import build, columns, scored_records
+from benchmarks.tables import columns, scored_records
 from benchmarks.tables import formats as table_formats
 from benchmarks.tables.columns import TableRow
 from benchmarks.tables.formats import Origin
@@ -39,7 +40,7 @@ def origin(cells):
 
 
 def built(cells, name="overview", entries=()):
-    return {table.name: table for table in build.tables(cells, entries)}[name]
+    return {table.name: table for table in program.tables(cells, entries)}[name]
 
 
 def rows_of_csv(table):
@@ -95,7 +96,7 @@ def test_floors_come_first_and_a_metric_brings_its_own_direction_and_decimals():
 
 def test_the_order_of_records_changes_no_byte():
     cells = [*CELLS, report("deit3-vitn_reg0"), report("deit3-vitn_reg4", 0.5), report("random-vitn_reg4")]
-    one, other = ([formats(table, side) for table in build.tables(side)] for side in (cells, cells[::-1]))
+    one, other = ([formats(table, side) for table in program.tables(side)] for side in (cells, cells[::-1]))
     assert one == other
 
 

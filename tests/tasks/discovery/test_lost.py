@@ -29,7 +29,6 @@ from regvit_lightning.tasks.discovery import (
     lost_sweep,
     normalised_cut,
     protocol,
-    regions,
     seed_expansion,
     tokencut,
 )
@@ -281,10 +280,10 @@ def test_a_seed_in_the_background_falls_back_to_its_own_patch():
 
 def test_regions_hang_together_by_sides_and_within_one_image():
     foreground = torch.tensor([[[1, 1, 0], [0, 0, 1], [1, 0, 1]], [[0, 0, 0], [1, 1, 1], [0, 0, 0]]]).bool()
-    parts, alone = regions.holding(torch.tensor([8, 0]), foreground)
+    parts, alone = seed_expansion.connected_part(torch.tensor([8, 0]), foreground)
     assert parts.long().tolist() == [[[0, 0, 0], [0, 0, 1], [0, 0, 1]], [[1, 0, 0], [0, 0, 0], [0, 0, 0]]]
     assert alone.tolist() == [False, True]
-    assert regions.boxes(parts).tolist() == [[2, 1, 3, 3], [0, 0, 1, 1]]
+    assert seed_expansion.tight_boxes(parts).tolist() == [[2, 1, 3, 3], [0, 0, 1, 1]]
 
 
 # ------------------------------------------------------------------------------------------------------ tokencut
@@ -474,6 +473,9 @@ def test_coco_with_a_crowd_alone_counts_as_not_found(tmp_path):
     [
         ("deit3-vitb_reg4", "v"),
         ("deit3_in1k-vits_reg0", "v"),
+        ("deit3+lr1-vitb_reg4", "v"),
+        ("dinov2+like-deit3-and-clip-vitb_reg4", "k"),
+        ("dinov2+clip-vitb_reg4-last", "k"),
         ("openclip-vitb_reg4", "v"),
         ("timm-vit_base_patch16_clip_224.laion2b", "v"),
         ("dinov2-vitl14_reg4", "k"),

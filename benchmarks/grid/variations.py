@@ -1,0 +1,73 @@
+"""The models of a grid: those that its file names, each with every entry of the settings that the file varies."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from regvit_lightning import settings
+from regvit_lightning.models import names
+from regvit_lightning.settings import SettingsError, check
+
+
+@dataclass(frozen=True)
+class GridModel:
+    """A model of a grid.
+
+    Attributes:
+        name: as `make eval` takes it.
+        words: `key=value` settings of its recipe, beside those of the recipe's files.
+        trainable: the grid knows how it is trained: not a model whose tag stands for settings that only its run knows.
+    """
+
+    name: str
+    words: tuple[str, ...] = ()
+    trainable: bool = False
+
+
+def recipe(model: str) -> str:
+    """The recipe of a model that is trained here, `deit3` of `deit3-vitb_reg4`; empty for all others."""
+    found = names.parse_id(model)
+    return found.recipe if found and found.recipe in settings.names("recipes") else ""
+
+
+def vary(models: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> list[GridModel]:
+    """The models of a grid, in the order of its file.
+
+    Without entries they are `models`. With entries, each model that is trained here and has no tag stands for one with
+    the settings of each entry; an entry without settings and tag is the recipe as it is. All other models are once
+    there, as they are.
+
+    Raises:
+        SettingsError: a tag that cannot be one, or that two entries have.
+    """
+    tagged = [(tag_of(entry), words_of(entry)) for entry in entries]
+    tags = [tag for tag, _ in tagged]
+    for tag in tags:
+        twice = f"two entries have the tag '{tag}'" if tag else "two entries are the recipe as it is"
+        check(tags.count(tag) == 1, f"settings: {twice}; give one of them another with tag: <name>")
+    found = []
+    for model in models:
+        own = names.parse_id(model) if recipe(model) else None
+        if own is None or own.tag or not entries:
+            found.append(GridModel(model, trainable=own is not None and not own.tag))
+            continue
+        ids = [str(names.model_id(own.recipe, tag, own.name)) for tag in tags]
+        found += [GridModel(name, words, True) for name, (_, words) in zip(ids, tagged, strict=True)]
+    return found
+
+
+def words_of(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """The settings of an entry as words of the recipe."""
+    return tuple(f"{key}={settings.word(value)}" for key, value in entry.items() if key != "tag")
+
+
+def tag_of(entry: Mapping[str, Any]) -> str:
+    """The tag that an entry says, or else one made of its settings: `lr0.002-drop_path0.1`; empty for no settings."""
+    if "tag" in entry:
+        tag = entry["tag"]
+        if not isinstance(tag, str) or not tag:
+            raise SettingsError(f"settings: tag: {settings.word(tag)}: expected a text; put it in quotes")
+        return tag
+    pairs = [f"{key}{settings.word(value)}" for key, value in entry.items()]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(pairs).replace("+", "")).strip("-.")
