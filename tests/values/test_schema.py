@@ -143,9 +143,10 @@ class Defaults:
 
 
 def test_what_stands_by_name_is_merged_into_the_defaults():
-    value = schema.typed(notation.parse("named: {a: {name: x}, c: {name: c}}"), Defaults)
+    value = {"a": {"name": "x"}, "c": {"name": "c"}}
+    config = schema.updated(OmegaConf.structured(Defaults), Defaults, ["named"], value)
     expected = {"a": Item("x", 5), "b": Item("b", 6), "c": Item("c", 1)}
-    assert schema.instance(Defaults, value).named == expected
+    assert schema.instance(config).named == expected
 
 
 @pytest.mark.parametrize(
