@@ -26,7 +26,7 @@ FLOORS = {
         __init__
     """,
     "benchmarks": """
-        __init__
+        __init__ counter terminal throughput
         command launch make_words progress
         data tables
         compare cost evaluate grid pretrain report speed

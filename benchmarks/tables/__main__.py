@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import command
-from benchmarks.tables import columns, formats, paper_tables, published
+from benchmarks.tables import columns, formats, markdown, paper_tables, published
 from benchmarks.tables.columns import Table
 from benchmarks.tables.formats import Origin
 from benchmarks.tables.published import Published
@@ -77,7 +77,7 @@ def main(options: Tables, words: list[str]) -> None:
         for suffix, text in texts.items():
             atomic.write_text(folder / f"{table.name}.{suffix}", text)
         if not written:
-            print(shown)
+            print(markdown.for_terminal(shown))
         written.append(table.name)
     strips = norm_strips(records.cells)
     if strips is not None:
