@@ -27,7 +27,9 @@ FLOORS = {
     """,
     "benchmarks": """
         __init__
-        command launch make_words progress
+        launch make_words progress setting_docs
+        manual
+        command
         data tables
         compare cost evaluate grid pretrain report speed
         plan status

@@ -227,10 +227,7 @@ def resolve(data: str) -> DataSettings:
     """
     if data in settings.names("data"):
         return settings.build(DataSettings, settings.find("data", data), environment=True)
-    folder = Path(data)
-    if not folder.is_dir():
-        hint = settings.nearest(data, settings.names("data"))
-        raise SettingsError(f"data '{data}' is neither a folder nor a name of configs/data; {hint}")
+    folder = _folder(data)
     get = (
         "a folder given by path needs train/<class>/<image> and val/<class>/<image> for the ImageNet tasks, "
         "ADEChallengeData2016/ for segmentation, nyu/ for depth, VOCdevkit/ or coco/ for object discovery, "
@@ -238,3 +235,22 @@ def resolve(data: str) -> DataSettings:
     )
     name, pairs = folder.resolve().name, "pairs/*.tar"
     return DataSettings(name=name, root=data, imagenet=".", imagenet22k=".", pairs=pairs, get=get)
+
+
+def variant_of(data: str) -> str:
+    """The overlay that fits the data called `data`, or '', without asking where it lies.
+
+    Raises:
+        SettingsError: neither a name of `configs/data/` nor a folder.
+    """
+    if data in settings.names("data"):
+        return str(settings.merged("data", data).get("variant") or "")
+    _folder(data)
+    return ""
+
+
+def _folder(data: str) -> Path:
+    if not Path(data).is_dir():
+        hint = settings.nearest(data, settings.names("data"))
+        raise SettingsError(f"data '{data}' is neither a folder nor a name of configs/data; {hint}")
+    return Path(data)

@@ -55,7 +55,7 @@ def test_a_key_that_stands_there_is_not_offered_again():
     [
         ("regvit eval task=imagenet_", ["task=imagenet_knn", "task=imagenet_linear", "task=imagenet_zeroshot"]),
         ("regvit pretrain recipe=open", ["recipe=openclip"]),
-        ("regvit all grid=mini", ["grid=mini-paper"]),
+        ("regvit all grid=mini", ["grid=mini-lr", "grid=mini-paper"]),
         ("regvit data data=mi", ["data=mini"]),
         ("regvit data get=nyu", ["get=nyu_test", "get=nyu_train"]),
         ("regvit eval task=imagenet_knn variant=", ["variant=auto", "variant=mini"]),
