@@ -8,7 +8,7 @@ from benchmarks import command
 from benchmarks.grid import cells as grids
 from benchmarks.tables import markdown
 from regvit_lightning.errors import UserError
-from regvit_lightning.settings import check, setting
+from regvit_lightning.settings import check, check_at_least, setting
 
 DESCRIPTION = """Prints every cell of a grid with its FLOPs, memory and hours, the sum of GPU-hours, and how long the
 grid takes on so many GPUs, the pretrainings included; runs nothing. Speed is measured by the cells of this grid that
@@ -60,7 +60,7 @@ def main(options: Plan, words: list[str]) -> None:
     from benchmarks.grid import queueing
     from benchmarks.grid.estimates import Estimates
 
-    check(options.gpus > 0, f"gpus={options.gpus}: must be at least 1")
+    check_at_least(options, 1, "gpus")
     check(0 <= options.mfu <= 1, f"mfu={options.mfu}: must lie in [0, 1]")
     check(options.tflops >= 0, f"tflops={options.tflops}: must not be negative")
     grid = grids.build(options)

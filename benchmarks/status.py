@@ -10,7 +10,7 @@ from benchmarks.grid import cells as grids
 from benchmarks.grid.cells import Cell, Cells
 from benchmarks.grid.states import ORDER, RUNNING, State
 from benchmarks.tables import markdown
-from regvit_lightning.settings import check, setting
+from regvit_lightning.settings import check_at_least, setting
 
 DESCRIPTION = """Prints the grid as a table: done, running since, failed, stale or missing, with what is wrong and the
 time that is left. Looks at records, locks and the queue of Slurm; runs nothing."""
@@ -31,7 +31,7 @@ def main(options: Status, words: list[str]) -> None:
     from benchmarks.grid.states import States
     from benchmarks.progress import clock
 
-    check(options.devices > 0, f"devices={options.devices}: must be at least 1")
+    check_at_least(options, 1, "devices")
     grid = grids.build(options)
     known = States(grid)
     found = {cell: known.of(cell) for cell in grid.cells}

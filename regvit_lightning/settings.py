@@ -367,6 +367,21 @@ def check(condition: bool, message: str) -> None:
         raise SettingsError(message)
 
 
+def check_at_least(settings: object, least: int, *names: str) -> None:
+    """Raise `SettingsError` where one of the fields `names` of a settings dataclass is below `least`."""
+    for name in names:
+        value = getattr(settings, name)
+        rule = f"must be at least {least}" if least else "must not be negative"
+        check(value >= least, f"{name}={value}: {rule}")
+
+
+def check_positive(settings: object, *names: str) -> None:
+    """Raise `SettingsError` where one of the fields `names` of a settings dataclass is not above 0."""
+    for name in names:
+        value = getattr(settings, name)
+        check(value > 0, f"{name}={value}: must be above 0")
+
+
 def word(value: Any) -> str:
     """A value as the text after `key=`."""
     return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -343,3 +343,29 @@ def test_help_answers_without_heavy_imports(program):
     assert shown.returncode == 0, shown.stderr
     assert "Settings" in shown.stdout
     assert "data" in shown.stdout
+
+
+@dataclass
+class Ranges:
+    steps: int = 1
+    workers: int = 0
+    lr: float = 1e-9
+
+    def __post_init__(self):
+        settings.check_at_least(self, 1, "steps")
+        settings.check_at_least(self, 0, "workers")
+        settings.check_positive(self, "lr")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"steps": 0}, "steps=0: must be at least 1"),
+        ({"workers": -1}, "workers=-1: must not be negative"),
+        ({"lr": 0.0}, "lr=0.0: must be above 0"),
+    ],
+)
+def test_a_number_at_the_end_of_its_range_is_taken_and_one_below_it_is_told(given, told):
+    Ranges()
+    with pytest.raises(SettingsError, match=f"^{re.escape(told)}$"):
+        Ranges(**given)

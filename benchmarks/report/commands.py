@@ -39,7 +39,7 @@ def command(record: Record) -> str:
 
 
 def _model(name: str) -> str:
-    """What `MODEL=` must be, or '' where only the file knows."""
+    """The word for `MODEL=`, or '' where the record does not know the path of the weights."""
     untrained, bare = ("random-", name.removeprefix("random-")) if name.startswith("random-") else ("", name)
     ours = names.parse_id(name)
     if names.NAME.fullmatch(bare) if untrained else ours and ours.recipe in settings.names("recipes"):
@@ -50,7 +50,7 @@ def _model(name: str) -> str:
 
 
 def _changed(record: Record) -> tuple[str, dict[str, Any]]:
-    """The variant of the task that the record's settings are nearest to, '' for the data's own, and what differs."""
+    """The variant of the task that differs least from the record's settings, empty for the data's, and what differs."""
     candidates = []
     for variant in dict.fromkeys(("auto", "", "mini")):
         try:
@@ -86,7 +86,7 @@ def _flow(value: Any) -> str:
         ValueError: it has a text that would need some.
     """
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_flow(key)}: {_flow(kept)}" for key, kept in value.items()) + "}"
+        return "{" + ", ".join(f"{_flow(key)}: {_flow(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_flow, value)) + "]"
     if value is None or isinstance(value, bool):

@@ -29,7 +29,7 @@ from regvit_lightning.models.joint_space import JointSpace, TextArchitecture
 from regvit_lightning.models.weights import Metadata
 from regvit_lightning.pretrain import recipe
 from regvit_lightning.schedules import cosine
-from regvit_lightning.settings import MISSING, check
+from regvit_lightning.settings import MISSING, check, check_at_least, check_positive
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 
@@ -62,8 +62,8 @@ class OpenClipSettings(recipe.RecipeSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.images == "pairs", f"images={self.images}: this recipe trains on pairs of image and caption")
-        check(self.lr > 0, f"lr={self.lr}: must be positive")
-        check(self.warmup_steps >= 0, f"warmup_steps={self.warmup_steps}: must not be negative")
+        check_positive(self, "lr")
+        check_at_least(self, 0, "warmup_steps")
         check(0 < self.smallest_crop <= 1, f"smallest_crop={self.smallest_crop}: must lie in (0, 1]")
         check(self.batch_size > 1, f"batch_size={self.batch_size}: a pair is told from others, so at least 2")
         check(self.context_length > 2, f"context_length={self.context_length}: start and end are 2 tokens of it")

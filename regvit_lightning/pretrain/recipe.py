@@ -23,7 +23,7 @@ from regvit_lightning.models.weights import Metadata
 from regvit_lightning.pretrain import parallel
 from regvit_lightning.runtime import hardware, seeds
 from regvit_lightning.runtime.scheduled import ScheduledModule
-from regvit_lightning.settings import MISSING, check
+from regvit_lightning.settings import MISSING, check, check_at_least
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 
@@ -69,10 +69,8 @@ class RecipeSettings:
 
     def __post_init__(self) -> None:
         self.precision = hardware.precision(self.precision)
-        for name in ("epochs", "batch_size", "device_batch", "image_size", "checkpoint_every", "log_every"):
-            check(getattr(self, name) > 0, f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("workers", "norms_every"):
-            check(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: must not be negative")
+        check_at_least(self, 1, "epochs", "batch_size", "device_batch", "image_size", "checkpoint_every", "log_every")
+        check_at_least(self, 0, "workers", "norms_every")
         known = ", ".join(parallel.STRATEGIES)
         check(self.strategy in parallel.STRATEGIES, f"strategy={self.strategy}: expected one of {known}")
         whole = self.strategy == "ddp" or self.norms_every == 0

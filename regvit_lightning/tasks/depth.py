@@ -30,7 +30,7 @@ from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
-from regvit_lightning.settings import MISSING, check
+from regvit_lightning.settings import MISSING, check, check_at_least, check_positive
 from regvit_lightning.statistics import bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work, landscape
 
@@ -104,13 +104,11 @@ class DepthSettings(TaskSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "batch_size", "loss_images"):
-            check(getattr(self, name) > 0, f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("warmup_steps", "sig_warmup", "gradient_weight", "short_side", "rotation"):
-            check(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: must not be negative")
-        check(self.clip > 0, f"clip={self.clip}: must be above 0")
+        check_at_least(self, 1, "steps", "batch_size", "loss_images")
+        check_at_least(self, 2, "bins")
+        check_at_least(self, 0, "warmup_steps", "sig_warmup", "gradient_weight", "short_side", "rotation")
+        check_positive(self, "clip")
         check(self.blocks in (1, 4), f"blocks={self.blocks}: expected 1 or 4")
-        check(self.bins > 1, f"bins={self.bins}: must be at least 2")
         in_order = 0 < self.min_depth < self.max_depth
         check(in_order, f"min_depth={self.min_depth}, max_depth={self.max_depth}: expected 0 < min_depth < max_depth")
         two = len(self.crop) == 2 and min(self.crop) > 0

@@ -27,7 +27,7 @@ from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
 from regvit_lightning.schedules import cosine
-from regvit_lightning.settings import MISSING, check
+from regvit_lightning.settings import MISSING, check, check_at_least
 from regvit_lightning.statistics import accuracy, bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work
 
@@ -56,8 +56,7 @@ class LinearSettings(ClassificationSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.steps > 0, f"steps={self.steps}: must be at least 1")
-        check(self.batch_size > 0, f"batch_size={self.batch_size}: must be at least 1")
+        check_at_least(self, 1, "steps", "batch_size")
         check(len(self.learning_rates) > 0, "learning_rates: expected a list such as [1e-3,1e-2]")
         check(len(self.blocks) > 0 and min(self.blocks) > 0, "blocks: expected a list such as [1,4]")
 

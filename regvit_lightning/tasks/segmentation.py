@@ -29,7 +29,7 @@ from regvit_lightning.frozen.settings import TaskSettings
 from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import seeds
-from regvit_lightning.settings import MISSING, check
+from regvit_lightning.settings import MISSING, check, check_at_least
 from regvit_lightning.statistics import Scores, bootstrap, ious, miou
 from regvit_lightning.tasks.batch_norm import over_devices
 from regvit_lightning.work import ImageCounts, Pass, Work, landscape
@@ -77,8 +77,7 @@ class SegmentationSettings(TaskSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "batch_size", "crop", "short_side", "stride", "blocks"):
-            check(getattr(self, name) > 0, f"{name}={getattr(self, name)}: must be at least 1")
+        check_at_least(self, 1, "steps", "batch_size", "crop", "short_side", "stride", "blocks")
         check(self.stride <= self.crop, f"stride={self.stride}: above crop={self.crop}, so pixels would be left out")
         low_to_high = len(self.ratio) == 2 and 0 < self.ratio[0] <= self.ratio[1]
         check(low_to_high, f"ratio={self.ratio}: expected [low,high] such as [0.5,2.0]")
