@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar, cast
 
-from benchmarks.manual import config_text, help_text, keys
+from benchmarks import terminal
+from benchmarks.manual.config import config_text
+from benchmarks.manual.help import help_text, keys
 from regvit_lightning import settings
 from regvit_lightning.errors import Notice, Stopped, UserError
 
@@ -34,9 +36,11 @@ def run(name: str, description: str, schema: type[T], body: Callable[[T, list[st
         group: group of `configs/` whose files take the remaining words, or empty when there are none.
     """
     words = sys.argv[1:]
+    terminal.prepare()
     try:
         if {"-h", "--help", "help"} & set(words):
-            print(help_text(name, description, schema, [word for word in words if "=" in word], group))
+            terminal.show(help_text(name, description, schema, [word for word in words if "=" in word], group))
+            terminal.finish()
             return
         own, remaining = split([word for word in words if word != PRINT_CONFIG], schema)
         if remaining and not group:
@@ -44,10 +48,12 @@ def run(name: str, description: str, schema: type[T], body: Callable[[T, list[st
             raise settings.SettingsError(f"unknown key '{key}'; {settings.nearest(key, keys(schema))}")
         if PRINT_CONFIG in words:
             print(config_text(name, schema, own, remaining, group))
+            terminal.finish()
             return
         wait_passively()
         with _stopping(), _notices(name):
             body(settings.build(schema, words=own), remaining)
+        terminal.finish()
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -58,8 +64,11 @@ def run(name: str, description: str, schema: type[T], body: Callable[[T, list[st
         # Lightning ends the process itself while it handles the interrupt.
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
-        print(f"\n{name}: interrupted; give the command again to go on", file=sys.stderr)
+        after_echo = "\n" if sys.stderr.isatty() else ""  # the terminal has shown ^C
+        print(f"{after_echo}{name}: interrupted; give the command again to go on", file=sys.stderr)
         raise SystemExit(130) from None
+    finally:
+        terminal.show_cursor()
 
 
 def wait_passively() -> None:
@@ -72,20 +81,22 @@ def wait_passively() -> None:
 
 @contextmanager
 def _stopping() -> Iterator[None]:
-    """Inside, SIGTERM ends the program as Ctrl-C does, so that no temporary file is left."""
+    """Inside, SIGTERM and a closed terminal end the program as Ctrl-C does, so that no temporary file is left.
+
+    A signal that somebody handles already, submitit in its jobs or nohup, is left to them.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped("stopped; give the command again to go on", number)
 
-    before = signal.getsignal(signal.SIGTERM)
-    if before is not signal.SIG_DFL:  # in a job of submitit
-        yield
-        return
-    signal.signal(signal.SIGTERM, stop)
+    ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager

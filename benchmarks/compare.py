@@ -10,6 +10,7 @@ from benchmarks import command
 from benchmarks.tables import columns
 from benchmarks.tables.columns import MARKS, BySeed, Column, Difference, Measured, TableRow, difference, key
 from benchmarks.tables.formats import INTERVAL, RAISED, change_shown, made, row_name
+from benchmarks.tables.markdown import for_terminal
 from benchmarks.tables.markdown import table as aligned
 from benchmarks.tables.scored_records import ScoredRecords, data_name, read_scored_records
 from regvit_lightning.settings import check, setting
@@ -162,7 +163,7 @@ def main(options: Compare, words: list[str]) -> None:
     data = data_name(options.data)
     base, head = (read_scored_records(Path(options.results), data, side) for side in (options.base, options.head))
     lines = compare_records(base, head)
-    print(markdown(base, head, data, lines), end="")
+    print(for_terminal(markdown(base, head, data, lines)), end="")
     if options.strict and any(line.verdict == WORSE for line in lines):
         raise SystemExit(1)
 

@@ -130,9 +130,9 @@ def _models(schema: type, given: Mapping[str, str]) -> list[str]:
 
 
 def _variants(schema: type, given: Mapping[str, str]) -> list[str]:
-    """Overlays of the chosen task or recipe: `mini` of `imagenet_knn.mini.yaml`."""
-    overlays = [path for file in _files(schema, given)[-1:] for path in file.parent.glob(f"{file.stem}.*.yaml")]
-    return sorted(path.stem.rpartition(".")[2] for path in overlays)
+    """Overlays of the chosen task or recipe, also inherited ones: `mini` of `imagenet_knn.mini.yaml`."""
+    overlays = [path for file in _files(schema, given) for path in file.parent.glob(f"{file.stem}.*.yaml")]
+    return sorted({path.stem.rpartition(".")[2] for path in overlays})
 
 
 def main() -> None:

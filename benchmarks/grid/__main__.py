@@ -129,6 +129,8 @@ def _run_here(options: Grid, grid: Cells, todo: Sequence[Cell], slots: Sequence[
 
     short = [cell.name for cell in todo if grid.devices(cell) > len(slots)]
     check(not short, f"pretrain_devices={options.pretrain_devices}: the grid runs on {len(slots)} device(s) here")
+    alone = slots[0] != "" or all(grid.devices(cell) == 1 for cell in todo)
+    check(alone, f"pretrain_devices={options.pretrain_devices}: this machine has no GPU")
     commands, seconds = Commands(options, grid, options.force), Estimates(grid).seconds
     of_name = {cell.name: cell for cell in todo}
     jobs = [commands.job(cell, seconds(cell)) for cell in todo]

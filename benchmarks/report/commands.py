@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 from regvit_lightning import records, settings
+from regvit_lightning.invocation import invocation
 from regvit_lightning.models import names
 from regvit_lightning.records import Record
 from regvit_lightning.settings import SettingsError
@@ -23,19 +24,17 @@ def command(record: Record) -> str:
     model = _model(record.model)
     if not model:
         return "# no command: MODEL is the path of the weights' file, of which only the name is known"
-    words = [f"MODEL={model}", f"TASK={record.task}", f"DATA={data}", f"SEED={record.seed}"]
+    words = {"MODEL": model, "TASK": record.task, "DATA": data, "SEED": record.seed}
     if record.data_root and data == record.data:
-        words.append(f"DATA_ROOT={record.data_root}" if PLAIN.fullmatch(record.data_root) else "DATA_ROOT=…")
+        words["DATA_ROOT"] = record.data_root if PLAIN.fullmatch(record.data_root) else "…"
     variant, changed = _changed(record)
     if variant:
-        words.append(f"VARIANT={variant}")
+        words["VARIANT"] = variant
     try:
         given = " ".join(f"{_flow(key)}={_flow_word(value)}" for key, value in sorted(changed.items()))
     except ValueError:
         return "# no command: settings of this record cannot be given as words"
-    if given:
-        words.append(f'ARGS="{given}"')
-    return " ".join(["make eval", *words, "RESULTS=again"])
+    return invocation("eval", {**words, "RESULTS": "again"}, given)
 
 
 def _model(name: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.tables.record_checks import fault
 from regvit_lightning import records, statistics
 from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.invocation import invocation
 from regvit_lightning.records import Record
 from regvit_lightning.runtime import git
 from regvit_lightning.statistics import Scores
@@ -64,7 +65,7 @@ def read_scored_records(results: Path, data: str, source: str = "") -> ScoredRec
         UserError: there is no such folder or revision, or nothing in it.
     """
     folder = Path(source) if source else results
-    advice = f"make some with: make eval DATA={data} …"
+    advice = f"make some with: {invocation('eval', {'DATA': data})} …"
     if folder.is_dir():
         inside = folder if (folder / data / "cells").is_dir() else folder / results.name
         below = inside / data / "cells"

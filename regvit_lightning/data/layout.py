@@ -219,15 +219,28 @@ def published_sets() -> dict[str, BoxedSet]:
     return {name: settings.build(BoxedSet, [layer]) for name, layer in sets.items()}
 
 
-def resolve(data: str) -> DataSettings:
+def resolve(data: str, root_needed: bool = True) -> DataSettings:
     """The data set called `data`, or the folder of that path, in ImageNet's layout.
+
+    Args:
+        data: a name of `configs/data/`, or a folder.
+        root_needed: images are read; else a data set whose root nobody has given has the root `DATA_ROOT`.
 
     Raises:
         SettingsError: neither a name of `configs/data/` nor a folder, or `DATA_ROOT` is needed and not set.
     """
     if data in settings.names("data"):
-        return settings.build(DataSettings, settings.find("data", data), environment=True)
-    folder = _folder(data)
+        files = settings.find("data", data)
+        try:
+            return settings.build(DataSettings, files, environment=True)
+        except SettingsError:
+            if root_needed:
+                raise
+            return settings.build(DataSettings, files, ["root=DATA_ROOT"])
+    folder = Path(data)
+    if not folder.is_dir():
+        hint = settings.nearest(data, settings.names("data"))
+        raise SettingsError(f"data '{data}' is neither a folder nor a name of configs/data; {hint}")
     get = (
         "a folder given by path needs train/<class>/<image> and val/<class>/<image> for the ImageNet tasks, "
         "ADEChallengeData2016/ for segmentation, nyu/ for depth, VOCdevkit/ or coco/ for object discovery, "
@@ -235,22 +248,3 @@ def resolve(data: str) -> DataSettings:
     )
     name, pairs = folder.resolve().name, "pairs/*.tar"
     return DataSettings(name=name, root=data, imagenet=".", imagenet22k=".", pairs=pairs, get=get)
-
-
-def variant_of(data: str) -> str:
-    """The overlay that fits the data called `data`, or '', without asking where it lies.
-
-    Raises:
-        SettingsError: neither a name of `configs/data/` nor a folder.
-    """
-    if data in settings.names("data"):
-        return str(settings.merged("data", data).get("variant") or "")
-    _folder(data)
-    return ""
-
-
-def _folder(data: str) -> Path:
-    if not Path(data).is_dir():
-        hint = settings.nearest(data, settings.names("data"))
-        raise SettingsError(f"data '{data}' is neither a folder nor a name of configs/data; {hint}")
-    return Path(data)

@@ -171,7 +171,7 @@ def _description(run: Run) -> dict[str, Any]:
 def changes(run: Run) -> list[str] | None:
     """Differences between the run in the folder and this one, as text; None where the folder holds no run."""
     try:
-        found = dict(json.loads((run.folder / "run.json").read_text()))
+        found = dict(json.loads((run.folder / "run.json").read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:

@@ -36,6 +36,7 @@ from regvit_lightning.work import ImageCounts, Pass, Work, landscape
 
 METRICS = {"rmse": Metric(better=-1, unit="m", decimals=3)}
 READS = "depth"
+TRAINS_HEAD = True
 FOOTNOTE = ("view", "flip", "eval_crop", "range_in_metres", "averaging")
 
 # Blocks, numbered from 1, whose features "lin. 4" takes, by the depth of the model (dinov2/hub/depthers.py).

@@ -33,6 +33,7 @@ from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {"top1": Metric(), "top1_best_on_test": Metric()}
 READS = "imagenet"
+TRAINS_HEAD = True
 FOOTNOTE = ("view", "head_chosen_on")
 
 

@@ -36,6 +36,7 @@ from regvit_lightning.work import ImageCounts, Pass, Work, landscape
 
 METRICS = {"miou": Metric()}
 READS = "segmentation"
+TRAINS_HEAD = True
 FOOTNOTE = ("classes", "zero_label", "scored_at", "view", "test_views")
 
 

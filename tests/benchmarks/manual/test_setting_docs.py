@@ -7,8 +7,8 @@ import typing
 
 import pytest
 
-from benchmarks import setting_docs
-from benchmarks.setting_docs import documented, fields_of
+from benchmarks.manual import setting_docs
+from benchmarks.manual.setting_docs import documented, fields_of
 from regvit_lightning import settings
 
 BOTH = [(group, name) for group in ("recipes", "tasks") for name in settings.names(group)]
@@ -145,7 +145,7 @@ def test_bases_nested_dataclasses_and_other_names_are_followed(tmp_path, monkeyp
 def test_nothing_large_is_imported():
     import subprocess
 
-    code = "import sys\nfrom benchmarks.setting_docs import fields_of\n"
+    code = "import sys\nfrom benchmarks.manual.setting_docs import fields_of\n"
     code += "fields_of('regvit_lightning.pretrain.dinov2'); fields_of('regvit_lightning.tasks.depth')\n"
     code += "assert not {'torch', 'lightning', 'timm', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
