@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from benchmarks import COMMANDS
+from benchmarks import COMMANDS, terminal
 from benchmarks.command import keys
 from regvit_lightning import settings
 from regvit_lightning.errors import UserError
@@ -137,6 +137,7 @@ def _variants(schema: type, given: Mapping[str, str]) -> list[str]:
 
 def main() -> None:
     """Print the script of a shell, or the completions of a line."""
+    terminal.prepare()
     shell, *line = sys.argv[1:] or [""]
     if shell in SCRIPTS:
         print(SCRIPTS[shell], end="")
