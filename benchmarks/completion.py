@@ -69,7 +69,7 @@ def completions(line: str) -> list[str]:
     if equals:
         return _starting(last, (f"{key}={value}" for value in _values(key, schema, given)))
     known = dict.fromkeys([*keys(schema), *_chosen(schema, given)])
-    return _starting(last, [*(f"{name}=" for name in known if name not in given), "--help"])
+    return _starting(last, [*(f"{name}=" for name in known if name not in given), "--help", "--print-config"])
 
 
 def _starting(start: str, candidates: Iterable[str]) -> list[str]:
