@@ -9,15 +9,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from benchmarks import COMMANDS, Command
+from benchmarks import COMMANDS, Command, terminal
 from regvit_lightning.version import __version__
 
 
 def main() -> None:
     """Run the command with the words of the command line."""
+    terminal.prepare()
     name, *words = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help", "help"):
-        print(help_text())
+        terminal.show(help_text())
     elif name in ("-V", "--version"):
         print(f"regvit {__version__}")
     elif name not in COMMANDS:

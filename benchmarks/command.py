@@ -1,11 +1,9 @@
-"""What every program shares: reading `key=value` words, `--help`, and one line for a user's mistake.
+"""What every program shares: reading `key=value` words, and one line for a user's mistake.
 
 Nothing heavy is imported here, so that `--help` answers at once.
 """
 
-import dataclasses
 import os
-import re
 import signal
 import sys
 import warnings
@@ -14,9 +12,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar, cast
 
-from benchmarks import word_of
+from benchmarks import terminal
+from benchmarks.manual.config import config_text
+from benchmarks.manual.help import help_text, keys
 from regvit_lightning import settings
 from regvit_lightning.errors import Notice, Stopped, UserError
+
+PRINT_CONFIG = "--print-config"  # in place of running: the resolved settings, with where each comes from
 
 T = TypeVar("T")
 
@@ -33,17 +35,24 @@ def run(name: str, description: str, schema: type[T], body: Callable[[T, list[st
         group: group of `configs/` whose files take the remaining words, or empty when there are none.
     """
     words = sys.argv[1:]
+    terminal.prepare()
     try:
         if {"-h", "--help", "help"} & set(words):
-            print(help_text(name, description, schema, [word for word in words if "=" in word], group))
+            terminal.show(help_text(name, description, schema, [word for word in words if "=" in word], group))
+            terminal.finish()
             return
-        own, remaining = split(words, schema)
+        own, remaining = split([word for word in words if word != PRINT_CONFIG], schema)
         if remaining and not group:
             key = remaining[0].partition("=")[0]
             raise settings.SettingsError(f"unknown key '{key}'; {settings.nearest(key, keys(schema))}")
+        if PRINT_CONFIG in words:
+            print(config_text(name, schema, own, remaining, group))
+            terminal.finish()
+            return
         wait_passively()
         with _stopping(), _notices(name):
             body(settings.build(schema, words=own), remaining)
+        terminal.finish()
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -54,8 +63,11 @@ def run(name: str, description: str, schema: type[T], body: Callable[[T, list[st
         # Lightning ends the process itself while it handles the interrupt.
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
-        print(f"\n{name}: interrupted; give the command again to go on", file=sys.stderr)
+        after_echo = "\n" if sys.stderr.isatty() else ""  # the terminal has shown ^C
+        print(f"{after_echo}{name}: interrupted; give the command again to go on", file=sys.stderr)
         raise SystemExit(130) from None
+    finally:
+        terminal.show_cursor()
 
 
 def wait_passively() -> None:
@@ -68,20 +80,22 @@ def wait_passively() -> None:
 
 @contextmanager
 def _stopping() -> Iterator[None]:
-    """Inside, SIGTERM ends the program as Ctrl-C does, so that no temporary file is left."""
+    """Inside, SIGTERM and a closed terminal end the program as Ctrl-C does, so that no temporary file is left.
+
+    A signal that somebody handles already, submitit in its jobs or nohup, is left to them.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped("stopped; give the command again to go on", number)
 
-    before = signal.getsignal(signal.SIGTERM)
-    if before is not signal.SIG_DFL:  # in a job of submitit
-        yield
-        return
-    signal.signal(signal.SIGTERM, stop)
+    ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager
@@ -100,37 +114,8 @@ def _notices(name: str) -> Iterator[None]:
         yield
 
 
-def keys(schema: type) -> list[str]:
-    """Names of the settings of a dataclass."""
-    return [field.name for field in dataclasses.fields(schema)]
-
-
 def split(words: Sequence[str], schema: type) -> tuple[list[str], list[str]]:
     """Words for `schema`, and the rest."""
     settings.read_words(words)
-    own = [word for word in words if re.split(r"[.=]", word)[0] in keys(schema)]
+    own = [word for word in words if word.partition("=")[0] in keys(schema)]
     return own, [word for word in words if word not in own]
-
-
-def help_text(name: str, description: str, schema: type, words: Sequence[str], group: str) -> str:
-    """The program's settings with their defaults and choices, and the YAML file of the chosen recipe or task."""
-    lines = [f"regvit {word_of(name)} key=value …  (python -m benchmarks.{name})", "", description, "", "Settings"]
-    for field in dataclasses.fields(schema):
-        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-        shown = "(must be given)" if default == settings.MISSING else "" if default == "" else f"[{default}]"
-        reader = field.metadata.get("reader", field.type)
-        kind = getattr(reader, "__name__", str(reader))
-        lines.append(f"  {field.name + '=<' + kind + '>':<22}{field.metadata.get('help', '')} {shown}".rstrip())
-    if not group:
-        return "\n".join(lines)
-    key = group.rstrip("s")
-    chosen = settings.read_words(words).get(key) or next(
-        (cast(Any, field.default) for field in dataclasses.fields(schema) if field.name == key), ""
-    )
-    lines += ["", f"Choices of {key}: {', '.join(settings.names(group))}"]
-    if chosen and chosen != settings.MISSING:
-        for path in settings.find(group, chosen):
-            lines += ["", f"Settings of {key}={chosen} (configs/{group}/{path.name})", "", path.read_text().rstrip()]
-    else:
-        lines.append(f"For its settings: regvit {word_of(name)} {key}=<name> --help")
-    return "\n".join(lines)

@@ -10,6 +10,7 @@ from benchmarks import command
 from benchmarks.tables import columns
 from benchmarks.tables.columns import MARKS, BySeed, Column, Difference, Measured, TableRow, difference, key
 from benchmarks.tables.formats import INTERVAL, RAISED, change_shown, made, row_name
+from benchmarks.tables.markdown import for_terminal
 from benchmarks.tables.markdown import table as aligned
 from benchmarks.tables.scored_records import ScoredRecords, data_name, read_scored_records
 from regvit_lightning.settings import check, setting
@@ -56,7 +57,7 @@ class Line:
 Grouped = dict[tuple[TableRow, str, str], dict[str, dict[int, Measured]]]
 
 
-def judge(base: ScoredRecords, head: ScoredRecords) -> list[Line]:
+def compare_records(base: ScoredRecords, head: ScoredRecords) -> list[Line]:
     """Every number of either side with its verdict, by task, model and metric."""
     sides = [_grouped(side) for side in (base, head)]
     lines = [line for number in sides[0] | sides[1] for line in _lines(*(side.get(number, {}) for side in sides))]
@@ -65,12 +66,12 @@ def judge(base: ScoredRecords, head: ScoredRecords) -> list[Line]:
 
 def _grouped(side: ScoredRecords) -> Grouped:
     """Numbers by row, task and metric; then by protocol; then by seed."""
-    found: Grouped = {}
+    grouped: Grouped = {}
     for number in columns.overview_numbers(side.cells):
         column, seed = number.column, number.cell.record.seed
-        by_protocol = found.setdefault((number.row, column.task, column.metric), {})
+        by_protocol = grouped.setdefault((number.row, column.task, column.metric), {})
         by_protocol.setdefault(column.protocol, {})[seed] = number
-    return found
+    return grouped
 
 
 def _lines(old: Mapping[str, BySeed], new: Mapping[str, BySeed]) -> Iterator[Line]:
@@ -81,7 +82,7 @@ def _lines(old: Mapping[str, BySeed], new: Mapping[str, BySeed]) -> Iterator[Lin
     for protocol in sorted(old.keys() | new.keys()):
         before, after = old.get(protocol, {}), new.get(protocol, {})
         if before and after:
-            yield _judged(before, after)
+            yield _compared(before, after)
         else:
             yield _line(before, after, GONE if before else NEW)
 
@@ -95,8 +96,8 @@ def _line(old: BySeed, new: BySeed, verdict: str, change: Difference | None = No
     return Line(some.row, some.column, dict(sorted(old.items())), dict(sorted(new.items())), verdict, change)
 
 
-def _judged(old: BySeed, new: BySeed) -> Line:
-    """Of two sides under one protocol."""
+def _compared(old: BySeed, new: BySeed) -> Line:
+    """The line of two sides under one protocol."""
     if {seed: n.value for seed, n in old.items()} == {seed: n.value for seed, n in new.items()}:
         return _line(old, new, "")
     column = next(iter(new.values())).column
@@ -114,9 +115,9 @@ def markdown(base: ScoredRecords, head: ScoredRecords, data: str, lines: Sequenc
     """A comment for a pull request: the counts, then a table for each task in which anything changed."""
     changed = [line for line in lines if line.verdict]
     counts = Counter(line.verdict for line in changed)
-    said = [f"**{counts[WORSE]} worse**" if counts[WORSE] else "0 worse", f"{counts[BETTER]} better"]
-    said += [f"{counts[verdict]} {verdict}" for verdict in VERDICTS[2:] if counts[verdict]]
-    text = [f"### Results on {data}: {', '.join(said)}, {len(lines) - len(changed)} the same", ""]
+    tallies = [f"**{counts[WORSE]} worse**" if counts[WORSE] else "0 worse", f"{counts[BETTER]} better"]
+    tallies += [f"{counts[verdict]} {verdict}" for verdict in VERDICTS[2:] if counts[verdict]]
+    text = [f"### Results on {data}: {', '.join(tallies)}, {len(lines) - len(changed)} the same", ""]
     text += [f"- {name} `{side.name}`: {made(side)}" for name, side in (("old", base), ("new", head))]
     text += [
         f"- {name} skipped: {skipped}" for name, side in (("old", base), ("new", head)) for skipped in side.skipped
@@ -136,7 +137,7 @@ def markdown(base: ScoredRecords, head: ScoredRecords, data: str, lines: Sequenc
 def _row(line: Line, marks: tuple[Mapping[str, str], Mapping[str, str]]) -> list[str]:
     column = line.column
     sides = zip((line.old, line.new), marks, strict=True)
-    numbers = " → ".join(_mean(side, column.decimals, found) for side, found in sides)
+    numbers = " → ".join(_mean(side, column.decimals, doubts) for side, doubts in sides)
     change = ""
     if line.change is not None:
         unpaired = RAISED["u"] if line.change.interval and not line.change.paired else ""
@@ -161,8 +162,8 @@ def main(options: Compare, words: list[str]) -> None:
     check(bool(options.base), "base is empty: give a revision of git or a folder of results, BASE=…")
     data = data_name(options.data)
     base, head = (read_scored_records(Path(options.results), data, side) for side in (options.base, options.head))
-    lines = judge(base, head)
-    print(markdown(base, head, data, lines), end="")
+    lines = compare_records(base, head)
+    print(for_terminal(markdown(base, head, data, lines)), end="")
     if options.strict and any(line.verdict == WORSE for line in lines):
         raise SystemExit(1)
 

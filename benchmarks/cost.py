@@ -31,7 +31,7 @@ def main(options: CostOf, words: list[str]) -> None:
     for row in cost.table(backbone, size):
         counts = str(row.registers), f"{row.parameters:,}", f"{row.macs:,}"
         rows.append([counts[0], counts[1], f"{row.more_parameters:.3f}", counts[2], f"{row.more_macs:.2f}"])
-    print(markdown.table(rows))
+    print(markdown.for_terminal(markdown.table(rows)))
 
 
 def cli() -> None:

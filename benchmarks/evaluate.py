@@ -25,7 +25,8 @@ class Evaluate:
     data: str = setting("a file of configs/data, or a folder with train/ and val/ class folders", "mini")
     variant: str = setting("overlay of the task; 'auto' takes the data's own", "auto")
     seed: int = setting("of the trained model and of the evaluation", 0)
-    devices: int = setting("devices of this machine, for tasks that train", 1)
+    devices: int = setting("GPUs of this machine, for tasks that train a head", 1)
+    accelerator: str = setting("auto: GPUs where there are any; cpu: so many processes on the processor", "auto")
     runs: str = setting("folder of the runs", "runs")
     results: str = setting("folder of the results", "results")
     force: bool = setting("run the cell although its record holds", False)
@@ -37,8 +38,9 @@ def main(options: Evaluate, words: list[str]) -> None:
     from regvit_lightning import evaluation
     from regvit_lightning.frozen.contract import RunOptions
     from regvit_lightning.models.sources import load_backbone
-    from regvit_lightning.runtime import atomic
+    from regvit_lightning.runtime import atomic, hardware
 
+    hardware.choose_accelerator(options.accelerator, options.devices)
     data = layout.resolve(options.data)
     cell = evaluation.prepare(options.task, data, options.variant, options.seed, words, command.keys(Evaluate))
     runs, results = Path(options.runs), Path(options.results)
@@ -52,6 +54,8 @@ def main(options: Evaluate, words: list[str]) -> None:
             print(f"evaluate: {name} is done: {file}")
             return
         print(f"evaluate: {name} runs again: {reason}")
+    if options.devices > 1 and not getattr(cell.task, "TRAINS_HEAD", False):
+        print(f"evaluate: {options.task} trains nothing and runs on one device: devices={options.devices} is not used")
 
     atomic.check_writable(file)
     render(data)

@@ -1,19 +1,26 @@
 """What a grid takes before anything of it is run: `python -m benchmarks.plan grid=paper data=full gpus=64`."""
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import TYPE_CHECKING
 
-from benchmarks import command
+from benchmarks import command, terminal
 from benchmarks.grid import cells as grids
+from benchmarks.grid.cells import Cell, Cells
 from benchmarks.tables import markdown
+from benchmarks.throughput import block_speed, duration, flops, shape_of
 from regvit_lightning.errors import UserError
 from regvit_lightning.settings import check, setting
 
-DESCRIPTION = """Prints every cell of a grid with its FLOPs, memory and hours, the sum of GPU-hours, and how long the
-grid takes on so many GPUs, the pretrainings included; runs nothing. Speed is measured by the cells of this grid that
-have run, or comes from tflops= and mfu=. Only the products of the backbone's blocks are counted: a cell that waits for
-its images or its heads takes longer."""
+if TYPE_CHECKING:
+    from benchmarks.grid.estimates import Estimates
+
+DESCRIPTION = """Prints every cell of a grid with its FLOPs, memory and time, the sum of GPU-hours, and how long the
+grid takes on so many GPUs, the pretrainings included; runs nothing and reads no image. Speed is measured by the cells
+of this grid that have run, or else on one transformer block on this machine; GPUs that this machine does not have are
+assumed. Only the products of the backbone's blocks are counted: a cell that waits for its images or its heads takes
+longer."""
 
 
 @dataclass
@@ -21,14 +28,30 @@ class Plan(grids.Chosen):
     """Settings of the program."""
 
     pretrain: bool = setting("the pretraining of the models is part of the grid", True)
-    gpus: int = setting("how many", 1)
-    tflops: float = setting("peak of one GPU in 10^12 FLOP/s; 0 takes the measured speed, or 312, an A100 in bf16", 0.0)
-    mfu: float = setting("share of the peak that is reached; 0 takes 0.35", 0.0)
+    gpus: str = setting("how many; all: this machine, with or without GPU", "all")
+    tflops: float = setting("peak of one GPU in 10^12 FLOP/s; 0 measures, or assumes 312, an A100 in bf16", 0.0)
+    mfu: float = setting("share of the peak that is reached; 0 assumes 0.35", 0.0)
     pairs: int = setting("image-text pairs, where they cannot be counted; 0 counts them", 0)
 
 
 A100_BF16 = 312.0  # NVIDIA's data sheet, dense
 USUAL_MFU = 0.35
+GPUS_OF_A_MACHINE = 8  # usually, at most; the grid pretrains a model on one machine
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast one device computes.
+
+    Attributes:
+        of_task: FLOP/s, by the task.
+        words: where the number comes from.
+        from_runs: cells that have run take as long as they took.
+    """
+
+    of_task: Callable[[str], float]
+    words: str
+    from_runs: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,13 +59,14 @@ class PlanRow:
     """One cell of a plan.
 
     Attributes:
+        devices: that it runs on.
         flops: in all.
         mib: on each device.
         seconds: on all of its devices together.
         measured: the seconds were, in an earlier run.
     """
 
-    name: str
+    cell: Cell
     devices: int
     flops: float
     mib: float
@@ -51,65 +75,163 @@ class PlanRow:
 
     def shown(self) -> list[str]:
         """The columns of the table."""
-        hours = f"{self.seconds / 3600:.3g}{' (measured)' if self.measured else ''}"
-        return [self.name, str(self.devices), f"{self.flops:.3g}", f"{self.mib / 1024:.1f}", hours]
+        time = f"{duration(self.seconds)}{' (measured)' if self.measured else ''}"
+        return [self.cell.name, str(self.devices), f"{self.flops:.3g}", f"{self.mib / 1024:.1f}", time]
 
 
 def main(options: Plan, words: list[str]) -> None:
     """Run the program."""
-    from benchmarks.grid import queueing
     from benchmarks.grid.estimates import Estimates
 
-    check(options.gpus > 0, f"gpus={options.gpus}: must be at least 1")
+    count = _count(options)
     check(0 <= options.mfu <= 1, f"mfu={options.mfu}: must lie in [0, 1]")
     check(options.tflops >= 0, f"tflops={options.tflops}: must not be negative")
-    grid = grids.build(options)
+    grid = grids.build(options, images_needed=False)
+    wide = f"pretrain_devices={options.pretrain_devices}: a pretraining does not fit on gpus={count}"
+    check(not options.pretrain or options.pretrain_devices <= count, wide)
     estimates = Estimates(grid, {"pairs": options.pairs} if options.pairs else {})
-    given = options.tflops > 0 or options.mfu > 0
-    speed = partial(_given_speed, options) if given or not estimates.speed() else estimates.speed
-    rows, unknown = [], Counter[str]()
-    for cell in grid.cells:
-        try:
-            found = estimates.estimate(cell)
-        except UserError as error:
-            unknown[str(error)] += 1
-            continue
-        measured = 0.0 if given else estimates.measured(cell)
-        devices = grid.devices(cell)
-        seconds = measured or found.flops / speed(cell.task) / devices
-        rows.append((cell, PlanRow(cell.name, devices, found.flops, found.mib, seconds, bool(measured))))
-    jobs = [
-        queueing.LocalJob(
-            row.name, [], grid.base(cell), row.devices, cell.needs.name if cell.needs else "", row.seconds
-        )
-        for cell, row in rows
-    ]
-    table = [["cell", "GPUs", "FLOPs", "GiB", "hours"], *(row.shown() for _, row in rows)]
-    print(f"plan: grid {options.grid}, data {options.data}: {len(grid.cells)} cells, nothing is run\n")
+    cells, unknown = _known(grid, estimates)
+    speed = _speed(options, estimates, cells)
+    rows = [_row(cell, grid, estimates, speed) for cell in cells]
+    gpus = _has_gpus(options)
+    terminal.show(f"plan: grid {options.grid}, data {options.data}: {len(grid.cells)} cells, nothing is run\n")
     if rows:
-        print(markdown.table(table))
-    total = sum(row.devices * row.seconds for _, row in rows) / 3600
-    span = queueing.makespan(jobs, options.gpus) / 3600
-    print(f"\nGPU-hours: {total:,.2f}\nHours on {options.gpus} GPUs, longest cells first: {span:,.2f}")
-    print(f"Speed: {_speed_in_words(options, given or not estimates.speed())}")
-    for line in grid.left_out:
-        print(f"Left out: {line}")
+        heading = ["cell", "GPUs" if gpus else "devices", "FLOPs", "GiB", "time"]
+        print(markdown.for_terminal(markdown.table([heading, *(row.shown() for row in rows)])) + "\n")
+        terminal.show("\n".join(sums(rows, grid, estimates, count, gpus)))
+    terminal.show("\n".join([f"Speed: {speed.words}", *(f"Left out: {line}" for line in grid.left_out)]))
     if unknown:
-        lines = "\n  ".join(f"{count} cells: {line}" for line, count in unknown.items())
+        lines = "\n  ".join(f"{number} cells: {line}" for line, number in unknown.items())
         raise UserError(f"not in the sums are\n  {lines}")
 
 
-def _given_speed(options: Plan, task: str) -> float:
-    """FLOP/s of one GPU."""
-    return 1e12 * (options.tflops or A100_BF16) * (options.mfu or USUAL_MFU)
+def _count(options: Plan) -> int:
+    """Number of devices: as given, or this machine's GPUs, or one processor."""
+    import torch
+
+    if options.gpus == "all":
+        return torch.cuda.device_count() or 1
+    check(options.gpus.isdecimal(), f"gpus={options.gpus}: expected a number, or all")
+    check(int(options.gpus) > 0, f"gpus={options.gpus}: must be at least 1")
+    return int(options.gpus)
 
 
-def _speed_in_words(options: Plan, given: bool) -> str:
-    if not given:
-        return "measured FLOP/s of the cells that have run, by task where it has"
+def _has_gpus(options: Plan) -> bool:
+    """Whether the plan is for GPUs: some were asked for, or this machine has some."""
+    import torch
+
+    return options.gpus != "all" or torch.cuda.is_available()
+
+
+def _known(grid: Cells, estimates: "Estimates") -> tuple[list[Cell], Counter[str]]:
+    """The cells whose work is known, and how many cells are not, by the reason."""
+    cells, unknown = [], Counter[str]()
+    for cell in grid.cells:
+        try:
+            estimates.estimate(cell)
+            cells.append(cell)
+        except UserError as error:
+            unknown[str(error)] += 1
+    return cells, unknown
+
+
+def _row(cell: Cell, grid: Cells, estimates: "Estimates", speed: Speed) -> PlanRow:
+    estimate, devices = estimates.estimate(cell), grid.devices(cell)
+    measured = estimates.measured(cell) if speed.from_runs else 0.0
+    seconds = measured or estimate.flops / speed.of_task(cell.task) / devices
+    return PlanRow(cell, devices, estimate.flops, estimate.mib, seconds, bool(measured))
+
+
+# ------------------------------------------------------------------------------------------------------- the sums
+
+
+def sums(rows: Sequence[PlanRow], grid: Cells, estimates: "Estimates", count: int, gpus: bool) -> list[str]:
+    """The work of all cells, how long they take on so many devices, and what would keep idle ones busy."""
+    total = sum(row.devices * row.seconds for row in rows)
+    span = makespan(rows, grid, grid.pretrain_devices, count)
+    where = f"{count} GPU{'s' if count > 1 else ''}" if gpus else "this processor"
+    lines = [
+        f"{'GPU-hours' if gpus else 'Hours of work'}: {total / 3600:,.2f} ({duration(total)})",
+        f"Hours on {where}, longest cells first: {span / 3600:,.2f} ({duration(span)})",
+    ]
+    idle = round(count - total / span)
+    if idle > 0:
+        lines.append(f"Idle: {idle} of {count} GPUs on average{_advice(rows, grid, estimates, count, span)}")
+    return lines
+
+
+def _advice(rows: Sequence[PlanRow], grid: Cells, estimates: "Estimates", count: int, span: float) -> str:
+    """How many GPUs for each pretraining would end the grid earliest, where that is clearly earlier than `span`."""
+    recipes = [estimates.work(row.cell)[1] for row in rows if row.cell.pretrains]
+    spans = {
+        devices: makespan(rows, grid, devices, count)
+        for devices in range(1, min(count, GPUS_OF_A_MACHINE) + 1)
+        if all(_divides(recipe, devices) for recipe in recipes)
+    }
+    best = min(spans, key=lambda devices: spans[devices], default=1)
+    if not recipes or spans[best] > 0.95 * span:
+        return ""
+    busy = sum(row.devices * row.seconds for row in rows) / spans[best]
+    gives = f"it takes {duration(spans[best])}, {max(round(count - busy), 0)} idle"
+    return f'; with ARGS="pretrain_devices={best}" {gives}'
+
+
+def _divides(recipe: object, devices: int) -> bool:
+    """Whether so many devices share the batch evenly; groups of images (DINOv2) stay on one of them."""
+    return int(getattr(recipe, "batch_size", 1)) % (devices * int(getattr(recipe, "group", 1))) == 0
+
+
+def makespan(rows: Sequence[PlanRow], grid: Cells, pretrain_devices: int, count: int) -> float:
+    """Seconds until all cells are done on so many devices, each pretraining on `pretrain_devices` of them."""
+    from benchmarks.grid import queueing
+
+    jobs = []
+    for row in rows:
+        cell = row.cell
+        devices = pretrain_devices if cell.pretrains else row.devices
+        needs, seconds = cell.needs.name if cell.needs else "", row.seconds * row.devices / devices
+        jobs.append(queueing.LocalJob(cell.name, [], grid.base(cell), devices, needs, seconds))
+    return queueing.makespan(jobs, count)
+
+
+# ------------------------------------------------------------------------------------------------------- the speed
+
+
+def _speed(options: Plan, estimates: "Estimates", cells: Sequence[Cell]) -> Speed:
+    """As given; of cells that have run on such hardware; assumed for GPUs that are not here; or measured here."""
+    import torch
+
+    given = options.tflops > 0 or options.mfu > 0
+    ran_on = estimates.devices()
+    # A processor's name ends with the number of its threads, see `hardware.device_name`.
+    same = options.gpus == "all" or torch.cuda.is_available() or any(not name.endswith("threads") for name in ran_on)
+    if not given and same and estimates.speed():
+        where = f" ({'; '.join(ran_on)})" if ran_on else ""
+        words = f"measured FLOP/s of the cells that have run{where}, by task where it has"
+        return Speed(estimates.speed, words, from_runs=True)
+    if given or not cells or (options.gpus != "all" and not torch.cuda.is_available()):
+        return _assumed(options, given)
+    return _measured(estimates, cells)
+
+
+def _assumed(options: Plan, given: bool) -> Speed:
     peak = f"{options.tflops:g}" if options.tflops else f"{A100_BF16:g} (assumed: A100, bf16)"
     mfu = f"{options.mfu:g}" if options.mfu else f"{USUAL_MFU:g} (assumed)"
-    return f"peak {peak} TFLOP/s × MFU {mfu}"
+    advice = "" if given else '; nothing is measured: give ARGS="tflops=… mfu=…" of your GPUs'
+    value = 1e12 * (options.tflops or A100_BF16) * (options.mfu or USUAL_MFU)
+    return Speed(lambda task: value, f"peak {peak} TFLOP/s × MFU {mfu}{advice}")
+
+
+def _measured(estimates: "Estimates", cells: Sequence[Cell]) -> Speed:
+    """Of one block of the model of the cell with the most work."""
+    from regvit_lightning.runtime import hardware
+
+    cell = max(cells, key=lambda cell: estimates.estimate(cell).flops)
+    backbone, (work, settings) = estimates.shape(cell.model), estimates.work(cell)
+    images = max(work.passes, key=lambda images: flops(backbone, images))
+    value = block_speed(shape_of(backbone, images), settings.device_batch)
+    words = f"{value / 1e9:,.0f} GFLOP/s, measured on one block of {cell.model} here ({hardware.device_name()})"
+    return Speed(lambda task: value, words)
 
 
 def cli() -> None:

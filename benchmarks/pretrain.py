@@ -4,8 +4,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import command
+from benchmarks import command, terminal
 from benchmarks.data.rendering import render
+from benchmarks.throughput import block_speed, duration, flops, shape_of
 from regvit_lightning.data import layout
 from regvit_lightning.models import names
 from regvit_lightning.settings import check, setting
@@ -14,6 +15,7 @@ from regvit_lightning.values import durations
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
 
+    from regvit_lightning.models.backbone import Backbone
     from regvit_lightning.pretrain.fit import Run
 
 DESCRIPTION = """Pretrains a register ViT. Given again, it continues where it stopped, or says that it is done.
@@ -33,8 +35,9 @@ class Pretrain:
     data: str = setting("a file of configs/data, or a folder with train/<class>/<image>", "mini")
     variant: str = setting("overlay of the recipe; 'auto' takes the data's own", "auto")
     seed: int = setting("of everything drawn", 0)
-    devices: int = setting("devices of each machine to train on", 1)
-    nodes: int = setting("machines with so many devices each", 1)
+    devices: int = setting("GPUs of each machine to train on", 1)
+    nodes: int = setting("machines with so many GPUs each", 1)
+    accelerator: str = setting("auto: GPUs where there are any; cpu: so many processes on the processor", "auto")
     runs: str = setting("folder of the runs", "runs")
     results: str = setting("folder of the results", "results")
     force: bool = setting("begin anew, whatever the folder holds", False)
@@ -54,6 +57,7 @@ def main(options: Pretrain, words: list[str]) -> None:
     from regvit_lightning.pretrain.curve import Curve
     from regvit_lightning.runtime import atomic, hardware
 
+    hardware.choose_accelerator(options.accelerator, options.devices if options.launcher == "local" else 1)
     data = layout.resolve(options.data)
     variant = data.variant if options.variant == "auto" else options.variant
     _, recipe = settings.load_settings("recipes", options.recipe, variant, words, command.keys(Pretrain))
@@ -67,6 +71,8 @@ def main(options: Pretrain, words: list[str]) -> None:
     vit.parse_name(options.model)
     progress.quiet()
     _check_launcher(options)
+    if options.launcher == "local" and hardware.first_process():
+        terminal.show(_opening(run, options))
     render(data)
     if options.launcher == "slurm":
         _submit(run, options, words)
@@ -78,9 +84,71 @@ def main(options: Pretrain, words: list[str]) -> None:
     exported = fit.fit(run, callbacks, options.force)
     unreadable = folder / "unreadable.txt"
     if unreadable.exists():
-        count = len(unreadable.read_text().splitlines())
+        count = len(unreadable.read_text(encoding="utf-8").splitlines())
         print(f"pretrain: {count} unreadable images were replaced by others; they are listed in {unreadable}")
     print(f"pretrain: weights in {exported}; curve in {curve}; more curves: tensorboard --logdir {folder}/log")
+
+
+def _opening(run: "Run", options: Pretrain) -> str:
+    """One line: what is about to be trained, on which data and device, how long it takes, and where real data is."""
+    chosen, shape, images = run.settings, _shape(run), _images(run)
+    parameters = sum(value.numel() for value in shape.parameters()) / 1e6
+    steps, here = chosen.epochs * images // chosen.batch_size, options.launcher == "local"
+    parts = [
+        f"pretrain: {run.recipe}-{run.model}, {parameters:.1f} M parameters, {chosen.image_size} px",
+        f"data {run.data.name}: {images:,} {'rendered ' if run.data.rendered else ''}images",
+        f"{steps:,} steps of {chosen.batch_size:,} images on {_devices(run, here)}",
+    ]
+    if here:
+        parts.append(_expected(run, shape, images))
+    if (run.folder / "last.ckpt").exists() and not options.force:
+        parts.append("goes on from its checkpoint")
+    if run.data.rendered:
+        parts.append("real data: DATA=full DATA_ROOT=<folder>")
+    return "; ".join(parts)
+
+
+def _images(run: "Run") -> int:
+    """Number of images of one pass: rendered, as published, or as they lie there."""
+    from benchmarks.data.image_counts import Counts
+    from regvit_lightning.pretrain import fit
+
+    if run.data.rendered or run.settings.images in run.data.counts:
+        return Counts(run.data, {})[run.settings.images][0]
+    return len(fit.recipe_class(run.settings.module).files(run.settings, run.data))
+
+
+def _devices(run: "Run", here: bool) -> str:
+    from regvit_lightning.runtime import hardware
+
+    if not here:
+        return f"{run.nodes} × {run.devices} devices of the cluster"
+    kind = "GPU" if hardware.accelerator() == "cuda" else "CPU"
+    return f"{f'{run.world} × ' if run.world > 1 else ''}{kind} {hardware.device_name()}"
+
+
+def _shape(run: "Run") -> "Backbone":
+    """The backbone without its weights."""
+    import torch
+
+    from regvit_lightning.models import vit
+    from regvit_lightning.models.vit_backbone import ViTBackbone
+
+    chosen = run.settings
+    with torch.device("meta"):
+        model = vit.build(run.model, image_size=chosen.image_size, swiglu=getattr(chosen, "swiglu", False))
+    return ViTBackbone(model, run.model, chosen.image_size, (0.0,) * 3, (1.0,) * 3)
+
+
+def _expected(run: "Run", shape: "Backbone", images: int) -> str:
+    """How long the whole training takes at the speed of one block on this machine."""
+    from regvit_lightning.pretrain import fit
+
+    work = fit.recipe_class(run.settings.module).work(run.settings, {run.settings.images: [images]})
+    most = max(work.passes, key=lambda images: flops(shape, images))
+    speed = block_speed(shape_of(shape, most), run.settings.device_batch, run.settings.precision)
+    seconds = sum(flops(shape, images) for images in work.passes) / speed / run.world
+    return f"about {duration(seconds)} (estimated from one block, measured here; loading images not counted)"
 
 
 def _check_launcher(options: Pretrain) -> None:
@@ -118,17 +186,18 @@ def _submit(run: "Run", options: Pretrain, words: list[str]) -> None:
     executor = launch.prepare(job)
     fit.claim(run, options.force)
     print(f"pretrain: {launch.advice(job, launch.submit(job, executor))}")
+    terminal.show(_opening(run, options))
 
 
 def _watching(run: "Run") -> list["Callback"]:
     """The callback that measures norms, if the recipe asks for it."""
     from regvit_lightning.analysis.outliers import Rules
-    from regvit_lightning.pretrain import fit
     from regvit_lightning.pretrain.norms_callback import NormsDuringTraining, fixed_images
+    from regvit_lightning.pretrain.recipe import recipe_class
 
     if not run.settings.norms_every:
         return []
-    files = fit.recipe_class(run.settings).files(run.settings, run.data)
+    files = recipe_class(run.settings.module).files(run.settings, run.data)
     images = fixed_images(files, run.settings.image_size)
     return [NormsDuringTraining(images, run.folder, run.settings.norms_every, Rules())]
 

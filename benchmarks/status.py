@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks import command
+from benchmarks import command, terminal
 from benchmarks.grid import cells as grids
 from benchmarks.grid.cells import Cell, Cells
 from benchmarks.grid.states import ORDER, RUNNING, State
 from benchmarks.tables import markdown
-from regvit_lightning.settings import check, setting
+from regvit_lightning.settings import check_at_least, setting
 
 DESCRIPTION = """Prints the grid as a table: done, running since, failed, stale or missing, with what is wrong and the
 time that is left. Looks at records, locks and the queue of Slurm; runs nothing."""
@@ -25,13 +25,13 @@ class Status(grids.Chosen):
 
 def main(options: Status, words: list[str]) -> None:
     """Run the program."""
+    from benchmarks.counter import clock
     from benchmarks.grid import queueing
     from benchmarks.grid.estimates import Estimates
     from benchmarks.grid.make_commands import Commands
     from benchmarks.grid.states import States
-    from benchmarks.progress import clock
 
-    check(options.devices > 0, f"devices={options.devices}: must be at least 1")
+    check_at_least(options, 1, "devices")
     grid = grids.build(options)
     known = States(grid)
     found = {cell: known.of(cell) for cell in grid.cells}
@@ -49,18 +49,31 @@ def main(options: Status, words: list[str]) -> None:
 
 
 def table(grid: Cells, found: Mapping[Cell, State]) -> str:
-    """Models and seeds × pretraining and tasks."""
+    """Models and seeds × pretraining and tasks; a list on a terminal that is too narrow for the table."""
     tasks = list(dict.fromkeys(cell.task for cell in grid.cells))
     lines = list(dict.fromkeys((cell.model, cell.seed) for cell in grid.cells if not cell.pretrains))
     of_place = {(cell.model, cell.seed, cell.task): state.kind for cell, state in found.items()}
     rows = [["model", "seed", *tasks]]
     rows += [[model, str(seed), *(of_place.get((model, seed, task), "–") for task in tasks)] for model, seed in lines]
-    return markdown.table(rows)
+    wide = markdown.table(rows)
+    columns = terminal.columns()
+    if columns is None or len(wide.split("\n", 1)[0]) <= columns:
+        return wide
+    return terminal.fitted("\n".join(_listed(*line, tasks, of_place) for line in lines), columns)
+
+
+def _listed(model: str, seed: int, tasks: Sequence[str], kinds: Mapping[tuple[str, int, str], str]) -> str:
+    """A row of the table as lines: the tasks that are done, then those that run, and so on."""
+    lines = [f"{model} seed {seed}"]
+    for kind in ORDER:
+        names = [task for task in tasks if kinds.get((model, seed, task)) == kind]
+        lines += [f"  {kind:<7}  {', '.join(names)}"] if names else []
+    return "\n".join(lines)
 
 
 def notes(found: Mapping[Cell, State], now: float) -> list[str]:
     """What there is to say of cells, by kind; once for cells of which the same is said."""
-    from benchmarks.progress import clock
+    from benchmarks.counter import clock
 
     cells: dict[State, list[Cell]] = {}
     for cell, state in found.items():

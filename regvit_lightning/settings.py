@@ -349,6 +349,17 @@ def resolved(settings: object) -> dict[str, Any]:
     return dataclasses.asdict(cast(Any, settings))
 
 
+def from_resolved(kind: type[T], values: T | Mapping[str, Any]) -> T:
+    """Settings from what `resolved` made of them, as checkpoints hold it; an instance of `kind` is returned as it is.
+
+    Raises:
+        SettingsError: an unknown key, a wrong type, a missing value, or a value out of range.
+    """
+    if isinstance(values, kind):
+        return values
+    return build(kind, [Layer(f"not settings of {kind.__name__}", cast(Mapping[str, Any], values))])
+
+
 def setting(help: str, default: Any = MISSING, reader: Callable[[str], Any] | None = None) -> Any:
     """A dataclass field with the line that `--help` prints for it; without `default` it must be given.
 
@@ -365,6 +376,21 @@ def check(condition: bool, message: str) -> None:
     """Raise `SettingsError(message)` unless `condition`: for range checks in `__post_init__`."""
     if not condition:
         raise SettingsError(message)
+
+
+def check_at_least(settings: object, least: int, *names: str) -> None:
+    """Raise `SettingsError` where one of the fields `names` of a settings dataclass is below `least`."""
+    for name in names:
+        value = getattr(settings, name)
+        rule = f"must be at least {least}" if least else "must not be negative"
+        check(value >= least, f"{name}={value}: {rule}")
+
+
+def check_positive(settings: object, *names: str) -> None:
+    """Raise `SettingsError` where one of the fields `names` of a settings dataclass is not above 0."""
+    for name in names:
+        value = getattr(settings, name)
+        check(value > 0, f"{name}={value}: must be above 0")
 
 
 def word(value: Any) -> str:

@@ -79,6 +79,14 @@ def test_help_and_version_come_from_the_installed_package(installed):
     ]
 
 
+def test_a_mistake_is_answered_with_what_can_be_typed_there(installed):
+    script = "from regvit_lightning import load_backbone; load_backbone('deit3-vitn_reg4')"
+    words = [sys.executable, "-c", script]
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    done = subprocess.run(words, cwd=installed.parent / "work", env=environment, capture_output=True, text=True)
+    assert "regvit pretrain model=vitn_reg4 recipe=deit3 seed=0, with the same data" in done.stderr
+
+
 def test_an_evaluation_runs_and_its_record_names_the_version(installed, tiny):
     cell = ["model=random-vitn_reg2", "task=imagenet_knn", f"data={tiny.root}/imagenet", "variant=mini"]
     said = regvit(installed, "eval", *cell, *(f"{key}={value}" for key, value in SETTINGS.items()))

@@ -3,16 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmarks.data import archives, download, prepare
+from benchmarks.data.shown import Shown
 from regvit_lightning import settings
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.errors import UserError
 from regvit_lightning.settings import SettingsError, check
-
-if TYPE_CHECKING:
-    from benchmarks.progress import Counter
 
 PREPARE = {function.__name__: function for function in (prepare.imagenet_train, prepare.imagenet_val, prepare.nyu_test)}
 
@@ -112,15 +109,15 @@ def obtain_one(name: str, recipe: DataSource, data: DataSettings, folder: Path, 
     files = {file.name: (root / file.keep if file.keep else folder) / file.name for file in recipe.files}
     _ask_for_missing(recipe, files)
     for file in recipe.files:
-        shown = [_Shown(f"{doing}{file.name}", "MB", 1_000_000) for doing in ("", "checking ")]
+        shown = [Shown(f"{doing}{file.name}", "MB", 1_000_000) for doing in ("", "checking ")]
         with shown[0] as show, shown[1] as check_shown:
             _provide(file, files[file.name], show, check_shown)
     for file in recipe.files:
         if file.into:
-            with _Shown(f"unpacking {file.name}", "files") as show:
+            with Shown(f"unpacking {file.name}", "files") as show:
                 archives.unpack(files[file.name], root / file.into, file.only, file.strip, show)
     if recipe.prepare:
-        with _Shown(f"preparing {name}", "files") as show:
+        with Shown(f"preparing {name}", "files") as show:
             PREPARE[recipe.prepare](files, root, show)
     counted = [f"{checks[one](data):,} images ({one})" for one in recipe.checks]
     print(f"data: {name} in {root} is whole: {', '.join(counted)}")
@@ -150,26 +147,3 @@ def _provide(file: File, place: Path, show: download.Show, check_shown: download
         download.fetch(file.urls, place, expected, show, check_shown)
     elif fault := expected.fault(place, check_shown):
         raise DataError(f"{place}: {fault}; remove it and give the command again")
-
-
-class _Shown:
-    """Progress of one piece of work, whose size becomes known with its first report."""
-
-    def __init__(self, title: str, unit: str, scale: int = 1) -> None:
-        self.title, self.unit, self.scale = title, unit, scale
-        self.counter: Counter | None = None
-
-    def __enter__(self) -> download.Show:
-        return self._show
-
-    def _show(self, done: int, total: int) -> None:
-        from benchmarks.progress import Counter
-
-        done, total = done // self.scale, total // self.scale
-        if self.counter is None:
-            self.counter = Counter(self.title, max(total, done), self.unit, done)
-        self.counter.update(done)
-
-    def __exit__(self, *_: object) -> None:
-        if self.counter is not None:
-            self.counter.close()

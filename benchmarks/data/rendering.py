@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from benchmarks.data.shown import Shown
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.runtime import atomic
 
@@ -13,18 +14,14 @@ def render(data: DataSettings, workers: int = 0) -> None:
     """Render the data, or finish it, where this machine renders it; nothing else needs to be done."""
     if not data.rendered:
         return
-    from benchmarks.progress import Counter
     from regvit_lightning.data.mini import writer as mini
 
     root, settings = Path(data.root), mini.MiniSettings()
     if mini.is_complete(root, settings):
         return
-    counter = None
-    for done, total in mini.write(root, settings, workers or os.cpu_count() or 1):
-        counter = counter or Counter(f"rendering {root}", total, "img", done)
-        counter.update(done)
-    if counter:
-        counter.close()
+    with Shown(f"rendering {root}", "img") as show:
+        for done, total in mini.write(root, settings, workers or os.cpu_count() or 1):
+            show(done, total)
     sheet = root / "contact_sheet.png"
     atomic.write(sheet, lambda temporary: _sheet().savefig(temporary, format="png"))
     print(f"data: contact sheet in {sheet}")

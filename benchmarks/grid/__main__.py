@@ -9,7 +9,7 @@ from benchmarks import command
 from benchmarks.grid import cells as grids
 from benchmarks.grid.cells import Cell, Cells
 from regvit_lightning.errors import UserError
-from regvit_lightning.settings import check, setting
+from regvit_lightning.settings import check, check_at_least, setting
 from regvit_lightning.values import durations
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def slots_of(options: Grid) -> list[str]:
     """
     import torch
 
-    check(options.jobs > 0, f"jobs={options.jobs}: must be at least 1")
+    check_at_least(options, 1, "jobs")
     count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
     there = named.split(",")[:count] if named else [str(number) for number in range(count)]
     if options.gpus == "all":
@@ -129,6 +129,8 @@ def _run_here(options: Grid, grid: Cells, todo: Sequence[Cell], slots: Sequence[
 
     short = [cell.name for cell in todo if grid.devices(cell) > len(slots)]
     check(not short, f"pretrain_devices={options.pretrain_devices}: the grid runs on {len(slots)} device(s) here")
+    alone = slots[0] != "" or all(grid.devices(cell) == 1 for cell in todo)
+    check(alone, f"pretrain_devices={options.pretrain_devices}: this machine has no GPU")
     commands, seconds = Commands(options, grid, options.force), Estimates(grid).seconds
     of_name = {cell.name: cell for cell in todo}
     jobs = [commands.job(cell, seconds(cell)) for cell in todo]

@@ -128,14 +128,18 @@ class Cells:
         return self.pretrain_devices if cell.pretrains else 1
 
 
-def build(chosen: Chosen) -> Cells:
+def build(chosen: Chosen, images_needed: bool = True) -> Cells:
     """The cells of a grid.
+
+    Args:
+        chosen: the settings that say which.
+        images_needed: False for a program that reads no image: the data needs no root, see `layout.resolve`.
 
     Raises:
         SettingsError: no such grid, data, variant, recipe or task.
     """
     check(chosen.pretrain_devices > 0, f"pretrain_devices={chosen.pretrain_devices}: must be at least 1")
-    data = layout.resolve(chosen.data)
+    data = layout.resolve(chosen.data, root_needed=images_needed)
     variant = data.variant if chosen.variant == "auto" else chosen.variant
     file = settings.build(GridFile, _files(chosen.grid))
     models = _models(chosen.grid, file, variant)

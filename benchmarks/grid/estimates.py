@@ -8,19 +8,21 @@ towers.
 
 import statistics
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from benchmarks.data.image_counts import Counts
 from benchmarks.grid import outcomes
 from benchmarks.grid.cells import Cell, Cells, recipe_settings, task_module
-from benchmarks.grid.image_counts import Counts
 from benchmarks.grid.states import States
+from benchmarks.throughput import flops, tokens_of
 from regvit_lightning import records
 from regvit_lightning.analysis import cost
 from regvit_lightning.errors import UserError
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.work import Pass, Work
+from regvit_lightning.work import Work
 
 KEPT_BYTES = 34  # per token, width and block, 16 bit
 RECOMPUTED_BYTES = 2  # with gradient checkpointing: the input of a block
@@ -54,6 +56,7 @@ class Estimates:
         self.cells, self.states = cells, States(cells)
         self.counts = Counts(cells.data, given or {})
         self.shape = cache(self._shape)
+        self.work = cache(self._work)
         self.estimate = cache(self._estimate)
         self.measured = cache(self._measured)
 
@@ -87,29 +90,38 @@ class Estimates:
         except UserError:
             return 0.0
 
-    def _estimate(self, cell: Cell) -> Estimate:
-        from regvit_lightning.pretrain import fit
+    def devices(self) -> list[str]:
+        """Names of the hardware on which evaluations of the grid have run, as their records say."""
+        names = []
+        for cell in self.cells.cells:
+            if not cell.pretrains:
+                with suppress(UserError):
+                    names.append(str(records.read_record(self.states.record(cell)).provenance["device"]))
+        return sorted(set(names))
 
-        cells = self.cells
+    def _work(self, cell: Cell) -> tuple[Work, Any]:
+        """What the cell computes, and the settings of its recipe or task."""
+        from regvit_lightning.pretrain.recipe import recipe_class
+
         if cell.pretrains:
-            options, _ = recipe_settings(cell.recipe, cells.variant, cell.words)
-            return trained(self.shape(cell.model), fit.recipe_class(options).work(options, self.counts), options, cells)
-        task, options, _ = task_module(cell.task, cells.variant)
-        return frozen(self.shape(cell.model), task.work(options, self.counts), options.device_batch)
+            options, _ = recipe_settings(cell.recipe, self.cells.variant, cell.words)
+            return recipe_class(options.module).work(options, self.counts), options
+        task, options, _ = task_module(cell.task, self.cells.variant)
+        return task.work(options, self.counts), options
+
+    def _estimate(self, cell: Cell) -> Estimate:
+        work, options = self.work(cell)
+        if cell.pretrains:
+            return trained(self.shape(cell.model), work, options, self.cells)
+        return frozen(self.shape(cell.model), work, options.device_batch)
 
     def _shape(self, model: str) -> Backbone:
         return cost.load_shape(model, self.cells.trained)
 
 
-def flops(backbone: Backbone, passes: Pass) -> float:
-    """Of all images of a pass."""
-    macs = cost.macs_of_patches(backbone, backbone.num_registers, _patches(backbone, passes)) + passes.more_macs
-    return 2.0 * macs * passes.images * (3 if passes.trained else 1)
-
-
 def frozen(backbone: Backbone, work: Work, device_batch: int) -> Estimate:
     """Of an evaluation: weights in float32, the activations of one block, and the features that are kept."""
-    tokens = device_batch * max(_tokens(backbone, one) for one in work.passes)
+    tokens = device_batch * max(tokens_of(backbone, one) for one in work.passes)
     hidden = max(linear.out_features for linear in backbone.linears())
     activations = tokens * (INFERENCE_BYTES * backbone.embed_dim + 4 * hidden)
     size = 4 * _parameters(backbone) + activations + 4 * work.kept * backbone.embed_dim
@@ -120,20 +132,11 @@ def trained(backbone: Backbone, work: Work, options: Any, cells: Cells) -> Estim
     """Of a pretraining, on each of its devices."""
     share = max(options.batch_size // cells.pretrain_devices, 1)
     images, width = min(share, options.device_batch), backbone.embed_dim
-    tokens = images * max(_tokens(backbone, one) for one in work.passes)
+    tokens = images * max(tokens_of(backbone, one) for one in work.passes)
     per_block = RECOMPUTED_BYTES if options.grad_checkpointing else KEPT_BYTES
     kept = tokens * width * (per_block * backbone.depth + (KEPT_BYTES if options.grad_checkpointing else 0))
     size = ADAM_BYTES * _parameters(backbone) + kept
     return Estimate(sum(flops(backbone, one) for one in work.passes), size / 2**20)
-
-
-def _patches(backbone: Backbone, passes: Pass) -> int:
-    patch = backbone.patch_size
-    return -(-passes.height // patch) * -(-passes.width // patch)
-
-
-def _tokens(backbone: Backbone, passes: Pass) -> int:
-    return backbone.has_cls + backbone.num_registers + _patches(backbone, passes)
 
 
 def _parameters(backbone: Backbone) -> int:

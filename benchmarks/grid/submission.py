@@ -13,6 +13,7 @@ from benchmarks.grid.make_commands import Commands
 from benchmarks.grid.states import State, States
 from benchmarks.launch import SlurmJob
 from regvit_lightning.errors import Stopped
+from regvit_lightning.invocation import invocation
 
 LOOK = 2.0  # seconds between looks at the queue
 LARGEST_ARRAY = 1000  # Slurm's default MaxArraySize is 1001
@@ -91,7 +92,7 @@ class Cluster:
         try:
             return self._watch(list(cells))
         except KeyboardInterrupt:
-            advice = "make status shows them, and the same command watches again"
+            advice = f"{invocation('status', {})} shows them, and the same command watches again"
             raise Stopped(f"the submitted jobs go on: {advice}", signal.SIGINT) from None
 
     def _watch(self, waiting: list[Cell]) -> dict[Cell, State]:

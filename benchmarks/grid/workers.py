@@ -10,13 +10,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from benchmarks.counter import clock
 from benchmarks.grid import child, locks, outcomes, queueing
 from benchmarks.grid.board import Board
 from benchmarks.grid.child import Child
 from benchmarks.grid.locks import Lock
 from benchmarks.grid.outcomes import MISTAKE, CellOutcome
 from benchmarks.grid.queueing import LocalJob
-from benchmarks.progress import clock
 from regvit_lightning.errors import Stopped
 from regvit_lightning.runtime import atomic
 
@@ -78,6 +78,8 @@ class Workers:
             Stopped: a signal asked to stop; the children have ended, and what they kept is kept.
         """
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        if before[signal.SIGHUP] is signal.SIG_IGN:  # nohup: the grid outlives its terminal
+            del before[signal.SIGHUP]
         for number in before:
             signal.signal(number, self._stop)
         try:

@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 from regvit_lightning import records, settings
+from regvit_lightning.invocation import invocation
 from regvit_lightning.models import names
 from regvit_lightning.records import Record
 from regvit_lightning.settings import SettingsError
@@ -23,23 +24,21 @@ def command(record: Record) -> str:
     model = _model(record.model)
     if not model:
         return "# no command: MODEL is the path of the weights' file, of which only the name is known"
-    words = [f"MODEL={model}", f"TASK={record.task}", f"DATA={data}", f"SEED={record.seed}"]
+    words = {"MODEL": model, "TASK": record.task, "DATA": data, "SEED": record.seed}
     if record.data_root and data == record.data:
-        words.append(f"DATA_ROOT={record.data_root}" if PLAIN.fullmatch(record.data_root) else "DATA_ROOT=…")
+        words["DATA_ROOT"] = record.data_root if PLAIN.fullmatch(record.data_root) else "…"
     variant, changed = _changed(record)
     if variant:
-        words.append(f"VARIANT={variant}")
+        words["VARIANT"] = variant
     try:
         given = " ".join(f"{_flow(key)}={_flow_word(value)}" for key, value in sorted(changed.items()))
     except ValueError:
         return "# no command: settings of this record cannot be given as words"
-    if given:
-        words.append(f'ARGS="{given}"')
-    return " ".join(["make eval", *words, "RESULTS=again"])
+    return invocation("eval", {**words, "RESULTS": "again"}, given)
 
 
 def _model(name: str) -> str:
-    """What `MODEL=` must be, or '' where only the file knows."""
+    """The word for `MODEL=`, or '' where the record does not know the path of the weights."""
     untrained, bare = ("random-", name.removeprefix("random-")) if name.startswith("random-") else ("", name)
     ours = names.parse_id(name)
     if names.NAME.fullmatch(bare) if untrained else ours and ours.recipe in settings.names("recipes"):
@@ -50,7 +49,7 @@ def _model(name: str) -> str:
 
 
 def _changed(record: Record) -> tuple[str, dict[str, Any]]:
-    """The variant of the task that the record's settings are nearest to, '' for the data's own, and what differs."""
+    """The variant of the task that differs least from the record's settings, empty for the data's, and what differs."""
     candidates = []
     for variant in dict.fromkeys(("auto", "", "mini")):
         try:
@@ -86,7 +85,7 @@ def _flow(value: Any) -> str:
         ValueError: it has a text that would need some.
     """
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_flow(key)}: {_flow(kept)}" for key, kept in value.items()) + "}"
+        return "{" + ", ".join(f"{_flow(key)}: {_flow(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_flow, value)) + "]"
     if value is None or isinstance(value, bool):

@@ -1,8 +1,9 @@
 """Charts drawn by matplotlib as bare SVG shapes, whose colours, lines and fonts are classes of the page's style.
 
 An artist's class is its gid (`axes.plot(x, y, gid="line c0")`). matplotlib's own styles, identifiers, clip paths and
-metadata are left out, so that a chart follows the light and the dark theme, needs no inline style, which the page
-forbids, and is the same bytes whenever it is drawn again. No text of a record is drawn, only numbers and fixed words.
+metadata, the date among them, are left out. So a chart follows the light and the dark theme, needs no inline style,
+which the page forbids, and is the same bytes whenever it is drawn again. No text of a record is drawn, only numbers and
+fixed words.
 """
 
 import html
@@ -21,10 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH, HEIGHT = 340, 190  # of a chart, in units of its view box
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 8, 36  # margins around the axes
+LEFT, RIGHT, TOP, BOTTOM = 50, 12, 8, 36  # margins around the axes
 POINTS = 72  # units in an inch of matplotlib
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "report", "axes.unicode_minus": False, "font.size": 11}
-METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+STYLE = {"svg.fonttype": "none", "axes.unicode_minus": False, "font.size": 11}
 AUTOMATIC = re.compile(r"(figure|axes|matplotlib\.axis|[xy]tick|line2d|text|patch)_\d+")  # matplotlib's own names
 GRID = "rule"  # class of the lines of the grid, the only shapes without a gid
 
@@ -138,7 +138,7 @@ def position(axes: "Axes", x: float, y: float) -> tuple[float, float]:
 def shapes(axes: "Axes") -> Markup:
     """What has been drawn into the axes: `path` and `text` elements of classes, one after another."""
     file = io.StringIO()
-    axes.figure.savefig(file, format="svg", metadata=METADATA)  # type: ignore[union-attr]
+    axes.figure.savefig(file, format="svg")  # type: ignore[union-attr]
     return Markup("".join(_shapes(ElementTree.fromstring(file.getvalue()), GRID)))
 
 

@@ -84,7 +84,7 @@ def main(options: Speed, words: list[str]) -> None:
     atomic.write_text(folder / f"{name}.md", shown)
     measured = {"peak_flops": peak, "rows": [asdict(row) for row in rows], "settings": vars(options), **facts}
     atomic.write_text(folder / f"{name}.json", json.dumps(measured, indent=1) + "\n")
-    print(f"{shown}\nbench: {folder}/{name}.md, .json")
+    print(f"{markdown.for_terminal(shown)}\nbench: {folder}/{name}.md, .json")
 
 
 def table(rows: list[Measurement], peak: float, facts: dict[str, Any]) -> str:

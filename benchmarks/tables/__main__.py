@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import command
-from benchmarks.tables import columns, formats, paper_tables, published
+from benchmarks.tables import columns, formats, markdown, paper_tables, published
 from benchmarks.tables.columns import Table
 from benchmarks.tables.formats import Origin
 from benchmarks.tables.published import Published
 from benchmarks.tables.scored_records import ScoredRecord, data_name, read_scored_records
+from regvit_lightning.invocation import invocation
 from regvit_lightning.runtime import atomic
 from regvit_lightning.settings import setting
 
@@ -68,7 +69,7 @@ def main(options: Tables, words: list[str]) -> None:
     """Run the program."""
     results, data = Path(options.results), data_name(options.data)
     records = read_scored_records(results, data)
-    folder, origin = results / data / "tables", Origin(data, records, f"make tables DATA={data}")
+    folder, origin = results / data / "tables", Origin(data, records, invocation("tables", {"DATA": data}))
     written: list[str] = []
     for table in tables(records.cells, published.read_published()):
         shown = formats.markdown(table, origin)
@@ -76,7 +77,7 @@ def main(options: Tables, words: list[str]) -> None:
         for suffix, text in texts.items():
             atomic.write_text(folder / f"{table.name}.{suffix}", text)
         if not written:
-            print(shown)
+            print(markdown.for_terminal(shown))
         written.append(table.name)
     strips = norm_strips(records.cells)
     if strips is not None:

@@ -187,7 +187,7 @@ class Table:
 
     def has_published(self, column: Column) -> bool:
         """Whether any row of the column has a published number."""
-        return any(score.published for (_, own), score in self.scores.items() if own == column)
+        return any(score.published for (_, other), score in self.scores.items() if other == column)
 
 
 def same_part_of_twin(row: TableRow) -> list[TableRow]:

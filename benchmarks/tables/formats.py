@@ -170,8 +170,13 @@ def meanings(table: Table) -> list[str]:
         lines.append("bold: better than every other model by more than the interval of the difference")
     if any(score.published for score in shown):
         lines.append("published: the value, (what is measured here less that value), [its source]")
-    marks = {mark for score in shown for mark in marks_of(score)}
-    return lines + [f"{RAISED[mark]}: {words}" for mark, words in MARKS.items() if mark in marks]
+    return lines + [f"{RAISED[mark]}: {words}" for mark, words in _marks_in(table).items()]
+
+
+def _marks_in(table: Table) -> dict[str, str]:
+    """The marks that occur in a table, with their meaning."""
+    marks = {mark for score in table.scores.values() for mark in marks_of(score)}
+    return {mark: words for mark, words in MARKS.items() if mark in marks}
 
 
 def _units(table: Table) -> str:
@@ -226,9 +231,8 @@ def latex(table: Table, origin: Origin) -> str:
     lines = [[escaped(head).replace("↓", r"$\downarrow$") for head in heads]]
     lines += [[*map(escaped, row[:labels]), *row[labels:]] for row in rows]
     top, *below = (" & ".join(line) + r" \\" for line in lines)
-    marks = {mark for score in table.scores.values() for mark in marks_of(score)}
     comments = [*filter(None, [table.title]), origin.line()]
-    comments += [f"{mark}: {words}" for mark, words in MARKS.items() if mark in marks]
+    comments += [f"{mark}: {words}" for mark, words in _marks_in(table).items()]
     comments += [f"[{number}] {source}" for number, source in enumerate(sources_of(table), 1)]
     columns = "l" * labels + "r" * (len(heads) - labels)
     body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", top, r"\midrule", *below, r"\bottomrule", r"\end{tabular}"]

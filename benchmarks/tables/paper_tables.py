@@ -76,8 +76,8 @@ FROZEN: tuple[Named, ...] = (
 
 def reports(cells: Sequence[ScoredRecord]) -> list[ScoredRecord]:
     """Cells of artifact reports, in the order of their names."""
-    found = [cell for cell in cells if "norms_of_last_block" in cell.record.protocol]
-    return sorted(found, key=lambda cell: key(cell.record))
+    of_reports = [cell for cell in cells if "norms_of_last_block" in cell.record.protocol]
+    return sorted(of_reports, key=lambda cell: key(cell.record))
 
 
 def report_of_each_model(cells: Sequence[ScoredRecord]) -> list[ScoredRecord]:

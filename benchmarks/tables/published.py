@@ -21,11 +21,11 @@ class Protocol:
     """How published numbers were measured.
 
     Attributes:
-        name: in `published.yaml`.
+        name: of the protocol in `published.yaml`.
         words: the protocol in a line.
-        metric: its name here, or what it is.
+        metric: its name in records, or what it is.
         better: +1 where higher is better, -1 where lower is.
-        unit: of the values.
+        unit: of the published values.
         task: a file of `configs/tasks` that measures the same, empty for none.
         images: number of test images, where `task` is given.
         settings: those of the task that differ from its file.
@@ -50,11 +50,11 @@ class Published:
     Attributes:
         model: as the source calls it.
         ids: of records of the same model, none where there is no such model here.
-        part: of the model, such as a kind of token.
+        part: of the model that is measured, such as a kind of token; empty for the whole.
         protocol: how it was measured.
-        value: of the metric.
-        deviation: as the source has it, None where it has none.
-        source: arXiv id or place, and table.
+        value: the published value of the metric.
+        deviation: standard deviation in the source, None where it gives none.
+        source: arXiv id or address, and table.
     """
 
     model: str
@@ -74,7 +74,7 @@ def read_published(file: Path = FILE) -> list[Published]:
     """
     content = settings.read_yaml(file)
     protocols = {name: Protocol(name, **facts) for name, facts in content["protocols"].items()}
-    found = []
+    entries = []
     for group in content["tables"]:
         for row, values in group["rows"].items():
             columns, where = group["columns"], f"{file.name}: {group['source']}, {row}"
@@ -82,8 +82,8 @@ def read_published(file: Path = FILE) -> list[Published]:
             for column, value in zip(columns, values, strict=True):
                 check(column in protocols, f"{where}: no protocol {column}")
                 if value is not None:
-                    found.append(_entry(row, protocols[column], value, group["source"], content["models"]))
-    return found
+                    entries.append(_entry(row, protocols[column], value, group["source"], content["models"]))
+    return entries
 
 
 def _entry(row: str, protocol: Protocol, value: Any, source: str, models: Mapping[str, Sequence[str]]) -> Published:
@@ -107,10 +107,10 @@ def agrees(record: Record, protocol: Protocol) -> bool:
     return _within({key: value for key, value in wanted.items() if key not in ANY}, record.settings)
 
 
-def _within(wanted: Any, found: Any) -> bool:
+def _within(wanted: Any, given: Any) -> bool:
     if isinstance(wanted, dict):
-        return isinstance(found, dict) and all(_within(value, found.get(key)) for key, value in wanted.items())
-    return bool(wanted == found)
+        return isinstance(given, dict) and all(_within(value, given.get(key)) for key, value in wanted.items())
+    return bool(wanted == given)
 
 
 def beside(entries: Sequence[Published], model: str, part: str, metric: str, record: Record) -> Published | None:

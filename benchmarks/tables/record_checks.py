@@ -22,8 +22,8 @@ def fault(record: Record, data: str, path: str) -> str:
         return wrong
     if record.data != data:
         return f"a record of data '{record.data}'"
-    own = record.path(Path()).as_posix()
-    return "" if own == f"{data}/cells/{path}" else f"a record that belongs to {own[:200]}"
+    proper = record.path(Path()).as_posix()
+    return "" if proper == f"{data}/cells/{path}" else f"a record that belongs to {proper[:200]}"
 
 
 def _wrong_types(record: Record) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.tables.record_checks import fault
 from regvit_lightning import records, statistics
 from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.invocation import invocation
 from regvit_lightning.records import Record
 from regvit_lightning.runtime import git
 from regvit_lightning.statistics import Scores
@@ -64,22 +65,22 @@ def read_scored_records(results: Path, data: str, source: str = "") -> ScoredRec
         UserError: there is no such folder or revision, or nothing in it.
     """
     folder = Path(source) if source else results
-    advice = f"make some with: make eval DATA={data} …"
+    advice = f"make some with: {invocation('eval', {'DATA': data})} …"
     if folder.is_dir():
         inside = folder if (folder / data / "cells").is_dir() else folder / results.name
         below = inside / data / "cells"
         files, unreadable = _in_folder(below)
-        found = parse_files(files, data, str(folder), below)
-        found.skipped.extend(unreadable)
+        read = parse_files(files, data, str(folder), below)
+        read.skipped.extend(unreadable)
     elif source:
-        found = parse_files(_in_commit(results, data, source), data, source, Path(results.name) / data / "cells")
+        read = parse_files(_in_commit(results, data, source), data, source, Path(results.name) / data / "cells")
     else:
         raise UserError(f"no folder {folder}: no record in {results / data / 'cells'}; {advice}")
-    if not found.cells:
-        hint = f" ({'; '.join(found.skipped)})" if found.skipped else ""
+    if not read.cells:
+        hint = f" ({'; '.join(read.skipped)})" if read.skipped else ""
         where = f"{results / data / 'cells'}{f' of {source}' if source else ''}"
         raise UserError(f"no record in {where}{hint}; {advice}")
-    return found
+    return read
 
 
 def parse_files(files: Mapping[str, bytes], data: str, name: str, folder: Path) -> ScoredRecords:

@@ -16,7 +16,7 @@ from regvit_lightning.data.transforms import normalise
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
-from regvit_lightning.settings import check
+from regvit_lightning.settings import check_at_least
 
 OutlierMask = Callable[[Tensor], Tensor]  # from norms (B, h, w) after the last block, before the final norm
 
@@ -40,8 +40,7 @@ class ProbeSettings:
     local: LocalSettings = field(default_factory=LocalSettings)
 
     def __post_init__(self) -> None:
-        for name, least in (("train_images", 2), ("local_images", 2)):
-            check(getattr(self, name) >= least, f"{name}={getattr(self, name)}: must be at least {least}")
+        check_at_least(self, 2, "train_images", "local_images")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from regvit_lightning.analysis.norms import Norms
-from regvit_lightning.settings import check
+from regvit_lightning.settings import check, check_positive
 from regvit_lightning.statistics import bootstrap
 
 MASSIVE_MAGNITUDE, MASSIVE_RATIO = 100.0, 1000.0  # Sun et al. 2024 (arXiv 2402.17762), section 2
@@ -73,8 +73,7 @@ class Rules:
     least_share: float = 0.005
 
     def __post_init__(self) -> None:
-        for name in ("cutoff", "sigmas", "mads", "least_share"):
-            check(getattr(self, name) > 0, f"{name}={getattr(self, name)}: must be positive")
+        check_positive(self, "cutoff", "sigmas", "mads", "least_share")
         check(self.factor > 1, f"factor={self.factor}: must be above 1")
         check(self.least_share < 0.5, f"least_share={self.least_share}: must be below a half")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from regvit_lightning.analysis.logistic import Linear, softmax_regression
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
-from regvit_lightning.settings import check
+from regvit_lightning.settings import check, check_at_least
 
 WITHOUT_OUTLIER = {
     "skip": "images without an outlier are left out of train and test of the outlier row",
@@ -43,12 +43,11 @@ class TokenSettings:
     iterations: int = 1000
 
     def __post_init__(self) -> None:
-        check(self.draws > 0, f"draws={self.draws}: must be at least 1")
+        check_at_least(self, 1, "draws", "iterations")
         known = " or ".join(WITHOUT_OUTLIER)
         check(self.without_outlier in WITHOUT_OUTLIER, f"without_outlier={self.without_outlier}: expected {known}")
         check(len(self.exponents) > 0, "exponents: expected a list such as [-2,0,2]")
         check(0 < self.held_out < 1, f"held_out={self.held_out}: must lie in (0, 1)")
-        check(self.iterations > 0, f"iterations={self.iterations}: must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -219,14 +219,24 @@ def published_sets() -> dict[str, BoxedSet]:
     return {name: settings.build(BoxedSet, [layer]) for name, layer in sets.items()}
 
 
-def resolve(data: str) -> DataSettings:
+def resolve(data: str, root_needed: bool = True) -> DataSettings:
     """The data set called `data`, or the folder of that path, in ImageNet's layout.
+
+    Args:
+        data: a name of `configs/data/`, or a folder.
+        root_needed: images are read; else a data set whose root nobody has given has the root `DATA_ROOT`.
 
     Raises:
         SettingsError: neither a name of `configs/data/` nor a folder, or `DATA_ROOT` is needed and not set.
     """
     if data in settings.names("data"):
-        return settings.build(DataSettings, settings.find("data", data), environment=True)
+        files = settings.find("data", data)
+        try:
+            return settings.build(DataSettings, files, environment=True)
+        except SettingsError:
+            if root_needed:
+                raise
+            return settings.build(DataSettings, files, ["root=DATA_ROOT"])
     folder = Path(data)
     if not folder.is_dir():
         hint = settings.nearest(data, settings.names("data"))

@@ -85,6 +85,7 @@ class Task(Protocol):
         READS: the part of the data's settings that says which images it reads, see `DataSettings.section`; `discovery`
             where that is a set with boxes, which `TaskSettings.boxed_set` names.
         FOOTNOTE: keys of the outcome's `protocol` that stand under the table.
+        TRAINS_HEAD: True, where it is there: the task uses all devices of `RunOptions`; the others take one.
         NEEDS_TEXT: True, where it is there: a grid leaves out models without a text tower.
         run: computes one cell.
         work: how much that is, for `make plan`.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from regvit_lightning.data.images import Transform
 from regvit_lightning.data.transforms import centre_crop
 from regvit_lightning.runtime import hardware
-from regvit_lightning.settings import MISSING, check
+from regvit_lightning.settings import MISSING, check, check_at_least
 
 
 @dataclass
@@ -35,9 +35,8 @@ class TaskSettings:
 
     def __post_init__(self) -> None:
         self.precision = hardware.precision(self.precision)
-        check(self.untrained_size > 0, f"untrained_size={self.untrained_size}: must be at least 1")
-        check(self.device_batch > 0, f"device_batch={self.device_batch}: must be at least 1")
-        check(self.workers >= 0, f"workers={self.workers}: must not be negative")
+        check_at_least(self, 1, "untrained_size", "device_batch")
+        check_at_least(self, 0, "workers")
 
 
 @dataclass
@@ -54,7 +53,7 @@ class ViewSettings(TaskSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.crop > 0, f"crop={self.crop}: must be at least 1")
+        check_at_least(self, 1, "crop")
         check(self.resize >= self.crop, f"resize={self.resize}: must be at least crop={self.crop}")
 
     def view(self) -> Transform:

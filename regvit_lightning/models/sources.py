@@ -13,6 +13,7 @@ from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from regvit_lightning import settings
 from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.invocation import invocation
 from regvit_lightning.models import (
     EXPORT,
     foreign,
@@ -96,9 +97,10 @@ def trained(name: str, runs: Path, seed: int) -> Path:
     names.parse_name(found.name)
     path = runs / name / f"seed{seed}" / EXPORT
     if not path.exists():
-        tag = f' TAG={found.tag} ARGS="<the settings of this tag>"' if found.tag else ""
-        command = f"make pretrain MODEL={found.name} RECIPE={found.recipe}{tag} SEED={seed}, with this DATA"
-        raise UserError(f"{name} is not trained yet ({path} is missing): {command}")
+        variables = {"MODEL": found.name, "RECIPE": found.recipe, "TAG": found.tag, "SEED": seed}
+        given = {key: value for key, value in variables.items() if value != ""}
+        command = invocation("pretrain", given, "<the settings of this tag>" if found.tag else "")
+        raise UserError(f"{name} is not trained yet ({path} is missing): {command}, with the same data")
     return path
 
 

@@ -4,7 +4,7 @@ Two objectives share this file: softmax cross-entropy with label smoothing (Imag
 on whether a class is present in a mixed image (ImageNet-1k). Constants stand in `configs/recipes/deit3*.yaml`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from regvit_lightning.data.transforms import three_augment
 from regvit_lightning.models import EXPORT, vit
 from regvit_lightning.pretrain import recipe
 from regvit_lightning.schedules import warmup_cosine
-from regvit_lightning.settings import MISSING, check
+from regvit_lightning.settings import MISSING, check, check_at_least, check_positive
 
 
 @dataclass
@@ -58,20 +58,24 @@ class DeiT3Settings(recipe.RecipeSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.loss in ("softmax", "bce"), f"loss={self.loss}: expected softmax or bce")
-        check(self.lr > 0, f"lr={self.lr}: must be positive")
+        check_positive(self, "lr")
         check(0 <= self.warmup_epochs <= self.epochs, f"warmup_epochs={self.warmup_epochs}: more than epochs")
         check(0 <= self.drop_path < 1, f"drop_path={self.drop_path}: must lie in [0, 1)")
         check(0 <= self.ema_decay < 1, f"ema_decay={self.ema_decay}: must lie in [0, 1)")
-        check(self.repeats >= 1, f"repeats={self.repeats}: must be at least 1")
+        check_at_least(self, 1, "repeats")
 
 
 class DeiT3(recipe.Recipe):
     """Register ViT with a linear classifier on CLS, trained on class folders."""
 
+    SETTINGS = DeiT3Settings
     settings: DeiT3Settings
 
-    def __init__(self, settings: DeiT3Settings, model: str, num_classes: int, steps: int, seed: int) -> None:
+    def __init__(
+        self, settings: DeiT3Settings | Mapping[str, Any], model: str, num_classes: int, steps: int, seed: int
+    ) -> None:
         super().__init__(settings, model, num_classes, steps, seed)
+        settings = self.settings
         options: dict[str, Any] = {"layer_scale": settings.layer_scale, "drop_path": settings.drop_path}
         self.backbone = vit.build(model, image_size=settings.image_size, num_classes=num_classes, **options)
         # DeiT-III draws CLS from a truncated normal; registers keep the paper's 1e-6.

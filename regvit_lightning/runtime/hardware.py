@@ -25,6 +25,24 @@ def check_devices(wanted: int) -> None:
         check(wanted <= there, f"devices={wanted}: this machine has {there}")
 
 
+def choose_accelerator(wanted: str, devices: int) -> None:
+    """Take the GPUs of this machine, or its processor; several processes on the processor must be asked for.
+
+    Args:
+        wanted: `auto`, GPUs where there are any; or `cpu`, which hides them from this process and its children.
+        devices: how many are wanted.
+
+    Raises:
+        SettingsError: another name, or several devices on a machine without GPU.
+    """
+    check(wanted in ("auto", "cpu"), f"accelerator={wanted}: expected auto or cpu")
+    if wanted == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return
+    advice = "leave GPUS out, or give accelerator=cpu for so many processes on its processor"
+    check(devices <= 1 or accelerator() == "cuda", f"devices={devices}: this machine has no GPU; {advice}")
+
+
 def first_process() -> bool:
     """Whether this process is the first of a run: it alone claims folders and prints.
 
@@ -68,7 +86,7 @@ def device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
 
@@ -79,7 +97,7 @@ def forget_peak_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
         return
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:  # not Linux, or not allowed: the peak is then that of the whole process
         return
 
@@ -89,7 +107,7 @@ def peak_memory_mib() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
     return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM")), 0.0)
 
 

@@ -13,13 +13,16 @@ from regvit_lightning.runtime import slurm
 class Signals:
     """While this context is open, signals that ask to stop are remembered until a step is done.
 
-    Those are Ctrl-C and SIGTERM and, in a Slurm job, SIGUSR1 and SIGUSR2, which announce that its time is nearly up
-    (Lightning's and submitit's choice). A second Ctrl-C stops at once.
+    Those are Ctrl-C, SIGTERM and SIGHUP, the end of the terminal, which nohup has us ignore; and, in a Slurm job,
+    SIGUSR1 and SIGUSR2, which announce that its time is nearly up (Lightning's and submitit's choice). A second Ctrl-C
+    stops at once.
     """
 
     def __init__(self) -> None:
         self.job = slurm.job()
         self.numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1, signal.SIGUSR2] if self.job else [])]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            self.numbers.append(signal.SIGHUP)
         self.received: signal.Signals | None = None
         self.before: dict[signal.Signals, Any] = {}
 
@@ -68,5 +71,5 @@ class Signals:
 
 def leave_to_main_process(worker: int) -> None:
     """For loader workers: a signal sent to the whole process group is the business of the process that trains."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

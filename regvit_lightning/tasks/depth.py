@@ -6,7 +6,7 @@ differences, both in the record: the last head is tested, where the release keep
 and the loss is that of pairs of images, whatever the number of devices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +30,13 @@ from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
-from regvit_lightning.settings import MISSING, check
+from regvit_lightning.settings import MISSING, check, check_at_least, check_positive, from_resolved, resolved
 from regvit_lightning.statistics import bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work, landscape
 
 METRICS = {"rmse": Metric(better=-1, unit="m", decimals=3)}
 READS = "depth"
+TRAINS_HEAD = True
 FOOTNOTE = ("view", "flip", "eval_crop", "range_in_metres", "averaging")
 
 # Blocks, numbered from 1, whose features "lin. 4" takes, by the depth of the model (dinov2/hub/depthers.py).
@@ -104,13 +105,11 @@ class DepthSettings(TaskSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "batch_size", "loss_images"):
-            check(getattr(self, name) > 0, f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("warmup_steps", "sig_warmup", "gradient_weight", "short_side", "rotation"):
-            check(getattr(self, name) >= 0, f"{name}={getattr(self, name)}: must not be negative")
-        check(self.clip > 0, f"clip={self.clip}: must be above 0")
+        check_at_least(self, 1, "steps", "batch_size", "loss_images")
+        check_at_least(self, 2, "bins")
+        check_at_least(self, 0, "warmup_steps", "sig_warmup", "gradient_weight", "short_side", "rotation")
+        check_positive(self, "clip")
         check(self.blocks in (1, 4), f"blocks={self.blocks}: expected 1 or 4")
-        check(self.bins > 1, f"bins={self.bins}: must be at least 2")
         in_order = 0 < self.min_depth < self.max_depth
         check(in_order, f"min_depth={self.min_depth}, max_depth={self.max_depth}: expected 0 < min_depth < max_depth")
         two = len(self.crop) == 2 and min(self.crop) > 0
@@ -266,6 +265,11 @@ def scores(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
 class DepthHead(FrozenModule):
     """The linear head on a frozen backbone.
 
+    Args:
+        backbone: gives the features.
+        settings: of the task, or what `settings.resolved` made of them.
+        seed: of what is drawn while the head is trained.
+
     Attributes:
         feature_blocks: blocks, numbered from 0, that give features.
         cls: the CLS of a block stands beside its patches.
@@ -279,8 +283,10 @@ class DepthHead(FrozenModule):
     centres: Tensor
     seen: Tensor
 
-    def __init__(self, backbone: Backbone, settings: DepthSettings, seed: int = 0) -> None:
+    def __init__(self, backbone: Backbone, settings: DepthSettings | Mapping[str, Any], seed: int = 0) -> None:
+        settings = from_resolved(DepthSettings, settings)
         super().__init__(backbone, settings.precision, seed)
+        self.save_hyperparameters({"settings": resolved(settings), "seed": seed}, logger=False)
         self.settings = settings
         self.feature_blocks = feature_blocks(backbone.depth, settings.blocks)
         self.cls = settings.cls and backbone.has_cls

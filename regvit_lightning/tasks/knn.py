@@ -21,7 +21,7 @@ from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.neighbours import search, votes
 from regvit_lightning.runtime import seeds
-from regvit_lightning.settings import MISSING, check
+from regvit_lightning.settings import MISSING, check, check_positive
 from regvit_lightning.statistics import accuracy, bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work
 
@@ -48,7 +48,7 @@ class KnnSettings(ClassificationSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.temperature > 0, f"temperature={self.temperature}: must be positive")
+        check_positive(self, "temperature")
         check(len(self.neighbours) > 0 and min(self.neighbours) > 0, "neighbours: expected a list such as [10,20]")
 
 

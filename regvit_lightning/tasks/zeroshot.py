@@ -26,7 +26,7 @@ from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models import joint_space
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.joint_space import JointSpace
-from regvit_lightning.settings import MISSING, check
+from regvit_lightning.settings import MISSING, check, check_at_least
 from regvit_lightning.statistics import bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work
 
@@ -60,7 +60,7 @@ class ZeroShotSettings(ViewSettings):
         names = f"class_names={self.class_names}: expected imagenet or folders"
         check(self.class_names in ("imagenet", "folders"), names)
         check(self.templates in TEMPLATES, f"templates={self.templates}: expected one of {', '.join(TEMPLATES)}")
-        check(self.text_batch > 0, f"text_batch={self.text_batch}: must be at least 1")
+        check_at_least(self, 1, "text_batch")
 
 
 SETTINGS = ZeroShotSettings

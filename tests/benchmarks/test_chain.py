@@ -129,7 +129,7 @@ TASKS = [("imagenet_linear", "imagenet", 32), ("ade20k_linear", "", 4), ("nyud_l
 @pytest.mark.parametrize(("task", "below", "batch_size"), TASKS)
 def test_two_devices_give_the_result_of_one(tiny, tmp_path, task, below, batch_size):
     words = ["model=random-vitn_reg4", f"task={task}", f"data={tiny.root}/{below}", "variant=mini", "workers=0"]
-    words += ["steps=3", f"batch_size={batch_size}", "device_batch=16", "precision=32-true"]
+    words += ["steps=3", f"batch_size={batch_size}", "device_batch=16", "precision=32-true", "accelerator=cpu"]
     found, shown = [], ""
     for devices in (1, 2):
         place = tmp_path / str(devices)
@@ -238,7 +238,7 @@ def test_a_bad_file_stops_two_devices_with_a_line_each(bare_files, tmp_path):
         Image.fromarray(np.full_like(np.asarray(Image.open(mask)), 200)).save(mask)
     words = ["task=ade20k_linear", f"data={bare_files}", "variant=mini", "workers=0", "steps=2", "batch_size=2"]
     command = [sys.executable, "-m", "benchmarks.evaluate", "model=random-vitn_reg4", *words, "devices=2"]
-    command += [f"runs={tmp_path}", f"results={tmp_path}"]
+    command += ["accelerator=cpu", f"runs={tmp_path}", f"results={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode != 0
     assert "class number 200" in done.stderr

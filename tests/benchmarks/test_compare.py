@@ -73,7 +73,7 @@ def repository(tmp_path_factory):
 
 
 def judged(results, base, head=""):
-    lines = compare.judge(
+    lines = compare.compare_records(
         scored_records.read_scored_records(results, "mini", base),
         scored_records.read_scored_records(results, "mini", head),
     )
@@ -107,7 +107,7 @@ def test_records_of_a_commit_are_those_of_its_files(repository):
 
 def test_the_comment_shows_old_new_difference_interval_and_verdict(repository):
     base, head = (scored_records.read_scored_records(repository / "results", "mini", side) for side in ("HEAD~1", ""))
-    shown = compare.markdown(base, head, "mini", compare.judge(base, head))
+    shown = compare.markdown(base, head, "mini", compare.compare_records(base, head))
     title = "### Results on mini: **1 worse**, 1 better, 1 within noise, 1 protocol changed, 1 new, 1 gone, 1 the same"
     assert shown.splitlines()[0] == title
     cells = [[part.strip() for part in line.split("|")[1:-1]] for line in shown.splitlines() if "| deit3" in line]

@@ -68,7 +68,7 @@ def on_two(recipe, data, place, *words):
     """Weights of a run on two devices, in processes of their own."""
     command = [sys.executable, "-m", "benchmarks.pretrain", "model=vitn_reg2", f"recipe={recipe}", "devices=2"]
     command += [f"data={data.root}/imagenet", f"runs={place}", f"results={place}", "variant=mini"]
-    command += chosen(recipe, *words)
+    command += ["accelerator=cpu", *chosen(recipe, *words)]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return load_file(place / "imagenet" / f"{recipe}-vitn_reg2" / "seed0" / "backbone.safetensors")

@@ -16,6 +16,8 @@ from regvit_lightning import settings
 from regvit_lightning.data import layout
 from regvit_lightning.pretrain import fit
 from regvit_lightning.pretrain.curve import Curve
+from regvit_lightning.runtime.interruption import Signals
+from tests.benchmarks.in_terminal import OnTerminal
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMON = ["variant=mini", "workers=1", "checkpoint_every=3"]
@@ -124,7 +126,7 @@ def test_killed_out_of_space_and_stopped(tiny, tmp_path, recipe):
 
 def test_a_signal_to_the_process_group_stops_two_devices_once(tiny, tmp_path):
     """As Ctrl-C in a terminal does, which reaches the loader workers and the helper processes too."""
-    run = Command("deit3", tiny, tmp_path, "devices=2", "strategy=fsdp", "norms_every=0")
+    run = Command("deit3", tiny, tmp_path, "devices=2", "accelerator=cpu", "strategy=fsdp", "norms_every=0")
     process = run.start_and_wait(2)
     os.killpg(process.pid, signal.SIGINT)
     assert "stopped at step" in line(process)
@@ -134,3 +136,32 @@ def test_a_signal_to_the_process_group_stops_two_devices_once(tiny, tmp_path):
     again = run.start_and_wait(stopped + 1)  # it goes on from there, with what was sharded
     os.killpg(again.pid, signal.SIGKILL)
     again.wait()
+
+
+def test_a_closed_terminal_stops_after_the_step_with_a_checkpoint(tiny, tmp_path):
+    run = Command("deit3", tiny, tmp_path)
+    terminal = OnTerminal([sys.executable, "-m", "benchmarks.pretrain", *run.words], 80, folder=ROOT)
+    while run.rows() < 4:
+        terminal.read()
+        assert terminal.process.poll() is None, terminal.text()
+    terminal.close()
+    assert terminal.process.wait(60) == 128 + signal.SIGHUP
+    stopped = run.step()
+    assert 4 <= stopped < 24
+    assert "weights in" in run.end()
+
+
+def test_nohup_trains_on_when_the_terminal_is_closed():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.received is None
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.received is signal.SIGHUP
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -295,7 +295,7 @@ def test_two_devices_end_with_the_weights_of_one(tiny, tmp_path):
     kept = [word for word in WORDS if not word.startswith(("device_batch", "epochs"))]
     command = [sys.executable, "-m", "benchmarks.pretrain", "model=vitn_reg2", "recipe=openclip", "variant=mini", *kept]
     command += [*words, f"data={tmp_path / 'images'}", f"runs={tmp_path}", f"results={tmp_path}"]
-    command += ["devices=2", "device_batch=1"]
+    command += ["devices=2", "accelerator=cpu", "device_batch=1"]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     together = tmp_path / "images" / "openclip-vitn_reg2" / "seed0"

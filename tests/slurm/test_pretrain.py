@@ -13,7 +13,7 @@ from tests.slurm.conftest import wait
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["model=vitn_reg2", "variant=mini", "workers=0", "batch_size=16", "device_batch=16", "epochs=15"]
-WORDS += ["devices=2", "drop_path=0.1", "cutmix=1.0", "checkpoint_every=5"]
+WORDS += ["devices=2", "accelerator=cpu", "drop_path=0.1", "cutmix=1.0", "checkpoint_every=5"]
 
 
 def pretrain(cluster, tiny, place, *more):

@@ -24,6 +24,7 @@ import os
 import shutil
 import signal
 import tarfile
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -138,15 +139,29 @@ def _run(root: Path, settings: MiniSettings, tasks: Sequence[RenderTask], worker
             yield task
         return
     # Fresh processes: forking one that has started the threads of torch may hang.
-    context, ignore = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is ours to handle
-    with ProcessPoolExecutor(workers, context, signal.signal, ignore) as pool:
-        futures = {pool.submit(_work, root, settings, task): task for task in tasks}
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        with _signals_are_ours():
+            futures = {pool.submit(_work, root, settings, task): task for task in tasks}
         try:
             for future in as_completed(futures):
                 future.result()
                 yield futures[future]
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _signals_are_ours() -> Iterator[None]:
+    """Processes started inside ignore Ctrl-C and a closed terminal, from their first moment on; we end them."""
+    if threading.current_thread() is not threading.main_thread():  # which cannot set signals
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _work(root: Path, settings: MiniSettings, task: RenderTask) -> None:

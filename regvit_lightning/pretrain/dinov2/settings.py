@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from regvit_lightning.pretrain import recipe
-from regvit_lightning.settings import MISSING, check
+from regvit_lightning.settings import MISSING, check, check_at_least, check_positive
 
 
 @dataclass
@@ -46,8 +46,6 @@ class DINOv2Settings(recipe.RecipeSettings):
         blur_sigma: smallest and largest standard deviation of the blur in pixels.
         start_from: a `last.ckpt` of this recipe whose weights training starts from (a final phase at a higher
             resolution); empty to start anew.
-        monitor_every: steps between looks at collapse and kNN.
-        monitor_images: train images for it, at most.
     """
 
     swiglu: bool = MISSING
@@ -89,24 +87,20 @@ class DINOv2Settings(recipe.RecipeSettings):
     invert_blur: bool = MISSING
     blur_sigma: list[float] = field(default_factory=list)
     start_from: str = MISSING
-    monitor_every: int = MISSING
-    monitor_images: int = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
         known = ("sinkhorn", "moving_average")
         check(self.centring in known, f"centring={self.centring}: expected one of {', '.join(known)}")
-        for name in ("base_lr", "schedule_epochs", "clip", "student_temperature", "teacher_temperature_start"):
-            check(getattr(self, name) > 0, f"{name}={getattr(self, name)}: must be positive")
-        for name in ("prototypes", "ibot_prototypes", "bottleneck", "ibot_bottleneck", "head_hidden", "monitor_every"):
-            check(getattr(self, name) > 0, f"{name}={getattr(self, name)}: must be at least 1")
+        check_positive(self, "base_lr", "schedule_epochs", "clip", "student_temperature", "teacher_temperature_start")
+        check_at_least(self, 1, "prototypes", "ibot_prototypes", "bottleneck", "ibot_bottleneck", "head_hidden")
         for name in ("warmup", "teacher_warmup", "freeze_last_layer"):
             value = getattr(self, name)
             check(0 <= value <= self.schedule_epochs, f"{name}={value}: must lie in [0, {self.schedule_epochs}]")
         check(0 <= self.drop_path < 1, f"drop_path={self.drop_path}: must lie in [0, 1)")
         check(0 <= self.momentum <= 1, f"momentum={self.momentum}: must lie in [0, 1]")
         check(self.koleo_crops in (1, 2), f"koleo_crops={self.koleo_crops}: expected 1 or 2")
-        check(self.local_crops >= 0, f"local_crops={self.local_crops}: must not be negative")
+        check_at_least(self, 0, "local_crops")
         check(self.group >= 2, f"group={self.group}: KoLeo needs at least 2 images to find a neighbour among")
         whole = f"batch_size={self.batch_size} is not a multiple of group={self.group}"
         check(self.batch_size % self.group == 0, f"{whole}; KoLeo, masks and drop path need whole groups")

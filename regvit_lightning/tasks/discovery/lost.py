@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.settings import MISSING, check
+from regvit_lightning.settings import MISSING, check_at_least
 from regvit_lightning.tasks.discovery import protocol, seed_expansion
 from regvit_lightning.tasks.discovery.protocol import DiscoveredBoxes, SingleSourceSettings, Source, Steps
 from regvit_lightning.tasks.discovery.seed_expansion import Expansion
@@ -44,7 +44,7 @@ class LostSettings(SingleSourceSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.k > 0, f"k={self.k}: must be at least 1")
+        check_at_least(self, 1, "k")
 
 
 SETTINGS = LostSettings

@@ -17,7 +17,7 @@ from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import seeds
-from regvit_lightning.settings import MISSING, check
+from regvit_lightning.settings import MISSING, check, check_at_least
 from regvit_lightning.statistics import bootstrap
 from regvit_lightning.tasks.discovery import protocol
 from regvit_lightning.tasks.discovery.lost import FALLBACK, LOST, Choice
@@ -53,7 +53,7 @@ class LostSweepSettings(DiscoverySettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.k > 0, f"k={self.k}: must be at least 1")
+        check_at_least(self, 1, "k")
         check(0 < self.held_out < 1, f"held_out={self.held_out}: must lie in (0, 1)")
         check(set(self.features) <= set(FEATURES), f"features={self.features}: expected some of q, k, v")
         check(bool(self.choices()), "the grid is empty: features, blocks, centred or both lists of biases are")

@@ -31,7 +31,7 @@ from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models import names
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import hardware
-from regvit_lightning.settings import MISSING, check
+from regvit_lightning.settings import MISSING, check, check_at_least
 from regvit_lightning.statistics import bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work
 
@@ -64,7 +64,7 @@ class DiscoverySettings(TaskSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.max_patches > 0, f"max_patches={self.max_patches}: must be at least 1")
+        check_at_least(self, 1, "max_patches")
 
 
 @dataclass

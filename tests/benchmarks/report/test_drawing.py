@@ -50,6 +50,7 @@ def test_equal_ratios_are_equal_distances_on_a_logarithmic_axis():
     assert one > hundred
 
 
+@pytest.mark.filterwarnings("error")  # matplotlib warns of an axis without a length
 def test_a_single_value_is_drawn_in_the_middle():
     with drawing.axes("") as axes:
         drawing.linear_x(axes, [4.0], ["4"])

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.tables import columns, formats, scored_records
 from benchmarks.tables.formats import Origin, row_name
+from benchmarks.tables.published import Protocol, Published
 from benchmarks.tables.scored_records import ScoredRecord, ScoredRecords
 from tests.benchmarks.report.pages_by_hand import Read, page, record, saved
 
@@ -91,3 +92,27 @@ def test_the_page_says_of_a_number_what_the_tables_say(tmp_path):
     assert len(notes) == 3
     assert set(notes) <= set(page(cells)[0].texts)
     assert set(table.footnotes) <= set(page(cells)[0].texts)
+
+
+def test_a_published_number_stands_below_the_one_that_it_is_beside_in_the_tables(tmp_path, monkeypatch):
+    protocol = Protocol("knn", "kNN <as> published", "top1", task="imagenet_knn", images=10)
+    entries = [
+        Published("another", (), "", protocol, 10.0, None, "arXiv 0"),
+        Published("DeiT", ("deit3-vitn_reg4",), "", protocol, 84.8, None, "arXiv 1"),
+    ]
+    monkeypatch.setattr("benchmarks.tables.published._protocol_here", lambda task: {"version": 1})
+    one = dataclasses.replace(record(), data="full", settings={"version": 1})
+    shown, _ = page(saved(tmp_path, one), entries=entries)
+    assert "84.8 [1]" in shown.texts
+    assert "[1] arXiv 1: kNN <as> published" in shown.texts
+
+
+def test_a_row_copies_the_commands_of_its_own_model_alone(tmp_path):
+    found = [record("deit3-vitn_reg0"), record("deit3-vitn_reg0", seed=1), record("deit3-vitn_reg4")]
+    cells = saved(tmp_path, *(dataclasses.replace(one, floors={"chance": {"top1": 6.25}}) for one in found))
+    shown, _ = in_overview(cells)
+    copied = [facts["data-copy"] for name, facts in shown.tags if "data-copy" in facts]
+    assert [text.count("\n") + 1 for text in copied] == [2, 1]  # none for chance
+    assert all("MODEL=deit3-vitn_reg0 " in line for line in copied[0].splitlines())
+    values = [facts["data-value"] for name, facts in shown.tags if name == "td"]
+    assert values == ["6.25", "50.0", "50.0"]

@@ -1,12 +1,14 @@
 """Pictures of the page: small, side by side, named where they cannot be read."""
 
+import dataclasses
 import re
 
 import pytest
 from PIL import Image
 
 from benchmarks.report import pictures
-from tests.benchmarks.report.pages_by_hand import page, record, saved
+from benchmarks.tables.scored_records import ScoredRecord
+from tests.benchmarks.report.pages_by_hand import EVIL, hostile, page, record, saved
 
 
 def test_a_picture_becomes_small_and_stays_itself(tmp_path):
@@ -41,3 +43,27 @@ def test_an_unreadable_picture_is_named(tmp_path, content):
     tasks, (line,) = pictures.gallery([cell], 100)
     assert not tasks
     assert line.startswith(f"{file}: unreadable picture")
+
+
+def test_a_picture_of_a_hostile_record_is_a_picture_and_nothing_else(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    evil = dataclasses.replace(hostile(), model=EVIL, task=EVIL)
+    read, _ = page([ScoredRecord(evil, {}, tmp_path / "x.json")])
+    (picture,) = [facts for name, facts in read.tags if name == "img"]
+    assert picture.keys() == {"src", "alt", "width", "height"}
+    assert picture["alt"] == f"{EVIL} of {EVIL}, seed 0"
+    assert not [name for name, facts in read.tags for key in facts if key.startswith("on")]
+    assert len(read.scripts) == 2
+
+
+def test_the_first_seed_that_has_a_picture_is_shown_and_tasks_are_in_order(tmp_path):
+    found = [record(task=task, seed=seed) for task in ("lost_voc07", "ade20k_linear") for seed in (0, 1, 2)]
+    cells = saved(tmp_path, *found)
+    for cell in cells:
+        if cell.record.seed:
+            Image.new("RGB", (8, 8)).save(cell.file.with_suffix(".png"))
+    tasks, _ = pictures.gallery(cells, 100)
+    assert list(tasks) == ["ade20k_linear", "lost_voc07"]
+    assert [[one.text for one in row] for row in tasks["lost_voc07"].values()] == [
+        ["lost_voc07 of deit3-vitn_reg4, seed 1"]
+    ]

@@ -1,0 +1,113 @@
+"""How far a piece of work has come: a live bar on a terminal, a line every few seconds elsewhere."""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+SECONDS_BETWEEN_LINES = 10.0
+LONGEST_BAR, SHORTEST_BAR = 12, 4  # characters
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people read them: 75 -> '1:15', hours where needed, '?' for infinity."""
+    if seconds == float("inf"):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Counter:
+    """Shows how far a piece of work has come, its rate and the time left. Close it, or use it as a context manager.
+
+    Args:
+        title: what is being done.
+        total: units of work.
+        unit: name of a unit, for the rate (`img`).
+        done: units done before this start (a resumed run).
+    """
+
+    def __init__(self, title: str, total: int, unit: str, done: int = 0) -> None:
+        self.title, self.total, self.unit, self.done, self.note = title, total, unit, done, ""
+        self.begun, self.begun_at, self.printed = time.monotonic(), done, time.monotonic()
+        self.live: Live | None = None
+        console = Console(file=sys.stderr)
+        if sys.stderr.isatty() and console.is_interactive:
+            shown: dict[str, Any] = {"console": console, "transient": True, "redirect_stdout": sys.stdout.isatty()}
+            self.live = Live(get_renderable=lambda: self._bar(console), refresh_per_second=5, **shown)
+            self.live.start()
+
+    def __enter__(self) -> "Counter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def update(self, done: int, note: str = "") -> None:
+        """Set the units done, with a short note such as the loss."""
+        self.done, self.note = done, note
+        if self.live is None and time.monotonic() - self.printed > SECONDS_BETWEEN_LINES:
+            self.printed = time.monotonic()
+            print(f"{self.title}: {'  '.join(filter(None, self._parts()))} left", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """End the bar and print a last line."""
+        if self.live is not None:
+            self.live.stop()
+        spent = clock(time.monotonic() - self.begun)
+        line = f"{self.title}: {self.done:,}/{self.total:,} in {spent}  {self._rate()}"
+        print(line, file=sys.stderr, flush=True)
+
+    def _parts(self) -> list[str]:
+        """How much is done, the note, the rate, and the time left."""
+        per_second = self._per_second()
+        left = (self.total - self.done) / per_second if per_second > 0 else float("inf")
+        return [f"{self.done:,}/{self.total:,}", self.note, self._rate(), clock(left)]
+
+    def _per_second(self) -> float:
+        return (self.done - self.begun_at) / max(time.monotonic() - self.begun, 1e-9)
+
+    def _rate(self) -> str:
+        rate = self._per_second()
+        return f"{rate:,.{0 if rate >= 10 else 1}f} {self.unit}/s"
+
+    def _bar(self, console: Console) -> Text:
+        share = self.done / self.total if self.total else 1.0
+        width = console.width - (2 if console.options.ascii_only else 0)  # an ellipsis is then printed as three dots
+        line = Text(bar_line(self.title, share, self._parts(), width), no_wrap=True, overflow="crop")
+        line.highlight_regex("━+", "bar.complete")
+        return line
+
+
+def bar_line(title: str, share: float, parts: Sequence[str], width: int) -> str:
+    """The line of a bar that fits into `width` characters.
+
+    What does not fit is left out in this order: the bar, the note, the rate; then the counts become a percentage, the
+    time is left out, and at last the title loses its end.
+
+    Args:
+        title: what is being done.
+        share: of the work that is done, in [0, 1].
+        parts: counts, note, rate and time left; empty ones are not shown.
+        width: of the terminal, in characters.
+    """
+    counts, note, rate, left = parts
+    percent, every = f"{share:.0%}", [counts, note, rate, left]
+    for kept in (every, [counts, rate, left], [counts, left], [percent, left], [percent]):
+        shown = [part for part in kept if part]
+        room = width - len("  ".join([title, *shown]))
+        if kept is every and room >= SHORTEST_BAR + 2:
+            return "  ".join([title, _drawn(share, min(room - 2, LONGEST_BAR)), *shown])
+        if room >= 0:
+            return "  ".join([title, *shown])
+    return f"{title[: max(width - len(percent) - 3, 0)]}…  {percent}"
+
+
+def _drawn(share: float, size: int) -> str:
+    full = round(size * min(share, 1.0))
+    return "━" * full + "─" * (size - full)

@@ -1,0 +1,143 @@
+"""What the programs print on: a terminal of any width, a pipe whose reader leaves, any encoding, or nothing at all.
+
+`prepare` makes standard output and error bear all of these; `command.run` calls it once for every program.
+"""
+
+import codecs
+import errno
+import io
+import os
+import re
+import shutil
+import sys
+import textwrap
+import unicodedata
+from typing import Any
+
+from regvit_lightning.errors import UserError, one_line
+
+# Characters that the programs print and that do not fall apart into ASCII by themselves, as é and … do.
+ASCII = dict(zip("–—·−×━─", "----x#-", strict=True)) | {"±": "+-", "→": "->", "≥": ">=", "≤": "<="}
+NOBODY_READS = (errno.EPIPE, errno.EIO)  # the reader of a pipe has left; the terminal was closed
+SHOW_CURSOR = "\x1b[?25h"
+
+
+class Descriptor(io.FileIO):
+    """A file descriptor that goes to the null device from the first write that fails.
+
+    Work is worth more than its messages: a training goes on where its reader leaves, or where the disk of its log is
+    full.
+
+    Attributes:
+        lost: why what was printed is not where the user wants it; empty where nobody wants it any more.
+    """
+
+    lost = ""
+
+    def write(self, data: Any) -> int:  # type: ignore[override]
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in NOBODY_READS:
+                self.lost = one_line(error) if error.strerror is None else error.strerror
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno())
+            os.close(null)
+            return memoryview(data).nbytes
+
+
+def prepare() -> None:
+    """Replace `sys.stdout` and `sys.stderr` by streams that bear a reader that leaves and any encoding.
+
+    Streams that are not the process's own (a test's, a notebook's) are left alone.
+    """
+    codecs.register_error("readable", readable)
+    _open_closed()
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 until the process ends
+        elif stream is getattr(sys, f"__{name}__"):
+            setattr(sys, name, _bearing(stream))
+
+
+def _open_closed() -> None:
+    """Give closed descriptors 0 to 2 to the null device, or the next file opened would get what is printed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
+
+def _bearing(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    raw = Descriptor(stream.fileno(), "wb", closefd=False)
+    buffer: Any = raw if stream.write_through else io.BufferedWriter(raw)
+    flags = stream.line_buffering, stream.write_through
+    return io.TextIOWrapper(buffer, stream.encoding, "readable", None, *flags)
+
+
+def readable(error: UnicodeError) -> tuple[str, int]:
+    """Error handler of encodings: ASCII that reads like the characters that cannot be encoded.
+
+    `×` becomes `x`, `é` becomes `e`, a byte of a file name that is no text `\\xff`, anything else `?`.
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_plain, error.object[error.start : error.end])), error.end
+
+
+def _plain(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # see `os.fsdecode`
+        return f"\\x{ord(character) & 0xFF:02x}"
+    parts = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return ASCII.get(character) or parts or "?"
+
+
+def finish() -> None:
+    """Write what is buffered of standard output.
+
+    Raises:
+        UserError: not all of it could be written, as on a full disk.
+    """
+    sys.stdout.flush()
+    buffer = getattr(sys.stdout, "buffer", None)
+    lost = getattr(getattr(buffer, "raw", buffer), "lost", "")
+    if lost:
+        raise UserError(f"not all that was printed could be written: {lost}")
+
+
+def show_cursor() -> None:
+    """Show the cursor of the terminal, whatever has hidden it."""
+    if sys.stderr.isatty():
+        print(SHOW_CURSOR, end="", file=sys.stderr, flush=True)
+
+
+def columns() -> int | None:
+    """Width in characters of the terminal that standard output goes to; None where it goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def show(text: str) -> None:
+    """Print `text` at once; on a terminal its long lines are broken between words."""
+    width = columns()
+    print(text if width is None else fitted(text, width), flush=True)
+
+
+def fitted(text: str, columns: int) -> str:
+    """`text` with lines of at most `columns` characters, broken between words.
+
+    What follows a break stands below the second column of a list (`  name   what it is`), behind the `#` of a comment,
+    or a little further in than its line. A word longer than a line stays whole.
+    """
+    return "\n".join(_broken(line, columns) for line in text.split("\n"))
+
+
+def _broken(line: str, columns: int) -> str:
+    if len(line) <= columns:
+        return line
+    second = re.match(r" *\S.*? {2,}(?=\S)|\s*# ", line)
+    lead = second[0] if second and len(second[0]) <= columns // 2 else line[: len(line) - len(line.lstrip())] + "  "
+    indent = lead if lead.lstrip().startswith("#") else " " * len(lead)
+    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False}
+    return textwrap.fill(line, columns, subsequent_indent=indent, **options)

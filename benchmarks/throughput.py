@@ -1,0 +1,136 @@
+"""How fast this machine computes a model, measured on one transformer block in about a second; durations in words."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from regvit_lightning.work import Pass
+
+if TYPE_CHECKING:
+    from regvit_lightning.models.backbone import Backbone
+
+AIM = {"cpu": 1e10, "cuda": 2e12}  # FLOPs of one call, which fill the device for a tenth of a second or less
+BUDGET = 0.5  # seconds of calls
+MOST_CALLS = 20
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """One block of a ViT at work.
+
+    Attributes:
+        width: D of the tokens.
+        heads: of the attention.
+        hidden: width of the MLP's hidden layer.
+        tokens: T of an image.
+        trained: forward and backward pass, else the forward pass alone.
+    """
+
+    width: int
+    heads: int
+    hidden: int
+    tokens: int
+    trained: bool
+
+    @property
+    def flops(self) -> float:
+        """Of one image: twice T (4 D² + 2 D hidden) + 2 T² D multiply-adds, three times that where it is trained."""
+        macs = self.tokens * self.width * (4 * self.width + 2 * self.hidden + 2 * self.tokens)
+        return 2.0 * macs * (3 if self.trained else 1)
+
+
+def tokens_of(backbone: "Backbone", images: Pass) -> int:
+    """T of an image of such a pass: CLS, registers and patches."""
+    return backbone.has_cls + backbone.num_registers + _patches(backbone, images)
+
+
+def shape_of(backbone: "Backbone", images: Pass) -> BlockShape:
+    """A block of a ViT for images of such a pass.
+
+    Raises:
+        UserError: of `linears`, where the backbone is no ViT.
+    """
+    hidden, width = max(linear.out_features for linear in backbone.linears()), backbone.embed_dim
+    heads = getattr(backbone.model.blocks[0].attn, "num_heads", max(width // 64, 1))
+    return BlockShape(width, heads, hidden, tokens_of(backbone, images), images.trained)
+
+
+def flops(backbone: "Backbone", images: Pass) -> float:
+    """Of all images of a pass: twice the multiply-adds, three times that where the backbone is trained."""
+    from regvit_lightning.analysis import cost
+
+    macs = cost.macs_of_patches(backbone, backbone.num_registers, _patches(backbone, images)) + images.more_macs
+    return 2.0 * macs * images.images * (3 if images.trained else 1)
+
+
+def _patches(backbone: "Backbone", images: Pass) -> int:
+    patch = backbone.patch_size
+    return -(-images.height // patch) * -(-images.width // patch)
+
+
+def block_speed(shape: BlockShape, most_images: int, precision: str = "auto") -> float:
+    """FLOP/s that this machine, or its first GPU, reaches on one block of random weights; takes a second or two.
+
+    Args:
+        shape: of the block. Of an image that takes a processor too long, fewer tokens are computed.
+        most_images: at once; fewer where they fill the device.
+        precision: as in settings.
+    """
+    from regvit_lightning.runtime import hardware
+
+    device = hardware.accelerator()
+    shape = replace(shape, tokens=max(int(shape.tokens * min(AIM[device] / shape.flops, 1)), 1))
+    images = int(min(max(AIM[device] / shape.flops, 1), most_images))
+    step = _step(shape, images, device, hardware.precision(precision) == "bf16-mixed")
+    return images * shape.flops / _seconds(step)
+
+
+def _step(shape: BlockShape, images: int, device: str, bf16: bool) -> Callable[[], object]:
+    """What is timed: the block forward, and backward where it is trained, until the device has done it."""
+    import torch
+    from timm.models.vision_transformer import Block
+
+    with torch.random.fork_rng(devices=[]):  # leaves the draws of the training as they are
+        block: Any = Block(shape.width, shape.heads, mlp_ratio=shape.hidden / shape.width).to(device)
+        tokens = torch.randn(images, shape.tokens, shape.width).to(device).requires_grad_(shape.trained)
+    block.attn.fused_attn = device == "cuda" or not shape.trained  # as in recipes: its backward pass is slow on CPUs
+
+    def step() -> None:
+        with torch.set_grad_enabled(shape.trained), torch.autocast(device, torch.bfloat16, enabled=bf16):
+            output = block(tokens)
+        if shape.trained:
+            output.float().sum().backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def _seconds(step: Callable[[], object]) -> float:
+    """The median of some calls after one to warm up, or that one where it used up the budget."""
+    times: list[float] = []
+    begun = time.perf_counter()
+    while len(times) < 2 or (len(times) <= MOST_CALLS and time.perf_counter() - begun < BUDGET):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+        if times[0] > BUDGET:
+            break
+    return statistics.median(times[1:] or times)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them, rounded down: `under 1 s`, `36 s`, `3 min`, `2 h 10 min`, `38 days 15 h`, `never`."""
+    if seconds == float("inf"):
+        return "never"
+    minutes, hours = int(seconds / 60), int(seconds / 3600)
+    days = hours // 24
+    if days:
+        return f"{days} day{'s' if days > 1 else ''}" + (f" {hours % 24} h" if hours % 24 else "")
+    if hours:
+        return f"{hours} h" + (f" {minutes % 60} min" if minutes % 60 else "")
+    if minutes:
+        return f"{minutes} min"
+    return f"{int(seconds)} s" if seconds >= 1 else "under 1 s"
