@@ -122,13 +122,14 @@ def split(words: Sequence[str], schema: type) -> tuple[list[str], list[str]]:
 
 def help_text(name: str, description: str, schema: type, words: Sequence[str], group: str) -> str:
     """The program's settings with their defaults and choices, and the YAML file of the chosen recipe or task."""
-    lines = [f"regvit {word_of(name)} key=value …  (python -m benchmarks.{name})", "", description, "", "Settings"]
+    title = f"regvit {word_of(name)} key=value …  (python -m benchmarks.{name})"
+    lines = [title, "", terminal.paragraph(description), "", "Settings"]
     for field in dataclasses.fields(schema):
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
         shown = "(must be given)" if default == settings.MISSING else "" if default == "" else f"[{default}]"
         reader = field.metadata.get("reader", field.type)
         kind = getattr(reader, "__name__", str(reader))
-        lines.append(f"  {field.name + '=<' + kind + '>':<22}{field.metadata.get('help', '')} {shown}".rstrip())
+        lines.append(f"  {field.name + '=<' + kind + '>':<24}{field.metadata.get('help', '')} {shown}".rstrip())
     if not group:
         return "\n".join(lines)
     key = group.rstrip("s")
