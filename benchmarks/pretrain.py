@@ -115,7 +115,7 @@ def _images(run: "Run") -> int:
 
     if run.data.rendered or run.settings.images in run.data.counts:
         return Counts(run.data, {})[run.settings.images][0]
-    return len(fit.recipe_class(run.settings).files(run.settings, run.data))
+    return len(fit.recipe_class(run.settings.module).files(run.settings, run.data))
 
 
 def _devices(run: "Run", here: bool) -> str:
@@ -144,7 +144,7 @@ def _expected(run: "Run", shape: "Backbone", images: int) -> str:
     """How long the whole training takes at the speed of one block on this machine."""
     from regvit_lightning.pretrain import fit
 
-    work = fit.recipe_class(run.settings).work(run.settings, {run.settings.images: [images]})
+    work = fit.recipe_class(run.settings.module).work(run.settings, {run.settings.images: [images]})
     most = max(work.passes, key=lambda images: flops(shape, images))
     speed = block_speed(shape_of(shape, most), run.settings.device_batch, run.settings.precision)
     seconds = sum(flops(shape, images) for images in work.passes) / speed / run.world
@@ -192,12 +192,12 @@ def _submit(run: "Run", options: Pretrain, words: list[str]) -> None:
 def _watching(run: "Run") -> list["Callback"]:
     """The callback that measures norms, if the recipe asks for it."""
     from regvit_lightning.analysis.outliers import Rules
-    from regvit_lightning.pretrain import fit
     from regvit_lightning.pretrain.norms_callback import NormsDuringTraining, fixed_images
+    from regvit_lightning.pretrain.recipe import recipe_class
 
     if not run.settings.norms_every:
         return []
-    files = fit.recipe_class(run.settings).files(run.settings, run.data)
+    files = recipe_class(run.settings.module).files(run.settings, run.data)
     images = fixed_images(files, run.settings.image_size)
     return [NormsDuringTraining(images, run.folder, run.settings.norms_every, Rules())]
 

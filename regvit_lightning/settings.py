@@ -349,6 +349,17 @@ def resolved(settings: object) -> dict[str, Any]:
     return dataclasses.asdict(cast(Any, settings))
 
 
+def from_resolved(kind: type[T], values: T | Mapping[str, Any]) -> T:
+    """Settings from what `resolved` made of them, as checkpoints hold it; an instance of `kind` is returned as it is.
+
+    Raises:
+        SettingsError: an unknown key, a wrong type, a missing value, or a value out of range.
+    """
+    if isinstance(values, kind):
+        return values
+    return build(kind, [Layer(f"not settings of {kind.__name__}", cast(Mapping[str, Any], values))])
+
+
 def setting(help: str, default: Any = MISSING, reader: Callable[[str], Any] | None = None) -> Any:
     """A dataclass field with the line that `--help` prints for it; without `default` it must be given.
 

@@ -101,11 +101,11 @@ class Estimates:
 
     def _work(self, cell: Cell) -> tuple[Work, Any]:
         """What the cell computes, and the settings of its recipe or task."""
-        from regvit_lightning.pretrain import fit
+        from regvit_lightning.pretrain.recipe import recipe_class
 
         if cell.pretrains:
             options, _ = recipe_settings(cell.recipe, self.cells.variant, cell.words)
-            return fit.recipe_class(options).work(options, self.counts), options
+            return recipe_class(options.module).work(options, self.counts), options
         task, options, _ = task_module(cell.task, self.cells.variant)
         return task.work(options, self.counts), options
 

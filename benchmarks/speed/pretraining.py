@@ -217,11 +217,9 @@ def loading(name: str, data: DataSettings, images: int = 16) -> Measurement:
     import torch
     from PIL import Image
 
-    from regvit_lightning.pretrain import fit
-
     words = ["prototypes=8", "ibot_prototypes=8"] if name == "dinov2" else []
-    chosen = settings.load_settings("recipes", name, words=words)[1]
-    augment = fit.recipe_class(chosen)(chosen, "vitn14_reg4", 16, 1_000_000, 0).augmentation()
+    module, chosen = settings.load_settings("recipes", name, words=words)
+    augment = module.RECIPE(chosen, "vitn14_reg4", 16, 1_000_000, 0).augmentation()
     files = photographs(data, images)
 
     def read() -> None:

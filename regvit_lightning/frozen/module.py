@@ -47,6 +47,9 @@ def _ordinary(tokens: Any) -> Any:
 class FrozenModule(ScheduledModule):
     """A LightningModule around a frozen backbone.
 
+    Checkpoints hold the head alone, with what a subclass gives to `save_hyperparameters`: everything that it needs but
+    the backbone, so that `load_from_checkpoint(path, backbone=backbone)` builds it again.
+
     Args:
         backbone: gives the features.
         precision: of the features; heads are float32.
@@ -63,7 +66,6 @@ class FrozenModule(ScheduledModule):
     def __init__(self, backbone: Backbone, precision: str, seed: int = 0) -> None:
         super().__init__()
         self.frozen, self.seed = Frozen(backbone, precision), seed
-        self.strict_loading = False  # checkpoints hold no frozen weights
         self.register_buffer("mean", torch.tensor(backbone.mean), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std), persistent=False)
 
@@ -79,6 +81,11 @@ class FrozenModule(ScheduledModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = {name: value.detach() for name, value in self.head_state().items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        head = self.head_state()
+        frozen = {name: value for name, value in self.state_dict().items() if name not in head}
+        checkpoint["state_dict"] = {**frozen, **checkpoint["state_dict"]}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         seeds.seed_global(self.seed, "step", batch_idx, self.global_rank)

@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import save_file
 
 from regvit_lightning.data.module import Streamed, accumulation
 from regvit_lightning.errors import UserError
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.frozen.module import FrozenModule
-from regvit_lightning.runtime import atomic, hardware, slurm
+from regvit_lightning.runtime import atomic, hardware, loggers, slurm
 from regvit_lightning.runtime.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint
 from regvit_lightning.runtime.interruption import Signals
 
@@ -54,7 +54,7 @@ def fit(module: FrozenModule, images: Streamed, steps: int, how: RunOptions, **m
         max_steps=steps,
         accumulate_grad_batches=accumulation(images.stream.batch_size, how.devices, images.loading.device_batch),
         limit_val_batches=0,
-        logger=TensorBoardLogger(how.folder, name="", version="log") if how.folder is not None else False,
+        logger=loggers.build("tensorboard" if how.folder is not None else "none", how.folder or Path()),
         log_every_n_steps=LOG_EVERY,
         enable_checkpointing=how.folder is not None,
         plugins=[AtomicCheckpointIO(), *slurm.environment()],

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from regvit_lightning import settings
 from regvit_lightning.models import names
+from regvit_lightning.models.tokens import Tokens
 
 
 @dataclass
@@ -157,6 +158,13 @@ class RegisterViT(VisionTransformer):
             again = self.grad_checkpointing
             tokens = checkpoint(block, tokens, some, use_reentrant=False) if again else block(tokens, some)
         return self.norm(tokens)
+
+    def tokens(self, x: Tensor) -> Tokens:
+        """Tokens after the final norm of images (B, 3, H, W), by kind; with a graph, unlike `Backbone`."""
+        height, width = self.patch_embed.dynamic_feat_size((x.shape[-2], x.shape[-1]))
+        lengths = [1, self.num_reg_tokens, height * width]
+        cls, registers, patches = self.forward_features(x).split(lengths, dim=1)
+        return Tokens(cls[:, 0], registers, patches.unflatten(1, (height, width)))
 
 
 def block_macs(architecture: Architecture, registers: int, image_size: int) -> int:

@@ -4,7 +4,7 @@ Two objectives share this file: softmax cross-entropy with label smoothing (Imag
 on whether a class is present in a mixed image (ImageNet-1k). Constants stand in `configs/recipes/deit3*.yaml`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -68,10 +68,14 @@ class DeiT3Settings(recipe.RecipeSettings):
 class DeiT3(recipe.Recipe):
     """Register ViT with a linear classifier on CLS, trained on class folders."""
 
+    SETTINGS = DeiT3Settings
     settings: DeiT3Settings
 
-    def __init__(self, settings: DeiT3Settings, model: str, num_classes: int, steps: int, seed: int) -> None:
+    def __init__(
+        self, settings: DeiT3Settings | Mapping[str, Any], model: str, num_classes: int, steps: int, seed: int
+    ) -> None:
         super().__init__(settings, model, num_classes, steps, seed)
+        settings = self.settings
         options: dict[str, Any] = {"layer_scale": settings.layer_scale, "drop_path": settings.drop_path}
         self.backbone = vit.build(model, image_size=settings.image_size, num_classes=num_classes, **options)
         # DeiT-III draws CLS from a truncated normal; registers keep the paper's 1e-6.

@@ -1,18 +1,17 @@
 """One pretraining run: from settings to exported weights, resumed when the command is given again."""
 
-import importlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
+from PIL import Image
 
 from regvit_lightning import settings
 from regvit_lightning.data.layout import DataSettings
@@ -21,15 +20,17 @@ from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.models import EXPORT
 from regvit_lightning.pretrain import parallel
-from regvit_lightning.pretrain.recipe import Recipe, RecipeSettings, example_grid
+from regvit_lightning.pretrain.recipe import Recipe, RecipeSettings, example_grid, recipe_class
+from regvit_lightning.pretrain.run_log import RunLog
 from regvit_lightning.pretrain.unreadable import Unreadable
-from regvit_lightning.runtime import atomic, hardware, seeds, slurm
+from regvit_lightning.runtime import atomic, hardware, loggers, seeds, slurm
 from regvit_lightning.runtime.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint
 from regvit_lightning.runtime.interruption import Signals
 
 # Settings that may differ when a run is continued: they change how it runs, not what it computes. The device batch is
 # not among them: mixing and stochastic depth are drawn per batch, and Lightning counts micro-batches.
-FREE_TO_CHANGE = ("workers", "checkpoint_every", "log_every", "norms_every", "grad_checkpointing")
+LOOKS = ("log_every", "norms_every", "monitor_every", "monitor_images", "logger")
+FREE_TO_CHANGE = ("workers", "checkpoint_every", "grad_checkpointing", *LOOKS)
 
 
 @dataclass(frozen=True)
@@ -86,15 +87,14 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
     exported = run.folder / EXPORT
     if finished(run) and not force:
         return exported
-    kind = recipe_class(run.settings)
+    kind = recipe_class(run.settings.module)
     files = kind.files(run.settings, run.data)
     draws, batch_size = run.settings.epochs * len(files), run.settings.batch_size
     steps = draws // batch_size
     settings.check(steps > 0, f"batch_size={batch_size} is above the {draws} images of {run.settings.epochs} epochs")
     hardware.check_devices(run.devices)
     recipe = _recipe(run, len(files.classes), steps)
-    metadata = recipe.metadata(run.recipe)
-    recipe.save_hyperparameters({"backbone": asdict(metadata)})
+    metadata = recipe.name_backbone(run.recipe)
     stream = Stream(len(files), run.settings.batch_size, steps, run.seed, recipe.repeats)
     images = recipe.data_module(files, stream, run.settings.workers)
     if hardware.first_process():
@@ -103,7 +103,8 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
     with Signals() as signals:
         guards = [FiniteLoss(run.settings.log_every), LastCheckpoint(last, run.settings.checkpoint_every, signals)]
         unreadable = Unreadable(files, run.folder / "unreadable.txt")
-        trainer = _trainer(run, steps, recipe.micro_batch(), [*callbacks, unreadable, AugmentedImages(), *guards])
+        shown = AugmentedImages(run.folder), RunLog(_resolved(run), batch_size, run.settings.log_every)
+        trainer = _trainer(run, steps, recipe.micro_batch(), [*callbacks, unreadable, *shown, *guards])
         trainer.fit(recipe, images, ckpt_path=last if last.exists() else None, weights_only=True)
     hardware.leave_helpers(trainer)
     if isinstance(trainer.strategy, ModelParallelStrategy):  # this process holds a shard of the weights, the file all
@@ -113,15 +114,9 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
     return exported
 
 
-def recipe_class(options: RecipeSettings) -> type[Recipe]:
-    """The recipe that the settings belong to."""
-    found: type[Recipe] = importlib.import_module(f"regvit_lightning.pretrain.{options.module}").RECIPE
-    return found
-
-
 def _recipe(run: Run, num_classes: int, steps: int) -> Recipe:
     with seeds.drawn_from(run.seed, "initialise"):
-        return recipe_class(run.settings)(run.settings, run.model, num_classes, steps, run.seed)
+        return recipe_class(run.settings.module)(run.settings, run.model, num_classes, steps, run.seed)
 
 
 def _trainer(run: Run, steps: int, micro_batch: int, callbacks: list[Callback]) -> Trainer:
@@ -134,7 +129,7 @@ def _trainer(run: Run, steps: int, micro_batch: int, callbacks: list[Callback]) 
         precision=options.precision,  # type: ignore[arg-type]
         max_steps=steps,
         accumulate_grad_batches=accumulation(options.batch_size, run.world, micro_batch),
-        logger=TensorBoardLogger(run.folder, name="", version="log"),
+        logger=loggers.build(options.logger, run.folder),
         log_every_n_steps=options.log_every,
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO(), *slurm.environment()],
@@ -145,27 +140,27 @@ def _trainer(run: Run, steps: int, micro_batch: int, callbacks: list[Callback]) 
 
 
 class AugmentedImages(Callback):
-    """Shows the first batch as the network sees it, in TensorBoard and as `augmented.png` in the run's folder."""
+    """Shows the first batch as the network sees it, in the log and as `augmented.png` in the run's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if batch_idx == 0 and trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
-            from torchvision.utils import save_image
-
-            grid = example_grid(cast(Any, pl_module).examples(batch))
-            trainer.logger.experiment.add_image("train/augmented", grid, 0)
-            save_image(grid, Path(trainer.logger.root_dir) / "augmented.png")
+        if batch_idx == 0 and trainer.is_global_zero:
+            picture = example_grid(cast(Any, pl_module).examples(batch))
+            loggers.show(trainer.logger, "train/augmented", picture, 0)
+            image = Image.fromarray(picture)
+            atomic.write(self.folder / "augmented.png", lambda temporary: image.save(temporary, "PNG"))
 
 
 def _description(run: Run) -> dict[str, Any]:
-    kept = {key: value for key, value in settings.resolved(run.settings).items() if key not in FREE_TO_CHANGE}
-    return {
-        "model": run.model,
-        "recipe": run.recipe,
-        "data": str(Path(run.data.root).resolve()),
-        "seed": run.seed,
-        "devices": run.world,
-        **kept,
-    }
+    return {key: value for key, value in _resolved(run).items() if key not in FREE_TO_CHANGE}
+
+
+def _resolved(run: Run) -> dict[str, Any]:
+    data = str(Path(run.data.root).resolve())
+    about = {"model": run.model, "recipe": run.recipe, "data": data, "seed": run.seed, "devices": run.world}
+    return {**about, **settings.resolved(run.settings)}
 
 
 def changes(run: Run) -> list[str] | None:
@@ -177,11 +172,18 @@ def changes(run: Run) -> list[str] | None:
     except (OSError, ValueError) as error:
         return [f"run.json is not readable: {one_line(error)}"]
     wanted = _description(run)
-    return [
-        f"{key}: {found.get(key)} -> {wanted.get(key)}"
-        for key in {**found, **wanted}
-        if found.get(key) != wanted.get(key)
-    ]
+    found = {**_defaults(run.settings), **found}  # a run of before a setting was there had its default
+    keys = [key for key in {**wanted, **found} if key not in FREE_TO_CHANGE and found.get(key) != wanted.get(key)]
+    return [f"{key}: {found.get(key)} -> {wanted.get(key)}" for key in keys]
+
+
+def _defaults(options: RecipeSettings) -> dict[str, Any]:
+    found = {}
+    for field in fields(options):
+        value = field.default if field.default_factory is MISSING else field.default_factory()
+        if value not in (MISSING, settings.MISSING):
+            found[field.name] = value
+    return found
 
 
 def claim(run: Run, force: bool) -> None:

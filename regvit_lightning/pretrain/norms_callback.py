@@ -6,16 +6,15 @@ The backbone must be whole on the device: on one device, or with DDP, where the 
 
 import csv
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor, nn
+from torch import Tensor
 
 from regvit_lightning.analysis.norms import Norms, measure
 from regvit_lightning.analysis.outliers import Rules
@@ -26,9 +25,13 @@ from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.figures import artifacts as figures_artifacts
 from regvit_lightning.frozen import dense
 from regvit_lightning.models.vit_backbone import ViTBackbone
+from regvit_lightning.pretrain.preserved import preserved
 from regvit_lightning.pretrain.recipe import Recipe
-from regvit_lightning.runtime import atomic
+from regvit_lightning.runtime import atomic, loggers
 from regvit_lightning.settings import check
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FILE = "norms.csv"
 IMAGES = 32  # that are measured
@@ -40,7 +43,7 @@ Row = dict[str, float]  # by column
 
 
 class NormsDuringTraining(Callback):
-    """Writes norm quantiles and outlier shares per block against the step, to TensorBoard and `norms.csv`.
+    """Writes norm quantiles and outlier shares per block against the step to `norms.csv`, and logs them as one picture.
 
     The file has one row for each measured step and block 1..depth, in order and once each: a run that goes on from a
     checkpoint drops the rows of later steps. It is rewritten as a whole, so it is never cut off. At the end of the run
@@ -85,29 +88,14 @@ class NormsDuringTraining(Callback):
         rows = describe(self._measure(recipe), self.rules, step)
         self.rows += rows
         atomic.write_text(self.path, _text(self.rows))
-        if isinstance(trainer.logger, TensorBoardLogger):
-            _log(trainer.logger, rows)
+        loggers.show(trainer.logger, "norms", _pixels(figures_artifacts.norms_during_training(self.rows)), step)
 
     def _measure(self, recipe: Recipe) -> Norms:
         images = recipe.normalise(self.images.to(recipe.device))
-        with _frozen(recipe.backbone), torch.compiler.set_stance("force_eager"):  # compiled blocks do not heed hooks
+        with preserved(recipe.backbone), torch.compiler.set_stance("force_eager"):  # compiled blocks do not heed hooks
             facts = recipe.settings.image_size, recipe.mean.tolist(), recipe.std.tolist()
             backbone = ViTBackbone(recipe.backbone, recipe.model, *facts)
             return measure(backbone, images)
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Puts modes and gradients' flags back that `Backbone` changes on the model that it is given."""
-    modes = {module: module.training for module in model.modules()}
-    trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for parameter, flag in trained.items():
-            parameter.requires_grad_(flag)
 
 
 def fixed_images(files: Files, size: int) -> Tensor:
@@ -158,17 +146,18 @@ def read(path: Path) -> list[Row]:
         raise UserError(f"{path} is not a table of norms ({one_line(error)}); move it away") from None
 
 
+def _pixels(figure: "Figure") -> npt.NDArray[np.uint8]:
+    """A figure as a picture (H, W, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
 def _text(rows: list[Row]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: f"{value:.8g}" for name, value in row.items()} for row in rows)
     return text.getvalue()
-
-
-def _log(logger: TensorBoardLogger, rows: list[Row]) -> None:
-    for row in rows:
-        for name, value in row.items():
-            if name not in ("step", "block"):
-                group = "norms" if name in QUANTILES else "outliers"
-                logger.experiment.add_scalar(f"{group}/{name}/block{row['block']:02d}", value, row["step"])

@@ -5,7 +5,7 @@ first block. How the registers paper inserted them is not published: here they s
 pass that norm as CLS does. Constants stand in `configs/recipes/openclip*.yaml`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -58,10 +58,12 @@ class OpenClipSettings(recipe.RecipeSettings):
     text_layers: int = MISSING
     text_heads: int = MISSING
     context_length: int = MISSING
+    monitor_every: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.images == "pairs", f"images={self.images}: this recipe trains on pairs of image and caption")
+        check(self.monitor_every == 0, f"monitor_every={self.monitor_every}: kNN needs labels, which pairs do not have")
         check_positive(self, "lr")
         check_at_least(self, 0, "warmup_steps")
         check(0 < self.smallest_crop <= 1, f"smallest_crop={self.smallest_crop}: must lie in (0, 1]")
@@ -75,10 +77,14 @@ class OpenClip(recipe.Recipe):
     """Register ViT and text tower, each pair told from all others of the global batch."""
 
     MEAN, STD = OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+    SETTINGS = OpenClipSettings
     settings: OpenClipSettings
 
-    def __init__(self, settings: OpenClipSettings, model: str, num_classes: int, steps: int, seed: int) -> None:
+    def __init__(
+        self, settings: OpenClipSettings | Mapping[str, Any], model: str, num_classes: int, steps: int, seed: int
+    ) -> None:
         super().__init__(settings, model, num_classes, steps, seed)
+        settings = self.settings
         too_long = f"warmup_steps={settings.warmup_steps} is above the {steps} steps of the run"
         check(settings.warmup_steps <= steps, too_long)
         options: dict[str, Any] = {"image_size": settings.image_size, "layer_scale": settings.layer_scale}

@@ -1,16 +1,18 @@
 """What every pretraining recipe shares: its settings, the seeding of each step, the register ViT inside."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 from regvit_lightning.data.imagenet import ImageFiles, ImageNet, train_files
 from regvit_lightning.data.images import Files
@@ -18,12 +20,15 @@ from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.data.transforms import normalise
+from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.models import EXPORT, vit, weights
+from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.models.weights import Metadata
 from regvit_lightning.pretrain import parallel
-from regvit_lightning.runtime import hardware, seeds
+from regvit_lightning.pretrain.knn_callback import HeldOutKnn
+from regvit_lightning.runtime import hardware, loggers, seeds
 from regvit_lightning.runtime.scheduled import ScheduledModule
-from regvit_lightning.settings import MISSING, check, check_at_least
+from regvit_lightning.settings import MISSING, check, check_at_least, from_resolved, resolved
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 
@@ -49,6 +54,10 @@ class RecipeSettings:
             less memory, about a third more computation, the same weights.
         compile: run the blocks through torch.compile; the weights keep their names.
         strategy: of several devices: `ddp`, or `fsdp` for a model that does not fit on one.
+        monitor_every: steps between measurements of kNN on held-out train images, and of what else a recipe watches;
+            0 for none.
+        monitor_images: train images for it, at most.
+        logger: tensorboard, csv, wandb or none.
     """
 
     module: str = MISSING
@@ -66,11 +75,15 @@ class RecipeSettings:
     grad_checkpointing: bool = False
     compile: bool = False
     strategy: str = "ddp"
+    monitor_every: int = 2500
+    monitor_images: int = 20_000
+    logger: str = "tensorboard"
 
     def __post_init__(self) -> None:
         self.precision = hardware.precision(self.precision)
         check_at_least(self, 1, "epochs", "batch_size", "device_batch", "image_size", "checkpoint_every", "log_every")
-        check_at_least(self, 0, "workers", "norms_every")
+        check_at_least(self, 0, "workers", "norms_every", "monitor_every")
+        loggers.check_kind(self.logger)
         known = ", ".join(parallel.STRATEGIES)
         check(self.strategy in parallel.STRATEGIES, f"strategy={self.strategy}: expected one of {known}")
         whole = self.strategy == "ddp" or self.norms_every == 0
@@ -84,27 +97,36 @@ class Recipe(ScheduledModule):
     `training_step`, `configure_optimizers`, `schedule` and `augmentation`. One that reads something else than class
     folders overrides `files` and `data_module`.
 
+    Every checkpoint holds the arguments, so `load_from_checkpoint` needs nothing but the file.
+
     Args:
-        settings: of the recipe.
+        settings: of the recipe, or what `settings.resolved` made of them.
         model: name of the register ViT.
         num_classes: classes of the data, for recipes with labels.
         steps: optimiser steps of the whole run.
         seed: of initialisation and of every later draw.
 
     Attributes:
+        SETTINGS: dataclass of the settings.
         MEAN, STD: per channel, of images in 0..1.
         repeats: how often an image of a pass is drawn (repeated augmentation).
     """
 
+    SETTINGS: type[RecipeSettings] = RecipeSettings
     MEAN, STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     repeats: int = 1
     backbone: vit.RegisterViT
     mean: Tensor
     std: Tensor
 
-    def __init__(self, settings: RecipeSettings, model: str, num_classes: int, steps: int, seed: int) -> None:
+    def __init__(
+        self, settings: RecipeSettings | Mapping[str, Any], model: str, num_classes: int, steps: int, seed: int
+    ) -> None:
         super().__init__()
-        self.settings, self.model, self.num_classes, self.steps, self.seed = settings, model, num_classes, steps, seed
+        self.settings: Any = from_resolved(self.SETTINGS, settings)
+        self.model, self.num_classes, self.steps, self.seed = model, num_classes, steps, seed
+        counts = {"num_classes": num_classes, "steps": steps, "seed": seed}
+        self.save_hyperparameters({"settings": resolved(self.settings), "model": model, **counts}, logger=False)
         self.register_buffer("mean", torch.tensor(self.MEAN), persistent=False)
         self.register_buffer("std", torch.tensor(self.STD), persistent=False)
 
@@ -168,6 +190,38 @@ class Recipe(ScheduledModule):
             pre_norm=self.backbone.pre_norm,
         )
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *more: Any, **options: Any) -> Self:
+        """The recipe in a checkpoint of a run, such as `last.ckpt`, with its weights.
+
+        `Recipe.load_from_checkpoint` finds the class of the recipe by itself.
+
+        Args:
+            checkpoint_path: of the file.
+            more, options: of Lightning's method of this name.
+
+        Raises:
+            UserError: the file is not a checkpoint of a recipe.
+        """
+        kind = cls if cls is not Recipe else recipe_in(Path(checkpoint_path))
+        return cast(Self, super(Recipe, kind).load_from_checkpoint(checkpoint_path, *more, **options))
+
+    def forward(self, images: Tensor) -> Tokens:
+        """Tokens of the backbone after its final norm, of uint8 images (B, 3, H, W) of any size in whole patches.
+
+        Raises:
+            SettingsError: other images.
+        """
+        known = images.ndim == 4 and images.shape[1] == 3 and images.dtype == torch.uint8
+        check(known, f"images: expected uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+        return self.backbone.tokens(self.normalise(images))
+
+    def name_backbone(self, recipe: str) -> Metadata:
+        """Keep with every checkpoint what must be known of its backbone, see `metadata`."""
+        metadata = self.metadata(recipe)
+        self.save_hyperparameters({"backbone": asdict(metadata)}, logger=False)
+        return metadata
+
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) to the float input of the backbone."""
         return normalise(images, self.mean, self.std)
@@ -178,6 +232,8 @@ class Recipe(ScheduledModule):
             yield from model.blocks
 
     def setup(self, stage: str) -> None:
+        if "backbone" not in self.hparams:  # so that a checkpoint can be evaluated as well
+            self.name_backbone(self.settings.module)
         for model in self._models():
             # The fused kernel's backward pass is slow on CPUs: it doubles the step of the nano model.
             vit.fuse_attention(model, self.trainer.strategy.root_device.type != "cpu")
@@ -186,20 +242,42 @@ class Recipe(ScheduledModule):
             block.compile()  # in place: no `_orig_mod` in the names of the weights
 
     def configure_model(self) -> None:
-        if isinstance(self.trainer.strategy, ModelParallelStrategy):
-            assert self.device_mesh is not None, "Lightning has set up the processes"
+        if self.device_mesh is not None:  # with strategy=fsdp, and only once Lightning has set up the processes
             parallel.shard(self, self.blocks(), self.device_mesh["data_parallel"])
 
     def _models(self) -> list[vit.RegisterViT]:
         return [module for module in self.modules() if isinstance(module, vit.RegisterViT)]
 
+    def configure_callbacks(self) -> list[Callback]:
+        s = self.settings
+        return [HeldOutKnn(s.monitor_every, s.monitor_images, s.device_batch, s.workers)] if s.monitor_every else []
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         seeds.seed_global(self.seed, "step", batch_idx, self.global_rank)
 
 
-def example_grid(images: Tensor, count: int = 32) -> Tensor:
-    """The first `count` uint8 images of a batch as one picture (3, H, W), eight in a row."""
+def recipe_class(module: str) -> type[Recipe]:
+    """The recipe in a file of `regvit_lightning/pretrain/`."""
+    recipe: type[Recipe] = importlib.import_module(f"regvit_lightning.pretrain.{module}").RECIPE
+    return recipe
+
+
+def recipe_in(checkpoint: Path) -> type[Recipe]:
+    """The class of the recipe that wrote a checkpoint.
+
+    Raises:
+        UserError: not readable as a checkpoint of a recipe.
+    """
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        return recipe_class(content["hyper_parameters"]["settings"]["module"])
+    except Exception as error:  # damaged files make the unpickler raise nearly anything
+        raise UserError(f"{checkpoint}: not a checkpoint of a pretraining recipe ({one_line(error)})") from None
+
+
+def example_grid(images: Tensor, count: int = 32) -> npt.NDArray[np.uint8]:
+    """The first `count` uint8 images of a batch (n, 3, H, W) as one picture (rows, columns, 3), eight in a row."""
     from torchvision.utils import make_grid
 
-    shown = images[:count].cpu()
-    return make_grid(v2.functional.to_dtype(shown, torch.float32, scale=True), nrow=8, padding=2, pad_value=1.0)
+    grid: Tensor = make_grid(images[:count].cpu(), nrow=8, padding=2, pad_value=255)
+    return grid.permute(1, 2, 0).numpy()

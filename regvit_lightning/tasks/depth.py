@@ -6,7 +6,7 @@ differences, both in the record: the last head is tested, where the release keep
 and the loss is that of pairs of images, whatever the number of devices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
-from regvit_lightning.settings import MISSING, check, check_at_least, check_positive
+from regvit_lightning.settings import MISSING, check, check_at_least, check_positive, from_resolved, resolved
 from regvit_lightning.statistics import bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work, landscape
 
@@ -265,6 +265,11 @@ def scores(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
 class DepthHead(FrozenModule):
     """The linear head on a frozen backbone.
 
+    Args:
+        backbone: gives the features.
+        settings: of the task, or what `settings.resolved` made of them.
+        seed: of what is drawn while the head is trained.
+
     Attributes:
         feature_blocks: blocks, numbered from 0, that give features.
         cls: the CLS of a block stands beside its patches.
@@ -278,8 +283,10 @@ class DepthHead(FrozenModule):
     centres: Tensor
     seen: Tensor
 
-    def __init__(self, backbone: Backbone, settings: DepthSettings, seed: int = 0) -> None:
+    def __init__(self, backbone: Backbone, settings: DepthSettings | Mapping[str, Any], seed: int = 0) -> None:
+        settings = from_resolved(DepthSettings, settings)
         super().__init__(backbone, settings.precision, seed)
+        self.save_hyperparameters({"settings": resolved(settings), "seed": seed}, logger=False)
         self.settings = settings
         self.feature_blocks = feature_blocks(backbone.depth, settings.blocks)
         self.cls = settings.cls and backbone.has_cls

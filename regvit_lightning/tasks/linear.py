@@ -6,8 +6,9 @@ on held-out train (the best on test is kept under its own name), and the global 
 rate does not depend on the number of devices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
 from regvit_lightning.schedules import cosine
-from regvit_lightning.settings import MISSING, check, check_at_least
+from regvit_lightning.settings import MISSING, check, check_at_least, from_resolved, resolved
 from regvit_lightning.statistics import accuracy, bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work
 
@@ -123,6 +124,11 @@ class Heads(nn.Module):
 class LinearProbe(FrozenModule):
     """The grid of heads on a frozen backbone.
 
+    Args:
+        backbone: gives the features.
+        settings: of the probe, or what `settings.resolved` made of them.
+        classes: number of classes.
+
     Attributes:
         grid: the heads, in the order of the columns of the predictions.
         held_out, test: (predictions (N, heads), labels (N,)), filled by validation and test.
@@ -132,8 +138,10 @@ class LinearProbe(FrozenModule):
     held_out: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
 
-    def __init__(self, backbone: Backbone, settings: LinearSettings, classes: int) -> None:
+    def __init__(self, backbone: Backbone, settings: LinearSettings | Mapping[str, Any], classes: int) -> None:
+        settings = from_resolved(LinearSettings, settings)
         super().__init__(backbone, settings.precision)
+        self.save_hyperparameters({"settings": resolved(settings), "classes": classes}, logger=False)
         self.settings, self.classes = settings, classes
         # Without CLS the mean patch takes its place, and adding it once more changes nothing.
         pools = (False, True) if backbone.has_cls else (False,)

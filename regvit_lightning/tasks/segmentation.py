@@ -5,7 +5,7 @@ backbone is the encoder; the decode head is any of mmsegmentation's, named in th
 batch normalisation and a 1 × 1 convolution. Scores are taken at the masks' own size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isnan
@@ -29,7 +29,7 @@ from regvit_lightning.frozen.settings import TaskSettings
 from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import seeds
-from regvit_lightning.settings import MISSING, check, check_at_least
+from regvit_lightning.settings import MISSING, check, check_at_least, from_resolved, resolved
 from regvit_lightning.statistics import Scores, bootstrap, ious, miou
 from regvit_lightning.tasks.batch_norm import over_devices
 from regvit_lightning.work import ImageCounts, Pass, Work, landscape
@@ -96,6 +96,12 @@ SETTINGS = SegmentationSettings
 class Segmenter(FrozenModule):
     """mmsegmentation's `EncoderDecoder` on a frozen backbone.
 
+    Args:
+        backbone: gives the features.
+        settings: of the task, or what `settings.resolved` made of them.
+        classes: number of classes.
+        seed: of dropout.
+
     Attributes:
         areas: for each test image, see `areas`; (images, 3, classes), filled by test.
         seen: training pixels of each class; the most frequent one is the constant predictor.
@@ -106,8 +112,12 @@ class Segmenter(FrozenModule):
     areas: Tensor
     seen: Tensor
 
-    def __init__(self, backbone: Backbone, settings: SegmentationSettings, classes: int, seed: int = 0) -> None:
+    def __init__(
+        self, backbone: Backbone, settings: SegmentationSettings | Mapping[str, Any], classes: int, seed: int = 0
+    ) -> None:
+        settings = from_resolved(SegmentationSettings, settings)
         super().__init__(backbone, settings.precision, seed)
+        self.save_hyperparameters({"settings": resolved(settings), "classes": classes, "seed": seed}, logger=False)
         mmsegmentation.prepare()
         from regvit_lightning.tasks import segmentor
 

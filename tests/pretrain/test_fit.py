@@ -1,5 +1,6 @@
 """A pretraining run: interruption, broken files, bad losses, full disks, and a folder that holds another run."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -121,6 +122,17 @@ def test_a_finished_run_is_not_trained_again(tiny, whole, tmp_path):
     assert fit.finished(run)
     fit.fit(run)
     assert (whole / "backbone.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_run_of_before_a_setting_was_there_had_its_default(tiny, whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    run, file = prepare(tiny, tmp_path), tmp_path / "run.json"
+    said = json.loads(file.read_text())
+    del said["strategy"]
+    said["monitor_every"] = 7  # written by a version that did not let it differ
+    file.write_text(json.dumps(said))
+    assert fit.finished(run)
+    assert fit.changes(prepare(tiny, tmp_path, "strategy=fsdp", "norms_every=0")) == ["strategy: ddp -> fsdp"]
 
 
 def test_another_runs_folder_is_refused_and_kept(tiny, whole):

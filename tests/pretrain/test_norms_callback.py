@@ -1,8 +1,10 @@
 """Measuring during pretraining: it changes no weight, survives interruptions, and finds a neuron as it grows."""
 
 import csv
+import io
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +20,7 @@ from regvit_lightning.models import vit
 from regvit_lightning.models.vit_backbone import ViTBackbone
 from regvit_lightning.pretrain import fit, norms_callback
 from regvit_lightning.pretrain.norms_callback import NormsDuringTraining, describe, fixed_images, read
+from regvit_lightning.pretrain.preserved import preserved
 from regvit_lightning.settings import SettingsError
 from tests.analysis.planted import planted
 from tests.pretrain.test_fit import StopAt, die_at, prepare, same_bits
@@ -57,13 +60,15 @@ def test_a_row_for_each_measured_step_and_block(watched):
     assert float(row["min"]) < float(row["median"]) < float(row["max"])
 
 
-def test_curves_are_those_of_the_file(watched):
+def test_the_log_has_one_picture_that_grows_and_no_curve_for_each_block(watched):
     events = EventAccumulator(str(watched[1] / "log")).Reload()
-    curve = [(event.step, event.value) for event in events.Scalars("norms/median/block03")]
-    rows = [(row["step"], row["median"]) for row in read(watched[1] / "norms.csv") if row["block"] == 3]
-    assert [step for step, _ in curve] == [0, 2, 4, 6]
-    assert [value for _, value in curve] == pytest.approx([value for _, value in rows], rel=1e-6)
-    assert "outliers/factor/block01" in events.Tags()["scalars"]
+    assert not [tag for tag in events.Tags()["scalars"] if "block" in tag]
+    pictures = events.Images("norms")
+    assert [picture.step for picture in pictures] == [0, 2, 4, 6]
+    shown = Image.open(io.BytesIO(pictures[-1].encoded_image_string)).convert("RGB")
+    with Image.open(watched[1] / "norms.png") as kept:  # which the figure of all rows is drawn into
+        apart = np.abs(np.asarray(shown, float) - np.asarray(kept.convert("RGB"), float))
+    assert apart.mean() < 0.5
 
 
 def test_the_last_row_is_that_of_the_last_weights(tiny, watched):
@@ -109,7 +114,7 @@ def test_modes_and_gradients_are_put_back():
     model.blocks[0].eval()
     model.cls_token.requires_grad_(False)
     state = torch.get_rng_state()
-    with norms_callback._frozen(model):
+    with preserved(model):
         backbone = ViTBackbone(model, "m", 64, (0.5,) * 3, (0.5,) * 3)
         assert not any(module.training for module in backbone.modules())
         measure(backbone, torch.zeros(1, 3, 64, 64))

@@ -1,32 +1,19 @@
-"""Whether a self-supervised run is healthy, seen while it trains: kNN, what collapses, and the norms of registers.
-
-Every so many steps the teacher looks at the same train images. A fifth of them is held out and classified by its
-neighbours among the rest, as kNN does afterwards; labels are used for nothing else.
-"""
+"""Whether a self-supervised run is healthy: kNN, what collapses, and the norms of registers, while it trains."""
 
 import math
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
-from regvit_lightning.data.imagenet import ImageFiles, Ordered
-from regvit_lightning.data.transforms import centre_crop
-from regvit_lightning.neighbours import search, votes
+from regvit_lightning.pretrain.knn_callback import HeldOutKnn, knn_top1
 from regvit_lightning.rank import effective_rank
-from regvit_lightning.runtime import seeds
-from regvit_lightning.settings import check
 
-HELD_OUT = 5  # one image of so many
-NEIGHBOURS, TEMPERATURE = 10, 0.07  # of kNN
 RANK_IMAGES = 2048  # RankMe needs no more than a few times the width
 
 # What counts as collapsed. An untrained teacher over 65,536 prototypes has an entropy of 0.96.
@@ -87,104 +74,62 @@ class Health:
         return found
 
 
-class CollapseMonitor(Callback):
+class CollapseMonitor(HeldOutKnn):
     """Logs `Health` every so many steps and warns of a collapse.
 
-    All devices take part, each with its share of the images. Nothing is drawn from the generators of the training.
-
     Args:
-        every: steps between looks; the first and the last step are looked at too.
-        images: at most so many train images.
-        quiet_until: step before which nothing is warned of (the warm-up).
-        batch: images at once.
-        workers: decoding processes.
+        every, images, batch, workers: as for `HeldOutKnn`.
+        quiet_until: step up to which nothing is warned of (the warm-up).
 
     Attributes:
-        health: at the last look.
+        health: at the last measurement.
     """
 
-    def __init__(self, every: int, images: int, quiet_until: int, batch: int, workers: int) -> None:
-        check(images >= 2 * HELD_OUT, f"monitor_images={images}: kNN on held-out images needs at least {2 * HELD_OUT}")
-        self.every, self.images, self.quiet_until = every, images, quiet_until
-        self.batch, self.workers = batch, workers
+    def __init__(self, every: int, images: int, batch: int, workers: int, quiet_until: int) -> None:
+        super().__init__(every, images, batch, workers)
+        self.quiet_until = quiet_until
         self.health: Health | None = None
-        self.looked = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(pl_module, FSDPModule):  # gathers the weights for a method that is not `forward`
             register_fsdp_forward_method(pl_module, "look")
-        if trainer.global_step == 0:
-            self._look(trainer, pl_module)
+        super().on_train_start(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        step = trainer.global_step
-        # A step has several batches where gradients are accumulated.
-        if step > self.looked and step > 0 and (step % self.every == 0 or step == trainer.max_steps):
-            self._look(trainer, pl_module)
-
-    def _look(self, trainer: Trainer, recipe: Any) -> None:
-        self.looked = trainer.global_step
-        self.health = health = self.measure(trainer, recipe)
-        if trainer.logger is not None:
-            trainer.logger.log_metrics(health.scalars(), trainer.global_step)
-        if trainer.is_global_zero and trainer.global_step > self.quiet_until:
-            for text in health.warnings():
+    def measure(self, trainer: Trainer, recipe: Any) -> dict[str, float]:
+        values = super().measure(trainer, recipe)
+        if self.health is not None and trainer.is_global_zero and trainer.global_step > self.quiet_until:
+            for text in self.health.warnings():
                 warnings.warn(f"step {trainer.global_step}: {text}", CollapseWarning, stacklevel=2)
+        return values
 
-    def measure(self, trainer: Trainer, recipe: Any) -> Health:
-        """Look at the teacher of `recipe` now."""
-        files: ImageFiles = trainer.datamodule.train.files  # type: ignore[attr-defined]
-        order = torch.randperm(len(files), generator=seeds.generator(recipe.seed, "monitor"))[: self.images]
-        places = order[: len(order) // trainer.world_size * trainer.world_size]
-        mine = files.subset(places[trainer.global_rank :: trainer.world_size].tolist())
-        eager = torch.compiler.set_stance("force_eager")  # compiled blocks would be compiled anew for these shapes
-        with torch.no_grad(), trainer.precision_plugin.forward_context(), eager:
-            parts = [_describe(recipe, images, labels) for images, labels in self._batches(mine, recipe)]
-        seen = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "mean"}
-        mean = torch.stack([part["mean"] * len(part["label"]) for part in parts]).sum(dim=0) / len(mine)
-        if trainer.world_size > 1:  # in the order of one device
-            seen = {name: recipe.all_gather(value).transpose(0, 1).flatten(0, 1) for name, value in seen.items()}
-            mean = recipe.all_gather(mean).mean(dim=0)
-        return _health(seen, mean, len(files.classes))
+    def look(self, recipe: Any, images: Tensor) -> dict[str, Tensor]:
+        """One row for each image, but for `shares`: one row (K,), the sum over the images of the teacher's shares."""
+        norms, cls, shares = recipe.look(recipe.normalise(images))
+        prefix = recipe.backbone.num_prefix_tokens
+        single, patches = norms[:, :prefix], norms[:, prefix:]
+        return {
+            "cls": F.normalize(cls, dim=1),
+            "entropy": torch.special.entr(shares).sum(dim=1) / math.log(shares.shape[1]),
+            "prototype": shares.argmax(dim=1),
+            "shares": shares.mean(dim=0, keepdim=True) * len(shares),
+            "norms": torch.cat([single, patches.mean(1, keepdim=True), patches.amax(1, keepdim=True)], dim=1),
+        }
 
-    def _batches(self, files: ImageFiles, recipe: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        size = recipe.settings.image_size
-        view = centre_crop(round(size * 256 / 224), size)
-        # The generator of its own keeps the loader from drawing a number from that of the training.
-        own = seeds.generator(recipe.seed, "monitor", "loader")
-        loader = DataLoader(Ordered(files, view), self.batch, num_workers=self.workers, generator=own)
-        for images, labels in loader:
-            yield recipe.normalise(images.to(recipe.device)), labels.to(recipe.device)
+    def summary(self, seen: dict[str, Tensor], classes: int) -> dict[str, float]:
+        self.health = health(seen, classes)
+        return self.health.scalars()
 
 
-def _describe(recipe: Any, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    # By name one row for each image, but for `mean`, the mean over them of the teacher's shares (K,).
-    norms, cls, shares = recipe.look(images)
-    prefix = recipe.backbone.num_prefix_tokens
-    patches = norms[:, prefix:]
-    return {
-        "cls": F.normalize(cls, dim=1),
-        "label": labels,
-        "entropy": torch.special.entr(shares).sum(dim=1) / math.log(shares.shape[1]),
-        "prototype": shares.argmax(dim=1),
-        "mean": shares.mean(dim=0),
-        "norms": torch.cat([norms[:, :prefix], patches.mean(1, keepdim=True), patches.amax(1, keepdim=True)], dim=1),
-    }
-
-
-def _health(seen: dict[str, Tensor], mean: Tensor, classes: int) -> Health:
-    cls, prototypes = seen["cls"], len(mean)
-    held = torch.arange(len(cls), device=cls.device) % HELD_OUT == 0
-    similarity, place = search(cls[held], cls[~held], min(NEIGHBOURS, int((~held).sum())), 1 << 16)
-    labels = seen["label"][~held][place]
-    right = votes(similarity, labels, labels.shape[1], classes, TEMPERATURE).argmax(dim=1) == seen["label"][held]
-    some = cls[:RANK_IMAGES]
+def health(seen: dict[str, Tensor], classes: int) -> Health:
+    """Of what `CollapseMonitor.look` kept of all images and their `label`."""
+    cls, mean = seen["cls"], seen["shares"].sum(dim=0) / len(seen["cls"])
+    some, prototypes = cls[:RANK_IMAGES], len(mean)
     entropy = float(seen["entropy"].mean())
     total = cls.double().sum(dim=0).square().sum()
     names = ["cls", *[f"register{number}" for number in range(seen["norms"].shape[1] - 3)], "patches", "largest_patch"]
     norms = [*seen["norms"][:, :-1].mean(dim=0).tolist(), float(seen["norms"][:, -1].amax())]
     return Health(
-        knn_top1=100 * float(right.float().mean()),
+        knn_top1=knn_top1(cls, seen["label"], classes),
         teacher_entropy=entropy,
         teacher_information=float(torch.special.entr(mean).sum()) - entropy * math.log(prototypes),
         prototype_usage=len(seen["prototype"].unique()) / min(prototypes, len(cls)),

@@ -9,7 +9,7 @@ and Sinkhorn-Knopp see the images of the step on all devices. What a device cann
 networks in parts of `device_batch` images.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -73,10 +73,14 @@ class DINOv2(recipe.Recipe):
         targets: what finds the offsets of the teacher's logits, for `dino` and `ibot`.
     """
 
+    SETTINGS = DINOv2Settings
     settings: DINOv2Settings
 
-    def __init__(self, settings: DINOv2Settings, model: str, num_classes: int, steps: int, seed: int) -> None:
+    def __init__(
+        self, settings: DINOv2Settings | Mapping[str, Any], model: str, num_classes: int, steps: int, seed: int
+    ) -> None:
         super().__init__(settings, model, num_classes, steps, seed)
+        settings = self.settings
         for name in ("image_size", "local_size"):
             check_crop(name, getattr(settings, name), vit.parse_name(model)[0].patch_size)
         options: dict[str, Any] = {"image_size": settings.image_size, "layer_scale": settings.layer_scale}
@@ -89,6 +93,7 @@ class DINOv2(recipe.Recipe):
         self.targets = nn.ModuleDict({"dino": self._targets(settings.prototypes), "ibot": self._targets(ibot)})
         for follower, leader in zip(*self._both(), strict=True):
             follower.requires_grad_(False).copy_(leader.detach())
+        self.hparams["settings"]["start_from"] = ""  # whoever loads a checkpoint has its weights, not those before them
         if settings.start_from:
             self.load_state_dict(phase_before(Path(settings.start_from), self.state_dict()))
 
@@ -135,7 +140,8 @@ class DINOv2(recipe.Recipe):
 
     def configure_callbacks(self) -> list[Callback]:
         s = self.settings
-        return [CollapseMonitor(s.monitor_every, s.monitor_images, self._part(s.warmup), s.device_batch, s.workers)]
+        facts = s.monitor_images, s.device_batch, s.workers, self._part(s.warmup)
+        return [CollapseMonitor(s.monitor_every, *facts)] if s.monitor_every else []
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         images = batch["image"]

@@ -46,8 +46,6 @@ class DINOv2Settings(recipe.RecipeSettings):
         blur_sigma: smallest and largest standard deviation of the blur in pixels.
         start_from: a `last.ckpt` of this recipe whose weights training starts from (a final phase at a higher
             resolution); empty to start anew.
-        monitor_every: steps between looks at collapse and kNN.
-        monitor_images: train images for it, at most.
     """
 
     swiglu: bool = MISSING
@@ -89,17 +87,13 @@ class DINOv2Settings(recipe.RecipeSettings):
     invert_blur: bool = MISSING
     blur_sigma: list[float] = field(default_factory=list)
     start_from: str = MISSING
-    monitor_every: int = MISSING
-    monitor_images: int = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
         known = ("sinkhorn", "moving_average")
         check(self.centring in known, f"centring={self.centring}: expected one of {', '.join(known)}")
         check_positive(self, "base_lr", "schedule_epochs", "clip", "student_temperature", "teacher_temperature_start")
-        check_at_least(
-            self, 1, "prototypes", "ibot_prototypes", "bottleneck", "ibot_bottleneck", "head_hidden", "monitor_every"
-        )
+        check_at_least(self, 1, "prototypes", "ibot_prototypes", "bottleneck", "ibot_bottleneck", "head_hidden")
         for name in ("warmup", "teacher_warmup", "freeze_last_layer"):
             value = getattr(self, name)
             check(0 <= value <= self.schedule_epochs, f"{name}={value}: must lie in [0, {self.schedule_epochs}]")
