@@ -115,7 +115,7 @@ def _images(run: "Run") -> int:
 
     if run.data.rendered or run.settings.images in run.data.counts:
         return Counts(run.data, {})[run.settings.images][0]
-    return len(fit.recipe_class(run.settings).files(run.settings, run.data))
+    return len(fit.recipe_class(run.settings.module).files(run.settings, run.data))
 
 
 def _devices(run: "Run", here: bool) -> str:
@@ -144,7 +144,7 @@ def _expected(run: "Run", shape: "Backbone", images: int) -> str:
     """How long the whole training takes at the speed of one block on this machine."""
     from regvit_lightning.pretrain import fit
 
-    work = fit.recipe_class(run.settings).work(run.settings, {run.settings.images: [images]})
+    work = fit.recipe_class(run.settings.module).work(run.settings, {run.settings.images: [images]})
     most = max(work.passes, key=lambda images: flops(shape, images))
     speed = block_speed(shape_of(shape, most), run.settings.device_batch, run.settings.precision)
     seconds = sum(flops(shape, images) for images in work.passes) / speed / run.world
