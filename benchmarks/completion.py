@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from benchmarks import COMMANDS
+from benchmarks import COMMANDS, terminal
 from benchmarks.command import keys
 from regvit_lightning import settings
 from regvit_lightning.errors import UserError
@@ -69,7 +69,7 @@ def completions(line: str) -> list[str]:
     if equals:
         return _starting(last, (f"{key}={value}" for value in _values(key, schema, given)))
     known = dict.fromkeys([*keys(schema), *_chosen(schema, given)])
-    return _starting(last, [*(f"{name}=" for name in known if name not in given), "--help"])
+    return _starting(last, [*(f"{name}=" for name in known if name not in given), "--help", "--print-config"])
 
 
 def _starting(start: str, candidates: Iterable[str]) -> list[str]:
@@ -137,6 +137,7 @@ def _variants(schema: type, given: Mapping[str, str]) -> list[str]:
 
 def main() -> None:
     """Print the script of a shell, or the completions of a line."""
+    terminal.prepare()
     shell, *line = sys.argv[1:] or [""]
     if shell in SCRIPTS:
         print(SCRIPTS[shell], end="")
