@@ -4,7 +4,6 @@ Nothing heavy is imported here, so that `--help` answers at once.
 """
 
 import os
-import re
 import signal
 import sys
 import warnings
@@ -118,5 +117,5 @@ def _notices(name: str) -> Iterator[None]:
 def split(words: Sequence[str], schema: type) -> tuple[list[str], list[str]]:
     """Words for `schema`, and the rest."""
     settings.read_words(words)
-    own = [word for word in words if re.split(r"[.=]", word)[0] in keys(schema)]
+    own = [word for word in words if word.partition("=")[0] in keys(schema)]
     return own, [word for word in words if word not in own]
