@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
-from benchmarks import word_of
+from benchmarks import terminal, word_of
 from benchmarks.manual.setting_docs import Documented, fields_of
 from regvit_lightning import settings
 from regvit_lightning.data import layout
@@ -40,7 +40,8 @@ def help_text(name: str, description: str, schema: type, words: Sequence[str], g
     """
     given = settings.read_words(words)
     own = {field.name: given.get(field.name, _default(field)) for field in dataclasses.fields(schema)}
-    lines = [f"regvit {word_of(name)} key=value …  (python -m benchmarks.{name})", "", description, "", "Settings"]
+    title = f"regvit {word_of(name)} key=value …  (python -m benchmarks.{name})"
+    lines = [title, "", terminal.paragraph(description), "", "Settings"]
     lines += _columns([_program_row(field, own[field.name]) for field in dataclasses.fields(schema)])
     if group:
         lines += _chosen(name, own, group, [word for word in words if word.partition("=")[0] not in own])
