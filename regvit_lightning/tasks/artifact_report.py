@@ -193,7 +193,7 @@ def _report(backbone: Backbone, norms: Norms, passes: Passes, settings: Artifact
         norms=norms,
         findings=outliers.find(norms, settings.rules, seed),
         masks=masks,
-        placed=positions.place(masks, seed),
+        placed=positions.placement(masks, seed),
         neighbours=positions.compare_neighbours(norms.neighbours, masks, seed),
         shown=[some[place] for place in dense.examples(len(some), settings.shown)],
         inside=_inside(backbone, masks, some, passes, settings),
