@@ -30,7 +30,7 @@ from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import MISSING, check, check_at_least, from_resolved, resolved
-from regvit_lightning.statistics import Scores, bootstrap, ious, miou
+from regvit_lightning.statistics import Scores, bootstrap, ious, miou, percent
 from regvit_lightning.tasks.batch_norm import over_devices
 from regvit_lightning.work import ImageCounts, Pass, Work, landscape
 
@@ -205,10 +205,9 @@ def scores(total: Tensor | Scores) -> dict[str, float]:
     As in mmsegmentation, classes that occur nowhere are left out of the means.
     """
     both, _, labelled = areas = np.asarray(total, np.float64)
-    true = labelled > 0
     return {
         "miou": miou(areas),
-        "mean_accuracy": float(np.mean(100 * both[true] / labelled[true])),
+        "mean_accuracy": float(np.nanmean(percent(both, labelled))),
         "pixel_accuracy": float(100 * both.sum() / labelled.sum()),
     }
 
