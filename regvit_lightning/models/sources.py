@@ -91,15 +91,15 @@ def trained(name: str, runs: Path, seed: int) -> Path:
     Raises:
         UserError: no such model, or it is not trained yet; says what trains it.
     """
-    found = names.parse_id(name)
-    if found is None:
+    parsed = names.parse_id(name)
+    if parsed is None:
         raise UserError(f"unknown model '{name}'; {_nearest(name)}")
-    names.parse_name(found.name)
+    names.parse_name(parsed.name)
     path = runs / name / f"seed{seed}" / EXPORT
     if not path.exists():
-        variables = {"MODEL": found.name, "RECIPE": found.recipe, "TAG": found.tag, "SEED": seed}
+        variables = {"MODEL": parsed.name, "RECIPE": parsed.recipe, "TAG": parsed.tag, "SEED": seed}
         given = {key: value for key, value in variables.items() if value != ""}
-        command = invocation("pretrain", given, "<the settings of this tag>" if found.tag else "")
+        command = invocation("pretrain", given, "<the settings of this tag>" if parsed.tag else "")
         raise UserError(f"{name} is not trained yet ({path} is missing): {command}, with the same data")
     return path
 

@@ -179,10 +179,10 @@ class LinearProbe(FrozenModule):
         self.labels.update(batch[1])
 
     def _collect(self) -> tuple[Tensor, Tensor]:
-        found = self.predicted.compute().long(), self.labels.compute().long()
+        collected = self.predicted.compute().long(), self.labels.compute().long()
         self.predicted.reset()
         self.labels.reset()
-        return found
+        return collected
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._predict(batch)
