@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import settings as hypothesis_settings
 
 from regvit_lightning import settings
 from regvit_lightning.data import layout
@@ -17,8 +17,8 @@ from regvit_lightning.data.mini import writer as mini
 torch.set_num_threads(1)
 
 # No test is judged by its time: the first example of many imports what takes seconds on a busy machine.
-settings.register_profile("suite", deadline=None)
-settings.load_profile("suite")
+hypothesis_settings.register_profile("suite", deadline=None)
+hypothesis_settings.load_profile("suite")
 
 HANDS = Path(__file__).resolve().parents[2] / "shared" / "data" / "hands"
 
