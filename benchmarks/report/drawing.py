@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH, HEIGHT = 340, 190  # of a chart, in units of its view box
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 8, 36  # margins around the axes
+LEFT, RIGHT, TOP, BOTTOM = 50, 12, 8, 36  # margins around the axes
 POINTS = 72  # units in an inch of matplotlib
 STYLE = {"svg.fonttype": "none", "axes.unicode_minus": False, "font.size": 11}
 AUTOMATIC = re.compile(r"(figure|axes|matplotlib\.axis|[xy]tick|line2d|text|patch)_\d+")  # matplotlib's own names

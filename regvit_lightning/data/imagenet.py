@@ -35,7 +35,7 @@ class ImageFiles:
     reference counts change.
 
     Attributes:
-        classes: names of the class folders, sorted; a class number is a place in this tuple.
+        classes: names of the class folders, sorted; a class number is an index into this tuple.
         paths: (N,) bytes, sorted within a class.
         labels: (N,) class numbers.
         root: folder that relative paths start from.
@@ -49,20 +49,20 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def path(self, place: int) -> str:
+    def path(self, index: int) -> str:
         """Path of one image."""
-        return os.path.join(self.root, os.fsdecode(bytes(self.paths[place])))
+        return os.path.join(self.root, os.fsdecode(bytes(self.paths[index])))
 
-    def open(self, place: int) -> Image.Image:
+    def open(self, index: int) -> Image.Image:
         """Decode one image as RGB.
 
         Raises:
             DataError: the file cannot be read or is truncated.
         """
-        return open_image(self.path(place))
+        return open_image(self.path(index))
 
     def subset(self, keep: Sequence[int]) -> "ImageFiles":
-        """The images at the places `keep`, with all classes."""
+        """The images at the indices `keep`, with all classes."""
         return ImageFiles(self.classes, self.paths[keep], self.labels[keep], self.root)
 
     def split(self, share: float, seed: int) -> tuple["ImageFiles", "ImageFiles"]:
@@ -77,9 +77,9 @@ class ImageFiles:
         labels = torch.tensor(self.labels)
         held: list[int] = []
         for label in range(len(self.classes)):
-            places = torch.nonzero(labels == label).flatten()
-            count = min(max(round(share * len(places)), 1), len(places) - 1)
-            held += places[torch.randperm(len(places), generator=generator)][:count].tolist()
+            indices = torch.nonzero(labels == label).flatten()
+            count = min(max(round(share * len(indices)), 1), len(indices) - 1)
+            held += indices[torch.randperm(len(indices), generator=generator)][:count].tolist()
         if not held:
             raise DataError(f"nothing to hold out: none of the {len(self.classes)} classes has two images")
         kept = np.setdiff1d(np.arange(len(self)), held)
@@ -105,16 +105,16 @@ def index(folder: Path, get: str = "") -> ImageFiles:
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: expected class folders of images{f'; {get}' if get else ''}")
-    place = folder.parent / ".index" / folder.name
-    with kept_index.in_turn(place):
-        kept = kept_index.read(place, KEPT)
-        if kept is None or not _as_listed(folder, kept):
-            listed_at = time.time_ns()
-            found = _list(folder, f"; {get}" if get else "")
-            settled = listed_at - int(found["times"].max()) > SETTLED
-            kept = (kept_index.read(place, KEPT) if settled and kept_index.keep(place, found) else None) or found
-    classes = tuple(os.fsdecode(bytes(name)) for name in kept["classes"])
-    return ImageFiles(classes, kept["paths"], kept["labels"], str(folder))
+    beside = folder.parent / ".index" / folder.name
+    with kept_index.in_turn(beside):
+        arrays = kept_index.read(beside, KEPT)
+        if arrays is None or not _as_listed(folder, arrays):
+            begun = time.time_ns()
+            arrays = _list(folder, f"; {get}" if get else "")
+            if begun - int(arrays["times"].max()) > SETTLED and kept_index.keep(beside, arrays):
+                arrays = kept_index.read(beside, KEPT) or arrays
+    classes = tuple(os.fsdecode(bytes(name)) for name in arrays["classes"])
+    return ImageFiles(classes, arrays["paths"], arrays["labels"], str(folder))
 
 
 def _as_listed(folder: Path, kept: kept_index.Arrays) -> bool:
@@ -134,17 +134,17 @@ def _list(folder: Path, advice: str) -> kept_index.Arrays:
     if not classes:
         raise DataError(f"{folder} holds no class folder: expected {folder}/<class>/<image>{advice}")
     for label, name in enumerate(classes):
-        found: list[bytes] = []
+        images: list[bytes] = []
         for inside, _, files in os.walk(folder / name):
             below = os.path.relpath(inside, folder)
             folders.append(os.fsencode(below))
             times.append(os.stat(inside).st_mtime_ns)
-            images = [file for file in files if os.path.splitext(file)[1].lower() in EXTENSIONS]
-            found += [os.fsencode(os.path.join(below, file)) for file in images]
-        if not found:
+            named = [file for file in files if os.path.splitext(file)[1].lower() in EXTENSIONS]
+            images += [os.fsencode(os.path.join(below, file)) for file in named]
+        if not images:
             raise DataError(f"class folder {folder / name} holds no image ({', '.join(EXTENSIONS)}){advice}")
-        paths += sorted(found)
-        labels += [label] * len(found)
+        paths += sorted(images)
+        labels += [label] * len(images)
     names = [os.fsencode(name) for name in classes]
     columns = {"classes": names, "paths": paths, "labels": labels, "folders": folders, "times": times}
     return {name: np.array(values) for name, values in columns.items()}
@@ -192,19 +192,19 @@ class Ordered(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        return self.transform(self.files.open(place)), int(self.files.labels[place])
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.files.open(index)), int(self.files.labels[index])
 
 
 class Drawn(Dataset[dict[str, Any]]):
-    """Augmented images for training, asked for by (position in the run, place in the files).
+    """Augmented images for training, asked for by (position in the run, index in the files).
 
     The augmentation of a sample is drawn from the seed and its position alone.
 
     Args:
         files, transform: what is read, and the augmentation.
         seed: of the augmentation.
-        replace: a file that cannot be read is replaced by the next one that can, and its place is reported in
+        replace: a file that cannot be read is replaced by the next one that can, and its index is reported in
             `unreadable` (pretraining); otherwise it is an error (evaluation).
     """
 
@@ -216,20 +216,20 @@ class Drawn(Dataset[dict[str, Any]]):
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         position, start = draw
-        image, place, unreadable = open_readable(self.files, start, self.replace)
+        image, index, unreadable = open_readable(self.files, start, self.replace)
         with seeds.drawn_from(self.seed, "augment", position):
-            return {"image": self.transform(image), "label": int(self.files.labels[place]), "unreadable": unreadable}
+            return {"image": self.transform(image), "label": int(self.files.labels[index]), "unreadable": unreadable}
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Samples of `Drawn` as a batch: image uint8 (B, 3, H, W), label (B,), unreadable places (any number,).
+    """Samples of `Drawn` as a batch: image uint8 (B, 3, H, W), label (B,), unreadable indices (any number,).
 
     Where the transform gives several tensors by name, `image` has a batch of each.
     """
     return {
         "image": default_collate([sample["image"] for sample in samples]),
         "label": torch.tensor([sample["label"] for sample in samples]),
-        "unreadable": torch.tensor([place for sample in samples for place in sample["unreadable"]], dtype=torch.long),
+        "unreadable": torch.tensor([index for sample in samples for index in sample["unreadable"]], dtype=torch.long),
     }
 
 

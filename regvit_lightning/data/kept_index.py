@@ -26,7 +26,7 @@ def read(folder: Path, names: Sequence[str]) -> Arrays | None:
 
 
 def keep(folder: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
-    """Write an index, complete or not at all, in place of one that is there; False where it cannot be written."""
+    """Write an index, complete or not at all, in place of one that is there; False where that cannot be done."""
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
@@ -34,9 +34,10 @@ def keep(folder: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
             np.save(temporary / f"{name}.npy", array)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
-    except OSError:  # no right to write, no room, or another process came first
+    except OSError:  # no right to write, no room, or a process that could not wait came first
         shutil.rmtree(temporary, ignore_errors=True)
-    return folder.is_dir()
+        return False
+    return True
 
 
 @contextmanager

@@ -151,6 +151,14 @@ class Backbone(nn.Module):
         raise self._lacks("blocks whose registers could be replaced")
         yield
 
+    def require_plain_vit(self) -> None:
+        """Say at once, before any image is read, that a model without blocks to look into does not do.
+
+        Raises:
+            UserError: it is such a model.
+        """
+        raise self._lacks("q, k, v and attention of its blocks")
+
     def linears(self) -> list[nn.Linear]:
         """The weight matrices of all blocks that every token meets, for counting multiply-adds.
 

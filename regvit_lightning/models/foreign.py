@@ -95,7 +95,8 @@ def load_foreign(name: str, seed: int = 0) -> Backbone:
         module = _imported(target, name)
         build = getattr(module, function, None)
         if not callable(build):
-            known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+            own = {key: value for key, value in vars(module).items() if callable(value) and not key.startswith("__")}
+            known = [key for key, value in own.items() if getattr(value, "__module__", "") == module.__name__]
             raise UserError(f"{name}: no function {function} in {target}; it has {', '.join(known) or 'none'}")
         with seeds.drawn_from(seed, "initialise"), _failures(name):
             model = build()

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from regvit_lightning.data import imagenet, kept_index
 from regvit_lightning.data.imagenet import index
 from regvit_lightning.data.layout import DataError
 
+ROOT = Path(__file__).parents[2]
 OLD = time.time() - 3600
 
 
@@ -124,7 +126,7 @@ def test_an_index_is_complete_or_not_there(tmp_path, monkeypatch):
     place = tmp_path / ".index" / "train"
     assert kept_index.keep(place, {"a": np.arange(3)})
     monkeypatch.setattr(np, "save", full)
-    assert kept_index.keep(place, {"a": np.arange(4)})  # what was there before
+    assert not kept_index.keep(place, {"a": np.arange(4)})
     assert kept_index.read(place, ["a"])["a"].tolist() == [0, 1, 2]
     assert not kept_index.keep(tmp_path / ".index" / "val", {"a": np.arange(4)})
     assert sorted(path.name for path in place.parent.iterdir()) == ["train"]
@@ -144,8 +146,17 @@ print(len(imagenet.index(Path(sys.argv[1]))))
 """
 
 
+def test_what_cannot_be_kept_is_not_taken_from_an_older_index(train, monkeypatch):
+    index(train)
+    (train / "dog" / "4.png").write_bytes(b"")
+    age(train)
+    os.utime(train / "dog", (OLD + 1, OLD + 1))
+    monkeypatch.setattr(kept_index, "keep", lambda *_: False)
+    assert names(index(train))[-2:] == ["dog/3.png", "dog/4.png"]
+
+
 def test_of_three_processes_one_lists_and_the_others_wait(train):
     command = [sys.executable, "-c", SLOW, str(train)]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(3)]
     words = [process.communicate(timeout=120)[0].split() for process in started]
     assert sorted(words) == [["4"], ["4"], ["listed", "4"]]

@@ -1,12 +1,13 @@
 """Metrics against the number of registers: every mean and every whisker in its place."""
 
+import dataclasses
 import math
 import re
 from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.report import curves
+from benchmarks.report import curves, drawing
 from benchmarks.tables import columns
 from tests.benchmarks.report.pages_by_hand import numbered, page, paths, record, saved
 
@@ -39,3 +40,22 @@ def test_curves_put_every_mean_in_its_place(tmp_path):
     assert all(length == pytest.approx(expected, abs=0.1) for length in lengths)
     (line,) = paths(curve.chart.shapes, "line c0")
     assert line == pytest.approx([end for x, y, _ in points for end in (x, y)], abs=0.06)
+
+
+def test_floors_are_no_family_and_take_no_colour(tmp_path):
+    found = [record(f"deit3-vitn_reg{n}", top1=40.0 + n) for n in (0, 4)]
+    floors = {"a_reg0": {"top1": 1.0}, "a_reg4": {"top1": 2.0}}
+    cells = saved(tmp_path, *(dataclasses.replace(one, floors=floors) for one in found))
+    (curve,) = curves.curves(columns.overview(cells), numbered(cells))
+    assert curve.legend == [("c0", "deit3-vitn")]
+
+
+def test_a_single_seed_has_the_interval_over_images_as_its_whisker(tmp_path):
+    found = [record(f"deit3-vitn_reg{n}", top1=50.0) for n in (0, 4)]
+    cells = saved(tmp_path, dataclasses.replace(found[0], intervals={"top1": [40.0, 60.0]}), found[1])
+    (curve,) = curves.curves(columns.overview(cells), numbered(cells))
+    ((_, low, _, high),) = paths(curve.chart.shapes, "whisker c0")
+    height = drawing.HEIGHT - drawing.TOP - drawing.BOTTOM
+    assert low - high == pytest.approx(height / 1.16, abs=0.11)  # the axis reaches 8 % further at both ends
+    assert [dot.cells for dot in curve.chart.dots] == ["0", "1"]
+    assert [dot.y for dot in curve.chart.dots] == pytest.approx([(low + high) / 2] * 2, abs=0.1)

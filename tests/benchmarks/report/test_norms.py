@@ -44,3 +44,43 @@ def test_a_report_that_cannot_be_drawn_is_named(tmp_path):
     rows, skipped = norms.panels(cells, numbered(cells))
     assert len(rows) == 1
     assert re.fullmatch(r".*deit3-vitn_reg4/artifact_report\.seed0\.json: its norms cannot be drawn .*", *skipped)
+
+
+def test_models_of_a_family_share_their_scales_and_the_first_seed_is_shown(tmp_path):
+    far = {"levels": artifacts().protocol["norms_by_block"]["levels"], "patches": [[1.0] * 6 + [1000.0]] * 4}
+    large = artifacts("deit3-vitn_reg0")
+    large = dataclasses.replace(large, protocol={**large.protocol, "norms_by_block": far})
+    other_seed = dataclasses.replace(artifacts(), seed=1, protocol={**artifacts().protocol, "verdict": "of seed 1"})
+    cells = saved(tmp_path, other_seed, artifacts(), large, artifacts("openclip-vitn_reg4"))
+    rows, _ = norms.panels(cells, numbered(cells))
+    assert [[panel.model for panel in row] for row in rows] == [
+        ["deit3-vitn_reg0", "deit3-vitn_reg4"],
+        ["openclip-vitn_reg4"],
+    ]
+    (one, two), (alone,) = rows
+    assert (two.cell, two.verdict) == (1, "it has artifacts")
+    medians = [paths(panel.blocks.shapes, "line c0")[0] for panel in (one, two, alone)]
+    assert medians[0] == medians[1]  # of both 1, on one scale
+    assert medians[2] != medians[1]  # a scale that ends at 10
+    assert [name for _, name in one.legend] == ["patches: median, 50 %, 98 %, dashed: largest"]
+    assert [name for _, name in two.legend[1:]] == ["CLS", "registers"]
+
+
+def test_what_is_after_the_final_norm_moves_no_scale(tmp_path):
+    levels, blocks = artifacts().protocol["norms_by_block"]["levels"], [[1.0] * 5 + [10.0] * 2] * 4
+    scales = []
+    for last in (10.0, 1000.0):
+        norms_by_block = {"levels": levels, "patches": [*blocks[:-1], [1.0] * 6 + [last]]}
+        one = dataclasses.replace(artifacts(), protocol={**artifacts().protocol, "norms_by_block": norms_by_block})
+        cells = saved(tmp_path, one)
+        scales.append(norms.panels(cells, numbered(cells))[0][0][0].blocks.shapes)
+    assert scales[0] == scales[1]
+
+
+def test_rules_say_the_last_and_the_largest_share(tmp_path):
+    findings = {"a": {"rule": "one", "shares": [0.0, 0.2, 0.1], "first": 2}}
+    findings["b"] = {"rule": "two", "shares": [0.0], "first": None}
+    one = dataclasses.replace(artifacts(), protocol={**artifacts().protocol, "findings": findings})
+    cells = saved(tmp_path, one)
+    (((panel,),), _) = norms.panels(cells, numbered(cells))
+    assert panel.rules == [norms.Rule("one", "10.00 %", "20.00 %", "2"), norms.Rule("two", "0.00 %", "0.00 %", "–")]
