@@ -64,6 +64,9 @@ class ForeignBackbone(Backbone):
         state = {f"model.{name}": value for name, value in self.model.state_dict().items() if _is_tensor(value)}
         return hashlib.sha256(weights.fingerprint(state).encode() + self.code).hexdigest()[:16]
 
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "tokens": "the module's output; a final norm is neither added nor left out"}
+
     @torch.no_grad()
     def _tried(self, size: int) -> Tokens:
         some = next(self.model.parameters(), torch.zeros(1))

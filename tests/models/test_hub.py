@@ -9,6 +9,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from regvit_lightning.errors import UserError
@@ -150,3 +151,14 @@ def test_settings_of_the_client_stay_as_they_are(client):
 def test_a_failure_that_is_not_the_network_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError), hub.fetching("timm/x"):
         raise ZeroDivisionError
+
+
+def test_a_network_that_goes_away_between_question_and_download(served, monkeypatch):
+    publish(served)
+
+    def gone(*_, **__):
+        raise LocalEntryNotFoundError("An error happened while trying to locate the file on the Hub")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", gone)
+    with pytest.raises(UserError, match=r"could not be fetched \(LocalEntryNotFoundError\)"):
+        load_backbone("hf/org/dinov2-tiny")
