@@ -35,7 +35,7 @@ def main() -> None:
 def help_text() -> str:
     """All commands with what they do."""
     lines = ["regvit <command> key=value …", "", "RegViT-Lightning: pretraining, frozen evaluations and result tables."]
-    lines += ["", *(f"  {name:<11}{command.help}" for name, command in COMMANDS.items()), ""]
+    lines += ["", *(f"  {name:<12}{command.help}" for name, command in COMMANDS.items()), ""]
     lines += [
         "Settings of a command: regvit <command> --help",
         "The data sets: DATA_ROOT=<folder>, or the shell's DATA_ROOT",

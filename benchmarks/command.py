@@ -1,11 +1,9 @@
-"""What every program shares: reading `key=value` words, `--help`, and one line for a user's mistake.
+"""What every program shares: reading `key=value` words, and one line for a user's mistake.
 
 Nothing heavy is imported here, so that `--help` answers at once.
 """
 
-import dataclasses
 import os
-import re
 import signal
 import sys
 import warnings
@@ -14,9 +12,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar, cast
 
-from benchmarks import terminal, word_of
+from benchmarks import terminal
+from benchmarks.manual.config import config_text
+from benchmarks.manual.help import help_text, keys
 from regvit_lightning import settings
 from regvit_lightning.errors import Notice, Stopped, UserError
+
+PRINT_CONFIG = "--print-config"  # in place of running: the resolved settings, with where each comes from
 
 T = TypeVar("T")
 
@@ -39,10 +41,14 @@ def run(name: str, description: str, schema: type[T], body: Callable[[T, list[st
             terminal.show(help_text(name, description, schema, [word for word in words if "=" in word], group))
             terminal.finish()
             return
-        own, remaining = split(words, schema)
+        own, remaining = split([word for word in words if word != PRINT_CONFIG], schema)
         if remaining and not group:
             key = remaining[0].partition("=")[0]
             raise settings.SettingsError(f"unknown key '{key}'; {settings.nearest(key, keys(schema))}")
+        if PRINT_CONFIG in words:
+            print(config_text(name, schema, own, remaining, group))
+            terminal.finish()
+            return
         wait_passively()
         with _stopping(), _notices(name):
             body(settings.build(schema, words=own), remaining)
@@ -108,38 +114,8 @@ def _notices(name: str) -> Iterator[None]:
         yield
 
 
-def keys(schema: type) -> list[str]:
-    """Names of the settings of a dataclass."""
-    return [field.name for field in dataclasses.fields(schema)]
-
-
 def split(words: Sequence[str], schema: type) -> tuple[list[str], list[str]]:
     """Words for `schema`, and the rest."""
     settings.read_words(words)
-    own = [word for word in words if re.split(r"[.=]", word)[0] in keys(schema)]
+    own = [word for word in words if word.partition("=")[0] in keys(schema)]
     return own, [word for word in words if word not in own]
-
-
-def help_text(name: str, description: str, schema: type, words: Sequence[str], group: str) -> str:
-    """The program's settings with their defaults and choices, and the YAML file of the chosen recipe or task."""
-    lines = [f"regvit {word_of(name)} key=value …  (python -m benchmarks.{name})", "", description, "", "Settings"]
-    for field in dataclasses.fields(schema):
-        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-        shown = "(must be given)" if default == settings.MISSING else "" if default == "" else f"[{default}]"
-        reader = field.metadata.get("reader", field.type)
-        kind = getattr(reader, "__name__", str(reader))
-        lines.append(f"  {field.name + '=<' + kind + '>':<22}{field.metadata.get('help', '')} {shown}".rstrip())
-    if not group:
-        return "\n".join(lines)
-    key = group.rstrip("s")
-    chosen = settings.read_words(words).get(key) or next(
-        (cast(Any, field.default) for field in dataclasses.fields(schema) if field.name == key), ""
-    )
-    lines += ["", f"Choices of {key}: {', '.join(settings.names(group))}"]
-    if chosen and chosen != settings.MISSING:
-        for path in settings.find(group, chosen):
-            text = path.read_text(encoding="utf-8").rstrip()
-            lines += ["", f"Settings of {key}={chosen} (configs/{group}/{path.name})", "", text]
-    else:
-        lines.append(f"For its settings: regvit {word_of(name)} {key}=<name> --help")
-    return "\n".join(lines)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from benchmarks import COMMANDS
+from benchmarks import COMMANDS, terminal
 from benchmarks.command import keys
 from regvit_lightning import settings
 from regvit_lightning.errors import UserError
@@ -42,6 +42,13 @@ compdef _regvit regvit
 SCRIPTS = {"bash": BASH, "zsh": ZSH}
 REGISTERS = (0, 1, 2, 4, 8, 16)  # of the paper's figure 8, offered for every size
 GROUPS = {"task": "tasks", "recipe": "recipes", "grid": "grids", "data": "data", "get": "downloads"}
+CHOICES = {
+    "launcher": ("local", "slurm"),
+    "accelerator": ("auto", "cpu"),
+    "precision": ("auto", "bf16-mixed", "32-true"),
+    "strategy": ("ddp", "fsdp"),
+    "logger": ("tensorboard", "csv", "wandb", "none"),
+}
 NOT_WORDS = ("module", "base", "version")  # of a YAML file, which nobody sets on the command line
 
 
@@ -69,7 +76,7 @@ def completions(line: str) -> list[str]:
     if equals:
         return _starting(last, (f"{key}={value}" for value in _values(key, schema, given)))
     known = dict.fromkeys([*keys(schema), *_chosen(schema, given)])
-    return _starting(last, [*(f"{name}=" for name in known if name not in given), "--help"])
+    return _starting(last, [*(f"{name}=" for name in known if name not in given), "--help", "--print-config"])
 
 
 def _starting(start: str, candidates: Iterable[str]) -> list[str]:
@@ -110,8 +117,8 @@ def _values(key: str, schema: type, given: Mapping[str, str]) -> list[str]:
         return _models(schema, given)
     if key == "variant":
         return ["auto", *_variants(schema, given)]
-    if key == "launcher":
-        return ["local", "slurm"]
+    if key in CHOICES:
+        return list(CHOICES[key])
     value = _chosen(schema, given).get(key, getattr(schema, key, None))
     return ["true", "false"] if isinstance(value, bool) else []
 
@@ -137,6 +144,7 @@ def _variants(schema: type, given: Mapping[str, str]) -> list[str]:
 
 def main() -> None:
     """Print the script of a shell, or the completions of a line."""
+    terminal.prepare()
     shell, *line = sys.argv[1:] or [""]
     if shell in SCRIPTS:
         print(SCRIPTS[shell], end="")

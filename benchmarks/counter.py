@@ -11,6 +11,7 @@ from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 10.0
 LONGEST_BAR, SHORTEST_BAR = 12, 4  # characters
+SPARE = 2  # columns that live lines leave free: for the `^C` of a terminal, and for … as three dots in ASCII
 
 
 def clock(seconds: float) -> str:
@@ -78,8 +79,7 @@ class Counter:
 
     def _bar(self, console: Console) -> Text:
         share = self.done / self.total if self.total else 1.0
-        width = console.width - (2 if console.options.ascii_only else 0)  # an ellipsis is then printed as three dots
-        line = Text(bar_line(self.title, share, self._parts(), width), no_wrap=True, overflow="crop")
+        line = Text(bar_line(self.title, share, self._parts(), console.width - SPARE), no_wrap=True, overflow="crop")
         line.highlight_regex("━+", "bar.complete")
         return line
 

@@ -118,6 +118,12 @@ def columns() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
+def paragraph(text: str) -> str:
+    """Prose in lines of 120 characters, as one line for `show` to break where the terminal is narrower."""
+    width = columns()
+    return text if width is None or width >= 120 else " ".join(text.split())
+
+
 def show(text: str) -> None:
     """Print `text` at once; on a terminal its long lines are broken between words."""
     width = columns()
@@ -137,7 +143,10 @@ def _broken(line: str, columns: int) -> str:
     if len(line) <= columns:
         return line
     second = re.match(r" *\S.*? {2,}(?=\S)|\s*# ", line)
-    lead = second[0] if second and len(second[0]) <= columns // 2 else line[: len(line) - len(line.lstrip())] + "  "
+    lead = second[0] if second else ""
+    if len(lead) > columns // 2:
+        line, lead = line.replace(lead, f"{lead.rstrip()}  ", 1), ""
+    lead = lead or line[: len(line) - len(line.lstrip())] + "  "
     indent = lead if lead.lstrip().startswith("#") else " " * len(lead)
     options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False}
     return textwrap.fill(line, columns, subsequent_indent=indent, **options)

@@ -84,8 +84,12 @@ def ious(areas: Scores) -> Scores:
             images.
     """
     both, predicted, labelled = np.asarray(areas, np.float64)
-    union = predicted + labelled - both
-    return np.divide(100 * both, union, out=np.full_like(both, np.nan), where=union > 0)
+    return percent(both, predicted + labelled - both)
+
+
+def percent(part: Scores, whole: Scores) -> Scores:
+    """100 × `part` / `whole`, both of one shape; NaN where the whole is 0."""
+    return np.divide(100 * part, whole, out=np.full_like(part, np.nan), where=whole > 0)
 
 
 def miou(areas: Scores) -> float:

@@ -27,7 +27,8 @@ FLOORS = {
     """,
     "benchmarks": """
         __init__ counter terminal throughput
-        command launch make_words progress
+        launch make_words manual progress
+        command
         data tables
         compare cost evaluate grid pretrain report speed
         plan status

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from regvit_lightning import settings
@@ -42,10 +42,11 @@ def test_files_merge_left_to_right_and_words_come_last(tmp_path):
         (["lr"], "'lr' is not of the form key=value"),
         (["lr=1", "lr=2"], "'lr' is given twice"),
         (["lr=1", "sizes=[", "epochs=1"], "not readable"),
+        (["lr=1", "name=???"], "name=???: ??? stands for what is not given"),
     ],
 )
 def test_mistakes_are_told_in_one_line(words, message):
-    with pytest.raises(SettingsError, match=message.replace("[", r"\[")) as error:
+    with pytest.raises(SettingsError, match=re.escape(message)) as error:
         settings.build(Example, words=words)
     assert "\n" not in str(error.value)
 
@@ -78,8 +79,13 @@ def test_a_text_in_a_file_is_a_text(tmp_path, text):
     assert settings.build(Whole, [tmp_path / "a.yaml"]) == Whole(Nested(path=text), path=text)
 
 
-@given(st.text())
+@given(st.text(min_size=1) | st.text("\\${}oc.env:HOME", min_size=1))
+@example("${oc.env:HOME}")
+@example("\\${oc.env:HOME}")
+@example("\\\\${x}\\\\")
+@example("${a}\\\\${b}")
 def test_any_text_is_taken_as_it_stands(text):
+    assume(text != "???")  # OmegaConf's mark of what is missing
     assert settings.build(Whole, words=[f"path={text}"]).path == text
     assert settings.resolved(settings.build(Whole, words=[f"path={text}"]))["path"] == text
 
@@ -109,10 +115,22 @@ def test_the_environment_is_asked_by_files_of_data_alone(tmp_path, monkeypatch):
         settings.build(Whole, [file], environment=True)
 
 
+def test_a_grid_does_not_ask_the_environment(tmp_path, monkeypatch):
+    from benchmarks.grid.cells import GridFile
+
+    monkeypatch.setenv("SECRET", "/s")
+    (tmp_path / "a.yaml").write_text("models: ['${oc.env:SECRET}', 010]\ntasks: [no]\nseeds: [010]\n")
+    grid = settings.build(GridFile, [tmp_path / "a.yaml"])
+    assert (grid.models, grid.tasks, grid.seeds) == (["${oc.env:SECRET}", "010"], ["no"], [10])
+
+
 def test_a_wrong_file_is_named(tmp_path):
     broken, unknown = tmp_path / "broken.yaml", tmp_path / "unknown.yaml"
     broken.write_text("lr: [1\n")
     unknown.write_text("lrr: 1\n")
+    (tmp_path / "quoted.yaml").write_text("lr: 1\nsizes: '[1]'\n")
+    with pytest.raises(SettingsError, match=r"quoted\.yaml: sizes=\[1\]: expected a list"):
+        settings.build(Example, [tmp_path / "quoted.yaml"])
     with pytest.raises(SettingsError, match=r"broken\.yaml"):
         settings.build(Example, [broken])
     with pytest.raises(SettingsError, match=r"unknown\.yaml: unknown key 'lrr'; nearest: lr"):

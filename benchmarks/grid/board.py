@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from benchmarks.counter import SPARE
+
 SECONDS_BETWEEN_LOOKS = 0.5
 
 
@@ -41,7 +43,7 @@ class Board:
         self.console.print(Text(line))
 
     def heard(self, lines: Sequence[str]) -> None:
-        """What a child has said."""
+        """A line of a child's output."""
         if self.echo:
             for line in lines:
                 self.say(line)
@@ -50,5 +52,7 @@ class Board:
         """Rewrite the live lines, cut to the width of the terminal; twice a second at most."""
         if self.live is not None and time.monotonic() - self.shown > SECONDS_BETWEEN_LOOKS:
             self.shown = time.monotonic()
-            texts = [Text(line, no_wrap=True, overflow="ellipsis") for line in (self.title, *lines)]
+            texts = [Text(line) for line in (self.title, *lines)]
+            for text in texts:
+                text.truncate(self.console.width - SPARE, overflow="ellipsis")
             self.live.update(Text("\n").join(texts), refresh=True)

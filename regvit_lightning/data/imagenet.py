@@ -33,7 +33,7 @@ class ImageFiles:
     reference counts change.
 
     Attributes:
-        classes: names of the class folders, sorted; a class number is a place in this tuple.
+        classes: names of the class folders, sorted; a class number is an index into this tuple.
         paths: (N,) bytes, sorted within a class.
         labels: (N,) class numbers.
     """
@@ -45,20 +45,20 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def path(self, place: int) -> str:
+    def path(self, index: int) -> str:
         """Path of one image."""
-        return os.fsdecode(bytes(self.paths[place]))
+        return os.fsdecode(bytes(self.paths[index]))
 
-    def open(self, place: int) -> Image.Image:
+    def open(self, index: int) -> Image.Image:
         """Decode one image as RGB.
 
         Raises:
             DataError: the file cannot be read or is truncated.
         """
-        return open_image(self.path(place))
+        return open_image(self.path(index))
 
     def subset(self, keep: Sequence[int]) -> "ImageFiles":
-        """The images at the places `keep`, with all classes."""
+        """The images at the indices `keep`, with all classes."""
         return ImageFiles(self.classes, self.paths[keep], self.labels[keep])
 
     def split(self, share: float, seed: int) -> tuple["ImageFiles", "ImageFiles"]:
@@ -73,9 +73,9 @@ class ImageFiles:
         labels = torch.from_numpy(self.labels)
         held: list[int] = []
         for label in range(len(self.classes)):
-            places = torch.nonzero(labels == label).flatten()
-            count = min(max(round(share * len(places)), 1), len(places) - 1)
-            held += places[torch.randperm(len(places), generator=generator)][:count].tolist()
+            indices = torch.nonzero(labels == label).flatten()
+            count = min(max(round(share * len(indices)), 1), len(indices) - 1)
+            held += indices[torch.randperm(len(indices), generator=generator)][:count].tolist()
         if not held:
             raise DataError(f"nothing to hold out: none of the {len(self.classes)} classes has two images")
         kept = np.setdiff1d(np.arange(len(self)), held)
@@ -101,11 +101,11 @@ def index(folder: Path, get: str = "") -> ImageFiles:
     paths: list[bytes] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(os.fsencode(path) for path in (folder / name).rglob("*") if path.suffix.lower() in EXTENSIONS)
-        if not found:
+        files = sorted(os.fsencode(path) for path in (folder / name).rglob("*") if path.suffix.lower() in EXTENSIONS)
+        if not files:
             raise DataError(f"class folder {folder / name} holds no image ({', '.join(EXTENSIONS)}){advice}")
-        paths += found
-        labels += [label] * len(found)
+        paths += files
+        labels += [label] * len(files)
     return ImageFiles(tuple(classes), np.array(paths), np.array(labels))
 
 
@@ -151,19 +151,19 @@ class Ordered(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        return self.transform(self.files.open(place)), int(self.files.labels[place])
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.files.open(index)), int(self.files.labels[index])
 
 
 class Drawn(Dataset[dict[str, Any]]):
-    """Augmented images for training, asked for by (position in the run, place in the files).
+    """Augmented images for training, asked for by (position in the run, index in the files).
 
     The augmentation of a sample is drawn from the seed and its position alone.
 
     Args:
         files, transform: what is read, and the augmentation.
         seed: of the augmentation.
-        replace: a file that cannot be read is replaced by the next one that can, and its place is reported in
+        replace: a file that cannot be read is replaced by the next one that can, and its index is reported in
             `unreadable` (pretraining); otherwise it is an error (evaluation).
     """
 
@@ -175,20 +175,20 @@ class Drawn(Dataset[dict[str, Any]]):
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         position, start = draw
-        image, place, unreadable = open_readable(self.files, start, self.replace)
+        image, index, unreadable = open_readable(self.files, start, self.replace)
         with seeds.drawn_from(self.seed, "augment", position):
-            return {"image": self.transform(image), "label": int(self.files.labels[place]), "unreadable": unreadable}
+            return {"image": self.transform(image), "label": int(self.files.labels[index]), "unreadable": unreadable}
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Samples of `Drawn` as a batch: image uint8 (B, 3, H, W), label (B,), unreadable places (any number,).
+    """Samples of `Drawn` as a batch: image uint8 (B, 3, H, W), label (B,), unreadable indices (any number,).
 
     Where the transform gives several tensors by name, `image` has a batch of each.
     """
     return {
         "image": default_collate([sample["image"] for sample in samples]),
         "label": torch.tensor([sample["label"] for sample in samples]),
-        "unreadable": torch.tensor([place for sample in samples for place in sample["unreadable"]], dtype=torch.long),
+        "unreadable": torch.tensor([index for sample in samples for index in sample["unreadable"]], dtype=torch.long),
     }
 
 

@@ -30,7 +30,7 @@ from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import MISSING, check, check_at_least, from_resolved, resolved
-from regvit_lightning.statistics import Scores, bootstrap, ious, miou
+from regvit_lightning.statistics import Scores, bootstrap, ious, miou, percent
 from regvit_lightning.tasks.batch_norm import over_devices
 from regvit_lightning.work import ImageCounts, Pass, Work, landscape
 
@@ -105,7 +105,7 @@ class Segmenter(FrozenModule):
     Attributes:
         areas: for each test image, see `areas`; (images, 3, classes), filled by test.
         seen: training pixels of each class; the most frequent one is the constant predictor.
-        to_show: places of the test images in the picture.
+        to_show: indices of the test images in the picture.
         shown: image (H, W, 3), truth and prediction (H, W) of each of them, uint8.
     """
 
@@ -205,10 +205,9 @@ def scores(total: Tensor | Scores) -> dict[str, float]:
     As in mmsegmentation, classes that occur nowhere are left out of the means.
     """
     both, _, labelled = areas = np.asarray(total, np.float64)
-    true = labelled > 0
     return {
         "miou": miou(areas),
-        "mean_accuracy": float(np.mean(100 * both[true] / labelled[true])),
+        "mean_accuracy": float(np.nanmean(percent(both, labelled))),
         "pixel_accuracy": float(100 * both.sum() / labelled.sum()),
     }
 
@@ -264,7 +263,8 @@ def run(
     Raises:
         DataError: the data is missing, incomplete or unreadable, or a mask does not fit.
     """
-    check(settings.blocks <= backbone.depth, f"blocks={settings.blocks}: {backbone.name} has {backbone.depth}")
+    lacks = f"blocks={settings.blocks}: {backbone.name} has {backbone.depth}; give fewer, such as blocks=1"
+    check(settings.blocks <= backbone.depth, lacks)
     layout = data.segmentation
     train = ade20k.train_images(data, ade20k.train_pipeline(layout, settings.short_side, settings.ratio, settings.crop))
     test = ade20k.test_images(
@@ -284,7 +284,7 @@ def run(
 def _outcome(module: Segmenter, data: DataSettings, train_images: int, seed: int) -> Outcome:
     layout, names, total = data.segmentation, ade20k.class_names(data.segmentation), module.areas.sum(dim=0)
     frequent = int(module.seen.argmax())
-    shown = [module.shown[place] for place in sorted(module.shown)]
+    shown = [module.shown[index] for index in sorted(module.shown)]
     pictures, truths, predictions = zip(*shown, strict=True)
     return Outcome(
         metrics=scores(total),

@@ -1,12 +1,13 @@
 """A dataclass as a schema: trees of texts become values by the types of its fields, which OmegaConf merges."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from regvit_lightning.values import notation
 from regvit_lightning.values.notation import Tree
@@ -168,8 +169,10 @@ def instance(config: DictConfig) -> Any:
 
 def _literal(value: Any) -> Any:
     """A value whose `${…}` mean nothing to OmegaConf: a user's text is a text."""
+    if value == MISSING:
+        raise ValueError("??? stands for what is not given")
     if isinstance(value, str):
-        return value.replace("${", "\\${")
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # backslashes in front count in pairs
     if isinstance(value, Mapping):
         return {key: _literal(item) for key, item in value.items()}
     return [_literal(item) for item in value] if isinstance(value, list) else value

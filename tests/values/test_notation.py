@@ -1,10 +1,11 @@
 """Notation: YAML whose texts stay texts."""
 
 import json
+import re
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from regvit_lightning.values import notation
@@ -83,7 +84,11 @@ def test_json_is_yaml(value):
 
 
 @given(json_values)
+@example("no")
+@example({"1:30": ["010", 1e-3, 1e22]})
 def test_an_independent_writer_is_read(value):
+    # YAML 1.1, which PyYAML writes, leaves a text such as 0E0 without quotes: no number there, but one in YAML 1.2.
+    assume(not re.search(r"[0-9][eE][0-9]", str(value)))
     assert notation.untyped(notation.parse(yaml.safe_dump({"key": value}, allow_unicode=True))) == {"key": value}
 
 

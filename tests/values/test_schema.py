@@ -137,6 +137,32 @@ def test_a_text_that_looks_like_an_interpolation_stays_as_it_is():
     assert made("{free: {a: ['${b}']}}").free == {"a": ["${b}"]}
 
 
+@dataclass
+class Defaults:
+    named: dict[str, Item] = field(default_factory=lambda: {"a": Item("a", 5), "b": Item("b", 6)})
+
+
+def test_what_stands_by_name_is_merged_into_the_defaults():
+    value = {"a": {"name": "x"}, "c": {"name": "c"}}
+    config = schema.updated(OmegaConf.structured(Defaults), Defaults, ["named"], value)
+    expected = {"a": Item("x", 5), "b": Item("b", 6), "c": Item("c", 1)}
+    assert schema.instance(config).named == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "expected"), [(3, float, 3.0), (3, int, 3), (True, bool, True), (None, int | None, None)]
+)
+def test_values_of_python_are_checked(value, kind, expected):
+    found = schema.typed(value, kind)
+    assert (found, type(found)) == (expected, type(expected))
+
+
+@pytest.mark.parametrize(("value", "kind"), [(3.0, int), (True, int), (3, str), (None, float), ("[1]", list[int])])
+def test_values_of_python_of_another_type(value, kind):
+    with pytest.raises(ValueError, match="expected a"):
+        schema.typed(value, kind)
+
+
 def test_a_path_leads_into_what_is_nested():
     assert schema.kind_of(Outer, ["inner", "share"]) is float
     assert schema.kind_of(Outer, ["other", "images"]) is int

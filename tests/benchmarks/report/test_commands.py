@@ -55,7 +55,7 @@ def test_whatever_a_record_says_its_command_is_one_line_without_a_shells_signs(n
         made = commands.command(dataclasses.replace(record(), **changed))
         assert "\n" not in made
         if not made.startswith("# no command: "):
-            outside = re.sub(r'ARGS="[^"]*"', "", made)
+            outside = re.sub(r' ARGS="[^"]*"', "", made)
             assert re.fullmatch(r"make eval [\w.@+/= …-]+ RESULTS=again", outside)
             for inside in re.findall(r'ARGS="([^"]*)"', made):
                 assert re.fullmatch(r"[\w.@+/=' :,{}\[\]-]*", inside)

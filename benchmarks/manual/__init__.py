@@ -1,0 +1,1 @@
+"""What a program says of its settings: `--help` and `--print-config`."""
