@@ -162,14 +162,14 @@ def _check_launcher(options: Pretrain) -> None:
 
 
 def _submit(run: "Run", options: Pretrain, words: list[str]) -> None:
-    """Submit the same command as a job; what can be found wrong now is not found after hours in a queue."""
+    """Submit the same command as a job; mistakes are reported now and not after hours in a queue."""
     from benchmarks import launch
     from regvit_lightning.data.module import accumulation
     from regvit_lightning.pretrain import fit
 
     folder = run.folder / "slurm"
-    if found := launch.active(folder):
-        print(f"pretrain: job {found} is at it; logs in {folder}")
+    if job_number := launch.active(folder):
+        print(f"pretrain: job {job_number} already trains it; logs in {folder}")
         return
     accumulation(run.settings.batch_size, run.world, run.settings.device_batch)
     own = [f"{key}={value}" for key, value in {**asdict(options), "launcher": "local", "force": False}.items()]

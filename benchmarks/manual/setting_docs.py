@@ -59,11 +59,11 @@ def documented(docstring: str) -> dict[str, str]:
     """What the section `Attributes:` of a docstring says, by name; names before one colon share their line."""
     _, _, section = inspect.cleandoc(docstring).partition("Attributes:\n")
     section = re.split(r"\n(?=\S)", section)[0]  # up to the next section
-    found = {}
+    documented = {}
     for entry in re.split(r"\n(?=    \S)", "\n" + section)[1:]:
         names, _, text = entry.partition(":")
-        found.update({name.strip(): " ".join(text.split()) for name in names.split(",")})
-    return found
+        documented.update({name.strip(): " ".join(text.split()) for name in names.split(",")})
+    return documented
 
 
 def _field(module: str, line: ast.AnnAssign, help: str) -> Documented:

@@ -124,9 +124,9 @@ def _preprocessing(naming: str, path: Path) -> tuple[Sequence[float], Sequence[f
     """Mean, std, and the share that the crop keeps, of a foreign model: what lies beside it says, or its naming."""
     if naming == "open_clip":
         return *_clip_mean_std(path), 1.0
-    said = hugging_face.read_processor(path) if naming else None
-    if said is not None:
-        return said
+    processor = hugging_face.read_processor(path) if naming else None
+    if processor is not None:
+        return processor
     if naming == hugging_face.CLIP:
         return OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, 1.0
     return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, SHARE

@@ -195,9 +195,9 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
         if own[name].shape != state[name].shape
     ]
     problems = {"missing": sorted(own.keys() - state.keys()), "unexpected": sorted(state.keys() - own.keys())}
-    told = [f"{kind}: {', '.join(names)}" for kind, names in {**problems, "other shape": shapes}.items() if names]
-    if told:
-        raise UserError(f"{source}: does not fit ({describe(state)}); {'; '.join(told)}")
+    faults = [f"{kind}: {', '.join(names)}" for kind, names in {**problems, "other shape": shapes}.items() if names]
+    if faults:
+        raise UserError(f"{source}: does not fit ({describe(state)}); {'; '.join(faults)}")
     model.load_state_dict(state)
 
 
@@ -261,7 +261,7 @@ def _is_square(count: int) -> bool:
 
 
 def _model_like(state: State, source: object, heads: int | None = None) -> RegisterViT:
-    # The model whose tensors have these shapes. Whatever does not fit is told by the strict loading.
+    # The model whose tensors have these shapes. Whatever does not fit is an error of the strict loading.
     projection, fc1, fc2 = (
         state[name] for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight")
     )

@@ -45,6 +45,7 @@ class OpenClipSettings(recipe.RecipeSettings):
         smallest_crop: smallest share of the area in a random crop.
         embed_dim: dimensions of the space that images and texts share.
         text_width, text_layers, text_heads, context_length: of the text tower, see `TextArchitecture`.
+        monitor_every: 0, as kNN on held-out images needs labels, which pairs do not have.
     """
 
     lr: float = MISSING
