@@ -23,7 +23,10 @@ def log(kind, folder, value, step):
 
 
 def test_tensorboard_has_texts_pictures_and_no_score_of_its_own(tmp_path):
-    assert isinstance(log("tensorboard", tmp_path, 2.0, 3), TensorBoardLogger)
+    logger = log("tensorboard", tmp_path, 2.0, 3)
+    assert isinstance(logger, TensorBoardLogger)
+    logger.log_hyperparams({"lr": 0.5})  # as a callback of the user's may do
+    logger.finalize("success")
     events = EventAccumulator(str(tmp_path / "log")).Reload()
     assert events.Tags()["scalars"] == ["run/x"]  # and no hp_metric of -1
     assert [(event.step, event.value) for event in events.Scalars("run/x")] == [(3, 2.0)]
@@ -61,12 +64,17 @@ def test_weights_and_biases_must_be_installed(monkeypatch, tmp_path):
 
 
 def test_weights_and_biases_goes_on_under_the_same_name(monkeypatch, tmp_path):
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
+
+    def facts(folder):
+        run = log("wandb", folder, 0.0, 0).experiment
+        wandb.finish()
+        return run.id, run.name, run.project
+
     folder = tmp_path / "deit3-vitn_reg4" / "seed0"
-    first, again = (log("wandb", folder, float(step), step) for step in (0, 1))
-    assert first.experiment.id == again.experiment.id
-    assert first.experiment.name == "deit3-vitn_reg4-seed0"
-    assert first.experiment.project == loggers.PROJECT
-    assert log("wandb", tmp_path / "other" / "seed0", 0.0, 0).experiment.id != first.experiment.id
+    first = facts(folder)
+    assert first[1:] == ("deit3-vitn_reg4-seed0", loggers.PROJECT)
+    assert facts(folder) == first
+    assert facts(tmp_path / "other" / "seed0")[0] != first[0]
