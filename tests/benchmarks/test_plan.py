@@ -78,7 +78,7 @@ def test_the_paper_at_full_scale_without_its_data(monkeypatch, tmp_path):
     assert training.mib == pytest.approx(expected, rel=0.01)
 
 
-def test_speed_is_measured_where_cells_have_run(words, tmp_path):
+def test_speed_is_measured_where_cells_have_run(words, tmp_path, monkeypatch):
     shown = program("plan", *words, "gpus=1")
     assert "peak 312 (assumed: A100, bf16) TFLOP/s × MFU 0.35 (assumed)" in shown
     folder = tmp_path / "runs" / "mini" / "grid" / "openclip-vitn_reg4"
@@ -93,6 +93,9 @@ def test_speed_is_measured_where_cells_have_run(words, tmp_path):
     assert "Speed: measured FLOP/s" in shown
     # On this machine without GPU the cell has run on the processor, which says nothing about 64 GPUs.
     assert "peak 312 (assumed: A100, bf16)" in program("plan", *words, "gpus=64")
+    monkeypatch.setattr(Estimates, "devices", lambda estimates: ["NVIDIA H100 80GB HBM3", "AMD EPYC, 2 threads"])
+    told = "Speed: measured FLOP/s of the cells that have run (NVIDIA H100 80GB HBM3; AMD EPYC, 2 threads)"
+    assert told in program("plan", *words, "gpus=64")
 
 
 def test_without_records_one_block_is_measured_on_this_machine(words, monkeypatch):
