@@ -168,8 +168,8 @@ TWO_MODELS = [("a", "pretrain", 80.0), ("b", "pretrain", 80.0), ("a", "knn", 2.0
 class Recipes:
     """Stands for the estimates: every recipe has this batch."""
 
-    def __init__(self, batch_size):
-        self.settings = type("Settings", (), {"batch_size": batch_size})
+    def __init__(self, batch_size, group=1):
+        self.settings = type("Settings", (), {"batch_size": batch_size, "group": group})
 
     def work(self, cell):
         return None, self.settings
@@ -200,6 +200,12 @@ def test_idle_gpus_are_told_with_what_would_keep_them_busy(tmp_path, batch_size,
         "Hours on 16 GPUs, longest cells first: 0.02 (1 min)",
         f"Idle: 14 of 16 GPUs on average{advice}",
     ]
+
+
+def test_groups_of_images_stay_on_a_gpu():
+    """DINOv2's batch of 48 in groups of 16 is shared by one GPU or three, and not by eight."""
+    recipe = Recipes(48, group=16).settings
+    assert [devices for devices in range(1, 9) if plan._divides(recipe, devices)] == [1, 3]
 
 
 def test_no_gpu_of_two_is_idle_while_two_models_are_trained(tmp_path):
