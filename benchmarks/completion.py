@@ -42,6 +42,13 @@ compdef _regvit regvit
 SCRIPTS = {"bash": BASH, "zsh": ZSH}
 REGISTERS = (0, 1, 2, 4, 8, 16)  # of the paper's figure 8, offered for every size
 GROUPS = {"task": "tasks", "recipe": "recipes", "grid": "grids", "data": "data", "get": "downloads"}
+CHOICES = {
+    "launcher": ("local", "slurm"),
+    "accelerator": ("auto", "cpu"),
+    "precision": ("auto", "bf16-mixed", "32-true"),
+    "strategy": ("ddp", "fsdp"),
+    "logger": ("tensorboard", "csv", "wandb", "none"),
+}
 NOT_WORDS = ("module", "base", "version")  # of a YAML file, which nobody sets on the command line
 
 
@@ -110,8 +117,8 @@ def _values(key: str, schema: type, given: Mapping[str, str]) -> list[str]:
         return _models(schema, given)
     if key == "variant":
         return ["auto", *_variants(schema, given)]
-    if key == "launcher":
-        return ["local", "slurm"]
+    if key in CHOICES:
+        return list(CHOICES[key])
     value = _chosen(schema, given).get(key, getattr(schema, key, None))
     return ["true", "false"] if isinstance(value, bool) else []
 

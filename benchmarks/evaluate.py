@@ -17,7 +17,10 @@ still holds is not run again; one that was interrupted while a head was trained 
 class Evaluate:
     """Settings of the program; the task's own settings follow as further words."""
 
-    model: str = setting("<recipe>[+<tag>]-<name> (trained here), timm/<name>, a checkpoint's path, or random-<name>")
+    model: str = setting(
+        "<recipe>[+<tag>]-<name> (trained here), timm/<name>, hf/<org>/<name>, a checkpoint's path, "
+        "python:<module or file>:<function>, or random-<name>"
+    )
     task: str = setting("a file of configs/tasks")
     data: str = setting("a file of configs/data, or a folder with train/ and val/ class folders", "mini")
     variant: str = setting("overlay of the task; 'auto' takes the data's own", "auto")

@@ -34,25 +34,25 @@ def main(options: Status, words: list[str]) -> None:
     check_at_least(options, 1, "devices")
     grid = grids.build(options)
     known = States(grid)
-    found = {cell: known.of(cell) for cell in grid.cells}
-    print(table(grid, found))
-    for line in [*notes(found, time.time()), *(f"left out: {line}" for line in grid.left_out)]:
+    of_cells = {cell: known.of(cell) for cell in grid.cells}
+    print(table(grid, of_cells))
+    for line in [*notes(of_cells, time.time()), *(f"left out: {line}" for line in grid.left_out)]:
         print(line)
-    print(", ".join(f"{count} {kind}" for kind, count in sorted(counts(found).items(), key=_by_order)))
-    left = [cell for cell, state in found.items() if state.kind != ORDER[0] and state.runnable]
+    print(", ".join(f"{count} {kind}" for kind, count in sorted(counts(of_cells).items(), key=_by_order)))
+    left = [cell for cell, state in of_cells.items() if state.kind != ORDER[0] and state.runnable]
     estimates, commands = Estimates(grid), Commands(options, grid, force=False)
     if left and estimates.speed():
         jobs = [commands.job(cell, estimates.seconds(cell)) for cell in left]
-        begun = {cell.name: time.time() - found[cell].since for cell in left if found[cell].kind == RUNNING}
+        begun = {cell.name: time.time() - of_cells[cell].since for cell in left if of_cells[cell].kind == RUNNING}
         seconds = queueing.seconds_left(jobs, begun, options.devices)
         print(f"about {clock(seconds)} left on {options.devices} devices, by what such cells took before")
 
 
-def table(grid: Cells, found: Mapping[Cell, State]) -> str:
+def table(grid: Cells, of_cells: Mapping[Cell, State]) -> str:
     """Models and seeds × pretraining and tasks; a list on a terminal that is too narrow for the table."""
     tasks = list(dict.fromkeys(cell.task for cell in grid.cells))
     lines = list(dict.fromkeys((cell.model, cell.seed) for cell in grid.cells if not cell.pretrains))
-    of_place = {(cell.model, cell.seed, cell.task): state.kind for cell, state in found.items()}
+    of_place = {(cell.model, cell.seed, cell.task): state.kind for cell, state in of_cells.items()}
     rows = [["model", "seed", *tasks]]
     rows += [[model, str(seed), *(of_place.get((model, seed, task), "–") for task in tasks)] for model, seed in lines]
     wide = markdown.table(rows)
@@ -71,12 +71,12 @@ def _listed(model: str, seed: int, tasks: Sequence[str], kinds: Mapping[tuple[st
     return "\n".join(lines)
 
 
-def notes(found: Mapping[Cell, State], now: float) -> list[str]:
-    """What there is to say of cells, by kind; once for cells of which the same is said."""
+def notes(of_cells: Mapping[Cell, State], now: float) -> list[str]:
+    """Notes on cells, by kind; one note for all cells that it fits."""
     from benchmarks.counter import clock
 
     cells: dict[State, list[Cell]] = {}
-    for cell, state in found.items():
+    for cell, state in of_cells.items():
         if state.note:
             cells.setdefault(state, []).append(cell)
     lines = []
@@ -89,13 +89,13 @@ def notes(found: Mapping[Cell, State], now: float) -> list[str]:
 
 
 def _together(cells: Sequence[Cell]) -> str:
-    places = dict.fromkeys(f"{cell.model} seed {cell.seed}" for cell in cells)
-    return f"{len(cells)} cells of {', '.join(places)}"
+    models = dict.fromkeys(f"{cell.model} seed {cell.seed}" for cell in cells)
+    return f"{len(cells)} cells of {', '.join(models)}"
 
 
-def counts(found: Mapping[Cell, State]) -> Counter[str]:
+def counts(of_cells: Mapping[Cell, State]) -> Counter[str]:
     """How many cells are how."""
-    return Counter(state.kind for state in found.values())
+    return Counter(state.kind for state in of_cells.values())
 
 
 def _by_order(entry: tuple[str, int]) -> int:

@@ -15,17 +15,17 @@ def search(queries: Tensor, bank: Tensor, k: int, chunk: int) -> tuple[Tensor, T
         chunk: rows of the bank looked at together; memory is Q * (chunk + 2 k).
 
     Returns:
-        Similarities (Q, k), descending, and places in the bank (Q, k).
+        Similarities (Q, k), descending, and indices in the bank (Q, k).
     """
     similarity = queries.new_empty(len(queries), 0)
-    place = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
+    index = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
     for start in range(0, len(bank), chunk):
-        found = queries @ bank[start : start + chunk].T
-        top = found.topk(min(k, found.shape[1]), dim=1)
-        similarity, place = torch.cat([similarity, top.values], 1), torch.cat([place, top.indices + start], 1)
+        similarities = queries @ bank[start : start + chunk].T
+        top = similarities.topk(min(k, similarities.shape[1]), dim=1)
+        similarity, index = torch.cat([similarity, top.values], 1), torch.cat([index, top.indices + start], 1)
         best = similarity.topk(min(k, similarity.shape[1]), dim=1)
-        similarity, place = best.values, place.gather(1, best.indices)
-    return similarity, place
+        similarity, index = best.values, index.gather(1, best.indices)
+    return similarity, index
 
 
 def votes(similarity: Tensor, labels: Tensor, k: int, classes: int, temperature: float) -> Tensor:

@@ -99,12 +99,12 @@ def layers(group: str, name: str, variant: str = "") -> list[Layer]:
     overlaid = next((file for file, _ in files if variant and _path(group, file, variant).exists()), "")
     missing = f"configs/{group}/{files[0][0]}.{variant}.yaml"
     check(not variant or bool(overlaid), f"{group.rstrip('s')} '{name}' has no variant '{variant}': {missing}")
-    found = []
+    stack = []
     for file, boxed_set in reversed(files):
-        found += _layers_of(_path(group, file), name, boxed_set)
+        stack += _layers_of(_path(group, file), name, boxed_set)
         if file == overlaid:
-            found += _layers_of(_path(group, file, variant), name, boxed_set)
-    return found
+            stack += _layers_of(_path(group, file, variant), name, boxed_set)
+    return stack
 
 
 def _layers_of(path: Path, name: str, boxed_set: str) -> list[Layer]:
@@ -118,15 +118,15 @@ def _layers_of(path: Path, name: str, boxed_set: str) -> list[Layer]:
 
 def _inherited(group: str, file: str, boxed_set: str) -> list[tuple[str, str]]:
     """A file and its bases, the nearest first, each with the set with boxes that it is on."""
-    found = [(file, boxed_set)]
-    while base := _content(_path(group, found[-1][0])).get("base"):
+    chain = [(file, boxed_set)]
+    while base := _content(_path(group, chain[-1][0])).get("base"):
         try:
-            found.append((base, found[-1][1]) if base in _files(group) else _meaning(group, str(base)))
+            chain.append((base, chain[-1][1]) if base in _files(group) else _meaning(group, str(base)))
         except SettingsError as error:
-            raise SettingsError(f"configs/{group}/{found[-1][0]}.yaml: base: {error}") from None
-        circle = " → ".join(name for name, _ in found)
-        check(len(dict(found)) == len(found), f"configs/{group}/{file}.yaml: base goes round in a circle: {circle}")
-    return found
+            raise SettingsError(f"configs/{group}/{chain[-1][0]}.yaml: base: {error}") from None
+        circle = " → ".join(name for name, _ in chain)
+        check(len(dict(chain)) == len(chain), f"configs/{group}/{file}.yaml: base goes round in a circle: {circle}")
+    return chain
 
 
 def _meaning(group: str, name: str) -> tuple[str, str]:
@@ -142,12 +142,12 @@ def _meaning(group: str, name: str) -> tuple[str, str]:
 
 def _meanings(group: str) -> dict[str, list[tuple[str, str]]]:
     """All names of a group, with what `_meaning` gives; a name that is made twice has several."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    meanings: dict[str, list[tuple[str, str]]] = {}
     for file in _files(group):
         on_sets = group == "tasks" and _is_on_every_set(file)
         for boxed_set in boxed_sets() if on_sets else [""]:
-            found.setdefault(f"{file}_{boxed_set}" if on_sets else file, []).append((file, boxed_set))
-    return found
+            meanings.setdefault(f"{file}_{boxed_set}" if on_sets else file, []).append((file, boxed_set))
+    return meanings
 
 
 def _is_on_every_set(task: str, *below: str) -> bool:
@@ -169,7 +169,7 @@ def _path(group: str, file: str, variant: str = "") -> Path:
 
 
 def _readable(group: str, file: str) -> Mapping[str, Tree]:
-    """The content of a file; nothing where it is not readable, which is told where the file itself is asked for."""
+    """The content of a file; nothing where it is not readable: reading the file itself raises that error."""
     try:
         return _content(_path(group, file))
     except SettingsError:
@@ -191,8 +191,8 @@ def _parsed(path: Path, written: int) -> Mapping[str, Tree]:
 
 def merged(group: str, name: str, variant: str = "") -> dict[str, Any]:
     """What the layers of `name` say together: without defaults of dataclasses, checks and words."""
-    found = [layer.values for layer in layers(group, name, variant)]
-    return cast(dict[str, Any], notation.untyped(reduce(notation.merged, found)))
+    stack = [layer.values for layer in layers(group, name, variant)]
+    return cast(dict[str, Any], notation.untyped(reduce(notation.merged, stack)))
 
 
 def load_settings(
@@ -211,9 +211,9 @@ def load_settings(
     Raises:
         SettingsError: unknown name, variant or key, or a value of the wrong type or range.
     """
-    found = layers(group, name, variant)
+    stack = layers(group, name, variant)
     module = importlib.import_module(module_of(group, name))
-    return module, build(module.SETTINGS, found, words, known)
+    return module, build(module.SETTINGS, stack, words, known)
 
 
 def module_of(group: str, name: str) -> str:
@@ -231,10 +231,10 @@ def module_of(group: str, name: str) -> str:
 def _below(package: str, name: str) -> str:
     """Dotted path of the file or folder `name` below a folder of the library: `lost` is `discovery.lost`."""
     folder = Path(__file__).parent / package
-    found = [folder / name] if (folder / name).is_dir() else sorted(folder.rglob(f"{name}.py"))
-    if len(found) != 1:
+    matches = [folder / name] if (folder / name).is_dir() else sorted(folder.rglob(f"{name}.py"))
+    if len(matches) != 1:
         raise SettingsError(f"module: {name}: expected the name of one file of regvit_lightning/{package}/")
-    return ".".join(found[0].relative_to(folder).with_suffix("").parts)
+    return ".".join(matches[0].relative_to(folder).with_suffix("").parts)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

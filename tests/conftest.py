@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings as hypothesis_settings
 
 from regvit_lightning import settings
 from regvit_lightning.data import layout
@@ -14,6 +15,10 @@ from regvit_lightning.data.mini import writer as mini
 
 # Tiny models spend their time waking threads up; with one each, the suite is several times faster.
 torch.set_num_threads(1)
+
+# No test is judged by its time: the first example of many imports what takes seconds on a busy machine.
+hypothesis_settings.register_profile("suite", deadline=None)
+hypothesis_settings.load_profile("suite")
 
 HANDS = Path(__file__).resolve().parents[2] / "shared" / "data" / "hands"
 

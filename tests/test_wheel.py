@@ -48,6 +48,7 @@ def installed(wheel, tmp_path_factory):
     run("git", *IDENTITY, "commit", "--quiet", "--allow-empty", "--message", "something else", cwd=repository)
     folder = repository / "packages"
     run(*PIP, "install", "--no-deps", "--no-index", "--target", folder, wheel, cwd=repository)
+    (folder / "configs").mkdir()  # another package's, beside ours
     (repository / "work").mkdir()
     return folder
 

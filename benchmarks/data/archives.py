@@ -85,20 +85,20 @@ def unpack(archive: Path, folder: Path, only: str = "", strip: str = "", show: S
         wanted = [member for member in members if not only or fnmatch(str(member.path), only)]
         if not wanted:
             raise DataError(f"{archive} holds no {only or 'file'}: another archive than expected")
-        places = [folder / _stripped(member.path, strip) for member in wanted]
-        write(wanted, places, show)
+        targets = [folder / _stripped(member.path, strip) for member in wanted]
+        write(wanted, targets, show)
 
 
-def write(members: Sequence[Member], places: Sequence[Path], show: Show = lambda *_: None) -> None:
-    """Write each member to its place, whole or not at all, unless it is there with the right size.
+def write(members: Sequence[Member], targets: Sequence[Path], show: Show = lambda *_: None) -> None:
+    """Write each member to its target, whole or not at all, unless it is there with the right size.
 
     Raises:
-        UserError: a place cannot be written, or there is no room.
+        UserError: a target cannot be written, or there is no room.
     """
-    pairs = [(m, place) for m, place in zip(members, places, strict=True) if not _is_there(m, place)]
-    _check_room(places[0], sum(member.size for member, _ in pairs))
-    for count, (member, place) in enumerate(pairs, start=len(members) - len(pairs) + 1):
-        _write_one(member, place)
+    pairs = [(m, target) for m, target in zip(members, targets, strict=True) if not _is_there(m, target)]
+    _check_room(targets[0], sum(member.size for member, _ in pairs))
+    for count, (member, target) in enumerate(pairs, start=len(members) - len(pairs) + 1):
+        _write_one(member, target)
         show(count, len(members))
 
 
@@ -120,11 +120,11 @@ def _write_one(member: Member, place: Path) -> None:
         atomic.remove(temporary)
 
 
-def _rename(temporary: Path, place: Path) -> None:
+def _rename(temporary: Path, target: Path) -> None:
     try:
-        os.replace(temporary, place)
+        os.replace(temporary, target)
     except OSError as error:  # such as a folder of that name
-        raise UserError(f"cannot write {place}: {error.strerror}; move away what is there") from None
+        raise UserError(f"cannot write {target}: {error.strerror}; move away what is there") from None
 
 
 def _put(target: IO[bytes], chunk: bytes, place: Path) -> None:
@@ -135,15 +135,15 @@ def _put(target: IO[bytes], chunk: bytes, place: Path) -> None:
         raise UserError(f"cannot write {place}: {error.strerror}; make room and give the command again") from None
 
 
-def _is_there(member: Member, place: Path) -> bool:
+def _is_there(member: Member, target: Path) -> bool:
     try:
-        return place.stat().st_size == member.size
+        return target.stat().st_size == member.size
     except OSError:
         return False
 
 
-def _check_room(place: Path, needed: int) -> None:
-    folder = next(parent for parent in place.absolute().parents if parent.is_dir())
+def _check_room(target: Path, needed: int) -> None:
+    folder = next(parent for parent in target.absolute().parents if parent.is_dir())
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(f"{folder} has {free / 1e9:.1f} GB left, {needed / 1e9:.1f} are needed: make room")

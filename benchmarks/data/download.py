@@ -1,4 +1,4 @@
-"""A file from the web: it goes on where it was cut off, and has its place only when it is whole."""
+"""A file from the web: a download continues where it was cut off, and gets its name only when it is whole."""
 
 import hashlib
 import http.client
@@ -114,7 +114,7 @@ def _attempt(url: str, part: Path, expected: ExpectedFile, show: Show) -> str:
         begin = part.stat().st_size if response.status == 206 else 0
         if begin and not response.headers.get("Content-Range", "").startswith(f"bytes {begin}-"):
             _forget(part)
-            return "the server goes on at another place than asked for"
+            return "the server continues at another offset than asked for"
         length = response.headers.get("Content-Length")
         total = begin + int(length) if length else 0
         limit = expected.bytes or total or LARGEST

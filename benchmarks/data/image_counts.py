@@ -23,7 +23,7 @@ RENDERED = {
 
 
 class Counts(Mapping[str, Sequence[int]]):
-    """Counts of one collection of data sets, each found when it is asked for.
+    """Counts of one collection of data sets, each counted when it is asked for.
 
     Args:
         data: the collection.

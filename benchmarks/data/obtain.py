@@ -140,10 +140,10 @@ def _ask_for_missing(recipe: DataSource, files: dict[str, Path]) -> None:
         raise DataError(f"fetch by hand, or say archives=<folder> where it is, and give the command again: {wanted}")
 
 
-def _provide(file: File, place: Path, show: download.Show, check_shown: download.Show) -> None:
+def _provide(file: File, target: Path, show: download.Show, check_shown: download.Show) -> None:
     """Download the file unless it is there; either way it is the published one."""
     expected = download.ExpectedFile(file.bytes, file.md5, file.sha256)
-    if not place.exists():
-        download.fetch(file.urls, place, expected, show, check_shown)
-    elif fault := expected.fault(place, check_shown):
-        raise DataError(f"{place}: {fault}; remove it and give the command again")
+    if not target.exists():
+        download.fetch(file.urls, target, expected, show, check_shown)
+    elif fault := expected.fault(target, check_shown):
+        raise DataError(f"{target}: {fault}; remove it and give the command again")

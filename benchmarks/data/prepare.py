@@ -49,8 +49,8 @@ def imagenet_val(files: dict[str, Path], root: Path, show: Show) -> None:
         if len(images) != len(classes):
             raise DataError(f"{archive} has {len(images):,} images, {devkit} names the classes of {len(classes):,}")
         val = root / "imagenet" / "val"
-        places = [val / name / image.path.name for name, image in zip(classes, images, strict=True)]
-        archives.write(images, places, show)
+        targets = [val / name / image.path.name for name, image in zip(classes, images, strict=True)]
+        archives.write(images, targets, show)
 
 
 def _val_classes(devkit: Path) -> list[str]:
@@ -67,13 +67,13 @@ def _val_classes(devkit: Path) -> list[str]:
         synsets = scipy.io.loadmat(io.BytesIO(wanted["meta.mat"]), squeeze_me=True)["synsets"]
         names = {int(one["ILSVRC2012_ID"]): str(one["WNID"]) for one in synsets}
         numbers = wanted["ILSVRC2012_validation_ground_truth.txt"].split()
-        found = [names[int(number)] for number in numbers]
+        folders = [names[int(number)] for number in numbers]
     except Exception as error:  # scipy raises unrelated classes
         raise DataError(f"{devkit} is not the devkit of ILSVRC 2012: {one_line(error)}") from None
-    odd = [name for name in found if PurePosixPath(name).name != name or name in ("", "..")]
-    if odd or not found:
-        raise DataError(f"{devkit} is not the devkit of ILSVRC 2012: a class is called '{(odd or [''])[0][:40]}'")
-    return found
+    unsafe = [name for name in folders if PurePosixPath(name).name != name or name in ("", "..")]
+    if unsafe or not folders:
+        raise DataError(f"{devkit} is not the devkit of ILSVRC 2012: a class is called '{(unsafe or [''])[0][:40]}'")
+    return folders
 
 
 def nyu_test(files: dict[str, Path], root: Path, show: Show) -> None:
@@ -115,9 +115,9 @@ def _scenes(mat: Path) -> list[str]:
             scenes = ["".join(map(chr, np.asarray(file[one]).flatten())) for one in file["sceneTypes"][0]]
     except Exception as error:  # h5py raises unrelated classes
         raise DataError(f"{mat} has no readable sceneTypes: {one_line(error)}; get it again") from None
-    odd = [scene for scene in scenes if not scene.replace("_", "").isalnum()]
-    if odd:
-        raise DataError(f"{mat}: a scene is called {odd[0][:40]!r}: not the official file")
+    unsafe = [scene for scene in scenes if not scene.replace("_", "").isalnum()]
+    if unsafe:
+        raise DataError(f"{mat}: a scene is called {unsafe[0][:40]!r}: not the official file")
     return scenes
 
 

@@ -36,7 +36,7 @@ class Grid(grids.Chosen):
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell that could not be done: the last line of what it said, and where the rest stands."""
+    """A cell that failed: the last line of its output, and the log with the rest."""
 
     cell: str
     error: str
@@ -143,8 +143,8 @@ def _run_here(options: Grid, grid: Cells, todo: Sequence[Cell], slots: Sequence[
             board,
             held=lambda job: not options.force and known.kept(of_name[job.name]).kind == states.DONE,
         )
-        found = workers.run()
-    return [Failure(name, found[name].error, found[name].log) for name in of_name if found[name].error]
+        outcomes = workers.run()
+    return [Failure(name, outcomes[name].error, outcomes[name].log) for name in of_name if outcomes[name].error]
 
 
 def _environment(slots: Sequence[str]) -> dict[str, str]:
@@ -166,8 +166,8 @@ def _run_on_cluster(options: Grid, grid: Cells, todo: Sequence[Cell]) -> list[Fa
         wanted = Wanted(options.partition, options.hours)
         jobs = Cluster(Commands(options, grid, options.force), wanted, board)
         jobs.submit(todo)
-        found = jobs.watch(todo)
-    return [Failure(cell.name, state.note, state.log) for cell, state in found.items() if state.kind != states.DONE]
+        outcomes = jobs.watch(todo)
+    return [Failure(cell.name, state.note, state.log) for cell, state in outcomes.items() if state.kind != states.DONE]
 
 
 def cli() -> None:

@@ -43,7 +43,7 @@ class Board:
         self.console.print(Text(line))
 
     def heard(self, lines: Sequence[str]) -> None:
-        """What a child has said."""
+        """A line of a child's output."""
         if self.echo:
             for line in lines:
                 self.say(line)

@@ -80,9 +80,9 @@ class Cell:
     @property
     def identity(self) -> ModelId:
         """Recipe, tag and register ViT of such a model."""
-        found = names.parse_id(self.model)
-        assert found is not None, "only a model that is trained here has a recipe"
-        return found
+        parsed = names.parse_id(self.model)
+        assert parsed is not None, "only a model that is trained here has a recipe"
+        return parsed
 
     def folder_name(self) -> str:
         """Names the model's folder: its id in records, or of a file what is left of its path."""
@@ -203,10 +203,10 @@ def _untrainable(model: GridModel) -> str:
 
 def _left_out(task: str, reasons: Mapping[str, str]) -> list[str]:
     """A line for each reason why models have no cell of a task, by model."""
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for model, reason in reasons.items():
-        found.setdefault(reason, []).append(model)
-    return [f"{task} of {', '.join(models)}: {reason}" for reason, models in found.items() if reason]
+        groups.setdefault(reason, []).append(model)
+    return [f"{task} of {', '.join(models)}: {reason}" for reason, models in groups.items() if reason]
 
 
 def _lacks(model: GridModel, task: str, variant: str) -> str:

@@ -55,8 +55,8 @@ class Child:
 
     def poll(self) -> int | None:
         """Exit status once it has ended; then nothing of its process group is left."""
-        found = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if found is None:
+        ended = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None:
             return None
         self.kill()  # loader workers; before the child is reaped, so that its number means this very group
         return self.process.wait()

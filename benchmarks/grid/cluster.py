@@ -57,7 +57,7 @@ class Queue:
         self._places: dict[str, Place] | None = None
 
     def find(self, number: str) -> Place | None:
-        """A job's place; None when it has ended."""
+        """A job's position in the queue; None when it has ended."""
         if self._places is None:
             self._places = dict(self._read())
         return self._places.get(number)
@@ -79,8 +79,8 @@ def submitted(base: Path) -> Submitted | None:
 def why(job: Submitted) -> str:
     """Why an ended job left no result, in the last words of its program, or else of Slurm."""
     log = Path(job.log)
-    said = outcomes.last_line(log, NOT_OURS) or outcomes.last_line(log)
-    return said or f"Slurm job {job.number} ended and said nothing: cancelled, or what it waits for failed"
+    line = outcomes.last_line(log, NOT_OURS) or outcomes.last_line(log)
+    return line or f"Slurm job {job.number} ended without any output: cancelled, or what it waits for failed"
 
 
 def crashed(number: str) -> bool:
@@ -100,6 +100,6 @@ def _place(number: str, state: str, start: str, reason: str) -> tuple[str, Place
     if running:
         with suppress(ValueError):
             since = datetime.fromisoformat(start).timestamp()
-    told = reason.strip("()")
-    words = f"{state.lower()}{'' if told in RESOURCES else ' on ' + told if running else ' (' + told + ')'}"
+    where = reason.strip("()")
+    words = f"{state.lower()}{'' if where in RESOURCES else ' on ' + where if running else ' (' + where + ')'}"
     return number, Place(running, words, since)

@@ -55,7 +55,7 @@ def acquire(file: Path) -> Lock | None:
 
 
 def holder(file: Path) -> dict[str, Any] | None:
-    """What the holder of the lock said; None when nobody holds it.
+    """What the holder of the lock wrote into it; None when nobody holds it.
 
     Whoever asks for the lock in this very moment is refused and has to ask again.
     """

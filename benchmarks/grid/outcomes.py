@@ -8,7 +8,7 @@ from pathlib import Path
 
 from regvit_lightning.runtime import atomic
 
-MISTAKE = 2  # exit status of a program that told a user's mistake: it would tell the same again
+MISTAKE = 2  # exit status of a program for a user's mistake: trying again would fail in the same way
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class CellOutcome:
 
     Attributes:
         name: of the job.
-        error: last line of what it said when it failed; empty when it succeeded.
-        log: everything that it said.
+        error: last line of its output when it failed; empty when it succeeded.
+        log: file with all of its output.
         seconds: of the last attempt, from the start of its process to its end.
         ended: seconds since 1970.
     """
@@ -49,7 +49,7 @@ def ended(name: str, status: int, log: Path, seconds: float) -> CellOutcome:
         error = last_line(log) or f"exit status {status}"
     if status < 0:
         hint = ", perhaps out of memory" if -status == signal.SIGKILL else ""
-        error = f"killed by {signal.Signals(-status).name}{hint}; before: {last_line(log) or 'nothing was said'}"
+        error = f"killed by {signal.Signals(-status).name}{hint}; before: {last_line(log) or 'no output'}"
     return CellOutcome(name, error, str(log), round(seconds, 1), time.time())
 
 

@@ -57,15 +57,15 @@ class States:
 
     def kept(self, cell: Cell) -> State:
         """The same, but for whether somebody works on it."""
-        found = self.pretraining(cell) if cell.pretrains else self.evaluation(cell)
-        if found.kind == DONE or not found.runnable:
-            return found
+        state = self.pretraining(cell) if cell.pretrains else self.evaluation(cell)
+        if state.kind == DONE or not state.runnable:
+            return state
         made = self._made(cell)
         outcome = outcomes.read_outcome(self.cells.file(cell, ".json"))
         if outcome is not None and outcome.error and outcome.ended > made:
             return State(FAILED, outcome.error, log=outcome.log)
         job = cluster.submitted(self.cells.base(cell))
-        return State(FAILED, cluster.why(job), log=job.log) if job and job.at > made else found
+        return State(FAILED, cluster.why(job), log=job.log) if job and job.at > made else state
 
     def evaluation(self, cell: Cell) -> State:
         """Whether there is a record, and whether it holds."""
@@ -85,17 +85,17 @@ class States:
 
     def pretraining(self, cell: Cell) -> State:
         """Whether the run is finished, and whether it is the one that its recipe describes."""
-        from regvit_lightning.pretrain import fit
+        from regvit_lightning.pretrain.run import Run, changes
 
         cells = self.cells
         options, free = recipe_settings(cell.recipe, cells.variant, cell.words)
         folder = self._run(cell)
         name, label = cell.identity.name, cell.identity.label
-        run = fit.Run(name, label, options, cells.data, cell.seed, folder, cells.pretrain_devices)
+        run = Run(name, label, options, cells.data, cell.seed, folder, cells.pretrain_devices)
         ignored = FREE_IN_PRETRAINING if free else {"devices"}
-        changes = [text for text in fit.changes(run) or [] if text.partition(":")[0] not in ignored]
-        if changes:
-            return State(STALE, f"settings changed: {'; '.join(changes)}")
+        changed = [text for text in changes(run) or [] if text.partition(":")[0] not in ignored]
+        if changed:
+            return State(STALE, f"settings changed: {'; '.join(changed)}")
         return State(DONE if (folder / EXPORT).exists() else MISSING)
 
     def record(self, cell: Cell) -> Path:
@@ -125,11 +125,11 @@ class States:
     def on_cluster(self, cell: Cell) -> State | None:
         """The job of the cell that waits or runs; None when there is none."""
         job = cluster.submitted(self.cells.base(cell))
-        place = self.queue.find(job.number) if job else None
-        if job is None or place is None:
+        queued = self.queue.find(job.number) if job else None
+        if job is None or queued is None:
             return None
-        kind = RUNNING if place.running else QUEUED
-        return State(kind, f"Slurm job {job.number}, {place.words}", place.since, job.log)
+        kind = RUNNING if queued.running else QUEUED
+        return State(kind, f"Slurm job {job.number}, {queued.words}", queued.since, job.log)
 
     def _missing_model(self, cell: Cell) -> State | None:
         """A trained model that is not there: what would make it."""

@@ -80,8 +80,8 @@ class Cluster:
         if cell.needs and self.known.kept(cell.needs).kind != states.DONE:
             needed = cluster.submitted(self.cells.base(cell.needs))
             after = needed.number if needed else ""
-        place = self.wanted.hours, self.wanted.partition
-        return SlurmJob(program, words, self.folder, 1, self.cells.devices(cell), cpus, *place, after)
+        limits = self.wanted.hours, self.wanted.partition
+        return SlurmJob(program, words, self.folder, 1, self.cells.devices(cell), cpus, *limits, after)
 
     def watch(self, cells: Sequence[Cell]) -> dict[Cell, State]:
         """Wait until all cells have ended; one that crashed is submitted once more.

@@ -27,8 +27,8 @@ class GridModel:
 
 def recipe(model: str) -> str:
     """The recipe of a model that is trained here, `deit3` of `deit3-vitb_reg4`; empty for all others."""
-    found = names.parse_id(model)
-    return found.recipe if found and found.recipe in settings.names("recipes") else ""
+    parsed = names.parse_id(model)
+    return parsed.recipe if parsed and parsed.recipe in settings.names("recipes") else ""
 
 
 def vary(models: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> list[GridModel]:
@@ -46,15 +46,15 @@ def vary(models: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> list[Gr
     for tag in tags:
         twice = f"two entries have the tag '{tag}'" if tag else "two entries are the recipe as it is"
         check(tags.count(tag) == 1, f"settings: {twice}; give one of them another with tag: <name>")
-    found = []
+    variations = []
     for model in models:
         own = names.parse_id(model) if recipe(model) else None
         if own is None or own.tag or not entries:
-            found.append(GridModel(model, trainable=own is not None and not own.tag))
+            variations.append(GridModel(model, trainable=own is not None and not own.tag))
             continue
         ids = [str(names.model_id(own.recipe, tag, own.name)) for tag in tags]
-        found += [GridModel(name, words, True) for name, (_, words) in zip(ids, tagged, strict=True)]
-    return found
+        variations += [GridModel(name, words, True) for name, (_, words) in zip(ids, tagged, strict=True)]
+    return variations
 
 
 def words_of(entry: Mapping[str, Any]) -> tuple[str, ...]:

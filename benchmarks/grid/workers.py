@@ -188,9 +188,9 @@ class Workers:
 
     def _found(self, job: LocalJob) -> CellOutcome | None:
         """How another grid, or nobody, has ended the job since we began; None when it is ours to run."""
-        found = outcomes.read_outcome(job.file(".json"))
-        if found is not None and found.ended >= self.began:
-            return found
+        outcome = outcomes.read_outcome(job.file(".json"))
+        if outcome is not None and outcome.ended >= self.began:
+            return outcome
         return CellOutcome(job.name, "", "", 0.0, time.time()) if self.held(job) else None
 
     def _take(self, count: int) -> tuple[list[str], list[Lock]] | None:
@@ -213,8 +213,8 @@ class Workers:
 
     def _start(self, job: LocalJob, devices: Sequence[str], held: Sequence[Lock], attempt: int = 1) -> None:
         device = f"GPU {','.join(devices)}" if devices else "CPU"
-        place: dict[str, Any] = {"host": os.uname().nodename, "device": device, "since": time.time()}
-        held[0].say(**place, grid=os.getpid())
+        facts: dict[str, Any] = {"host": os.uname().nodename, "device": device, "since": time.time()}
+        held[0].say(**facts, grid=os.getpid())
         atomic.remove(job.file(".json"))
         one = child.start(job, devices, held, self.machine.environment, attempt)
         self.running.append(one)

@@ -98,15 +98,15 @@ def _values(layers: Sequence[Layer], words: Sequence[str], fields: Sequence[Docu
             raise SettingsError(f"unknown key '{key}'; {settings.nearest(path[0], known)}")
         value: Any = notation.parse(text) if text[:1] in ("[", "{") else text
         tree = notation.merged(tree, reduce(lambda inner, part: {part: inner}, reversed(path), value))
-    found: Mapping[str, Any] = tree
-    return found
+    content: Mapping[str, Any] = tree
+    return content
 
 
 def _head(layers: Sequence[Layer]) -> Iterator[str]:
     """The comments that open the files: what they are, sources, hardware, time, scores to expect."""
     for layer in layers:
         text = layer.file.read_text(encoding="utf-8").split("\n") if layer.file else []
-        comment = [line for place, line in enumerate(text) if all(line.startswith("#") for line in text[: place + 1])]
+        comment = [line for index, line in enumerate(text) if all(line.startswith("#") for line in text[: index + 1])]
         yield from ["", *comment] if comment else []
 
 

@@ -47,7 +47,8 @@ def fields_of(module: str, name: str = "SETTINGS") -> list[Documented]:
     for base in node.bases:
         for field in _inherited(where, base):
             found[field.name] = field
-    help_of = documented(ast.get_docstring(node) or "")
+    inherited = {name: field.help for name, field in found.items()}  # also of a field that only changes its default
+    help_of = {**inherited, **documented(ast.get_docstring(node) or "")}
     for line in node.body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
             found[line.target.id] = _field(where, line, help_of.get(line.target.id, ""))
@@ -58,11 +59,11 @@ def documented(docstring: str) -> dict[str, str]:
     """What the section `Attributes:` of a docstring says, by name; names before one colon share their line."""
     _, _, section = inspect.cleandoc(docstring).partition("Attributes:\n")
     section = re.split(r"\n(?=\S)", section)[0]  # up to the next section
-    found = {}
+    documented = {}
     for entry in re.split(r"\n(?=    \S)", "\n" + section)[1:]:
         names, _, text = entry.partition(":")
-        found.update({name.strip(): " ".join(text.split()) for name in names.split(",")})
-    return found
+        documented.update({name.strip(): " ".join(text.split()) for name in names.split(",")})
+    return documented
 
 
 def _field(module: str, line: ast.AnnAssign, help: str) -> Documented:

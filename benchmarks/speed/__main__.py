@@ -292,7 +292,7 @@ def lost_cell(options: Speed, model: str = "vitt8_reg4") -> list[Measurement]:
         cell = settings.load_settings("tasks", "lost_voc07", words=[f"workers={options.workers}", *words])[1]
         method = lost.LOST([lost.choice(backbone, cell)], cell.k)
         begun = time.perf_counter()
-        bootstrap(100.0 * protocol.discover(backbone, data, cell, method, RunOptions()).found[:, 0])
+        bootstrap(100.0 * protocol.discover(backbone, data, cell, method, RunOptions()).right[:, 0])
         return time.perf_counter() - begun
 
     single = whole("device_batch=1")

@@ -60,17 +60,17 @@ class PlainDinov2:
             heads = self.recipe.teacher_heads
             seen = [self._logits(self.recipe.backbone, heads, crop, mask, False)[1] for crop, mask in wide]
             targets, patch_targets = (
-                self._targets([logits[place] for logits in seen], temperature) for place in (0, 1)
+                self._targets([logits[index] for logits in seen], temperature) for index in (0, 1)
             )
-        heads, found, tokens = self.recipe.student, list[Crop](), list[Tensor]()
+        heads, outputs, tokens = self.recipe.student, list[Crop](), list[Tensor]()
         for crop, mask in wide:
             cls, logits = self._logits(self.student, heads, crop, mask, True)
             tokens.append(cls)
-            found.append(logits)
+            outputs.append(logits)
         for crop in crops["local"].unbind(1):
-            found.append(self._logits(self.student, heads, crop, None, True)[1])
-        dino = self._dino([cls for cls, _ in found], targets)
-        ibot = self._ibot([patches for _, patches in found[:GLOBAL_CROPS]], patch_targets, masked)
+            outputs.append(self._logits(self.student, heads, crop, None, True)[1])
+        dino = self._dino([cls for cls, _ in outputs], targets)
+        ibot = self._ibot([patches for _, patches in outputs[:GLOBAL_CROPS]], patch_targets, masked)
         spread = torch.stack([self._koleo(cls) for cls in tokens[: s.koleo_crops]]).sum()
         return {"dino": s.dino_weight * dino, "ibot": s.ibot_weight * ibot, "koleo": s.koleo_weight * spread}
 
@@ -95,17 +95,17 @@ class PlainDinov2:
         return torch.stack(losses).mean()
 
     def _ibot(self, logits: list[Tensor], targets: list[Tensor], masks: Tensor) -> Tensor:
-        found = []
+        losses = []
         for crop, mask in enumerate(masks):
             counts = mask.flatten(1).sum(dim=1).tolist()
-            found += [
+            losses += [
                 part.mean() for part in self._cross_entropy(logits[crop], targets[crop]).split(counts) if len(part)
             ]
-        return torch.stack(found).sum() / masks[:, :, 0, 0].numel()
+        return torch.stack(losses).sum() / masks[:, :, 0, 0].numel()
 
     def _koleo(self, cls: Tensor) -> Tensor:
-        found = []
+        losses = []
         for group in F.normalize(cls.float(), dim=1).split(self.recipe.settings.group):
             near = (group @ group.T).fill_diagonal_(-2).argmax(dim=1)
-            found += [-(one - group[place]).norm().log() for one, place in zip(group, near.tolist(), strict=True)]
-        return torch.stack(found).mean()
+            losses += [-(one - group[index]).norm().log() for one, index in zip(group, near.tolist(), strict=True)]
+        return torch.stack(losses).mean()

@@ -241,11 +241,11 @@ def photographs(data: DataSettings, images: int) -> list[bytes]:
     """JPEGs of 500 × 375 px, the mean size of ImageNet's, made of rendered rooms."""
     from PIL import Image
 
-    found = sorted(Path(data.root).rglob("rgb_*.jpg"))[:images]
+    photographs = sorted(Path(data.root).rglob("rgb_*.jpg"))[:images]
     files = []
     for number in range(images):
         file = io.BytesIO()
-        with Image.open(found[number % len(found)]) as image:
+        with Image.open(photographs[number % len(photographs)]) as image:
             image.resize((500, 375), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
         files.append(file.getvalue())
     return files

@@ -64,7 +64,7 @@ class TokenPass(FrozenModule):
         backbone, precision: as for `FrozenModule`.
         outliers: tells which patches are outliers.
         settings: of the probes.
-        local: places of the train and of the test images that the local probes take.
+        local: indices of the train and of the test images that the local probes take.
         seed: of the draw of tokens.
     """
 
@@ -79,7 +79,7 @@ class TokenPass(FrozenModule):
     ) -> None:
         super().__init__(backbone, precision, seed)
         self.outliers, self.settings = outliers, settings
-        self._rank = [{place: rank for rank, place in enumerate(places)} for places in local]
+        self._rank = [{index: rank for rank, index in enumerate(indices)} for indices in local]
         self._seen = [0, 0]
         self._single: list[list[dict[str, Features]]] = [[], []]
         self._patches: dict[str, list[Patches]] = {"train": [], "held out": [], "test": []}

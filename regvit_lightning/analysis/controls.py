@@ -57,7 +57,7 @@ class ReplacedPass(FrozenModule):
         super().__init__(backbone, precision, seed)
         self._references: list[Tensor] = []
         self._stand_ins: dict[str, Tensor] = {}
-        self._features: dict[tuple[int, str], list[Tensor]] = {}  # by place of the loader and replacement
+        self._features: dict[tuple[int, str], list[Tensor]] = {}  # by index of the loader and replacement
         self._labels: dict[int, list[Tensor]] = {}
         self._change: dict[str, list[Tensor]] = {}
         self._seen = 0
@@ -105,28 +105,28 @@ def effects(passed: ReplacedPass, settings: TokenSettings, seed: int = 0) -> dic
     intact = passed.features(0, INTACT)
     C = probes.choose(intact, settings, seed)
     kept = None if C is None else probes.regression(intact.values[0], intact.labels, C, settings)
-    found = {}
+    effects = {}
     for kind in (INTACT, *replacement.KINDS):
         train, test = passed.features(0, kind), passed.features(1, kind)
         made = kept
         if C is not None and kind != INTACT:
             made = probes.regression(train.values[0], train.labels, C, settings)
-        found[kind] = Effect(
+        effects[kind] = Effect(
             knn=_percent(nearest(train, test)),
             linear=None if made is None else _percent(probes.right(made, test.values[0], test.labels)),
             knn_kept=_percent(nearest(intact, test)),
             linear_kept=None if kept is None else _percent(probes.right(kept, test.values[0], test.labels)),
             patch_change=passed.patch_change(kind),
         )
-    return found
+    return effects
 
 
 def nearest(train: Features, test: Features) -> Tensor:
     """Which test images (N,) kNN puts into their class."""
     bank, queries = (F.normalize(features.values[0], dim=1) for features in (train, test))
     k = min(NEIGHBOURS, len(bank))
-    similarity, place = neighbours.search(queries, bank, k, CHUNK)
-    votes = neighbours.votes(similarity, train.labels[place], k, int(train.labels.max()) + 1, TEMPERATURE)
+    similarity, nearest = neighbours.search(queries, bank, k, CHUNK)
+    votes = neighbours.votes(similarity, train.labels[nearest], k, int(train.labels.max()) + 1, TEMPERATURE)
     return votes.argmax(dim=1) == test.labels
 
 

@@ -18,7 +18,7 @@ class LastBlockPass(FrozenModule):
     Args:
         backbone, precision: as for `FrozenModule`.
         masks: (N, h, w) outliers after the last block, of the images in their order.
-        shown: places of the images that pictures are kept of, rising.
+        shown: indices of the images that pictures are kept of, rising.
     """
 
     def __init__(self, backbone: Backbone, precision: str, masks: Tensor, shown: Sequence[int]) -> None:
@@ -80,11 +80,11 @@ class LastBlockPass(FrozenModule):
 
 
 def _scores(inside: LastBlock, mask: Tensor) -> dict[str, Tensor]:
-    found: dict[str, Tensor | None] = {"attention_entropy_cls": attention.cls_entropy(inside.attention)}
+    scores: dict[str, Tensor | None] = {"attention_entropy_cls": attention.cls_entropy(inside.attention)}
     for source, mass in attention.mass(inside.attention, mask).items():
-        found[f"attention_{source}_to_outliers"] = mass.outliers
-        found[f"attention_{source}_to_registers"] = mass.registers.sum(dim=1)
-        found[f"attention_{source}_outlier_preference"] = attention.outlier_preference(mass, mask)
+        scores[f"attention_{source}_to_outliers"] = mass.outliers
+        scores[f"attention_{source}_to_registers"] = mass.registers.sum(dim=1)
+        scores[f"attention_{source}_outlier_preference"] = attention.outlier_preference(mass, mask)
     measured = collapse.measure(inside.tokens)
-    found |= {name: getattr(measured, name) for name in ("effective_rank", "patch_cosine", "cls_cosine")}
-    return {name: values for name, values in found.items() if values is not None}
+    scores |= {name: getattr(measured, name) for name in ("effective_rank", "patch_cosine", "cls_cosine")}
+    return {name: values for name, values in scores.items() if values is not None}

@@ -45,7 +45,7 @@ class Patches:
 
     Attributes:
         features: (n, D).
-        positions: (n,), place in the grid, 0 to h w - 1.
+        positions: (n,), index in the grid, 0 to h w - 1.
         pixels: (n, 3 p p), the patch of the image.
         outliers: boolean (n,).
         grid: (h, w).
@@ -156,7 +156,7 @@ def _cat(batches: Iterable[Patches]) -> Patches:
     parts = list(batches)
     grids = {part.grid for part in parts}
     if len(grids) != 1:
-        raise UserError(f"positions need images of one size, found grids of {sorted(grids)} patches")
+        raise UserError(f"positions need images of one size, got grids of {sorted(grids)} patches")
     return Patches(
         torch.cat([part.features for part in parts]),
         torch.cat([part.positions for part in parts]),

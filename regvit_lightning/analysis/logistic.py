@@ -37,7 +37,7 @@ def softmax_regression(
         iterations: at most.
         start: where to begin; zeros by default.
     """
-    rows, places = features.double().clone(), labels.clone()
+    rows, targets = features.double().clone(), labels.clone()
     if start is None:
         start = Linear(rows.new_zeros(rows.shape[1], classes), rows.new_zeros(classes))
     weight, bias = (part.detach().clone().requires_grad_() for part in (start.weight, start.bias))
@@ -47,7 +47,7 @@ def softmax_regression(
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        value = F.cross_entropy(rows @ weight + bias, places) + penalty * weight.square().sum()
+        value = F.cross_entropy(rows @ weight + bias, targets) + penalty * weight.square().sum()
         value.backward()
         return value
 

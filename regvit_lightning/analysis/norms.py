@@ -23,7 +23,7 @@ from regvit_lightning.models.tokens import Tokens
 class Norms:
     """What one pass over N images finds, on the CPU; memory is about 4 (depth + 1) bytes for each token of each image.
 
-    S = depth + 1 stages: place b - 1 is the residual stream after block b = 1..depth, place -1 the last block after
+    S = depth + 1 stages: index b - 1 is the residual stream after block b = 1..depth, index -1 the last block after
     the final norm.
 
     Attributes:
@@ -99,8 +99,8 @@ def measure(backbone: Backbone, images: Tensor) -> Norms:
             stages.append(_stage(tokens))
 
     backbone.walk(images, see)
-    found: dict[str, Any] = {name: torch.stack([stage[name] for stage in stages], dim=1).cpu() for name in stages[0]}
-    return Norms(**{"cls": None, **found}, **embedding)
+    measured: dict[str, Any] = {name: torch.stack([stage[name] for stage in stages], dim=1).cpu() for name in stages[0]}
+    return Norms(**{"cls": None, **measured}, **embedding)
 
 
 def join(parts: Sequence[Norms]) -> Norms:

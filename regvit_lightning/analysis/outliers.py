@@ -258,8 +258,8 @@ def gap(norms: Tensor, least_share: float) -> tuple[float, float]:
     if end < half + 1:
         return float(ordered[-1]), float(ordered[-1])
     tail = ordered[half : end + 1]
-    place = int((tail[1:] / tail[:-1]).argmax())
-    return float(tail[place]), float(tail[place + 1])
+    widest = int((tail[1:] / tail[:-1]).argmax())
+    return float(tail[widest]), float(tail[widest + 1])
 
 
 def massive(norms: Norms) -> Tensor:

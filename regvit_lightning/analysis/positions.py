@@ -1,7 +1,7 @@
-"""Where outliers sit: at which places of the grid, how far from the border, and beside which neighbours.
+"""Where outliers sit: at which positions of the grid, how far from the border, and beside which neighbours.
 
-Sources: Darcet et al. 2023 (arXiv 2309.16588), figs. 5a and 10. What is found is held against outliers that are
-shuffled within their image: every image keeps its number of them, each place being as likely as any other.
+Sources: Darcet et al. 2023 (arXiv 2309.16588), figs. 5a and 10. They are compared with outliers that are
+shuffled within their image: every image keeps its number of them, each position being as likely as any other.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Placement:
         rings: (K,) share of outliers among the patches at distance 0..K-1 from the border, in patches.
         null_rings: (K, 2) where 95 % of the shuffled shares lie.
         p_rings: (K,) two-sided p-value of each ring.
-        gini: inequality of `share` over the grid: 0 where all places are alike, towards 1 where one has all.
+        gini: inequality of `share` over the grid: 0 where all positions are alike, towards 1 where one has all.
         null_gini: mean of the shuffled.
         p_gini: share of shufflings that are at least as unequal.
     """
@@ -38,17 +38,17 @@ class Placement:
     p_gini: float
 
 
-def place(mask: Tensor, seed: int = 0) -> Placement:
+def placement(mask: Tensor, seed: int = 0) -> Placement:
     """Where the outliers `mask` (N, h, w) sit; without outliers every p-value is 1."""
     share, distance = mask.double().mean(dim=0), rings(*mask.shape[1:])
     null = _shuffled(mask, seed)
-    found, null_rings = _by_ring(share[None], distance)[0], _by_ring(null, distance)
+    measured_rings, null_rings = _by_ring(share[None], distance)[0], _by_ring(null, distance)
     null_gini, expected = gini(null), mask.double().mean()
     # Shares are multiples of 1/N: what differs by rounding is as extreme.
-    farther = (null_rings - expected).abs() >= (found - expected).abs() - 1e-9
+    farther = (null_rings - expected).abs() >= (measured_rings - expected).abs() - 1e-9
     return Placement(
         share=share,
-        rings=found,
+        rings=measured_rings,
         null_rings=torch.quantile(null_rings, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).T,
         p_rings=(1 + farther.double().sum(dim=0)) / (1 + DRAWS),
         gini=float(gini(share)),
@@ -67,9 +67,9 @@ def rings(height: int, width: int) -> Tensor:
 def gini(shares: Tensor) -> Tensor:
     """Gini coefficient over the last two axes of shares (…, h, w): mean difference over twice the mean; 0 for zeros."""
     ordered = shares.double().flatten(-2).sort(dim=-1).values
-    places = ordered.shape[-1]
-    rank = 2 * torch.arange(1, places + 1, dtype=torch.float64) - places - 1
-    return (ordered * rank).sum(-1) / (places * ordered.sum(-1)).clamp(min=1e-12)
+    positions = ordered.shape[-1]
+    rank = 2 * torch.arange(1, positions + 1, dtype=torch.float64) - positions - 1
+    return (ordered * rank).sum(-1) / (positions * ordered.sum(-1)).clamp(min=1e-12)
 
 
 def _by_ring(shares: Tensor, distance: Tensor) -> Tensor:
@@ -79,15 +79,15 @@ def _by_ring(shares: Tensor, distance: Tensor) -> Tensor:
 
 
 def _shuffled(mask: Tensor, seed: int) -> Tensor:
-    """(DRAWS, h, w) shares per place of outliers that are shuffled within their image."""
-    counts, places = mask.flatten(1).sum(dim=1).cpu(), mask[0].numel()
+    """(DRAWS, h, w) shares by position of outliers that are shuffled within their image."""
+    counts, positions = mask.flatten(1).sum(dim=1).cpu(), mask[0].numel()
     counts = counts[counts > 0]
     generator = seeds.generator(seed, "shuffle")
-    drawn = torch.zeros(DRAWS, places, dtype=torch.float64)
+    drawn = torch.zeros(DRAWS, positions, dtype=torch.float64)
     for draw in drawn if len(counts) else ():
         most = int(counts.max())
-        chosen = torch.rand(len(counts), places, generator=generator).topk(most).indices
-        draw += chosen[torch.arange(most) < counts[:, None]].bincount(minlength=places)
+        chosen = torch.rand(len(counts), positions, generator=generator).topk(most).indices
+        draw += chosen[torch.arange(most) < counts[:, None]].bincount(minlength=positions)
     return drawn.view(DRAWS, *mask.shape[1:]) / len(mask)
 
 
@@ -121,8 +121,8 @@ def compare_neighbours(similarity: Tensor, mask: Tensor, seed: int = 0) -> Neigh
     total = sums.mean(dim=0)
     having = mask.any(dim=1)
     others, count = sums[~having].sum(dim=0).numpy(), int(having.sum())
-    found = bootstrap(sums[having], seed, lambda mean: _difference(count * mean + others)) if count else None
-    interval = found or (float("nan"), float("nan"))
+    measured = bootstrap(sums[having], seed, lambda mean: _difference(count * mean + others)) if count else None
+    interval = measured or (float("nan"), float("nan"))
     return Neighbours(float(total[0] / total[1]), float(total[2] / total[3]), _difference(total), interval)
 
 

@@ -96,14 +96,14 @@ class ProbeScore:
 def single_tokens(
     tokens: Tokens, norms: Tensor, outliers: Tensor, labels: Tensor, first: int, settings: TokenSettings, seed: int = 0
 ) -> dict[str, Features]:
-    """Draw the tokens of a batch; a draw depends on the seed and on the image's place, not on the batch.
+    """Draw the tokens of a batch; a draw depends on the seed and on the image's index, not on the batch.
 
     Args:
         tokens: what is classified, such as the tokens after the final norm.
-        norms: (B, h, w), by which the largest patch is found.
+        norms: (B, h, w), which decide the largest patch.
         outliers: boolean (B, h, w).
         labels: (B,) class numbers.
-        first: place of the first image of the batch among all images.
+        first: index of the first image of the batch among all images.
 
     Returns:
         By `CLS`, `normal`, `outlier`, `reg_0`, …; a kind that the model lacks is left out, an image without a normal
@@ -130,13 +130,13 @@ def _draw(
     shape = draws, patches.shape[1]
     generators = [seeds.generator(seed, "single token", first + image) for image in range(len(patches))]
     lots = torch.stack([torch.rand(shape, generator=generator) for generator in generators]).to(patches.device)
-    found = {}
+    features = {}
     for name, mask in candidates.items():
-        places = lots.masked_fill(~mask[:, None], -1).argmax(dim=2)
-        values = patches.gather(1, places[..., None].expand(-1, -1, patches.shape[2]))
+        indices = lots.masked_fill(~mask[:, None], -1).argmax(dim=2)
+        values = patches.gather(1, indices[..., None].expand(-1, -1, patches.shape[2]))
         has = mask.any(dim=1)
-        found[name] = Features(_stored(values[has].transpose(0, 1)), labels.cpu()[has.cpu()])
-    return found
+        features[name] = Features(_stored(values[has].transpose(0, 1)), labels.cpu()[has.cpu()])
+    return features
 
 
 def _stored(values: Tensor) -> Tensor:
@@ -166,11 +166,11 @@ def classify(train: Features, test: Features, settings: TokenSettings, seed: int
     chosen = choose(train, settings, seed)
     if chosen is None or len(test.labels) == 0:
         return None
-    found = [
+    scores = [
         right(regression(fitted, train.labels, chosen, settings), tested, test.labels)
         for fitted, tested in zip(train.values, test.values, strict=True)
     ]
-    return ProbeScore(torch.stack(found), chosen, len(train.labels))
+    return ProbeScore(torch.stack(scores), chosen, len(train.labels))
 
 
 def choose(train: Features, settings: TokenSettings, seed: int = 0) -> float | None:

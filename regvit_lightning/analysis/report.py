@@ -23,7 +23,7 @@ LEVELS = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)  # of the norms after every blo
 
 @dataclass(frozen=True)
 class ArtifactReport:
-    """What is found.
+    """The analysis of one model on one set of images.
 
     Attributes:
         model: its name.
@@ -33,7 +33,7 @@ class ArtifactReport:
         findings: by rule.
         masks: (N, h, w) outliers by `rule` after the last block.
         placed, neighbours: where they sit.
-        shown: places of the images in pictures.
+        shown: indices of the images in pictures.
         inside: attention and collapse of some of the images.
         contents: what tokens hold.
         effects: of replacing registers, empty for a model without them.
@@ -66,20 +66,22 @@ class ArtifactReport:
 
     def metrics(self) -> dict[str, float]:
         """Numbers of the model; those that it does not have are left out."""
-        found = {
+        values = {
             "outlier_share": 100 * self.masks.double().mean().item(),
             "outlier_share_peak": 100 * max(self.findings[self.rule].shares),
             **outliers.scalars(self.last, self.rules),
-            **{name: values.nanmean().item() for name, values in self.inside.scores.items()},
+            **{name: scores.nanmean().item() for name, scores in self.inside.scores.items()},
         }
-        return {name: value for name, value in found.items() if math.isfinite(value)}
+        return {name: value for name, value in values.items() if math.isfinite(value)}
 
     def facts(self) -> dict[str, Any]:
         """Everything else for the record, as plain values; None for what is not there."""
         plain: dict[str, Any] = _plain(
             {
                 "verdict": self.verdict,
-                "findings": {name: {**asdict(found), "first": found.first} for name, found in self.findings.items()},
+                "findings": {
+                    name: {**asdict(finding), "first": finding.first} for name, finding in self.findings.items()
+                },
                 "massive_activations_by_block": outliers.massive(self.norms).any(dim=2).double().mean(dim=0).tolist(),
                 "kurtosis_by_block": self.norms.kurtosis.mean(dim=0).tolist(),
                 "norms_by_block": self._norms_by_block(),
@@ -102,8 +104,8 @@ class ArtifactReport:
             kinds["CLS"] = norms.cls
         kinds |= {f"reg_{index}": values for index, values in enumerate(norms.registers.unbind(dim=2))}
         stages = range(norms.depth + 1)
-        found = {kind: [_quantiles(values[:, stage], levels) for stage in stages] for kind, values in kinds.items()}
-        return {"levels": list(LEVELS), **found}
+        quantiles = {kind: [_quantiles(values[:, stage], levels) for stage in stages] for kind, values in kinds.items()}
+        return {"levels": list(LEVELS), **quantiles}
 
     def _held(self) -> dict[str, Any]:
         tokens = {
@@ -125,9 +127,9 @@ class ArtifactReport:
 def _quantiles(values: Tensor, levels: Tensor) -> list[float]:
     """Of any number of values: torch's own takes no more than 16 million."""
     ordered = values.flatten().sort().values
-    places = (levels.double() * (len(ordered) - 1)).round().long()
-    found: list[float] = ordered[places].tolist()
-    return found
+    indices = (levels.double() * (len(ordered) - 1)).round().long()
+    quantiles: list[float] = ordered[indices].tolist()
+    return quantiles
 
 
 def _plain(value: Any) -> Any:

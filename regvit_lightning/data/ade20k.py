@@ -199,7 +199,7 @@ def _split(data: DataSettings, number: int, pipeline: Pipeline) -> "BaseSegDatas
             raise DataError(f"no folder {folder}: expected the images and masks of the segmentation data; {data.get}")
     if listed is not None and not listed.is_file():
         raise DataError(f"no list {listed}: expected a name a line; {data.get}")
-    found = BaseSegDataset(
+    dataset = BaseSegDataset(
         ann_file=str(listed or ""),
         data_prefix={"img_path": str(images), "seg_map_path": str(masks)},
         img_suffix=layout.image_suffix,
@@ -208,10 +208,10 @@ def _split(data: DataSettings, number: int, pipeline: Pipeline) -> "BaseSegDatas
         pipeline=list(pipeline),
         lazy_init=True,  # it cannot be filled with nothing
     )
-    _check_files(found, listed or images, listed is not None, data.get)
-    found.full_init()
-    check_count(data, "segmentation", number, len(found), f"{listed or images} has")
-    return found
+    _check_files(dataset, listed or images, listed is not None, data.get)
+    dataset.full_init()
+    check_count(data, "segmentation", number, len(dataset), f"{listed or images} has")
+    return dataset
 
 
 def _check_files(images: "BaseSegDataset", source: Path, listed: bool, get: str) -> None:

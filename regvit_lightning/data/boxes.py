@@ -39,9 +39,9 @@ class BoxedImages:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def path(self, place: int) -> str:
+    def path(self, index: int) -> str:
         """Path of one image."""
-        return os.fsdecode(bytes(self.paths[place]))
+        return os.fsdecode(bytes(self.paths[index]))
 
 
 def with_sizes(paths: Sequence[Path], boxes: Sequence[Boxes], left_out: Mapping[str, int] | None = None) -> BoxedImages:

@@ -33,20 +33,20 @@ def listed(folder: Path, annotations: Path, names: Path | None, get: str = "") -
             round; a box that is malformed or outside of its image.
     """
     if names is None:
-        found, left_out = _boxes(annotations, None, get)
-        paths = [folder / name for name in found]
+        boxes, left_out = _boxes(annotations, None, get)
+        paths = [folder / name for name in boxes]
         if not paths:
             raise DataError(f"{annotations}: no image has an annotation; {get}")
         check_files(annotations, [str(path) for path in paths], get)
-        return with_sizes(paths, list(found.values()), left_out)
+        return with_sizes(paths, list(boxes.values()), left_out)
     paths = [folder / line for line in read_list(names, "the path of an image", get)]
     check_files(names, [str(path) for path in paths], get)
-    found, left_out = _boxes(annotations, {path.name for path in paths}, get)
-    bare = [path for path in paths if path.name not in found]
+    boxes, left_out = _boxes(annotations, {path.name for path in paths}, get)
+    bare = [path for path in paths if path.name not in boxes]
     if bare:
         first = ", ".join(map(str, bare[:5]))
         raise DataError(f"{annotations}: {len(bare):,} of {len(paths):,} images have no annotation: {first}; {get}")
-    return with_sizes(paths, [found[path.name] for path in paths], left_out)
+    return with_sizes(paths, [boxes[path.name] for path in paths], left_out)
 
 
 def _boxes(file: Path, wanted: set[str] | None, get: str) -> tuple[dict[str, Boxes], dict[str, int]]:

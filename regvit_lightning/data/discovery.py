@@ -33,15 +33,15 @@ def boxed_images(data: DataSettings, name: str) -> BoxedImages:
     folder, annotations, listed = boxed_set.paths(data.root)
     names = None if listed == ALL else Path(listed)
     if boxed_set.layout == "coco":
-        found = coco.listed(Path(folder), Path(annotations), names, data.get)
+        images = coco.listed(Path(folder), Path(annotations), names, data.get)
     else:
-        found = voc.listed(Path(folder), Path(annotations), names, boxed_set.image_suffix, data.get)
-    check_count(data, name, 0, len(found), f"{name} in {data.root} has")
-    return found
+        images = voc.listed(Path(folder), Path(annotations), names, boxed_set.image_suffix, data.get)
+    check_count(data, name, 0, len(images), f"{name} in {data.root} has")
+    return images
 
 
 class NativeSize(Dataset[tuple[Tensor, int]]):
-    """Every image once, at its own size: (uint8 (3, H, W), place).
+    """Every image once, at its own size: (uint8 (3, H, W), index).
 
     Args:
         images: what is read.
@@ -54,12 +54,12 @@ class NativeSize(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        image = open_image(self.images.path(place))
-        size = tuple(self.sizes[place].tolist())
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = open_image(self.images.path(index))
+        size = tuple(self.sizes[index].tolist())
         if image.size != size:
             image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1), place
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1), index
 
 
 def fitting(sizes: npt.NDArray[np.int64], patch_size: int, most: int) -> npt.NDArray[np.int64]:
@@ -69,9 +69,9 @@ def fitting(sizes: npt.NDArray[np.int64], patch_size: int, most: int) -> npt.NDA
         sizes: (N, 2) width and height in pixels.
     """
     fitted = sizes.copy()
-    for place in np.flatnonzero(_grids(sizes, patch_size).prod(axis=1) > most):
-        scale = min(np.sqrt(most * patch_size**2 / sizes[place].prod()), 1.0)
-        fitted[place] = np.clip((sizes[place] * scale) // patch_size, 1, most) * patch_size
+    for index in np.flatnonzero(_grids(sizes, patch_size).prod(axis=1) > most):
+        scale = min(np.sqrt(most * patch_size**2 / sizes[index].prod()), 1.0)
+        fitted[index] = np.clip((sizes[index] * scale) // patch_size, 1, most) * patch_size
     return fitted
 
 
@@ -89,26 +89,26 @@ def batches(sizes: npt.NDArray[np.int64], patch_size: int, device_batch: int) ->
         device_batch: images of a batch, at most; fewer where they are larger than usual.
     """
     grids, groups = np.unique(_grids(sizes, patch_size), axis=0, return_inverse=True)
-    found: list[list[int]] = []
+    groups_of_indices: list[list[int]] = []
     for group in np.argsort(-grids.prod(axis=1), kind="stable"):
-        places = np.flatnonzero(groups.ravel() == group).tolist()
+        indices = np.flatnonzero(groups.ravel() == group).tolist()
         size = max(device_batch * USUAL_PATCHES // max(int(grids[group].prod()), USUAL_PATCHES), 1)
-        found += [places[start : start + size] for start in range(0, len(places), size)]
-    return found
+        groups_of_indices += [indices[start : start + size] for start in range(0, len(indices), size)]
+    return groups_of_indices
 
 
 def pad_together(samples: Sequence[tuple[Tensor, int]], patch_size: int) -> dict[str, Tensor]:
     """Samples of `NativeSize` as a batch, in the upper left corner of images of whole patches.
 
     Returns:
-        image uint8 (B, 3, H, W), size (B, 2) height and width of what is not padding, place (B,).
+        image uint8 (B, 3, H, W), size (B, 2) height and width of what is not padding, index (B,).
     """
     sizes = torch.tensor([image.shape[1:] for image, _ in samples])
     height, width = (-(-sizes.amax(dim=0) // patch_size) * patch_size).tolist()
     padded = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
     for row, (image, _) in zip(padded, samples, strict=True):
         row[:, : image.shape[1], : image.shape[2]] = image
-    return {"image": padded, "size": sizes, "place": torch.tensor([place for _, place in samples])}
+    return {"image": padded, "size": sizes, "index": torch.tensor([index for _, index in samples])}
 
 
 class BoxedImagesModule(Streamed):

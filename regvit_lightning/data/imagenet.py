@@ -5,6 +5,7 @@ images that a `Stream` draws, with augmentation (training).
 """
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from regvit_lightning.data import kept_index
 from regvit_lightning.data.completeness import check_count, check_rendered
 from regvit_lightning.data.images import EXTENSIONS, Transform, open_image, open_readable
 from regvit_lightning.data.layout import DataError, DataSettings
@@ -33,33 +35,35 @@ class ImageFiles:
     reference counts change.
 
     Attributes:
-        classes: names of the class folders, sorted; a class number is a place in this tuple.
+        classes: names of the class folders, sorted; a class number is an index into this tuple.
         paths: (N,) bytes, sorted within a class.
         labels: (N,) class numbers.
+        root: folder that relative paths start from.
     """
 
     classes: tuple[str, ...]
     paths: npt.NDArray[np.bytes_]
     labels: npt.NDArray[np.int64]
+    root: str = ""
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def path(self, place: int) -> str:
+    def path(self, index: int) -> str:
         """Path of one image."""
-        return os.fsdecode(bytes(self.paths[place]))
+        return os.path.join(self.root, os.fsdecode(bytes(self.paths[index])))
 
-    def open(self, place: int) -> Image.Image:
+    def open(self, index: int) -> Image.Image:
         """Decode one image as RGB.
 
         Raises:
             DataError: the file cannot be read or is truncated.
         """
-        return open_image(self.path(place))
+        return open_image(self.path(index))
 
     def subset(self, keep: Sequence[int]) -> "ImageFiles":
-        """The images at the places `keep`, with all classes."""
-        return ImageFiles(self.classes, self.paths[keep], self.labels[keep])
+        """The images at the indices `keep`, with all classes."""
+        return ImageFiles(self.classes, self.paths[keep], self.labels[keep], self.root)
 
     def split(self, share: float, seed: int) -> tuple["ImageFiles", "ImageFiles"]:
         """Hold out `share` of the images of every class, drawn from `seed`: (kept, held out).
@@ -70,20 +74,27 @@ class ImageFiles:
             DataError: no class has two images.
         """
         generator = seeds.generator(seed, "held out")
-        labels = torch.from_numpy(self.labels)
+        labels = torch.tensor(self.labels)
         held: list[int] = []
         for label in range(len(self.classes)):
-            places = torch.nonzero(labels == label).flatten()
-            count = min(max(round(share * len(places)), 1), len(places) - 1)
-            held += places[torch.randperm(len(places), generator=generator)][:count].tolist()
+            indices = torch.nonzero(labels == label).flatten()
+            count = min(max(round(share * len(indices)), 1), len(indices) - 1)
+            held += indices[torch.randperm(len(indices), generator=generator)][:count].tolist()
         if not held:
             raise DataError(f"nothing to hold out: none of the {len(self.classes)} classes has two images")
         kept = np.setdiff1d(np.arange(len(self)), held)
         return self.subset(kept.tolist()), self.subset(sorted(held))
 
 
+KEPT = ("classes", "paths", "labels", "folders", "times")  # arrays of a kept index
+SETTLED = 2_000_000_000  # nanoseconds: a folder changed more lately might change again within its clock's tick
+
+
 def index(folder: Path, get: str = "") -> ImageFiles:
     """Index `folder/<class>/**/<image>`.
+
+    The index is kept in the hidden folder `.index` beside `folder` and answers until a file or a folder is added or
+    removed. Of several processes that ask, one lists the files and the others wait for it.
 
     Args:
         folder: one split, `train` or `val`.
@@ -92,21 +103,51 @@ def index(folder: Path, get: str = "") -> ImageFiles:
     Raises:
         DataError: there is no such folder, no class folder in it, or a class without an image.
     """
-    advice = f"; {get}" if get else ""
     if not folder.is_dir():
-        raise DataError(f"no folder {folder}: expected class folders of images{advice}")
+        raise DataError(f"no folder {folder}: expected class folders of images{f'; {get}' if get else ''}")
+    beside = folder.parent / ".index" / folder.name
+    with kept_index.in_turn(beside):
+        arrays = kept_index.read(beside, KEPT)
+        if arrays is None or not _as_listed(folder, arrays):
+            begun = time.time_ns()
+            arrays = _list(folder, f"; {get}" if get else "")
+            if begun - int(arrays["times"].max()) > SETTLED and kept_index.keep(beside, arrays):
+                arrays = kept_index.read(beside, KEPT) or arrays
+    classes = tuple(os.fsdecode(bytes(name)) for name in arrays["classes"])
+    return ImageFiles(classes, arrays["paths"], arrays["labels"], str(folder))
+
+
+def _as_listed(folder: Path, kept: kept_index.Arrays) -> bool:
+    """Whether no folder has had an entry added or removed since it was listed."""
+    try:
+        times = [os.stat(os.path.join(folder, os.fsdecode(bytes(name)))).st_mtime_ns for name in kept["folders"]]
+    except OSError:
+        return False
+    return times == kept["times"].tolist()
+
+
+def _list(folder: Path, advice: str) -> kept_index.Arrays:
+    """Classes, images with their labels, and all folders with the time of their last change, relative to `folder`."""
+    folders, paths, labels = [b""], list[bytes](), list[int]()
+    times = [folder.stat().st_mtime_ns]
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     if not classes:
         raise DataError(f"{folder} holds no class folder: expected {folder}/<class>/<image>{advice}")
-    paths: list[bytes] = []
-    labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(os.fsencode(path) for path in (folder / name).rglob("*") if path.suffix.lower() in EXTENSIONS)
-        if not found:
+        images: list[bytes] = []
+        for inside, _, files in os.walk(folder / name):
+            below = os.path.relpath(inside, folder)
+            folders.append(os.fsencode(below))
+            times.append(os.stat(inside).st_mtime_ns)
+            named = [file for file in files if os.path.splitext(file)[1].lower() in EXTENSIONS]
+            images += [os.fsencode(os.path.join(below, file)) for file in named]
+        if not images:
             raise DataError(f"class folder {folder / name} holds no image ({', '.join(EXTENSIONS)}){advice}")
-        paths += found
-        labels += [label] * len(found)
-    return ImageFiles(tuple(classes), np.array(paths), np.array(labels))
+        paths += sorted(images)
+        labels += [label] * len(images)
+    names = [os.fsencode(name) for name in classes]
+    columns = {"classes": names, "paths": paths, "labels": labels, "folders": folders, "times": times}
+    return {name: np.array(values) for name, values in columns.items()}
 
 
 def train_files(data: DataSettings, images: str = "imagenet") -> ImageFiles:
@@ -151,19 +192,19 @@ class Ordered(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        return self.transform(self.files.open(place)), int(self.files.labels[place])
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.files.open(index)), int(self.files.labels[index])
 
 
 class Drawn(Dataset[dict[str, Any]]):
-    """Augmented images for training, asked for by (position in the run, place in the files).
+    """Augmented images for training, asked for by (position in the run, index in the files).
 
     The augmentation of a sample is drawn from the seed and its position alone.
 
     Args:
         files, transform: what is read, and the augmentation.
         seed: of the augmentation.
-        replace: a file that cannot be read is replaced by the next one that can, and its place is reported in
+        replace: a file that cannot be read is replaced by the next one that can, and its index is reported in
             `unreadable` (pretraining); otherwise it is an error (evaluation).
     """
 
@@ -175,20 +216,20 @@ class Drawn(Dataset[dict[str, Any]]):
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         position, start = draw
-        image, place, unreadable = open_readable(self.files, start, self.replace)
+        image, index, unreadable = open_readable(self.files, start, self.replace)
         with seeds.drawn_from(self.seed, "augment", position):
-            return {"image": self.transform(image), "label": int(self.files.labels[place]), "unreadable": unreadable}
+            return {"image": self.transform(image), "label": int(self.files.labels[index]), "unreadable": unreadable}
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Samples of `Drawn` as a batch: image uint8 (B, 3, H, W), label (B,), unreadable places (any number,).
+    """Samples of `Drawn` as a batch: image uint8 (B, 3, H, W), label (B,), unreadable indices (any number,).
 
     Where the transform gives several tensors by name, `image` has a batch of each.
     """
     return {
         "image": default_collate([sample["image"] for sample in samples]),
         "label": torch.tensor([sample["label"] for sample in samples]),
-        "unreadable": torch.tensor([place for sample in samples for place in sample["unreadable"]], dtype=torch.long),
+        "unreadable": torch.tensor([index for sample in samples for index in sample["unreadable"]], dtype=torch.long),
     }
 
 

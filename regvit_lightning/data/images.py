@@ -24,10 +24,10 @@ class Files(Protocol):
 
     def __len__(self) -> int: ...
 
-    def path(self, place: int) -> str:
+    def path(self, index: int) -> str:
         """Where one image lies, in words."""
 
-    def open(self, place: int) -> Image.Image:
+    def open(self, index: int) -> Image.Image:
         """Decode one image as RGB, or raise `DataError`."""
 
 

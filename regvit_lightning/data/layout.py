@@ -98,7 +98,7 @@ class BoxedSet:
     def __post_init__(self) -> None:
         usual = ("JPEGImages", "Annotations", VOC_NAMES) if self.layout == "voc" else ("", "", ALL)
         self.images, self.annotations, self.names = (
-            given or usual[place] for place, given in enumerate((self.images, self.annotations, self.names))
+            given or usual[index] for index, given in enumerate((self.images, self.annotations, self.names))
         )
 
     def check(self, where: str) -> None:

@@ -35,7 +35,7 @@ class Streamed(LightningDataModule):
     Args:
         loading: workers and batch sizes.
         stream: draws of the training run, or None when nothing is trained.
-        train: data set of the training run, asked for by (position in the run, place in the files).
+        train: data set of the training run, asked for by (position in the run, index in the files).
         validation, test: data sets of ordered passes, one loader each.
         collate_train, collate: make a batch of a list of samples; None is torch's own way.
     """

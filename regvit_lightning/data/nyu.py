@@ -55,7 +55,7 @@ class DepthPairs(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, place: int) -> DepthPair:
+    def __getitem__(self, index: int) -> DepthPair:
         """Read one pair.
 
         Raises:
@@ -86,8 +86,8 @@ class ListedPairs:
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, place: int) -> DepthPair:
-        image, depth = self.files[place].tolist()
+    def __getitem__(self, index: int) -> DepthPair:
+        image, depth = self.files[index].tolist()
         return _checked(DepthPair(np.asarray(open_image(image)), open_depth(depth), depth))
 
 
@@ -138,8 +138,8 @@ class MatPairs:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, place: int) -> DepthPair:
-        number = int(self.numbers[place])
+    def __getitem__(self, index: int) -> DepthPair:
+        number = int(self.numbers[index])
         # Opened for each pair: a handle must not be shared by the worker processes.
         with _reading(self.file), h5py.File(self.file, "r") as mat:
             colours, depth = mat["images"][number - 1].T, mat["rawDepths"][number - 1].T
@@ -159,10 +159,10 @@ def _read_splits(file: Path, splits: Path, key: str) -> npt.NDArray[np.int64]:
     if images != (count, 3, *size) or depths != (count, *size):
         raise DataError(f"{file}: images {images} and rawDepths {depths}: expected (N, 3, 640, 480) and (N, 640, 480)")
     with _reading(splits):
-        found = scipy.io.loadmat(splits)
-    if key not in found:
+        splits_content = scipy.io.loadmat(splits)
+    if key not in splits_content:
         raise DataError(f"{splits} has no array {key}: expected the official splits.mat")
-    numbers = found[key].flatten().astype(np.int64)
+    numbers = splits_content[key].flatten().astype(np.int64)
     if numbers.size and not 1 <= numbers.min() <= numbers.max() <= count:
         raise DataError(f"{splits}: {key} names images {numbers.min()} to {numbers.max()}, but {file} has {count}")
     return numbers
@@ -348,7 +348,7 @@ def _check_frame(pair: DepthPair, setting: str) -> None:
 
 
 class DrawnDepthPairs(Dataset[dict[str, Tensor]]):
-    """Augmented pairs, asked for by (position in the run, place in the files): image uint8 (3, h, w), depth (h, w).
+    """Augmented pairs, asked for by (position in the run, index in the files): image uint8 (3, h, w), depth (h, w).
 
     The augmentation of a sample is drawn from the seed and its position alone.
     """
@@ -360,14 +360,14 @@ class DrawnDepthPairs(Dataset[dict[str, Tensor]]):
         return len(self.pairs)
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Tensor]:
-        position, place = draw
+        position, index = draw
         rng = np.random.default_rng(seeds.derive(self.seed, "augment", position))
-        view = self.augmentation(self.pairs[place], rng)
+        view = self.augmentation(self.pairs[index], rng)
         return {"image": _channels_first(view.image), "depth": torch.from_numpy(np.array(view.depth))}
 
 
 class OrderedPairs(Dataset[dict[str, Any]]):
-    """Every pair once, in order: image uint8 (3, h, w), depth and mask (H, W) at the measurement's own size, place.
+    """Every pair once, in order: image uint8 (3, h, w), depth and mask (H, W) at the measurement's own size, index.
 
     Args:
         pairs: what is read.
@@ -383,12 +383,12 @@ class OrderedPairs(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, place: int) -> dict[str, Any]:
-        pair = self.pairs[place]
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        pair = self.pairs[index]
         mask = evaluation_mask(pair, *self.depth_range, self.eigen_crop)
         image = resized(pair, _scale(pair, self.short_side)).image
         depth = torch.from_numpy(np.array(pair.depth))
-        return {"image": _channels_first(image), "depth": depth, "mask": torch.from_numpy(mask), "place": place}
+        return {"image": _channels_first(image), "depth": depth, "mask": torch.from_numpy(mask), "index": index}
 
 
 def _channels_first(image: npt.NDArray[np.uint8]) -> Tensor:

@@ -5,7 +5,7 @@
         `title` or `caption`
     a folder of images with a .txt of the same name beside each
 
-A pair is read by its place, so the order is drawn like that of class folders, and a resumed run needs no reader state.
+A pair is read by its index, so the order is drawn like that of class folders, and a resumed run needs no reader state.
 """
 
 import csv
@@ -13,7 +13,6 @@ import glob
 import hashlib
 import io
 import os
-import shutil
 import tarfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from regvit_lightning.data import kept_index
 from regvit_lightning.data.completeness import check_count, check_rendered
 from regvit_lightning.data.images import EXTENSIONS, UNDECODABLE, Transform, decoding_error, open_readable
 from regvit_lightning.data.layout import DataError, DataSettings
@@ -47,7 +47,7 @@ class CaptionedImage(NamedTuple):
     """Where an image lies, and its caption.
 
     Attributes:
-        file: a place in the files of the index.
+        file: index into `files`.
         offset, size: bytes of the image in that file; size -1 for a file that is the image.
     """
 
@@ -83,32 +83,32 @@ class CaptionedImages:
     def __len__(self) -> int:
         return len(self.file)
 
-    def caption(self, place: int) -> str:
+    def caption(self, index: int) -> str:
         """Caption of one image."""
-        return self.texts[self.ends[place - 1] if place else 0 : self.ends[place]].tobytes().decode()
+        return self.texts[self.ends[index - 1] if index else 0 : self.ends[index]].tobytes().decode()
 
-    def path(self, place: int) -> str:
+    def path(self, index: int) -> str:
         """Path of one image, in a shard with the member's name."""
-        file = self._file(place)
-        return file if self.size[place] < 0 else f"{file}: {_member(file, int(self.offset[place]))}"
+        file = self._file(index)
+        return file if self.size[index] < 0 else f"{file}: {_member(file, int(self.offset[index]))}"
 
-    def open(self, place: int) -> Image.Image:
+    def open(self, index: int) -> Image.Image:
         """Decode one image as RGB.
 
         Raises:
             DataError: it cannot be read or is truncated.
         """
         try:
-            with open(self._file(place), "rb") as file:
-                file.seek(int(self.offset[place]))
-                content = file.read(int(self.size[place]))
+            with open(self._file(index), "rb") as file:
+                file.seek(int(self.offset[index]))
+                content = file.read(int(self.size[index]))
             with Image.open(io.BytesIO(content)) as image:
                 return image.convert("RGB")
         except UNDECODABLE as error:
-            raise decoding_error(f"image {self.path(place)}", error, "restore or remove it") from None
+            raise decoding_error(f"image {self.path(index)}", error, "restore or remove it") from None
 
-    def _file(self, place: int) -> str:
-        return os.fsdecode(bytes(self.files[self.file[place]]))
+    def _file(self, index: int) -> str:
+        return os.fsdecode(bytes(self.files[self.file[index]]))
 
 
 def train_pairs(data: DataSettings) -> CaptionedImages:
@@ -123,15 +123,15 @@ def train_pairs(data: DataSettings) -> CaptionedImages:
         raise DataError(f"data '{data.name}' names no image-text pairs; give `pairs` in its file of configs/data")
     if glob.has_magic(data.pairs):
         pattern = os.path.join(glob.escape(data.root), data.pairs)
-        found = from_shards([Path(shard) for shard in sorted(glob.glob(pattern))], source, data.get)
+        pairs = from_shards([Path(shard) for shard in sorted(glob.glob(pattern))], source, data.get)
     elif source.is_dir():
-        found = from_folder(source)
+        pairs = from_folder(source)
     elif source.is_file():
-        found = from_table(source)
+        pairs = from_table(source)
     else:
         raise DataError(f"no image-text pairs: {source} is not there; {data.get}")
-    check_count(data, "pairs", 0, len(found), f"{source} holds", "pairs")
-    return found
+    check_count(data, "pairs", 0, len(pairs), f"{source} holds", "pairs")
+    return pairs
 
 
 def from_shards(shards: Sequence[Path], pattern: Path, get: str = "") -> CaptionedImages:
@@ -143,14 +143,15 @@ def from_shards(shards: Sequence[Path], pattern: Path, get: str = "") -> Caption
     if not shards:
         raise DataError(f"no image-text pairs: no shard {pattern}{f'; {get}' if get else ''}")
     kept = shards[0].parent / f".index-{_fingerprint(shards)}"
-    if not kept.is_dir():
-        with ThreadPoolExecutor(READERS) as readers:
-            found = _joined(shards, list(readers.map(_read_shard, range(len(shards)), shards)))
-        if not _keep(found, kept):
-            return found
-    # Mapped, so that the processes of all devices share one copy.
-    arrays = {name: np.load(kept / f"{name}.npy", mmap_mode="r") for name in KEPT}
-    return CaptionedImages(files=_encoded(shards), **arrays)
+    with kept_index.in_turn(kept):
+        arrays = kept_index.read(kept, KEPT)
+        if arrays is None:
+            with ThreadPoolExecutor(READERS) as readers:
+                pairs = _joined(shards, list(readers.map(_read_shard, range(len(shards)), shards)))
+            if not kept_index.keep(kept, {name: getattr(pairs, name) for name in KEPT}):
+                return pairs
+            arrays = kept_index.read(kept, KEPT)
+    return pairs if arrays is None else CaptionedImages(files=_encoded(shards), **arrays)
 
 
 def from_table(table: Path) -> CaptionedImages:
@@ -176,7 +177,7 @@ def from_table(table: Path) -> CaptionedImages:
             raise DataError(f"{table}, row {number}: no image {image}; restore it or remove the row")
         _check_caption(row[text], f"{table}, row {number}: {row[COLUMNS[0]]}")
     return _joined(
-        files, [_arrays([CaptionedImage(place, 0, -1, row[text].strip()) for place, row in enumerate(rows)])]
+        files, [_arrays([CaptionedImage(index, 0, -1, row[text].strip()) for index, row in enumerate(rows)])]
     )
 
 
@@ -191,8 +192,8 @@ def from_folder(folder: Path) -> CaptionedImages:
     texts = {path.with_suffix(""): path for path in paths if path.suffix == CAPTION}
     _check_partners(set(images), set(texts), str(folder))
     pairs = [
-        CaptionedImage(place, 0, -1, _read_text(texts[key].read_bytes(), images[key]))
-        for place, key in enumerate(images)
+        CaptionedImage(index, 0, -1, _read_text(texts[key].read_bytes(), images[key]))
+        for index, key in enumerate(images)
     ]
     return _joined(list(images.values()), [_arrays(pairs)])
 
@@ -221,21 +222,8 @@ def _encoded(files: Sequence[Path]) -> npt.NDArray[np.bytes_]:
 
 def _fingerprint(shards: Sequence[Path]) -> str:
     """Changes with the name, the size and the time of any shard."""
-    found = [(shard.name, shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards]
-    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
-
-
-def _keep(found: CaptionedImages, folder: Path) -> bool:
-    """Write an index, complete or not at all; False where the folder cannot be written."""
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir()
-        for name in KEPT:
-            np.save(temporary / f"{name}.npy", getattr(found, name))
-        temporary.rename(folder)
-    except OSError:  # no right to write, no room, or another device's process came first
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder.is_dir()
+    facts = [(shard.name, shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def _read_shard(number: int, shard: Path) -> dict[str, npt.NDArray[Any]]:
@@ -306,10 +294,10 @@ def _member(file: str, offset: int) -> str:
 
 
 class DrawnCaptionedImages(Dataset[dict[str, Any]]):
-    """Augmented images with tokens for training, asked for by (position in the run, place in the pairs).
+    """Augmented images with tokens for training, asked for by (position in the run, index in the pairs).
 
     The augmentation of a sample is drawn from the seed and its position alone. A pair whose image cannot be read is
-    replaced by the next one that can, and its place is reported in `unreadable`.
+    replaced by the next one that can, and its index is reported in `unreadable`.
 
     Args:
         pairs, transform, tokenize: what is read, the augmentation, and what makes tokens of texts.
@@ -324,16 +312,16 @@ class DrawnCaptionedImages(Dataset[dict[str, Any]]):
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         position, start = draw
-        image, place, unreadable = open_readable(self.pairs, start)
+        image, index, unreadable = open_readable(self.pairs, start)
         with seeds.drawn_from(self.seed, "augment", position):
-            tokens = self.tokenize([self.pairs.caption(place)])[0]
+            tokens = self.tokenize([self.pairs.caption(index)])[0]
             return {"image": self.transform(image), "text": tokens, "unreadable": unreadable}
 
 
 def collate_pairs(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Collate `DrawnCaptionedImages`: image uint8 (B, 3, H, W), text (B, L), unreadable places (any number,)."""
+    """Collate `DrawnCaptionedImages`: image uint8 (B, 3, H, W), text (B, L), unreadable indices (any number,)."""
     return {
         "image": torch.stack([sample["image"] for sample in samples]),
         "text": torch.stack([sample["text"] for sample in samples]),
-        "unreadable": torch.tensor([place for sample in samples for place in sample["unreadable"]], dtype=torch.long),
+        "unreadable": torch.tensor([index for sample in samples for index in sample["unreadable"]], dtype=torch.long),
     }

@@ -37,12 +37,12 @@ class Stream:
     def __post_init__(self) -> None:
         check(self.size > 0, "no image to draw from")
 
-    def places(self, step: int) -> Tensor:
+    def indices(self, step: int) -> Tensor:
         """Places in the files of the images of one step, (batch_size,) int64."""
         positions = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
         passes = positions // self.size
-        places = torch.cat([self._order(int(p))[positions[passes == p] % self.size] for p in passes.unique()])
-        return torch.cat([places[first :: self.repeats] for first in range(self.repeats)])
+        indices = torch.cat([self._order(int(p))[positions[passes == p] % self.size] for p in passes.unique()])
+        return torch.cat([indices[first :: self.repeats] for first in range(self.repeats)])
 
     def _order(self, number: int) -> Tensor:
         cached = getattr(self, "_cache", None)
@@ -54,7 +54,7 @@ class Stream:
 
 
 class StreamSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of one device: lists of (position in the run, place in the files) for `Drawn`.
+    """Batches of one device: lists of (position in the run, index in the files) for `Drawn`.
 
     A step's images are cut into `accumulate` micro-batches, and each of those into one part per device, so that the
     images of a step are the same whatever the number of devices.
@@ -78,7 +78,7 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in range(self.start, self.stream.steps):
             first = step * self.stream.batch_size
-            draws = list(enumerate(self.stream.places(step).tolist(), start=first))
+            draws = list(enumerate(self.stream.indices(step).tolist(), start=first))
             share = len(draws) // (self.accumulate * self.world)
             for part in range(self.rank, self.accumulate * self.world, self.world):
                 yield draws[part * share : (part + 1) * share]

@@ -27,7 +27,7 @@ LINES = ("#c8452d", "#3a6ea5", "#2f8f6b", "#a0690f", "#7a5aa6", "#8a909c", "#4fa
 
 POINTS = 3000  # in one strip: evenly over the ranks, with the highest
 HIGHEST = 30
-GRID = 400  # places at which a density is drawn
+GRID = 400  # points at which a density is drawn
 BANDWIDTH = 0.015  # of a density of cosines: fig. 5a has peaks about as narrow
 
 
@@ -129,11 +129,11 @@ def strips(axes: Axes, groups: Mapping[str, Tensor]) -> None:
         axes: to draw into.
         groups: norms of any shape by name, such as the patches without and with registers.
     """
-    for place, norms in enumerate(groups.values()):
+    for column, norms in enumerate(groups.values()):
         values = _points(norms.flatten().numpy())
         spread = (np.arange(len(values)) * 0.6180339887 % 1 - 0.5) * 0.6
-        axes.scatter(place + spread, values, s=2.5, color=NORMAL, alpha=0.35, linewidths=0, rasterized=True)
-        axes.plot([place - 0.36, place + 0.36], [float(norms.median())] * 2, color=INK, linewidth=1.4)
+        axes.scatter(column + spread, values, s=2.5, color=NORMAL, alpha=0.35, linewidths=0, rasterized=True)
+        axes.plot([column - 0.36, column + 0.36], [float(norms.median())] * 2, color=INK, linewidth=1.4)
     axes.set_yscale("log")
     axes.set_xticks(range(len(groups)), list(groups))
     axes.set_xlim(-0.6, len(groups) - 0.4)
@@ -169,7 +169,7 @@ def kurtosis_by_block(axes: Axes, norms: Norms) -> None:
 
 
 def share_map(axes: Axes, share: Tensor) -> None:
-    """Fig. 10: share of images (h, w) in which each place of the grid holds an outlier."""
+    """Fig. 10: share of images (h, w) in which each position of the grid holds an outlier."""
     picture = axes.imshow(share.numpy(), cmap="magma", vmin=0, vmax=max(float(share.max()), 1e-3))
     axes.set_xticks([])
     axes.set_yticks([])
@@ -181,7 +181,7 @@ def ring_profile(axes: Axes, placement: Placement) -> None:
     """Share of outliers against the distance from the border, with 95 % of what shuffled outliers give."""
     distance, null = np.arange(len(placement.rings)), placement.null_rings.numpy()
     axes.fill_between(distance, null[:, 0], null[:, 1], color=GREY, alpha=0.35, linewidth=0, label="shuffled, 95 %")
-    axes.plot(distance, placement.rings.numpy(), color=OUTLIER, marker="o", markersize=3.5, label="found")
+    axes.plot(distance, placement.rings.numpy(), color=OUTLIER, marker="o", markersize=3.5, label="measured")
     axes.set_ylim(bottom=0)
     axes.set_xticks(distance)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}" if value < 0.001 else f"{100 * value:g}%")

@@ -21,13 +21,13 @@ GREEN = "#2f8f6b"
 
 def single_tokens(axes: Axes, scores: Mapping[str, ProbeScore | None]) -> None:
     """Tables 1 and 6: top-1 from one token by kind, with the deviation over the random draw."""
-    found = {kind: score for kind, score in scores.items() if score is not None}
-    for place, (kind, score) in enumerate(found.items()):
+    shown = {kind: score for kind, score in scores.items() if score is not None}
+    for column, (kind, score) in enumerate(shown.items()):
         colour = {"outlier": OUTLIER, "normal": NORMAL, "CLS": INK}.get(kind, GREEN)
         spread = None if math.isnan(score.spread) else score.spread
-        axes.bar(place, score.mean, yerr=spread, color=colour, width=0.7, error_kw={"elinewidth": 1, "ecolor": GREY})
-        _above(axes, place, score.mean + (spread or 0), f"{score.mean:.1f}")
-    names = [f"{kind}\n({score.right.shape[1]:,})" for kind, score in found.items()]
+        axes.bar(column, score.mean, yerr=spread, color=colour, width=0.7, error_kw={"elinewidth": 1, "ecolor": GREY})
+        _above(axes, column, score.mean + (spread or 0), f"{score.mean:.1f}")
+    names = [f"{kind}\n({score.right.shape[1]:,})" for kind, score in shown.items()]
     _bars(axes, names, "class from one token", "top-1 in %, (test images)", "no classes, or too few such tokens")
 
 
@@ -35,30 +35,30 @@ def local_probes(axes: Axes, contents: Contents) -> None:
     """Fig. 5b: position of normal and outlier patches; the error of their pixels stands beside it."""
     kinds = [kind for kind in ("normal", "outlier") if contents.position[kind] and contents.pixels[kind]]
     names = []
-    for place, kind in enumerate(kinds):
+    for column, kind in enumerate(kinds):
         position, pixels = contents.position[kind], contents.pixels[kind]
         assert position is not None and pixels is not None  # noqa: PT018
-        axes.bar(place, position.top1, color=OUTLIER if kind == "outlier" else NORMAL, width=0.7)
-        _above(axes, place, position.top1, f"{position.top1:.1f} %, {position.distance:.1f} patches off")
+        axes.bar(column, position.top1, color=OUTLIER if kind == "outlier" else NORMAL, width=0.7)
+        _above(axes, column, position.top1, f"{position.top1:.1f} %, {position.distance:.1f} patches off")
         error = f"{pixels.l2:.4g} (mean patch: {pixels.l2_of_mean:.4g})"
         names.append(f"{kind} ({position.patches:,})\nerror of pixels, L2:\n{error}")
     _bars(axes, names, "position and pixels of a patch", "position, top-1 in %", "too few patches")
 
 
 def replacements(axes: Axes, effects: Mapping[str, Effect]) -> None:
-    """Top-1 with other things in the registers' place, by classifiers of the intact model and by new ones."""
+    """Top-1 with other things in place of the registers, by classifiers of the intact model and by new ones."""
     bars = (("knn_kept", NORMAL, None), ("linear_kept", GREEN, None), ("knn", NORMAL, "//"), ("linear", GREEN, "//"))
     words = {"knn_kept": "kNN", "linear_kept": "linear", "knn": "kNN, made anew", "linear": "linear, made anew"}
-    for place, effect in enumerate(effects.values()):
+    for column, effect in enumerate(effects.values()):
         for index, (key, colour, hatch) in enumerate(bars):
-            value, legend = getattr(effect, key), words[key] if place == 0 else None
+            value, legend = getattr(effect, key), words[key] if column == 0 else None
             style: dict[str, Any] = {
                 "color": colour,
                 "hatch": hatch,
                 "alpha": 0.55 if hatch else 1.0,
                 "edgecolor": "white",
             }
-            axes.bar(place + 0.2 * (index - 1.5), value or 0, width=0.19, linewidth=0, label=legend, **style)
+            axes.bar(column + 0.2 * (index - 1.5), value or 0, width=0.19, linewidth=0, label=legend, **style)
     if effects:
         axes.set_ylim(0, 1.35 * max(max(effect.knn, effect.linear or 0) for effect in effects.values()) + 1)
         axes.legend(fontsize=6.5, frameon=False, labelcolor=INK, ncols=2, loc="upper left")
@@ -86,5 +86,5 @@ def _bars(axes: Axes, names: Sequence[str], title: str, y: str, otherwise: str) 
     axes.margins(y=0.15)
 
 
-def _above(axes: Axes, place: float, height: float, text: str) -> None:
-    axes.annotate(text, (place, height), (0, 2), textcoords="offset points", ha="center", fontsize=7, color=INK)
+def _above(axes: Axes, column: float, height: float, text: str) -> None:
+    axes.annotate(text, (column, height), (0, 2), textcoords="offset points", ha="center", fontsize=7, color=INK)

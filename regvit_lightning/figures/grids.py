@@ -178,13 +178,13 @@ def depth_examples(
 
 @dataclass(frozen=True, eq=False)
 class Discovered:
-    """An image with the box that was found in it, and how.
+    """An image with the predicted box, and how.
 
     Attributes:
         image: (H, W, 3), of any size.
         truths: (M, 4) x1, y1, x2, y2 in pixels of the image, as all that follows.
         box: (4,).
-        seed: x and y of the patch that it was found from.
+        seed: x and y of the patch that it grew from.
         maps: (h, w) each, by title; the same titles in every row. Whole numbers are shown from bright (0) to dark,
             others in two colours that meet at 0, with 1 % of the largest cut off.
         patch: width and height of one value of the maps, which may reach over the right and lower edge of the image.
@@ -199,7 +199,7 @@ class Discovered:
 
 
 def discovery_examples(rows: Sequence[Discovered]) -> Figure:
-    """One row for each image: image with the true boxes and the one that was found, then the maps with box and seed.
+    """One row for each image: image with the true boxes and the predicted one, then the maps with box and seed.
 
     Raises:
         ValueError: no row, or rows with maps of other titles.
@@ -220,7 +220,7 @@ def discovery_examples(rows: Sequence[Discovered]) -> Figure:
             axes.plot(*row.seed, marker="o", markersize=4, color=FOUND, markeredgecolor=PAPER, markeredgewidth=0.8)
             axes.set(xlim=(0, row.image.shape[1]), ylim=(row.image.shape[0], 0))  # maps reach over the edge
         if number == 0:
-            _column_title(figure, panels[0], "image", "white: objects, red: found")
+            _column_title(figure, panels[0], "image", "white: objects, red: prediction")
             for axes, (title, values) in zip(panels[1:], row.maps.items(), strict=True):
                 _column_title(figure, axes, title, "bright: low" if _is_count(values) else "orange: above 0")
     return figure

@@ -89,7 +89,7 @@ def _maps(report: ArtifactReport) -> list[Section]:
     every = {name: values.numpy() for name, values in inside.maps.items()}
     maps = {name: values[inside.shown] for name, values in every.items()}
     count, component, attention = len(pictures), np.nan_to_num(inside.component.numpy()), "attention of the last block"
-    found = [
+    panels = [
         Section(
             size(count, 1 + len(columns)), lambda pane: norm_maps(pane, pictures, columns, "norms of patches, by block")
         ),
@@ -111,5 +111,5 @@ def _maps(report: ArtifactReport) -> list[Section]:
             size(count, 1 + heads.shape[1]),
             lambda pane: head_maps(pane, pictures, heads, f"{attention}, CLS by head"),
         )
-        found.insert(1, of_heads)
-    return found
+        panels.insert(1, of_heads)
+    return panels

@@ -52,7 +52,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an evaluation found.
+    """What an evaluation measures.
 
     Attributes:
         metrics: by name.

@@ -53,4 +53,4 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 def examples(images: int, wanted: int = 4) -> list[int]:
     """Places of the test images that a picture shows: evenly spread, all of them where there are few."""
     wanted = min(wanted, images)
-    return [place * images // wanted for place in range(wanted)]
+    return [index * images // wanted for index in range(wanted)]

@@ -29,8 +29,8 @@ class Frozen(nn.Module):
     def forward(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool = True) -> list[Tokens]:
         """`Backbone.forward` of normalised images (B, 3, H, W), as float32 that a head can be trained on."""
         with self.autocast(images):
-            found = self.backbone(images, blocks, norm)
-        return [Tokens(_ordinary(t.cls), _ordinary(t.registers), _ordinary(t.patches)) for t in found]
+            outputs = self.backbone(images, blocks, norm)
+        return [Tokens(_ordinary(t.cls), _ordinary(t.registers), _ordinary(t.patches)) for t in outputs]
 
     @contextmanager
     def autocast(self, images: Tensor) -> Iterator[None]:

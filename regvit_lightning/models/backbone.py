@@ -151,6 +151,14 @@ class Backbone(nn.Module):
         raise self._lacks("blocks whose registers could be replaced")
         yield
 
+    def require_plain_vit(self) -> None:
+        """Say at once, before any image is read, that a model without blocks to look into does not do.
+
+        Raises:
+            UserError: it is such a model.
+        """
+        raise self._lacks("q, k, v and attention of its blocks")
+
     def linears(self) -> list[nn.Linear]:
         """The weight matrices of all blocks that every token meets, for counting multiply-adds.
 
@@ -172,6 +180,8 @@ class Backbone(nn.Module):
             raise UserError(f"{self.name}: takes {batch}, not one of {shape}: add a batch dimension, images[None]")
         if images.ndim != 4 or images.shape[1] != 3:
             raise UserError(f"{self.name}: takes {batch}, not {shape}")
+        if not images.is_floating_point():
+            raise UserError(f"{self.name}: takes normalised floats, as its transform gives them, not {images.dtype}")
         height, width = images.shape[-2:]
         if not self.any_size and (height, width) != (self.image_size, self.image_size):
             raise UserError(f"{self.name}: takes images of {self.image_size} px only, not {height} x {width}")

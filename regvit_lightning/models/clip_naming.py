@@ -61,6 +61,6 @@ def image_tower(state: Mapping[str, Tensor]) -> State:
 
 def text_tower(state: Mapping[str, Tensor]) -> State:
     """The text tower under the names of open_clip's `TextTransformer`."""
-    found = {name.removeprefix("text."): tensor for name, tensor in state.items() if TEXT.fullmatch(name)}
-    found.pop("attn_mask", None)  # a constant, which old checkpoints keep
-    return found
+    text = {name.removeprefix("text."): tensor for name, tensor in state.items() if TEXT.fullmatch(name)}
+    text.pop("attn_mask", None)  # a constant, which old checkpoints keep
+    return text

@@ -64,6 +64,9 @@ class ForeignBackbone(Backbone):
         state = {f"model.{name}": value for name, value in self.model.state_dict().items() if _is_tensor(value)}
         return hashlib.sha256(weights.fingerprint(state).encode() + self.code).hexdigest()[:16]
 
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "tokens": "the module's output; a final norm is neither added nor left out"}
+
     @torch.no_grad()
     def _tried(self, size: int) -> Tokens:
         some = next(self.model.parameters(), torch.zeros(1))
@@ -95,7 +98,8 @@ def load_foreign(name: str, seed: int = 0) -> Backbone:
         module = _imported(target, name)
         build = getattr(module, function, None)
         if not callable(build):
-            known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+            own = {key: value for key, value in vars(module).items() if callable(value) and not key.startswith("__")}
+            known = [key for key, value in own.items() if getattr(value, "__module__", "") == module.__name__]
             raise UserError(f"{name}: no function {function} in {target}; it has {', '.join(known) or 'none'}")
         with seeds.drawn_from(seed, "initialise"), _failures(name):
             model = build()

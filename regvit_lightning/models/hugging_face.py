@@ -1,7 +1,7 @@
 """Models of Hugging Face's transformers: their names under ours, and what the JSON files beside them say.
 
 Read are DINOv2 with and without registers, ViT, CLIP's vision tower (all three become a `RegisterViT`) and DINOv3
-(timm's `Eva`, for its rotary position embedding), under the names on disk and under those in memory.
+(which becomes timm's `Eva`, see `dinov3`), under the names on disk and under those in memory.
 """
 
 import json
@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from timm.layers import GELUTanh, QuickGELU
-from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.models import dinov3
 from regvit_lightning.models.clip_naming import State, rename
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -27,7 +27,6 @@ DINOV2, DINOV3, VIT, CLIP = "dinov2", "dinov3", "vit", "clip"
 # What the configuration classes of transformers stand for where config.json is silent.
 EPS = {DINOV2: 1e-6, DINOV3: 1e-5, VIT: 1e-12, CLIP: 1e-5}
 ACTIVATION = {DINOV2: "gelu", DINOV3: "gelu", VIT: "gelu", CLIP: "quick_gelu"}
-ROPE_THETA = 100.0
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
     "gelu_new": GELUTanh,
@@ -55,6 +54,12 @@ RENAMES = (
     (re.compile(r"\.(intermediate\.dense|mlp\.weights_in)\."), ".mlp.fc1."),
     (re.compile(r"^(blocks\.\d+)\.(output\.dense|mlp\.weights_out|mlp\.down_proj)\."), r"\1.mlp.fc2."),
     (re.compile(r"\.layer_scale([12])\.lambda1$"), r".ls\1.gamma"),
+)
+
+EVA = (  # of DINOv3, from our names to those of timm's `Eva`
+    (re.compile(r"\.ls([12])\.gamma$"), r".gamma_\1"),
+    (re.compile(r"\.attn\.([qv])\.bias$"), r".attn.\1_bias"),
+    (re.compile(r"\.mlp\.gate_proj\."), ".mlp.fc1_g."),
 )
 
 
@@ -111,7 +116,7 @@ def read_config(weights: Path, state: State) -> Config:
     if activation not in ACTIVATIONS or (gated and activation != "silu"):
         raise UserError(f"{file}: hidden_act is {activation}; known are {', '.join(ACTIVATIONS)}, in a gated MLP silu")
     try:
-        eps, theta = float(values.get("layer_norm_eps", EPS[kind])), float(values.get("rope_theta", ROPE_THETA))
+        eps, theta = float(values.get("layer_norm_eps", EPS[kind])), float(values.get("rope_theta", dinov3.ROPE_THETA))
         heads, size = (int(values[key]) if key in values else None for key in ("num_attention_heads", "image_size"))
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file}: not the configuration of a square ViT ({one_line(error)})") from None
@@ -146,7 +151,8 @@ def to_our_naming(state: Mapping[str, Tensor]) -> State:
     """
     kind = kind_of(state)
     renamed = rename({name: tensor for name, tensor in state.items() if not DROPPED.fullmatch(name)}, RENAMES)
-    renamed["cls_token"] = renamed["cls_token"].reshape(1, 1, -1)
+    if "cls_token" in renamed:
+        renamed["cls_token"] = renamed["cls_token"].reshape(1, 1, -1)
     if "pos_embed" in renamed and renamed["pos_embed"].ndim == 2:
         renamed["pos_embed"] = renamed["pos_embed"].unsqueeze(0)
     if "reg_token" in renamed and not renamed["reg_token"].shape[1]:
@@ -155,46 +161,8 @@ def to_our_naming(state: Mapping[str, Tensor]) -> State:
         renamed = _joined(renamed, r"\.mlp\.(gate|up)_proj\.", ".mlp.fc1.", ("gate", "up"))
         return _joined(renamed, r"\.attn\.([qkv])\.", ".attn.qkv.", ("q", "k", "v"))
     gated = any(".mlp.gate_proj." in name for name in renamed)
-    names = (
-        (re.compile(r"\.ls([12])\.gamma$"), r".gamma_\1"),
-        (re.compile(r"\.attn\.([qv])\.bias$"), r".attn.\1_bias"),
-        (re.compile(r"\.mlp\.gate_proj\."), ".mlp.fc1_g."),
-        (re.compile(r"\.mlp\.up_proj\."), ".mlp.fc1_x." if gated else ".mlp.fc1."),
-    )
-    return _joined(rename(renamed, names), r"\.attn\.([qkv])\.weight", ".attn.qkv.weight", ("q", "k", "v"))
-
-
-def eva(state: State, config: Config, source: object) -> Eva:
-    """An untrained DINOv3 with the shapes of `state`, which is named as `to_our_naming` names it.
-
-    Raises:
-        UserError: the patches are not square, or there is no MLP.
-    """
-    projection, fc2 = state["patch_embed.proj.weight"], state.get("blocks.0.mlp.fc2.weight")
-    if fc2 is None or projection.ndim != 4 or projection.shape[1] != 3 or projection.shape[2] != projection.shape[3]:
-        raise UserError(f"{source}: not a DINOv3 ViT: no square patches of 3 channels, or no MLP")
-    width, patch, gated = projection.shape[0], projection.shape[-1], "blocks.0.mlp.fc1_g.weight" in state
-    return Eva(
-        img_size=config.image_size or 14 * patch,
-        patch_size=patch,
-        num_classes=0,
-        global_pool="token",
-        embed_dim=width,
-        depth=len({name.split(".")[1] for name in state if name.startswith("blocks.")}),
-        num_heads=config.heads or width // 64,
-        mlp_ratio=(fc2.shape[1] + 0.5) / width,  # timm truncates embed_dim * mlp_ratio
-        swiglu_mlp=gated,
-        swiglu_align_to=1,  # separate tensors for the gate, of the width that is there
-        init_values=1e-5,  # the value is overwritten by the file's
-        num_reg_tokens=state["reg_token"].shape[1] if "reg_token" in state else 0,
-        use_abs_pos_emb=False,
-        use_rot_pos_emb=True,
-        rope_type="dinov3",
-        rope_temperature=config.rope_theta,
-        rope_rotate_half=True,
-        use_fc_norm=False,
-        dynamic_img_size=True,
-    )
+    up = (re.compile(r"\.mlp\.up_proj\."), ".mlp.fc1_x." if gated else ".mlp.fc1.")
+    return _joined(rename(renamed, (*EVA, up)), r"\.attn\.([qkv])\.weight", ".attn.qkv.weight", ("q", "k", "v"))
 
 
 def adapt(model: nn.Module, config: Config) -> None:

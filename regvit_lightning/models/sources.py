@@ -16,22 +16,17 @@ from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.invocation import invocation
 from regvit_lightning.models import (
     EXPORT,
-    clip_naming,
     foreign,
     hub,
     hugging_face,
     names,
     origins,
-    prefixes,
-    tensor_files,
     vit,
     weights,
 )
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.models.clip_naming import State
 from regvit_lightning.models.transform import SHARE
 from regvit_lightning.models.vit_backbone import ViTBackbone, check_vit
-from regvit_lightning.models.weights import Metadata
 from regvit_lightning.runtime import seeds
 
 CLIP_CONFIG = "open_clip_config.json"  # beside the weights of a released open_clip model
@@ -96,35 +91,27 @@ def trained(name: str, runs: Path, seed: int) -> Path:
     Raises:
         UserError: no such model, or it is not trained yet; says what trains it.
     """
-    found = names.parse_id(name)
-    if found is None:
+    parsed = names.parse_id(name)
+    if parsed is None:
         raise UserError(f"unknown model '{name}'; {_nearest(name)}")
-    names.parse_name(found.name)
+    names.parse_name(parsed.name)
     path = runs / name / f"seed{seed}" / EXPORT
     if not path.exists():
-        variables = {"MODEL": found.name, "RECIPE": found.recipe, "TAG": found.tag, "SEED": seed}
+        variables = {"MODEL": parsed.name, "RECIPE": parsed.recipe, "TAG": parsed.tag, "SEED": seed}
         given = {key: value for key, value in variables.items() if value != ""}
-        command = invocation("pretrain", given, "<the settings of this tag>" if found.tag else "")
+        command = invocation("pretrain", given, "<the settings of this tag>" if parsed.tag else "")
         raise UserError(f"{name} is not trained yet ({path} is missing): {command}, with the same data")
     return path
 
 
 def _from_file(path: Path, name: str = "") -> Backbone:
     path = hugging_face.weights_in(path) if path.is_dir() else path
-    state, values = tensor_files.read(path)
-    if values is not None:
-        return _ours(state, Metadata.read(values, path), path)
-    state = prefixes.without_prefix(state, path)
-    model = weights.load_foreign(state, path)
-    size = int(model.patch_embed.img_size[0])
-    mean, std, share = _preprocessing(state, path)
-    return ViTBackbone(model, name or _stem(path), size, mean, std, path, share)
-
-
-def _ours(state: State, metadata: Metadata, path: Path) -> Backbone:
+    model, metadata, naming = weights.load_weights(path)
+    if metadata is None:
+        mean, std, share = _preprocessing(naming, path)
+        return ViTBackbone(model, name or _stem(path), int(model.patch_embed.img_size[0]), mean, std, path, share)
     # Exports and checkpoints have the same file names in every run; the id tells more: deit3-vitb_reg4, …-ema, …-last.
     name = metadata.id if path.name == EXPORT else f"{metadata.id}-{path.stem.removeprefix('backbone_')}"
-    model = weights.load_ours(state, metadata, path)
     return ViTBackbone(model, name, metadata.image_size, metadata.mean, metadata.std, path)
 
 
@@ -133,15 +120,15 @@ def _stem(path: Path) -> str:
     return origins.record_id(path.absolute().parent.name if generic else path.stem)
 
 
-def _preprocessing(state: State, path: Path) -> tuple[Sequence[float], Sequence[float], float]:
-    """Mean, std, and the share that the crop keeps, of a foreign model: what lies beside it says, or its kind."""
-    kind = hugging_face.kind_of(state)
-    said = hugging_face.read_processor(path) if kind else None
-    if said is not None:
-        return said
-    if kind == hugging_face.CLIP or clip_naming.is_clip(state):
-        mean, std = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD) if kind else _clip_mean_std(path)
-        return mean, std, 1.0
+def _preprocessing(naming: str, path: Path) -> tuple[Sequence[float], Sequence[float], float]:
+    """Mean, std, and the share that the crop keeps, of a foreign model: what lies beside it says, or its naming."""
+    if naming == "open_clip":
+        return *_clip_mean_std(path), 1.0
+    processor = hugging_face.read_processor(path) if naming else None
+    if processor is not None:
+        return processor
+    if naming == hugging_face.CLIP:
+        return OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, 1.0
     return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, SHARE
 
 

@@ -51,6 +51,9 @@ class ViTBackbone(Backbone):
         self.num_registers = self._prefix - self.has_cls
         self.any_size = bool(getattr(model, "dynamic_img_size", False))
 
+    def require_plain_vit(self) -> None:
+        pass  # `check_vit` has made sure of it
+
     def linears(self) -> list[nn.Linear]:
         return [module for module in self.model.blocks.modules() if isinstance(module, nn.Linear)]
 

@@ -1,7 +1,7 @@
 """Weights in files: our export, and the namings of others read strictly into our `RegisterViT`.
 
 Read are our export (safetensors with the metadata in its header), our Lightning checkpoints, and `.pth`, `.pt`,
-`.ckpt`, `.bin` or `.safetensors` files in the naming of DINOv2 (hub and training), DINO, DeiT, DeiT-III, timm,
+`.ckpt`, `.bin` or `.safetensors` files in the naming of DINOv2 (hub and training), DINOv3, DINO, DeiT, DeiT-III, timm,
 open_clip (its image tower) or Hugging Face's transformers, with or without the prefixes of what was trained around it.
 """
 
@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.models.eva import Eva
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from regvit_lightning import settings
 from regvit_lightning.errors import UserError
-from regvit_lightning.models import clip_naming, hugging_face, prefixes, tensor_files, vit
+from regvit_lightning.models import clip_naming, dinov3, hugging_face, prefixes, tensor_files, vit
 from regvit_lightning.models.clip_naming import State
 from regvit_lightning.models.vit import Architecture, RegisterViT
 
@@ -114,56 +114,71 @@ def save(path: Path, model: nn.Module, metadata: Metadata) -> None:
     tensor_files.write(path, _backbone_only(model.state_dict()), asdict(metadata))
 
 
-def load_weights(path: Path) -> tuple[RegisterViT | Eva, Metadata | None]:
+class Loaded(NamedTuple):
+    """A model with the weights of a file.
+
+    Attributes:
+        model: `Eva` for DINOv3, whose positions are rotary.
+        metadata: of a file of ours, else None.
+        naming: of a foreign file: a kind of `hugging_face`, `open_clip`, or empty for all others.
+    """
+
+    model: RegisterViT | Eva
+    metadata: Metadata | None
+    naming: str
+
+
+def load_weights(path: Path) -> Loaded:
     """The model in a file of ours (with its metadata) or in a foreign naming (without).
 
-    A foreign model is built from the shapes of its tensors. Its position embedding keeps its grid: the model's own
-    image size is `model.patch_embed.img_size`. Position entries of CLS and registers are added into these tokens.
+    A foreign model is built from the shapes of its tensors and, where it is of transformers, from the `config.json`
+    beside it. Its position embedding keeps its grid: the model's own image size is `model.patch_embed.img_size`.
+    Position entries of CLS and registers are added into these tokens.
 
     Raises:
         UserError: no such file; truncated, unsafe or no checkpoint at all; not a plain ViT; or tensors that are
             missing, unexpected or of another shape, all of them named.
     """
     state, values = tensor_files.read(path)
-    if values is None:
-        return load_foreign(prefixes.without_prefix(state, path), path), None
-    metadata = Metadata.read(values, path)
-    return load_ours(state, metadata, path), metadata
+    if values is not None:
+        metadata = Metadata.read(values, path)
+        return Loaded(_ours(state, metadata, path), metadata, "")
+    state = prefixes.without_prefix(state, path)
+    kind = hugging_face.kind_of(state)
+    model = _of_transformers(state, path) if kind else _foreign(state, path)
+    return Loaded(model, None, kind or ("open_clip" if clip_naming.is_clip(state) else ""))
 
 
-def load_ours(state: State, metadata: Metadata, path: Path) -> RegisterViT:
-    """The model in a file of ours.
-
-    Raises:
-        UserError: its tensors are not those of the model that its metadata names.
-    """
+def _ours(state: State, metadata: Metadata, path: Path) -> RegisterViT:
     shape: dict[str, Any] = {"image_size": metadata.image_size, "layer_scale": metadata.layer_scale}
     model = vit.build(metadata.name, **shape, pre_norm=metadata.pre_norm, swiglu=metadata.swiglu)
     load_strictly(model, _backbone_only(state), f"{path} as {metadata.name}")
     return model
 
 
-def load_foreign(state: State, path: Path) -> RegisterViT | Eva:
-    """The model in a foreign naming.
-
-    Args:
-        state: its tensors by name, without a prefix.
-        path: of the file, beside which transformers' `config.json` lies.
-
-    Raises:
-        UserError: not a plain ViT, or tensors that are missing, unexpected or of another shape.
-    """
-    config = hugging_face.read_config(path, state) if hugging_face.kind_of(state) else None
+def _foreign(state: State, path: Path) -> RegisterViT | Eva:
     model: RegisterViT | Eva
-    if config is not None and config.kind == hugging_face.DINOV3:
-        state = hugging_face.to_our_naming(state)
-        model = hugging_face.eva(state, config, path)
+    if dinov3.is_dinov3(state):
+        state = dinov3.to_timm_naming(_backbone_only(state))
+        model = dinov3.build(state, path)
     else:
-        state = to_our_naming(state, path)
-        model = _model_like(state, path, config.heads if config else None)
-    if config is not None:
-        hugging_face.adapt(model, config)
+        renamed = clip_naming.rename(state, RENAMES)
+        state = _checked(clip_naming.image_tower(renamed) if clip_naming.is_clip(renamed) else renamed, state, path)
+        model = _model_like(state, path)
     load_strictly(model, state, str(path))
+    return model
+
+
+def _of_transformers(state: State, path: Path) -> RegisterViT | Eva:
+    config, renamed = hugging_face.read_config(path, state), hugging_face.to_our_naming(state)
+    model: RegisterViT | Eva
+    if config.kind == hugging_face.DINOV3:
+        model = dinov3.build(renamed, path, config.heads, config.rope_theta, config.image_size)
+    else:
+        renamed = _checked(renamed, state, path)
+        model = _model_like(renamed, path, config.heads)
+    hugging_face.adapt(model, config)
+    load_strictly(model, renamed, str(path))
     return model
 
 
@@ -180,9 +195,9 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
         if own[name].shape != state[name].shape
     ]
     problems = {"missing": sorted(own.keys() - state.keys()), "unexpected": sorted(state.keys() - own.keys())}
-    told = [f"{kind}: {', '.join(names)}" for kind, names in {**problems, "other shape": shapes}.items() if names]
-    if told:
-        raise UserError(f"{source}: does not fit ({describe(state)}); {'; '.join(told)}")
+    faults = [f"{kind}: {', '.join(names)}" for kind, names in {**problems, "other shape": shapes}.items() if names]
+    if faults:
+        raise UserError(f"{source}: does not fit ({describe(state)}); {'; '.join(faults)}")
     model.load_state_dict(state)
 
 
@@ -196,15 +211,18 @@ def describe(state: Mapping[str, Tensor]) -> str:
     return f"the file holds width {width}, {_depth(state)} blocks, patch {side}, {registers} registers"
 
 
-def to_our_naming(state: Mapping[str, Tensor], source: object) -> State:
-    """Tensors in any naming that is read, but for DINOv3's, under our names, positions for patches only.
+def _checked(renamed: State, state: Mapping[str, Tensor], source: object) -> State:
+    """A plain ViT under our names, with the positions of the patches only.
+
+    Args:
+        renamed: the tensors under our names.
+        state: the same as they were, for messages.
+        source: for messages.
 
     Raises:
         UserError: not a ViT, not square, without learned positions, or distilled (two class tokens).
     """
-    theirs = bool(hugging_face.kind_of(state))
-    renamed = hugging_face.to_our_naming(state) if theirs else clip_naming.rename(state, RENAMES)
-    renamed = _backbone_only(clip_naming.image_tower(renamed) if clip_naming.is_clip(renamed) else renamed)
+    renamed = _backbone_only(renamed)
     if "dist_token" in renamed:
         raise UserError(f"{source}: a distilled DeiT with two class tokens; take the model without distillation")
     for required in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight", "pos_embed"):
@@ -242,8 +260,8 @@ def _is_square(count: int) -> bool:
     return count > 0 and math.isqrt(count) ** 2 == count
 
 
-def _model_like(state: State, source: object, heads: int | None) -> RegisterViT:
-    # The model whose tensors have these shapes. Whatever does not fit is told by the strict loading.
+def _model_like(state: State, source: object, heads: int | None = None) -> RegisterViT:
+    # The model whose tensors have these shapes. Whatever does not fit is an error of the strict loading.
     projection, fc1, fc2 = (
         state[name] for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight")
     )

@@ -33,8 +33,8 @@ def requeue(number: str) -> str:
     state = re.search(r"JobState=(\w+)", shown.stdout)
     if state is None or state[1] != "RUNNING":
         return state[1].lower() if state else shown.stderr.strip()
-    told = command("scontrol", "requeue", number)
-    return "" if told.returncode == 0 else told.stderr.strip()
+    answer = command("scontrol", "requeue", number)
+    return "" if answer.returncode == 0 else answer.stderr.strip()
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:

@@ -139,6 +139,7 @@ def run(
         DataError: the data is missing, incomplete or unreadable.
         UserError: the backbone has no plain attention in its last block.
     """
+    backbone.require_plain_vit()
     train, test = _files(data, settings)
     passes = Passes(train, test, settings, how)
     norms = NormPass(backbone, settings.precision)
@@ -168,8 +169,8 @@ def _files(data: DataSettings, settings: ArtifactReportSettings) -> tuple[ImageF
     if settings.source == "imagenet":
         train, test = train_files(data), test_files(data)
     else:
-        found = boxed_images(data, settings.source)
-        every = ImageFiles((settings.source,), found.paths, np.zeros(len(found), np.int64))
+        boxed = boxed_images(data, settings.source)
+        every = ImageFiles((settings.source,), boxed.paths, np.zeros(len(boxed), np.int64))
         train, test = every.subset(range(0, len(every), 2)), every.subset(range(1, len(every), 2))
         check(len(test) > 0, f"source={settings.source}: needs two images, has {len(every)}")
     return _spread(train, settings.probes.train_images), _spread(test, settings.images)
@@ -193,9 +194,9 @@ def _report(backbone: Backbone, norms: Norms, passes: Passes, settings: Artifact
         norms=norms,
         findings=outliers.find(norms, settings.rules, seed),
         masks=masks,
-        placed=positions.place(masks, seed),
+        placed=positions.placement(masks, seed),
         neighbours=positions.compare_neighbours(norms.neighbours, masks, seed),
-        shown=[some[place] for place in dense.examples(len(some), settings.shown)],
+        shown=[some[index] for index in dense.examples(len(some), settings.shown)],
         inside=_inside(backbone, masks, some, passes, settings),
         contents=_contents(backbone, is_outlier, passes, settings),
         effects=_effects(backbone, passes, settings),

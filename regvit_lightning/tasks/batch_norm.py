@@ -17,9 +17,9 @@ class BatchNorm(nn.BatchNorm2d):
         count = features.numel() // features.shape[1] * _devices()
         mean = over_devices(features.sum((0, 2, 3))) / count
         var = over_devices((features - mean.view(-1, 1, 1)).square().sum((0, 2, 3))) / count
-        for running, found in ((self.running_mean, mean), (self.running_var, var * count / max(count - 1, 1))):
+        for running, measured in ((self.running_mean, mean), (self.running_var, var * count / max(count - 1, 1))):
             assert running is not None and self.momentum is not None  # noqa: PT018  # as BatchNorm2d makes them
-            running.lerp_(found.detach(), self.momentum)
+            running.lerp_(measured.detach(), self.momentum)
         scale = self.weight * (var + self.eps).rsqrt()
         return torch.addcmul((self.bias - mean * scale).view(-1, 1, 1), features, scale.view(-1, 1, 1))
 

@@ -135,7 +135,7 @@ def feature_blocks(depth: int, blocks: int) -> list[int]:
     Raises:
         SettingsError: the model has fewer.
     """
-    check(depth >= blocks, f"blocks={blocks}: the model has {depth}")
+    check(depth >= blocks, f"blocks={blocks}: the model has {depth}; give fewer, such as blocks=1")
     if blocks == 1:
         return [depth - 1]
     return [block - 1 for block in FOUR_BLOCKS.get(depth, [round(depth * part / 4) for part in (1, 2, 3, 4)])]
@@ -239,20 +239,20 @@ def scores(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     Returns:
         (B, 9): rmse in metres, abs_rel, sq_rel in metres, shares a1, a2, a3 in 0..1, log10, rmse_log, silog.
     """
-    found, true = (torch.where(mask, depth.double(), 1.0) for depth in (prediction, truth))
+    predicted, true = (torch.where(mask, depth.double(), 1.0) for depth in (prediction, truth))
 
     def mean(values: Tensor) -> Tensor:
         return (values * mask).sum(dim=(1, 2)) / mask.sum(dim=(1, 2))
 
-    error, log_error = found - true, found.log() - true.log()
-    ratio = torch.maximum(found / true, true / found)
+    error, log_error = predicted - true, predicted.log() - true.log()
+    ratio = torch.maximum(predicted / true, true / predicted)
     silog = 100 * (mean(log_error.square()) - mean(log_error).square()).clamp(min=0).sqrt()
     columns = [
         mean(error.square()).sqrt(),
         mean(error.abs() / true),
         mean(error.square() / true),
         *(mean(ratio < 1.25**power) for power in (1, 2, 3)),
-        mean(found.log10().sub(true.log10()).abs()),
+        mean(predicted.log10().sub(true.log10()).abs()),
         mean(log_error.square()).sqrt(),
         silog,
     ]
@@ -275,9 +275,9 @@ class DepthHead(FrozenModule):
         cls: the CLS of a block stands beside its patches.
         head: the 1 × 1 convolution, as a linear map of each patch.
         seen: sum in metres and number of the valid pixels of all training batches so far, over all devices.
-        scores, floor: (2, 9) by place of the test image: `SCORES` of the prediction and of the constant mean depth.
-        shown: (image, truth, prediction) of the test images in the picture, by place.
-        to_show: places of those.
+        scores, floor: (2, 9) by index of the test image: `SCORES` of the prediction and of the constant mean depth.
+        shown: (image, truth, prediction) of the test images in the picture, by index.
+        to_show: indices of those.
     """
 
     centres: Tensor
@@ -317,10 +317,10 @@ class DepthHead(FrozenModule):
 
     def predict(self, images: Tensor, size: Sequence[int]) -> Tensor:
         """`depth` for test: averaged over the image and its mirror image, clamped to the range of the bins."""
-        found = self.depth(images, size)
+        predicted = self.depth(images, size)
         if self.settings.flip_test:
-            found = (found + self.depth(images.flip(-1), size).flip(-1)) / 2
-        return found.clamp(*self.settings.depth_range)
+            predicted = (predicted + self.depth(images.flip(-1), size).flip(-1)) / 2
+        return predicted.clamp(*self.settings.depth_range)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         settings, truth = self.settings, batch["depth"]
@@ -353,10 +353,10 @@ class DepthHead(FrozenModule):
             prediction = self.predict(image, truth.shape[1:])
             constant = torch.full_like(truth, self.mean_depth).clamp(*self.settings.depth_range)
             rows = torch.stack([scores(prediction, truth, mask), scores(constant, truth, mask)], dim=1).cpu()
-            places = part["place"].tolist()
-            self.scores.update(zip(places, rows, strict=True))
-            for row in [row for row, place in enumerate(places) if place in self.to_show]:
-                self.shown[places[row]] = _example(image[row], truth[row], prediction[row])
+            indices = part["index"].tolist()
+            self.scores.update(zip(indices, rows, strict=True))
+            for row in [row for row, index in enumerate(indices) if index in self.to_show]:
+                self.shown[indices[row]] = _example(image[row], truth[row], prediction[row])
 
 
 def _example(image: Tensor, truth: Tensor, prediction: Tensor) -> tuple[npt.NDArray[Any], ...]:
@@ -410,13 +410,13 @@ def run(backbone: Backbone, data: DataSettings, settings: DepthSettings, how: Ru
 
 
 def _outcome(module: DepthHead, train_images: int, seed: int) -> Outcome:
-    found = torch.stack([module.scores[place] for place in sorted(module.scores)])
-    metrics, floor = (dict(zip(SCORES, row.tolist(), strict=True)) for row in found.mean(dim=0))
-    column = {name: found[:, 0, number] for number, name in enumerate(SCORES)}
-    images, truths, predictions = zip(*(module.shown[place] for place in sorted(module.shown)), strict=True)
+    predicted = torch.stack([module.scores[index] for index in sorted(module.scores)])
+    metrics, floor = (dict(zip(SCORES, row.tolist(), strict=True)) for row in predicted.mean(dim=0))
+    column = {name: predicted[:, 0, number] for number, name in enumerate(SCORES)}
+    images, truths, predictions = zip(*(module.shown[index] for index in sorted(module.shown)), strict=True)
     return Outcome(
         metrics=metrics,
-        images=len(found),
+        images=len(predicted),
         intervals={name: bootstrap(scores, seed) for name, scores in column.items()},
         scores={name: column[name] for name in METRICS},
         protocol=_protocol(module, train_images),

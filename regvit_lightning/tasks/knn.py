@@ -84,8 +84,8 @@ class KNN(FrozenModule):
     def classify(self, queries: Tensor, bank: Tensor, bank_labels: Tensor) -> Tensor:
         """Predicted classes (Q, len(neighbours)) of normalised queries (Q, D)."""
         settings = self.settings
-        similarity, place = search(queries, bank, max(settings.neighbours), settings.bank_chunk)
-        near = bank_labels[place]
+        similarity, index = search(queries, bank, max(settings.neighbours), settings.bank_chunk)
+        near = bank_labels[index]
         scores = (votes(similarity, near, k, self.classes, settings.temperature) for k in settings.neighbours)
         return torch.stack([score.argmax(dim=1) for score in scores], dim=1)
 

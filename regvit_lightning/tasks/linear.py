@@ -179,10 +179,10 @@ class LinearProbe(FrozenModule):
         self.labels.update(batch[1])
 
     def _collect(self) -> tuple[Tensor, Tensor]:
-        found = self.predicted.compute().long(), self.labels.compute().long()
+        collected = self.predicted.compute().long(), self.labels.compute().long()
         self.predicted.reset()
         self.labels.reset()
-        return found
+        return collected
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._predict(batch)
@@ -210,7 +210,8 @@ def run(backbone: Backbone, data: DataSettings, settings: LinearSettings, how: R
     Raises:
         DataError: the data is missing, incomplete or unreadable.
     """
-    check(max(settings.blocks) <= backbone.depth, f"blocks={settings.blocks}: {backbone.name} has {backbone.depth}")
+    lacks = f"blocks={settings.blocks}: {backbone.name} has {backbone.depth}; give fewer, such as blocks=[1]"
+    check(max(settings.blocks) <= backbone.depth, lacks)
     files, test = train_files(data), test_files(data)
     train, held_out = files.split(settings.held_out, how.seed)
     view = settings.view()

@@ -105,7 +105,7 @@ class Segmenter(FrozenModule):
     Attributes:
         areas: for each test image, see `areas`; (images, 3, classes), filled by test.
         seen: training pixels of each class; the most frequent one is the constant predictor.
-        to_show: places of the test images in the picture.
+        to_show: indices of the test images in the picture.
         shown: image (H, W, 3), truth and prediction (H, W) of each of them, uint8.
     """
 
@@ -263,7 +263,8 @@ def run(
     Raises:
         DataError: the data is missing, incomplete or unreadable, or a mask does not fit.
     """
-    check(settings.blocks <= backbone.depth, f"blocks={settings.blocks}: {backbone.name} has {backbone.depth}")
+    lacks = f"blocks={settings.blocks}: {backbone.name} has {backbone.depth}; give fewer, such as blocks=1"
+    check(settings.blocks <= backbone.depth, lacks)
     layout = data.segmentation
     train = ade20k.train_images(data, ade20k.train_pipeline(layout, settings.short_side, settings.ratio, settings.crop))
     test = ade20k.test_images(
@@ -283,7 +284,7 @@ def run(
 def _outcome(module: Segmenter, data: DataSettings, train_images: int, seed: int) -> Outcome:
     layout, names, total = data.segmentation, ade20k.class_names(data.segmentation), module.areas.sum(dim=0)
     frequent = int(module.seen.argmax())
-    shown = [module.shown[place] for place in sorted(module.shown)]
+    shown = [module.shown[index] for index in sorted(module.shown)]
     pictures, truths, predictions = zip(*shown, strict=True)
     return Outcome(
         metrics=scores(total),

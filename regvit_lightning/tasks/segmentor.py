@@ -46,8 +46,8 @@ class PatchMaps(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, D, h, w) for each block, float32, of normalised images (B, 3, H, W)."""
-        found = features(self.frozen, images, range(-self.blocks, 0), True, self.device_batch)
-        return [tokens.patches.permute(0, 3, 1, 2) for tokens in found]
+        blocks = features(self.frozen, images, range(-self.blocks, 0), True, self.device_batch)
+        return [tokens.patches.permute(0, 3, 1, 2) for tokens in blocks]
 
 
 class Segmentor(EncoderDecoder):

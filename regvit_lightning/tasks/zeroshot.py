@@ -1,4 +1,4 @@
-"""Zero-shot ImageNet (the registers paper's table 2b): images told apart by the text embeddings of class names.
+"""Zero-shot ImageNet (the registers paper's table 2b): images classified by the text embeddings of class names.
 
 Source: Radford et al. 2021 (arXiv 2103.00020), section 3.1, and open_clip's `build_zero_shot_classifier`: every class
 name is put into every template, and the classifier's row is the normalised mean of their normalised embeddings. The
@@ -111,7 +111,7 @@ class ZeroShot(FrozenModule):
     """Ranks the classes of test images by the cosine of their embeddings.
 
     Attributes:
-        ranks: (images,) place of the true class among all, from 0, after test.
+        ranks: (images,) index of the true class among all, from 0, after test.
     """
 
     ranks: Tensor
@@ -126,7 +126,7 @@ class ZeroShot(FrozenModule):
     ) -> None:
         super().__init__(backbone, settings.precision)
         self.space, self.settings, self.names, self.templates = space, settings, names, templates
-        self.found = CatMetric()
+        self._ranks = CatMetric()
 
     def on_test_start(self) -> None:
         self.classes = classifier(self.space, self.names, self.templates, self.settings.text_batch)
@@ -134,10 +134,10 @@ class ZeroShot(FrozenModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         cls = self.tokens(batch[0])[0].cls
         assert cls is not None, "an image tower has a CLS"
-        self.found.update(rank(self.space.images(cls) @ self.classes.T, batch[1]))
+        self._ranks.update(rank(self.space.images(cls) @ self.classes.T, batch[1]))
 
     def on_test_epoch_end(self) -> None:
-        self.ranks = self.found.compute().long()
+        self.ranks = self._ranks.compute().long()
 
 
 def rank(scores: Tensor, labels: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from scipy import stats
 from regvit_lightning.analysis import positions
 from regvit_lightning.analysis.norms import measure
 from regvit_lightning.analysis.outliers import Rules
-from regvit_lightning.analysis.positions import compare_neighbours, gini, place, rings
+from regvit_lightning.analysis.positions import compare_neighbours, gini, placement, rings
 from tests.analysis.planted import planted
 
 
@@ -25,7 +25,7 @@ def test_shares_by_hand():
     mask = torch.zeros(4, 3, 3, dtype=torch.bool)
     mask[:3, 1, 1] = True
     mask[0, 0, 0] = True
-    found = place(mask)
+    found = placement(mask)
     assert found.share.tolist() == [[0.25, 0, 0], [0, 0.75, 0], [0, 0, 0]]
     assert found.rings.tolist() == [0.25 / 8, 0.75]
 
@@ -34,7 +34,7 @@ def test_the_ring_p_value_is_that_of_the_exact_distribution():
     # One outlier in each of 10 images of 4 x 4: the number on the 12 border patches is binomial with p = 3/4.
     mask = torch.zeros(10, 16, dtype=torch.bool)
     mask[range(10), [0, 3, 5, 6, 9, 10, 5, 12, 6, 9]] = True  # 3 on the border, expected 7.5
-    found = place(mask.view(10, 4, 4))
+    found = placement(mask.view(10, 4, 4))
     exact = stats.binom(10, 0.75)
     p = sum(exact.pmf(k) for k in range(11) if abs(k - 7.5) >= 4.5)
     assert float(found.p_rings[0]) == pytest.approx(p, abs=0.005)
@@ -59,16 +59,16 @@ def test_stripes_are_unequal_and_random_places_are_not():
     generator = torch.Generator().manual_seed(1)
     anywhere = torch.rand(64, 8, 8, generator=generator) < 0.05
     stripes = anywhere & (torch.arange(8) % 4 == 0)
-    found = place(stripes)
+    found = placement(stripes)
     assert found.p_gini == pytest.approx(0.001)
     assert found.gini > found.null_gini + 0.2
-    assert place(anywhere).p_gini > 0.05
-    assert float(place(anywhere).p_rings.min()) > 0.01
+    assert placement(anywhere).p_gini > 0.05
+    assert float(placement(anywhere).p_rings.min()) > 0.01
 
 
 def test_p_values_are_uniform_when_nothing_is_there():
     generator = torch.Generator().manual_seed(1)
-    p = [place(torch.rand(12, 4, 4, generator=generator) < 0.1, seed).p_gini for seed in range(25)]
+    p = [placement(torch.rand(12, 4, 4, generator=generator) < 0.1, seed).p_gini for seed in range(25)]
     assert stats.kstest(p, "uniform").pvalue > 0.01
 
 
@@ -86,7 +86,7 @@ def test_gini_is_the_mean_difference(values, scale):
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 6))
 def test_no_and_only_outliers_have_no_favourite_place(images, height, width):
     for mask in (torch.zeros(images, height, width, dtype=torch.bool), torch.ones(images, height, width) > 0):
-        found = place(mask)
+        found = placement(mask)
         assert (found.gini, found.p_gini) == (pytest.approx(0, abs=1e-9), 1)
         assert set(found.p_rings.tolist()) == {1}
 
@@ -114,8 +114,8 @@ def test_planted_positions():
     case = planted()
     found = measure(case.backbone, case.normalised())
     mask = Rules().masks(found.raw[:, case.block - 1])["factor"]
-    assert torch.equal(place(mask).share, case.flat.double().mean(0))
-    assert place(mask).p_gini > 0.01
+    assert torch.equal(placement(mask).share, case.flat.double().mean(0))
+    assert placement(mask).p_gini > 0.01
     neighbours = compare_neighbours(found.neighbours, mask)
     flat = found.neighbours[case.flat].mean()
     assert neighbours.outliers == pytest.approx(float(flat), abs=1e-6)

@@ -11,6 +11,8 @@ import pytest
 
 from benchmarks import COMMANDS, completion
 from regvit_lightning import settings
+from regvit_lightning.pretrain import parallel
+from regvit_lightning.runtime import hardware, loggers
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,6 +72,16 @@ def test_a_key_that_stands_there_is_not_offered_again():
 )
 def test_values(line, offered):
     assert completion.completions(line) == offered
+
+
+def test_choices_are_those_that_are_taken(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # which the choice of the processor sets
+    assert completion.CHOICES["logger"] == loggers.KINDS
+    assert completion.CHOICES["strategy"] == parallel.STRATEGIES
+    for name in completion.CHOICES["precision"]:
+        assert hardware.precision(name) in completion.CHOICES["precision"]
+    for name in completion.CHOICES["accelerator"]:
+        hardware.choose_accelerator(name, 1)
 
 
 def test_models_of_an_evaluation_are_trained_ones_first(tmp_path):

@@ -57,7 +57,7 @@ def test_a_submitted_pretraining(stand_in, tiny, tmp_path):
     assert {"devices=8", "nodes=2", "launcher=local", "force=False", *QUICK[1:]} <= set(job.words)
 
     stand_in("squeue", "echo PENDING")
-    assert "job 4242 (pending) is at it" in program("pretrain", *words(tiny, tmp_path), *cluster)
+    assert "job 4242 (pending) already trains it" in program("pretrain", *words(tiny, tmp_path), *cluster)
     stand_in("squeue", "exit 1")  # it has ended: the command submits again
     stand_in("sbatch", "echo Submitted batch job 4243")
     assert "job 4243 is submitted" in program("pretrain", *words(tiny, tmp_path), *cluster)

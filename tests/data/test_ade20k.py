@@ -13,7 +13,9 @@ from regvit_lightning.data import ade20k, layout, mmsegmentation
 from regvit_lightning.data.layout import DataError, DataSettings, Segmentation
 from regvit_lightning.settings import SettingsError
 
-mmsegmentation.prepare()  # tests import mmseg, too
+mmsegmentation.prepare()
+
+from mmseg.datasets.transforms import LoadAnnotations  # noqa: E402
 
 
 def write_pair(root, split, number, mask=None, size=(40, 30), name=None):
@@ -63,8 +65,6 @@ def test_a_number_out_of_range_is_named(number, zero):
 
 @given(st.integers(0, 2**32 - 1))
 def test_class_numbers_are_those_of_mmsegmentation(seed):
-    from mmseg.datasets.transforms import LoadAnnotations
-
     mask = np.random.default_rng(seed).choice([*range(151), 255], (6, 5)).astype(np.uint8)
     reader = LoadAnnotations()
     _, png = cv2.imencode(".png", mask)

@@ -164,14 +164,14 @@ def test_augmentation_depends_on_seed_and_position_only(folder):
 
 def test_each_pass_shows_every_image_once():
     stream = Stream(size=10, batch_size=4, steps=5, seed=3)
-    drawn = torch.cat([stream.places(step) for step in range(5)]).view(2, 10)
+    drawn = torch.cat([stream.indices(step) for step in range(5)]).view(2, 10)
     assert torch.equal(drawn.sort(dim=1).values, torch.arange(10).expand(2, 10))
     assert not torch.equal(drawn[0], drawn[1])
 
 
 def test_repeated_augmentation_repeats_a_third_of_the_images():
     stream = Stream(size=12, batch_size=6, steps=2, seed=0, repeats=3)
-    drawn = torch.cat([stream.places(step) for step in range(2)])
+    drawn = torch.cat([stream.indices(step) for step in range(2)])
     assert drawn.unique(return_counts=True)[1].tolist() == [3, 3, 3, 3]
     for batch in drawn.view(2, 6):  # mixing pairs each image with its neighbour: never with itself
         assert not (batch == batch.roll(1)).any()

@@ -105,7 +105,7 @@ def test_worker_processes_read_the_mat_that_this_one_has_read(tmp_path):
     assert pairs[0].depth.max() > 0
     data = nyu.OrderedPairs(pairs, 48, (1e-3, 10.0), True)
     batches = [part for batch in DataLoader(data, 1, num_workers=2, collate_fn=nyu.by_size) for part in batch]
-    assert [part["place"].item() for part in batches] == [0, 1]
+    assert [part["index"].item() for part in batches] == [0, 1]
     np.testing.assert_array_equal(batches[1]["depth"][0].numpy(), pairs[1].depth)
 
 
@@ -148,7 +148,7 @@ def test_the_test_image_is_resized_and_its_depth_is_not(tmp_path):
     assert [tuple(samples[place]["image"].shape) for place in (0, 1)] == [(3, 24, 32), (3, 48, 24)]
     assert [tuple(samples[place]["depth"].shape) for place in (0, 1)] == [(480, 640), (96, 48)]
     parts = nyu.by_size([samples[0], samples[1], samples[0]])
-    assert [part["place"].tolist() for part in parts] == [[0, 0], [1]]
+    assert [part["index"].tolist() for part in parts] == [[0, 0], [1]]
     assert parts[0]["image"].shape == (2, 3, 24, 32)
 
 

@@ -241,7 +241,7 @@ def test_padding_is_at_the_right_and_at_the_bottom():
     batch = discovery.pad_together([(torch.from_numpy(image), place) for place, image in enumerate(images)], 8)
     assert batch["image"].shape == (2, 3, 16, 24)
     assert batch["size"].tolist() == [[9, 20], [14, 17]]
-    assert batch["place"].tolist() == [0, 1]
+    assert batch["index"].tolist() == [0, 1]
     for row, (height, width) in zip(batch["image"], batch["size"].tolist(), strict=True):
         assert (row[:, :height, :width] == 200).all()
         assert row.long().sum() == 200 * 3 * height * width

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from regvit_lightning.analysis.norms import measure
 from regvit_lightning.analysis.outliers import Rules, find
-from regvit_lightning.analysis.positions import place
+from regvit_lightning.analysis.positions import placement
 from regvit_lightning.figures import artifacts as figures
 from tests.analysis.planted import planted
 
@@ -98,7 +98,7 @@ def test_no_cls_and_no_registers(axes):
 def test_share_map_and_rings(case):
     figure = Figure()
     left, right = figure.subplots(1, 2)
-    found = place(case.flat)
+    found = placement(case.flat)
     figures.share_map(left, found.share)
     figures.ring_profile(right, found)
     np.testing.assert_array_equal(left.get_images()[0].get_array(), case.flat.double().mean(0))
@@ -124,8 +124,8 @@ def test_nothing_to_see_is_drawn_without_a_warning(recwarn):
     figures.norm_histogram(axes[0], same[:, 0], Rules())
     figures.norms_by_block(axes[1], same)
     figures.strips(axes[2], {"a": same})
-    figures.share_map(axes[3], place(none).share)
-    figures.ring_profile(axes[4], place(none))
+    figures.share_map(axes[3], placement(none).share)
+    figures.ring_profile(axes[4], placement(none))
     figures.neighbour_densities(axes[5], same[:, 0], none)
     FigureCanvasAgg(figure).draw()
     assert not recwarn.list

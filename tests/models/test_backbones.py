@@ -396,6 +396,15 @@ def test_sizes_and_blocks_that_a_model_does_not_have():
     for call in (backbone, backbone.last_block):
         with pytest.raises(UserError, match="nano: images of 32 x 36 px are not a multiple of the patch size 8"):
             call(images(32, 36))
+    with pytest.raises(
+        UserError, match=r"takes a batch .*, not one of \(3, 32, 32\): add a batch dimension, images\[None\]"
+    ):
+        backbone(images(32)[0])
+    for wrong in (torch.zeros(2, 1, 32, 32), torch.zeros(32, 32)):
+        with pytest.raises(UserError, match=r"nano: takes a batch of images \(B, 3, H, W\), not \("):
+            backbone.projections(wrong)
+    with pytest.raises(UserError, match=r"nano: takes normalised floats, .*, not torch\.uint8"):
+        backbone(images(32).byte())
     for block in (4, -5):
         with pytest.raises(UserError, match=f"no block {block}: it has 4, numbered 0 to 3"):
             backbone(images(32), blocks=(0, block))
@@ -409,3 +418,13 @@ def test_blocks_without_plain_attention_have_no_queries():
     assert backbone(images(32)).patches.shape == (2, 2, 2, 64)
     with pytest.raises(UserError, match="parallel: no q, k, v: its blocks are ParallelScalingBlock"):
         backbone.last_block(images(32))
+
+
+@torch.inference_mode()
+def test_images_alone_give_the_tokens_of_the_last_block_and_blocks_a_list():
+    backbone, x = nano(), images(32)
+    alone, (last, first) = backbone(x), backbone(x, blocks=[-1, 0])
+    assert isinstance(alone, Tokens)
+    assert torch.equal(joined(alone), joined(last))
+    assert not torch.equal(joined(first), joined(last))
+    assert torch.equal(joined(backbone(x, norm=False)), joined(backbone(x, [3], norm=False)[0]))

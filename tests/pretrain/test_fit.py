@@ -18,6 +18,7 @@ from regvit_lightning.data.layout import DataError
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import sources, weights
 from regvit_lightning.pretrain import fit
+from regvit_lightning.pretrain.run import changes
 from regvit_lightning.runtime import atomic
 from regvit_lightning.runtime.checkpoints import TrainingStopped
 from regvit_lightning.settings import SettingsError
@@ -100,7 +101,7 @@ def test_the_export_is_a_backbone_with_its_facts(whole):
     backbone = sources.load_backbone(str(whole / "backbone.safetensors"), Path())
     assert backbone.name == "deit3-vitn_reg2"
     assert (backbone.num_registers, backbone.image_size, backbone.depth) == (2, 64, 4)
-    _, metadata = weights.load_weights(whole / "backbone.safetensors")
+    _, metadata, _ = weights.load_weights(whole / "backbone.safetensors")
     assert metadata.info["steps"] == 12
     checkpoint = sources.load_backbone(str(whole / "last.ckpt"), Path())
     assert checkpoint.fingerprint == backbone.fingerprint
@@ -132,7 +133,7 @@ def test_a_run_of_before_a_setting_was_there_had_its_default(tiny, whole, tmp_pa
     said["monitor_every"] = 7  # written by a version that did not let it differ
     file.write_text(json.dumps(said))
     assert fit.finished(run)
-    assert fit.changes(prepare(tiny, tmp_path, "strategy=fsdp", "norms_every=0")) == ["strategy: ddp -> fsdp"]
+    assert changes(prepare(tiny, tmp_path, "strategy=fsdp", "norms_every=0")) == ["strategy: ddp -> fsdp"]
 
 
 def test_another_runs_folder_is_refused_and_kept(tiny, whole):

@@ -454,7 +454,7 @@ def test_the_floor_is_the_mean_depth_of_the_training_pixels(outcome, rooms):
     options = mini_settings()
     view = nyu.Augmentation((104, 136), 120, True, 2.5)
     drawn, stream = nyu.DrawnDepthPairs(nyu.train_pairs(rooms), view, 0), Stream(6, 4, options.steps, 0)
-    places = [place for step in range(options.steps) for place in stream.places(step).tolist()]
+    places = [place for step in range(options.steps) for place in stream.indices(step).tolist()]
     seen = [drawn[draw]["depth"].numpy().astype(np.float64) for draw in enumerate(places)]
     mean = np.concatenate([values[values > 0] for values in seen]).mean()
     rows = []

@@ -70,11 +70,11 @@ class MiniSettings:
 
 def is_complete(root: Path, settings: MiniSettings | None = None) -> bool:
     """Whether `root` holds a whole data set of this version, and of these settings where they are given."""
-    found = _read_json(Path(root) / "complete.json") or {}
-    wanted, present = found.get("files"), _count_files(Path(root))
-    if found.get("version") != VERSION or not isinstance(wanted, dict):
+    kept = _read_json(Path(root) / "complete.json") or {}
+    wanted, present = kept.get("files"), _count_files(Path(root))
+    if kept.get("version") != VERSION or not isinstance(wanted, dict):
         return False
-    if settings is not None and found.get("settings") != dataclasses.asdict(settings):
+    if settings is not None and kept.get("settings") != dataclasses.asdict(settings):
         return False
     # More files are no harm: some loaders leave their caches beside the data.
     return all(present[name] >= wanted.get(name, 0) for name in FOLDERS)
@@ -368,10 +368,10 @@ def _write_bytes(path: Path, content: bytes) -> None:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def _identity(settings: MiniSettings) -> dict[str, Any]:

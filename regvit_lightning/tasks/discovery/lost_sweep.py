@@ -79,11 +79,11 @@ def run(backbone: Backbone, data: DataSettings, settings: LostSweepSettings, how
         protocol.check_block(backbone, block)
     choices = settings.choices()
     module = protocol.discover(backbone, data, settings, LOST(choices, settings.k), how)
-    held, rest = split(len(module.found), settings.held_out, how.seed)
-    chosen = choices[int(corloc(module.found[held]).argmax())]
-    on_rest = corloc(module.found[rest])
-    scores = torch.full(module.found.shape[:1], torch.nan)
-    scores[rest] = right = 100.0 * module.found[rest, choices.index(chosen)]
+    held, rest = split(len(module.right), settings.held_out, how.seed)
+    chosen = choices[int(corloc(module.right[held]).argmax())]
+    on_rest = corloc(module.right[rest])
+    scores = torch.full(module.right.shape[:1], torch.nan)
+    scores[rest] = right = 100.0 * module.right[rest, choices.index(chosen)]
     return Outcome(
         metrics={"corloc": right.mean().item(), "corloc_best_on_test": on_rest.max().item()},
         images=len(rest),
@@ -98,7 +98,7 @@ def run(backbone: Backbone, data: DataSettings, settings: LostSweepSettings, how
             "fallback": FALLBACK,
             "fallbacks": int(module.fallbacks[rest, choices.index(chosen)].sum()),
             **protocol.protocol(module, settings),
-            "grid": grid(choices, module.found, module.fallbacks, held, rest),
+            "grid": grid(choices, module.right, module.fallbacks, held, rest),
         },
         floors=protocol.floors(module.read.images, rest),
         picture=protocol.picture(module, LOST([chosen], settings.k)),
@@ -117,17 +117,17 @@ def split(images: int, share: float, seed: int) -> tuple[list[int], list[int]]:
     return sorted(order[:count].tolist()), sorted(order[count:].tolist())
 
 
-def corloc(found: Tensor) -> Tensor:
+def corloc(right: Tensor) -> Tensor:
     """CorLoc in percent (S,) of each setting, from (N, S) bool; double, so that equal shares are equal."""
-    return 100 * found.double().mean(dim=0)
+    return 100 * right.double().mean(dim=0)
 
 
 def grid(
-    choices: list[Choice], found: Tensor, fallbacks: Tensor, held: list[int], rest: list[int]
+    choices: list[Choice], right: Tensor, fallbacks: Tensor, held: list[int], rest: list[int]
 ) -> dict[str, dict[str, Any]]:
     """CorLoc of every setting on either side, and its fallbacks on all images where it has some, by its words."""
     names = [choice.words() for choice in choices]
-    scores = {"corloc": corloc(found[rest]), "corloc_held_out": corloc(found[held])}
+    scores = {"corloc": corloc(right[rest]), "corloc_held_out": corloc(right[held])}
     counts = {name: count for name, count in zip(names, fallbacks.sum(dim=0).tolist(), strict=True) if count}
     rounded = {
         key: {name: round(value, 2) for name, value in zip(names, values.tolist(), strict=True)}

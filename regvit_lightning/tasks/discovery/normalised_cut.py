@@ -24,7 +24,7 @@ class Cut:
     """What TokenCut finds in B images.
 
     Attributes:
-        seeds: (B,) places in the grid, row by row: the largest entry of the eigenvector.
+        seeds: (B,) indices in the grid, row by row: the largest entry of the eigenvector.
         eigenvectors: (B, h, w) the second smallest, of a sign that makes the object positive.
         objects: (B, h, w) bool, the connected foreground that holds the seed.
         boxes: (B, 4) x1, y1, x2, y2 in patches, ends excluded.
@@ -45,8 +45,8 @@ def cut(features: Tensor, threshold: float, weak: float) -> Cut:
         weak: weight of all other edges.
     """
     grid, flat = features.shape[1:3], F.normalize(features, dim=-1).flatten(1, 2)
-    found = [second_eigenvector((one @ one.T > threshold).cpu().numpy(), weak) for one in flat]
-    vectors = torch.from_numpy(np.stack(found)).to(features.device)
+    eigenvectors = [second_eigenvector((one @ one.T > threshold).cpu().numpy(), weak) for one in flat]
+    vectors = torch.from_numpy(np.stack(eigenvectors)).to(features.device)
     seeds = vectors.abs().argmax(dim=1)
     mean = vectors.mean(dim=1, keepdim=True)
     sign = (vectors - mean).gather(1, seeds[:, None]).sign()

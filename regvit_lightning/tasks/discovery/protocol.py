@@ -137,7 +137,7 @@ class Steps:
 
     Attributes:
         box: (4,) x1, y1, x2, y2 in patches, ends excluded.
-        seed: place in the grid, row by row.
+        seed: index in the grid, row by row.
         maps: (h, w) each, by title.
     """
 
@@ -165,27 +165,27 @@ class Method(Protocol):
 # -------------------------------------------------------------------------------------------------------- scores
 
 
-def hits(found: Tensor, truth: Tensor) -> Tensor:
+def hits(boxes: Tensor, truth: Tensor) -> Tensor:
     """Which of the boxes (S, 4) overlap enough with any of the true ones (M, 4), in pixels: (S,) bool."""
-    return (box_iou(found.double(), truth.double()) >= OVERLAP).any(dim=1)
+    return (box_iou(boxes.double(), truth.double()) >= OVERLAP).any(dim=1)
 
 
-def floors(images: BoxedImages, places: Sequence[int]) -> dict[str, dict[str, float]]:
-    """CorLoc of two boxes that look at no pixel, on the images at `places`.
+def floors(images: BoxedImages, indices: Sequence[int]) -> dict[str, dict[str, float]]:
+    """CorLoc of two boxes that look at no pixel, on the images at `indices`.
 
     They are the whole image, and the box in its centre that has the mean width and height of all objects, in shares of
     their images.
     """
-    shares = [(images.boxes[place][:, 2:] - images.boxes[place][:, :2]) / images.sizes[place] for place in places]
+    shares = [(images.boxes[index][:, 2:] - images.boxes[index][:, :2]) / images.sizes[index] for index in indices]
     mean = np.concatenate(shares).mean(axis=0)
-    sizes = images.sizes[list(places)].astype(np.float64)
+    sizes = images.sizes[list(indices)].astype(np.float64)
     whole, centred = np.array([0, 0, 1, 1]), np.concatenate([0.5 - mean / 2, 0.5 + mean / 2])
     boxes = {"whole image": np.tile(sizes, 2) * whole, "centred box of mean size": np.tile(sizes, 2) * centred}
-    return {name: {"corloc": _corloc_of(guesses, images, places)} for name, guesses in boxes.items()}
+    return {name: {"corloc": _corloc_of(guesses, images, indices)} for name, guesses in boxes.items()}
 
 
-def _corloc_of(guesses: npt.NDArray[np.float64], images: BoxedImages, places: Sequence[int]) -> float:
-    truths = [torch.from_numpy(images.boxes[place]) for place in places]
+def _corloc_of(guesses: npt.NDArray[np.float64], images: BoxedImages, indices: Sequence[int]) -> float:
+    truths = [torch.from_numpy(images.boxes[index]) for index in indices]
     right = [hits(guess[None], truth) for guess, truth in zip(torch.from_numpy(guesses), truths, strict=True)]
     return 100 * torch.cat(right).double().mean().item()
 
@@ -197,11 +197,11 @@ class Discoverer(FrozenModule):
     """Runs a method over images and scores its boxes.
 
     Attributes:
-        found: (N, S) bool, which images' boxes are right under which setting, after test.
+        right: (N, S) bool, which images' boxes are right under which setting, after test.
         fallbacks: (N, S) bool.
     """
 
-    found: Tensor
+    right: Tensor
     fallbacks: Tensor
 
     def __init__(self, backbone: Backbone, precision: str, method: Method, read: NativeSize) -> None:
@@ -218,25 +218,25 @@ class Discoverer(FrozenModule):
         return [getattr(inside[block], feature).patches.float() for block, feature in self.method.sources]
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        found = self.method(self.features(batch["image"], batch["size"]))
-        boxes, fallback = found.boxes.cpu(), found.fallback.cpu()
-        for place, own, back in zip(batch["place"].tolist(), boxes, fallback, strict=True):
-            truth = torch.from_numpy(self.read.images.boxes[place])
-            self._rows[place] = hits(self.in_pixels(own, place), truth), back
+        discovered = self.method(self.features(batch["image"], batch["size"]))
+        boxes, fallback = discovered.boxes.cpu(), discovered.fallback.cpu()
+        for index, own, back in zip(batch["index"].tolist(), boxes, fallback, strict=True):
+            truth = torch.from_numpy(self.read.images.boxes[index])
+            self._rows[index] = hits(self.in_pixels(own, index), truth), back
 
     def on_test_epoch_end(self) -> None:
-        rows = [self._rows[place] for place in range(len(self.read))]
-        self.found, self.fallbacks = (torch.stack(column) for column in zip(*rows, strict=True))
+        rows = [self._rows[index] for index in range(len(self.read))]
+        self.right, self.fallbacks = (torch.stack(column) for column in zip(*rows, strict=True))
 
-    def patch(self, place: int) -> Tensor:
+    def patch(self, index: int) -> Tensor:
         """Width and height (2,) of a patch of one image, in pixels of its file."""
-        own, read = self.read.images.sizes[place], self.read.sizes[place]
+        own, read = self.read.images.sizes[index], self.read.sizes[index]
         return self.frozen.backbone.patch_size * torch.from_numpy(own / read)
 
-    def in_pixels(self, boxes: Tensor, place: int) -> Tensor:
+    def in_pixels(self, boxes: Tensor, index: int) -> Tensor:
         """Boxes (…, 4) of one image, in patches, as pixels of its file, without what is padding."""
-        size = torch.from_numpy(self.read.images.sizes[place])
-        return torch.minimum(boxes * self.patch(place).repeat(2), size.repeat(2))
+        size = torch.from_numpy(self.read.images.sizes[index])
+        return torch.minimum(boxes * self.patch(index).repeat(2), size.repeat(2))
 
 
 def padded(images: Tensor, sizes: Tensor) -> Tensor:
@@ -252,8 +252,10 @@ def discover(
     """Run the method over all images, each of which goes through the backbone once.
 
     Raises:
+        UserError: the backbone shows no q, k and v.
         DataError: the images are missing, an annotation does not fit, or an image is smaller than a patch.
     """
+    backbone.require_plain_vit()
     images = boxed_images(data, settings.images)
     check_sizes(images, backbone.patch_size)
     read = NativeSize(images, fitting(images.sizes, backbone.patch_size, settings.max_patches))
@@ -290,7 +292,7 @@ def run(
         DataError: as `discover`.
     """
     module = discover(backbone, data, settings, method, how)
-    right = 100.0 * module.found[:, 0]
+    right = 100.0 * module.right[:, 0]
     return Outcome(
         metrics={"corloc": right.mean().item()},
         images=len(right),
@@ -325,18 +327,18 @@ def picture(module: Discoverer, method: Method) -> "Figure":
     """
     module.method = method
     module.to(hardware.accelerator())
-    return grids.discovery_examples([_example(module, place) for place in dense.examples(len(module.read))])
+    return grids.discovery_examples([_example(module, index) for index in dense.examples(len(module.read))])
 
 
-def _example(module: Discoverer, place: int) -> grids.Discovered:
-    images, patch = module.read.images, module.patch(place)
-    batch = pad_together([module.read[place]], module.frozen.backbone.patch_size)
+def _example(module: Discoverer, index: int) -> grids.Discovered:
+    images, patch = module.read.images, module.patch(index)
+    batch = pad_together([module.read[index]], module.frozen.backbone.patch_size)
     steps = module.method.steps(module.features(batch["image"].to(module.device), batch["size"].to(module.device)))
     row, column = divmod(steps.seed, next(iter(steps.maps.values())).shape[1])
     return grids.Discovered(
-        image=np.asarray(open_image(images.path(place))),
-        truths=images.boxes[place],
-        box=module.in_pixels(steps.box.cpu(), place).numpy(),
+        image=np.asarray(open_image(images.path(index))),
+        truths=images.boxes[index],
+        box=module.in_pixels(steps.box.cpu(), index).numpy(),
         seed=((column + 0.5) * patch[0].item(), (row + 0.5) * patch[1].item()),
         maps={title: values.cpu().numpy() for title, values in steps.maps.items()},
         patch=tuple(patch.tolist()),

@@ -29,7 +29,7 @@ class Expansion:
 
     Attributes:
         degrees: (B, J, h, w) with how many other patches each patch has a positive similarity.
-        seeds: (B, J) places in the grid, row by row.
+        seeds: (B, J) indices in the grid, row by row.
         similarity: (B, J, h, w) of each patch to the seed, bias included; positive is similar.
         scores: (B, J, h, w) summed similarity to the seed and its like; positive is foreground.
         objects: (B, J, h, w) bool, the connected foreground that holds the seed.
@@ -95,7 +95,7 @@ def expand(features: Tensor, degrees: Tensor, biases: Sequence[float], k: int) -
 
     Args:
         features: (B, h, w, D) float32, normalised where the biases are for normalised ones.
-        degrees: (B, J, h w) of the same features and biases; the lower place comes first among equals.
+        degrees: (B, J, h w) of the same features and biases; the lower index comes first among equals.
         biases: J.
         k: how many patches of lowest degree may join the seed.
 
@@ -122,9 +122,9 @@ def expand(features: Tensor, degrees: Tensor, biases: Sequence[float], k: int) -
     )
 
 
-def _rows(features: Tensor, places: Tensor) -> Tensor:
-    """(B, J, D): the features (B, N, D) at places (B, J)."""
-    return features.gather(1, places[..., None].expand(-1, -1, features.shape[2]))
+def _rows(features: Tensor, indices: Tensor) -> Tensor:
+    """(B, J, D): the features (B, N, D) at indices (B, J)."""
+    return features.gather(1, indices[..., None].expand(-1, -1, features.shape[2]))
 
 
 # -------------------------------------------------------------- from a foreground to a box, in TokenCut as in LOST
@@ -134,7 +134,7 @@ def connected_part(seeds: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:
     """The 4-connected part of each foreground that holds the seed; the seed alone where it lies in the background.
 
     Args:
-        seeds: (B,) places in the grid, row by row.
+        seeds: (B,) indices in the grid, row by row.
         foreground: (B, h, w) bool.
 
     Returns:

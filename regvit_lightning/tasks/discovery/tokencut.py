@@ -63,9 +63,9 @@ class TokenCut:
 
     def steps(self, features: Sequence[Tensor]) -> Steps:
         """The eigenvector, and the part that holds the seed."""
-        found = cut(features[0], self.threshold, self.weak)
-        maps = {"eigenvector": found.eigenvectors[0], "object": found.objects[0].float()}
-        return Steps(found.boxes[0], int(found.seeds[0]), maps)
+        cut_out = cut(features[0], self.threshold, self.weak)
+        maps = {"eigenvector": cut_out.eigenvectors[0], "object": cut_out.objects[0].float()}
+        return Steps(cut_out.boxes[0], int(cut_out.seeds[0]), maps)
 
 
 def run(backbone: Backbone, data: DataSettings, settings: TokenCutSettings, how: RunOptions = RunOptions()) -> Outcome:  # noqa: B008

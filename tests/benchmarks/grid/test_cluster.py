@@ -79,7 +79,7 @@ def test_the_state_of_a_submitted_cell(stand_in, tmp_path):  # noqa: F811
     log.write_text("slurmstepd: error: *** JOB 12 CANCELLED AT 2026 ***\n")
     assert "CANCELLED" in States(built).of(cell).note
     log.unlink()
-    assert "Slurm job 12_1 ended and said nothing" in States(built).of(cell).note
+    assert "Slurm job 12_1 ended without any output" in States(built).of(cell).note
     Submitted("12_1", str(log), 0.0).save(built.base(cell))
     record = States(built).record(cell)
     record.parent.mkdir(parents=True)

@@ -155,7 +155,7 @@ def test_a_tag_whose_settings_nobody_knows_is_evaluated_and_not_trained(tmp_path
     assert built.left_out == ["pretrain of deit3+own-vitn_reg0: the grid does not know the settings of its tag"]
     state = States(built).of(built.cells[0])
     assert not state.runnable
-    assert 'make pretrain MODEL=vitn_reg0 RECIPE=deit3 TAG=own ARGS="<the settings of this tag>" SEED=0' in state.note
+    assert 'make pretrain MODEL=vitn_reg0 RECIPE=deit3 TAG=own SEED=0 ARGS="<the settings of this tag>"' in state.note
 
 
 def test_recipes_of_ids():

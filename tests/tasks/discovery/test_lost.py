@@ -381,7 +381,7 @@ def test_a_sweep_is_what_its_settings_are_alone(tiny_voc):
     for column in range(0, len(choices), 5):
         alone = mini_settings(*choices[column].words().split())
         single = lost.run(backbone, tiny_voc, alone)
-        assert single.metrics["corloc"] == pytest.approx(100 * module.found[:, column].double().mean().item())
+        assert single.metrics["corloc"] == pytest.approx(100 * module.right[:, column].double().mean().item())
         assert single.protocol["fallbacks"] == module.fallbacks[:, column].sum()
 
 
@@ -431,7 +431,7 @@ def test_how_it_is_run_changes_no_box(tiny_voc, words):
     def found(*words):
         options = mini_settings(*words)
         method = LOST([Choice("k", -1, False, False, 0.0)], options.k)
-        return protocol.discover(nano(), tiny_voc, options, method, protocol.RunOptions()).found
+        return protocol.discover(nano(), tiny_voc, options, method, protocol.RunOptions()).right
 
     assert (found(*words) == found()).all()
 

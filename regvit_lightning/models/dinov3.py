@@ -1,0 +1,94 @@
+"""DINOv3: a ViT with rotary positions (Siméoni et al. 2025, arXiv 2508.10104), which timm builds as `Eva`.
+
+Sources: the names are those of facebookresearch/dinov3 and of timm's `eva.py`.
+"""
+
+import re
+from collections.abc import Mapping
+
+from timm.models.eva import Eva
+from torch import Tensor, nn
+
+from regvit_lightning.errors import UserError
+from regvit_lightning.models.clip_naming import State, rename
+
+ROPE_THETA = 100.0  # base of the periods of the rotary embedding, in all releases
+EPS = 1e-5  # of all layer norms
+
+# The rotary embedding and the mask that keeps the bias of the keys at 0 are constants; the rest is for training.
+DROPPED = re.compile(r"rope_embed\.periods|.+\.qkv\.bias_mask|mask_token|local_cls_norm\..+")
+
+RENAMES = (
+    (re.compile(r"^storage_tokens$"), "reg_token"),
+    (re.compile(r"\.ls([12])\.gamma$"), r".gamma_\1"),
+    (re.compile(r"\.mlp\.w1\."), ".mlp.fc1_g."),
+    (re.compile(r"\.mlp\.w2\."), ".mlp.fc1_x."),
+    (re.compile(r"\.mlp\.w3\."), ".mlp.fc2."),
+)
+
+
+def is_dinov3(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are the names of facebookresearch/dinov3."""
+    return "storage_tokens" in state and "pos_embed" not in state
+
+
+def to_timm_naming(state: Mapping[str, Tensor]) -> State:
+    """The tensors of facebookresearch/dinov3 under the names of timm's `Eva` with biases.
+
+    Of the bias of q, k and v together, the part of k is left out: DINOv3 multiplies it by 0.
+    """
+    renamed = rename({name: tensor for name, tensor in state.items() if not DROPPED.fullmatch(name)}, RENAMES)
+    for name in [name for name in renamed if name.endswith(".attn.qkv.bias")]:
+        start = name.removesuffix("qkv.bias")
+        renamed[f"{start}q_bias"], _, renamed[f"{start}v_bias"] = renamed.pop(name).chunk(3)
+    return renamed
+
+
+def build(
+    state: State,
+    source: object,
+    heads: int | None = None,
+    rope_theta: float = ROPE_THETA,
+    image_size: int | None = None,
+) -> Eva:
+    """An untrained model with the shapes of `state`.
+
+    Args:
+        state: tensors under the names of timm's `Eva`.
+        source: for messages.
+        heads: attention heads per block; by default they are 64 wide, as in all releases.
+        rope_theta: base of the periods of the rotary embedding.
+        image_size: side in pixels that the model is made for; by default 14 patches, as all releases.
+
+    Raises:
+        UserError: the patches are not square, or there is no MLP.
+    """
+    projection, fc2 = state.get("patch_embed.proj.weight"), state.get("blocks.0.mlp.fc2.weight")
+    if projection is None or fc2 is None or projection.shape[1:2] != (3,) or len({*projection.shape[2:]}) != 1:
+        raise UserError(f"{source}: not a DINOv3 ViT: no square patches of 3 channels, or no MLP")
+    width, patch = projection.shape[0], projection.shape[-1]
+    model = Eva(
+        img_size=image_size or 14 * patch,
+        patch_size=patch,
+        num_classes=0,
+        global_pool="token",
+        embed_dim=width,
+        depth=len({name.split(".")[1] for name in state if name.startswith("blocks.")}),
+        num_heads=heads or max(width // 64, 1),
+        mlp_ratio=(fc2.shape[1] + 0.5) / width,  # timm truncates embed_dim * mlp_ratio
+        swiglu_mlp="blocks.0.mlp.fc1_g.weight" in state,
+        swiglu_align_to=1,  # separate tensors for the gate, of the width that is there
+        init_values=1e-5,  # the value is overwritten by the file's
+        num_reg_tokens=state["reg_token"].shape[1] if "reg_token" in state else 0,
+        use_abs_pos_emb=False,
+        use_rot_pos_emb=True,
+        rope_type="dinov3",
+        rope_temperature=rope_theta,
+        rope_rotate_half=True,
+        use_fc_norm=False,
+        dynamic_img_size=True,
+    )
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = EPS
+    return model
