@@ -166,24 +166,24 @@ def _resolved(run: Run) -> dict[str, Any]:
 def changes(run: Run) -> list[str] | None:
     """Differences between the run in the folder and this one, as text; None where the folder holds no run."""
     try:
-        found = dict(json.loads((run.folder / "run.json").read_text(encoding="utf-8")))
+        kept = dict(json.loads((run.folder / "run.json").read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         return [f"run.json is not readable: {one_line(error)}"]
     wanted = _description(run)
-    found = {**_defaults(run.settings), **found}  # a run of before a setting was there had its default
-    keys = [key for key in {**wanted, **found} if key not in FREE_TO_CHANGE and found.get(key) != wanted.get(key)]
-    return [f"{key}: {found.get(key)} -> {wanted.get(key)}" for key in keys]
+    kept = {**_defaults(run.settings), **kept}  # a run of before a setting was there had its default
+    keys = [key for key in {**wanted, **kept} if key not in FREE_TO_CHANGE and kept.get(key) != wanted.get(key)]
+    return [f"{key}: {kept.get(key)} -> {wanted.get(key)}" for key in keys]
 
 
 def _defaults(options: RecipeSettings) -> dict[str, Any]:
-    found = {}
+    defaults = {}
     for field in fields(options):
         value = field.default if field.default_factory is MISSING else field.default_factory()
         if value not in (MISSING, settings.MISSING):
-            found[field.name] = value
-    return found
+            defaults[field.name] = value
+    return defaults
 
 
 def claim(run: Run, force: bool) -> None:
@@ -191,11 +191,11 @@ def claim(run: Run, force: bool) -> None:
     if force and run.folder.exists():
         shutil.rmtree(run.folder)
     atomic.remove_leftovers(run.folder)
-    found = changes(run)
-    if found:
+    differences = changes(run)
+    if differences:
         raise UserError(
-            f"{run.folder} holds a run with other settings ({'; '.join(found[:4])}); "
+            f"{run.folder} holds a run with other settings ({'; '.join(differences[:4])}); "
             "give the old ones to continue it, TAG=<name> to keep both, or FORCE=1 to begin anew"
         )
-    if found is None:
+    if differences is None:
         atomic.write_text(run.folder / "run.json", json.dumps(_description(run), indent=1) + "\n")
