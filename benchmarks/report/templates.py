@@ -44,9 +44,9 @@ def _digest(text: str) -> str:
 
 
 def finite(value: Any) -> Any:
-    """Data for JSON: keys are texts, what is not finite is None."""
+    """Data for JSON, in which what is not finite is None."""
     if isinstance(value, dict):
-        return {str(key): finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -66,6 +66,8 @@ def test_a_side_of_three_pixels_is_no_channel(shape, channels_last):
     last = image if channels_last else image.transpose(1, 2, 0)
     view = Transform(8, 8, MEAN, STD)
     assert torch.equal(view(image), view(Image.fromarray(np.ascontiguousarray(last))))
+    first = np.ascontiguousarray(image.transpose(1, 2, 0))
+    assert torch.equal(view(torch.from_numpy(image)), view(Image.fromarray(first)))
 
 
 @pytest.mark.parametrize(

@@ -48,10 +48,10 @@ def test_a_report_that_cannot_be_drawn_is_named(tmp_path):
 
 def test_models_of_a_family_share_their_scales_and_the_first_seed_is_shown(tmp_path):
     far = {"levels": artifacts().protocol["norms_by_block"]["levels"], "patches": [[1.0] * 6 + [1000.0]] * 4}
-    large = artifacts("deit3-vitn_reg0")
+    large = artifacts("deit3-vitn_reg4")
     large = dataclasses.replace(large, protocol={**large.protocol, "norms_by_block": far})
-    other_seed = dataclasses.replace(artifacts(), seed=1, protocol={**artifacts().protocol, "verdict": "of seed 1"})
-    cells = saved(tmp_path, other_seed, artifacts(), large, artifacts("openclip-vitn_reg4"))
+    other_seed = dataclasses.replace(large, seed=1, protocol={**large.protocol, "verdict": "of seed 1"})
+    cells = saved(tmp_path, other_seed, large, artifacts("deit3-vitn_reg0"), artifacts("openclip-vitn_reg4"))
     rows, _ = norms.panels(cells, numbered(cells))
     assert [[panel.model for panel in row] for row in rows] == [
         ["deit3-vitn_reg0", "deit3-vitn_reg4"],
@@ -62,8 +62,8 @@ def test_models_of_a_family_share_their_scales_and_the_first_seed_is_shown(tmp_p
     medians = [paths(panel.blocks.shapes, "line c0")[0] for panel in (one, two, alone)]
     assert medians[0] == medians[1]  # of both 1, on one scale
     assert medians[2] != medians[1]  # a scale that ends at 10
-    assert [name for _, name in one.legend] == ["patches: median, 50 %, 98 %, dashed: largest"]
-    assert [name for _, name in two.legend[1:]] == ["CLS", "registers"]
+    assert [name for _, name in two.legend] == ["patches: median, 50 %, 98 %, dashed: largest"]
+    assert [name for _, name in one.legend[1:]] == ["CLS", "registers"]
 
 
 def test_what_is_after_the_final_norm_moves_no_scale(tmp_path):
