@@ -22,7 +22,8 @@ DESCRIPTION = """Pretrains a register ViT. Given again, it continues where it st
 Writes <runs>/<data>/<id>/seed<k>/: last.ckpt, log/ (TensorBoard), augmented.png, norms.csv and norms.png (norms of
 every block against the step), backbone.safetensors; and <results>/<data>/curves/<id>.seed<k>.csv: the loss and what
 else is logged. The id, by which the model is evaluated, is <recipe>-<model>, or <recipe>+<tag>-<model> for a run with
-settings of its own that is kept beside the others."""
+settings of its own that is kept beside the others. trainer.<name>=<value> is an option of Lightning's Trainer, such as
+trainer.fast_dev_run=true, trainer.max_time=00:04:00:00 or trainer.profiler=simple."""
 
 
 @dataclass
@@ -53,7 +54,7 @@ def main(options: Pretrain, words: list[str]) -> None:
     from benchmarks import progress
     from regvit_lightning import settings
     from regvit_lightning.models import EXPORT, vit
-    from regvit_lightning.pretrain import fit
+    from regvit_lightning.pretrain import fit, trainer_options
     from regvit_lightning.pretrain.curve import Curve
     from regvit_lightning.runtime import atomic, hardware
 
@@ -78,7 +79,8 @@ def main(options: Pretrain, words: list[str]) -> None:
         _submit(run, options, words)
         return
     curve = Path(options.results) / data.name / "curves" / f"{name}.seed{options.seed}.csv"
-    callbacks = [progress.Progress(f"pretrain {name}"), Curve(curve), *_watching(run)]
+    curves = [] if "limit_train_batches" in recipe.trainer else [Curve(curve)]  # a part is no result
+    callbacks = [progress.Progress(f"pretrain {name}"), *curves, *_watching(run)]
     if hardware.first_process():
         atomic.check_writable(curve)
     exported = fit.fit(run, callbacks, options.force)
@@ -86,7 +88,12 @@ def main(options: Pretrain, words: list[str]) -> None:
     if unreadable.exists():
         count = len(unreadable.read_text(encoding="utf-8").splitlines())
         print(f"pretrain: {count} unreadable images were replaced by others; they are listed in {unreadable}")
-    print(f"pretrain: weights in {exported}; curve in {curve}; more curves: tensorboard --logdir {folder}/log")
+    if exported is None:
+        why = trainer_options.in_words(recipe.trainer)
+        print(f"pretrain: ended before its last step ({why}); no weights are exported; without it, it trains in full")
+        return
+    logged = f"; more curves: tensorboard --logdir {folder}/log" if recipe.logger == "tensorboard" else ""
+    print(f"pretrain: weights in {exported}; curve in {curve}{logged}")
 
 
 def _opening(run: "Run", options: Pretrain) -> str:

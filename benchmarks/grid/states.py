@@ -85,17 +85,17 @@ class States:
 
     def pretraining(self, cell: Cell) -> State:
         """Whether the run is finished, and whether it is the one that its recipe describes."""
-        from regvit_lightning.pretrain import fit
+        from regvit_lightning.pretrain.run import Run, changes
 
         cells = self.cells
         options, free = recipe_settings(cell.recipe, cells.variant, cell.words)
         folder = self._run(cell)
         name, label = cell.identity.name, cell.identity.label
-        run = fit.Run(name, label, options, cells.data, cell.seed, folder, cells.pretrain_devices)
+        run = Run(name, label, options, cells.data, cell.seed, folder, cells.pretrain_devices)
         ignored = FREE_IN_PRETRAINING if free else {"devices"}
-        changes = [text for text in fit.changes(run) or [] if text.partition(":")[0] not in ignored]
-        if changes:
-            return State(STALE, f"settings changed: {'; '.join(changes)}")
+        changed = [text for text in changes(run) or [] if text.partition(":")[0] not in ignored]
+        if changed:
+            return State(STALE, f"settings changed: {'; '.join(changed)}")
         return State(DONE if (folder / EXPORT).exists() else MISSING)
 
     def record(self, cell: Cell) -> Path:

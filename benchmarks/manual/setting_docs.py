@@ -47,7 +47,8 @@ def fields_of(module: str, name: str = "SETTINGS") -> list[Documented]:
     for base in node.bases:
         for field in _inherited(where, base):
             found[field.name] = field
-    help_of = documented(ast.get_docstring(node) or "")
+    inherited = {name: field.help for name, field in found.items()}  # also of a field that only changes its default
+    help_of = {**inherited, **documented(ast.get_docstring(node) or "")}
     for line in node.body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
             found[line.target.id] = _field(where, line, help_of.get(line.target.id, ""))

@@ -5,6 +5,7 @@ images that a `Stream` draws, with augmentation (training).
 """
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from regvit_lightning.data import kept_index
 from regvit_lightning.data.completeness import check_count, check_rendered
 from regvit_lightning.data.images import EXTENSIONS, Transform, open_image, open_readable
 from regvit_lightning.data.layout import DataError, DataSettings
@@ -36,18 +38,20 @@ class ImageFiles:
         classes: names of the class folders, sorted; a class number is an index into this tuple.
         paths: (N,) bytes, sorted within a class.
         labels: (N,) class numbers.
+        root: folder that relative paths start from.
     """
 
     classes: tuple[str, ...]
     paths: npt.NDArray[np.bytes_]
     labels: npt.NDArray[np.int64]
+    root: str = ""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def path(self, index: int) -> str:
         """Path of one image."""
-        return os.fsdecode(bytes(self.paths[index]))
+        return os.path.join(self.root, os.fsdecode(bytes(self.paths[index])))
 
     def open(self, index: int) -> Image.Image:
         """Decode one image as RGB.
@@ -59,7 +63,7 @@ class ImageFiles:
 
     def subset(self, keep: Sequence[int]) -> "ImageFiles":
         """The images at the indices `keep`, with all classes."""
-        return ImageFiles(self.classes, self.paths[keep], self.labels[keep])
+        return ImageFiles(self.classes, self.paths[keep], self.labels[keep], self.root)
 
     def split(self, share: float, seed: int) -> tuple["ImageFiles", "ImageFiles"]:
         """Hold out `share` of the images of every class, drawn from `seed`: (kept, held out).
@@ -70,7 +74,7 @@ class ImageFiles:
             DataError: no class has two images.
         """
         generator = seeds.generator(seed, "held out")
-        labels = torch.from_numpy(self.labels)
+        labels = torch.tensor(self.labels)
         held: list[int] = []
         for label in range(len(self.classes)):
             indices = torch.nonzero(labels == label).flatten()
@@ -82,8 +86,15 @@ class ImageFiles:
         return self.subset(kept.tolist()), self.subset(sorted(held))
 
 
+KEPT = ("classes", "paths", "labels", "folders", "times")  # arrays of a kept index
+SETTLED = 2_000_000_000  # nanoseconds: a folder changed more lately might change again within its clock's tick
+
+
 def index(folder: Path, get: str = "") -> ImageFiles:
     """Index `folder/<class>/**/<image>`.
+
+    The index is kept in the hidden folder `.index` beside `folder` and answers until a file or a folder is added or
+    removed. Of several processes that ask, one lists the files and the others wait for it.
 
     Args:
         folder: one split, `train` or `val`.
@@ -92,21 +103,51 @@ def index(folder: Path, get: str = "") -> ImageFiles:
     Raises:
         DataError: there is no such folder, no class folder in it, or a class without an image.
     """
-    advice = f"; {get}" if get else ""
     if not folder.is_dir():
-        raise DataError(f"no folder {folder}: expected class folders of images{advice}")
+        raise DataError(f"no folder {folder}: expected class folders of images{f'; {get}' if get else ''}")
+    beside = folder.parent / ".index" / folder.name
+    with kept_index.in_turn(beside):
+        arrays = kept_index.read(beside, KEPT)
+        if arrays is None or not _as_listed(folder, arrays):
+            begun = time.time_ns()
+            arrays = _list(folder, f"; {get}" if get else "")
+            if begun - int(arrays["times"].max()) > SETTLED and kept_index.keep(beside, arrays):
+                arrays = kept_index.read(beside, KEPT) or arrays
+    classes = tuple(os.fsdecode(bytes(name)) for name in arrays["classes"])
+    return ImageFiles(classes, arrays["paths"], arrays["labels"], str(folder))
+
+
+def _as_listed(folder: Path, kept: kept_index.Arrays) -> bool:
+    """Whether no folder has had an entry added or removed since it was listed."""
+    try:
+        times = [os.stat(os.path.join(folder, os.fsdecode(bytes(name)))).st_mtime_ns for name in kept["folders"]]
+    except OSError:
+        return False
+    return times == kept["times"].tolist()
+
+
+def _list(folder: Path, advice: str) -> kept_index.Arrays:
+    """Classes, images with their labels, and all folders with the time of their last change, relative to `folder`."""
+    folders, paths, labels = [b""], list[bytes](), list[int]()
+    times = [folder.stat().st_mtime_ns]
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     if not classes:
         raise DataError(f"{folder} holds no class folder: expected {folder}/<class>/<image>{advice}")
-    paths: list[bytes] = []
-    labels: list[int] = []
     for label, name in enumerate(classes):
-        files = sorted(os.fsencode(path) for path in (folder / name).rglob("*") if path.suffix.lower() in EXTENSIONS)
-        if not files:
+        images: list[bytes] = []
+        for inside, _, files in os.walk(folder / name):
+            below = os.path.relpath(inside, folder)
+            folders.append(os.fsencode(below))
+            times.append(os.stat(inside).st_mtime_ns)
+            named = [file for file in files if os.path.splitext(file)[1].lower() in EXTENSIONS]
+            images += [os.fsencode(os.path.join(below, file)) for file in named]
+        if not images:
             raise DataError(f"class folder {folder / name} holds no image ({', '.join(EXTENSIONS)}){advice}")
-        paths += files
-        labels += [label] * len(files)
-    return ImageFiles(tuple(classes), np.array(paths), np.array(labels))
+        paths += sorted(images)
+        labels += [label] * len(images)
+    names = [os.fsencode(name) for name in classes]
+    columns = {"classes": names, "paths": paths, "labels": labels, "folders": folders, "times": times}
+    return {name: np.array(values) for name, values in columns.items()}
 
 
 def train_files(data: DataSettings, images: str = "imagenet") -> ImageFiles:

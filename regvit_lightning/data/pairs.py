@@ -13,7 +13,6 @@ import glob
 import hashlib
 import io
 import os
-import shutil
 import tarfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from regvit_lightning.data import kept_index
 from regvit_lightning.data.completeness import check_count, check_rendered
 from regvit_lightning.data.images import EXTENSIONS, UNDECODABLE, Transform, decoding_error, open_readable
 from regvit_lightning.data.layout import DataError, DataSettings
@@ -143,14 +143,15 @@ def from_shards(shards: Sequence[Path], pattern: Path, get: str = "") -> Caption
     if not shards:
         raise DataError(f"no image-text pairs: no shard {pattern}{f'; {get}' if get else ''}")
     kept = shards[0].parent / f".index-{_fingerprint(shards)}"
-    if not kept.is_dir():
-        with ThreadPoolExecutor(READERS) as readers:
-            pairs = _joined(shards, list(readers.map(_read_shard, range(len(shards)), shards)))
-        if not _keep(pairs, kept):
-            return pairs
-    # Mapped, so that the processes of all devices share one copy.
-    arrays = {name: np.load(kept / f"{name}.npy", mmap_mode="r") for name in KEPT}
-    return CaptionedImages(files=_encoded(shards), **arrays)
+    with kept_index.in_turn(kept):
+        arrays = kept_index.read(kept, KEPT)
+        if arrays is None:
+            with ThreadPoolExecutor(READERS) as readers:
+                pairs = _joined(shards, list(readers.map(_read_shard, range(len(shards)), shards)))
+            if not kept_index.keep(kept, {name: getattr(pairs, name) for name in KEPT}):
+                return pairs
+            arrays = kept_index.read(kept, KEPT)
+    return pairs if arrays is None else CaptionedImages(files=_encoded(shards), **arrays)
 
 
 def from_table(table: Path) -> CaptionedImages:
@@ -223,19 +224,6 @@ def _fingerprint(shards: Sequence[Path]) -> str:
     """Changes with the name, the size and the time of any shard."""
     facts = [(shard.name, shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-
-
-def _keep(pairs: CaptionedImages, folder: Path) -> bool:
-    """Write an index, complete or not at all; False where the folder cannot be written."""
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir()
-        for name in KEPT:
-            np.save(temporary / f"{name}.npy", getattr(pairs, name))
-        temporary.rename(folder)
-    except OSError:  # no right to write, no room, or another device's process came first
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder.is_dir()
 
 
 def _read_shard(number: int, shard: Path) -> dict[str, npt.NDArray[Any]]:

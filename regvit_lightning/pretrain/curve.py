@@ -64,7 +64,7 @@ class Curve(Callback):
         means = trainer.strategy.reduce(here, reduce_op="mean").tolist()
         self.rows.append({"step": self.step, **dict(zip(names, means, strict=True))})
         self.sums, self.counts = {}, {}
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             atomic.write_text(self.path, table(self.rows))
 
 

@@ -60,16 +60,17 @@ class HeldOutKnn(Callback):
         step = trainer.global_step
         due = step % self.every == 0 or step == trainer.max_steps
         # A step has several batches where gradients are accumulated.
-        if not due or step <= self.measured or len(self._files(trainer)) < LEAST:
+        # Data modules of users have no files of ours.
+        files: Any = getattr(trainer.datamodule, "files", ())  # type: ignore[attr-defined]
+        if not due or step <= self.measured or len(files) < LEAST:
             return
         self.measured = step
-        values = self.measure(trainer, recipe)
+        values = self.measure(trainer, recipe, files)
         if trainer.logger is not None:
             trainer.logger.log_metrics(values, step)
 
-    def measure(self, trainer: Trainer, recipe: Any) -> dict[str, float]:
-        """Curves of `recipe` as it is now, by name."""
-        files = self._files(trainer)
+    def measure(self, trainer: Trainer, recipe: Any, files: ImageFiles) -> dict[str, float]:
+        """Curves of `recipe` as it is now on images of `files`, by name."""
         order = torch.randperm(len(files), generator=seeds.generator(recipe.seed, "monitor"))[: self.images]
         drawn = order[: len(order) // trainer.world_size * trainer.world_size]
         mine = files.subset(drawn[trainer.global_rank :: trainer.world_size].tolist())
@@ -89,10 +90,6 @@ class HeldOutKnn(Callback):
     def summary(self, seen: dict[str, Tensor], classes: int) -> dict[str, float]:
         """Curves by name, of what `look` kept of all images of all devices and their `label` (N,)."""
         return {"monitor/knn_top1": knn_top1(seen["cls"], seen["label"], classes)}
-
-    def _files(self, trainer: Trainer) -> ImageFiles:
-        files: ImageFiles = trainer.datamodule.train.files  # type: ignore[attr-defined]
-        return files
 
     def _batches(self, files: ImageFiles, recipe: Any) -> Iterator[tuple[Tensor, Tensor]]:
         size = recipe.settings.image_size

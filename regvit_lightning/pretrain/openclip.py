@@ -20,9 +20,7 @@ from torchvision.transforms import v2
 
 from regvit_lightning.data.images import Files
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.pairs import CaptionedImages, DrawnCaptionedImages, collate_pairs, train_pairs
-from regvit_lightning.data.stream import Stream
 from regvit_lightning.data.transforms import BICUBIC
 from regvit_lightning.models import joint_space, vit, weights
 from regvit_lightning.models.joint_space import JointSpace, TextArchitecture
@@ -78,6 +76,7 @@ class OpenClip(recipe.Recipe):
     """Register ViT and text tower, each pair contrasted with all others of the global batch."""
 
     MEAN, STD = OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+    collate = staticmethod(collate_pairs)
     SETTINGS = OpenClipSettings
     settings: OpenClipSettings
 
@@ -124,12 +123,9 @@ class OpenClip(recipe.Recipe):
         count, side = settings.epochs * images["pairs"][0], settings.image_size
         return Work([Pass(count, side, side, trained=True, more_macs=_text_macs(settings))])
 
-    def data_module(self, files: Files, stream: Stream, workers: int) -> Streamed:
-        """The training batches of pairs."""
-        pairs = DrawnCaptionedImages(
-            cast(CaptionedImages, files), self.augmentation(), self.space.tokenize, stream.seed
-        )
-        return Streamed(Loading(workers, self.micro_batch()), stream, pairs, collate_train=collate_pairs)
+    def dataset(self, files: Files) -> DrawnCaptionedImages:
+        """Augmented images with the tokens of their captions."""
+        return DrawnCaptionedImages(cast(CaptionedImages, files), self.augmentation(), self.space.tokenize, self.seed)
 
     def micro_batch(self) -> int:
         """Everything: the loss compares all pairs of a step; `device_batch` cuts the towers' passes, see `embed`."""

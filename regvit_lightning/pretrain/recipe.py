@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -13,18 +13,18 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from regvit_lightning.data.imagenet import ImageFiles, ImageNet, train_files
+from regvit_lightning.data.imagenet import Drawn, ImageFiles, collate, train_files
 from regvit_lightning.data.images import Files
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.data.module import Loading, Streamed
-from regvit_lightning.data.stream import Stream
+from regvit_lightning.data.module import Collate
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.models import EXPORT, vit, weights
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.models.weights import Metadata
-from regvit_lightning.pretrain import parallel
+from regvit_lightning.pretrain import parallel, trainer_options
 from regvit_lightning.pretrain.knn_callback import HeldOutKnn
 from regvit_lightning.runtime import hardware, loggers, seeds
 from regvit_lightning.runtime.scheduled import ScheduledModule
@@ -58,6 +58,7 @@ class RecipeSettings:
             0 for none.
         monitor_images: train images for it, at most.
         logger: tensorboard, csv, wandb or none.
+        trainer: options of Lightning's Trainer, given as words `trainer.<name>=<value>`; see `trainer_options`.
     """
 
     module: str = MISSING
@@ -78,12 +79,14 @@ class RecipeSettings:
     monitor_every: int = 2500
     monitor_images: int = 20_000
     logger: str = "tensorboard"
+    trainer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.precision = hardware.precision(self.precision)
         check_at_least(self, 1, "epochs", "batch_size", "device_batch", "image_size", "checkpoint_every", "log_every")
         check_at_least(self, 0, "workers", "norms_every", "monitor_every")
         loggers.check_kind(self.logger)
+        trainer_options.check_options(self.trainer)
         known = ", ".join(parallel.STRATEGIES)
         check(self.strategy in parallel.STRATEGIES, f"strategy={self.strategy}: expected one of {known}")
         whole = self.strategy == "ddp" or self.norms_every == 0
@@ -95,7 +98,7 @@ class Recipe(ScheduledModule):
 
     A recipe's file names `SETTINGS` (a `RecipeSettings`) and `RECIPE` (a subclass of this class), which adds
     `training_step`, `configure_optimizers`, `schedule` and `augmentation`. One that reads something else than class
-    folders overrides `files` and `data_module`.
+    folders overrides `files`, `dataset` and `collate`.
 
     Every checkpoint holds the arguments, so `load_from_checkpoint` needs nothing but the file.
 
@@ -110,11 +113,13 @@ class Recipe(ScheduledModule):
         SETTINGS: dataclass of the settings.
         MEAN, STD: per channel, of images in 0..1.
         repeats: how often an image of a pass is drawn (repeated augmentation).
+        collate: makes a batch of a list of samples.
     """
 
     SETTINGS: type[RecipeSettings] = RecipeSettings
     MEAN, STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     repeats: int = 1
+    collate: Collate = staticmethod(collate)
     backbone: vit.RegisterViT
     mean: Tensor
     std: Tensor
@@ -145,10 +150,9 @@ class Recipe(ScheduledModule):
         count = settings.epochs * images[settings.images][0]
         return Work([Pass(count, settings.image_size, settings.image_size, trained=True)])
 
-    def data_module(self, files: Files, stream: Stream, workers: int) -> Streamed:
-        """The training batches of `files`, drawn by `stream`."""
-        train = cast(ImageFiles, files), self.augmentation()
-        return ImageNet(Loading(workers, self.micro_batch()), stream, train=train, replace=True)
+    def dataset(self, files: Files) -> Dataset[Any]:
+        """Training samples of `files`, asked for by (position in the run, index in the files)."""
+        return Drawn(cast(ImageFiles, files), self.augmentation(), self.seed, replace=True)
 
     def micro_batch(self) -> int:
         """Images of a training batch on one device, at most; a larger share of a step is accumulated."""

@@ -35,7 +35,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps one checkpoint, replaced every `every` steps, at the end, and when a signal asks to stop."""
+    """Keeps one checkpoint, replaced every `every` steps, when training ends, and when a signal asks to stop."""
 
     def __init__(self, path: Path, every: int, signals: Signals) -> None:
         self.path, self.every, self.signals = path, every, signals
@@ -52,7 +52,8 @@ class LastCheckpoint(Checkpoint):
         if step == self.before:  # between the micro-batches of a step
             return
         stop = step < end and self.signals.agreed(trainer)
-        if stop or step % self.every == 0 or step == end:
+        last = step == end or trainer.should_stop or trainer.is_last_batch
+        if stop or last or step % self.every == 0:
             trainer.save_checkpoint(self.path)
         if stop:
             self.signals.stop(trainer)

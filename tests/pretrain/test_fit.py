@@ -18,6 +18,7 @@ from regvit_lightning.data.layout import DataError
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import sources, weights
 from regvit_lightning.pretrain import fit
+from regvit_lightning.pretrain.run import changes
 from regvit_lightning.runtime import atomic
 from regvit_lightning.runtime.checkpoints import TrainingStopped
 from regvit_lightning.settings import SettingsError
@@ -132,7 +133,7 @@ def test_a_run_of_before_a_setting_was_there_had_its_default(tiny, whole, tmp_pa
     said["monitor_every"] = 7  # written by a version that did not let it differ
     file.write_text(json.dumps(said))
     assert fit.finished(run)
-    assert fit.changes(prepare(tiny, tmp_path, "strategy=fsdp", "norms_every=0")) == ["strategy: ddp -> fsdp"]
+    assert changes(prepare(tiny, tmp_path, "strategy=fsdp", "norms_every=0")) == ["strategy: ddp -> fsdp"]
 
 
 def test_another_runs_folder_is_refused_and_kept(tiny, whole):

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.nn import functional as F
 
+from regvit_lightning.data.imagenet import ImageFiles
 from regvit_lightning.pretrain.knn_callback import HeldOutKnn, knn_top1
 from regvit_lightning.rank import effective_rank
 
@@ -95,8 +96,8 @@ class CollapseMonitor(HeldOutKnn):
             register_fsdp_forward_method(pl_module, "look")
         super().on_train_start(trainer, pl_module)
 
-    def measure(self, trainer: Trainer, recipe: Any) -> dict[str, float]:
-        values = super().measure(trainer, recipe)
+    def measure(self, trainer: Trainer, recipe: Any, files: ImageFiles) -> dict[str, float]:
+        values = super().measure(trainer, recipe, files)
         if self.health is not None and trainer.is_global_zero and trainer.global_step > self.quiet_until:
             for text in self.health.warnings():
                 warnings.warn(f"step {trainer.global_step}: {text}", CollapseWarning, stacklevel=2)

@@ -90,6 +90,8 @@ class DINOv2Settings(recipe.RecipeSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        clipped = "trainer.gradient_clip_val: each part of this recipe has its gradient clipped by itself; give clip="
+        check("gradient_clip_val" not in self.trainer, clipped)
         known = ("sinkhorn", "moving_average")
         check(self.centring in known, f"centring={self.centring}: expected one of {', '.join(known)}")
         check_positive(self, "base_lr", "schedule_epochs", "clip", "student_temperature", "teacher_temperature_start")

@@ -86,6 +86,7 @@ class Own(below.Base):
     size: int = MISSING
     inner: Nested = field(default_factory=Nested)
     kept: float = 2.5
+    changed: int = 3
     other: Foreign | None = None
 
     def method(self) -> None: ...
@@ -108,10 +109,12 @@ class Base:
     Attributes:
         first: comes first.
         kept: of the base.
+        changed: has another default below.
     """
 
     first: str = settings.MISSING
     kept: int = 1
+    changed: int = 2
 '''
 
 
@@ -129,11 +132,12 @@ def test_bases_nested_dataclasses_and_other_names_are_followed(tmp_path, monkeyp
             assert [(f.name, f.kind, f.help, f.default) for f in found] == [
                 ("first", "str", "comes first.", ""),
                 ("kept", "float", "overrides.", "2.5"),
+                ("changed", "int", "has another default below.", "3"),
                 ("size", "int", "pixels.", ""),
                 ("inner", "Nested", "nested.", "field(default_factory=Nested)"),
                 ("other", "Foreign | None", "", "None"),
             ]
-            assert [(f.name, f.help, f.default) for f in found[3].nested] == [("deep", "down.", "True")]
+            assert [(f.name, f.help, f.default) for f in found[4].nested] == [("deep", "down.", "True")]
         with pytest.raises(LookupError, match="has no class NOTHING"):
             fields_of("regvit_lightning.one", "NOTHING")
         with pytest.raises(LookupError, match="no module"):

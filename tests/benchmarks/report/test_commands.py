@@ -31,6 +31,13 @@ def test_a_command_gives_the_settings_of_its_record(task, words):
     assert {**ours, "device_batch": 0} == {**theirs, "device_batch": 0}  # it may be run with another
 
 
+def test_a_run_with_a_tag_is_evaluated_by_its_id():
+    made = dataclasses.replace(record(), model="deit3+lr2e-3-vitn_reg4")
+    assert commands.command(made).startswith("make eval MODEL=deit3+lr2e-3-vitn_reg4 TASK=imagenet_knn ")
+    unknown = dataclasses.replace(record(), model="deit9+lr2e-3-vitn_reg4")
+    assert commands.command(unknown).startswith("# no command: ")
+
+
 @pytest.mark.parametrize("name", [EVIL, "a b", "$(touch /tmp/x)", "`x`", "a;b", "a'b", "é"])
 def test_a_name_that_a_shell_would_read_makes_no_command(name):
     for changed in ({"model": name}, {"data": "other", "data_root": name}, {"task": name}):

@@ -1,0 +1,65 @@
+"""Indices of images kept on disk, so that millions of files are listed once and not by every process.
+
+An index is a hidden folder of arrays beside the images. They are mapped into memory: all processes share one copy.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def read(folder: Path, names: Sequence[str]) -> Arrays | None:
+    """The arrays of a kept index, mapped; None where there is none."""
+    try:
+        return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+    except (OSError, ValueError):  # not there, or of another version of numpy
+        return None
+
+
+def keep(folder: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
+    """Write an index, complete or not at all, in place of one that is there; False where that cannot be done."""
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        for name, array in arrays.items():
+            np.save(temporary / f"{name}.npy", array)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    except OSError:  # no right to write, no room, or a process that could not wait came first
+        shutil.rmtree(temporary, ignore_errors=True)
+        return False
+    return True
+
+
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Inside, this process is the only one on all machines that looks for the index in `folder`, or makes it.
+
+    Where nothing can be written beside the images, or the file system has no locks, every process is let in.
+    """
+    lock = folder.with_name(f"{folder.name}.lock")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o664)
+    except OSError:
+        yield
+        return
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+        if not folder.is_dir():  # nothing could be kept, so nothing is left
+            with suppress(OSError):
+                lock.unlink()
+                folder.parent.rmdir()
