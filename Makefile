@@ -78,7 +78,7 @@ all: setup  ## the same, after pretraining the models that are not trained yet: 
 status: setup  ## the grid as a table: done, running, failed, stale, missing, and the time left: GRID= DATA= VARIANT= ARGS="pretrain=true"
 	@$(PY) -m benchmarks.status $(WORDS)
 
-plan: setup  ## FLOPs, memory and hours of every cell of GRID= DATA= VARIANT=, GPU-hours, hours on GPUS=64; runs nothing: ARGS="tflops=312 mfu=0.4"
+plan: setup  ## FLOPs, memory and time of every cell of GRID= DATA= VARIANT=, GPU-hours, hours on GPUS=64; runs nothing: ARGS="tflops=312 mfu=0.4"
 	@$(PY) -m benchmarks.plan $(WORDS)
 
 tables: setup  ## result tables from the records, those of the paper under their numbers: DATA=mini ARGS=

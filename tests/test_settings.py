@@ -267,6 +267,7 @@ def test_layers_say_where_values_come_from(configs):
         "configs/tasks/my.yaml",
     ]
     assert found[1].values == {"images": "voc12"}
+    assert "images" not in found[0].values  # left to the name
     assert settings.merged("tasks", "my_voc12")["k"] == 50
     assert not any("base" in layer.values for layer in found)
 

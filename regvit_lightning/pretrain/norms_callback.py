@@ -107,15 +107,15 @@ def fixed_images(files: Files, size: int) -> Tensor:
     Raises:
         DataError: none of those looked at can be read.
     """
-    view, found = centre_crop(size, size), list[Tensor]()
-    for place in dense.examples(len(files), IMAGES):
+    view, views = centre_crop(size, size), list[Tensor]()
+    for index in dense.examples(len(files), IMAGES):
         try:
-            found.append(view(files.open(place)))
+            views.append(view(files.open(index)))
         except DataError as error:
             unreadable = error
-    if not found:
+    if not views:
         raise unreadable
-    return torch.stack(found)
+    return torch.stack(views)
 
 
 def describe(norms: Norms, rules: Rules, step: int) -> list[Row]:
@@ -124,9 +124,9 @@ def describe(norms: Norms, rules: Rules, step: int) -> list[Row]:
     rows: list[Row] = []
     for block in range(norms.depth):
         patches = norms.raw[:, block]
-        found = torch.quantile(patches.double().flatten(), levels).tolist()
+        quantiles = torch.quantile(patches.double().flatten(), levels).tolist()
         shares = {name: float(mask.double().mean()) for name, mask in rules.masks(patches).items()}
-        rows.append({"step": step, "block": block + 1, **dict(zip(QUANTILES, found, strict=True)), **shares})
+        rows.append({"step": step, "block": block + 1, **dict(zip(QUANTILES, quantiles, strict=True)), **shares})
     return rows
 
 

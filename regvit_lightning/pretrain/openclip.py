@@ -66,14 +66,14 @@ class OpenClipSettings(recipe.RecipeSettings):
         check_positive(self, "lr")
         check_at_least(self, 0, "warmup_steps")
         check(0 < self.smallest_crop <= 1, f"smallest_crop={self.smallest_crop}: must lie in (0, 1]")
-        check(self.batch_size > 1, f"batch_size={self.batch_size}: a pair is told from others, so at least 2")
+        check(self.batch_size > 1, f"batch_size={self.batch_size}: each pair is contrasted with others, so at least 2")
         check(self.context_length > 2, f"context_length={self.context_length}: start and end are 2 tokens of it")
         heads = f"text_width={self.text_width} is not a multiple of text_heads={self.text_heads}"
         check(self.text_heads > 0 and self.text_width % self.text_heads == 0, heads)
 
 
 class OpenClip(recipe.Recipe):
-    """Register ViT and text tower, each pair told from all others of the global batch."""
+    """Register ViT and text tower, each pair contrasted with all others of the global batch."""
 
     MEAN, STD = OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
     collate = staticmethod(collate_pairs)

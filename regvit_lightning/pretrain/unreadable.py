@@ -15,32 +15,32 @@ class Unreadable(Callback):
     """Counts the files that could not be decoded; above 1 % of the data set training stops.
 
     Attributes:
-        places: places in `files` of the unreadable images met so far.
+        indices: into `files` of the unreadable images met so far.
     """
 
     LIMIT = 0.01
 
     def __init__(self, files: Files, report: Path) -> None:
         self.files, self.report = files, report
-        self.places: set[int] = set()
+        self.indices: set[int] = set()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, _: Any, batch: Any, *__: Any) -> None:
-        found = set(batch["unreadable"].tolist()) - self.places
-        if not found:
+        new = set(batch["unreadable"].tolist()) - self.indices
+        if not new:
             return
-        self.places |= found
+        self.indices |= new
         if not trainer.is_global_zero:  # every device meets every file in time; one reports
             return
-        lines = "".join(f"{self.files.path(place)}\n" for place in sorted(self.places))
+        lines = "".join(f"{self.files.path(index)}\n" for index in sorted(self.indices))
         atomic.write_text(self.report, lines)
-        if len(self.places) > self.LIMIT * len(self.files):
+        if len(self.indices) > self.LIMIT * len(self.files):
             raise DataError(
-                f"{len(self.places)} of {len(self.files)} images are unreadable, above {self.LIMIT:.0%}: "
-                f"first {self.files.path(min(self.places))}, all in {self.report}; restore or remove them"
+                f"{len(self.indices)} of {len(self.files)} images are unreadable, above {self.LIMIT:.0%}: "
+                f"first {self.files.path(min(self.indices))}, all in {self.report}; restore or remove them"
             )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"places": sorted(self.places)}
+        return {"places": sorted(self.indices)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.places = set(state_dict["places"])
+        self.indices = set(state_dict["places"])

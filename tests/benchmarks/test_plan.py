@@ -78,7 +78,7 @@ def test_the_paper_at_full_scale_without_its_data(monkeypatch, tmp_path):
     assert training.mib == pytest.approx(expected, rel=0.01)
 
 
-def test_speed_is_measured_where_cells_have_run(words, tmp_path):
+def test_speed_is_measured_where_cells_have_run(words, tmp_path, monkeypatch):
     shown = program("plan", *words, "gpus=1")
     assert "peak 312 (assumed: A100, bf16) TFLOP/s × MFU 0.35 (assumed)" in shown
     folder = tmp_path / "runs" / "mini" / "grid" / "openclip-vitn_reg4"
@@ -93,6 +93,9 @@ def test_speed_is_measured_where_cells_have_run(words, tmp_path):
     assert "Speed: measured FLOP/s" in shown
     # On this machine without GPU the cell has run on the processor, which says nothing about 64 GPUs.
     assert "peak 312 (assumed: A100, bf16)" in program("plan", *words, "gpus=64")
+    monkeypatch.setattr(Estimates, "devices", lambda estimates: ["NVIDIA H100 80GB HBM3", "AMD EPYC, 2 threads"])
+    told = "Speed: measured FLOP/s of the cells that have run (NVIDIA H100 80GB HBM3; AMD EPYC, 2 threads)"
+    assert told in program("plan", *words, "gpus=64")
 
 
 def test_without_records_one_block_is_measured_on_this_machine(words, monkeypatch):
@@ -165,8 +168,8 @@ TWO_MODELS = [("a", "pretrain", 80.0), ("b", "pretrain", 80.0), ("a", "knn", 2.0
 class Recipes:
     """Stands for the estimates: every recipe has this batch."""
 
-    def __init__(self, batch_size):
-        self.settings = type("Settings", (), {"batch_size": batch_size})
+    def __init__(self, batch_size, group=1):
+        self.settings = type("Settings", (), {"batch_size": batch_size, "group": group})
 
     def work(self, cell):
         return None, self.settings
@@ -197,6 +200,12 @@ def test_idle_gpus_are_told_with_what_would_keep_them_busy(tmp_path, batch_size,
         "Hours on 16 GPUs, longest cells first: 0.02 (1 min)",
         f"Idle: 14 of 16 GPUs on average{advice}",
     ]
+
+
+def test_groups_of_images_stay_on_a_gpu():
+    """DINOv2's batch of 48 in groups of 16 is shared by one GPU or three, and not by eight."""
+    recipe = Recipes(48, group=16).settings
+    assert [devices for devices in range(1, 9) if plan._divides(recipe, devices)] == [1, 3]
 
 
 def test_no_gpu_of_two_is_idle_while_two_models_are_trained(tmp_path):

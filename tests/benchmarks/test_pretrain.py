@@ -76,6 +76,11 @@ def test_the_steps_are_those_that_are_trained(tiny, tmp_path, lines):
     assert "checkpoint" not in lines[2]
 
 
+def test_a_folder_without_images_is_told_as_the_recipe_tells_it(tmp_path):
+    line = mistake("pretrain", "model=vitn_reg2", f"data={tmp_path}", "variant=mini", f"runs={tmp_path / 'runs'}")
+    assert line.startswith(f"no folder {tmp_path}/train: expected class folders of images; ")
+
+
 def test_several_devices_share_the_time(begin, lines, tmp_path):
     words = ["model=vitb_reg16", f"runs={tmp_path}", f"results={tmp_path}", "accelerator=cpu"]
     begin(*words, "epochs=80")

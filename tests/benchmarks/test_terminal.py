@@ -47,9 +47,9 @@ def test_every_program_runs_through_command_run(monkeypatch, name):
 # ------------------------------------------------------------------------------------------------- pipes and encodings
 
 PROGRAM = """
+import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from benchmarks import command
 
 @dataclass
@@ -60,7 +60,10 @@ def body(options, words):
     for number in range(20_000):
         print(f"line {number}: 3 × 4 – 1 ± 0.5 … ä")
     print("errors: 3 × 4", file=sys.stderr)
-    Path(end).write_text("done")
+    with open(end, "w") as file:
+        if "closed" in end:
+            os.write(2, b"of a library in C")
+        file.write("done")
 
 end = sys.argv.pop()
 command.run("program", "Does 3 × 4.", Nothing, body)
@@ -103,9 +106,9 @@ def test_closed_streams(script, tmp_path, closed):
         for number in closed:
             os.close(number)
 
-    found, shown, errors = run([script, str(tmp_path / "end")], preexec_fn=close)
+    found, shown, errors = run([script, str(tmp_path / "closed")], preexec_fn=close)
     assert found == 0
-    assert (tmp_path / "end").read_text() == "done"  # and nothing of what was printed
+    assert (tmp_path / "closed").read_text() == "done"  # and nothing of what was printed
     assert (b"line 19999" in shown) == (1 not in closed)
     assert (b"errors: 3" in errors) == (2 not in closed)
 
@@ -167,6 +170,51 @@ def test_ctrl_c_while_rendering_erases_the_bar_and_shows_the_cursor(tmp_path):
     assert shown.rindex(SHOW) > shown.rindex(HIDE)
     assert "Traceback" not in shown
     assert "data: interrupted; give the command again to go on" in shown
+
+
+HIDDEN = """
+import os, signal, sys
+from dataclasses import dataclass
+from benchmarks import command
+
+@dataclass
+class Nothing:
+    pass
+
+def body(options, words):
+    print("\x1b[?25l", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+
+command.run("hidden", "", Nothing, body)
+"""
+
+
+def test_the_cursor_comes_back_whoever_has_hidden_it():
+    one = OnTerminal([sys.executable, "-c", HIDDEN], 80, ENVIRONMENT, ROOT)
+    assert one.end() == 130
+    assert HIDE in one.text()
+    assert one.text().endswith(SHOW)
+
+
+BOARD = """
+import time
+from benchmarks.grid.board import SECONDS_BETWEEN_LOOKS, Board
+
+with Board("grid paper", echo=True) as board:
+    for number in range(3):
+        time.sleep(SECONDS_BETWEEN_LOOKS * 1.1)
+        board.show([f"  CPU  0:0{number}  deit3-vitb_reg16 imagenet_linear seed 0: 123/4,567"])
+    board.say("a line that stays")
+"""
+
+
+def test_the_lines_of_a_grid_are_cut_to_the_terminal():
+    one = OnTerminal([sys.executable, "-c", BOARD], 30, ENVIRONMENT, ROOT)
+    assert one.end() == 0
+    live, _, rest = one.text().partition("a line that stays")
+    assert "  CPU  0:02  deit3-vitb_reg…" in live
+    assert widest_line(live) == 30 - len("^C")
+    assert SHOW in rest
 
 
 BARS = """

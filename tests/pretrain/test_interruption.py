@@ -165,3 +165,9 @@ def test_nohup_trains_on_when_the_terminal_is_closed():
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_closed_terminal_is_no_business_of_loader_workers():
+    script = "import os, signal; from regvit_lightning.runtime.interruption import leave_to_main_process as leave; "
+    script += "leave(0); [os.kill(os.getpid(), n) for n in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60).returncode == 0

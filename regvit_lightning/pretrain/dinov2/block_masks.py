@@ -34,9 +34,9 @@ def group_masks(
     masks = np.zeros((crops, *grid), dtype=bool)
     masked, patches = int(crops * probability), grid[0] * grid[1]
     edges = np.linspace(*ratios, masked + 1)
-    places = rng.permutation(crops)[:masked]
-    for place, low, high in zip(places, edges, edges[1:], strict=False):
-        masks[place] = block_mask(rng, grid, int(patches * _between(rng, low, high)))
+    indices = rng.permutation(crops)[:masked]
+    for index, low, high in zip(indices, edges, edges[1:], strict=False):
+        masks[index] = block_mask(rng, grid, int(patches * _between(rng, low, high)))
     return masks
 
 

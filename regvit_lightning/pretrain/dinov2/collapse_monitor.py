@@ -56,23 +56,23 @@ class Health:
 
     def warnings(self) -> list[str]:
         """What has collapsed, in words; empty for a healthy run."""
-        found = []
+        warnings = []
         if self.teacher_entropy > UNIFORM:
-            found.append(
+            warnings.append(
                 f"the teacher gives every prototype the same weight (entropy {self.teacher_entropy:.3f} of the "
                 "largest): lower teacher_temperature, or take centring=sinkhorn"
             )
         if self.prototype_usage < FEW:
-            found.append(
+            warnings.append(
                 f"only {self.prototype_usage:.2%} of the prototypes are used: take centring=sinkhorn, or raise "
                 "teacher_temperature"
             )
         if self.feature_cosine > ALIKE:
-            found.append(
+            warnings.append(
                 f"CLS is the same for all images (mean cosine {self.feature_cosine:.4f}, effective rank "
                 f"{self.feature_rank:.1f}): lower base_lr, or raise koleo_weight or warmup"
             )
-        return found
+        return warnings
 
 
 class CollapseMonitor(HeldOutKnn):

@@ -27,15 +27,15 @@ def groups(
     Returns:
         Groups with `params`, `lr_factor`, `decay_factor` (0 or 1) and `last_layer` (of a head).
     """
-    found: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    grouped: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in backbone.named_parameters():
         rate = layer_decay ** (len(backbone.blocks) + 1 - layer(name, len(backbone.blocks)))
         rate *= patch_embed_lr if "patch_embed" in name else 1.0
         decays = _decays(name) and (decay_registers or name != "reg_token")
-        found.setdefault((rate, float(decays), False), []).append(parameter)
+        grouped.setdefault((rate, float(decays), False), []).append(parameter)
     for name, parameter in heads.named_parameters():
-        found.setdefault((1.0, float(_decays(name)), "last_layer" in name), []).append(parameter)
-    return list(_as_dictionaries(found))
+        grouped.setdefault((1.0, float(_decays(name)), "last_layer" in name), []).append(parameter)
+    return list(_as_dictionaries(grouped))
 
 
 def layer(name: str, depth: int) -> int:
@@ -49,6 +49,6 @@ def _decays(name: str) -> bool:
     return not (name.endswith(".bias") or "norm" in name or "gamma" in name)
 
 
-def _as_dictionaries(found: dict[tuple[float, float, bool], list[nn.Parameter]]) -> Iterator[dict[str, Any]]:
-    for (rate, decay, last), parameters in found.items():
+def _as_dictionaries(grouped: dict[tuple[float, float, bool], list[nn.Parameter]]) -> Iterator[dict[str, Any]]:
+    for (rate, decay, last), parameters in grouped.items():
         yield {"params": parameters, "lr_factor": rate, "decay_factor": decay, "last_layer": last}

@@ -27,8 +27,8 @@ def phase_before(path: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
         if name in state and state[name].shape[2] == own[name].shape[2]:
             side = round(own[name].shape[1] ** 0.5)
             state[name] = resample_abs_pos_embed(state[name], new_size=[side, side], num_prefix_tokens=0)
-    odd = sorted(state.keys() ^ own.keys())
-    odd += [name for name in own if name in state and state[name].shape != own[name].shape]
-    if odd:
-        raise UserError(f"start_from={path}: of another model or recipe; it differs in {', '.join(odd[:4])}")
+    differing = sorted(state.keys() ^ own.keys())
+    differing += [name for name in own if name in state and state[name].shape != own[name].shape]
+    if differing:
+        raise UserError(f"start_from={path}: of another model or recipe; it differs in {', '.join(differing[:4])}")
     return state

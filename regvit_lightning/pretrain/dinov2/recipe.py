@@ -52,14 +52,14 @@ class Part:
         wide: (2 B, 3, S, S), uint8.
         local: (L B, 3, s, s), uint8.
         masks: (2 B, h, w) of the global crops.
-        places: (M,) of the masked patches in the flattened masks.
+        masked: (M,) indices of the masked patches in the flattened masks.
         groups: step and number of each group, from which draws are derived.
     """
 
     wide: Tensor
     local: Tensor
     masks: Tensor
-    places: Tensor
+    masked: Tensor
     groups: list[tuple[int, int]]
 
 
@@ -145,9 +145,9 @@ class DINOv2(recipe.Recipe):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         images = batch["image"]
-        found = self.losses(images, self.groups_of(len(images["global"])), self.global_step)
-        loss = torch.stack(list(found.values())).sum()
-        logged = {"train/loss": loss, **{f"train/{name}": value for name, value in found.items()}}
+        losses = self.losses(images, self.groups_of(len(images["global"])), self.global_step)
+        loss = torch.stack(list(losses.values())).sum()
+        logged = {"train/loss": loss, **{f"train/{name}": value for name, value in losses.items()}}
         self.log_dict(logged, sync_dist=True)
         return loss
 
@@ -190,12 +190,12 @@ class DINOv2(recipe.Recipe):
             with torch.no_grad():
                 return assign(logits[name][number], temperature, offsets[name])
 
-        found = []
+        terms_of_parts = []
         for number, part in enumerate(parts):
             own = part, partial(targets, number)
             terms = self._terms(*own) if len(parts) == 1 else checkpoint(self._terms, *own, use_reentrant=False)
-            found.append(cast(Tensor, terms) * (len(part.groups) / len(groups)))
-        return dict(zip(TERMS, torch.stack(found).sum(dim=0), strict=True))
+            terms_of_parts.append(cast(Tensor, terms) * (len(part.groups) / len(groups)))
+        return dict(zip(TERMS, torch.stack(terms_of_parts).sum(dim=0), strict=True))
 
     def _parts(self, crops: dict[str, Tensor], groups: list[tuple[int, int]]) -> Iterator[Part]:
         at_once, group, device = self.settings.device_batch // self.settings.group, self.settings.group, self.device
@@ -204,13 +204,13 @@ class DINOv2(recipe.Recipe):
             images = slice(first * group, (first + len(some)) * group)
             wide, local = (crops[name][images].transpose(0, 1).flatten(0, 1) for name in ("global", "local"))
             masks = self.masks_of(some)
-            places = masks.flatten().nonzero().flatten()  # on the host: the device need not be waited for
-            masks, places = (value.to(device, non_blocking=True) for value in (masks, places))
-            yield Part(wide, local, masks, places, some)
+            indices = masks.flatten().nonzero().flatten()  # on the host: the device need not be waited for
+            masks, indices = (value.to(device, non_blocking=True) for value in (masks, indices))
+            yield Part(wide, local, masks, indices, some)
 
     def _seen_by_teacher(self, part: Part) -> dict[str, Tensor]:
         """Unit vectors before the prototypes: of CLS (2 B, d) for `dino`, of the masked patches (M, d) for `ibot`."""
-        cls, patches = self._cls_and_patches(self.backbone, part.wide, part.places)
+        cls, patches = self._cls_and_patches(self.backbone, part.wide, part.masked)
         heads = self.teacher_heads
         return {"dino": _head(heads, "dino").directions(cls), "ibot": _head(heads, "ibot").directions(patches)}
 
@@ -218,29 +218,29 @@ class DINOv2(recipe.Recipe):
         """The weighted losses (4,) of a part, in the order of `TERMS`."""
         s, student = self.settings, self._student()
         cls, patches = self._cls_and_patches(
-            student, part.wide, part.places, part.masks, self._kept(part.groups, "global")
+            student, part.wide, part.masked, part.masks, self._kept(part.groups, "global")
         )
         near = cls[:0]
         if s.local_crops:
             kept = self._kept(part.groups, "local")
-            near, _ = self._cls_and_patches(student, part.local, part.places[:0], None, kept)
+            near, _ = self._cls_and_patches(student, part.local, part.masked[:0], None, kept)
         logits, patch_logits = self._logits(torch.cat([near, cls]), patches)
         images = len(cls) // GLOBAL_CROPS
         near_logits, wide_logits = (some.unflatten(0, (-1, images)) for some in logits.split([len(near), len(cls)]))
         taught = targets("dino").unflatten(0, (GLOBAL_CROPS, images))
         local, wide = dino_losses.dino(near_logits, wide_logits, taught, s.student_temperature)
-        weights = (1 / part.masks.flatten(1).sum(dim=1).clamp_min(1))[part.places // part.masks[0].numel()]
+        weights = (1 / part.masks.flatten(1).sum(dim=1).clamp_min(1))[part.masked // part.masks[0].numel()]
         ibot = dino_losses.ibot(patch_logits, targets("ibot"), weights, len(cls), s.student_temperature)
         first = cls.unflatten(0, (GLOBAL_CROPS, -1))[: s.koleo_crops]
         spread = torch.stack([dino_losses.koleo(crop, s.group) for crop in first]).sum()
         return torch.stack([s.dino_weight * local, s.dino_weight * wide, s.ibot_weight * ibot, s.koleo_weight * spread])
 
     def _cls_and_patches(
-        self, backbone: vit.RegisterViT, images: Tensor, places: Tensor, masks: Tensor | None = None, kept: Any = None
+        self, backbone: vit.RegisterViT, images: Tensor, indices: Tensor, masks: Tensor | None = None, kept: Any = None
     ) -> tuple[Tensor, Tensor]:
-        """CLS (C, D) of all crops (uint8) and the patches (M, D) at `places` of the flattened grids of all crops."""
+        """CLS (C, D) of all crops (uint8) and the patches (M, D) at `indices` of the flattened grids of all crops."""
         tokens = backbone.forward_features(self.normalise(images), masks, kept)
-        return tokens[:, 0], tokens[:, backbone.num_prefix_tokens :].flatten(0, 1)[places]
+        return tokens[:, 0], tokens[:, backbone.num_prefix_tokens :].flatten(0, 1)[indices]
 
     def _logits(self, cls: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
         """The student's logits of CLS tokens and of patches, in one pass where they share a head."""

@@ -24,7 +24,7 @@ class SkippingBlock(Block):
 
         Args:
             x: tokens (B, T, D).
-            kept: places of samples, (n,) each; None keeps all.
+            kept: indices of samples, (n,) each; None keeps all.
             attention: timm's own options.
         """
         if kept is None:

@@ -28,11 +28,11 @@ class Computed(Generic[T]):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, place: int) -> T:
-        return self.function(self.items[place]) if self.kept is None else self.kept[place]
+    def __getitem__(self, index: int) -> T:
+        return self.function(self.items[index]) if self.kept is None else self.kept[index]
 
     def __iter__(self) -> Iterator[T]:
-        return (self[place] for place in range(len(self)))
+        return (self[index] for index in range(len(self)))
 
 
 Parts = Sequence[T] | Computed[T]  # of what a device has of a step

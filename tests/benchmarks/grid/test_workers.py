@@ -143,9 +143,9 @@ except Stopped as stopped:
 """
 
 
-def grid(place, *scripts):
-    """Another grid, in a process of its own."""
-    command = [sys.executable, "-c", GRID_OF_TWO, str(place), *scripts]
+def grid(place, *scripts, before=()):
+    """Another grid, in a process of its own, started by the command `before`."""
+    command = [*before, sys.executable, "-c", GRID_OF_TWO, str(place), *scripts]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
@@ -159,7 +159,7 @@ def test_two_grids_share_the_work(tmp_path):
     assert all(text.count(" begins on ") < 6 for text in shown)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_leaves_no_child_and_nothing_half_done(tmp_path, number):
     # The first ends on SIGTERM, with a helper that does not listen; the second has to finish what it writes.
     first = "sh -c 'trap \"\" TERM; echo $$ > helper; sleep 60' & echo $$ > first; wait"
@@ -176,6 +176,15 @@ def test_a_signal_leaves_no_child_and_nothing_half_done(tmp_path, number):
         until(lambda name=name: gone(int((tmp_path / name).read_text())), 5)
     assert not list((tmp_path / "cells").glob("*.json"))
     assert locks.holder(tmp_path / "cells" / "cell0.lock") is None
+
+
+def test_nohup_has_a_grid_outlive_its_terminal(tmp_path):
+    one = grid(tmp_path, "touch begun; sleep 1; touch ended", before=["nohup"])
+    until((tmp_path / "begun").exists)
+    one.send_signal(signal.SIGHUP)
+    one.communicate(timeout=30)
+    assert one.returncode == 0
+    assert (tmp_path / "ended").exists()
 
 
 def test_the_lock_of_a_killed_grid_is_taken_over_when_its_child_has_ended(tmp_path):

@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.report import curves, drawing
 from benchmarks.tables import columns
-from tests.benchmarks.report.pages_by_hand import numbered, page, paths, record, saved
+from benchmarks.tables.scored_records import ScoredRecord
+from tests.benchmarks.report.pages_by_hand import EVIL, numbered, page, paths, record, saved
 
 
 def circles(svg):
@@ -59,3 +60,20 @@ def test_a_single_seed_has_the_interval_over_images_as_its_whisker(tmp_path):
     assert low - high == pytest.approx(height / 1.16, abs=0.11)  # the axis reaches 8 % further at both ends
     assert [dot.cells for dot in curve.chart.dots] == ["0", "1"]
     assert [dot.y for dot in curve.chart.dots] == pytest.approx([(low + high) / 2] * 2, abs=0.1)
+
+
+def test_nothing_hostile_in_a_curve_becomes_markup(tmp_path):
+    name = EVIL.replace("/", "∕")  # a slash would make folders
+    column = {name: {"better": 1, "unit": EVIL, "decimals": 1}}
+    found = [dataclasses.replace(record(f"{name}_reg{n}", **{name: 1.0 + n}), columns=column) for n in (0, 4)]
+    cells = [ScoredRecord(one, {}, tmp_path / "x.json") for one in found]
+    read, text = page(cells)
+    assert len(re.findall(r'class="dot c0"', text)) == 2
+    assert f"imagenet_knn {name}" in read.texts
+    assert f"{EVIL}, higher is better" in read.texts
+    assert f"{name}, 4 registers: 5.0" in read.texts
+    labels = [facts["aria-label"] for tag, facts in read.tags if tag == "svg" and "aria-label" in facts]
+    assert labels == [f"imagenet_knn {name}: {EVIL}, higher is better against the number of registers"]
+    assert name in read.texts  # in the legend
+    assert "img" not in {tag for tag, _ in read.tags}
+    assert len(read.scripts) == 2

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.report import __main__ as report
 from benchmarks.report import templates
 from benchmarks.tables import scored_records
+from benchmarks.tables.published import Protocol, Published
 from benchmarks.tables.scored_records import ScoredRecord
 from regvit_lightning.errors import UserError
 from tests.benchmarks.report.pages_by_hand import EVIL, Read, artifacts, hostile, hostile_artifacts, page, record, saved
@@ -155,3 +156,21 @@ def test_a_full_disk_leaves_the_old_page(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"cannot write .*report\.html: No space left on device"):
         written(tmp_path)
     assert (tmp_path / "results/mini/report.html").read_text() == before
+
+
+def test_what_is_left_out_is_named_on_the_page_too_and_not_at_any_length(tmp_path):
+    broken = dataclasses.replace(artifacts(), protocol={**artifacts().protocol, "norms_by_block": {"levels": "many"}})
+    read, text = page(saved(tmp_path, broken, record()), ["x" * 9999])
+    assert "2 files are left out" in text
+    assert "x" * report.LONGEST_WARNING in read.texts
+    assert sum("its norms cannot be drawn" in one for one in read.texts) == 1
+
+
+def test_the_program_sets_published_numbers_beside_its_own(tmp_path, monkeypatch):
+    protocol = Protocol("knn", "kNN as published", "top1", task="imagenet_knn", images=10)
+    entries = [Published("DeiT", ("deit3-vitn_reg4",), "", protocol, 84.8, None, "arXiv 1")]
+    monkeypatch.setattr("benchmarks.tables.published._protocol_here", lambda task: {"version": 1})
+    monkeypatch.setattr(report, "read_published", lambda: entries)
+    saved(tmp_path, dataclasses.replace(record(), data="full", settings={"version": 1}))
+    report.main(report.ReportOptions("full", results=str(tmp_path / "results")), [])
+    assert "84.8 [1]" in Read((tmp_path / "results/full/report.html").read_text(encoding="utf-8")).texts
