@@ -138,7 +138,7 @@ def from_shards(shards: Sequence[Path], pattern: Path, get: str = "") -> Caption
     """Index tar shards, about 10,000 pairs a second; the index is stored beside them in a hidden folder, if possible.
 
     Raises:
-        DataError: no shards, or one is truncated, empty or compressed, or has an image or a caption without its partner.
+        DataError: no shards, or one is truncated, empty or compressed, or has an image or a caption without partner.
     """
     if not shards:
         raise DataError(f"no image-text pairs: no shard {pattern}{f'; {get}' if get else ''}")

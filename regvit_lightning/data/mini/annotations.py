@@ -48,7 +48,7 @@ def _add(parent: ElementTree.Element, **texts: object) -> None:
 
 
 def coco_annotations(rendering: Rendering, image_id: int, first_id: int, crowd: bool) -> list[dict[str, Any]]:
-    """COCO annotations of an image: bbox is x, y, width, height; area is the number of visible pixels; categories from 1.
+    """COCO annotations of an image: bbox x, y, width, height; area = number of visible pixels; categories from 1.
 
     The segmentation is the outline of the box, except for a crowd, which has a run-length mask as in COCO. With
     `crowd` the farthest object is marked as one.

@@ -48,7 +48,7 @@ def noise(x: Array, y: Array) -> Array:
 
 
 def cell_value(column: Array, row: Array) -> Array:
-    """Deterministic random value in [0, 1) for each cell of a grid (coordinates are whole numbers stored as float32)."""
+    """Fixed random value in [0, 1) for each cell of a grid (coordinates are whole numbers stored as float32)."""
     return _tiles()[1][row.astype(np.int32) & (TILE - 1), column.astype(np.int32) & (TILE - 1)]
 
 
@@ -214,7 +214,7 @@ def bottle(u: Array, v: Array) -> Array:
 
 
 def star(u: Array, v: Array) -> Array:
-    """Five-pointed star: tips at distance 0.55 from a centre at height 0.445, so that the lower two touch the ground."""
+    """Five-pointed star: tips at distance 0.55 from a centre at height 0.445, so that two touch the ground."""
     angle = np.abs((np.arctan2(u, v - 0.445) + 0.1 * TAU) % (0.2 * TAU) - 0.1 * TAU)
     radius = np.hypot(u, v - 0.445)
     inner_x, inner_y = 0.25 * np.cos(0.1 * TAU), 0.25 * np.sin(0.1 * TAU)

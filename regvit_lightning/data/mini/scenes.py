@@ -52,7 +52,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Rendering:
-    """Output of rendering a scene: the `n` objects with at least MIN_PIXELS visible pixels are listed, nearest first."""
+    """Rendered scene: the `n` objects with at least MIN_PIXELS visible pixels are listed, nearest first."""
 
     image: npt.NDArray[np.uint8]  # (H, W, 3)
     semantic: npt.NDArray[np.uint8]  # (H, W), 0 is unlabelled, else a value of SEMANTIC_IDS
@@ -60,7 +60,7 @@ class Rendering:
     instances: npt.NDArray[np.uint8]  # (H, W), 0 is no listed object, k + 1 is row k of the boxes
     boxes: Array  # (n, 4), left, top, right, bottom of the visible part in pixels, the last two exclusive
     labels: npt.NDArray[np.int64]  # (n,), indices into CLASSES
-    visibility: Array  # (n,), visible fraction of the pixels that an unobstructed view inside the frame would show, in (0, 1]
+    visibility: Array  # (n,), visible fraction of the object as seen unobstructed inside the frame, in (0, 1]
     truncated: npt.NDArray[np.bool_]  # (n,), whether the object leaves the frame
     main_label: int  # index into CLASSES, -1 without any object
     caption: str

@@ -6,7 +6,7 @@
     <root>/VOCdevkit/{VOC2007,VOC2012}/{JPEGImages,Annotations,ImageSets/Main}
     <root>/coco/{images/train2014, annotations/instances_train2014.json, coco_20k_filenames.txt}
     <root>/shards/{train,val}-<n>.tar                                      webdataset: <key>.jpg, .txt, .cls
-    <root>/settings.json, complete.json                                    settings of the started and of the complete data
+    <root>/settings.json, complete.json                                    settings of started, of complete data
 
 Every image has its own generator, seeded by (seed, split, index): any image can be rendered alone, and the bytes
 depend neither on the number of workers nor on interruptions. Every file is written under a temporary name and
@@ -39,7 +39,7 @@ from regvit_lightning.data.mini.annotations import coco_annotations, voc_xml
 from regvit_lightning.data.mini.scenes import CLASSES, Rendering, render, sample_scene
 from regvit_lightning.errors import UserError
 
-VERSION = 4  # version of the pictures and of the files: increment it when either changes, so that old data sets are rewritten
+VERSION = 4  # of pictures and files: increment it when either changes, so that old data sets are rewritten
 FOLDERS = ("imagenet", "ADEChallengeData2016", "nyu", "VOCdevkit", "coco", "shards")
 FOLDER_NAMES = tuple(name.replace(" ", "_") for name in CLASSES)
 NYU_FOCAL = 518.8579  # pixels, the colour camera of NYU Depth v2 as given in the BTS lists
