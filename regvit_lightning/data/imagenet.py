@@ -87,7 +87,7 @@ class ImageFiles:
 
 
 KEPT = ("classes", "paths", "labels", "folders", "times")  # arrays of a stored index
-SETTLED = 2_000_000_000  # nanoseconds: a folder modified later might change again with the same timestamp
+SETTLED = 2_000_000_000  # nanoseconds: a more recently changed folder might change again with the same timestamp
 
 
 def index(folder: Path, get: str = "") -> ImageFiles:

@@ -23,7 +23,7 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def centre_crop(resize: int, crop: int) -> v2.Compose:
-    """Resize short side to `resize` pixels (bicubic) and take the central `crop`: DINOv2's and DeiT's evaluation view."""
+    """Resize the short side to `resize` pixels (bicubic), then crop the centre: DINOv2's and DeiT's evaluation view."""
     return v2.Compose([v2.Resize(resize, BICUBIC, antialias=True), v2.CenterCrop(crop), v2.PILToTensor()])
 
 
