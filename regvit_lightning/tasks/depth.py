@@ -62,7 +62,7 @@ class DepthSettings(TaskSettings):
         steps: optimiser steps.
         batch_size: images per step over all devices.
         loss_images: images whose valid pixels form one value of the loss; a step averages over such groups.
-        lr: peak learning rate of AdamW, scaled by the warm-up and the cosine.
+        lr: base learning rate of AdamW, scaled by the warm-up and the cosine.
         weight_decay: weight decay of AdamW.
         warmup_steps: steps of the linear warm-up of the learning rate.
         clip: maximum gradient norm.
