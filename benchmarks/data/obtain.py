@@ -42,7 +42,7 @@ class File:
 
 @dataclass
 class DataSource:
-    """How one data set is obtained; a YAML file of `configs/downloads/` each.
+    """Instructions to obtain one data set; a YAML file of `configs/downloads/` each.
 
     Attributes:
         files: source files.
