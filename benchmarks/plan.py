@@ -40,7 +40,7 @@ GPUS_OF_A_MACHINE = 8  # usually, at most; the grid pretrains a model on one mac
 
 
 @dataclass(frozen=True)
-class Speed:
+class PlannedSpeed:
     """How fast one device computes.
 
     Attributes:
@@ -135,7 +135,7 @@ def _known(grid: Cells, estimates: "Estimates") -> tuple[list[Cell], Counter[str
     return cells, unknown
 
 
-def _row(cell: Cell, grid: Cells, estimates: "Estimates", speed: Speed) -> PlanRow:
+def _row(cell: Cell, grid: Cells, estimates: "Estimates", speed: PlannedSpeed) -> PlanRow:
     estimate, devices = estimates.estimate(cell), grid.devices(cell)
     measured = estimates.measured(cell) if speed.from_runs else 0.0
     seconds = measured or estimate.flops / speed.of_task(cell.task) / devices
@@ -197,7 +197,7 @@ def makespan(rows: Sequence[PlanRow], grid: Cells, pretrain_devices: int, count:
 # ------------------------------------------------------------------------------------------------------- the speed
 
 
-def _speed(options: Plan, estimates: "Estimates", cells: Sequence[Cell]) -> Speed:
+def _speed(options: Plan, estimates: "Estimates", cells: Sequence[Cell]) -> PlannedSpeed:
     """As given; of cells that have run on such hardware; assumed for GPUs that are not here; or measured here."""
     import torch
 
@@ -208,21 +208,21 @@ def _speed(options: Plan, estimates: "Estimates", cells: Sequence[Cell]) -> Spee
     if not given and same and estimates.speed():
         where = f" ({'; '.join(ran_on)})" if ran_on else ""
         words = f"measured FLOP/s of the cells that have run{where}, by task where it has"
-        return Speed(estimates.speed, words, from_runs=True)
+        return PlannedSpeed(estimates.speed, words, from_runs=True)
     if given or not cells or (options.gpus != "all" and not torch.cuda.is_available()):
         return _assumed(options, given)
     return _measured(estimates, cells)
 
 
-def _assumed(options: Plan, given: bool) -> Speed:
+def _assumed(options: Plan, given: bool) -> PlannedSpeed:
     peak = f"{options.tflops:g}" if options.tflops else f"{A100_BF16:g} (assumed: A100, bf16)"
     mfu = f"{options.mfu:g}" if options.mfu else f"{USUAL_MFU:g} (assumed)"
     advice = "" if given else '; nothing is measured: give ARGS="tflops=… mfu=…" of your GPUs'
     value = 1e12 * (options.tflops or A100_BF16) * (options.mfu or USUAL_MFU)
-    return Speed(lambda task: value, f"peak {peak} TFLOP/s × MFU {mfu}{advice}")
+    return PlannedSpeed(lambda task: value, f"peak {peak} TFLOP/s × MFU {mfu}{advice}")
 
 
-def _measured(estimates: "Estimates", cells: Sequence[Cell]) -> Speed:
+def _measured(estimates: "Estimates", cells: Sequence[Cell]) -> PlannedSpeed:
     """Of one block of the model of the cell with the most work."""
     from regvit_lightning.runtime import hardware
 
@@ -231,7 +231,7 @@ def _measured(estimates: "Estimates", cells: Sequence[Cell]) -> Speed:
     images = max(work.passes, key=lambda images: flops(backbone, images))
     value = block_speed(shape_of(backbone, images), settings.device_batch)
     words = f"{value / 1e9:,.0f} GFLOP/s, measured on one block of {cell.model} here ({hardware.device_name()})"
-    return Speed(lambda task: value, words)
+    return PlannedSpeed(lambda task: value, words)
 
 
 def cli() -> None:

@@ -29,7 +29,7 @@ SCHEMAS = {
     "benchmarks.plan": plan.Plan,
     "benchmarks.pretrain": pretrain.Pretrain,
     "benchmarks.report": report.ReportOptions,
-    "benchmarks.speed": speed.Speed,
+    "benchmarks.speed": speed.Bench,
     "benchmarks.status": status.Status,
     "benchmarks.tables": tables.Tables,
 }

@@ -20,7 +20,7 @@ Line = list[tuple[int, Score]]  # numbers of registers, rising, with their score
 
 
 @dataclass(frozen=True)
-class Curve:
+class RegisterCurve:
     """A chart of one metric.
 
     Attributes:
@@ -38,7 +38,7 @@ class Curve:
     legend: list[tuple[str, str]]
 
 
-def curves(table: Table, indices: Mapping[str, int]) -> list[Curve]:
+def curves(table: Table, indices: Mapping[str, int]) -> list[RegisterCurve]:
     """A chart for each column of the overview that some family has at two numbers of registers or more.
 
     Args:
@@ -67,7 +67,7 @@ def _is_of_model(row: TableRow, score: Score) -> bool:
 
 def _curve(
     column: Column, title: str, lines: Mapping[str, Line], colours: Mapping[str, str], indices: Mapping[str, int]
-) -> Curve:
+) -> RegisterCurve:
     direction = {1: "higher is better", 0: "", -1: "lower is better"}[column.better]
     axis = ", ".join(filter(None, [column.unit, direction]))
     with drawing.axes("registers") as axes:
@@ -79,7 +79,7 @@ def _curve(
                 text = f"{name}, {count} registers: {score.mean:.{column.decimals}f}"
                 dots.append(Dot(x, y, colours[name], text, joined(score, indices)))
         chart = Chart(f"{title}: {axis} against the number of registers", drawing.shapes(axes), tuple(dots))
-    return Curve(title, axis, column.task, chart, [(colours[name], name) for name in lines])
+    return RegisterCurve(title, axis, column.task, chart, [(colours[name], name) for name in lines])
 
 
 def _draw(axes: "Axes", lines: Mapping[str, Line], colours: Mapping[str, str]) -> None:

@@ -32,7 +32,7 @@ a large matrix product; (i) cores that read, decode and augment images for a GPU
 
 
 @dataclass
-class Speed:
+class Bench:
     """Settings of the program."""
 
     data: str = setting("data whose images are read", "mini")
@@ -45,7 +45,7 @@ class Speed:
     results: str = setting("folder of the results", "results")
 
 
-def main(options: Speed, words: list[str]) -> None:
+def main(options: Bench, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
     from benchmarks.speed import pretraining
@@ -102,7 +102,7 @@ def table(rows: list[Measurement], peak: float, facts: dict[str, Any]) -> str:
     return f"{markdown.table(cells)}\n\n{note}\n"
 
 
-def knn_cell(options: Speed, peak: float) -> Measurement:
+def knn_cell(options: Bench, peak: float) -> Measurement:
     """(a) The whole cell, from indexing to the bootstrap, over the forward passes of its images."""
     import torch
 
@@ -144,7 +144,7 @@ HALF_SIZE = {
 }
 
 
-def dense_cell(task: str, sizes: list[str], options: Speed, steps: int = 4) -> Measurement:
+def dense_cell(task: str, sizes: list[str], options: Bench, steps: int = 4) -> Measurement:
     """(e) The whole cell, `steps` steps of training and all test images, over the forward passes that it makes."""
 
     from regvit_lightning.frozen.module import Frozen
@@ -271,7 +271,7 @@ def lost_algorithm(height: int, width: int, channels: int, images: int = 32) -> 
     ]
 
 
-def lost_cell(options: Speed, model: str = "vitt8_reg4") -> list[Measurement]:
+def lost_cell(options: Bench, model: str = "vitt8_reg4") -> list[Measurement]:
     """(f) The cell but for floors and picture over its forward passes, and one image at a time over batches.
 
     A picture takes as long for 5,000 images as for the few here. With patches of 8 px, so that the rendered images have
@@ -315,7 +315,7 @@ def lost_cell(options: Speed, model: str = "vitt8_reg4") -> list[Measurement]:
 
 def cli() -> None:
     """Run the program with the words of the command line."""
-    command.run("speed", DESCRIPTION, Speed, main)
+    command.run("speed", DESCRIPTION, Bench, main)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What high-norm tokens a model has, where they sit and what they cost: the analysis of the registers paper."""
+"""Analysis of the registers paper: high-norm tokens of a model, their positions and their cost."""

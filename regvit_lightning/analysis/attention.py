@@ -1,7 +1,7 @@
-"""Where attention goes: its share to outliers, registers and CLS, its entropy, and its maps.
+"""Attention to outliers, registers and CLS: shares, entropy and maps.
 
-Everything is computed from the probabilities of one block (`Backbone.last_block(images).attention`), which are formed
-for that block alone also where the model runs fused kernels.
+Everything is computed from the probabilities of one block (`Backbone.last_block(images).attention`), which are computed
+for that block alone, even where the model runs fused kernels.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from regvit_lightning.models.tokens import Attention
 
 @dataclass(frozen=True)
 class Mass:
-    """Shares of the attention that one kind of query gives, mean over heads and queries, itself included; sum 1.
+    """Attention shares of one kind of query, mean over heads and queries, self-attention included; they sum to 1.
 
     Attributes:
         cls: (B,), to CLS; 0 for a model without CLS.
@@ -30,10 +30,10 @@ class Mass:
 
 
 def mass(attention: Attention, outliers: Tensor) -> dict[str, Mass]:
-    """Where attention goes from CLS, from the registers and from the patches; a kind that a model lacks is left out.
+    """Attention shares by kind of query: CLS, registers and patches; kinds that the model lacks are omitted.
 
     Args:
-        attention: of one block.
+        attention: attention of one block.
         outliers: boolean (B, h, w).
     """
     queries = attention.cut(attention.full.mT)  # cls (B, heads, T), registers (B, heads, T, R), patches (…, T, h, w)
@@ -53,10 +53,10 @@ def _mass(attention: Attention, row: Tensor, outliers: Tensor) -> Mass:
 
 
 def outlier_preference(mass: Mass, outliers: Tensor) -> Tensor:
-    """How many times more attention an outlier patch receives than a normal patch, on average.
+    """Ratio of the mean attention received by an outlier patch to that received by a normal patch.
 
     Args:
-        mass: from one kind of query.
+        mass: shares of one kind of query.
         outliers: boolean (B, h, w).
 
     Returns:
@@ -69,7 +69,7 @@ def outlier_preference(mass: Mass, outliers: Tensor) -> Tensor:
 
 
 def cls_entropy(attention: Attention) -> Tensor | None:
-    """Entropy in nats of the attention of CLS over all tokens, mean over heads: 0 to log T.
+    """Entropy in nats of the attention from CLS over all tokens, mean over heads: 0 to log T.
 
     Returns:
         (B,), or None for a model without CLS.
@@ -81,10 +81,10 @@ def cls_entropy(attention: Attention) -> Tensor | None:
 def maps(attention: Attention) -> dict[str, Tensor]:
     """Attention over the patches from CLS, each register and the central patch, mean over heads (Figs. 1, 9, 16).
 
-    The mean over images of each is Fig. 16; a map of CLS for each head (Fig. 18) is `attention.cls`.
+    Fig. 16 is the mean of each over images; the CLS map of each head (Fig. 18) is `attention.cls`.
 
     Returns:
-        (B, h, w) float32 by `CLS`, `reg_0`, …, `central patch`; a map sums to what does not go to CLS and registers.
+        (B, h, w) float32 by `CLS`, `reg_0`, …, `central patch`; a map sums to 1 minus the shares of CLS and registers.
     """
     rows, columns = attention.patches.shape[2:4]
     by_head = {} if attention.cls is None else {"CLS": attention.cls}

@@ -1,7 +1,7 @@
-"""How much the patches of an image still differ from each other: rank and cosines, to stand beside every norm.
+"""Collapse of the patch features of an image: effective rank and cosine similarities, reported with every norm.
 
-Registers can make norms even and patches alike at once: with them the effective rank of the patches of DINOv2 falls
-from 13.5 to 4.0 (arXiv 2604.14433), so a norm alone does not say that dense features are better.
+Registers can make norms uniform and patches similar at the same time: with them the effective rank of the patches
+of DINOv2 falls from 13.5 to 4.0 (arXiv 2604.14433), so a norm alone does not say that dense features are better.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from regvit_lightning.rank import effective_rank
 
 @dataclass(frozen=True)
 class Collapse:
-    """One number for each image.
+    """Collapse measures of each image.
 
     Attributes:
         effective_rank: (B,), 1 to min(h w, D).
@@ -30,11 +30,11 @@ class Collapse:
 
 
 def measure(tokens: Tokens, keep: Tensor | None = None) -> Collapse:
-    """Rank and cosines of the patches of each image.
+    """Effective rank and cosine similarities of the patches of each image.
 
     Args:
-        tokens: of one block.
-        keep: boolean (B, h, w), patches that count, such as all but the outliers; None is all of them.
+        tokens: tokens of one block.
+        keep: boolean (B, h, w), patches to include, such as all but the outliers; None for all patches.
     """
     patches = tokens.patches.flatten(1, 2)
     counted = patches.new_ones(patches.shape[:2], dtype=torch.bool) if keep is None else keep.flatten(1)
@@ -43,7 +43,7 @@ def measure(tokens: Tokens, keep: Tensor | None = None) -> Collapse:
 
 
 def patch_cosine(patches: Tensor, keep: Tensor) -> Tensor:
-    """Mean cosine of all pairs of different patches of an image.
+    """Mean cosine over all pairs of different patches of an image.
 
     Args:
         patches: (B, n, D).
@@ -75,14 +75,14 @@ def cls_cosine(cls: Tensor, patches: Tensor, keep: Tensor) -> Tensor:
 def first_component(patches: Tensor) -> Tensor:
     """First principal component of the patches of each image, whitened (paper, Fig. 20).
 
-    The paper does not say whether the component is of one image or of all; here it is of each alone. Its sign is such
+    The paper does not say whether the PCA is per image or over all images; here it is per image. The sign is chosen so
     that the value farthest from 0 is positive.
 
     Args:
         patches: (B, h, w, D).
 
     Returns:
-        (B, h, w) float64 with mean 0 and standard deviation 1; NaN for an image whose patches are all alike.
+        (B, h, w) float64 with mean 0 and standard deviation 1; NaN for an image whose patches are all equal.
     """
     rows = patches.double().flatten(1, 2)
     rows = rows - rows.mean(dim=1, keepdim=True)

@@ -1,6 +1,6 @@
-"""What tokens hold, asked of the tokens after the final norm in one pass over train and one over test images.
+"""Probes of the information in tokens after the final norm, in one pass over train and one over test images.
 
-Source: Darcet et al. 2023 (arXiv 2309.16588), section 2.2; the probes themselves stand in `probes.py` and
+Source: Darcet et al. 2023 (arXiv 2309.16588), section 2.2; the probes themselves are in `probes.py` and
 `local_probes.py`.
 """
 
@@ -18,9 +18,9 @@ from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.settings import check_at_least
 
-OutlierMask = Callable[[Tensor], Tensor]  # from norms (B, h, w) after the last block, before the final norm
+OutlierMask = Callable[[Tensor], Tensor]  # maps norms (B, h, w) after the last block, before the final norm, to a mask
 
-HELD_OUT_EVERY = 10  # every tenth of the train images that the pixel probe takes chooses its penalty
+HELD_OUT_EVERY = 10  # every tenth train image of the pixel probe is held out to choose its penalty
 
 
 @dataclass
@@ -28,10 +28,10 @@ class ProbeSettings:
     """Settings of the probes.
 
     Attributes:
-        train_images: so many of the train images, evenly spread over the classes, for what needs classes.
-        local_images: so many of the train and of the test images for position and pixels, which take every patch.
-        tokens: of single-token classification.
-        local: of the position and pixel probes.
+        train_images: number of train images, evenly spread over the classes, for the probes that need classes.
+        local_images: number of train and of test images for the position and pixel probes, which use every patch.
+        tokens: settings of single-token classification.
+        local: settings of the position and pixel probes.
     """
 
     train_images: int = 2000
@@ -45,11 +45,11 @@ class ProbeSettings:
 
 @dataclass(frozen=True)
 class Contents:
-    """What the tokens of a model hold; None for a kind of token that is not there often enough.
+    """Probe scores of the tokens of a model; None for a kind of token that occurs too rarely.
 
     Attributes:
-        tokens: class from one token, by `CLS`, `normal`, `outlier`, `reg_0`, …; empty for images without classes.
-        position, pixels: of patches, by `normal` and `outlier`.
+        tokens: class predicted from one token, by `CLS`, `normal`, `outlier`, `reg_0`, …; empty without classes.
+        position, pixels: scores of patches, by `normal` and `outlier`.
     """
 
     tokens: dict[str, ProbeScore | None]
@@ -58,14 +58,14 @@ class Contents:
 
 
 class TokenPass(FrozenModule):
-    """Takes from images what the probes are made of; test runs over train images, then over test images.
+    """Extracts the data of the probes; the test pass runs over train images, then over test images.
 
     Args:
         backbone, precision: as for `FrozenModule`.
-        outliers: tells which patches are outliers.
-        settings: of the probes.
-        local: indices of the train and of the test images that the local probes take.
-        seed: of the draw of tokens.
+        outliers: maps norms to a mask of the outlier patches.
+        settings: settings of the probes.
+        local: indices of the train and of the test images for the local probes.
+        seed: seed of the random choice of tokens.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class TokenPass(FrozenModule):
         return local_probes.patches(tokens.cpu(), outliers.cpu(), images.cpu(), *scale)
 
     def contents(self) -> Contents:
-        """What the probes find, after test."""
+        """Scores of the probes, available after test."""
         train, test = (probes.joined(batches) for batches in self._single)
         train_patches, held_out, tested = self._patches.values()
         shared, tokens = self.settings.local.shared, self.settings.tokens

@@ -1,9 +1,9 @@
-"""The register replacement controls: what kNN and a linear classifier lose when registers are replaced.
+"""Register replacement controls: accuracy of kNN and a linear classifier when registers are replaced.
 
-Source: Parodi et al. 2026 (arXiv 2604.14433), see `replacement.py`. All replacements go through the model beside the
-model as it is, in one pass, so that zero never stands alone. A classifier is either the one of the intact model, which
-shows what a head in use would lose, or one made from train images under the same replacement, which shows what the
-features lose.
+Source: Parodi et al. 2026 (arXiv 2604.14433), see `replacement.py`. All replacements are evaluated together with
+the intact model in one pass, so that zeroing is never reported alone. A classifier is either that of the intact model,
+which shows what a deployed head would lose, or one fitted on train images under the same replacement, which shows what
+the features lose.
 """
 
 from collections.abc import Sequence
@@ -22,18 +22,18 @@ from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 
 INTACT = "intact"
-NEIGHBOURS, TEMPERATURE = 20, 0.07  # of DINOv2's kNN (dinov2/eval/knn.py)
+NEIGHBOURS, TEMPERATURE = 20, 0.07  # DINOv2's kNN (dinov2/eval/knn.py)
 CHUNK = 16_384  # train features compared at once
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What is reached under one replacement, top-1 in percent.
+    """Results under one replacement, top-1 in percent.
 
     Attributes:
-        knn, linear: with classifiers made from train images under the same replacement.
+        knn, linear: with classifiers fitted on train images under the same replacement.
         knn_kept, linear_kept: with the classifiers of the intact model.
-        patch_change: mean cosine of the patches to those of the intact model, after the final norm.
+        patch_change: mean cosine between the patches and those of the intact model, after the final norm.
     """
 
     knn: float
@@ -44,11 +44,11 @@ class Effect:
 
 
 class ReplacedPass(FrozenModule):
-    """Validation collects the registers of reference images; test takes features of train and then of test images.
+    """Validation collects the registers of reference images; test extracts features of train, then of test images.
 
     Args:
-        backbone, precision: as for `FrozenModule`; the model has registers.
-        seed: of the noise, and of which reference image an image gets.
+        backbone, precision: as for `FrozenModule`; the model must have registers.
+        seed: seed of the noise and of the assignment of reference images to images.
     """
 
     validates_on = "reference images"
@@ -57,7 +57,7 @@ class ReplacedPass(FrozenModule):
         super().__init__(backbone, precision, seed)
         self._references: list[Tensor] = []
         self._stand_ins: dict[str, Tensor] = {}
-        self._features: dict[tuple[int, str], list[Tensor]] = {}  # by index of the loader and replacement
+        self._features: dict[tuple[int, str], list[Tensor]] = {}  # by loader index and replacement
         self._labels: dict[int, list[Tensor]] = {}
         self._change: dict[str, list[Tensor]] = {}
         self._seen = 0
@@ -90,17 +90,17 @@ class ReplacedPass(FrozenModule):
         return Features(torch.cat(self._features[split, kind])[None], torch.cat(self._labels[split]))
 
     def patch_change(self, kind: str) -> float:
-        """Mean over all images of the cosine of each patch to itself in the intact model."""
+        """Mean cosine between each patch and the same patch of the intact model, over all images."""
         return torch.cat(self._change[kind]).mean().item()
 
 
 def effects(passed: ReplacedPass, settings: TokenSettings, seed: int = 0) -> dict[str, Effect]:
-    """What is reached with the registers as they are (`intact`) and under each replacement.
+    """Effects with the registers unchanged (`intact`) and under each replacement.
 
     Args:
         passed: after validation and test.
-        settings: of the logistic regression, whose C is chosen with the model as it is.
-        seed: of what is held out for that.
+        settings: settings of the logistic regression, whose C is chosen on the intact model.
+        seed: seed of the held-out split for that choice.
     """
     intact = passed.features(0, INTACT)
     C = probes.choose(intact, settings, seed)
@@ -122,7 +122,7 @@ def effects(passed: ReplacedPass, settings: TokenSettings, seed: int = 0) -> dic
 
 
 def nearest(train: Features, test: Features) -> Tensor:
-    """Which test images (N,) kNN puts into their class."""
+    """Correctness of the kNN prediction for each test image, boolean (N,)."""
     bank, queries = (F.normalize(features.values[0], dim=1) for features in (train, test))
     k = min(NEIGHBOURS, len(bank))
     similarity, nearest = neighbours.search(queries, bank, k, CHUNK)

@@ -1,4 +1,4 @@
-"""What registers cost: parameters and multiply-adds against their number (Darcet et al. 2023, fig. 12)."""
+"""Cost of registers: parameters and multiply-adds against their number (Darcet et al. 2023, fig. 12)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ COUNTS = (0, 1, 2, 4, 8, 16)  # of fig. 8
 
 @dataclass(frozen=True)
 class Cost:
-    """A model with a number of registers.
+    """Cost of a model with a given number of registers.
 
     Attributes:
-        registers: their number.
-        parameters: of the backbone, without a classifier.
+        registers: number of registers.
+        parameters: number of parameters of the backbone, without a classifier.
         macs: multiply-adds of the matrix products of the blocks for one image, see `macs`.
-        more_parameters, more_macs: percent above the same model without registers.
+        more_parameters, more_macs: increase in percent over the same model without registers.
     """
 
     registers: int
@@ -31,11 +31,11 @@ class Cost:
 
 
 def table(backbone: Backbone, image_size: int | None = None, counts: Sequence[int] = COUNTS) -> list[Cost]:
-    """The cost of `backbone` with each number of registers, whatever number it has.
+    """Cost of `backbone` for each number of registers, whatever number it has itself.
 
     Args:
-        backbone: any; its weights are not looked at.
-        image_size: side of the image in pixels; by default the one that the model is made for.
+        backbone: any backbone; its weights are not used.
+        image_size: side of the image in pixels; by default the native size of the model.
         counts: numbers of registers, one row each.
     """
     size = image_size or backbone.image_size
@@ -63,14 +63,14 @@ def macs(backbone: Backbone, registers: int, image_size: int) -> int:
 
 
 def macs_of_patches(backbone: Backbone, registers: int, patches: int) -> int:
-    """`macs` of an image of so many patches, square or not."""
+    """Multiply-adds as in `macs`, for an image of `patches` patches, square or not."""
     tokens = backbone.has_cls + registers + patches
     weights = sum(linear.weight.numel() for linear in backbone.linears())
     return tokens * weights + backbone.depth * 2 * tokens**2 * backbone.embed_dim
 
 
 def load_shape(name: str, runs: Path, image_size: int = 224) -> Backbone:
-    """The model called `name` (see `sources.load`) without its weights, which need not exist; of a file, with them.
+    """The model `name` (see `sources.load`) without its weights, which need not exist; a file is loaded with them.
 
     Raises:
         UserError: no such model.

@@ -1,4 +1,4 @@
-"""Attention of the last block and collapse of its patches, image by image, in one test pass."""
+"""Per-image attention and patch collapse of the last block, in one test pass."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,12 @@ from regvit_lightning.models.tokens import LastBlock
 
 
 class LastBlockPass(FrozenModule):
-    """Looks into the last block, given which patches are outliers there.
+    """Measures attention and collapse in the last block, given its outlier patches.
 
     Args:
         backbone, precision: as for `FrozenModule`.
-        masks: (N, h, w) outliers after the last block, of the images in their order.
-        shown: indices of the images that pictures are kept of, rising.
+        masks: (N, h, w) outliers after the last block, in the order of the images.
+        shown: indices of the images stored for the pictures, ascending.
     """
 
     def __init__(self, backbone: Backbone, precision: str, masks: Tensor, shown: Sequence[int]) -> None:
@@ -55,12 +55,12 @@ class LastBlockPass(FrozenModule):
 
     @property
     def scores(self) -> dict[str, Tensor]:
-        """Values (N,) of all images by name; NaN where an image has none."""
+        """Per-image scores (N,) by name; NaN where an image has none."""
         return {name: torch.cat(values) for name, values in self._scores.items()}
 
     @property
     def maps(self) -> dict[str, Tensor]:
-        """(N, h, w) of all images, see `attention.maps`."""
+        """Attention maps (N, h, w) of all images, see `attention.maps`."""
         return {name: torch.cat(values) for name, values in self._maps.items()}
 
     @property
@@ -70,12 +70,12 @@ class LastBlockPass(FrozenModule):
 
     @property
     def heads(self) -> Tensor | None:
-        """(M, heads, h, w), attention of CLS in the shown images; None for a model without CLS."""
+        """Attention of CLS in the shown images, (M, heads, h, w); None for a model without CLS."""
         return torch.cat(self._heads) if self._heads else None
 
     @property
     def component(self) -> Tensor:
-        """(M, h, w), first principal component of the patches of each shown image, see `collapse.first_component`."""
+        """First principal component (M, h, w) of the patches of each shown image, see `collapse.first_component`."""
         return torch.cat(self._component)
 
 

@@ -1,4 +1,4 @@
-"""What patch tokens know about their own place: position and pixels, for normal and outlier tokens (Fig. 5b, Table 5).
+"""Local probes of patch tokens: position and pixels, for normal and outlier tokens (Fig. 5b, Table 5).
 
 Source: paper, section 2.2: one linear model predicts the position of a patch from its token, another its pixels. Loss,
 optimiser, pixel scale and whether normal and outlier tokens share a model are not known; here the first is a softmax
@@ -18,9 +18,9 @@ from regvit_lightning.errors import UserError
 from regvit_lightning.settings import check
 
 PIXEL_SCALES = {"bytes": "0..255", "normalised": "by the model's mean and std"}
-PENALTIES = [10.0**exponent for exponent in range(-8, 1)]  # of the ridge, in mean variances of the features
-POSITION_PENALTY = 1e-4  # of squared weights of standardised features, against the mean cross-entropy
-POSITION_STEPS = 200  # of L-BFGS, at most
+PENALTIES = [10.0**exponent for exponent in range(-8, 1)]  # ridge penalties, in mean variances of the features
+POSITION_PENALTY = 1e-4  # on squared weights of standardised features, relative to the mean cross-entropy
+POSITION_STEPS = 200  # of L-BFGS, maximum
 
 
 @dataclass
@@ -28,7 +28,7 @@ class LocalSettings:
     """Settings of the position and pixel probes.
 
     Attributes:
-        shared: one model for normal and outlier tokens, trained on both and scored on each; else one for each.
+        shared: one model for normal and outlier tokens, trained on both and scored on each; otherwise one for each.
         pixels: `bytes` or `normalised`, the scale of the pixels, see `PIXEL_SCALES`.
     """
 
@@ -41,12 +41,12 @@ class LocalSettings:
 
 @dataclass(frozen=True)
 class Patches:
-    """Patch tokens of some images, row by row.
+    """Patch tokens of some images, one row per patch.
 
     Attributes:
         features: (n, D).
         positions: (n,), index in the grid, 0 to h w - 1.
-        pixels: (n, 3 p p), the patch of the image.
+        pixels: (n, 3 p p), pixels of the patch.
         outliers: boolean (n,).
         grid: (h, w).
     """
@@ -65,11 +65,11 @@ class Patches:
 
 @dataclass(frozen=True)
 class PositionScore:
-    """Position of the test patches of one kind, as predicted.
+    """Score of the predicted positions of the test patches of one kind.
 
     Attributes:
-        top1: percent at the right position.
-        distance: mean distance from it, in patches.
+        top1: percent at the correct position.
+        distance: mean distance to the correct position, in patches.
         patches: number of test patches.
     """
 
@@ -80,14 +80,14 @@ class PositionScore:
 
 @dataclass(frozen=True)
 class PixelScore:
-    """Pixels of the test patches of one kind, as predicted.
+    """Score of the predicted pixels of the test patches of one kind.
 
     Attributes:
-        l2: mean over patches of the Euclidean length of the error, in the units of the pixels.
+        l2: mean over patches of the L2 norm of the error, in the units of the pixels.
         rms: root mean square error of a value, in the units of the pixels. Which of the two the paper means is not
             known: its 18.38 could be the first of normalised pixels, or the second of 0..255.
-        l2_of_mean: `l2` when the mean patch of train is predicted for all.
-        penalty: of the ridge, in mean variances of the features.
+        l2_of_mean: `l2` of the constant prediction by the mean train patch.
+        penalty: ridge penalty, in mean variances of the features.
         patches: number of test patches.
     """
 
@@ -104,8 +104,8 @@ def patches(tokens: Tensor, outliers: Tensor, images: Tensor, mean: Tensor, std:
     Args:
         tokens: patch tokens (B, h, w, D).
         outliers: boolean (B, h, w).
-        images: uint8 (B, 3, H, W), of which the tokens were computed.
-        mean, std: of the model, (3,).
+        images: uint8 (B, 3, H, W), from which the tokens were computed.
+        mean, std: normalisation of the model, (3,).
         pixels: `bytes` or `normalised`.
     """
     batch, rows, columns = tokens.shape[:3]
@@ -129,10 +129,10 @@ def _by_kind(batch: Patches) -> dict[str, Patches]:
 
 
 def position(train: Iterable[Patches], test: Iterable[Patches], shared: bool) -> dict[str, PositionScore | None]:
-    """Where test patches are, by a linear model on their tokens; all train features are held in memory.
+    """Predict the position of test patches by a linear model on their tokens; train features are held in memory.
 
     Returns:
-        By `normal` and `outlier`; None for a kind without test patches, or with a model of its own and no train patch.
+        By `normal` and `outlier`; None for a kind without test patches, or, for separate models, without train patch.
 
     Raises:
         UserError: images of different grids.
@@ -167,7 +167,7 @@ def _cat(batches: Iterable[Patches]) -> Patches:
 
 
 def _standardised_regression(rows: Patches) -> Linear:
-    """Position from the features as they are; the penalty is on the weights of standardised features."""
+    """Softmax regression of positions on raw features; the penalty is on the weights of standardised features."""
     features = rows.features.double()
     mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
     std = std.where(std > 0, 1)
@@ -190,24 +190,24 @@ def _position_score(model: Linear, rows: Patches) -> PositionScore:
 
 
 class NormalEquations:
-    """Sums over rows from which a ridge regression is solved and its error is known: memory (D + K)^2 for any rows."""
+    """Sums over rows that give a ridge regression and its error: memory (D + K)^2 for any number of rows."""
 
     def __init__(self) -> None:
         self.rows, self.moments, self.features = 0, torch.zeros(0, 0, dtype=torch.float64), 0
 
     def add(self, features: Tensor, targets: Tensor) -> None:
-        """Take in features (n, D) and targets (n, K)."""
+        """Add features (n, D) and targets (n, K)."""
         ones = features.new_ones(len(features), 1, dtype=torch.float64)
         both = torch.cat([ones, features.double(), targets.double()], dim=1)
         self.add_sums(len(features), both.T @ both, features.shape[1])
 
     def add_sums(self, rows: int, moments: Tensor, features: int) -> None:
-        """Take in `rows` rows by their sums of products (1 + D + K, 1 + D + K) of one, features and targets."""
+        """Add `rows` rows by their sums of products (1 + D + K, 1 + D + K) of one, features and targets."""
         self.moments = self.moments + moments if self.rows else moments
         self.rows, self.features = self.rows + rows, features
 
     def solve(self, penalties: Sequence[float]) -> list[Linear]:
-        """The ridge regression of each penalty, in mean variances of the features; the bias is free of it."""
+        """The ridge regression of each penalty, in mean variances of the features; the bias is not penalised."""
         mean = self.moments[0, 1:] / self.rows
         centred = self.moments[1:, 1:] / self.rows - torch.outer(mean, mean)
         covariance, cross = centred[: self.features, : self.features], centred[: self.features, self.features :]
@@ -229,13 +229,13 @@ class NormalEquations:
 def pixels(
     train: Iterable[Patches], held_out: Iterable[Patches], test: Iterable[Patches], shared: bool
 ) -> dict[str, PixelScore | None]:
-    """Pixels of test patches by a ridge regression on their tokens; batches are read once and not kept.
+    """Predict the pixels of test patches by a ridge regression on their tokens; batches are read once, not stored.
 
-    The penalty is chosen on `held_out`, then the model is fitted on train and held out together.
+    The penalty is chosen on `held_out`, then the model is fitted on train and held-out patches together.
 
     Returns:
-        By `normal` and `outlier`; None for a kind without test patches, or with a model of its own and no train or
-        held-out patch.
+        By `normal` and `outlier`; None for a kind without test patches, or, with separate models, without train or
+        held-out patches.
     """
     fitting, choosing = _equations(train, shared), _equations(held_out, shared)
     models = {kind: _fit(fitting[kind], choosing[kind]) for kind in fitting}
@@ -268,7 +268,7 @@ def _sum(parts: Sequence[NormalEquations]) -> NormalEquations:
 @dataclass(frozen=True)
 class _Fitted:
     model: Linear
-    mean: Tensor  # (K,), of the train pixels
+    mean: Tensor  # (K,), mean of the train pixels
     penalty: float
 
 

@@ -1,6 +1,6 @@
-"""Multinomial logistic regression by L-BFGS, as scikit-learn fits it, on whatever device the features are.
+"""Multinomial logistic regression by L-BFGS, as scikit-learn fits it, on the device of the features.
 
-scikit-learn's own solver shares its cores badly: beside other processes it was seen to take thirty times as long.
+scikit-learn's own solver shares its cores badly: next to other processes it was measured thirty times slower.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Linear:
-    """features @ weight + bias, weight (D, K), bias (K,)."""
+    """Linear model features @ weight + bias, weight (D, K), bias (K,)."""
 
     weight: Tensor
     bias: Tensor
@@ -21,21 +21,21 @@ class Linear:
         return features.to(self.weight) @ self.weight + self.bias
 
 
-@torch.inference_mode(False)  # a test loop of Lightning forbids gradients, and those of what was made in it
+@torch.inference_mode(False)  # Lightning's test loop disables gradients, also of tensors created in it
 @torch.enable_grad()
 def softmax_regression(
     features: Tensor, labels: Tensor, classes: int, penalty: float, iterations: int, start: Linear | None = None
 ) -> Linear:
-    """The minimum of the mean cross-entropy + `penalty` × the sum of squared weights; the bias is free of it.
+    """Minimise the mean cross-entropy + `penalty` × the sum of squared weights; the bias is not penalised.
 
     scikit-learn's C is 1 / (2 N penalty).
 
     Args:
         features: (N, D).
         labels: (N,), 0 to classes - 1.
-        penalty: of the weights.
-        iterations: at most.
-        start: where to begin; zeros by default.
+        penalty: factor of the squared weights.
+        iterations: maximum number.
+        start: initial model; zeros by default.
     """
     rows, targets = features.double().clone(), labels.clone()
     if start is None:

@@ -1,7 +1,7 @@
-"""Norms of every kind of token after every block, and what goes with them, in one pass over images.
+"""Norms and related statistics of every kind of token after every block, in one pass over images.
 
-Norms are those of the residual stream as it is: the final norm hides artifacts (Darcet et al. 2023, arXiv 2309.16588,
-figs. 3 and 4; dinov2 issue 373). Tokens are never kept: what stays in memory is a few numbers per token and block.
+Norms are those of the raw residual stream: the final norm hides artifacts (Darcet et al. 2023, arXiv 2309.16588,
+figs. 3 and 4; dinov2 issue 373). Tokens are not stored: only a few numbers per token and block stay in memory.
 """
 
 from collections.abc import Sequence
@@ -21,22 +21,22 @@ from regvit_lightning.models.tokens import Tokens
 
 @dataclass(frozen=True)
 class Norms:
-    """What one pass over N images finds, on the CPU; memory is about 4 (depth + 1) bytes for each token of each image.
+    """Statistics of one pass over N images, on the CPU; memory is about 4 (depth + 1) bytes per token and image.
 
-    S = depth + 1 stages: index b - 1 is the residual stream after block b = 1..depth, index -1 the last block after
-    the final norm.
+    S = depth + 1 stages: index b - 1 is the residual stream after block b = 1..depth, index -1 the output of the
+    last block after the final norm.
 
     Attributes:
         patches: (N, S, h, w) L2 norms.
         registers: (N, S, R) L2 norms.
         cls: (N, S) L2 norms, None for a model without CLS.
         embedded: (N, h, w) L2 norms of patches right after the patch embedding, before position embeddings.
-        neighbours: (N, h, w) right after the patch embedding, see `neighbour_similarity`.
-        largest: (N, S, 3) largest |activation| over CLS, over the registers and over the patches; 0 for a kind that is
-            not there.
+        neighbours: (N, h, w) neighbour similarity right after the patch embedding, see `neighbour_similarity`.
+        largest: (N, S, 3) largest |activation| over CLS, over the registers and over the patches; 0 for a kind that
+            the model lacks.
         median: (N, S) median |activation| over all tokens and hidden dimensions.
-        kurtosis: (N, S) over the hidden dimensions of a patch (3 for a normal distribution, at most D), mean over the
-            patches.
+        kurtosis: (N, S) kurtosis over the hidden dimensions of a patch (3 for a normal distribution, at most D), mean
+            over the patches.
     """
 
     patches: Tensor
@@ -58,14 +58,14 @@ class Norms:
 
     @property
     def raw(self) -> Tensor:
-        """(N, depth, h, w) norms of patches before the final norm."""
+        """Norms (N, depth, h, w) of patches before the final norm."""
         return self.patches[:, :-1]
 
 
 def neighbour_similarity(patches: Tensor) -> Tensor:
-    """Mean cosine of each patch (B, h, w, D) to those of its 4 neighbours that exist: (B, h, w); 0 for a lone patch.
+    """Mean cosine (B, h, w) of each patch (B, h, w, D) to its up to 4 neighbours; 0 for a single patch.
 
-    Fig. 5a of Darcet et al. 2023, which leaves open what happens at the border and whether the four are averaged.
+    Fig. 5a of Darcet et al. 2023, which does not specify the treatment of the border nor whether the four are averaged.
     """
     unit = F.normalize(patches, dim=-1)
     total, count = unit.new_zeros(unit.shape[:-1]), unit.new_zeros(unit.shape[:-1])
@@ -83,10 +83,10 @@ def neighbour_similarity(patches: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measure(backbone: Backbone, images: Tensor) -> Norms:
-    """`Norms` of one batch of normalised images (B, 3, H, W), in float32 under whatever autocast the caller has.
+    """Measure `Norms` of one batch of normalised images (B, 3, H, W), in float32 under any autocast of the caller.
 
     Raises:
-        UserError: a size that the model does not take.
+        UserError: an image size that the model does not accept.
     """
     embedding: dict[str, Tensor] = {}
     stages: list[dict[str, Tensor]] = []
@@ -104,10 +104,10 @@ def measure(backbone: Backbone, images: Tensor) -> Norms:
 
 
 def join(parts: Sequence[Norms]) -> Norms:
-    """The norms of all images of `parts`.
+    """Concatenate the norms of the images of all `parts`.
 
     Raises:
-        ValueError: no part, or images of different sizes.
+        ValueError: no parts, or images of different sizes.
     """
     grids = {tuple(part.patches.shape[2:]) for part in parts}
     if len(grids) != 1:
@@ -120,10 +120,10 @@ def join(parts: Sequence[Norms]) -> Norms:
 
 
 class NormPass(FrozenModule):
-    """Measures the uint8 images of a test pass, batches of (images, …).
+    """Measures norms of the uint8 images of a test pass, batches of (images, …).
 
     Attributes:
-        norms: of all images, after test.
+        norms: norms of all images, available after test.
     """
 
     norms: Norms
@@ -142,7 +142,7 @@ class NormPass(FrozenModule):
 
 
 def _stage(tokens: Tokens) -> dict[str, Tensor]:
-    """The fields of `Norms` at one stage, without its axis."""
+    """Fields of `Norms` at one stage, without the stage axis."""
     patches, registers = tokens.patches.float(), tokens.registers.float()
     norms, flat = patches.norm(dim=-1), patches.flatten(1, 2)
     cls = registers[:, :0] if tokens.cls is None else tokens.cls.float()[:, None]
@@ -158,7 +158,7 @@ def _stage(tokens: Tokens) -> dict[str, Tensor]:
 
 
 def kurtosis(values: Tensor) -> Tensor:
-    """Pearson's kurtosis over the last axis: 3 for a normal distribution, the axis's length for a single spike."""
+    """Pearson's kurtosis over the last axis: 3 for a normal distribution, the axis length for a single spike."""
     squares = (values - values.mean(dim=-1, keepdim=True)).square_()
     return squares.norm(dim=-1).square() / squares.shape[-1] / squares.mean(dim=-1).square()
 
@@ -167,7 +167,7 @@ def _median(values: Tensor) -> Tensor:
     """Lower median (B,) of each row (B, M)."""
     if values.device.type != "cpu":
         return values.median(dim=1).values
-    middle = (values.shape[1] - 1) // 2  # on a CPU numpy selects six times faster than torch
+    middle = (values.shape[1] - 1) // 2  # numpy selects six times faster than torch on a CPU
     return torch.from_numpy(np.partition(values.numpy(), middle, axis=1)[:, middle])
 
 

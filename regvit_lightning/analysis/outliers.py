@@ -1,9 +1,10 @@
-"""Which patches are outliers, by several rules side by side, and what that says about a model.
+"""Outlier patches by several rules side by side, and the verdict on a model.
 
-No rule is right everywhere: a fixed cutoff belongs to one model, and counts by MAD and by a fixed cutoff can move in
+No rule is valid for all models: a fixed cutoff fits one model, and counts by MAD and by a fixed cutoff can move in
 opposite directions. Rules and their constants: the cutoff of Darcet et al. 2023 (arXiv 2309.16588, fig. 3), mean + 3 σ
-of Jiang et al. 2025 (arXiv 2506.08010), median + 5 MAD and 3 × median of later replications; MAD of log norms is ours.
-The low tail is there because artifacts of CLIP can have low norms. Statistics are over all patches given to a rule.
+of Jiang et al. 2025 (arXiv 2506.08010), median + 5 MAD and 3 × median of later replications; MAD of log norms is new
+here. The low tail is included because artifacts of CLIP can have low norms. Statistics are over all patches given to a
+rule.
 """
 
 from collections.abc import Mapping
@@ -18,52 +19,52 @@ from regvit_lightning.statistics import bootstrap
 
 MASSIVE_MAGNITUDE, MASSIVE_RATIO = 100.0, 1000.0  # Sun et al. 2024 (arXiv 2402.17762), section 2
 
-RELATIVE = ("sigmas", "mads", "log_mads", "factor")  # rules for high norms that do not depend on the model's scale
+RELATIVE = ("sigmas", "mads", "log_mads", "factor")  # rules for high norms that are independent of the model's scale
 LOW = ("low_mads", "low_factor")
-# Of the relative rules must fire after the same block: mean + 3 σ and median + 5 MAD both fire on norms that are no
-# more than skewed (0.7 % each of a log-normal with σ 0.22, about the bulk of DINOv2-g), 3 × median only far out.
+# Number of relative rules that must fire after the same block: mean + 3 σ and median + 5 MAD both fire on norms that
+# are merely skewed (0.7 % each of a log-normal with σ 0.22, about the bulk of DINOv2-g), 3 × median only far out.
 AGREEING = 3
 
 
 def at_sigmas(norms: Tensor, sigmas: float) -> Tensor:
-    """Mean + `sigmas` standard deviations; at most 1 / (1 + sigmas²) of the norms lie above (Cantelli)."""
+    """Cutoff at mean + `sigmas` standard deviations; at most 1 / (1 + sigmas²) of the norms lie above (Cantelli)."""
     return norms.mean() + sigmas * norms.std(correction=0)
 
 
 def at_mads(norms: Tensor, mads: float) -> Tensor:
-    """Median + `mads` times the median absolute deviation, which is not rescaled to a σ."""
+    """Cutoff at median + `mads` times the median absolute deviation, which is not rescaled to a σ."""
     median = norms.median()
     return median + mads * (norms - median).abs().median()
 
 
 def at_log_mads(norms: Tensor, mads: float) -> Tensor:
-    """`at_mads` of the log norms, which a skewed distribution without outliers does not exceed."""
+    """Cutoff as in `at_mads`, on log norms: a skewed distribution without outliers does not exceed it."""
     median = norms.median()
-    ratio = torch.maximum(norms / median, median / norms).median()  # exp of the log norms' deviation, exact for 1
+    ratio = torch.maximum(norms / median, median / norms).median()  # exp of the MAD of log norms, exact for 1
     return median * ratio**mads
 
 
 def at_factor(norms: Tensor, factor: float) -> Tensor:
-    """`factor` × median."""
+    """Cutoff at `factor` × median."""
     return factor * norms.median()
 
 
 def beyond(rule: str, cutoff: float, norms: Tensor) -> Tensor:
-    """Which norms are outliers by `rule`: those above the cutoff, or below it for the rules in `LOW`."""
+    """Mask of the outliers by `rule`: norms above the cutoff, or below it for the rules in `LOW`."""
     return norms < cutoff if rule in LOW else norms > cutoff
 
 
 @dataclass
 class Rules:
-    """Constants of the rules.
+    """Constants of the outlier rules.
 
     Attributes:
-        cutoff: a norm; 150 is DINOv2-g's.
+        cutoff: fixed norm; 150 is the value for DINOv2-g.
         sigmas: standard deviations above the mean.
         mads: median absolute deviations from the median, above and below, of norms and of log norms.
-        factor: times the median, above, and below as its inverse.
-        least_share: of all patches; a rule fires after a block when at least that many are outliers there that were
-            none at the patch embedding, and fewer than half of all are outliers.
+        factor: multiple of the median, above; its inverse is used below.
+        least_share: smallest share of all patches; a rule fires after a block when at least that share are outliers
+            that were none at the patch embedding, and fewer than half of all are outliers.
     """
 
     cutoff: float = 150.0
@@ -78,7 +79,7 @@ class Rules:
         check(self.least_share < 0.5, f"least_share={self.least_share}: must be below a half")
 
     def cutoffs(self, norms: Tensor) -> dict[str, float]:
-        """The norm that separates outliers from the rest of norms (N, h, w), by each rule; those of `LOW` lie below."""
+        """Cutoff of each rule for norms (N, h, w); outliers of the rules in `LOW` lie below it."""
         return {
             "cutoff": self.cutoff,
             "sigmas": float(at_sigmas(norms, self.sigmas)),
@@ -90,11 +91,11 @@ class Rules:
         }
 
     def masks(self, norms: Tensor) -> dict[str, Tensor]:
-        """Outliers among norms (N, h, w) by each rule: boolean (N, h, w)."""
+        """Outlier mask of each rule for norms (N, h, w): boolean (N, h, w)."""
         return {name: beyond(name, at, norms) for name, at in self.cutoffs(norms).items()}
 
     def words(self) -> dict[str, str]:
-        """Each rule as it is written in a sentence or a legend."""
+        """Description of each rule for a sentence or a legend."""
         return {
             "cutoff": f"norm > {self.cutoff:g}",
             "sigmas": f"mean + {self.sigmas:g} σ",
@@ -108,17 +109,17 @@ class Rules:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one rule finds in a model.
+    """Result of one outlier rule for a model.
 
     Attributes:
-        rule: in words.
-        embedded: share of outliers among the patches right after the patch embedding, where high norms are those of
-            the image's contrast.
-        shares: of outliers among all patches after each block 1..depth, before the final norm.
-        made: of outliers that are none at the patch embedding, after each block: what the blocks have made.
-        blocks: those after which the rule fires, 1..depth.
-        peak: the block after which the share is largest (the first of them).
-        interval: 95 % of the share after that block, by resampling images with the rule's threshold kept.
+        rule: description of the rule.
+        embedded: share of outliers among the patches right after the patch embedding, where high norms reflect
+            the contrast of the image.
+        shares: share of outliers among all patches after each block 1..depth, before the final norm.
+        made: share of outliers that were none at the patch embedding, after each block: those created by the blocks.
+        blocks: blocks after which the rule fires, 1..depth.
+        peak: the first block after which the share is largest.
+        interval: 95 % interval of the share after that block, by resampling images with the rule's threshold fixed.
     """
 
     rule: str
@@ -131,12 +132,12 @@ class Finding:
 
     @property
     def first(self) -> int | None:
-        """The first block after which the rule fires, None for never."""
+        """First block after which the rule fires; None if it never does."""
         return self.blocks[0] if self.blocks else None
 
 
 def find(norms: Norms, rules: Rules, seed: int = 0) -> dict[str, Finding]:
-    """What every rule finds, by its name in `Rules.masks`; the seed is that of the bootstrap."""
+    """Findings of every rule, by its name in `Rules.masks`; `seed` is that of the bootstrap."""
     embedded = rules.masks(norms.embedded)
     by_block = [rules.masks(norms.raw[:, block]) for block in range(norms.depth)]
     return {
@@ -146,7 +147,7 @@ def find(norms: Norms, rules: Rules, seed: int = 0) -> dict[str, Finding]:
 
 
 def _finding(rule: str, embedded: Tensor, masks: Tensor, rules: Rules, seed: int) -> Finding:
-    """From masks (N, h, w) at the patch embedding and (N, depth, h, w) after the blocks."""
+    """Finding from masks (N, h, w) at the patch embedding and (N, depth, h, w) after the blocks."""
     per_image = masks.double().mean(dim=(2, 3))
     shares = per_image.mean(dim=0).tolist()
     made = (masks & ~embedded[:, None]).double().mean(dim=(2, 3)).mean(dim=0).tolist()
@@ -173,7 +174,7 @@ def agreed_blocks(findings: Mapping[str, Finding]) -> list[int]:
 def verdict(model: str, findings: Mapping[str, Finding]) -> str:
     """One sentence: whether `model` has artifacts, from which block on, and by which rules.
 
-    Shares are of outliers that the blocks have made.
+    Shares are those of outliers created by the blocks.
     """
     blocks = agreed_blocks(findings)
     depth = len(next(iter(findings.values())).shares)
@@ -216,7 +217,7 @@ def _list(words: list[str]) -> str:
 
 
 def scalars(norms: Tensor, rules: Rules) -> dict[str, float]:
-    """Numbers without a threshold on norms (N, h, w): tails relative to the median, bimodality, widest gap."""
+    """Threshold-free statistics of norms (N, h, w): tails relative to the median, bimodality, widest gap."""
     values = norms.flatten().double()
     median = float(values.median())
     below, above = gap(norms, rules.least_share)
@@ -239,7 +240,7 @@ def bimodality(norms: Tensor) -> float:
     values = norms.flatten().double().log()
     n, centred = len(values), values - values.mean()
     m2, m3, m4 = (centred.pow(power).mean().item() for power in (2, 3, 4))
-    if m2 < 1e-18:  # nothing but rounding
+    if m2 < 1e-18:  # rounding errors only
         return 0.0
     skewness = m3 / m2**1.5 * (n * (n - 1)) ** 0.5 / (n - 2)
     excess = (n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * (m4 / m2**2 - 3) + 6)
@@ -249,8 +250,8 @@ def bimodality(norms: Tensor) -> float:
 def gap(norms: Tensor, least_share: float) -> tuple[float, float]:
     """The widest empty stretch of norms above the median on a log axis: the norms at its two ends.
 
-    At least `least_share` of all norms lie above it, so that a lone patch makes no gap. Where there is a second mode
-    this is the gap of fig. 3, and a cutoff for this model lies inside. The tail being too short, both ends are the
+    At least `least_share` of all norms lie above it, so that a single patch makes no gap. With a second mode
+    this is the gap of fig. 3, and a cutoff for this model lies inside. If the tail is too short, both ends are the
     largest norm.
     """
     ordered = norms.flatten().double().sort().values
@@ -263,13 +264,14 @@ def gap(norms: Tensor, least_share: float) -> tuple[float, float]:
 
 
 def massive(norms: Norms) -> Tensor:
-    """Images with a massive activation, boolean (N, S, 3) by stage and by CLS, registers and patches.
+    """Mask of images with a massive activation, boolean (N, S, 3) by stage and by CLS, registers and patches.
 
-    Massive: above 100 and at least 1000 × the median |activation| of the image (Sun et al. 2024, arXiv 2402.17762).
+    An activation is massive if above 100 and at least 1000 × the median |activation| of the image (Sun et al. 2024,
+    arXiv 2402.17762).
     """
     return (norms.largest > MASSIVE_MAGNITUDE) & (norms.largest >= MASSIVE_RATIO * norms.median[..., None])
 
 
 def massive_share(norms: Norms) -> Tensor:
-    """(depth,) share of images with a massive activation in a patch, after each block."""
+    """Share of images with a massive activation in a patch after each block, (depth,)."""
     return massive(norms)[:, :-1, -1].double().mean(dim=0)

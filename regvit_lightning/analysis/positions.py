@@ -1,7 +1,7 @@
-"""Where outliers sit: at which positions of the grid, how far from the border, and beside which neighbours.
+"""Positions of outliers: on the grid, by distance from the border, and similarity to their neighbours.
 
-Sources: Darcet et al. 2023 (arXiv 2309.16588), figs. 5a and 10. They are compared with outliers that are
-shuffled within their image: every image keeps its number of them, each position being as likely as any other.
+Sources: Darcet et al. 2023 (arXiv 2309.16588), figs. 5a and 10. They are compared with outliers
+shuffled within their image: every image keeps its number of outliers, at uniformly random positions.
 """
 
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from torch import Tensor
 from regvit_lightning.runtime import seeds
 from regvit_lightning.statistics import Scores, bootstrap
 
-DRAWS = 999  # shufflings: p-values are multiples of 1 / 1000
+DRAWS = 999  # permutations: p-values are multiples of 1 / 1000
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the outliers of N images sit on a grid of h × w patches.
+    """Positions of the outliers of N images on a grid of h × w patches.
 
     Attributes:
-        share: (h, w) of the images that have an outlier there.
+        share: (h, w) share of the images with an outlier at each position.
         rings: (K,) share of outliers among the patches at distance 0..K-1 from the border, in patches.
-        null_rings: (K, 2) where 95 % of the shuffled shares lie.
+        null_rings: (K, 2) 95 % interval of the shuffled shares.
         p_rings: (K,) two-sided p-value of each ring.
-        gini: inequality of `share` over the grid: 0 where all positions are alike, towards 1 where one has all.
-        null_gini: mean of the shuffled.
-        p_gini: share of shufflings that are at least as unequal.
+        gini: inequality of `share` over the grid: 0 if all positions are equal, towards 1 if one has all outliers.
+        null_gini: mean of the shuffled Gini coefficients.
+        p_gini: share of permutations that are at least as unequal.
     """
 
     share: Tensor
@@ -39,12 +39,12 @@ class Placement:
 
 
 def placement(mask: Tensor, seed: int = 0) -> Placement:
-    """Where the outliers `mask` (N, h, w) sit; without outliers every p-value is 1."""
+    """Test the positions of the outliers `mask` (N, h, w); without outliers every p-value is 1."""
     share, distance = mask.double().mean(dim=0), rings(*mask.shape[1:])
     null = _shuffled(mask, seed)
     measured_rings, null_rings = _by_ring(share[None], distance)[0], _by_ring(null, distance)
     null_gini, expected = gini(null), mask.double().mean()
-    # Shares are multiples of 1/N: what differs by rounding is as extreme.
+    # Shares are multiples of 1/N: values that differ by rounding only count as equally extreme.
     farther = (null_rings - expected).abs() >= (measured_rings - expected).abs() - 1e-9
     return Placement(
         share=share,
@@ -79,7 +79,7 @@ def _by_ring(shares: Tensor, distance: Tensor) -> Tensor:
 
 
 def _shuffled(mask: Tensor, seed: int) -> Tensor:
-    """(DRAWS, h, w) shares by position of outliers that are shuffled within their image."""
+    """Shares (DRAWS, h, w) by position of outliers shuffled within their image."""
     counts, positions = mask.flatten(1).sum(dim=1).cpu(), mask[0].numel()
     counts = counts[counts > 0]
     generator = seeds.generator(seed, "shuffle")
@@ -93,12 +93,12 @@ def _shuffled(mask: Tensor, seed: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Similarity of patches to their four neighbours right after the patch embedding, a cosine.
+    """Cosine similarity of patches to their four neighbours right after the patch embedding.
 
     Attributes:
-        outliers, normal: means over all patches of the kind; NaN for a kind that is not there.
+        outliers, normal: means over all patches of the kind; NaN for a kind that does not occur.
         difference: outliers - normal.
-        interval: 95 % of the difference, by resampling the images that have an outlier.
+        interval: 95 % interval of the difference, by resampling the images that have an outlier.
     """
 
     outliers: float
@@ -108,12 +108,12 @@ class Neighbours:
 
 
 def compare_neighbours(similarity: Tensor, mask: Tensor, seed: int = 0) -> Neighbours:
-    """Whether outliers resemble their neighbours more than other patches do.
+    """Compare the similarity of outliers to their neighbours with that of other patches.
 
     Args:
         similarity: (N, h, w), `Norms.neighbours`.
         mask: (N, h, w) outliers.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
     """
     mask, similarity = mask.flatten(1), similarity.flatten(1).double()
     columns = (mask * similarity, mask, ~mask * similarity, ~mask)

@@ -1,8 +1,8 @@
-"""What one token knows about the class of its image (Tables 1, 4 and 6).
+"""Single-token classification: linear probes of one token for the class of its image (Tables 1, 4 and 6).
 
 Source: paper, section 2.2: logistic regression on CLS, on one normal or on one outlier patch of each image, drawn at
 random. The regression is that of DINOv2's evaluations (dinov2/eval/log_regression.py): L2, C chosen from 45 powers of
-ten on 10 % of train, then fitted on all of train. What the paper does with images without an outlier is not known.
+ten on 10 % of train, then fitted on all of train. The paper does not say how it treats images without an outlier.
 """
 
 import math
@@ -29,11 +29,11 @@ class TokenSettings:
     """Settings of single-token classification.
 
     Attributes:
-        draws: how often a token of each image is drawn.
-        without_outlier: `skip` or `largest`, what is done with images that have no outlier, see `WITHOUT_OUTLIER`.
-        exponents: of ten, ascending: the values of C to choose from.
+        draws: number of random draws of a token of each image.
+        without_outlier: `skip` or `largest`, treatment of images without an outlier, see `WITHOUT_OUTLIER`.
+        exponents: powers of ten, ascending: the values of C to choose from.
         held_out: share of train on which C is chosen.
-        iterations: of the solver, at most.
+        iterations: maximum number of solver iterations.
     """
 
     draws: int = 5
@@ -52,10 +52,10 @@ class TokenSettings:
 
 @dataclass(frozen=True)
 class Features:
-    """One token of each image.
+    """Features of one token of each image.
 
     Attributes:
-        values: (draws, N, D) on the CPU; 1 draw where there is nothing to draw.
+        values: (draws, N, D) on the CPU; 1 draw for tokens that are not random.
         labels: (N,) class numbers.
     """
 
@@ -65,12 +65,12 @@ class Features:
 
 @dataclass(frozen=True)
 class ProbeScore:
-    """What one kind of token reaches.
+    """Accuracy of one kind of token.
 
     Attributes:
-        right: boolean (draws, N) for the N test images that have such a token, in their order.
-        C: inverse weight of the penalty, chosen on held-out train with the first draw.
-        train_images: how many have such a token.
+        right: boolean (draws, N), correct predictions for the N test images with such a token, in order.
+        C: inverse weight of the penalty, chosen on held-out train images with the first draw.
+        train_images: number of train images with such a token.
     """
 
     right: Tensor
@@ -79,35 +79,35 @@ class ProbeScore:
 
     @property
     def accuracies(self) -> list[float]:
-        """Top-1 in percent of each draw."""
+        """Top-1 accuracy in percent of each draw."""
         return (100 * self.right.double().mean(dim=1)).tolist()
 
     @property
     def mean(self) -> float:
-        """Top-1 in percent, mean over draws."""
+        """Top-1 accuracy in percent, mean over draws."""
         return statistics.fmean(self.accuracies)
 
     @property
     def spread(self) -> float:
-        """Standard deviation over draws; NaN where there is only one."""
+        """Standard deviation of top-1 over draws; NaN for a single draw."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else math.nan
 
 
 def single_tokens(
     tokens: Tokens, norms: Tensor, outliers: Tensor, labels: Tensor, first: int, settings: TokenSettings, seed: int = 0
 ) -> dict[str, Features]:
-    """Draw the tokens of a batch; a draw depends on the seed and on the image's index, not on the batch.
+    """Draw tokens of a batch; a draw depends on the seed and the image's index, not on the batch.
 
     Args:
-        tokens: what is classified, such as the tokens after the final norm.
-        norms: (B, h, w), which decide the largest patch.
+        tokens: tokens to classify, such as those after the final norm.
+        norms: (B, h, w), which determine the largest patch.
         outliers: boolean (B, h, w).
         labels: (B,) class numbers.
         first: index of the first image of the batch among all images.
 
     Returns:
-        By `CLS`, `normal`, `outlier`, `reg_0`, …; a kind that the model lacks is left out, an image without a normal
-        or an outlier patch is left out of that kind.
+        By `CLS`, `normal`, `outlier`, `reg_0`, …; a kind that the model lacks is omitted, an image without a normal
+        or an outlier patch is omitted from that kind.
     """
     outlier = outliers.flatten(1)
     candidates = {"normal": ~outlier, "outlier": outlier}
@@ -126,7 +126,7 @@ def single_tokens(
 def _draw(
     candidates: dict[str, Tensor], patches: Tensor, labels: Tensor, first: int, draws: int, seed: int
 ) -> dict[str, Features]:
-    """One of the candidates (B, n) among the patches (B, n, D) for each draw and image."""
+    """Draw one of the candidates (B, n) among the patches (B, n, D) for each draw and image."""
     shape = draws, patches.shape[1]
     generators = [seeds.generator(seed, "single token", first + image) for image in range(len(patches))]
     lots = torch.stack([torch.rand(shape, generator=generator) for generator in generators]).to(patches.device)
@@ -144,7 +144,7 @@ def _stored(values: Tensor) -> Tensor:
 
 
 def joined(batches: Sequence[dict[str, Features]]) -> dict[str, Features]:
-    """The features of all batches, by the same names."""
+    """Concatenate the features of all batches by name."""
     return {
         name: Features(
             torch.cat([batch[name].values for batch in batches], dim=1),
@@ -158,10 +158,10 @@ def classify(train: Features, test: Features, settings: TokenSettings, seed: int
     """Logistic regression of the class from one kind of token.
 
     Args:
-        seed: of what is held out.
+        seed: seed of the held-out split.
 
     Returns:
-        The score, or None where train has fewer than two classes or test no image with such a token.
+        The score, or None if train has fewer than two classes or test has no image with such a token.
     """
     chosen = choose(train, settings, seed)
     if chosen is None or len(test.labels) == 0:
@@ -174,10 +174,10 @@ def classify(train: Features, test: Features, settings: TokenSettings, seed: int
 
 
 def choose(train: Features, settings: TokenSettings, seed: int = 0) -> float | None:
-    """The value of C that is best on held-out images with the first draw, the smallest of several.
+    """Choose the value of C that is best on held-out images with the first draw; the smallest of equals.
 
     Returns:
-        None where what is left of train has fewer than two classes.
+        None if the rest of train has fewer than two classes.
     """
     order = torch.randperm(len(train.labels), generator=seeds.generator(seed, "held out"))
     held_out, kept = order.tensor_split([max(round(settings.held_out * len(order)), 1)])
@@ -198,12 +198,12 @@ def regression(features: Tensor, labels: Tensor, C: float, settings: TokenSettin
 
 
 def right(model: Linear, features: Tensor, labels: Tensor) -> Tensor:
-    """Which of the images (N,) the model puts into their class."""
+    """Correctness of the prediction for each image, boolean (N,)."""
     return model(features).argmax(dim=1) == labels
 
 
 def _fit(features: Tensor, labels: Tensor, grid: Sequence[float], settings: TokenSettings) -> list[Linear]:
-    """The regression for each C, ascending: each starts where the last one ended."""
+    """Regressions for each C, ascending; each is warm-started from the previous one."""
     classes, fitted = int(labels.max()) + 1, list[Linear]()
     for C in grid:
         penalty, start = 1 / (2 * len(labels) * C), fitted[-1] if fitted else None

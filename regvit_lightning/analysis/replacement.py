@@ -1,13 +1,13 @@
-"""What registers do for a model, by putting something else in their place after every block.
+"""Register replacement: registers are replaced after every block to measure their contribution to a model.
 
 Source: Parodi et al. 2026 (arXiv 2604.14433): the registers that leave a block, at every block, are replaced by zeros,
 by their mean over images, by Gaussian noise of the same mean and variance for each block and dimension, or by the
-registers of another image. Zeros alone tell nothing: they are like no register that the model has met, and cost 31 to
-37 points where the other three stay within about 1.
+registers of another image. Zeroing alone is not informative: zeros are out of distribution for the model, and cost 31
+to 37 points where the other three stay within about 1.
 
-One difference: the paper shuffles registers within the batch. Images that are read in order share their class with
-their neighbours, so a batch would hand registers of the same class around, and a score would depend on the batch. Here
-every image gets the registers of a reference image, drawn from the seed and from the number of images seen before.
+One difference: the paper shuffles registers within the batch. Images read in order share their class with their
+neighbours, so a batch would swap registers of the same class, and a score would depend on the batch. Here every image
+gets the registers of a reference image, drawn from the seed and the number of images seen before.
 """
 
 from collections.abc import Iterator
@@ -25,14 +25,14 @@ KINDS = ("zero", "mean", "noise", "shuffle")
 
 
 def stand_ins(kind: str, registers: Tensor, seed: int = 0) -> Tensor:
-    """What takes the place of registers: `zero`, `mean`, `noise` or `shuffle`.
+    """Replacement values for registers: `zero`, `mean`, `noise` or `shuffle`.
 
     Args:
-        registers: (M, depth, R, D) of reference images.
-        seed: of the noise.
+        registers: (M, depth, R, D), registers of reference images.
+        seed: seed of the noise.
 
     Returns:
-        (1, depth, R, D) for `zero` and `mean`, else (M, depth, R, D), a row for an image to draw.
+        (1, depth, R, D) for `zero` and `mean`, otherwise (M, depth, R, D), of which an image draws a row.
 
     Raises:
         KeyError: unknown kind.
@@ -49,14 +49,14 @@ def stand_ins(kind: str, registers: Tensor, seed: int = 0) -> Tensor:
 
 @contextmanager
 def replaced(backbone: Backbone, stand_ins: Tensor, seed: int = 0, first: int = 0) -> Iterator[None]:
-    """Inside, the backbone computes with `stand_ins` for its registers; any evaluation can run under it unchanged.
+    """Context manager that replaces the registers of `backbone` by `stand_ins`; any evaluation can run inside.
 
-    It holds for what is trained inside as well as for what is tested, and in this process only: one device.
+    It applies to training as well as to testing inside, and to this process only: one device.
 
     Args:
-        stand_ins: (M, depth, R, D); an image takes one row of it, for all blocks.
-        seed: of the rows.
-        first: how many images were seen before.
+        stand_ins: (M, depth, R, D); an image uses one row of it, for all blocks.
+        seed: seed of the choice of rows.
+        first: number of images seen before.
 
     Raises:
         UserError: a model without registers.
@@ -75,5 +75,5 @@ def replaced(backbone: Backbone, stand_ins: Tensor, seed: int = 0, first: int = 
 
 
 def patch_change(before: Tokens, after: Tokens) -> Tensor:
-    """Mean cosine (B,) of each patch to itself under a replacement: 1 would mean that nothing was done at all."""
+    """Mean cosine (B,) between patches before and after a replacement: 1 means no change."""
     return F.cosine_similarity(before.patches, after.patches, dim=-1).mean(dim=(1, 2))

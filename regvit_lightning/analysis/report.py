@@ -1,4 +1,4 @@
-"""Everything that the artifact report finds of one model, and what of it goes into the record."""
+"""Results of the artifact report for one model, and their summary for the record."""
 
 import math
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ from regvit_lightning.analysis.norms import Norms
 from regvit_lightning.analysis.outliers import Finding, Rules
 from regvit_lightning.analysis.positions import Neighbours, Placement
 
-STRIP = 200  # quantiles of the norms after the last block that a record keeps, evenly over the ranks
-LEVELS = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)  # of the norms after every block
+STRIP = 200  # quantiles of the norms after the last block stored in a record, evenly over the ranks
+LEVELS = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)  # quantile levels of the norms after every block
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,17 @@ class ArtifactReport:
 
     Attributes:
         model: its name.
-        rules: constants of the rules.
-        rule: the one whose outliers are looked at more closely.
-        norms: of all images.
-        findings: by rule.
+        rules: constants of the outlier rules.
+        rule: name of the rule whose outliers are analysed in detail.
+        norms: norms of all images.
+        findings: findings by rule.
         masks: (N, h, w) outliers by `rule` after the last block.
-        placed, neighbours: where they sit.
-        shown: indices of the images in pictures.
+        placed, neighbours: positions of the outliers and similarity to their neighbours.
+        shown: indices of the images in the pictures.
         inside: attention and collapse of some of the images.
-        contents: what tokens hold.
-        effects: of replacing registers, empty for a model without them.
-        costs: of registers.
+        contents: scores of the probes.
+        effects: effects of replacing registers, empty for a model without them.
+        costs: cost of registers.
     """
 
     model: str
@@ -61,11 +61,11 @@ class ArtifactReport:
 
     @property
     def last(self) -> Tensor:
-        """(N, h, w) norms after the last block, before the final norm."""
+        """Norms (N, h, w) after the last block, before the final norm."""
         return self.norms.raw[:, -1]
 
     def metrics(self) -> dict[str, float]:
-        """Numbers of the model; those that it does not have are left out."""
+        """Scalar metrics of the model; those that do not apply are omitted."""
         values = {
             "outlier_share": 100 * self.masks.double().mean().item(),
             "outlier_share_peak": 100 * max(self.findings[self.rule].shares),
@@ -75,7 +75,7 @@ class ArtifactReport:
         return {name: value for name, value in values.items() if math.isfinite(value)}
 
     def facts(self) -> dict[str, Any]:
-        """Everything else for the record, as plain values; None for what is not there."""
+        """Further results for the record, as plain values; None for missing ones."""
         plain: dict[str, Any] = _plain(
             {
                 "verdict": self.verdict,
@@ -97,7 +97,7 @@ class ArtifactReport:
         return plain
 
     def _norms_by_block(self) -> dict[str, Any]:
-        """Quantiles after each block 1..depth and after the final norm, by kind of token."""
+        """Quantiles of the norms after each block 1..depth and after the final norm, by kind of token."""
         norms, levels = self.norms, torch.tensor(LEVELS)
         kinds: dict[str, Tensor] = {"patches": norms.patches}
         if norms.cls is not None:
@@ -125,7 +125,7 @@ class ArtifactReport:
 
 
 def _quantiles(values: Tensor, levels: Tensor) -> list[float]:
-    """Of any number of values: torch's own takes no more than 16 million."""
+    """Quantiles of any number of values: `torch.quantile` is limited to 16 million."""
     ordered = values.flatten().sort().values
     indices = (levels.double() * (len(ordered) - 1)).round().long()
     quantiles: list[float] = ordered[indices].tolist()
@@ -133,7 +133,7 @@ def _quantiles(values: Tensor, levels: Tensor) -> list[float]:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, six digits, and None for what is not finite: JSON has no NaN."""
+    """Convert to JSON: tuples as lists, six digits, and None for non-finite values, as JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _plain(kept) for key, kept in value.items()}
     if isinstance(value, list | tuple):

@@ -20,7 +20,7 @@ class Artifacts:
     Attributes:
         norms: of every kind of token after every block, before the final norm.
         outliers: boolean (N, h, w), patches above the rule's cutoff after the last block.
-        findings: what each rule finds, by its name in `Rules.masks`.
+        findings: finding of each rule, by its name in `Rules.masks`.
         verdict: one sentence: whether there are artifacts, from which block on, and by which rules.
     """
 
@@ -36,14 +36,14 @@ def artifacts(
     """Measure the artifacts of `backbone` on `images` (Darcet et al. 2023, arXiv 2309.16588, section 2).
 
     Args:
-        backbone: as `regvit_lightning.load_backbone` gives it.
+        backbone: backbone as returned by `regvit_lightning.load_backbone`.
         images: (N, 3, H, W) float, normalised as `backbone.transform` does; H and W multiples of the patch size.
         rules: constants of the outlier rules.
         rule: name of the rule that marks `outliers`, see `Rules.words`.
-        device_batch: images at once through the backbone.
+        device_batch: images per forward pass of the backbone.
 
     Raises:
-        UserError: no batch of images, an unknown rule, or a size that the model does not take.
+        UserError: no batch of images, an unknown rule, or an image size that the model does not accept.
     """
     rules = rules or Rules()
     if images.dim() != 4 or not len(images):

@@ -1,1 +1,1 @@
-"""Pictures from arrays; nothing here loads data."""
+"""Figures drawn from arrays; this package loads no data."""

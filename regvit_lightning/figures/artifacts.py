@@ -1,6 +1,6 @@
-"""Pictures of norms and outliers, after the figures of Darcet et al. 2023 (arXiv 2309.16588).
+"""Plots of norms and outliers, after the figures of Darcet et al. 2023 (arXiv 2309.16588).
 
-Each function draws into the axes that it is given, so that a page can be put together. Norms are those before the final
+Each function draws into the axes that it is given, so that a page can be composed. Norms are those before the final
 norm.
 """
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NORMAL, OUTLIER, GREY = "#3a6ea5", "#c8452d", "#8a909c"
-LINES = ("#c8452d", "#3a6ea5", "#2f8f6b", "#a0690f", "#7a5aa6", "#8a909c", "#4fa3b8")  # of rules
+LINES = ("#c8452d", "#3a6ea5", "#2f8f6b", "#a0690f", "#7a5aa6", "#8a909c", "#4fa3b8")  # one per rule
 
-POINTS = 3000  # in one strip: evenly over the ranks, with the highest
+POINTS = 3000  # in one strip: evenly over the ranks, plus the highest
 HIGHEST = 30
 GRID = 400  # points at which a density is drawn
-BANDWIDTH = 0.015  # of a density of cosines: fig. 5a has peaks about as narrow
+BANDWIDTH = 0.015  # of a density of cosines: the peaks of fig. 5a are about as narrow
 
 
 def norm_histogram(axes: Axes, norms: Tensor, rules: Rules) -> None:
-    """Fig. 3: how many patches have which norm, on a log axis, with the cutoffs of `rules` that lie among the norms.
+    """Fig. 3: histogram of patch norms on a log axis, with the cutoffs of `rules` that lie within their range.
 
     Args:
         axes: to draw into.
         norms: (N, h, w).
-        rules: for outliers.
+        rules: outlier rules.
     """
     axes.hist(norms.flatten().numpy(), bins=80, color=NORMAL, log=True)
     low, high = axes.get_xlim()
@@ -53,7 +53,7 @@ def norm_histogram(axes: Axes, norms: Tensor, rules: Rules) -> None:
 
 
 def norms_by_block(axes: Axes, norms: Tensor) -> None:
-    """Fig. 4a: the distribution of norms (N, depth, h, w) after each block; colour is the share of patches."""
+    """Fig. 4a: distribution of norms (N, depth, h, w) after each block; colour is the share of patches."""
     from matplotlib.colors import LogNorm
 
     values = np.log10(norms.transpose(0, 1).flatten(1).numpy().clip(1e-6))
@@ -72,11 +72,11 @@ def norms_by_block(axes: Axes, norms: Tensor) -> None:
 
 
 def shares_by_block(axes: Axes, findings: Mapping[str, Finding], least_share: float) -> None:
-    """Outlier share against block by every rule, from the patch embedding (0) on.
+    """Outlier share against block for every rule, starting at the patch embedding (0).
 
     The axis is linear below `least_share` and logarithmic above.
     """
-    widths = np.linspace(3.2, 0.9, len(findings))  # so that lines on top of each other are seen
+    widths = np.linspace(3.2, 0.9, len(findings))  # so that coinciding lines stay visible
     for (name, finding), colour, width in zip(findings.items(), LINES, widths, strict=True):
         shares, style = [finding.embedded, *finding.shares], ":" if name in LOW else "-"
         axes.plot(range(len(shares)), shares, color=colour, linewidth=width, linestyle=style, label=finding.rule)
@@ -95,7 +95,7 @@ def norms_during_training(rows: Sequence[Mapping[str, float]]) -> Figure:
     """Fig. 4b: norms of patches after the last block against the step, and outlier shares of every block.
 
     Args:
-        rows: of `norms.csv`, see `pretrain/norms_callback.py`.
+        rows: rows of `norms.csv`, see `pretrain/norms_callback.py`.
     """
     from matplotlib.figure import Figure
 
@@ -123,11 +123,11 @@ def norms_during_training(rows: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def strips(axes: Axes, groups: Mapping[str, Tensor]) -> None:
-    """Fig. 7: norms of each group as a cloud of points over its name, on a log axis; the bar is the median.
+    """Fig. 7: strip plot of the norms of each group, on a log axis; the bar is the median.
 
     Args:
         axes: to draw into.
-        groups: norms of any shape by name, such as the patches without and with registers.
+        groups: norms of any shape by name, such as the patches of models without and with registers.
     """
     for column, norms in enumerate(groups.values()):
         values = _points(norms.flatten().numpy())
@@ -178,7 +178,7 @@ def share_map(axes: Axes, share: Tensor) -> None:
 
 
 def ring_profile(axes: Axes, placement: Placement) -> None:
-    """Share of outliers against the distance from the border, with 95 % of what shuffled outliers give."""
+    """Share of outliers against distance from the border, with the 95 % band of shuffled outliers."""
     distance, null = np.arange(len(placement.rings)), placement.null_rings.numpy()
     axes.fill_between(distance, null[:, 0], null[:, 1], color=GREY, alpha=0.35, linewidth=0, label="shuffled, 95 %")
     axes.plot(distance, placement.rings.numpy(), color=OUTLIER, marker="o", markersize=3.5, label="measured")
@@ -211,7 +211,7 @@ def neighbour_densities(axes: Axes, similarity: Tensor, mask: Tensor) -> None:
 
 
 def _points(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """At most `POINTS` of the values, evenly over their ranks, and the highest."""
+    """Subsample at most `POINTS` of the values, evenly over their ranks, plus the highest."""
     ordered = np.sort(values)
     if len(ordered) <= POINTS:
         return ordered
@@ -220,7 +220,7 @@ def _points(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
 
 
 def _density(values: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
-    """Gaussian kernel density of cosines, reflected at -1 and 1; zeros for no values."""
+    """Gaussian kernel density of cosines, reflected at -1 and 1; zeros without values."""
     from scipy.ndimage import gaussian_filter1d
 
     edges = np.linspace(-1, 1, GRID + 1)

@@ -1,4 +1,4 @@
-"""Charts of what tokens hold, of what registers are worth and of what they cost; each draws into the axes given."""
+"""Charts of token probes, register replacements and the cost of registers; each draws into the given axes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GREEN = "#2f8f6b"
 
 
 def single_tokens(axes: Axes, scores: Mapping[str, ProbeScore | None]) -> None:
-    """Tables 1 and 6: top-1 from one token by kind, with the deviation over the random draw."""
+    """Tables 1 and 6: top-1 from one token by kind, with the standard deviation over random draws."""
     shown = {kind: score for kind, score in scores.items() if score is not None}
     for column, (kind, score) in enumerate(shown.items()):
         colour = {"outlier": OUTLIER, "normal": NORMAL, "CLS": INK}.get(kind, GREEN)
@@ -32,7 +32,7 @@ def single_tokens(axes: Axes, scores: Mapping[str, ProbeScore | None]) -> None:
 
 
 def local_probes(axes: Axes, contents: Contents) -> None:
-    """Fig. 5b: position of normal and outlier patches; the error of their pixels stands beside it."""
+    """Fig. 5b: position accuracy of normal and outlier patches, annotated with the error of their pixels."""
     kinds = [kind for kind in ("normal", "outlier") if contents.position[kind] and contents.pixels[kind]]
     names = []
     for column, kind in enumerate(kinds):
@@ -46,7 +46,7 @@ def local_probes(axes: Axes, contents: Contents) -> None:
 
 
 def replacements(axes: Axes, effects: Mapping[str, Effect]) -> None:
-    """Top-1 with other things in place of the registers, by classifiers of the intact model and by new ones."""
+    """Top-1 under each replacement of the registers, with classifiers of the intact model and refitted ones."""
     bars = (("knn_kept", NORMAL, None), ("linear_kept", GREEN, None), ("knn", NORMAL, "//"), ("linear", GREEN, "//"))
     words = {"knn_kept": "kNN", "linear_kept": "linear", "knn": "kNN, made anew", "linear": "linear, made anew"}
     for column, effect in enumerate(effects.values()):
@@ -66,7 +66,7 @@ def replacements(axes: Axes, effects: Mapping[str, Effect]) -> None:
 
 
 def costs(axes: Axes, rows: Sequence[Cost]) -> None:
-    """Fig. 12: parameters and multiply-adds against the number of registers, above the model without."""
+    """Fig. 12: parameters and multiply-adds against the number of registers, relative to the model without."""
     counts = [row.registers for row in rows]
     axes.plot(counts, [row.more_macs for row in rows], color=NORMAL, marker="o", markersize=3, label="multiply-adds")
     parameters = [row.more_parameters for row in rows]
@@ -77,7 +77,7 @@ def costs(axes: Axes, rows: Sequence[Cost]) -> None:
 
 
 def _bars(axes: Axes, names: Sequence[str], title: str, y: str, otherwise: str) -> None:
-    """Names under bars; words where there is none."""
+    """Label the bars by name; show a text if there are none."""
     axes.set_xticks(range(len(names)), names)
     if not names:
         axes.text(0.5, 0.5, otherwise, ha="center", va="center", fontsize=8, color=GREY, transform=axes.transAxes)

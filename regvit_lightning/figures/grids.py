@@ -1,4 +1,4 @@
-"""Pictures from arrays: no data loading and no files; each function returns a matplotlib Figure."""
+"""Figures drawn from arrays: no data loading and no files; each function returns a matplotlib Figure."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 INK, PAPER = "#1f2430", "#ffffff"
-UNMEASURED = "#d5d8de"  # paler than any depth but the nearest, and without its yellow
+UNMEASURED = "#d5d8de"  # paler than all depths but the nearest, which is yellow
 TRUE, FOUND = "#ffffff", "#e8302a"  # boxes
 
-LONGEST = 320  # pixels: a picture in a row of examples is shown no larger, which keeps the files small
-PANEL, GAP = 2.2, 0.08  # inches: the widest panel in a row of examples, and what is free between panels
+LONGEST = 320  # pixels: maximum size of a picture in a row of examples, which keeps the files small
+PANEL, GAP = 2.2, 0.08  # inches: the widest panel in a row of examples, and the gap between panels
 ABOVE, TITLE = 0.34, 0.24  # inches from the upper edge: the first row of examples, the titles of the columns
 LEGEND_LINES = 11
 LEGEND_LINE = 0.164  # inches, at the legend's font size
-NAME_LENGTH = 26  # characters: longer names are cut, so that a legend stays in its column
+NAME_LENGTH = 26  # characters: longer names are truncated, so that a legend stays in its column
 
 
 def palette(classes: int) -> npt.NDArray[np.uint8]:
-    """Colours for class numbers 0..classes-1 that have none of their own, (classes, 3); none is near white.
+    """Default colours (classes, 3) for class indices 0..classes-1; none is near white.
 
     The hue advances by the golden angle, lightness and saturation by fixed steps of their own, so more classes change
-    no colour. The two steps are from a random search for a large least distance in CIELAB among the first 8, 21, 60,
+    no colour. The two steps are from a random search for a large minimum distance in CIELAB among the first 8, 21, 60,
     150 and 255 colours, and among those of the rendered scenes: it is 18 among the first 21, and 4 among all 255 that
-    a uint8 label map can name.
+    a uint8 label map can hold.
     """
     number = np.arange(classes)
     hue = number * (math.sqrt(5) - 1) / 2 % 1
@@ -49,9 +49,9 @@ def palette(classes: int) -> npt.NDArray[np.uint8]:
 
 
 def semantic_palette() -> npt.NDArray[np.uint8]:
-    """A colour for each semantic id, (256, 3); 0, the unlabelled, is white.
+    """Colours (256, 3) of the semantic ids; 0, unlabelled, is white.
 
-    Grounds and walls are pale, objects are strong, in hues that run once around the wheel for each; ids that the
+    Grounds and walls are pale, objects are saturated, each with hues once around the wheel; ids that the
     rendered scenes do not use are grey.
     """
     palette = np.full((256, 3), 160, np.uint8)
@@ -67,7 +67,7 @@ def semantic_palette() -> npt.NDArray[np.uint8]:
 
 
 def contact_sheet(renderings: Sequence[Rendering]) -> Figure:
-    """One row for each rendering, with the caption above: image, semantic map (white is unlabelled), depth, boxes."""
+    """One row per rendering, below its caption: image, semantic map (white is unlabelled), depth, boxes."""
     from matplotlib.figure import Figure
 
     names_of_ids = {number: name for name, number in SEMANTIC_IDS.items()} | {0: "unlabelled"}
@@ -101,19 +101,19 @@ def segmentation_examples(
     names: Sequence[str],
     palette: npt.NDArray[np.uint8],
 ) -> Figure:
-    """One row for each image: image, ground truth, prediction, and the names of the classes in the last two.
+    """One row per image: image, ground truth, prediction, and the names of the classes in the last two.
 
-    The names are ordered by their pixels in both maps together; those for which there is no room are counted.
+    Names are ordered by their number of pixels in both maps together; those that do not fit are counted.
 
     Args:
         images: (H, W, 3) each, of any sizes.
-        truths: (H, W) each, class numbers 0..classes-1, and 255 where a pixel has no label, which is shown white.
-        predictions: (H, W) each, class numbers; shown for all pixels, those without a label included.
-        names: one for each class.
-        palette: (classes, 3), the colours of the classes.
+        truths: (H, W) each, class indices 0..classes-1, and 255 for unlabelled pixels, which are shown white.
+        predictions: (H, W) each, class indices; shown for all pixels, including unlabelled ones.
+        names: one name per class.
+        palette: (classes, 3), colours of the classes.
 
     Raises:
-        ValueError: numbers or sizes do not fit, or a map has a number that is no class.
+        ValueError: counts or sizes do not match, or a map has an invalid class index.
     """
     _check_rows(images, truths, predictions)
     _check_classes([*truths, *predictions], len(names), palette)
@@ -125,7 +125,7 @@ def segmentation_examples(
         _show(panels[0], _shrunk_image(image), interpolation="antialiased")
         _show(panels[1], colours[_shrunk(truth)])
         _show(panels[2], colours[_shrunk(prediction)])
-        for axes in panels[1:]:  # where white reaches the edge, the line tells how large the map is
+        for axes in panels[1:]:  # the line shows the extent of a map whose edge is white
             axes.spines[:].set(visible=True, linewidth=0.4, edgecolor=INK)
         labels = np.concatenate([truth.ravel(), prediction.ravel()])
         lines = min(LEGEND_LINES, int(_panel_height(image) / LEGEND_LINE))
@@ -143,19 +143,19 @@ def depth_examples(
     predictions: Sequence[npt.NDArray[np.floating]],
     max_depth: float,
 ) -> Figure:
-    """One row for each image: image, ground truth, prediction; all depths on one scale, near is bright.
+    """One row per image: image, ground truth, prediction; all depths on one scale, near is bright.
 
-    The scale ends at the largest true depth in whole metres, rounded up, and at `max_depth` at most; what is farther
-    has the colour of its end.
+    The scale ends at the largest true depth in whole metres, rounded up, and at `max_depth` at most; larger depths
+    are clipped to its end.
 
     Args:
         images: (H, W, 3) each, of any sizes.
-        truths: (H, W) each, metres; 0, or no number, is a pixel without a measurement, which is shown grey.
+        truths: (H, W) each, metres; 0 or NaN is a pixel without a measurement, which is shown grey.
         predictions: (H, W) each, metres.
         max_depth: metres, above 0.
 
     Raises:
-        ValueError: numbers or sizes do not fit.
+        ValueError: counts or sizes do not match.
     """
     _check_rows(images, truths, predictions)
     measured = [np.ma.masked_where(~(truth > 0), truth) for truth in truths]
@@ -178,16 +178,16 @@ def depth_examples(
 
 @dataclass(frozen=True, eq=False)
 class Discovered:
-    """An image with the predicted box, and how.
+    """An image with the predicted box and the intermediate maps that led to it.
 
     Attributes:
         image: (H, W, 3), of any size.
-        truths: (M, 4) x1, y1, x2, y2 in pixels of the image, as all that follows.
-        box: (4,).
-        seed: x and y of the patch that it grew from.
-        maps: (h, w) each, by title; the same titles in every row. Whole numbers are shown from bright (0) to dark,
-            others in two colours that meet at 0, with 1 % of the largest cut off.
-        patch: width and height of one value of the maps, which may reach over the right and lower edge of the image.
+        truths: (M, 4) true boxes x1, y1, x2, y2 in pixels of the image, like the fields below.
+        box: (4,), predicted box.
+        seed: x and y of the seed patch.
+        maps: (h, w) each, by title; the same titles in every row. Integers are shown from bright (0) to dark,
+            other values in a diverging colour map around 0, with the largest 1 % clipped.
+        patch: width and height of one cell of the maps, which may extend over the right and lower edge of the image.
     """
 
     image: npt.NDArray[np.uint8]
@@ -199,10 +199,10 @@ class Discovered:
 
 
 def discovery_examples(rows: Sequence[Discovered]) -> Figure:
-    """One row for each image: image with the true boxes and the predicted one, then the maps with box and seed.
+    """One row per image: image with the true boxes and the predicted one, then the maps with box and seed.
 
     Raises:
-        ValueError: no row, or rows with maps of other titles.
+        ValueError: no rows, or rows with maps of different titles.
     """
     titles = list(rows[0].maps) if rows else []
     if not titles or any(list(row.maps) != titles for row in rows):
@@ -218,7 +218,7 @@ def discovery_examples(rows: Sequence[Discovered]) -> Figure:
         for axes in panels:
             _outline(axes, row.box, FOUND, 1.6)
             axes.plot(*row.seed, marker="o", markersize=4, color=FOUND, markeredgecolor=PAPER, markeredgewidth=0.8)
-            axes.set(xlim=(0, row.image.shape[1]), ylim=(row.image.shape[0], 0))  # maps reach over the edge
+            axes.set(xlim=(0, row.image.shape[1]), ylim=(row.image.shape[0], 0))  # maps extend over the edge
         if number == 0:
             _column_title(figure, panels[0], "image", "white: objects, red: prediction")
             for axes, (title, values) in zip(panels[1:], row.maps.items(), strict=True):
@@ -231,7 +231,7 @@ def _is_count(values: npt.NDArray[Any]) -> bool:
 
 
 def _show_in_pixels(axes: Axes, values: npt.NDArray[Any], shape: tuple[int, int], **style: Any) -> None:
-    """Values that cover (height, width) pixels of the image, from its upper left corner."""
+    """Show values that cover (height, width) pixels of the image, from its upper left corner."""
     axes.imshow(values, extent=(0, shape[1], shape[0], 0), **style)
     _bare(axes)
 
@@ -247,7 +247,7 @@ def _show_map(axes: Axes, values: npt.NDArray[Any], row: Discovered) -> None:
 
 
 def _outline(axes: Axes, box: npt.NDArray[np.floating], colour: str, line: float) -> None:
-    """A box in pixels with a dark edge, so that it stands out from anything."""
+    """Draw a box in pixels with a dark edge, so that it is visible on any background."""
     from matplotlib.patches import Rectangle
 
     for edge, wide in ((INK, line + 1.2), (colour, line)):
@@ -281,12 +281,12 @@ def _check_classes(maps: Sequence[npt.NDArray[np.uint8]], classes: int, palette:
 
 
 def _examples(images: Sequence[npt.NDArray[np.uint8]], side: float) -> tuple[Figure, GridSpec]:
-    """Rows of three panels and a column that is `side` inches wide."""
+    """Figure with rows of three panels and a column that is `side` inches wide."""
     return _rows(images, [PANEL, PANEL, PANEL, side])
 
 
 def _rows(images: Sequence[npt.NDArray[np.uint8]], widths: Sequence[float]) -> tuple[Figure, GridSpec]:
-    """Rows as high as their images are in a panel, of columns of these widths in inches."""
+    """Figure with columns of these widths in inches and rows as high as their images in a panel."""
     from matplotlib.figure import Figure
 
     heights = [_panel_height(image) for image in images]
@@ -310,13 +310,13 @@ def _rows(images: Sequence[npt.NDArray[np.uint8]], widths: Sequence[float]) -> t
 
 
 def _panel_height(image: npt.NDArray[np.uint8]) -> float:
-    """Inches: an upright image is as high as a panel is wide; a very long one leaves room for its legend."""
+    """Height in inches: a portrait image is as high as a panel is wide; a very wide one leaves room for its legend."""
     height, width = image.shape[:2]
     return PANEL * min(max(height / width, 0.3), 1.0)
 
 
 def _panels(figure: Figure, grid: GridSpec, row: int) -> list[Axes]:
-    """Image, ground truth and prediction; a picture that does not fill its panel stands at the left."""
+    """Axes of image, ground truth and prediction; a picture that does not fill its panel is left-aligned."""
     return [figure.add_subplot(grid[row, column], anchor="W") for column in range(3)]
 
 
@@ -326,7 +326,7 @@ def _example_titles(figure: Figure, panels: Sequence[Axes], on_truth: str) -> No
 
 
 def _column_title(figure: Figure, axes: Axes, title: str, note: str = "") -> None:
-    """At the upper edge of the figure, with the note in small print behind."""
+    """Write a column title at the upper edge of the figure, followed by the note in small print."""
     where = axes.get_position().x0, 1 - TITLE / figure.get_figheight()
     text = figure.text(*where, title, fontsize=10.5, weight="bold", color=INK)
     if note:
@@ -344,7 +344,7 @@ def _stride(height: int, width: int) -> float:
 
 
 def _shrunk_image(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """(H, W, 3), at most LONGEST pixels on the longer side, each the mean of what it covers."""
+    """Shrink an image (H, W, 3) to at most LONGEST pixels on the longer side by averaging."""
     height, width = image.shape[:2]
     stride = _stride(height, width)
     if stride == 1:
@@ -354,7 +354,7 @@ def _shrunk_image(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _shrunk(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(H, W), at most LONGEST pixels on the longer side, each one of those that it covers: labels do not mix."""
+    """Shrink a map (H, W) to at most LONGEST pixels on the longer side by subsampling: labels do not mix."""
     stride = _stride(*values.shape)
     rows, columns = (
         np.minimum((np.arange(max(round(side / stride), 1)) + 0.5) * stride, side - 1).astype(int)
@@ -386,14 +386,14 @@ def _legend(
     lines: int = 256,
     left: float = -0.06,
 ) -> None:
-    """The names that are present, those with most pixels first; the last line counts those for which no line is left.
+    """Legend of the names present, by decreasing number of pixels; the last line counts those that do not fit.
 
     Args:
-        labels: of any shape, keys of `names`.
-        names: by label.
+        labels: labels of any shape, keys of `names`.
+        names: names by label.
         colours: (256, 3), by label.
-        lines: how many there are, at least 1.
-        left: where they begin, in widths of the axes.
+        lines: maximum number of lines, at least 1.
+        left: left edge, in widths of the axes.
     """
     from matplotlib.patches import Patch
 
@@ -413,7 +413,7 @@ def _cut(name: str) -> str:
 
 
 def _depth_map(axes: Axes, depth: npt.NDArray[np.floating], farthest: float) -> AxesImage:
-    """Near is bright; the same range in every row, so that rows can be compared; grey where `depth` is masked."""
+    """Show a depth map: near is bright, masked pixels are grey, and all rows share one range."""
     import matplotlib
 
     colours = matplotlib.colormaps["magma_r"].with_extremes(bad=UNMEASURED)
@@ -423,7 +423,7 @@ def _depth_map(axes: Axes, depth: npt.NDArray[np.floating], farthest: float) -> 
 
 
 def _depth_bar(axes: Axes, picture: AxesImage, ticks: Sequence[float], title: str, pad: float) -> None:
-    """The title stands `pad` points above."""
+    """Draw a colour bar for depth with the title `pad` points above it."""
     bar = axes.figure.colorbar(picture, cax=axes, ticks=ticks)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7, length=2, color=INK, labelcolor=INK, pad=2)
@@ -431,7 +431,7 @@ def _depth_bar(axes: Axes, picture: AxesImage, ticks: Sequence[float], title: st
 
 
 def _ticks(farthest: float) -> list[float]:
-    """Round numbers from 0, and the end of the scale in place of one that would touch it."""
+    """Round tick values from 0, and the end of the scale instead of a tick that would overlap it."""
     from matplotlib.ticker import MaxNLocator
 
     inner = MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(0, farthest)
@@ -439,7 +439,7 @@ def _ticks(farthest: float) -> list[float]:
 
 
 def _draw_boxes(axes: Axes, rendering: Rendering) -> None:
-    """Each box with the name of its class; the main class has a thicker line."""
+    """Draw each box with the name of its class; the main class has a thicker line."""
     from matplotlib.patches import Rectangle
 
     palette = semantic_palette() / 255
@@ -448,7 +448,7 @@ def _draw_boxes(axes: Axes, rendering: Rendering) -> None:
     for (x1, y1, x2, y2), label in reversed(rows):
         colour = palette[SEMANTIC_IDS[CLASSES[label]]]
         line = 2.4 if label == rendering.main_label else 1.4
-        # Pixel centres lie on whole numbers in matplotlib, half a pixel off the corner convention of the boxes.
+        # Pixel centres have integer coordinates in matplotlib, half a pixel off the corner convention of the boxes.
         for edge, wide in ((PAPER, line + 1.4), (colour, line)):
             corner = (x1 - 0.5, y1 - 0.5)
             axes.add_patch(Rectangle(corner, x2 - x1, y2 - y1, fill=False, edgecolor=edge, linewidth=wide))

@@ -1,4 +1,4 @@
-"""The page of the artifact report: charts above, then maps of some images."""
+"""Page of the artifact report: charts at the top, then maps of some images."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from regvit_lightning.frozen import dense
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
-WIDTH, CHARTS = 16.0, 13.0  # inches; of the charts, their height
-STAGES = 7  # blocks of which norm maps are shown, evenly spread, and the last
+WIDTH, CHARTS = 16.0, 13.0  # inches: width of the page and height of the charts
+STAGES = 7  # blocks with norm maps, evenly spread, including the last
 
 Draw = Callable[["SubFigure"], None]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: inches, and what draws it."""
+    """A part of the page: its size in inches and its drawing function."""
 
     size: tuple[float, float]
     draw: Draw
 
 
 def page(report: ArtifactReport) -> Figure:
-    """One page: norms, outliers, probes and costs above; norms, attention and components of some images below."""
+    """Draw the page: norms, outliers, probes and costs above; norms, attention and components of some images below."""
     from matplotlib.figure import Figure
 
     charts = Section((WIDTH, CHARTS), lambda figure: _charts(figure, report))
@@ -44,13 +44,13 @@ def page(report: ArtifactReport) -> Figure:
     for part, row in zip(parts, rows, strict=True):
         widths = [section.size[0] for section in row]
         panes = part.subfigures(1, len(row) + 1, width_ratios=[*widths, max(WIDTH - sum(widths), 0.01)], wspace=0)
-        for pane, section in zip(panes, row, strict=False):  # the last one stays empty
+        for pane, section in zip(panes, row, strict=False):  # the last pane stays empty
             section.draw(pane)
     return figure
 
 
 def _rows(sections: Sequence[Section]) -> list[list[Section]]:
-    """Sections in their order, beside each other where they fit."""
+    """Arrange sections in order, side by side where they fit."""
     rows: list[list[Section]] = []
     for section in sections:
         if rows and sum(other.size[0] for other in rows[-1]) + section.size[0] <= WIDTH:
@@ -80,7 +80,7 @@ def _charts(figure: SubFigure, report: ArtifactReport) -> None:
 
 
 def _maps(report: ArtifactReport) -> list[Section]:
-    """Norms and attention by head, attention and components, mean attention."""
+    """Sections of maps: norms and attention by head, attention and components, mean attention."""
     inside, norms, shown = report.inside, report.norms, report.shown
     pictures: list[npt.NDArray[np.uint8]] = [image.permute(1, 2, 0).numpy() for image in inside.images]
     stages = sorted({*dense.examples(norms.depth, STAGES), norms.depth - 1})

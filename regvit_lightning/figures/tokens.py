@@ -1,6 +1,6 @@
-"""Pictures of what tokens attend to and hold, from arrays, drawn into a Figure or a SubFigure of a page.
+"""Maps of attention, norms and principal components, drawn from arrays into a Figure or a SubFigure.
 
-A map has a cell for each patch. `size` of each kind of picture tells how many inches it is made for.
+A map has one cell per patch. `size` gives the intended size of each kind of figure in inches.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 Maps = npt.NDArray[np.floating]  # (N, h, w)
 
 CELL = 1.3  # inches: the widest panel
-WIDTH = 12.6  # inches: panels shrink where they would take more than this together
-GAP = 0.06  # of a panel, between panels
+WIDTH = 12.6  # inches: panels shrink if their total width exceeds this
+GAP = 0.06  # between panels, relative to a panel
 MARGIN = 0.1  # inches, left and right
 HEADING, FOOT = 0.46, 0.06  # inches above the first row and below the last
 BAR = 0.62  # inches for a colour bar on the right
 SHARES = "yellow is the share in the corner"
-SIGMAS = 3  # of the whitened component at either end of its colours (Fig. 20)
+SIGMAS = 3  # range of the colour scale of the whitened component (Fig. 20)
 
 
 def size(rows: int, columns: int, bar: bool = False) -> tuple[float, float]:
-    """Width and height in inches of square panels, titles included.
+    """Width and height in inches of a figure of square panels, including titles.
 
     Args:
-        bar: there is a colour bar on the right (`component_maps`).
+        bar: include a colour bar on the right (`component_maps`).
     """
     around = 2 * MARGIN + (BAR if bar else 0)
     panel = _panel(columns, around)
@@ -44,17 +44,17 @@ def size(rows: int, columns: int, bar: bool = False) -> tuple[float, float]:
 def attention_maps(
     figure: Figure | SubFigure, images: Sequence[npt.NDArray[np.uint8]], maps: Mapping[str, Maps], title: str
 ) -> None:
-    """A row for each image: the image and its maps (Figs. 1 and 9), each from 0 to its own largest share.
+    """Attention maps (Figs. 1 and 9): a row of image and maps per image, each map from 0 to its own largest share.
 
-    Made for `size(len(images), 1 + len(maps))`.
+    The intended size is `size(len(images), 1 + len(maps))`.
 
     Args:
         images: (H, W, 3) each.
-        maps: by name, such as CLS and reg_0, (N, h, w): the share of attention that each patch receives.
-        title: stands above.
+        maps: maps by name, such as CLS and reg_0, (N, h, w): the share of attention that each patch receives.
+        title: title above the figure.
 
     Raises:
-        ValueError: images and maps are not of one number.
+        ValueError: the numbers of images and maps differ.
     """
     _check(images, list(maps.values()))
     panels = _panels(figure, len(images), 1 + len(maps), title, SHARES)
@@ -66,17 +66,17 @@ def attention_maps(
 
 
 def head_maps(figure: Figure | SubFigure, images: Sequence[npt.NDArray[np.uint8]], heads: Maps, title: str) -> None:
-    """A row for each image: the image and the attention of CLS in each head (Fig. 18), each from 0 to its largest.
+    """Attention of CLS by head (Fig. 18): a row of image and maps per image, each map from 0 to its largest share.
 
-    Made for `size(len(images), 1 + number of heads)`.
+    The intended size is `size(len(images), 1 + number of heads)`.
 
     Args:
         images: (H, W, 3) each.
         heads: (N, heads, h, w).
-        title: stands above.
+        title: title above the figure.
 
     Raises:
-        ValueError: images and maps are not of one number.
+        ValueError: the numbers of images and maps differ.
     """
     attention_maps(figure, images, {f"head {index}": heads[:, index] for index in range(heads.shape[1])}, title)
 
@@ -84,17 +84,17 @@ def head_maps(figure: Figure | SubFigure, images: Sequence[npt.NDArray[np.uint8]
 def norm_maps(
     figure: Figure | SubFigure, images: Sequence[npt.NDArray[np.uint8]], columns: Mapping[str, Maps], title: str
 ) -> None:
-    """A row for each image: the image, and maps of its norms (Fig. 21), on one scale for each column.
+    """Norm maps (Fig. 21): a row of image and maps per image, with one scale per column.
 
-    Made for `size(len(images), 1 + len(columns))`.
+    The intended size is `size(len(images), 1 + len(columns))`.
 
     Args:
         images: (H, W, 3) each.
-        columns: norms (N, h, w) of these images by title, such as blocks or models.
-        title: stands above.
+        columns: norms (N, h, w) of the images by title, such as blocks or models.
+        title: title above the figure.
 
     Raises:
-        ValueError: images and maps are not of one number.
+        ValueError: the numbers of images and maps differ.
     """
     _check(images, list(columns.values()))
     panels = _panels(figure, len(images), 1 + len(columns), title, "one scale for each column: least to largest norm")
@@ -108,13 +108,13 @@ def norm_maps(
 
 
 def mean_attention(figure: Figure | SubFigure, maps: Mapping[str, Maps], title: str) -> None:
-    """One row of mean maps over images (Fig. 16), each from 0 to its own largest share.
+    """Mean attention maps over images (Fig. 16) in one row, each scaled from 0 to its own largest share.
 
-    Made for `size(1, len(maps))`.
+    The intended size is `size(1, len(maps))`.
 
     Args:
-        maps: by name, (N, h, w) of all images.
-        title: stands above.
+        maps: maps by name, (N, h, w) of all images.
+        title: title above the figure.
     """
     (panels,) = _panels(figure, 1, len(maps), title, SHARES)
     for axes, values in zip(panels, maps.values(), strict=True):
@@ -125,17 +125,17 @@ def mean_attention(figure: Figure | SubFigure, maps: Mapping[str, Maps], title: 
 def component_maps(
     figure: Figure | SubFigure, images: Sequence[npt.NDArray[np.uint8]], component: Maps, title: str
 ) -> None:
-    """Images above, the first principal component of their patches below (Fig. 20), on one scale of ±3 sigma.
+    """First principal component of the patches (Fig. 20), below each image, on one scale of ±3 sigma.
 
-    Made for `size(2, len(images), bar=True)`.
+    The intended size is `size(2, len(images), bar=True)`.
 
     Args:
         images: (H, W, 3) each.
         component: (N, h, w), whitened: mean 0 and standard deviation 1 in each image.
-        title: stands above.
+        title: title above the figure.
 
     Raises:
-        ValueError: images and maps are not of one number.
+        ValueError: the numbers of images and maps differ.
     """
     _check(images, [component])
     above, below = _panels(figure, 2, len(images), title, "each image alone, the farthest value red", BAR)
@@ -157,14 +157,14 @@ def _check(images: Sequence[npt.NDArray[np.uint8]], maps: Sequence[Maps]) -> Non
 
 
 def _panel(columns: int, around: float) -> float:
-    """Inches: the side of a panel among `columns` of them, with `around` inches beside them."""
+    """Side in inches of a panel in a row of `columns` panels with `around` inches of margins."""
     return min(CELL, (WIDTH - around) / (columns + (columns - 1) * GAP))
 
 
 def _panels(
     figure: Figure | SubFigure, rows: int, columns: int, title: str, note: str, right: float = 0
 ) -> list[list[Axes]]:
-    """Axes by row and column, from the upper left, as large as `size` foresees; title and small note stand above."""
+    """Axes by row and column from the upper left, sized as in `size`, below the title and a small note."""
     width, height = figure.bbox.width / figure.dpi, figure.bbox.height / figure.dpi
     panel = _panel(columns, 2 * MARGIN + right)
     across, down = (n * panel + (n - 1) * GAP * panel for n in (columns, rows))
@@ -197,7 +197,7 @@ def _image(axes: Axes, image: npt.NDArray[np.uint8]) -> None:
 
 
 def _share(axes: Axes, values: npt.NDArray[np.floating]) -> None:
-    """A map, with the share of its brightest patch in the corner: own scales would make all maps look alike."""
+    """Draw a map with the share of its brightest patch in the corner, since each map has a scale of its own."""
     largest = float(values.max())
     share = 100 * largest
     _bare(axes).imshow(values, cmap="viridis", vmin=0, vmax=largest or 1, interpolation="nearest")
@@ -210,5 +210,5 @@ def _bare(axes: Axes) -> Axes:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
-    axes.set_anchor("N")  # what is wider than high stands below its title
+    axes.set_anchor("N")  # wide images stay directly below their title
     return axes

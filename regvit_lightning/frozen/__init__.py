@@ -1,1 +1,1 @@
-"""What every frozen evaluation shares: contract, settings, module, trainer."""
+"""Shared code of the frozen evaluations: contract, settings, module, trainer."""

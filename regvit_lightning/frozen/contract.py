@@ -1,4 +1,4 @@
-"""The contract of a frozen evaluation: how it is run, its metrics, its outcome."""
+"""Contract of a frozen evaluation: run options, metrics and outcome."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How an evaluation is run: nothing of it changes what is computed, but for the seed.
+    """Run options of an evaluation; only the seed affects its results.
 
     Attributes:
-        seed: of everything drawn.
-        devices: number of devices of this machine, for tasks that train; the others take one.
-        callbacks: for showing progress.
-        folder: of the cell, for the log, the checkpoint and the weights of a head; None keeps nothing. Training goes
-            on from a checkpoint that lies there.
+        seed: seed of all random numbers.
+        devices: number of devices of this machine, for tasks that train; the others use one.
+        callbacks: callbacks that show progress.
+        folder: folder of the cell, for the log, the checkpoint and the weights of a head; None saves nothing.
+            Training resumes from a checkpoint in it.
     """
 
     seed: int = 0
@@ -37,12 +37,12 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is shown.
+    """Display of a metric.
 
     Attributes:
         better: +1 where higher is better, -1 where lower is.
-        unit: percent, metres.
-        decimals: in tables.
+        unit: unit, such as percent or metres.
+        decimals: number of decimals in tables.
     """
 
     better: int = 1
@@ -52,18 +52,18 @@ class Metric:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an evaluation measures.
+    """Results of an evaluation.
 
     Attributes:
-        metrics: by name.
-        intervals: 95 % bootstrap interval over test images, for metrics with a score per image.
+        metrics: metrics by name.
+        intervals: 95 % bootstrap intervals over test images, for metrics with a score per image.
         images: number of test images.
-        protocol: the facts that people argue about.
+        protocol: details of the protocol that affect comparability.
         per_class: a score for each class by name, None for a class that does not occur.
-        floors: what is reached without a backbone: by name, metrics.
-        picture: examples, where the task has some to show.
-        scores: of single test images in the order of the data, by metric of `METRICS`: (N,) whose mean is the metric,
-            or (N, …) where `scores.STATISTICS` says how it comes from their mean. NaN for an image that is left out.
+        floors: metrics of baselines without a backbone, by name.
+        picture: figure of examples, if the task provides one.
+        scores: per-image scores in the order of the data, by metric of `METRICS`: (N,) whose mean is the metric,
+            or (N, …) where `scores.STATISTICS` defines the metric from their mean. NaN for an excluded image.
     """
 
     metrics: dict[str, float]
@@ -73,22 +73,22 @@ class Outcome:
     per_class: dict[str, float | None] = field(default_factory=dict)
     floors: dict[str, dict[str, float]] = field(default_factory=dict)
     picture: "Figure | None" = None
-    scores: dict[str, Tensor] = field(default_factory=dict, compare=False)  # tensors have no plain equality
+    scores: dict[str, Tensor] = field(default_factory=dict, compare=False)  # == on tensors is elementwise
 
 
 class Task(Protocol):
-    """A file of `regvit_lightning/tasks/`.
+    """Interface of a task module of `regvit_lightning/tasks/`.
 
     Attributes:
-        SETTINGS: dataclass of its YAML.
-        METRICS: those that go into tables.
-        READS: the part of the data's settings that says which images it reads, see `DataSettings.section`; `discovery`
-            where that is a set with boxes, which `TaskSettings.boxed_set` names.
-        FOOTNOTE: keys of the outcome's `protocol` that stand under the table.
-        TRAINS_HEAD: True, where it is there: the task uses all devices of `RunOptions`; the others take one.
-        NEEDS_TEXT: True, where it is there: a grid leaves out models without a text tower.
-        run: computes one cell.
-        work: how much that is, for `make plan`.
+        SETTINGS: dataclass of the YAML settings.
+        METRICS: metrics shown in tables.
+        READS: section of the data settings that names the images it reads, see `DataSettings.section`; `discovery`
+            for a set with boxes, named by `TaskSettings.boxed_set`.
+        FOOTNOTE: keys of the outcome's `protocol` shown under the table.
+        TRAINS_HEAD: True if defined: the task uses all devices of `RunOptions`; the others use one.
+        NEEDS_TEXT: True if defined: a grid skips models without a text tower.
+        run: compute one cell.
+        work: estimate the work of a cell, for `make plan`.
     """
 
     SETTINGS: type[TaskSettings]

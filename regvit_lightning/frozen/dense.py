@@ -1,4 +1,4 @@
-"""What the dense evaluations share: patch features of images of any size, windows, and which images are shown."""
+"""Shared code of the dense evaluations: patch features for any image size, windows, and choice of examples."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from regvit_lightning.models.tokens import Tokens
 
 
 def centre_pad(images: Tensor, multiple: int) -> Tensor:
-    """Zeros around (B, C, H, W) up to the next multiples of `multiple`; an odd row or column goes below or right.
+    """Zero-pad (B, C, H, W) on all sides to multiples of `multiple`; an extra row or column goes below or right.
 
-    DINOv2's padding for patch size 14 (dinov2, hubconf and evaluation notebooks): 512 becomes 518, 480 × 640 becomes
-    490 × 644.
+    This is DINOv2's padding for patch size 14 (dinov2, hubconf and evaluation notebooks): 512 becomes 518, 480 × 640
+    becomes 490 × 644.
     """
     height, width = images.shape[-2:]
     rows, columns = -height % multiple, -width % multiple
@@ -24,7 +24,7 @@ def centre_pad(images: Tensor, multiple: int) -> Tensor:
 
 
 def features(frozen: Frozen, images: Tensor, blocks: Sequence[int], norm: bool, device_batch: int) -> list[Tokens]:
-    """Tokens of normalised images (B, 3, H, W) of any size, centre-padded, `device_batch` images at once.
+    """Tokens of normalised images (B, 3, H, W) of any size, centre-padded, `device_batch` images per forward pass.
 
     Args:
         blocks, norm: as for `Backbone.forward`.
@@ -46,11 +46,11 @@ def _joined(parts: Sequence[Tokens]) -> Tokens:
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along a side, in the order of mmsegmentation: `stride` apart, the last moved to the end."""
+    """Start offsets of windows along a side, as in mmsegmentation: `stride` apart, the last flush with the end."""
     return [min(start, length - window) for start in range(0, max(length - window + stride, 1), stride)]
 
 
 def examples(images: int, wanted: int = 4) -> list[int]:
-    """Places of the test images that a picture shows: evenly spread, all of them where there are few."""
+    """Indices of the test images shown in a picture: `wanted` of them, evenly spread, or all if there are fewer."""
     wanted = min(wanted, images)
     return [index * images // wanted for index in range(wanted)]

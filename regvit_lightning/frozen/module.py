@@ -1,4 +1,4 @@
-"""A LightningModule that holds a frozen backbone: features without a graph in the protocol's precision."""
+"""LightningModule with a frozen backbone: features without gradients in the precision of the protocol."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ from regvit_lightning.runtime.scheduled import ScheduledModule
 
 
 class Frozen(nn.Module):
-    """A backbone as a source of features: no graph, the protocol's precision inside, float32 outside.
+    """Frozen feature extractor: no gradients, the precision of the protocol inside, float32 outputs.
 
     Args:
-        backbone: stays as it is.
+        backbone: backbone, left unchanged.
         precision: bf16-mixed or 32-true.
     """
 
@@ -27,36 +27,36 @@ class Frozen(nn.Module):
         self.backbone, self.precision = backbone, precision
 
     def forward(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool = True) -> list[Tokens]:
-        """`Backbone.forward` of normalised images (B, 3, H, W), as float32 that a head can be trained on."""
+        """Features of normalised images (B, 3, H, W) as in `Backbone.forward`, in float32 for training a head."""
         with self.autocast(images):
             outputs = self.backbone(images, blocks, norm)
         return [Tokens(_ordinary(t.cls), _ordinary(t.registers), _ordinary(t.patches)) for t in outputs]
 
     @contextmanager
     def autocast(self, images: Tensor) -> Iterator[None]:
-        """Inside, the backbone computes without a graph and in the protocol's precision on the device of `images`."""
+        """Context without gradients and in the precision of the protocol, for the device of `images`."""
         with torch.inference_mode(), hardware.autocast(images.device.type, self.precision):
             yield
 
 
 def _ordinary(tokens: Any) -> Any:
-    # A backward pass cannot keep tensors of the inference mode: a copy made outside of it is an ordinary one.
+    # Autograd cannot save inference-mode tensors for backward: a copy made outside of that mode is an ordinary tensor.
     return None if tokens is None else tokens.to(torch.float32, copy=True)
 
 
 class FrozenModule(ScheduledModule):
-    """A LightningModule around a frozen backbone.
+    """LightningModule around a frozen backbone.
 
-    Checkpoints hold the head alone, with what a subclass gives to `save_hyperparameters`: everything that it needs but
-    the backbone, so that `load_from_checkpoint(path, backbone=backbone)` builds it again.
+    Checkpoints hold the head alone, with the arguments that a subclass passes to `save_hyperparameters`: all but the
+    backbone, so that `load_from_checkpoint(path, backbone=backbone)` restores it.
 
     Args:
-        backbone: gives the features.
-        precision: of the features; heads are float32.
-        seed: of what is drawn while a head is trained (dropout).
+        backbone: source of the features.
+        precision: precision of the features; heads are float32.
+        seed: seed of the random numbers in training a head (dropout).
 
     Attributes:
-        validates_on: what its validation pass reads, for the progress display.
+        validates_on: data of the validation pass, for the progress display.
     """
 
     validates_on = "held-out images"
@@ -75,7 +75,7 @@ class FrozenModule(ScheduledModule):
         return tokens
 
     def head_state(self) -> dict[str, Tensor]:
-        """Everything that is not frozen."""
+        """State of everything that is not frozen."""
         frozen = {id(value) for value in self.frozen.state_dict(keep_vars=True).values()}
         return {name: value for name, value in self.state_dict(keep_vars=True).items() if id(value) not in frozen}
 

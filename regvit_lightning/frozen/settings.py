@@ -1,4 +1,4 @@
-"""Settings that frozen evaluations share."""
+"""Settings shared by the frozen evaluations."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ from regvit_lightning.settings import MISSING, check, check_at_least
 
 @dataclass
 class TaskSettings:
-    """Settings of every frozen evaluation.
+    """Settings common to all frozen evaluations.
 
     Attributes:
         module: file of `regvit_lightning/tasks/` with the task's `SETTINGS` and `run`.
-        version: of the protocol; raised whenever a change to the code or the YAML changes numbers.
-        precision: of the frozen features: bf16-mixed or 32-true; auto becomes the first where the hardware has it.
-        workers: decoding processes per device.
-        device_batch: images at once through the backbone on one device.
-        untrained_size: side in pixels of the images that untrained backbones are made for.
+        version: version of the protocol; raised whenever a change to the code or the YAML changes numbers.
+        precision: of the frozen features: bf16-mixed or 32-true; auto takes bf16-mixed where the hardware supports it.
+        workers: data loading processes per device.
+        device_batch: images per forward pass of the backbone on one device.
+        untrained_size: side in pixels of the images for which untrained backbones are built.
     """
 
     module: str = MISSING
@@ -30,7 +30,7 @@ class TaskSettings:
 
     @property
     def boxed_set(self) -> str:
-        """Name of the set with boxes that is read; empty for a task that reads other images."""
+        """Name of the set with boxes that the task reads; empty for a task that reads other images."""
         return ""
 
     def __post_init__(self) -> None:
@@ -44,7 +44,7 @@ class ViewSettings(TaskSettings):
     """Settings of the evaluations on ImageNet.
 
     Attributes:
-        resize: short side in pixels before the central crop of the evaluation view.
+        resize: short side in pixels before the centre crop of the evaluation view.
         crop: side of that crop in pixels.
     """
 
@@ -57,20 +57,20 @@ class ViewSettings(TaskSettings):
         check(self.resize >= self.crop, f"resize={self.resize}: must be at least crop={self.crop}")
 
     def view(self) -> Transform:
-        """The evaluation view of an image, the same for train and test."""
+        """Evaluation transform of an image, the same for train and test."""
         return centre_crop(self.resize, self.crop)
 
     def view_in_words(self) -> str:
-        """The view, as it goes into the record."""
+        """Description of the evaluation view for the record."""
         return f"resize {self.resize}, centre crop {self.crop}, bicubic"
 
 
 @dataclass
 class ClassificationSettings(ViewSettings):
-    """Settings of the evaluations on ImageNet that choose something.
+    """Settings of the evaluations on ImageNet that select hyperparameters.
 
     Attributes:
-        held_out: share of the train images kept for choosing.
+        held_out: share of the train images held out for that selection.
     """
 
     held_out: float = MISSING

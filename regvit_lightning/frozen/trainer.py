@@ -1,4 +1,4 @@
-"""Trainers of frozen evaluations: one for ordered passes, one that trains a head and continues an interrupted run."""
+"""Trainers of frozen evaluations: one for ordered passes, one that trains a head and resumes interrupted runs."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -17,31 +17,31 @@ from regvit_lightning.runtime import atomic, hardware, loggers, slurm
 from regvit_lightning.runtime.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint
 from regvit_lightning.runtime.interruption import Signals
 
-CHECKPOINT_EVERY = 1000  # steps of a head's training
+CHECKPOINT_EVERY = 1000  # steps of head training
 LOG_EVERY = 10  # steps
 LAST, HEAD = "last.ckpt", "head.safetensors"  # files in the folder of a cell
 
 
 def tester(how: RunOptions) -> Trainer:
-    """A Trainer for ordered passes: one device, so that every image counts once; writes nothing to disk."""
+    """Trainer for ordered passes: one device, so that every image counts once; writes nothing to disk."""
     return Trainer(**_quiet(how.callbacks), devices=1, logger=False, enable_checkpointing=False)
 
 
 def fit(module: FrozenModule, images: Streamed, steps: int, how: RunOptions, **more: Any) -> None:
-    """Train the head on `how.devices` devices, going on from the checkpoint in `how.folder` where there is one.
+    """Train the head on `how.devices` devices, resuming from the checkpoint in `how.folder` if there is one.
 
-    Afterwards only the process that the user started goes on, and the head lies in the folder.
+    Afterwards only the process that the user started continues, and the head is saved in the folder.
 
     Args:
         module: the frozen backbone and its head.
-        images: its stream gives the batches.
-        steps: of the optimiser.
+        images: data whose stream yields the batches.
+        steps: number of optimiser steps.
         how: devices, callbacks, folder.
-        more: of Lightning's Trainer.
+        more: further arguments of Lightning's Trainer.
 
     Raises:
-        UserError: the folder cannot be written, or the loss is not finite.
-        Stopped: a signal asked to stop; a checkpoint is written.
+        UserError: the folder is not writable, or the loss is not finite.
+        Stopped: a signal requested a stop; a checkpoint was written.
     """
     assert images.stream is not None, "the batches come from a stream"
     signals = Signals()
@@ -62,9 +62,9 @@ def fit(module: FrozenModule, images: Streamed, steps: int, how: RunOptions, **m
     )
     last = how.folder / LAST if how.folder is not None and (how.folder / LAST).exists() else None
     try:
-        with signals if how.folder is not None else nullcontext():  # without a folder there is nothing to go on from
+        with signals if how.folder is not None else nullcontext():  # without a folder there is no checkpoint to resume
             runner.fit(module, images, ckpt_path=last, weights_only=True)
-    except RuntimeError as error:  # of torch.distributed, when another process stopped and told why
+    except RuntimeError as error:  # from torch.distributed, when another process stopped and gave the reason
         if how.devices == 1 or not any(word in str(error) for word in ("gloo", "NCCL", "peer")):
             raise
         raise UserError("the process of another device stopped; its line tells why") from None
@@ -77,7 +77,7 @@ def fit(module: FrozenModule, images: Streamed, steps: int, how: RunOptions, **m
 def _quiet(callbacks: Sequence[Callback]) -> dict[str, Any]:
     return {
         "accelerator": hardware.accelerator(),
-        "precision": "32-true",  # of the heads; the backbone has its own
+        "precision": "32-true",  # of the heads; the backbone has a precision of its own
         "callbacks": list(callbacks),
         "enable_progress_bar": False,
         "enable_model_summary": False,

@@ -1,6 +1,6 @@
-"""The artifact report: has this backbone high-norm tokens, from which block on, where, and what do they hold and draw?
+"""Artifact report: presence, depth, position, content and attention of the high-norm tokens of a backbone.
 
-Source: Darcet et al. 2023 (arXiv 2309.16588), sections 2 and 3; the rules, measures and probes stand in
+Source: Darcet et al. 2023 (arXiv 2309.16588), sections 2 and 3; the rules, measures and probes are in
 `regvit_lightning/analysis/` with their own sources. Norms are those of the residual stream before the final norm.
 """
 
@@ -47,15 +47,15 @@ class ArtifactReportSettings(TaskSettings):
 
     Attributes:
         source: `imagenet`, its train and test images; or the name of a set with boxes (`voc07`): images without
-            classes, of which every other one is a train image.
-        resize: short side in pixels before the central crop.
+            classes, every other one of which is used for training.
+        resize: short side in pixels before the centre crop.
         crop: side of that crop in pixels.
-        images: so many of the test images, evenly spread over the classes.
-        detailed: so many of those for attention and collapse, which need every token; and so many train images whose
-            registers stand in for those of others.
-        shown: so many of those in the pictures.
-        rule: whose outliers after the last block are looked at more closely.
-        rules: constants of the rules for outliers.
+        images: number of test images, evenly spread over the classes.
+        detailed: number of those for attention and collapse, which need every token; also the number of train images
+            whose registers replace those of others.
+        shown: number of those in the pictures.
+        rule: rule whose outliers after the last block are analysed in detail.
+        rules: constants of the outlier rules.
         probes: settings of the probes.
     """
 
@@ -92,8 +92,8 @@ class Passes:
     """Ordered passes of a backbone over the images of a report.
 
     Args:
-        train, test: images, those of the report.
-        settings, how: of the report.
+        train, test: images of the report.
+        settings, how: settings and run options of the report.
     """
 
     def __init__(self, train: ImageFiles, test: ImageFiles, settings: ArtifactReportSettings, how: RunOptions) -> None:
@@ -107,14 +107,14 @@ class Passes:
         tester(self.how).test(module, images, verbose=False)
 
     def first_over(self, module: FrozenModule, files: ImageFiles) -> None:
-        """Run the validation pass of `module`."""
+        """Run the validation pass of `module` over `files`."""
         tester(self.how).validate(module, ImageNet(self.loading, validation=[(files, self.view)]), verbose=False)
 
 
 def work(settings: ArtifactReportSettings, images: ImageCounts) -> Work:
-    """Test images for the norms, some of them for the last block, and train and test for the probes.
+    """Work: test images for the norms, some of them for the last block, train and test images for the probes.
 
-    A model with registers goes over train and test once more, and once for each replacement: here, every model does.
+    A model with registers processes train and test once more, and once per replacement: assumed here for every model.
     """
     if settings.source == "imagenet":
         all_train, all_test = images["imagenet"]
@@ -133,7 +133,7 @@ def run(
     settings: ArtifactReportSettings,
     how: RunOptions = RunOptions(),  # noqa: B008
 ) -> Outcome:
-    """Norms of every block, outliers by every rule and where they sit, attention, collapse, probes, replacements, cost.
+    """Compute norms, outliers and their positions, attention, collapse, probes, register replacements and cost.
 
     Raises:
         DataError: the data is missing, incomplete or unreadable.
@@ -223,7 +223,7 @@ def _contents(
 
 
 def _effects(backbone: Backbone, passes: Passes, settings: ArtifactReportSettings) -> dict[str, Effect]:
-    """Of replacing registers; none for a model without registers, and for images without classes."""
+    """Effects of replacing registers; empty for a model without registers or images without classes."""
     if not backbone.num_registers or len(passes.train.classes) < 2:
         return {}
     module = ReplacedPass(backbone, settings.precision, passes.how.seed)

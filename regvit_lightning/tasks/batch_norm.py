@@ -1,4 +1,4 @@
-"""Batch normalisation by the statistics of the whole batch, over all devices."""
+"""Batch normalisation with the statistics of the whole batch, over all devices."""
 
 import torch
 from torch import Tensor, nn
@@ -6,9 +6,9 @@ from torch.distributed.nn.functional import all_reduce
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation by the statistics of the whole batch, over all devices.
+    """Batch normalisation with the statistics of the whole batch, over all devices.
 
-    Unlike torch's SyncBatchNorm, also on CPUs.
+    Unlike torch's SyncBatchNorm, it also works on CPUs.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -18,7 +18,7 @@ class BatchNorm(nn.BatchNorm2d):
         mean = over_devices(features.sum((0, 2, 3))) / count
         var = over_devices((features - mean.view(-1, 1, 1)).square().sum((0, 2, 3))) / count
         for running, measured in ((self.running_mean, mean), (self.running_var, var * count / max(count - 1, 1))):
-            assert running is not None and self.momentum is not None  # noqa: PT018  # as BatchNorm2d makes them
+            assert running is not None and self.momentum is not None  # noqa: PT018  # as created by BatchNorm2d
             running.lerp_(measured.detach(), self.momentum)
         scale = self.weight * (var + self.eps).rsqrt()
         return torch.addcmul((self.bias - mean * scale).view(-1, 1, 1), features, scale.view(-1, 1, 1))
@@ -29,12 +29,12 @@ def _devices() -> int:
 
 
 def over_devices(sums: Tensor) -> Tensor:
-    """The sum over all devices of a tensor that each of them has."""
+    """Sum a tensor over all devices."""
     return all_reduce(sums) if _devices() > 1 else sums
 
 
 def synchronise(module: nn.Module) -> None:
-    """Replace every batch normalisation of maps inside `module` by `BatchNorm`."""
+    """Replace every `BatchNorm2d` and `SyncBatchNorm` inside `module` by `BatchNorm`."""
     for name, child in module.named_children():
         if isinstance(child, (nn.BatchNorm2d, nn.SyncBatchNorm)):
             norm = BatchNorm(child.num_features, child.eps, child.momentum)

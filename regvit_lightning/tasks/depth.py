@@ -1,9 +1,9 @@
 """Depth from frozen features by a linear head: DINOv2's NYU protocols "lin. 1" and "lin. 4".
 
-Source: Oquab et al. 2023 (arXiv 2304.07193), section 7.4 and table 11; dinov2/eval/depth. At each place a 1 × 1
+Source: Oquab et al. 2023 (arXiv 2304.07193), section 7.4 and table 11; dinov2/eval/depth. At each patch a 1 × 1
 convolution scores bins of depth, whose weighted mean is the depth (AdaBins, Bhat et al. 2021, with uniform bins). Two
-differences, both in the record: the last head is tested, where the release keeps the one with the best abs_rel on test;
-and the loss is that of pairs of images, whatever the number of devices.
+differences, both in the record: the last head is tested, while the release selects the head with the best abs_rel on
+test; and the loss is computed on pairs of images, whatever the number of devices.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,18 +39,18 @@ READS = "depth"
 TRAINS_HEAD = True
 FOOTNOTE = ("view", "flip", "eval_crop", "range_in_metres", "averaging")
 
-# Blocks, numbered from 1, whose features "lin. 4" takes, by the depth of the model (dinov2/hub/depthers.py).
+# Blocks, numbered from 1, whose features "lin. 4" uses, by the depth of the model (dinov2/hub/depthers.py).
 FOUR_BLOCKS = {12: (3, 6, 9, 12), 24: (5, 12, 18, 24), 40: (10, 20, 30, 40)}
 
 UPSAMPLING = 4
-OFFSET = 0.1  # of the rectified scores of the bins, so that their sum is not 0
-DECODED = 2  # images whose scores are upsampled at once: few, because they are many numbers
-WARMUP_RATIO, FINAL_RATIO = 1e-3, 1e-8  # of the learning rate, at the first step and at the end
+OFFSET = 0.1  # added to the rectified scores of the bins, so that their sum is not 0
+DECODED = 2  # images whose scores are upsampled at once: few, to save memory
+WARMUP_RATIO, FINAL_RATIO = 1e-3, 1e-8  # learning rate relative to lr, at the first step and at the end
 MOMENTUM, LOWEST_MOMENTUM = 0.95, 0.85  # beta 1 of AdamW, over one cycle
-EPSILON = 1e-3  # metres, inside the logarithms of the losses
-MEAN_WEIGHT = 0.15  # of the squared mean in SigLoss
-NATIVE_SIDE = 480  # of NYU's images
-STRIDES = (1, 2, 4, 6)  # of the gradient loss
+EPSILON = 1e-3  # metres, added inside the logarithms of the losses
+MEAN_WEIGHT = 0.15  # weight of the squared mean in SigLoss
+NATIVE_SIDE = 480  # short side of NYU's images
+STRIDES = (1, 2, 4, 6)  # strides of the gradient loss
 SCORES = ("rmse", "abs_rel", "sq_rel", "a1", "a2", "a3", "log10", "rmse_log", "silog")
 
 
@@ -61,24 +61,24 @@ class DepthSettings(TaskSettings):
     Attributes:
         steps: optimiser steps.
         batch_size: images per step over all devices.
-        loss_images: images whose valid pixels make one value of the loss; a step takes the mean over such groups.
-        lr: of AdamW, on top of the warm-up and the cosine.
-        weight_decay: of AdamW.
-        warmup_steps: of the learning rate.
-        clip: largest norm of the gradient.
-        sig_warmup: first steps, in which SigLoss is its second term alone.
-        gradient_weight: of the gradient loss; 0 leaves it out.
-        blocks: how many give features: 1, the last, or 4, over the depth.
-        cls: put the CLS of the same block beside each patch.
+        loss_images: images whose valid pixels form one value of the loss; a step averages over such groups.
+        lr: base learning rate of AdamW, scaled by the warm-up and the cosine.
+        weight_decay: weight decay of AdamW.
+        warmup_steps: steps of the linear warm-up of the learning rate.
+        clip: maximum gradient norm.
+        sig_warmup: initial steps in which SigLoss is its second term alone.
+        gradient_weight: weight of the gradient loss; 0 disables it.
+        blocks: number of blocks that provide features: 1 for the last, or 4 over the depth.
+        cls: concatenate the CLS of the same block to each patch.
         final_norm: apply the final norm to the features of every block.
-        bins: of depth, uniform.
-        min_depth, max_depth: metres; first and last bin, and open interval of the depths that are scored.
-        crop: rows and columns of the training crops.
-        short_side: of the whole images in pixels, to which they are resized; 0 leaves them.
-        border_crop: cut off the frame of NYU's images in training.
-        rotation: largest angle in training, degrees.
+        bins: number of uniform depth bins.
+        min_depth, max_depth: metres; first and last bin, and open interval of the scored depths.
+        crop: height and width of the training crops.
+        short_side: short side in pixels to which whole images are resized; 0 keeps their size.
+        border_crop: crop the border of NYU's images in training.
+        rotation: maximum rotation angle in training, degrees.
         flip_test: average with the prediction for the mirrored image.
-        eigen_crop: score inside the Eigen crop only.
+        eigen_crop: evaluate inside the Eigen crop only.
     """
 
     steps: int = MISSING
@@ -117,7 +117,7 @@ class DepthSettings(TaskSettings):
 
     @property
     def depth_range(self) -> tuple[float, float]:
-        """Metres."""
+        """Minimum and maximum depth, metres."""
         return self.min_depth, self.max_depth
 
 
@@ -128,9 +128,9 @@ SETTINGS = DepthSettings
 
 
 def feature_blocks(depth: int, blocks: int) -> list[int]:
-    """Blocks, numbered from 0, that give features, of a model of `depth` blocks.
+    """Indices from 0 of the blocks that provide features in a model of `depth` blocks.
 
-    Four are the published ones, or evenly spread over a depth that has none.
+    Four blocks are the published ones, or evenly spread for a depth without published ones.
 
     Raises:
         SettingsError: the model has fewer.
@@ -142,7 +142,7 @@ def feature_blocks(depth: int, blocks: int) -> list[int]:
 
 
 def inputs(tokens: Sequence[Tokens], cls: bool) -> Tensor:
-    """Input of the head at every patch: its features block by block, each followed by the CLS of that block.
+    """Head input of every patch: its features block by block, each followed by the CLS of that block.
 
     Returns:
         (B, h, w, C), C = blocks * D, or blocks * 2 D with `cls`.
@@ -157,7 +157,7 @@ def inputs(tokens: Sequence[Tokens], cls: bool) -> Tensor:
 
 
 def expectation(logits: Tensor, centres: Tensor) -> Tensor:
-    """Depth as the mean of the bins' centres, weighted by ReLU(logits) + 0.1.
+    """Depth as the mean of the bin centres, weighted by ReLU(logits) + 0.1.
 
     Args:
         logits: (B, K, h, w).
@@ -171,7 +171,7 @@ def expectation(logits: Tensor, centres: Tensor) -> Tensor:
 
 
 def decode(logits: Tensor, centres: Tensor) -> Tensor:
-    """Depth (B, 4 h, 4 w) in metres from the scores of the bins at each patch, (B, K, h, w)."""
+    """Depth (B, 4 h, 4 w) in metres from the bin scores of each patch, (B, K, h, w)."""
     parts = [
         expectation(F.interpolate(part, scale_factor=UPSAMPLING, mode="bilinear", align_corners=False), centres)
         for part in logits.split(DECODED)
@@ -186,10 +186,10 @@ def sig_loss(prediction: Tensor, truth: Tensor, images: int, warmup: bool = Fals
     """SigLoss (Eigen et al. 2014, as in AdaBins): sqrt(Var(g) + 0.15 mean(g)²), g = log prediction - log truth.
 
     Args:
-        prediction, truth: (B, H, W), metres; pixels with truth 0 do not count.
-        images: whose pixels make one value; the mean over the B / images values is returned. A group without a valid
-            pixel counts as 0.
-        warmup: leave the variance out.
+        prediction, truth: (B, H, W), metres; pixels with truth 0 are ignored.
+        images: number of images whose pixels form one value; the mean over the B / images values is returned. A
+            group without a valid pixel counts as 0.
+        warmup: omit the variance.
     """
     error, valid = _log_error(prediction, truth, images)
     count = valid.sum(dim=(1, 2, 3))
@@ -198,15 +198,15 @@ def sig_loss(prediction: Tensor, truth: Tensor, images: int, warmup: bool = Fals
     if not warmup:
         apart = torch.where(valid, error - mean.view(-1, 1, 1, 1), 0.0)
         squared = squared + apart.square().sum(dim=(1, 2, 3)) / (count - 1).clamp(min=1)
-    positive = squared > 0  # the root has no gradient at 0
+    positive = squared > 0  # the gradient of the square root is infinite at 0
     return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0).mean()
 
 
 def gradient_loss(prediction: Tensor, truth: Tensor, images: int) -> Tensor:
-    """Differences of the log error between pixels two apart, along rows and columns and at several strides.
+    """Gradient loss: differences of the log error between pixels two apart, along rows and columns, at several strides.
 
     The released code (dinov2/eval/depth/models/losses/gradientloss.py) slices batch and channel in place of rows and
-    columns and is 0 for two images; this is what it is meant to be. Arguments as for `sig_loss`.
+    columns and is 0 for two images; this is the intended loss. Arguments are as for `sig_loss`.
     """
     error, valid = _log_error(prediction, truth, images)
     total = torch.zeros(len(error), device=error.device)
@@ -220,7 +220,7 @@ def gradient_loss(prediction: Tensor, truth: Tensor, images: int) -> Tensor:
 
 
 def _log_error(prediction: Tensor, truth: Tensor, images: int) -> tuple[Tensor, Tensor]:
-    """Log error, 0 where nothing was measured, and what was measured; both (groups, images, H, W)."""
+    """Log error, 0 where nothing was measured, and mask of the measured pixels; both (groups, images, H, W)."""
     valid = truth > 0
     error = torch.where(valid, (prediction + EPSILON).log() - (truth + EPSILON).log(), 0.0)
     return error.unflatten(0, (-1, images)), valid.unflatten(0, (-1, images))
@@ -230,11 +230,11 @@ def _log_error(prediction: Tensor, truth: Tensor, images: int) -> tuple[Tensor, 
 
 
 def scores(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
-    """The metrics `SCORES` of each image by itself, in float64 (Eigen et al. 2014, section 4.2).
+    """Per-image metrics `SCORES`, in float64 (Eigen et al. 2014, section 4.2).
 
     Args:
         prediction, truth: (B, H, W), metres, positive inside the mask.
-        mask: (B, H, W) bool, pixels that count, at least one in each image.
+        mask: (B, H, W) bool, scored pixels, at least one in each image.
 
     Returns:
         (B, 9): rmse in metres, abs_rel, sq_rel in metres, shares a1, a2, a3 in 0..1, log10, rmse_log, silog.
@@ -263,21 +263,21 @@ def scores(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
 
 
 class DepthHead(FrozenModule):
-    """The linear head on a frozen backbone.
+    """Linear depth head on a frozen backbone.
 
     Args:
-        backbone: gives the features.
-        settings: of the task, or what `settings.resolved` made of them.
-        seed: of what is drawn while the head is trained.
+        backbone: source of the features.
+        settings: settings of the task, or the output of `settings.resolved` for them.
+        seed: seed of the random numbers in training.
 
     Attributes:
-        feature_blocks: blocks, numbered from 0, that give features.
-        cls: the CLS of a block stands beside its patches.
+        feature_blocks: indices from 0 of the blocks that provide features.
+        cls: whether the CLS of a block is concatenated to its patches.
         head: the 1 × 1 convolution, as a linear map of each patch.
-        seen: sum in metres and number of the valid pixels of all training batches so far, over all devices.
+        seen: sum of depth in metres and number of valid pixels over all training batches so far, on all devices.
         scores, floor: (2, 9) by index of the test image: `SCORES` of the prediction and of the constant mean depth.
         shown: (image, truth, prediction) of the test images in the picture, by index.
-        to_show: indices of those.
+        to_show: indices of those images.
     """
 
     centres: Tensor
@@ -300,7 +300,7 @@ class DepthHead(FrozenModule):
 
     @property
     def mean_depth(self) -> float:
-        """Metres, of the training pixels seen."""
+        """Mean depth in metres of the training pixels seen so far."""
         total, count = self.seen.tolist()
         return total / max(count, 1)
 
@@ -310,13 +310,13 @@ class DepthHead(FrozenModule):
         tokens = dense.features(
             self.frozen, normalised, self.feature_blocks, settings.final_norm, settings.device_batch
         )
-        # Before the upsampling, with which a 1 × 1 convolution commutes: a sixteenth of the multiplications.
+        # Applied before the upsampling, with which a 1 × 1 convolution commutes: a sixteenth of the multiplications.
         logits = self.head(inputs(tokens, self.cls)).permute(0, 3, 1, 2)
         fine = decode(logits, self.centres)[:, None]
         return F.interpolate(fine, tuple(size), mode="bilinear", align_corners=False)[:, 0]
 
     def predict(self, images: Tensor, size: Sequence[int]) -> Tensor:
-        """`depth` for test: averaged over the image and its mirror image, clamped to the range of the bins."""
+        """Test-time depth: averaged over the image and its mirror image, clamped to the range of the bins."""
         predicted = self.depth(images, size)
         if self.settings.flip_test:
             predicted = (predicted + self.depth(images.flip(-1), size).flip(-1)) / 2
@@ -329,7 +329,7 @@ class DepthHead(FrozenModule):
         if settings.gradient_weight:
             loss = loss + settings.gradient_weight * gradient_loss(prediction, truth, settings.loss_images)
         valid = truth[truth > 0].double()
-        # Summed over the devices at every step, so that the one that writes the checkpoint knows all.
+        # Summed over devices at every step, so that the process that writes the checkpoint has the total.
         sums = torch.stack([valid.sum(), valid.new_tensor(valid.numel())])
         self.seen += self.trainer.strategy.reduce(sums, reduce_op="sum")
         self.log("train/loss", loss)
@@ -360,13 +360,13 @@ class DepthHead(FrozenModule):
 
 
 def _example(image: Tensor, truth: Tensor, prediction: Tensor) -> tuple[npt.NDArray[Any], ...]:
-    """Image (H, W, 3) at the size of the truth, truth and prediction (H, W)."""
+    """Example for the picture: image (H, W, 3) at the size of the truth, truth and prediction (H, W)."""
     large = F.interpolate(image[None].float(), tuple(truth.shape), mode="bilinear", align_corners=False)[0]
     return tuple(part.cpu().numpy() for part in (large.round().byte().permute(1, 2, 0), truth, prediction))
 
 
 def learning_rate(step: int, settings: DepthSettings) -> float:
-    """AdamW's rate before update `step`: mmcv's cosine over the whole run under a linear warm-up."""
+    """Learning rate of AdamW before update `step`: mmcv's cosine over the whole run with a linear warm-up."""
     warmup = schedules.linear_warmup(step, settings.warmup_steps, WARMUP_RATIO)
     return warmup * schedules.cosine(step, settings.steps, settings.lr, settings.lr * FINAL_RATIO)
 
@@ -375,7 +375,7 @@ def learning_rate(step: int, settings: DepthSettings) -> float:
 
 
 def work(settings: DepthSettings, images: ImageCounts) -> Work:
-    """The crops of all steps, then whole test images, mirrored, too, where they are."""
+    """Work: the crops of all steps, then whole test images, also mirrored with `flip_test`."""
     test = images["depth"][1] * (2 if settings.flip_test else 1)
     (rows, columns), (height, width) = settings.crop, landscape(settings.short_side or NATIVE_SIDE)
     trained = Pass(settings.steps * settings.batch_size, rows, columns)
@@ -383,7 +383,7 @@ def work(settings: DepthSettings, images: ImageCounts) -> Work:
 
 
 def run(backbone: Backbone, data: DataSettings, settings: DepthSettings, how: RunOptions = RunOptions()) -> Outcome:  # noqa: B008
-    """Train the head on train, score it once on test.
+    """Train the head on train and evaluate it once on test.
 
     Raises:
         DataError: the data is missing, incomplete or unreadable, or does not fit the crops.

@@ -1,8 +1,8 @@
 """ImageNet kNN on frozen features: DINOv2's protocol, with exact search and k chosen on held-out train.
 
-Source: Oquab et al. 2023 (arXiv 2304.07193), section 7.1 and dinov2/eval/knn.py. CLS after the final norm,
+Source: Oquab et al. 2023 (arXiv 2304.07193), section 7.1 and dinov2/eval/knn.py. Features are CLS after the final norm,
 L2-normalised; cosine similarity; weights are the softmax over the similarities to the nearest 200 (the largest k)
-divided by the temperature, and a class's votes are summed over the first k.
+divided by the temperature, and the votes of a class are summed over the first k.
 """
 
 from dataclasses import dataclass
@@ -35,10 +35,10 @@ class KnnSettings(ClassificationSettings):
     """Settings of kNN.
 
     Attributes:
-        neighbours: values of k to choose from.
-        temperature: of the softmax over similarities.
-        held_out_limit: at most so many held-out images serve as queries for the choice of k.
-        bank_chunk: train features compared with a batch of queries at once; bounds the memory.
+        neighbours: candidate values of k.
+        temperature: temperature of the softmax over similarities.
+        held_out_limit: maximum number of held-out images used as queries for the choice of k.
+        bank_chunk: number of train features compared with a batch of queries at once; bounds memory.
     """
 
     neighbours: list[int] = MISSING
@@ -56,13 +56,13 @@ SETTINGS = KnnSettings
 
 
 class KNN(FrozenModule):
-    """Validation fills the bank with train features, test classifies by it.
+    """kNN classifier: validation fills the bank with train features, test classifies with it.
 
     Attributes:
-        bank: (N, D) L2-normalised train features, after validation.
-        bank_labels: (N,).
-        predictions: (images, len(neighbours)) predicted classes of the test images, after test.
-        labels: (images,).
+        bank: (N, D) L2-normalised train features, available after validation.
+        bank_labels: (N,) class indices of the train images.
+        predictions: (images, len(neighbours)) predicted classes of the test images, available after test.
+        labels: (images,) class indices of the test images.
     """
 
     validates_on = "train images"
@@ -105,7 +105,7 @@ class KNN(FrozenModule):
         self.predictions, self.labels = torch.cat(self._features), torch.cat(self._labels)
 
     def held_out_accuracy(self, seed: int) -> Tensor:
-        """Top-1 in percent for each k (len(neighbours),), of held-out train images against the rest of the bank."""
+        """Top-1 in percent for each k (len(neighbours),), for held-out train images against the rest of the bank."""
         count = min(round(self.settings.held_out * len(self.bank)), self.settings.held_out_limit)
         order = torch.randperm(len(self.bank), generator=seeds.generator(seed, "held out")).to(self.bank.device)
         held, kept = order[:count], order[count:]
@@ -116,13 +116,13 @@ class KNN(FrozenModule):
 
 
 def work(settings: KnnSettings, images: ImageCounts) -> Work:
-    """Train and test images once each; the features of train stay."""
+    """Work: train and test images once each; train features stay in memory."""
     train, test = images["imagenet"]
     return Work([Pass(train + test, settings.crop, settings.crop)], kept=train)
 
 
 def run(backbone: Backbone, data: DataSettings, settings: KnnSettings, how: RunOptions = RunOptions()) -> Outcome:  # noqa: B008
-    """Top-1 of kNN at the k chosen on held-out train, at every k, and the best of them on test.
+    """Top-1 of kNN for the k chosen on held-out train, for every k, and for the best k on test.
 
     Raises:
         DataError: the data is missing, incomplete or unreadable.

@@ -1,9 +1,9 @@
-"""ImageNet linear probe on frozen features: DINOv2's grid of heads in one pass, chosen on held-out train.
+"""ImageNet linear probe on frozen features: DINOv2's grid of heads in one run, selected on held-out train.
 
 Source: Oquab et al. 2023 (arXiv 2304.07193), appendix B.3 and dinov2/eval/linear.py: inputs from the last 1 or 4
-blocks, with or without the mean patch, times 13 learning rates. Two differences, both in the record: the head is chosen
-on held-out train (the best on test is kept under its own name), and the global batch is fixed, so that the learning
-rate does not depend on the number of devices.
+blocks, with or without the mean patch, times 13 learning rates. Two differences, both in the record: the head is
+selected on held-out train (the best on test is reported separately), and the global batch is fixed, so that the
+learning rate does not depend on the number of devices.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,9 +45,9 @@ class LinearSettings(ClassificationSettings):
     Attributes:
         steps: optimiser steps.
         batch_size: images per step over all devices.
-        learning_rates: grid, for a batch of 256; scaled by batch_size / 256.
-        momentum: of SGD.
-        blocks: how many last blocks give their CLS to a head.
+        learning_rates: grid of rates for a batch of 256; scaled by batch_size / 256.
+        momentum: momentum of SGD.
+        blocks: numbers of last blocks whose CLS is the input of a head.
     """
 
     steps: int = MISSING
@@ -68,7 +68,7 @@ SETTINGS = LinearSettings
 
 @dataclass(frozen=True)
 class Head:
-    """One cell of the grid: input and learning rate (for a batch of 256)."""
+    """One head of the grid: input and learning rate (for a batch of 256)."""
 
     blocks: int
     avgpool: bool
@@ -76,10 +76,10 @@ class Head:
 
 
 def inputs(tokens: Sequence[Tokens], blocks: int, avgpool: bool) -> Tensor:
-    """Input of a head: CLS of the last `blocks` blocks side by side, then the mean patch of the last block.
+    """Input of a head: concatenated CLS of the last `blocks` blocks, then the mean patch of the last block.
 
     Args:
-        tokens: of the last blocks, in order, normalised.
+        tokens: tokens of the last blocks, in order, after the final norm.
 
     Returns:
         (B, blocks * D), or (B, (blocks + 1) * D) with `avgpool`.
@@ -91,14 +91,14 @@ def inputs(tokens: Sequence[Tokens], blocks: int, avgpool: bool) -> Tensor:
 
 
 class Heads(nn.Module):
-    """All heads that share an input, as one matrix.
+    """Linear heads that share an input, as one matrix.
 
     The gradient of head i is that of its own cross-entropy times its learning rate: weighting the losses by the
     learning rates and stepping with the schedule alone is SGD with momentum at each head's own rate (the momentum
     buffer is linear in the gradient and there is no weight decay).
 
     Args:
-        dim: width of the input.
+        dim: dimension of the input.
         heads: number of heads H.
         classes: number of classes K.
     """
@@ -122,15 +122,15 @@ class Heads(nn.Module):
 
 
 class LinearProbe(FrozenModule):
-    """The grid of heads on a frozen backbone.
+    """Grid of linear heads on a frozen backbone.
 
     Args:
-        backbone: gives the features.
-        settings: of the probe, or what `settings.resolved` made of them.
+        backbone: source of the features.
+        settings: settings of the probe, or the output of `settings.resolved` for them.
         classes: number of classes.
 
     Attributes:
-        grid: the heads, in the order of the columns of the predictions.
+        grid: heads in the order of the columns of the predictions.
         held_out, test: (predictions (N, heads), labels (N,)), filled by validation and test.
     """
 
@@ -143,7 +143,7 @@ class LinearProbe(FrozenModule):
         super().__init__(backbone, settings.precision)
         self.save_hyperparameters({"settings": resolved(settings), "classes": classes}, logger=False)
         self.settings, self.classes = settings, classes
-        # Without CLS the mean patch takes its place, and adding it once more changes nothing.
+        # Without CLS the mean patch replaces it, and adding it again has no effect.
         pools = (False, True) if backbone.has_cls else (False,)
         self.variants = [(blocks, avgpool) for blocks in settings.blocks for avgpool in pools]
         self.grid = [Head(*variant, lr) for variant in self.variants for lr in settings.learning_rates]
@@ -155,7 +155,7 @@ class LinearProbe(FrozenModule):
         self.predicted, self.labels = CatMetric(), CatMetric()
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """The input of each variant, float32, of uint8 images (B, 3, H, W)."""
+        """Head inputs of each variant, float32, for uint8 images (B, 3, H, W)."""
         tokens = self.tokens(images, blocks=range(-max(self.settings.blocks), 0))
         return [inputs(tokens, *variant) for variant in self.variants]
 
@@ -169,7 +169,7 @@ class LinearProbe(FrozenModule):
         return torch.optim.SGD(trained, lr=1.0, momentum=self.settings.momentum, fused=True)
 
     def schedule(self, step: int) -> dict[str, float]:
-        """Share of its own learning rate that each head has at `step`: cosine from 1 to 0."""
+        """Learning rate factor of all heads at `step`: cosine from 1 to 0."""
         return {"lr": cosine(step, self.settings.steps, start=1.0)}
 
     def _predict(self, batch: tuple[Tensor, Tensor]) -> None:
@@ -198,14 +198,14 @@ class LinearProbe(FrozenModule):
 
 
 def work(settings: LinearSettings, images: ImageCounts) -> Work:
-    """The batches of all steps, then what is held out of train, and test."""
+    """Work: the batches of all steps, then held-out train images and test images."""
     train, test = images["imagenet"]
     count = settings.steps * settings.batch_size + round(settings.held_out * train) + test
     return Work([Pass(count, settings.crop, settings.crop)])
 
 
 def run(backbone: Backbone, data: DataSettings, settings: LinearSettings, how: RunOptions = RunOptions()) -> Outcome:  # noqa: B008
-    """Top-1 on test of the head chosen on held-out train, and of the best head on test.
+    """Top-1 on test of the head selected on held-out train, and of the best head on test.
 
     Raises:
         DataError: the data is missing, incomplete or unreadable.

@@ -2,7 +2,7 @@
 
 Source: Oquab et al. 2023 (arXiv 2304.07193), section 7.4 and dinov2_vitl14_ade20k_{linear,ms}_config. The frozen
 backbone is the encoder; the decode head is any of mmsegmentation's, named in the YAML, by default the published one,
-batch normalisation and a 1 × 1 convolution. Scores are taken at the masks' own size.
+batch normalisation and a 1 × 1 convolution. Metrics are computed at the size of the masks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,23 +42,23 @@ FOOTNOTE = ("classes", "zero_label", "scored_at", "view", "test_views")
 
 @dataclass
 class SegmentationSettings(TaskSettings):
-    """Settings of segmentation.
+    """Settings of semantic segmentation.
 
     Attributes:
         steps: optimiser steps.
         batch_size: images per step over all devices.
-        lr: of AdamW, at the end of the warm-up.
-        weight_decay: of AdamW.
-        warmup_steps: linear from `warmup_ratio`, on top of the linear decay to 0.
-        warmup_ratio: first learning rate over `lr`.
+        lr: learning rate of AdamW at the end of the warm-up.
+        weight_decay: weight decay of AdamW.
+        warmup_steps: steps of the linear warm-up from `warmup_ratio`, combined with the linear decay to 0.
+        warmup_ratio: first learning rate relative to `lr`.
         crop: side of the training crops and of the test windows in pixels.
-        short_side: of the images before cropping, in pixels, times a factor drawn from `ratio` in training.
+        short_side: of the images before cropping, in pixels; in training times a factor drawn from `ratio`.
         ratio: range of that factor.
-        stride: of the test windows in pixels.
+        stride: stride of the test windows in pixels.
         test_scales: factors of `short_side` whose probabilities are averaged.
-        test_flip: average with the mirrored image, too.
-        blocks: how many last blocks give their patches to the head, after the final norm.
-        decode_head: a decode head of mmsegmentation: its `type` and settings; classes and inputs are filled in.
+        test_flip: also average with the mirrored image.
+        blocks: number of last blocks whose patches, after the final norm, are the input of the head.
+        decode_head: a decode head of mmsegmentation: its `type` and settings; classes and input channels are filled in.
     """
 
     steps: int = MISSING
@@ -97,14 +97,14 @@ class Segmenter(FrozenModule):
     """mmsegmentation's `EncoderDecoder` on a frozen backbone.
 
     Args:
-        backbone: gives the features.
-        settings: of the task, or what `settings.resolved` made of them.
+        backbone: source of the features.
+        settings: settings of the task, or the output of `settings.resolved` for them.
         classes: number of classes.
-        seed: of dropout.
+        seed: seed of dropout.
 
     Attributes:
-        areas: for each test image, see `areas`; (images, 3, classes), filled by test.
-        seen: training pixels of each class; the most frequent one is the constant predictor.
+        areas: (images, 3, classes), output of `areas` for each test image, filled by test.
+        seen: number of training pixels of each class; the most frequent class is the constant predictor.
         to_show: indices of the test images in the picture.
         shown: image (H, W, 3), truth and prediction (H, W) of each of them, uint8.
     """
@@ -129,7 +129,7 @@ class Segmenter(FrozenModule):
         self.to_show: Sequence[int] = ()
 
     def on_fit_start(self) -> None:
-        self.model.to(self.device)  # mmengine keeps a device of its own, to which it moves the batches
+        self.model.to(self.device)  # mmengine stores its own device, to which it moves the batches
 
     def on_test_start(self) -> None:
         self.model.to(self.device)
@@ -150,7 +150,7 @@ class Segmenter(FrozenModule):
         return {"lr": learning_rate(step, self.settings)}
 
     def predict(self, batch: dict[str, Any]) -> Tensor:
-        """Class numbers (H, W) of one test image at the size of its mask.
+        """Predicted class indices (H, W) of one test image at the size of its mask.
 
         With several scales or the mirrored image, their probabilities are averaged.
         """
@@ -160,7 +160,7 @@ class Segmenter(FrozenModule):
             logits = self.model.predict(data["inputs"], data["data_samples"])[0].seg_logits.data
             if len(batch["inputs"]) == 1:
                 return logits.argmax(dim=0)
-            # One after the other: at ten views, those of a large image would fill the memory.
+            # One at a time: with ten views, a large image would fill the memory.
             total = logits.softmax(dim=0) if total is None else total.add_(logits.softmax(dim=0))
         assert total is not None, "a sample without a view"
         return total.argmax(dim=0)
@@ -179,7 +179,7 @@ class Segmenter(FrozenModule):
 
 
 def learning_rate(step: int, options: SegmentationSettings) -> float:
-    """AdamW's rate before update `step`: mmcv's poly schedule of power 1 under a linear warm-up."""
+    """Learning rate of AdamW before update `step`: mmcv's poly schedule of power 1 with a linear warm-up."""
     warmup = schedules.linear_warmup(step, options.warmup_steps, options.warmup_ratio)
     return options.lr * warmup * schedules.polynomial(step, options.steps, power=1.0)
 
@@ -191,7 +191,7 @@ def areas(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
     """Pixels of each class in the intersection, in the prediction and in the truth: (3, classes), int64.
 
     Args:
-        prediction, truth: (H, W) class numbers; pixels with truth 255 count nowhere.
+        prediction, truth: (H, W) class indices; pixels with truth 255 are ignored.
     """
     known = truth != IGNORED
     predicted, labelled = prediction[known], truth[known]
@@ -202,7 +202,7 @@ def areas(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
 def scores(total: Tensor | Scores) -> dict[str, float]:
     """mIoU, mean accuracy and pixel accuracy in percent from areas (3, classes) summed or averaged over images.
 
-    As in mmsegmentation, classes that occur nowhere are left out of the means.
+    As in mmsegmentation, classes that occur nowhere are excluded from the means.
     """
     both, _, labelled = areas = np.asarray(total, np.float64)
     return {
@@ -217,7 +217,7 @@ def _score(name: str, total: Scores) -> float:
 
 
 def constant(total: Tensor, number: int) -> dict[str, float]:
-    """Scores of predicting class `number` everywhere, on test images with these areas (3, classes)."""
+    """Scores of predicting class `number` everywhere, for test images with total areas (3, classes)."""
     labelled = total[2]
     predicted, both = torch.zeros_like(labelled), torch.zeros_like(labelled)
     predicted[number], both[number] = labelled.sum(), labelled[number]
@@ -225,7 +225,7 @@ def constant(total: Tensor, number: int) -> dict[str, float]:
 
 
 def palette(layout: Segmentation) -> np.ndarray:
-    """Colours (classes, 3), uint8, as the vocabulary has them."""
+    """Colours (classes, 3), uint8, of the vocabulary."""
     if layout.vocabulary == "rendered":
         return grids.semantic_palette()[1 : layout.classes + 1]
     if not layout.vocabulary:
@@ -240,7 +240,7 @@ def palette(layout: Segmentation) -> np.ndarray:
 
 
 def work(settings: SegmentationSettings, images: ImageCounts) -> Work:
-    """The crops of all steps, then the windows of test images of the usual 3 : 4."""
+    """Work: the crops of all steps, then the windows of test images with the usual aspect ratio 3 : 4."""
     side, windows = settings.crop, 0
     for scale in settings.test_scales:
         height, width = landscape(round(scale * settings.short_side))
@@ -258,7 +258,7 @@ def run(
     settings: SegmentationSettings,
     how: RunOptions = RunOptions(),  # noqa: B008
 ) -> Outcome:
-    """Train the head on train, score it once on test.
+    """Train the head on train and evaluate it once on test.
 
     Raises:
         DataError: the data is missing, incomplete or unreadable, or a mask does not fit.

@@ -1,6 +1,6 @@
-"""The network of segmentation: mmsegmentation's `EncoderDecoder` around a frozen backbone and a decode head.
+"""Segmentation network: mmsegmentation's `EncoderDecoder` around a frozen backbone and a decode head.
 
-Nothing but a decode head is trained: any of mmsegmentation's, or the linear one of DINOv2's protocol. To be imported
+Only the decode head is trained: any of mmsegmentation's, or the linear one of DINOv2's protocol. Import this module
 after `mmsegmentation.prepare()`, as `segmentation.Segmenter` does.
 """
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 
 class PatchMaps(nn.Module):
-    """The frozen backbone as an encoder of mmsegmentation: the patches of the last blocks as maps.
+    """Frozen backbone as an encoder of mmsegmentation: patches of the last blocks as feature maps.
 
     Args:
-        frozen: the backbone.
-        blocks: how many last blocks.
-        device_batch: images at once.
+        frozen: frozen backbone.
+        blocks: number of last blocks.
+        device_batch: images per forward pass.
     """
 
     def __init__(self, frozen: Frozen, blocks: int, device_batch: int) -> None:
@@ -45,17 +45,17 @@ class PatchMaps(nn.Module):
         self.frozen, self.blocks, self.device_batch = frozen, blocks, device_batch
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, D, h, w) for each block, float32, of normalised images (B, 3, H, W)."""
+        """Feature maps (B, D, h, w) of each block, float32, for normalised images (B, 3, H, W)."""
         blocks = features(self.frozen, images, range(-self.blocks, 0), True, self.device_batch)
         return [tokens.patches.permute(0, 3, 1, 2) for tokens in blocks]
 
 
 class Segmentor(EncoderDecoder):
-    """mmsegmentation's segmentor with the windows of an image in batches, instead of one after another.
+    """mmsegmentation's segmentor, with the sliding windows of an image processed in batches.
 
     Args:
-        device_batch: windows at once.
-        parts: of `EncoderDecoder`.
+        device_batch: windows per forward pass.
+        parts: arguments of `EncoderDecoder`.
     """
 
     def __init__(self, device_batch: int, **parts: Any) -> None:
@@ -63,16 +63,16 @@ class Segmentor(EncoderDecoder):
         self.device_batch = device_batch
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict[str, Any]]) -> Tensor:
-        """Mean logits of all windows over a pixel, (B, classes, H, W), of normalised images (B, 3, H, W).
+        """Logits (B, classes, H, W), averaged over all windows at a pixel, for normalised images (B, 3, H, W).
 
-        Windows stand `stride` apart; the last of a row or column is moved inwards to end with the image.
+        Windows are `stride` apart; the last of a row or column is shifted inwards to end with the image.
         """
         height, width = inputs.shape[-2:]
         (high, wide), strides = self.test_cfg["crop_size"], self.test_cfg["stride"]
         high, wide = min(high, height), min(wide, width)
         corners = list(product(window_starts(height, high, strides[0]), window_starts(width, wide, strides[1])))
         total = torch.zeros_like(inputs[:, :1]).expand(-1, self.out_channels, -1, -1)
-        total = total.contiguous(memory_format=torch.channels_last)  # as the logits of a 1 × 1 convolution lie
+        total = total.contiguous(memory_format=torch.channels_last)  # layout of the logits of a 1 × 1 convolution
         count = inputs.new_zeros(height, width)
         at_once = max(self.device_batch // len(inputs), 1)
         for part in (corners[first : first + at_once] for first in range(0, len(corners), at_once)):
@@ -88,8 +88,8 @@ class Segmentor(EncoderDecoder):
 class BNHead(BaseDecodeHead):
     """DINOv2's linear head (dinov2/eval/segmentation/models/decode_heads/linear_head.py).
 
-    Batch normalisation and a 1 × 1 convolution; maps of several blocks lie side by side. The loss is the pixel
-    cross-entropy, so `loss_decode` is not taken.
+    Batch normalisation and a 1 × 1 convolution; maps of several blocks are concatenated. The loss is the pixel
+    cross-entropy, so `loss_decode` is not accepted.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -107,9 +107,9 @@ class BNHead(BaseDecodeHead):
         return logits
 
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: Sequence[Any]) -> dict[str, Tensor]:
-        """Cross-entropy of the upsampled logits, averaged over all pixels, also those without a label.
+        """Cross-entropy of the upsampled logits, averaged over all pixels, including unlabelled ones.
 
-        That of mmsegmentation, several times faster on CPUs: the classes of a pixel lie side by side in memory, and no
+        It equals that of mmsegmentation, but is several times faster on CPUs: classes are contiguous in memory, and no
         accuracy is computed.
         """
         labels = torch.stack([sample.gt_sem_seg.data[0] for sample in batch_data_samples])
@@ -120,10 +120,10 @@ class BNHead(BaseDecodeHead):
 
 
 def decode_head(options: "SegmentationSettings", backbone: Backbone, classes: int) -> dict[str, Any]:
-    """The head's settings with what follows from backbone and data filled in.
+    """Settings of the head, completed with the values that follow from backbone and data.
 
     Raises:
-        SettingsError: mmsegmentation has no such head, or a setting that is not to be given.
+        SettingsError: mmsegmentation has no such head, or a setting is not allowed.
     """
     several, name = options.blocks > 1, options.decode_head["type"]
     own = sorted({"in_channels", "in_index", "num_classes", "ignore_index"} & options.decode_head.keys())
@@ -140,10 +140,10 @@ def decode_head(options: "SegmentationSettings", backbone: Backbone, classes: in
 
 
 def build(frozen: Frozen, options: "SegmentationSettings", classes: int) -> Segmentor:
-    """The network with a fresh head, whose weights are drawn from torch's global generator.
+    """Build the network with a new head, whose weights are drawn from torch's global generator.
 
     Raises:
-        SettingsError: mmsegmentation has no such head, or its settings do not fit.
+        SettingsError: mmsegmentation has no such head, or its settings are invalid.
     """
     backbone, crop = frozen.backbone, (options.crop, options.crop)
     mean, std = ([255 * value for value in values] for values in (backbone.mean, backbone.std))
@@ -158,7 +158,7 @@ def build(frozen: Frozen, options: "SegmentationSettings", classes: int) -> Segm
         )
         synchronise(model.decode_head)
         _try_out(model.decode_head, backbone.embed_dim, options.blocks)
-    except Exception as error:  # mmsegmentation has no error of its own for settings that do not fit
+    except Exception as error:  # mmsegmentation has no specific error for invalid settings
         reason = str(error) and f"{type(error).__name__}: {one_line(error)}"
         hint = "a head of one map takes blocks=1, one of several takes blocks=4 and perhaps input_transform"
         raise SettingsError(f"decode_head={options.decode_head}: {reason or 'it does not fit'}; {hint}") from None
@@ -167,7 +167,7 @@ def build(frozen: Frozen, options: "SegmentationSettings", classes: int) -> Segm
 
 
 def _try_out(head: BaseDecodeHead, width: int, blocks: int) -> None:
-    """One loss and one prediction on maps of zeros, before anything is read: whatever the head raises."""
+    """Compute one loss and one prediction on zero maps, before any data is read; raises what the head raises."""
     maps, sample = [torch.zeros(2, width, 8, 8)] * blocks, SegDataSample()
     sample.gt_sem_seg = PixelData(data=torch.zeros(1, 32, 32, dtype=torch.long))
     head.eval()

@@ -1,7 +1,7 @@
 """Zero-shot ImageNet (the registers paper's table 2b): images classified by the text embeddings of class names.
 
 Source: Radford et al. 2021 (arXiv 2103.00020), section 3.1, and open_clip's `build_zero_shot_classifier`: every class
-name is put into every template, and the classifier's row is the normalised mean of their normalised embeddings. The
+name is inserted into every template, and the weight of a class is the normalised mean of the normalised embeddings. The
 paper does not state its prompts; open_clip's 80 templates of OpenAI are the usual choice.
 """
 
@@ -35,7 +35,7 @@ READS = "imagenet"
 NEEDS_TEXT = True
 FOOTNOTE = ("view", "class_names", "templates")
 
-FIRST_WNID, LAST_WNID, WNIDS = "n01440764", "n15075141", 1000  # of the folders that open_clip's names belong to
+FIRST_WNID, LAST_WNID, WNIDS = "n01440764", "n15075141", 1000  # of the folders of open_clip's class names
 
 Template = Callable[[str], str]
 
@@ -45,10 +45,10 @@ class ZeroShotSettings(ViewSettings):
     """Settings of zero-shot classification.
 
     Attributes:
-        class_names: `imagenet`, open_clip's for the 1,000 classes, or `folders`, the names of the class folders with
+        class_names: `imagenet`, open_clip's names of the 1,000 classes, or `folders`, names of the class folders with
             spaces for underscores.
-        templates: `openai`, the 80 of CLIP, `simple`, 7 of them, or `rendered`, of the words of the rendered scenes.
-        text_batch: texts at once through the text tower.
+        templates: `openai`, the 80 of CLIP, `simple`, 7 of them, or `rendered`, from captions of the rendered scenes.
+        text_batch: texts per forward pass of the text tower.
     """
 
     class_names: str = MISSING
@@ -67,7 +67,7 @@ SETTINGS = ZeroShotSettings
 
 
 def rendered_templates() -> list[Template]:
-    """Captions of one object as `data/captions.py` words them, its class left open."""
+    """Templates from the captions of one object in `data/captions.py`, with its class left open."""
     return [text.format for text in captions.templates()]
 
 
@@ -79,14 +79,14 @@ TEMPLATES: dict[str, Callable[[], Sequence[Template]]] = {
 
 
 def names_of(folders: Sequence[str], class_names: str) -> list[str]:
-    """What the classes are called.
+    """Class names for the prompts.
 
     Args:
         folders: names of the class folders, sorted.
         class_names: as in `ZeroShotSettings`.
 
     Raises:
-        UserError: open_clip's names are asked for, and these are not ImageNet's folders.
+        UserError: open_clip's names are requested, but these are not ImageNet's folders.
     """
     if class_names == "folders":
         return [folder.replace("_", " ") for folder in folders]
@@ -100,7 +100,7 @@ def names_of(folders: Sequence[str], class_names: str) -> list[str]:
 
 @torch.no_grad()
 def classifier(space: JointSpace, names: Sequence[str], templates: Sequence[Template], batch: int) -> Tensor:
-    """Unit vector of each class (len(names), E), float32, on the device of `space`; `batch` texts at once."""
+    """Class weights (len(names), E), unit vectors, float32, on the device of `space`; `batch` texts at once."""
     texts = [template(name) for name in names for template in templates]
     parts = [space.tokenize(texts[start : start + batch]) for start in range(0, len(texts), batch)]
     embedded = torch.cat([space.texts(tokens.to(space.projection.device)) for tokens in parts])
@@ -111,7 +111,7 @@ class ZeroShot(FrozenModule):
     """Ranks the classes of test images by the cosine of their embeddings.
 
     Attributes:
-        ranks: (images,) index of the true class among all, from 0, after test.
+        ranks: (images,) rank from 0 of the true class, available after test.
     """
 
     ranks: Tensor
@@ -141,7 +141,7 @@ class ZeroShot(FrozenModule):
 
 
 def rank(scores: Tensor, labels: Tensor) -> Tensor:
-    """Place of the true class among all, from 0: how many score higher, or the same with a lower number.
+    """Rank of the true class, from 0: number of classes that score higher, or equal with a lower index.
 
     Args:
         scores: (B, K).
@@ -153,15 +153,15 @@ def rank(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def work(settings: ZeroShotSettings, images: ImageCounts) -> Work:
-    """Test images once; the texts of the classes are few beside them."""
+    """Work: test images once; the texts of the classes are few in comparison."""
     return Work([Pass(images["imagenet"][1], settings.crop, settings.crop)])
 
 
 def run(backbone: Backbone, data: DataSettings, settings: ZeroShotSettings, how: RunOptions = RunOptions()) -> Outcome:  # noqa: B008
-    """Top-1 and top-5 on test.
+    """Top-1 and top-5 accuracy on test.
 
     Raises:
-        UserError: the model has no text tower, or the classes have no such names.
+        UserError: the model has no text tower, or the class names do not apply.
         DataError: the data is missing, incomplete or unreadable.
     """
     space = joint_space.load_joint_space(backbone.source, backbone.name, backbone.fingerprint)

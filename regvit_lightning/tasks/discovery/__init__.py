@@ -1,1 +1,1 @@
-"""Unsupervised object discovery: LOST, its sweep, TokenCut, and what they share."""
+"""Unsupervised object discovery: LOST, its sweep, TokenCut, and their shared protocol."""

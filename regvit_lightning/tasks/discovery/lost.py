@@ -1,7 +1,7 @@
-"""Object discovery by LOST under one setting: the protocol of the registers paper.
+"""Object discovery by LOST with one setting: the protocol of the registers paper.
 
 Source: Siméoni et al. 2021 (arXiv 2109.14279); Darcet et al. 2023 (arXiv 2309.16588), section 3.3 and table 3. The
-algorithm stands in seed_expansion.py, what all methods share in discovery.py.
+algorithm is in seed_expansion.py, the shared protocol in protocol.py.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,9 +31,9 @@ class LostSettings(SingleSourceSettings):
     """Settings of LOST.
 
     Attributes:
-        centred: the mean over the patches of an image is taken away.
-        l2: features are then L2-normalised.
-        bias: added to the Gram matrix of the features.
+        centred: subtract the mean over the patches of an image.
+        l2: L2-normalise the features afterwards.
+        bias: bias added to the Gram matrix of the features.
         k: how many patches of lowest degree may join the seed.
     """
 
@@ -52,7 +52,7 @@ SETTINGS = LostSettings
 
 @dataclass(frozen=True)
 class Choice:
-    """One setting of LOST, in the words of `LostSettings`."""
+    """One setting of LOST; fields as in `LostSettings`."""
 
     feature: str
     block: int
@@ -61,13 +61,13 @@ class Choice:
     bias: float
 
     def words(self) -> str:
-        """`feature=k block=-1 centred=false l2=true bias=-0.2`, as the command takes it."""
+        """Command-line form of the setting: `feature=k block=-1 centred=false l2=true bias=-0.2`."""
         switches = f"centred={str(self.centred).lower()} l2={str(self.l2).lower()}"
         return f"feature={self.feature} block={self.block} {switches} bias={self.bias:g}"
 
 
 class LOST:
-    """LOST under any number of settings; the features that they share are compared once.
+    """LOST with any number of settings; features that they share are compared once.
 
     Args:
         choices: the settings.
@@ -88,7 +88,7 @@ class LOST:
         return DiscoveredBoxes(*(torch.stack(part, dim=1) for part in parts))
 
     def steps(self, features: Sequence[Tensor]) -> Steps:
-        """Degree of each patch, its similarity to the seed, and the scores of the seed expansion."""
+        """Steps to the box: patch degrees, similarity to the seed, and scores of the seed expansion."""
         _, expansion = next(iter(self._expansions(features)))
         maps = {
             "degree": expansion.degrees[0, 0],
@@ -98,7 +98,7 @@ class LOST:
         return Steps(expansion.boxes[0, 0], int(expansion.seeds[0, 0]), maps)
 
     def _expansions(self, features: Sequence[Tensor]) -> Iterable[tuple[list[Choice], Expansion]]:
-        """Settings that differ in the bias alone, with what they find."""
+        """Expansions, grouped by settings that differ in the bias alone."""
         for source, values in zip(self.sources, features, strict=True):
             of_source = [choice for choice in self.choices if (choice.block, choice.feature) == source]
             for centred in dict.fromkeys(choice.centred for choice in of_source):
@@ -116,17 +116,17 @@ class LOST:
 
 
 def choice(backbone: Backbone, settings: LostSettings) -> Choice:
-    """The one setting that the settings describe, of this backbone.
+    """Resolve the settings to one `Choice` for this backbone.
 
     Raises:
-        SettingsError: the backbone has no such block, or there is no such feature.
+        SettingsError: the backbone has no such block, or the feature is unknown.
     """
     block, feature = settings.source(backbone)
     return Choice(feature, block, settings.centred, settings.l2, settings.bias)
 
 
 def run(backbone: Backbone, data: DataSettings, settings: LostSettings, how: RunOptions = RunOptions()) -> Outcome:  # noqa: B008
-    """CorLoc of one box per image, with the boxes that look at no pixel as floors.
+    """CorLoc of one box per image, with boxes that ignore the image as floors.
 
     Raises:
         DataError: the images are missing, an annotation does not fit, or an image is smaller than a patch.

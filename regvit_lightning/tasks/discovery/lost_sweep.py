@@ -1,9 +1,9 @@
-"""Object discovery by LOST under every setting of a grid, each image once through the backbone.
+"""Object discovery by LOST with every setting of a grid, with one forward pass per image.
 
-Source: the registers paper adds a bias "by hand" (Darcet et al. 2023, arXiv 2309.16588, section 3.3) and says neither
-which nor how it is chosen; Jiang et al. 2025 (arXiv 2506.08010) report the best over features, blocks and biases on
-the images that they score. Here the setting is chosen on some of the images and scored on the rest; the best there is
-kept under a name of its own, and the record has the whole grid.
+Source: the registers paper adds a bias "by hand" (Darcet et al. 2023, arXiv 2309.16588, section 3.3) and states neither
+its value nor how it is chosen; Jiang et al. 2025 (arXiv 2506.08010) report the best over features, blocks and biases on
+the images that they score. Here the setting is chosen on held-out images and scored on the rest; the best setting on
+the rest is reported separately, and the record has the whole grid.
 """
 
 from dataclasses import dataclass
@@ -35,10 +35,10 @@ class LostSweepSettings(DiscoverySettings):
 
     Attributes:
         features: some of q, k, v.
-        blocks: whose projections are taken, -1 is the last.
-        centred: whether the mean over the patches of an image is taken away.
-        biases: added to the Gram matrix of the features as they are.
-        l2_biases: added to the Gram matrix of the L2-normalised features.
+        blocks: blocks whose projections are used, -1 is the last.
+        centred: whether to subtract the mean over the patches of an image.
+        biases: biases added to the Gram matrix of the raw features.
+        l2_biases: biases added to the Gram matrix of the L2-normalised features.
         k: how many patches of lowest degree may join the seed.
         held_out: share of the images on which the setting is chosen.
     """
@@ -69,11 +69,11 @@ SETTINGS = LostSweepSettings
 
 
 def run(backbone: Backbone, data: DataSettings, settings: LostSweepSettings, how: RunOptions = RunOptions()) -> Outcome:  # noqa: B008
-    """CorLoc of the setting chosen on held-out images, on the others, and the best setting there.
+    """CorLoc on the remaining images of the setting chosen on held-out images, and of the best setting.
 
     Raises:
         DataError: as `lost.run`.
-        SettingsError: the model has no such block, or no image is left on one side.
+        SettingsError: the model has no such block, or one side of the split is empty.
     """
     for block in settings.blocks:
         protocol.check_block(backbone, block)
@@ -106,10 +106,10 @@ def run(backbone: Backbone, data: DataSettings, settings: LostSweepSettings, how
 
 
 def split(images: int, share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Places that are held out, drawn from `seed`, and the others.
+    """Indices of the held-out images, drawn from `seed`, and of the others.
 
     Raises:
-        SettingsError: one of them is empty.
+        SettingsError: one side of the split is empty.
     """
     count = round(share * images)
     check(0 < count < images, f"held_out={share}: {count} of {images} images; at least one must be on either side")
@@ -118,14 +118,14 @@ def split(images: int, share: float, seed: int) -> tuple[list[int], list[int]]:
 
 
 def corloc(right: Tensor) -> Tensor:
-    """CorLoc in percent (S,) of each setting, from (N, S) bool; double, so that equal shares are equal."""
+    """CorLoc in percent (S,) of each setting, from (N, S) bool; float64, so that equal shares compare equal."""
     return 100 * right.double().mean(dim=0)
 
 
 def grid(
     choices: list[Choice], right: Tensor, fallbacks: Tensor, held: list[int], rest: list[int]
 ) -> dict[str, dict[str, Any]]:
-    """CorLoc of every setting on either side, and its fallbacks on all images where it has some, by its words."""
+    """CorLoc of every setting on both sides of the split, and its fallbacks on all images if any, by `words`."""
     names = [choice.words() for choice in choices]
     scores = {"corloc": corloc(right[rest]), "corloc_held_out": corloc(right[held])}
     counts = {name: count for name, count in zip(names, fallbacks.sum(dim=0).tolist(), strict=True) if count}

@@ -1,8 +1,8 @@
-"""TokenCut: the patches that a normalised cut of their similarity graph splits off are the object.
+"""TokenCut: object patches from a normalised cut of the patch similarity graph.
 
-Source: Wang et al. 2022 (arXiv 2202.11539), section 3, and YangtaoWANG95/TokenCut, object_discovery.py. That solves
-the generalised problem (D - A) x = λ D x with a dense solver; here Lanczos iterations find the one eigenvector that
-is needed, of the same matrix in its symmetric form, to machine precision and several times faster.
+Source: Wang et al. 2022 (arXiv 2202.11539), section 3, and YangtaoWANG95/TokenCut, object_discovery.py. The original
+solves the generalised problem (D - A) x = λ D x with a dense solver; here Lanczos iterations compute the one
+eigenvector that is needed, of the same matrix in its symmetric form, to machine precision and several times faster.
 """
 
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Cut:
-    """What TokenCut finds in B images.
+    """Output of TokenCut for B images.
 
     Attributes:
-        seeds: (B,) indices in the grid, row by row: the largest entry of the eigenvector.
-        eigenvectors: (B, h, w) the second smallest, of a sign that makes the object positive.
-        objects: (B, h, w) bool, the connected foreground that holds the seed.
+        seeds: (B,) indices in the grid, row-major: the largest entry of the eigenvector.
+        eigenvectors: (B, h, w) of the second smallest eigenvalue, with the sign that makes the object positive.
+        objects: (B, h, w) bool, the connected foreground that contains the seed.
         boxes: (B, 4) x1, y1, x2, y2 in patches, ends excluded.
     """
 
@@ -37,11 +37,11 @@ class Cut:
 
 
 def cut(features: Tensor, threshold: float, weak: float) -> Cut:
-    """Eigenvector, partition at its mean, and the connected part of it that holds the seed.
+    """Compute the eigenvector, partition it at its mean, and select the connected part that contains the seed.
 
     Args:
         features: (B, h, w, D) float32.
-        threshold: patches of a cosine similarity above it are joined by an edge of weight 1.
+        threshold: patches with a cosine similarity above it are joined by an edge of weight 1.
         weak: weight of all other edges.
     """
     grid, flat = features.shape[1:3], F.normalize(features, dim=-1).flatten(1, 2)
@@ -55,10 +55,10 @@ def cut(features: Tensor, threshold: float, weak: float) -> Cut:
 
 
 def second_eigenvector(joined: npt.NDArray[np.bool_], weak: float) -> Vector:
-    """The generalised eigenvector x (N,) of (D - A) x = λ D x with the second smallest λ.
+    """Generalised eigenvector x (N,) of (D - A) x = λ D x with the second smallest λ.
 
     With y = D^½ x the smallest λ become the largest eigenvalues 1 - λ of D^-½ A D^-½. The first of them belongs to
-    y = D^½ 1 and is taken away, so that the second comes first.
+    y = D^½ 1 and is deflated, so that the second comes first.
 
     Args:
         joined: (N, N) edges of weight 1, symmetric; all others have weight `weak`.

@@ -1,9 +1,9 @@
-"""Object discovery: one box per image from frozen features, whatever the method, scored by CorLoc.
+"""Object discovery protocol: one box per image from frozen features by any method, evaluated by CorLoc.
 
 Source: Siméoni et al. 2021 (arXiv 2109.14279), section 4.1; Darcet et al. 2023 (arXiv 2309.16588), section 3.3 and
-table 3. Images have their native size; zeros are added after normalisation, at the right and at the bottom, up to
-whole patches, and that area takes part. An image counts where the box has an IoU of at least 0.5 with any of its
-objects.
+table 3. Images have their native size; they are zero-padded after normalisation, at the right and at the bottom, to
+whole patches, and the padding is not masked. An image is correct if the box has an IoU of at least 0.5 with any of
+its objects.
 """
 
 from collections.abc import Sequence
@@ -40,19 +40,19 @@ if TYPE_CHECKING:
 
 FEATURES = ("q", "k", "v")
 USUAL_SIZES = {"voc07": (375, 500), "voc12": (375, 500)}  # height and width of most images
-USUAL_SIZE = (480, 640)  # of COCO's, and taken for every other set
-OVERLAP = 0.5  # least IoU of a box that is right
+USUAL_SIZE = (480, 640)  # of COCO, and assumed for every other set
+OVERLAP = 0.5  # minimum IoU of a correct box
 
 Source = tuple[int, str]  # block, and q, k or v
 
 
 @dataclass
 class DiscoverySettings(TaskSettings):
-    """Settings of every object discovery.
+    """Settings common to all object discovery tasks.
 
     Attributes:
         images: name of a set with boxes, see `DataSettings.discovery`.
-        max_patches: larger images are reduced to at most so many; they are counted in the record.
+        max_patches: larger images are downscaled to at most this many patches; the record has their number.
     """
 
     images: str = MISSING
@@ -69,30 +69,30 @@ class DiscoverySettings(TaskSettings):
 
 @dataclass
 class SingleSourceSettings(DiscoverySettings):
-    """Settings of a method on the projections of one block.
+    """Settings of a discovery method on the projections of one block.
 
     Attributes:
-        feature: q, k or v; auto takes the registers paper's choice for LOST.
-        block: whose projections are taken, -1 is the last.
+        feature: q, k or v; auto uses the registers paper's choice for LOST.
+        block: block whose projections are used, -1 is the last.
     """
 
     feature: str = MISSING
     block: int = MISSING
 
     def source(self, backbone: Backbone) -> Source:
-        """Block and feature, of this backbone.
+        """Resolve block and feature for this backbone.
 
         Raises:
-            SettingsError: the backbone has no such block, or there is no such feature.
+            SettingsError: the backbone has no such block, or the feature is unknown.
         """
         check_block(backbone, self.block)
         return self.block, feature_of(backbone, self.feature)
 
 
 def feature_of(backbone: Backbone, wanted: str) -> str:
-    """q, k or v; `auto` is the registers paper's choice by family, which the name of the model tells.
+    """Resolve the feature to q, k or v; `auto` is the registers paper's choice by model family, from the model name.
 
-    That is values for DeiT-III and OpenCLIP, and keys for DINOv2 (section 3.3) and, as in LOST, for all others.
+    The choice is values for DeiT-III and OpenCLIP, and keys for DINOv2 (section 3.3) and, as in LOST, for all others.
 
     Raises:
         SettingsError: another name.
@@ -104,7 +104,7 @@ def feature_of(backbone: Backbone, wanted: str) -> str:
 
 
 def work(settings: DiscoverySettings, images: ImageCounts) -> Work:
-    """Every image once, at the usual size of its set."""
+    """Work: every image once, at the usual size of its set."""
     return Work([Pass(images[settings.images][0], *USUAL_SIZES.get(settings.images, USUAL_SIZE))])
 
 
@@ -120,11 +120,11 @@ def check_block(backbone: Backbone, block: int) -> None:
 
 @dataclass(frozen=True)
 class DiscoveredBoxes:
-    """Boxes of B images under each of S settings of a method.
+    """Boxes of B images with each of S settings of a method.
 
     Attributes:
         boxes: (B, S, 4) x1, y1, x2, y2 in patches, ends excluded.
-        fallback: (B, S) bool, where the method had to do without an object.
+        fallback: (B, S) bool, where the method detected no object and used its fallback.
     """
 
     boxes: Tensor
@@ -133,12 +133,12 @@ class DiscoveredBoxes:
 
 @dataclass(frozen=True)
 class Steps:
-    """How a method came to the box of one image, for a picture.
+    """Intermediate results of a method for one image, for a picture.
 
     Attributes:
         box: (4,) x1, y1, x2, y2 in patches, ends excluded.
-        seed: index in the grid, row by row.
-        maps: (h, w) each, by title.
+        seed: index in the grid, row-major.
+        maps: maps (h, w) by title.
     """
 
     box: Tensor
@@ -147,10 +147,10 @@ class Steps:
 
 
 class Method(Protocol):
-    """A way from features to boxes, under one setting or several.
+    """Discovery method: maps features to boxes with one or more settings.
 
     Attributes:
-        sources: the features that it takes, (B, h, w, D) float32 each, in this order.
+        sources: features that the method takes, (B, h, w, D) float32 each, in this order.
     """
 
     sources: Sequence[Source]
@@ -158,7 +158,7 @@ class Method(Protocol):
     def __call__(self, features: Sequence[Tensor]) -> DiscoveredBoxes: ...
 
     def steps(self, features: Sequence[Tensor]) -> Steps:
-        """The steps to the box of a batch of one image, of a method under one setting."""
+        """Intermediate results for a batch of one image, for a method with one setting."""
         ...
 
 
@@ -166,14 +166,14 @@ class Method(Protocol):
 
 
 def hits(boxes: Tensor, truth: Tensor) -> Tensor:
-    """Which of the boxes (S, 4) overlap enough with any of the true ones (M, 4), in pixels: (S,) bool."""
+    """Correctness (S,) of boxes (S, 4): IoU of at least `OVERLAP` with any true box (M, 4), in pixels."""
     return (box_iou(boxes.double(), truth.double()) >= OVERLAP).any(dim=1)
 
 
 def floors(images: BoxedImages, indices: Sequence[int]) -> dict[str, dict[str, float]]:
-    """CorLoc of two boxes that look at no pixel, on the images at `indices`.
+    """CorLoc of two boxes that ignore the image content, on the images at `indices`.
 
-    They are the whole image, and the box in its centre that has the mean width and height of all objects, in shares of
+    They are the whole image, and a centred box with the mean width and height of all objects, relative to
     their images.
     """
     shares = [(images.boxes[index][:, 2:] - images.boxes[index][:, :2]) / images.sizes[index] for index in indices]
@@ -194,11 +194,11 @@ def _corloc_of(guesses: npt.NDArray[np.float64], images: BoxedImages, indices: S
 
 
 class Discoverer(FrozenModule):
-    """Runs a method over images and scores its boxes.
+    """Runs a discovery method over images and evaluates its boxes.
 
     Attributes:
-        right: (N, S) bool, which images' boxes are right under which setting, after test.
-        fallbacks: (N, S) bool.
+        right: (N, S) bool, correctness of the box of each image with each setting, available after test.
+        fallbacks: (N, S) bool, whether the method used its fallback.
     """
 
     right: Tensor
@@ -210,7 +210,7 @@ class Discoverer(FrozenModule):
         self._rows: dict[int, tuple[Tensor, Tensor]] = {}
 
     def features(self, images: Tensor, sizes: Tensor) -> list[Tensor]:
-        """What the method takes, (B, h, w, D) float32 each, of uint8 images (B, 3, H, W) that have sizes (B, 2)."""
+        """Features for the method, (B, h, w, D) float32 each, of uint8 images (B, 3, H, W) with sizes (B, 2)."""
         inputs = padded(normalise(images, self.mean, self.std), sizes)
         blocks = list(dict.fromkeys(block for block, _ in self.method.sources))
         with self.frozen.autocast(inputs):
@@ -234,13 +234,13 @@ class Discoverer(FrozenModule):
         return self.frozen.backbone.patch_size * torch.from_numpy(own / read)
 
     def in_pixels(self, boxes: Tensor, index: int) -> Tensor:
-        """Boxes (…, 4) of one image, in patches, as pixels of its file, without what is padding."""
+        """Convert boxes (…, 4) of one image from patches to pixels of its file, clipped to exclude padding."""
         size = torch.from_numpy(self.read.images.sizes[index])
         return torch.minimum(boxes * self.patch(index).repeat(2), size.repeat(2))
 
 
 def padded(images: Tensor, sizes: Tensor) -> Tensor:
-    """Images (B, C, H, W) with zeros below and to the right of their heights and widths (B, 2)."""
+    """Zero the images (B, C, H, W) below and to the right of their heights and widths (B, 2)."""
     rows, columns = (torch.arange(side, device=images.device) for side in images.shape[2:])
     inside = (rows < sizes[:, :1])[:, :, None] & (columns < sizes[:, 1:])[:, None]
     return images * inside[:, None]
@@ -249,10 +249,10 @@ def padded(images: Tensor, sizes: Tensor) -> Tensor:
 def discover(
     backbone: Backbone, data: DataSettings, settings: DiscoverySettings, method: Method, how: RunOptions
 ) -> Discoverer:
-    """Run the method over all images, each of which goes through the backbone once.
+    """Run the method over all images, with one forward pass per image.
 
     Raises:
-        UserError: the backbone shows no q, k and v.
+        UserError: the backbone does not expose q, k and v.
         DataError: the images are missing, an annotation does not fit, or an image is smaller than a patch.
     """
     backbone.require_plain_vit()
@@ -266,7 +266,7 @@ def discover(
 
 
 def check_sizes(images: BoxedImages, patch_size: int) -> None:
-    """Raise `DataError` where an image is smaller than a patch."""
+    """Raise `DataError` if an image is smaller than a patch."""
     small = np.flatnonzero(images.sizes.min(axis=1) < patch_size).tolist()
     if small:
         width, height = images.sizes[small[0]].tolist()
@@ -283,13 +283,13 @@ def run(
     facts: dict[str, Any],
     how: RunOptions,
 ) -> Outcome:
-    """CorLoc of a method under one setting, with the boxes that look at no pixel as floors.
+    """CorLoc of a method with one setting, with boxes that ignore the image as floors.
 
     Args:
-        facts: what the record says about the method.
+        facts: details of the method for the record.
 
     Raises:
-        DataError: as `discover`.
+        DataError: as for `discover`.
     """
     module = discover(backbone, data, settings, method, how)
     right = 100.0 * module.right[:, 0]
@@ -305,7 +305,7 @@ def run(
 
 
 def protocol(module: Discoverer, settings: DiscoverySettings) -> dict[str, Any]:
-    """The facts that all methods share."""
+    """Details of the protocol shared by all methods, for the record."""
     images = module.read.images
     shrunk = int((module.read.sizes != images.sizes).any(axis=1).sum())
     return {
@@ -320,10 +320,10 @@ def protocol(module: Discoverer, settings: DiscoverySettings) -> dict[str, Any]:
 
 
 def picture(module: Discoverer, method: Method) -> "Figure":
-    """Examples from all over the set with the steps of the method: one more forward pass for each of them.
+    """Picture of examples spread over the set with intermediate results; one more forward pass for each.
 
     Args:
-        method: with one setting; need not be the one that was run.
+        method: method with one setting; need not be the one that was run.
     """
     module.method = method
     module.to(hardware.accelerator())

@@ -1,7 +1,7 @@
-"""Object discovery by TokenCut: the same images, features and scores as LOST, and a normalised cut for the box.
+"""Object discovery by TokenCut: images, features and metric as for LOST, with the box from a normalised cut.
 
-Source: Wang et al. 2022 (arXiv 2202.11539). The algorithm stands in normalised_cut.py, what all methods share in
-discovery.py.
+Source: Wang et al. 2022 (arXiv 2202.11539). The algorithm is in normalised_cut.py, the shared protocol in
+protocol.py.
 """
 
 from collections.abc import Sequence
@@ -29,8 +29,8 @@ class TokenCutSettings(SingleSourceSettings):
     """Settings of TokenCut.
 
     Attributes:
-        threshold: patches of a cosine similarity above it are joined.
-        weak: weight of the edges between all others.
+        threshold: patches with a cosine similarity above it are joined.
+        weak: weight of all other edges.
     """
 
     threshold: float = MISSING
@@ -46,7 +46,7 @@ SETTINGS = TokenCutSettings
 
 
 class TokenCut:
-    """TokenCut under one setting.
+    """TokenCut with one setting.
 
     Args:
         source: block and feature.
@@ -62,14 +62,14 @@ class TokenCut:
         return DiscoveredBoxes(boxes, torch.zeros(boxes.shape[:2], dtype=torch.bool))
 
     def steps(self, features: Sequence[Tensor]) -> Steps:
-        """The eigenvector, and the part that holds the seed."""
+        """Steps to the box: the eigenvector, and the part that contains the seed."""
         cut_out = cut(features[0], self.threshold, self.weak)
         maps = {"eigenvector": cut_out.eigenvectors[0], "object": cut_out.objects[0].float()}
         return Steps(cut_out.boxes[0], int(cut_out.seeds[0]), maps)
 
 
 def run(backbone: Backbone, data: DataSettings, settings: TokenCutSettings, how: RunOptions = RunOptions()) -> Outcome:  # noqa: B008
-    """CorLoc of one box per image, with the boxes that look at no pixel as floors.
+    """CorLoc of one box per image, with boxes that ignore the image as floors.
 
     Raises:
         DataError: the images are missing, an annotation does not fit, or an image is smaller than a patch.
