@@ -129,7 +129,7 @@ class DINOv2(recipe.Recipe):
         return MultiCrop(Crops(s.image_size, wide, s.local_crops, s.local_size, near, s.invert_blur, sigma))
 
     def micro_batch(self) -> int:
-        """Whole batch as one micro-batch, for Sinkhorn-Knopp over the step; `device_batch` splits the forward passes."""
+        """Whole batch as one micro-batch, for Sinkhorn-Knopp over a step; `device_batch` splits the forward passes."""
         return self.settings.batch_size
 
     def examples(self, batch: dict[str, Any]) -> Tensor:
