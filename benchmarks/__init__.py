@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Command:
-    """A word after `regvit`.
+    """A subcommand of `regvit`.
 
     Attributes:
-        help: what it does, one line.
-        program: module that is run.
-        words: `key=value` words that it always gets.
+        help: one line about what it does.
+        program: the module to run.
+        words: `key=value` arguments that are always passed.
     """
 
     help: str
@@ -42,5 +42,5 @@ COMMANDS = {
 
 
 def word_of(program: str) -> str:
-    """The word that runs `benchmarks.<program>` without further words: `eval` for `evaluate`."""
+    """Name of the subcommand that runs `benchmarks.<program>` without further arguments: `eval` for `evaluate`."""
     return next(name for name, command in COMMANDS.items() if command == Command(command.help, f"benchmarks.{program}"))

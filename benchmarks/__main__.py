@@ -1,7 +1,7 @@
-"""The command `regvit`: `regvit eval model=deit3-vitb_reg16 task=imagenet_knn data=full`; the same words as after make.
+"""The command `regvit`, with the same arguments as make: `regvit eval model=deit3-vitb_reg16 task=imagenet_knn`.
 
-A word names a program; the process then becomes that program, `python -m benchmarks.<program>`, so that it is the same
-whichever way it was started. Nothing heavy is imported here: `regvit --help` answers at once.
+Each subcommand replaces this process by its program, `python -m benchmarks.<program>`, so that both ways of starting it
+are equivalent. Nothing heavy is imported here, so that `regvit --help` answers at once.
 """
 
 import os
@@ -14,7 +14,7 @@ from regvit_lightning.version import __version__
 
 
 def main() -> None:
-    """Run the command with the words of the command line."""
+    """Parse the command line and run the subcommand."""
     terminal.prepare()
     name, *words = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help", "help"):
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def help_text() -> str:
-    """All commands with what they do."""
+    """List all subcommands and what they do."""
     lines = ["regvit <command> key=value …", "", "RegViT-Lightning: pretraining, frozen evaluations and result tables."]
     lines += ["", *(f"  {name:<12}{command.help}" for name, command in COMMANDS.items()), ""]
     lines += [
@@ -52,7 +52,7 @@ def _become(command: Command, words: Sequence[str]) -> None:
 
 
 def _demo(words: Sequence[str]) -> None:
-    """The grid, then its tables in the same folder of results."""
+    """Run the demo grid, then make its tables in the same results folder."""
     command = COMMANDS["demo"]
     done = subprocess.run(_arguments(command, words))
     if done.returncode:
@@ -62,10 +62,10 @@ def _demo(words: Sequence[str]) -> None:
 
 
 def _arguments(command: Command, words: Sequence[str]) -> list[str]:
-    """Command line of a program, which reads the code that this process reads; `DATA_ROOT=` goes into the environment.
+    """Command line of a program that imports the same code as this process; `DATA_ROOT=` goes into the environment.
 
-    `python -m` would look for `benchmarks` in the working directory first; the command `regvit` must not, nor may the
-    processes that its programs start.
+    `python -m` would look for `benchmarks` in the working directory first, which neither `regvit` nor the processes
+    started by its programs may do.
     """
     if os.getcwd() not in sys.path:
         os.environ["PYTHONSAFEPATH"] = "1"

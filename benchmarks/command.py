@@ -1,4 +1,4 @@
-"""What every program shares: reading `key=value` words, and one line for a user's mistake.
+"""Entry point shared by all programs: parses `key=value` arguments and reports user errors in one line.
 
 Nothing heavy is imported here, so that `--help` answers at once.
 """
@@ -18,21 +18,21 @@ from benchmarks.manual.help import help_text, keys
 from regvit_lightning import settings
 from regvit_lightning.errors import Notice, Stopped, UserError
 
-PRINT_CONFIG = "--print-config"  # in place of running: the resolved settings, with where each comes from
+PRINT_CONFIG = "--print-config"  # print the resolved settings and their origins instead of running
 
 T = TypeVar("T")
 
 
 def run(name: str, description: str, schema: type[T], body: Callable[[T, list[str]], None], group: str = "") -> None:
-    """Run a program: parse the words, call `body(settings, remaining words)`, turn a user's mistake into a line.
+    """Run a program: parse the arguments, call `body(settings, remaining words)`, print user errors as one line.
 
     Args:
         name: of the program, `python -m benchmarks.<name>`.
         description: first lines of its help.
         schema: dataclass of the program's own settings.
-        body: what it does; raises `UserError` for a mistake. The remaining words are settings of the YAML file that
-            the program's key named like `group` (`recipe`, `task`) chooses.
-        group: group of `configs/` whose files take the remaining words, or empty when there are none.
+        body: the program itself; raises `UserError` for a user's mistake. The remaining words are settings of the YAML
+            file selected by the key named like `group` (`recipe`, `task`).
+        group: group of `configs/` whose files take the remaining words, or empty when there is none.
     """
     words = sys.argv[1:]
     terminal.prepare()
@@ -71,18 +71,18 @@ def run(name: str, description: str, schema: type[T], body: Callable[[T, list[st
 
 
 def wait_passively() -> None:
-    """Let waiting OpenMP threads sleep, unless the environment says otherwise; works only before torch is loaded.
+    """Let waiting OpenMP threads sleep, unless the environment sets a wait policy; only works before torch is loaded.
 
-    A thread that spins keeps the core from the processes that decode images: 1.3x on a short CPU run with one worker.
+    Spinning threads take cores from the processes that decode images: 1.3x on a short CPU run with one worker.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @contextmanager
 def _stopping() -> Iterator[None]:
-    """Inside, SIGTERM and a closed terminal end the program as Ctrl-C does, so that no temporary file is left.
+    """Context in which SIGTERM and a closed terminal end the program as Ctrl-C does, so that no temporary file is left.
 
-    A signal that somebody handles already, submitit in its jobs or nohup, is left to them.
+    A signal that already has a handler (submitit in its jobs, nohup) is left alone.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -100,7 +100,7 @@ def _stopping() -> Iterator[None]:
 
 @contextmanager
 def _notices(name: str) -> Iterator[None]:
-    """Inside, what the library decides for the user is a line of the program, and all other warnings are as ever."""
+    """Context in which the library's notices are printed as one line each; all other warnings are unchanged."""
     with warnings.catch_warnings():
         show = warnings.showwarning
 
@@ -115,7 +115,7 @@ def _notices(name: str) -> Iterator[None]:
 
 
 def split(words: Sequence[str], schema: type) -> tuple[list[str], list[str]]:
-    """Words for `schema`, and the rest."""
+    """Split arguments into those for `schema` and the rest."""
     settings.read_words(words)
     own = [word for word in words if word.partition("=")[0] in keys(schema)]
     return own, [word for word in words if word not in own]

@@ -1,4 +1,4 @@
-"""What changed since another state of the results: `python -m benchmarks.compare base=origin/main data=mini`."""
+"""Compare results with another version of them: `python -m benchmarks.compare base=origin/main data=mini`."""
 
 import statistics
 from collections import Counter
@@ -37,13 +37,13 @@ class Compare:
 
 @dataclass(frozen=True)
 class Line:
-    """One number on both sides.
+    """One metric value in both versions of the results.
 
     Attributes:
-        row, column: which.
-        old, new: by seed; empty where that side has none.
+        row, column: where the value stands in the overview table.
+        old, new: values by seed; empty where that version has none.
         verdict: one of `VERDICTS`, empty where nothing changed.
-        change: new minus old, where they can be compared.
+        change: new minus old, where the two are comparable.
     """
 
     row: TableRow
@@ -58,14 +58,14 @@ Grouped = dict[tuple[TableRow, str, str], dict[str, dict[int, Measured]]]
 
 
 def compare_records(base: ScoredRecords, head: ScoredRecords) -> list[Line]:
-    """Every number of either side with its verdict, by task, model and metric."""
+    """Compare every value of either version; lines are sorted by task, model and metric."""
     sides = [_grouped(side) for side in (base, head)]
     lines = [line for number in sides[0] | sides[1] for line in _lines(*(side.get(number, {}) for side in sides))]
     return sorted(lines, key=lambda line: (line.column.rank, line.row.order(), line.column.protocol))
 
 
 def _grouped(side: ScoredRecords) -> Grouped:
-    """Numbers by row, task and metric; then by protocol; then by seed."""
+    """Group values by row, task and metric; then by protocol; then by seed."""
     grouped: Grouped = {}
     for number in columns.overview_numbers(side.cells):
         column, seed = number.column, number.cell.record.seed
@@ -75,7 +75,7 @@ def _grouped(side: ScoredRecords) -> Grouped:
 
 
 def _lines(old: Mapping[str, BySeed], new: Mapping[str, BySeed]) -> Iterator[Line]:
-    """Lines of one number, by protocol on either side."""
+    """Compare the values of one metric under each protocol of either version."""
     if old and new and not old.keys() & new.keys():
         yield _line(_together(old), _together(new), PROTOCOL)
         return
@@ -97,7 +97,7 @@ def _line(old: BySeed, new: BySeed, verdict: str, change: Difference | None = No
 
 
 def _compared(old: BySeed, new: BySeed) -> Line:
-    """The line of two sides under one protocol."""
+    """Compare two versions of a value under one protocol."""
     if {seed: n.value for seed, n in old.items()} == {seed: n.value for seed, n in new.items()}:
         return _line(old, new, "")
     column = next(iter(new.values())).column
@@ -108,11 +108,11 @@ def _compared(old: BySeed, new: BySeed) -> Line:
     return _line(old, new, verdict, change)
 
 
-# ------------------------------------------------------------------------------------------------------------- shown
+# ------------------------------------------------------------------------------------------------------------ output
 
 
 def markdown(base: ScoredRecords, head: ScoredRecords, data: str, lines: Sequence[Line]) -> str:
-    """A comment for a pull request: the counts, then a table for each task in which anything changed."""
+    """Format a pull-request comment: the counts, then a table for each task in which anything changed."""
     changed = [line for line in lines if line.verdict]
     counts = Counter(line.verdict for line in changed)
     tallies = [f"**{counts[WORSE]} worse**" if counts[WORSE] else "0 worse", f"{counts[BETTER]} better"]
@@ -148,7 +148,7 @@ def _row(line: Line, marks: tuple[Mapping[str, str], Mapping[str, str]]) -> list
 
 
 def _mean(side: BySeed, decimals: int, marks: Mapping[str, str]) -> str:
-    """Mean over seeds and their number, where there are several; a dash for none."""
+    """Format the mean over seeds, with the number of seeds if there are several; a dash for none."""
     if not side:
         return "–"
     doubts = sorted({mark for number in side.values() for mark in marks[key(number.cell.record)]})
@@ -169,7 +169,7 @@ def main(options: Compare, words: list[str]) -> None:
 
 
 def cli() -> None:
-    """Run the program with the words of the command line."""
+    """Parse the command line and run the program."""
     command.run("compare", DESCRIPTION, Compare, main)
 
 

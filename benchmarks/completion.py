@@ -1,4 +1,4 @@
-"""Completion of words in bash and zsh: commands, their keys, and names of models, tasks, recipes, grids and data."""
+"""Shell completion for bash and zsh: commands, keys, and names of models, tasks, recipes, grids and data."""
 
 import importlib
 import sys
@@ -12,8 +12,8 @@ from benchmarks.command import keys
 from regvit_lightning import settings
 from regvit_lightning.errors import UserError
 
-# Both scripts give the line up to the cursor to `regvit completion words` and take what it prints as completions of the
-# last word. Bash counts `=` and `:` as ends of a word, so that what stands before them is not inserted again.
+# Both scripts pass the line up to the cursor to `regvit completion words` and offer its output as completions of the
+# last word. Bash breaks words at `=` and `:`, so the part before them is not inserted again.
 BASH = """_regvit() {
     local IFS=$'\\n' line="${COMP_LINE:0:COMP_POINT}" word before
     word="${line##* }" before=""
@@ -40,7 +40,7 @@ _regvit() {
 compdef _regvit regvit
 """
 SCRIPTS = {"bash": BASH, "zsh": ZSH}
-REGISTERS = (0, 1, 2, 4, 8, 16)  # of the paper's figure 8, offered for every size
+REGISTERS = (0, 1, 2, 4, 8, 16)  # as in the paper's figure 8, offered for every size
 GROUPS = {"task": "tasks", "recipe": "recipes", "grid": "grids", "data": "data", "get": "downloads"}
 CHOICES = {
     "launcher": ("local", "slurm"),
@@ -49,17 +49,17 @@ CHOICES = {
     "strategy": ("ddp", "fsdp"),
     "logger": ("tensorboard", "csv", "wandb", "none"),
 }
-NOT_WORDS = ("module", "base", "version")  # of a YAML file, which nobody sets on the command line
+NOT_WORDS = ("module", "base", "version")  # keys of YAML files that are not set on the command line
 
 
 def completions(line: str) -> list[str]:
-    """What the last word of a command line can become.
+    """Completions of the last word of a command line.
 
     Args:
         line: the command line up to the cursor; the last word is empty where it ends in a space.
 
     Returns:
-        Whole words, such as `task=imagenet_knn`; those that end in `=` or `/` go on. Empty where a path is expected.
+        Whole words, such as `task=imagenet_knn`; those ending in `=` or `/` are partial. Empty if a path is expected.
     """
     _, *before, last = [*line.split()] + [""] * line.endswith(" ")
     if not before:
@@ -84,7 +84,7 @@ def _starting(start: str, candidates: Iterable[str]) -> list[str]:
 
 
 def schema_of(program: str) -> type:
-    """The dataclass of a program's own settings: what its `main` takes."""
+    """The dataclass of a program's own settings: the argument of its `main`."""
     module = importlib.import_module(program)
     if hasattr(module, "__path__"):
         module = importlib.import_module(f"{program}.__main__")
@@ -93,7 +93,7 @@ def schema_of(program: str) -> type:
 
 
 def _chosen(schema: type, given: Mapping[str, str]) -> dict[str, Any]:
-    """Settings of the chosen task or recipe with their values; its YAML files name all of them."""
+    """Settings of the chosen task or recipe with their values, as listed in its YAML files."""
     values: dict[str, Any] = {}
     for file in _files(schema, given):
         values |= settings.read_yaml(file)
@@ -101,7 +101,7 @@ def _chosen(schema: type, given: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _files(schema: type, given: Mapping[str, str]) -> list[Path]:
-    """YAML files of the chosen task or recipe, without a variant; none where the program takes neither."""
+    """YAML files of the chosen task or recipe, without variants; none where the program takes neither."""
     for key, group in (("task", "tasks"), ("recipe", "recipes")):
         name = given.get(key, getattr(schema, key, ""))
         if key in keys(schema) and name in settings.names(group):
@@ -110,7 +110,7 @@ def _files(schema: type, given: Mapping[str, str]) -> list[Path]:
 
 
 def _values(key: str, schema: type, given: Mapping[str, str]) -> list[str]:
-    """The values of a key, where they can be listed."""
+    """Possible values of a key, where they can be enumerated."""
     if key in keys(schema) and key in GROUPS:
         return settings.names(GROUPS[key])
     if key == "model":
@@ -124,7 +124,7 @@ def _values(key: str, schema: type, given: Mapping[str, str]) -> list[str]:
 
 
 def _models(schema: type, given: Mapping[str, str]) -> list[str]:
-    """Sizes with registers; for programs that take any backbone also trained and untrained models, and timm's."""
+    """Model sizes with registers; for programs that take any backbone also trained, untrained and timm models."""
     ours = [f"{size}_reg{count}" for size in settings.names("models") for count in REGISTERS]
     if "recipe" in keys(schema):
         return ours
@@ -137,13 +137,13 @@ def _models(schema: type, given: Mapping[str, str]) -> list[str]:
 
 
 def _variants(schema: type, given: Mapping[str, str]) -> list[str]:
-    """Overlays of the chosen task or recipe, also inherited ones: `mini` of `imagenet_knn.mini.yaml`."""
+    """Variants of the chosen task or recipe, including inherited ones: `mini` of `imagenet_knn.mini.yaml`."""
     overlays = [path for file in _files(schema, given) for path in file.parent.glob(f"{file.stem}.*.yaml")]
     return sorted({path.stem.rpartition(".")[2] for path in overlays})
 
 
 def main() -> None:
-    """Print the script of a shell, or the completions of a line."""
+    """Print the completion script of a shell, or the completions of a command line."""
     terminal.prepare()
     shell, *line = sys.argv[1:] or [""]
     if shell in SCRIPTS:

@@ -1,4 +1,4 @@
-"""What registers cost a model: `python -m benchmarks.cost model=vitb_reg4`."""
+"""Cost of registers in parameters and FLOPs: `python -m benchmarks.cost model=vitb_reg4`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ def main(options: CostOf, words: list[str]) -> None:
 
 
 def cli() -> None:
-    """Run the program with the words of the command line."""
+    """Parse the command line and run the program."""
     command.run("cost", DESCRIPTION, CostOf, main)
 
 

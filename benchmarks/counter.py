@@ -1,4 +1,4 @@
-"""How far a piece of work has come: a live bar on a terminal, a line every few seconds elsewhere."""
+"""Progress display: a live bar on a terminal, a line every few seconds elsewhere."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ SPARE = 2  # columns that live lines leave free: for the `^C` of a terminal, and
 
 
 def clock(seconds: float) -> str:
-    """Seconds as people read them: 75 -> '1:15', hours where needed, '?' for infinity."""
+    """Format seconds as a clock: 75 -> '1:15', with hours where needed, '?' for infinity."""
     if seconds == float("inf"):
         return "?"
     minutes, rest = divmod(round(seconds), 60)
@@ -24,13 +24,13 @@ def clock(seconds: float) -> str:
 
 
 class Counter:
-    """Shows how far a piece of work has come, its rate and the time left. Close it, or use it as a context manager.
+    """Shows progress, rate and time left. Close it, or use it as a context manager.
 
     Args:
-        title: what is being done.
+        title: name of the work.
         total: units of work.
-        unit: name of a unit, for the rate (`img`).
-        done: units done before this start (a resumed run).
+        unit: name of the unit, for the rate (`img`).
+        done: units already done at the start (a resumed run).
     """
 
     def __init__(self, title: str, total: int, unit: str, done: int = 0) -> None:
@@ -50,14 +50,14 @@ class Counter:
         self.close()
 
     def update(self, done: int, note: str = "") -> None:
-        """Set the units done, with a short note such as the loss."""
+        """Set the number of units done, with a short note such as the loss."""
         self.done, self.note = done, note
         if self.live is None and time.monotonic() - self.printed > SECONDS_BETWEEN_LINES:
             self.printed = time.monotonic()
             print(f"{self.title}: {'  '.join(filter(None, self._parts()))} left", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """End the bar and print a last line."""
+        """Close the bar and print a final line."""
         if self.live is not None:
             self.live.stop()
         spent = clock(time.monotonic() - self.begun)
@@ -65,7 +65,7 @@ class Counter:
         print(line, file=sys.stderr, flush=True)
 
     def _parts(self) -> list[str]:
-        """How much is done, the note, the rate, and the time left."""
+        """Parts of the line: units done, the note, the rate, and the time left."""
         per_second = self._per_second()
         left = (self.total - self.done) / per_second if per_second > 0 else float("inf")
         return [f"{self.done:,}/{self.total:,}", self.note, self._rate(), clock(left)]
@@ -85,16 +85,16 @@ class Counter:
 
 
 def bar_line(title: str, share: float, parts: Sequence[str], width: int) -> str:
-    """The line of a bar that fits into `width` characters.
+    """Format a progress bar that fits into `width` characters.
 
-    What does not fit is left out in this order: the bar, the note, the rate; then the counts become a percentage, the
-    time is left out, and at last the title loses its end.
+    What does not fit is dropped in this order: the bar, the note, the rate; then the counts become a percentage, the
+    time is dropped, and finally the title is truncated.
 
     Args:
-        title: what is being done.
-        share: of the work that is done, in [0, 1].
-        parts: counts, note, rate and time left; empty ones are not shown.
-        width: of the terminal, in characters.
+        title: name of the work.
+        share: fraction of the work done, in [0, 1].
+        parts: counts, note, rate and time left; empty ones are omitted.
+        width: width of the terminal in characters.
     """
     counts, note, rate, left = parts
     percent, every = f"{share:.0%}", [counts, note, rate, left]

@@ -1,4 +1,4 @@
-"""Evaluate one cell: `python -m benchmarks.evaluate model=deit3-vitb_reg16 task=imagenet_knn data=full`."""
+"""Evaluate a model on a task: `python -m benchmarks.evaluate model=deit3-vitb_reg16 task=imagenet_knn data=full`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ still holds is not run again; one that was interrupted while a head was trained 
 
 @dataclass
 class Evaluate:
-    """Settings of the program; the task's own settings follow as further words."""
+    """Settings of the program; further arguments are settings of the task."""
 
     model: str = setting(
         "<recipe>[+<tag>]-<name> (trained here), timm/<name>, hf/<org>/<name>, a checkpoint's path, "
@@ -67,7 +67,7 @@ def main(options: Evaluate, words: list[str]) -> None:
 
 
 def cli() -> None:
-    """Run the program with the words of the command line."""
+    """Parse the command line and run the program."""
     command.run("evaluate", DESCRIPTION, Evaluate, main, group="tasks")
 
 

@@ -1,4 +1,4 @@
-"""Giving a program's command to a cluster: Slurm, through submitit."""
+"""Submit a program's command to a Slurm cluster through submitit."""
 
 import contextlib
 import io
@@ -17,23 +17,23 @@ from regvit_lightning.errors import UserError
 from regvit_lightning.runtime import atomic, slurm
 from regvit_lightning.settings import check
 
-NOTICE = 120  # seconds between the signal and the end of a job's time: a step and a checkpoint must fit in
+NOTICE = 120  # seconds between the signal and a job's time limit: a step and a checkpoint must fit
 
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """A command and what it asks the cluster for.
+    """A command and the resources that it requests.
 
     Attributes:
-        program: `benchmarks.<program>` is run, once per device.
-        words: its `key=value` words.
-        folder: of submitit's files and logs, on a file system that all machines share.
+        program: name in `benchmarks` of the program, run once per device.
+        words: its `key=value` arguments.
+        folder: folder of submitit's files and logs, on a file system shared by all machines.
         nodes: number of machines.
-        devices: GPUs, and processes, on each.
-        cpus: cores of each process.
-        hours: time limit of one stretch; a program that keeps its state is queued again and goes on after it.
-        partition: of the cluster; empty takes its default.
-        after: number of a job that must have succeeded before; where it fails, this one is cancelled.
+        devices: number of GPUs, and of processes, on each machine.
+        cpus: number of cores of each process.
+        hours: time limit; a program that writes checkpoints is then requeued and resumes.
+        partition: partition of the cluster; empty for its default.
+        after: id of a job that must succeed first; if it fails, this one is cancelled.
     """
 
     program: str
@@ -48,7 +48,7 @@ class SlurmJob:
 
 
 class Words:
-    """What runs in a job: a program with its words. Queued again by submitit if it is stopped before it listens."""
+    """Body of a job: a program with its arguments. submitit requeues it if it is stopped before it handles signals."""
 
     def __init__(self, program: str, words: Sequence[str]) -> None:
         self.program, self.words = program, list(words)
@@ -62,7 +62,7 @@ class Words:
 
 
 def prepare(job: SlurmJob, cluster: str = "slurm") -> submitit.AutoExecutor:
-    """What will submit the job; nothing is written yet.
+    """Create the executor that submits the job; nothing is written yet.
 
     Account, QOS, memory and the like are taken from sbatch's own environment variables (`SBATCH_ACCOUNT`, …).
 
@@ -71,7 +71,7 @@ def prepare(job: SlurmJob, cluster: str = "slurm") -> submitit.AutoExecutor:
         cluster: `slurm`; submitit's `local` and `debug` run it here.
 
     Raises:
-        UserError: there is no Slurm here, or the job asks for what cannot be.
+        UserError: Slurm is not available, or the job requests invalid resources.
     """
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise UserError("launcher=slurm: sbatch is not found; give the command on a login node, or leave LAUNCHER out")
@@ -81,10 +81,10 @@ def prepare(job: SlurmJob, cluster: str = "slurm") -> submitit.AutoExecutor:
 
 
 def submit(job: SlurmJob, executor: submitit.AutoExecutor) -> "submitit.Job[None]":
-    """Submit a job and keep its number in its folder.
+    """Submit a job and store its id in its folder.
 
     Raises:
-        UserError: the folder cannot be written, or Slurm refuses the job.
+        UserError: the folder cannot be written, or Slurm rejects the job.
     """
     (submitted,) = submit_array([job], executor)
     atomic.write_text(job.folder / "job", submitted.job_id)
@@ -92,10 +92,10 @@ def submit(job: SlurmJob, executor: submitit.AutoExecutor) -> "submitit.Job[None
 
 
 def submit_array(jobs: Sequence[SlurmJob], executor: submitit.AutoExecutor) -> list["submitit.Job[None]"]:
-    """Submit jobs that differ in their words alone as one array, or a single one by itself; see `submit`."""
+    """Submit jobs that differ only in their arguments as one array, or a single one by itself; see `submit`."""
     atomic.check_writable(jobs[0].folder / "job")
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what sbatch says and raises it as well
+        with contextlib.redirect_stderr(io.StringIO()):  # submitit both prints and raises sbatch's message
             return executor.submit_array([Words(job.program, job.words) for job in jobs])
     except (FailedJobError, FailedSubmissionError) as error:
         reason = next((line for line in str(error).splitlines() if "error" in line), str(error))
@@ -103,7 +103,7 @@ def submit_array(jobs: Sequence[SlurmJob], executor: submitit.AutoExecutor) -> l
 
 
 def parameters(job: SlurmJob) -> dict[str, Any]:
-    """The job in submitit's words."""
+    """Parameters of submitit's executor for the job."""
     check(job.hours > 0, f"hours={job.hours}: must be positive")
     return {
         "name": job.program,
@@ -114,14 +114,14 @@ def parameters(job: SlurmJob) -> dict[str, Any]:
         "timeout_min": max(1, round(60 * job.hours)),
         **({"slurm_partition": job.partition} if job.partition else {}),
         "slurm_signal_delay_s": NOTICE,
-        "slurm_srun_args": [f"--cpus-per-task={job.cpus}"],  # since 22.05 srun does not take it from sbatch
+        "slurm_srun_args": [f"--cpus-per-task={job.cpus}"],  # since 22.05 srun does not inherit it from sbatch
         "slurm_additional_parameters": {"requeue": True, **({"kill-on-invalid-dep": "yes"} if job.after else {})},
         **({"slurm_dependency": f"afterok:{job.after}"} if job.after else {}),
     }
 
 
 def active(folder: Path) -> str:
-    """Number and state of the job that was submitted last from `folder`, `12 (running)`; empty when it has ended."""
+    """Id and state of the last job submitted from `folder`, `12 (running)`; empty when it has ended."""
     file = folder / "job"
     if not file.exists() or shutil.which("squeue") is None:
         return ""
@@ -131,7 +131,7 @@ def active(folder: Path) -> str:
 
 
 def advice(job: SlurmJob, submitted: "submitit.Job[None]") -> str:
-    """What the user wants to see: number, log, and what to do next."""
+    """Message for the user after submission: job id, log, and what to do next."""
     where = f"partition {job.partition}" if job.partition else "the default partition"
     return "\n".join(
         [

@@ -1,4 +1,4 @@
-"""Reads make's command line for the Makefile, before there is an environment: needs Python 3.8 and no package."""
+"""Parse make's command line for the Makefile before an environment exists: needs Python 3.8 and no packages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 
 def split(text: str) -> str:
-    """The words of `text`, each quoted for a shell: split as a shell does, but nothing is expanded or run.
+    """Split `text` into words as a shell does, without expansion, and quote each for a shell.
 
     Raises:
         ValueError: a quotation mark is not closed.
@@ -18,12 +18,12 @@ def split(text: str) -> str:
 
 
 def mistake(goals: Sequence[str], given: Sequence[str], takes: Mapping[str, Sequence[str]]) -> str:
-    """The first mistake on make's command line in a line of text, or '' where there is none.
+    """First mistake on make's command line as one line of text, or '' if there is none.
 
     Args:
-        goals: the targets that are to be made.
-        given: names of the variables that are set.
-        takes: for every target that there is, the variables that it takes.
+        goals: the requested targets.
+        given: names of the variables set on the command line.
+        takes: accepted variables of every target.
     """
     known = sorted({name for names in takes.values() for name in names})
     taken = sorted({name for goal in goals for name in takes.get(goal, ())})
@@ -45,7 +45,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def main(action: str, *texts: str) -> None:
-    """Run `split <text>`, or `mistake <goals> <given> '<target> <its variables>' …`; prints what it finds."""
+    """Run `split <text>`, or `mistake <goals> <given> '<target> <its variables>' …` and print the result."""
     if action == "split":
         print(split(texts[0]))
         return
@@ -56,5 +56,5 @@ def main(action: str, *texts: str) -> None:
 if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
-    except ValueError as error:  # of split
+    except ValueError as error:  # raised by split
         raise SystemExit(f"ARGS: {error}") from None

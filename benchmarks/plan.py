@@ -1,4 +1,4 @@
-"""What a grid takes before anything of it is run: `python -m benchmarks.plan grid=paper data=full gpus=64`."""
+"""Estimate time and memory of a grid before running it: `python -m benchmarks.plan grid=paper data=full gpus=64`."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -36,17 +36,17 @@ class Plan(grids.Chosen):
 
 A100_BF16 = 312.0  # NVIDIA's data sheet, dense
 USUAL_MFU = 0.35
-GPUS_OF_A_MACHINE = 8  # usually, at most; the grid pretrains a model on one machine
+GPUS_OF_A_MACHINE = 8  # usual maximum; the grid pretrains a model on one machine
 
 
 @dataclass(frozen=True)
 class PlannedSpeed:
-    """How fast one device computes.
+    """Speed of one device.
 
     Attributes:
-        of_task: FLOP/s, by the task.
-        words: where the number comes from.
-        from_runs: cells that have run take as long as they took.
+        of_task: FLOP/s as a function of the task.
+        words: source of the number.
+        from_runs: use the measured time of cells that have run before.
     """
 
     of_task: Callable[[str], float]
@@ -59,11 +59,11 @@ class PlanRow:
     """One cell of a plan.
 
     Attributes:
-        devices: that it runs on.
-        flops: in all.
-        mib: on each device.
-        seconds: on all of its devices together.
-        measured: the seconds were, in an earlier run.
+        devices: number of devices that it runs on.
+        flops: total FLOPs.
+        mib: memory on each device in MiB.
+        seconds: duration on all of its devices together.
+        measured: whether the duration was measured in an earlier run.
     """
 
     cell: Cell
@@ -74,7 +74,7 @@ class PlanRow:
     measured: bool
 
     def shown(self) -> list[str]:
-        """The columns of the table."""
+        """Cell texts of the row in the table."""
         time = f"{duration(self.seconds)}{' (measured)' if self.measured else ''}"
         return [self.cell.name, str(self.devices), f"{self.flops:.3g}", f"{self.mib / 1024:.1f}", time]
 
@@ -106,7 +106,7 @@ def main(options: Plan, words: list[str]) -> None:
 
 
 def _count(options: Plan) -> int:
-    """Number of devices: as given, or this machine's GPUs, or one processor."""
+    """Number of devices: as given, or this machine's GPUs, or one CPU."""
     import torch
 
     if options.gpus == "all":
@@ -117,14 +117,14 @@ def _count(options: Plan) -> int:
 
 
 def _has_gpus(options: Plan) -> bool:
-    """Whether the plan is for GPUs: some were asked for, or this machine has some."""
+    """True if the plan is for GPUs: some were requested, or this machine has some."""
     import torch
 
     return options.gpus != "all" or torch.cuda.is_available()
 
 
 def _known(grid: Cells, estimates: "Estimates") -> tuple[list[Cell], Counter[str]]:
-    """The cells whose work is known, and how many cells are not, by the reason."""
+    """Cells whose work is known, and the number of other cells by reason."""
     cells, unknown = [], Counter[str]()
     for cell in grid.cells:
         try:
@@ -142,11 +142,11 @@ def _row(cell: Cell, grid: Cells, estimates: "Estimates", speed: PlannedSpeed) -
     return PlanRow(cell, devices, estimate.flops, estimate.mib, seconds, bool(measured))
 
 
-# ------------------------------------------------------------------------------------------------------- the sums
+# --------------------------------------------------------------------------------------------------------- totals
 
 
 def sums(rows: Sequence[PlanRow], grid: Cells, estimates: "Estimates", count: int, gpus: bool) -> list[str]:
-    """The work of all cells, how long they take on so many devices, and what would keep idle ones busy."""
+    """Total work of all cells, their duration on `count` devices, and advice for idle devices."""
     total = sum(row.devices * row.seconds for row in rows)
     span = makespan(rows, grid, grid.pretrain_devices, count)
     where = f"{count} GPU{'s' if count > 1 else ''}" if gpus else "this processor"
@@ -161,7 +161,7 @@ def sums(rows: Sequence[PlanRow], grid: Cells, estimates: "Estimates", count: in
 
 
 def _advice(rows: Sequence[PlanRow], grid: Cells, estimates: "Estimates", count: int, span: float) -> str:
-    """How many GPUs for each pretraining would end the grid earliest, where that is clearly earlier than `span`."""
+    """Advice on the GPUs per pretraining that minimise the grid's duration, if clearly shorter than `span`."""
     recipes = [estimates.work(row.cell)[1] for row in rows if row.cell.pretrains]
     spans = {
         devices: makespan(rows, grid, devices, count)
@@ -177,12 +177,12 @@ def _advice(rows: Sequence[PlanRow], grid: Cells, estimates: "Estimates", count:
 
 
 def _divides(recipe: object, devices: int) -> bool:
-    """Whether so many devices share the batch evenly; groups of images (DINOv2) stay on one of them."""
+    """True if `devices` devices share the batch evenly; groups of images (DINOv2) stay on one device."""
     return int(getattr(recipe, "batch_size", 1)) % (devices * int(getattr(recipe, "group", 1))) == 0
 
 
 def makespan(rows: Sequence[PlanRow], grid: Cells, pretrain_devices: int, count: int) -> float:
-    """Seconds until all cells are done on so many devices, each pretraining on `pretrain_devices` of them."""
+    """Seconds until all cells are done on `count` devices, each pretraining on `pretrain_devices` of them."""
     from benchmarks.grid import queueing
 
     jobs = []
@@ -194,16 +194,16 @@ def makespan(rows: Sequence[PlanRow], grid: Cells, pretrain_devices: int, count:
     return queueing.makespan(jobs, count)
 
 
-# ------------------------------------------------------------------------------------------------------- the speed
+# ----------------------------------------------------------------------------------------------------------- speed
 
 
 def _speed(options: Plan, estimates: "Estimates", cells: Sequence[Cell]) -> PlannedSpeed:
-    """As given; of cells that have run on such hardware; assumed for GPUs that are not here; or measured here."""
+    """Speed as given, from cells that have run on such hardware, assumed for absent GPUs, or measured here."""
     import torch
 
     given = options.tflops > 0 or options.mfu > 0
     ran_on = estimates.devices()
-    # A processor's name ends with the number of its threads, see `hardware.device_name`.
+    # A CPU's name ends with its number of threads, see `hardware.device_name`.
     same = options.gpus == "all" or torch.cuda.is_available() or any(not name.endswith("threads") for name in ran_on)
     if not given and same and estimates.speed():
         where = f" ({'; '.join(ran_on)})" if ran_on else ""
@@ -223,7 +223,7 @@ def _assumed(options: Plan, given: bool) -> PlannedSpeed:
 
 
 def _measured(estimates: "Estimates", cells: Sequence[Cell]) -> PlannedSpeed:
-    """Of one block of the model of the cell with the most work."""
+    """Speed measured on one block of the model of the cell with the most work."""
     from regvit_lightning.runtime import hardware
 
     cell = max(cells, key=lambda cell: estimates.estimate(cell).flops)
@@ -235,7 +235,7 @@ def _measured(estimates: "Estimates", cells: Sequence[Cell]) -> PlannedSpeed:
 
 
 def cli() -> None:
-    """Run the program with the words of the command line."""
+    """Parse the command line and run the program."""
     command.run("plan", DESCRIPTION, Plan, main)
 
 

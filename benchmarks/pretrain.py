@@ -28,7 +28,7 @@ trainer.fast_dev_run=true, trainer.max_time=00:04:00:00 or trainer.profiler=simp
 
 @dataclass
 class Pretrain:
-    """Settings of the program; the recipe's own settings follow as further words."""
+    """Settings of the program; further arguments are settings of the recipe."""
 
     model: str = setting(f"{names.grammar()}, as vitb_reg16 or vitl14_reg4")
     recipe: str = setting("a file of configs/recipes", "deit3")
@@ -79,7 +79,7 @@ def main(options: Pretrain, words: list[str]) -> None:
         _submit(run, options, words)
         return
     curve = Path(options.results) / data.name / "curves" / f"{name}.seed{options.seed}.csv"
-    curves = [] if "limit_train_batches" in recipe.trainer else [Curve(curve)]  # a part is no result
+    curves = [] if "limit_train_batches" in recipe.trainer else [Curve(curve)]  # a partial run is not a result
     callbacks = [progress.Progress(f"pretrain {name}"), *curves, *_watching(run)]
     if hardware.first_process():
         atomic.check_writable(curve)
@@ -97,7 +97,7 @@ def main(options: Pretrain, words: list[str]) -> None:
 
 
 def _opening(run: "Run", options: Pretrain) -> str:
-    """One line: what is about to be trained, on which data and device, how long it takes, and where real data is."""
+    """Opening line: model, data, device and expected duration of the training, and where to get real data."""
     chosen, shape, images = run.settings, _shape(run), _images(run)
     parameters = sum(value.numel() for value in shape.parameters()) / 1e6
     steps, here = chosen.epochs * images // chosen.batch_size, options.launcher == "local"
@@ -116,7 +116,7 @@ def _opening(run: "Run", options: Pretrain) -> str:
 
 
 def _images(run: "Run") -> int:
-    """Number of images of one pass: rendered, as published, or as they lie there."""
+    """Number of images of one epoch: rendered, as published, or as listed on disk."""
     from benchmarks.data.image_counts import Counts
     from regvit_lightning.pretrain import fit
 
@@ -148,7 +148,7 @@ def _shape(run: "Run") -> "Backbone":
 
 
 def _expected(run: "Run", shape: "Backbone", images: int) -> str:
-    """How long the whole training takes at the speed of one block on this machine."""
+    """Expected duration of the whole training at the speed of one block on this machine."""
     from regvit_lightning.pretrain import fit
 
     work = fit.recipe_class(run.settings.module).work(run.settings, {run.settings.images: [images]})
@@ -169,7 +169,7 @@ def _check_launcher(options: Pretrain) -> None:
 
 
 def _submit(run: "Run", options: Pretrain, words: list[str]) -> None:
-    """Submit the same command as a job; mistakes are reported now and not after hours in a queue."""
+    """Submit the same command as a Slurm job; mistakes are reported now and not after hours in a queue."""
     from benchmarks import launch
     from regvit_lightning.data.module import accumulation
     from regvit_lightning.pretrain import fit
@@ -197,7 +197,7 @@ def _submit(run: "Run", options: Pretrain, words: list[str]) -> None:
 
 
 def _watching(run: "Run") -> list["Callback"]:
-    """The callback that measures norms, if the recipe asks for it."""
+    """Callbacks that measure norms, if the recipe enables them."""
     from regvit_lightning.analysis.outliers import Rules
     from regvit_lightning.pretrain.norms_callback import NormsDuringTraining, fixed_images
     from regvit_lightning.pretrain.recipe import recipe_class
@@ -210,7 +210,7 @@ def _watching(run: "Run") -> list["Callback"]:
 
 
 def cli() -> None:
-    """Run the program with the words of the command line."""
+    """Parse the command line and run the program."""
     command.run("pretrain", DESCRIPTION, Pretrain, main, group="recipes")
 
 

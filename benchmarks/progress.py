@@ -1,4 +1,4 @@
-"""Progress of Lightning's runs."""
+"""Progress display of Lightning runs."""
 
 import logging
 import warnings
@@ -9,11 +9,11 @@ from lightning.pytorch.callbacks import Callback
 
 from benchmarks.counter import Counter
 
-STEPS_BETWEEN_LOSSES = 10  # reading the loss makes the host wait for the device
+STEPS_BETWEEN_LOSSES = 10  # reading the loss synchronises host and device
 
 
 def quiet() -> None:
-    """Silence Lightning's banners, and warnings about what the suite, mmsegmentation or open_clip does on purpose."""
+    """Silence Lightning's banners, and warnings about intended behaviour of the suite, mmsegmentation or open_clip."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")

@@ -1,4 +1,4 @@
-"""Where a grid stands: `python -m benchmarks.status grid=demo`."""
+"""Status of a grid: `python -m benchmarks.status grid=demo`."""
 
 import time
 from collections import Counter
@@ -49,7 +49,7 @@ def main(options: Status, words: list[str]) -> None:
 
 
 def table(grid: Cells, of_cells: Mapping[Cell, State]) -> str:
-    """Models and seeds × pretraining and tasks; a list on a terminal that is too narrow for the table."""
+    """Format models and seeds × pretraining and tasks as a table, or as a list on a terminal that is too narrow."""
     tasks = list(dict.fromkeys(cell.task for cell in grid.cells))
     lines = list(dict.fromkeys((cell.model, cell.seed) for cell in grid.cells if not cell.pretrains))
     of_place = {(cell.model, cell.seed, cell.task): state.kind for cell, state in of_cells.items()}
@@ -63,7 +63,7 @@ def table(grid: Cells, of_cells: Mapping[Cell, State]) -> str:
 
 
 def _listed(model: str, seed: int, tasks: Sequence[str], kinds: Mapping[tuple[str, int, str], str]) -> str:
-    """A row of the table as lines: the tasks that are done, then those that run, and so on."""
+    """Format a row of the table as lines: tasks that are done, then those running, and so on."""
     lines = [f"{model} seed {seed}"]
     for kind in ORDER:
         names = [task for task in tasks if kinds.get((model, seed, task)) == kind]
@@ -72,7 +72,7 @@ def _listed(model: str, seed: int, tasks: Sequence[str], kinds: Mapping[tuple[st
 
 
 def notes(of_cells: Mapping[Cell, State], now: float) -> list[str]:
-    """Notes on cells, by kind; one note for all cells that it fits."""
+    """Notes on cells, by state; cells with the same note share one."""
     from benchmarks.counter import clock
 
     cells: dict[State, list[Cell]] = {}
@@ -94,7 +94,7 @@ def _together(cells: Sequence[Cell]) -> str:
 
 
 def counts(of_cells: Mapping[Cell, State]) -> Counter[str]:
-    """How many cells are how."""
+    """Number of cells in each state."""
     return Counter(state.kind for state in of_cells.values())
 
 
@@ -103,7 +103,7 @@ def _by_order(entry: tuple[str, int]) -> int:
 
 
 def cli() -> None:
-    """Run the program with the words of the command line."""
+    """Parse the command line and run the program."""
     command.run("status", DESCRIPTION, Status, main)
 
 

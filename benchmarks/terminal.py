@@ -1,6 +1,6 @@
-"""What the programs print on: a terminal of any width, a pipe whose reader leaves, any encoding, or nothing at all.
+"""Robust output to a terminal of any width, a pipe whose reader leaves, any encoding, or closed descriptors.
 
-`prepare` makes standard output and error bear all of these; `command.run` calls it once for every program.
+`prepare` makes standard output and error handle all of these; `command.run` calls it once for every program.
 """
 
 import codecs
@@ -16,20 +16,19 @@ from typing import Any
 
 from regvit_lightning.errors import UserError, one_line
 
-# Characters that the programs print and that do not fall apart into ASCII by themselves, as é and … do.
+# Characters printed by the programs that do not decompose into ASCII by themselves, as é and … do.
 ASCII = dict(zip("–—·−×━─", "----x#-", strict=True)) | {"±": "+-", "→": "->", "≥": ">=", "≤": "<="}
-NOBODY_READS = (errno.EPIPE, errno.EIO)  # the reader of a pipe has left; the terminal was closed
+NOBODY_READS = (errno.EPIPE, errno.EIO)  # the reader of a pipe has exited; the terminal was closed
 SHOW_CURSOR = "\x1b[?25h"
 
 
 class Descriptor(io.FileIO):
-    """A file descriptor that goes to the null device from the first write that fails.
+    """File descriptor that is redirected to the null device after the first failed write.
 
-    Work is worth more than its messages: a training goes on where its reader leaves, or where the disk of its log is
-    full.
+    Output must not stop the work: a training continues when its reader exits, or when the disk of its log is full.
 
     Attributes:
-        lost: why what was printed is not where the user wants it; empty where nobody wants it any more.
+        lost: reason why output was lost; empty if nobody reads it any more.
     """
 
     lost = ""
@@ -47,7 +46,7 @@ class Descriptor(io.FileIO):
 
 
 def prepare() -> None:
-    """Replace `sys.stdout` and `sys.stderr` by streams that bear a reader that leaves and any encoding.
+    """Replace `sys.stdout` and `sys.stderr` by streams that tolerate a reader that exits and any encoding.
 
     Streams that are not the process's own (a test's, a notebook's) are left alone.
     """
@@ -62,12 +61,12 @@ def prepare() -> None:
 
 
 def _open_closed() -> None:
-    """Give closed descriptors 0 to 2 to the null device, or the next file opened would get what is printed."""
+    """Open closed descriptors 0 to 2 on the null device, or the next file opened would receive the output."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
 def _bearing(stream: io.TextIOWrapper) -> io.TextIOWrapper:
@@ -78,9 +77,9 @@ def _bearing(stream: io.TextIOWrapper) -> io.TextIOWrapper:
 
 
 def readable(error: UnicodeError) -> tuple[str, int]:
-    """Error handler of encodings: ASCII that reads like the characters that cannot be encoded.
+    """Encoding error handler that replaces characters by similar-looking ASCII.
 
-    `×` becomes `x`, `é` becomes `e`, a byte of a file name that is no text `\\xff`, anything else `?`.
+    `×` becomes `x`, `é` becomes `e`, an undecodable byte of a file name `\\xff`, anything else `?`.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -95,10 +94,10 @@ def _plain(character: str) -> str:
 
 
 def finish() -> None:
-    """Write what is buffered of standard output.
+    """Flush standard output.
 
     Raises:
-        UserError: not all of it could be written, as on a full disk.
+        UserError: not all of it could be written, e.g. on a full disk.
     """
     sys.stdout.flush()
     buffer = getattr(sys.stdout, "buffer", None)
@@ -108,33 +107,33 @@ def finish() -> None:
 
 
 def show_cursor() -> None:
-    """Show the cursor of the terminal, whatever has hidden it."""
+    """Show the cursor of the terminal, in case it was hidden."""
     if sys.stderr.isatty():
         print(SHOW_CURSOR, end="", file=sys.stderr, flush=True)
 
 
 def columns() -> int | None:
-    """Width in characters of the terminal that standard output goes to; None where it goes elsewhere."""
+    """Width in characters of the terminal on standard output; None if it is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def paragraph(text: str) -> str:
-    """Prose in lines of 120 characters, as one line for `show` to break where the terminal is narrower."""
+    """Format prose in lines of 120 characters, or as one line for `show` to wrap if the terminal is narrower."""
     width = columns()
     return text if width is None or width >= 120 else " ".join(text.split())
 
 
 def show(text: str) -> None:
-    """Print `text` at once; on a terminal its long lines are broken between words."""
+    """Print `text` and flush; on a terminal long lines are wrapped between words."""
     width = columns()
     print(text if width is None else fitted(text, width), flush=True)
 
 
 def fitted(text: str, columns: int) -> str:
-    """`text` with lines of at most `columns` characters, broken between words.
+    """Wrap `text` to lines of at most `columns` characters, between words.
 
-    What follows a break stands below the second column of a list (`  name   what it is`), behind the `#` of a comment,
-    or a little further in than its line. A word longer than a line stays whole.
+    Continuation lines are aligned with the second column of a list (`  name   what it is`), begin with the `#` of a
+    comment, or are indented slightly more than their line. A word longer than a line is not broken.
     """
     return "\n".join(_broken(line, columns) for line in text.split("\n"))
 

@@ -1,4 +1,4 @@
-"""How fast this machine computes a model, measured on one transformer block in about a second; durations in words."""
+"""Speed of this machine, measured on one transformer block in about a second; and formatting of durations."""
 
 import statistics
 import time
@@ -11,21 +11,21 @@ from regvit_lightning.work import Pass
 if TYPE_CHECKING:
     from regvit_lightning.models.backbone import Backbone
 
-AIM = {"cpu": 1e10, "cuda": 2e12}  # FLOPs of one call, which fill the device for a tenth of a second or less
+AIM = {"cpu": 1e10, "cuda": 2e12}  # FLOPs of one call, which occupy the device for a tenth of a second or less
 BUDGET = 0.5  # seconds of calls
 MOST_CALLS = 20
 
 
 @dataclass(frozen=True)
 class BlockShape:
-    """One block of a ViT at work.
+    """Shapes of one ViT block at work.
 
     Attributes:
-        width: D of the tokens.
-        heads: of the attention.
+        width: dimension D of the tokens.
+        heads: number of attention heads.
         hidden: width of the MLP's hidden layer.
-        tokens: T of an image.
-        trained: forward and backward pass, else the forward pass alone.
+        tokens: number of tokens T of an image.
+        trained: forward and backward pass, else only the forward pass.
     """
 
     width: int
@@ -36,21 +36,21 @@ class BlockShape:
 
     @property
     def flops(self) -> float:
-        """Of one image: twice T (4 D² + 2 D hidden) + 2 T² D multiply-adds, three times that where it is trained."""
+        """FLOPs of one image: twice T (4 D² + 2 D hidden) + 2 T² D multiply-adds, three times that if trained."""
         macs = self.tokens * self.width * (4 * self.width + 2 * self.hidden + 2 * self.tokens)
         return 2.0 * macs * (3 if self.trained else 1)
 
 
 def tokens_of(backbone: "Backbone", images: Pass) -> int:
-    """T of an image of such a pass: CLS, registers and patches."""
+    """Number of tokens T of an image of a pass: CLS, registers and patches."""
     return backbone.has_cls + backbone.num_registers + _patches(backbone, images)
 
 
 def shape_of(backbone: "Backbone", images: Pass) -> BlockShape:
-    """A block of a ViT for images of such a pass.
+    """Shape of a ViT's block for images of a pass.
 
     Raises:
-        UserError: of `linears`, where the backbone is no ViT.
+        UserError: the backbone is not a ViT (raised by `linears`).
     """
     hidden, width = max(linear.out_features for linear in backbone.linears()), backbone.embed_dim
     heads = getattr(backbone.model.blocks[0].attn, "num_heads", max(width // 64, 1))
@@ -58,7 +58,7 @@ def shape_of(backbone: "Backbone", images: Pass) -> BlockShape:
 
 
 def flops(backbone: "Backbone", images: Pass) -> float:
-    """Of all images of a pass: twice the multiply-adds, three times that where the backbone is trained."""
+    """FLOPs of all images of a pass: twice the multiply-adds, three times that if the backbone is trained."""
     from regvit_lightning.analysis import cost
 
     macs = cost.macs_of_patches(backbone, backbone.num_registers, _patches(backbone, images)) + images.more_macs
@@ -71,12 +71,12 @@ def _patches(backbone: "Backbone", images: Pass) -> int:
 
 
 def block_speed(shape: BlockShape, most_images: int, precision: str = "auto") -> float:
-    """FLOP/s that this machine, or its first GPU, reaches on one block of random weights; takes a second or two.
+    """Measure the FLOP/s of this machine, or its first GPU, on one block of random weights; takes a second or two.
 
     Args:
-        shape: of the block. Of an image that takes a processor too long, fewer tokens are computed.
-        most_images: at once; fewer where they fill the device.
-        precision: as in settings.
+        shape: shape of the block. Fewer tokens are computed if an image takes a CPU too long.
+        most_images: maximum batch size; reduced if fewer images fill the device.
+        precision: precision as in settings.
     """
     from regvit_lightning.runtime import hardware
 
@@ -88,11 +88,11 @@ def block_speed(shape: BlockShape, most_images: int, precision: str = "auto") ->
 
 
 def _step(shape: BlockShape, images: int, device: str, bf16: bool) -> Callable[[], object]:
-    """What is timed: the block forward, and backward where it is trained, until the device has done it."""
+    """Timed step: forward pass of the block, and backward if trained, with device synchronisation."""
     import torch
     from timm.models.vision_transformer import Block
 
-    with torch.random.fork_rng(devices=[]):  # leaves the draws of the training as they are
+    with torch.random.fork_rng(devices=[]):  # keeps the random state of the training unchanged
         block: Any = Block(shape.width, shape.heads, mlp_ratio=shape.hidden / shape.width).to(device)
         tokens = torch.randn(images, shape.tokens, shape.width).to(device).requires_grad_(shape.trained)
     block.attn.fused_attn = device == "cuda" or not shape.trained  # as in recipes: its backward pass is slow on CPUs
@@ -109,7 +109,7 @@ def _step(shape: BlockShape, images: int, device: str, bf16: bool) -> Callable[[
 
 
 def _seconds(step: Callable[[], object]) -> float:
-    """The median of some calls after one to warm up, or that one where it used up the budget."""
+    """Median time of several calls after a warm-up call, or that of the warm-up if it used up the budget."""
     times: list[float] = []
     begun = time.perf_counter()
     while len(times) < 2 or (len(times) <= MOST_CALLS and time.perf_counter() - begun < BUDGET):
@@ -122,7 +122,7 @@ def _seconds(step: Callable[[], object]) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them, rounded down: `under 1 s`, `36 s`, `3 min`, `2 h 10 min`, `38 days 15 h`, `never`."""
+    """Format seconds in words, rounded down: `under 1 s`, `36 s`, `3 min`, `2 h 10 min`, `38 days 15 h`, `never`."""
     if seconds == float("inf"):
         return "never"
     minutes, hours = int(seconds / 60), int(seconds / 3600)

@@ -10,11 +10,11 @@ import sys
 from regvit_lightning import evaluate, load_backbone
 from regvit_lightning.statistics import excludes_zero, paired_interval
 
-SETTINGS = {"neighbours": [1, 5, 20], "workers": 2}  # ImageNet, with 1,281 images of a class, takes a larger k
+SETTINGS = {"neighbours": [1, 5, 20], "workers": 2}  # ImageNet, with 1,281 images per class, takes a larger k
 
 
 def main(folder: str, first: str, second: str) -> None:
-    """Print the accuracy of both backbones, and whether the difference is more than noise."""
+    """Print the accuracy of both backbones, and whether the difference exceeds noise."""
     scores = []
     for name in (first, second):
         outcome = evaluate(load_backbone(name), "imagenet_knn", folder, settings=SETTINGS)

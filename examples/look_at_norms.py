@@ -14,7 +14,7 @@ from regvit_lightning import artifacts, load_backbone
 
 
 def main(name: str, *files: str) -> None:
-    """Print the norms by block, the number of outliers by image, and the verdict."""
+    """Print the norms by block, the number of outliers per image, and the verdict."""
     backbone = load_backbone(name)
     images = torch.stack([backbone.transform(Image.open(file)) for file in files])
     measured = artifacts(backbone, images)

@@ -1,4 +1,4 @@
-"""One cell of the grid, from a backbone and a task to its record: the program, the grid and a user's Python call it."""
+"""One cell of the grid, from backbone and task to record; shared by the program, the grid and the Python API."""
 
 import json
 import shutil
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One task on one data set with one seed: what its record must say, and how that record comes about.
+    """One task on one data set with one seed: what its record must contain, and how to compute it.
 
     Attributes:
-        name: of the task, a file of `configs/tasks`.
-        task: its module.
+        name: task name, a file of `configs/tasks`.
+        task: module of the task.
         settings: resolved settings of the task.
-        data: where the images are.
-        seed: of the trained model and of everything drawn in the evaluation.
-        any_precision: the precision is left to the hardware, so that a record of either holds on all machines.
+        data: location and layout of the images.
+        seed: seed of the trained model and of all random draws of the evaluation.
+        any_precision: the precision is left to the hardware, so a record of either precision is valid on all machines.
     """
 
     name: str
@@ -46,27 +46,27 @@ class Evaluation:
 
     @property
     def layout(self) -> dict[str, Any]:
-        """What decides which images are read and what their labels mean."""
+        """The data settings that determine which images are read and what their labels mean."""
         return self.data.section(self.settings.boxed_set or self.task.READS)
 
     @property
     def data_root(self) -> str:
-        """Folder of the data, where nothing else says which images they are."""
+        """Folder of the data, where nothing else identifies the images."""
         return "" if self.data.rendered or self.data.counts else self.data.root
 
     def file(self, results: Path, model: str) -> Path:
-        """Where the record of the model with this id lies below `results`."""
+        """Path below `results` of the record of the model with this id."""
         return records.path(results, self.data.name, model, self.name, self.seed)
 
     def stale(self, file: Path, weights: Callable[[], str]) -> str:
-        """Why the record in `file` does not answer for this evaluation, or '' when it does.
+        """Why the record in `file` is not valid for this evaluation, or '' when it is.
 
         Args:
-            file: of the record; one that is no record of this schema never answers.
-            weights: gives the fingerprint of the model; asked only where all else holds, as it reads every weight.
+            file: path of the record; a file that is not a record of this schema is never valid.
+            weights: returns the fingerprint of the model; called only if all else matches, as it reads every weight.
 
         Raises:
-            UserError: of `weights`.
+            UserError: raised by `weights`.
         """
         try:
             record = records.read_record(file)
@@ -81,11 +81,11 @@ class Evaluation:
         )
 
     def run(self, backbone: "Backbone", options: "RunOptions") -> "Outcome":
-        """Compute the cell; writes nothing but what `options.folder` is for."""
+        """Compute the cell; writes only to `options.folder`."""
         return self.task.run(backbone, self.data, self.settings, options)
 
     def record(self, backbone: "Backbone", outcome: "Outcome", seconds: float) -> Record:
-        """The record of an outcome, numbers rounded; it names no file of scores yet."""
+        """The record of an outcome, with rounded metrics; its file of per-image scores is not filled in yet."""
         return Record(
             model=backbone.name,
             task=self.name,
@@ -108,7 +108,7 @@ class Evaluation:
         )
 
     def summary(self, outcome: "Outcome") -> str:
-        """The metrics that go into tables, in words: `top1 62.08, top1_best_on_test 62.50`."""
+        """The metrics shown in tables, as text: `top1 62.08, top1_best_on_test 62.50`."""
         metrics = self.task.METRICS.items()
         return ", ".join(f"{key} {outcome.metrics[key]:.{metric.decimals + 1}f}" for key, metric in metrics)
 
@@ -121,15 +121,15 @@ def prepare(
     words: Sequence[str] = (),
     known: Sequence[str] = (),
 ) -> Evaluation:
-    """The evaluation of `task` on `data` with its settings resolved for this hardware.
+    """Prepare the evaluation of `task` on `data`, with its settings resolved for this hardware.
 
     Args:
-        task: a name of `configs/tasks`.
-        data: where the images are.
-        variant: overlay of the task; `auto` takes the data's own.
-        seed: of the trained model and of the evaluation.
+        task: name of a file of `configs/tasks`.
+        data: location and layout of the images.
+        variant: overlay of the task; `auto` takes the one that the data names.
+        seed: seed of the trained model and of the evaluation.
         words: `key=value` settings of the task.
-        known: further keys that the same command takes, for the hint on a misspelt one.
+        known: further keys that the same command accepts, for the hint on a misspelt one.
 
     Raises:
         SettingsError: unknown task, variant or key, or a value of the wrong type or range.
@@ -154,16 +154,16 @@ def evaluate(
     """Evaluate a frozen backbone on one task and return the outcome; no record is written.
 
     Args:
-        backbone: as `regvit_lightning.load_backbone` gives it.
-        task: a name of `configs/tasks`, such as `imagenet_knn`.
+        backbone: a backbone from `regvit_lightning.load_backbone`.
+        task: name of a file of `configs/tasks`, such as `imagenet_knn`.
         data: a name of `configs/data`, a folder with `train/<class>/` and `val/<class>/`, or `DataSettings`. Rendered
-            data is rendered first where it is not there yet.
-        variant: overlay of the task; `auto` takes the data's own.
-        seed: of everything drawn.
-        devices: of this machine, for tasks that train a head.
-        folder: keeps the log, checkpoint and weights of a head, and lets an interrupted training continue.
+            data is rendered first if it is missing.
+        variant: overlay of the task; `auto` takes the one that the data names.
+        seed: seed of all random draws.
+        devices: number of devices on this machine, for tasks that train a head.
+        folder: stores the log, checkpoint and weights of a head; an interrupted training resumes from it.
         callbacks: Lightning callbacks, such as a progress bar.
-        settings: of the task, in place of its YAML's, such as `{"workers": 0}`.
+        settings: settings of the task that override its YAML file, such as `{"workers": 0}`.
 
     Returns:
         Metrics by name, with 95 % intervals over the test images, floors, protocol and per-image scores.
@@ -186,20 +186,20 @@ def evaluate(
 def run_and_record(
     evaluation: Evaluation, backbone: "Backbone", results: Path, options: "RunOptions", force: bool = False
 ) -> tuple["Outcome", Path]:
-    """Compute a cell and write its record, the scores of single images and the picture beside it.
+    """Compute a cell and write its record, with the per-image scores and the figure beside it.
 
     Args:
-        evaluation: what is computed.
-        backbone: frozen.
+        evaluation: the cell to compute.
+        backbone: the frozen backbone.
         results: folder of the results.
-        options: devices, callbacks, and the folder of the cell, in which an interrupted training continues.
-        force: begin anew, whatever the folder of the cell holds.
+        options: devices, callbacks, and the folder of the cell, from which an interrupted training resumes.
+        force: start from scratch, even if the folder of the cell holds a checkpoint.
 
     Returns:
-        The outcome, and the file of the record.
+        The outcome and the path of the record.
 
     Raises:
-        UserError: of the task; or a file cannot be written.
+        UserError: raised by the task; or a file cannot be written.
     """
     from regvit_lightning.frozen.trainer import LAST
     from regvit_lightning.runtime import hardware
@@ -224,7 +224,7 @@ def run_and_record(
 
 
 def _description(evaluation: Evaluation, backbone: "Backbone") -> dict[str, Any]:
-    """What a cell computes: a head that was trained for another description is not continued."""
+    """Describe what a cell computes: a head trained under another description is not resumed."""
     resolved = settings.resolved(evaluation.settings)
     kept = {key: value for key, value in resolved.items() if key not in records.FREE_TO_CHANGE}
     images = {"data": str(Path(evaluation.data.root).resolve()), "layout": evaluation.layout}
@@ -232,7 +232,7 @@ def _description(evaluation: Evaluation, backbone: "Backbone") -> dict[str, Any]
 
 
 def _claim(folder: Path, description: dict[str, Any], force: bool) -> None:
-    """Empty the cell's folder unless what lies in it, such as the checkpoint of a head, is of this very cell."""
+    """Empty the cell's folder unless its contents, such as the checkpoint of a head, belong to this very cell."""
     from regvit_lightning.runtime import hardware
 
     if not hardware.first_process():
@@ -244,7 +244,7 @@ def _claim(folder: Path, description: dict[str, Any], force: bool) -> None:
 
 
 def _show(picture: "Figure", file: Path, folder: Path) -> None:
-    """Keep the picture beside the record and show it in TensorBoard."""
+    """Save the figure beside the record and log it to TensorBoard."""
     from torch.utils.tensorboard import SummaryWriter
 
     atomic.write(file, lambda temporary: picture.savefig(temporary, format="png"))

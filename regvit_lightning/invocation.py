@@ -1,4 +1,4 @@
-"""How a user types a program, for messages that say what to do: after make in a checkout, else after `regvit`."""
+"""Command lines for messages to the user: with `make` in a checkout, else with `regvit`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,11 +7,11 @@ MAKEFILE = Path(__file__).resolve().parents[1] / "Makefile"
 
 
 def invocation(word: str, variables: Mapping[str, object], further: str = "") -> str:
-    """The command line of a program.
+    """The command line that starts a program.
 
     Args:
-        word: that names the program after make and after `regvit`.
-        variables: of make, by name; the program's keys are the same in lower case.
+        word: name of the program, after `make` or `regvit`.
+        variables: make variables by name; the program's keys are the same in lower case.
         further: settings of a recipe or a task as `key=value` words, quoted for a shell.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Nearest neighbours of features and their votes: DINOv2's kNN classifier (arXiv 2304.07193, section 7.1), exactly."""
+"""Exact nearest-neighbour search and voting: DINOv2's kNN classifier (arXiv 2304.07193, section 7.1)."""
 
 import torch
 from torch import Tensor
@@ -11,11 +11,11 @@ def search(queries: Tensor, bank: Tensor, k: int, chunk: int) -> tuple[Tensor, T
     Args:
         queries: (Q, D).
         bank: (N, D), N >= k.
-        k: neighbours.
-        chunk: rows of the bank looked at together; memory is Q * (chunk + 2 k).
+        k: number of neighbours.
+        chunk: rows of the bank compared at a time; memory is Q * (chunk + 2 k).
 
     Returns:
-        Similarities (Q, k), descending, and indices in the bank (Q, k).
+        Similarities (Q, k), descending, and indices into the bank (Q, k).
     """
     similarity = queries.new_empty(len(queries), 0)
     index = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
@@ -29,11 +29,11 @@ def search(queries: Tensor, bank: Tensor, k: int, chunk: int) -> tuple[Tensor, T
 
 
 def votes(similarity: Tensor, labels: Tensor, k: int, classes: int, temperature: float) -> Tensor:
-    """Class scores (Q, classes) from the first k of the neighbours.
+    """Class scores (Q, classes) from the first k neighbours.
 
     Args:
         similarity: (Q, K) descending, K >= k; the softmax runs over all K.
-        labels: (Q, K) class numbers of the neighbours.
+        labels: (Q, K) class indices of the neighbours.
     """
     weight = F.softmax(similarity / temperature, dim=1)
     scores = similarity.new_zeros(len(similarity), classes)

@@ -1,4 +1,4 @@
-"""Effective rank of features: how many directions they really use."""
+"""Effective rank of features: the number of directions that they effectively use."""
 
 import torch
 from torch import Tensor
@@ -15,12 +15,12 @@ def effective_rank(patches: Tensor, keep: Tensor) -> Tensor:
         keep: boolean (B, n).
 
     Returns:
-        (B,) float64; NaN for an image without a patch other than zero.
+        (B,) float64; NaN for an image whose patches are all zero.
     """
     kept = patches.double() * keep[..., None]
     tall = patches.shape[1] > patches.shape[2]
     gram = kept.mT @ kept if tall else kept @ kept.mT
-    # The Gram matrix squares the singular values: what is below the square root of float64's precision is rounding.
+    # The Gram matrix squares the singular values: anything below the square root of float64's precision is rounding.
     squares = torch.linalg.eigvalsh(gram)
     squares = squares.where(squares > 1e-14 * squares.amax(dim=1, keepdim=True), 0)
     share = F.normalize(squares.sqrt(), p=1, dim=1, eps=0.0)

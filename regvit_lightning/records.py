@@ -1,4 +1,4 @@
-"""The result of one cell of the grid: one small JSON file with everything needed to believe it."""
+"""Result of one cell of the grid: one small JSON file with everything needed to verify and compare it."""
 
 import json
 import platform
@@ -13,41 +13,41 @@ from regvit_lightning.runtime import atomic, git
 from regvit_lightning.version import __version__
 
 SCHEMA = 3
-# What records of an older schema lack, by schema; they are read, but do not answer for their cell any more.
+# Fields missing from records of older schemas, by schema; those records can be read but are stale for their cell.
 ADDED: dict[int, dict[str, Any]] = {2: {"scores": {}}}
 AGAIN = "remove it and evaluate the cell again"
-FREE_TO_CHANGE = {"workers", "device_batch"}  # how a cell is run, not what it computes
+FREE_TO_CHANGE = {"workers", "device_batch"}  # settings that change how a cell is run, not its result
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
 class Record:
-    """One cell: model × task × seed.
+    """Result of one cell: model × task × seed.
 
     Attributes:
-        model: id (`deit3-vitn_reg4`).
-        task: protocol (`imagenet_linear`).
+        model: model id (`deit3-vitn_reg4`).
+        task: task name (`imagenet_linear`).
         data: name of the data.
-        data_root: its folder, where nothing else says which images they are; empty for rendered and counted data.
-        seed: of the pretraining run and of the evaluation.
-        metrics: by name.
-        columns: metrics that go into tables, each with `better` (+1 where higher is better, -1 where lower is), `unit`
+        data_root: folder of the data, where nothing else identifies the images; empty for rendered and counted data.
+        seed: seed of the pretraining run and of the evaluation.
+        metrics: values by metric name.
+        columns: metrics shown in tables, each with `better` (+1 where higher is better, -1 where lower is), `unit`
             and `decimals`.
-        intervals: 95 % bootstrap intervals, for metrics with a score per image.
-        per_class: scores by name of the class, where the task has them; null for a class that does not occur.
-        floors: what is reached without a backbone, by name: metrics.
+        intervals: 95 % bootstrap intervals, for metrics with per-image scores.
+        per_class: scores by class name, where the task has them; null for a class that does not occur.
+        floors: metrics reached without a backbone, by name of the baseline.
         images: number of test images.
-        protocol: the facts that people argue about.
+        protocol: details of the protocol that affect comparability.
         footnote: keys of `protocol` that tables show.
         settings: resolved settings of the task.
-        layout: the data's settings that decide which images are read and what their labels mean.
+        layout: the data settings that determine which images are read and what their labels mean.
         backbone: registers, width, depth, patch size and input size of the model.
         weights: fingerprint of the model's weights.
         provenance: commit (the version of an installed package), dirty, date, versions, device, seconds,
             peak_memory_mib.
-        scores: `file`, which lies beside the record and holds the scores of single images, and its `digest`; empty
-            where there are none.
-        schema: version of this layout.
+        scores: `file`, the file beside the record with the per-image scores, and its `digest`; empty where there are
+            none.
+        schema: version of the record format.
     """
 
     model: str
@@ -72,7 +72,7 @@ class Record:
     schema: int = SCHEMA
 
     def path(self, results: Path) -> Path:
-        """Where the record lies below `results`."""
+        """Path of the record below `results`."""
         return path(results, self.data, self.model, self.task, self.seed)
 
     def save(self, results: Path) -> Path:
@@ -87,7 +87,7 @@ class Record:
 
 
 def path(results: Path, data: str, model: str, task: str, seed: int) -> Path:
-    """`<results>/<data>/cells/<model>/<task>.seed<k>.json`."""
+    """Path of a record: `<results>/<data>/cells/<model>/<task>.seed<k>.json`."""
     return results / data / "cells" / model / f"{task}.seed{seed}.json"
 
 
@@ -104,7 +104,7 @@ def read_record(file: Path) -> Record:
 
 
 def parse(content: bytes, where: str) -> Record:
-    """The record in the content of a file; one of an older schema keeps its number.
+    """Parse a record from the content of a file; one of an older schema keeps its schema number.
 
     Raises:
         UserError: not JSON, or not a record of this schema or of one in `ADDED`.
@@ -123,12 +123,12 @@ def parse(content: bytes, where: str) -> Record:
 
 
 def scores_path(record: Path) -> Path:
-    """Where the scores of single images lie, beside their record."""
+    """Path of the file with the per-image scores, beside their record."""
     return record.with_name(record.stem + statistics.SUFFIX)
 
 
 def stale(record: Record, settings: dict[str, Any], weights: str, layout: dict[str, Any], data_root: str = "") -> str:
-    """Why `record` no longer answers for these settings, weights and data, or '' when it does."""
+    """Why `record` is out of date for these settings, weights and data, or '' when it is valid."""
     if record.schema != SCHEMA:
         return f"a record of schema {record.schema}, which is now {SCHEMA}"
     if record.data_root != data_root:
@@ -144,13 +144,13 @@ def stale(record: Record, settings: dict[str, Any], weights: str, layout: dict[s
 
 
 def provenance(seconds: float) -> dict[str, Any]:
-    """Where a result comes from: the suite's code, versions of packages, and hardware.
+    """Provenance of a result: the suite's commit, package versions and hardware.
 
     Args:
-        seconds: that the cell took.
+        seconds: time that the cell took.
 
     Returns:
-        `commit` of the checkout that this code lies in, or the version of the package where it is no checkout;
+        `commit` of the checkout of this code, or the version of the package where it is not a checkout;
         `dirty`, whether its code differs from that commit; `date` in UTC; `versions`; `device`; `seconds`;
         `peak_memory_mib`.
     """
@@ -179,7 +179,7 @@ def provenance(seconds: float) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str:
-    """Output of git in the checkout of this code; empty where it is none, whatever repository surrounds it."""
+    """Output of git in the checkout of this code; empty if it is not a checkout, even inside another repository."""
     if not (ROOT / ".git").exists():
         return ""
     return git.output(ROOT, *arguments).decode().strip()

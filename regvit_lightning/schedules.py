@@ -4,7 +4,7 @@ import math
 
 
 def cosine(step: int, steps: int, start: float, end: float = 0.0) -> float:
-    """Half a cosine from `start` at step 0 to `end` at step `steps` and later."""
+    """Half-cosine schedule from `start` at step 0 to `end` at step `steps` and later."""
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(step / max(steps, 1), 1.0)))
 
 
@@ -12,7 +12,7 @@ def warmup_cosine(step: int, steps: int, warmup: int, base: float, start: float,
     """Linear warm-up from `start` to `base` over `warmup` steps, then `cosine` down to `end`.
 
     Args:
-        step: 0 .. steps; the value before update `step`.
+        step: 0 .. steps; the value applies to update `step`.
         steps: length of the run.
         warmup: 0 .. steps.
 
@@ -25,20 +25,20 @@ def warmup_cosine(step: int, steps: int, warmup: int, base: float, start: float,
 
 
 def linear_warmup(step: int, warmup: int, start: float) -> float:
-    """Factor of a schedule: from `start` at step 0 to 1 at step `warmup` and later.
+    """Warm-up factor of a schedule: linear from `start` at step 0 to 1 at step `warmup` and later.
 
-    mmcv's linear warm-up, which multiplies the schedule that runs on underneath.
+    mmcv's linear warm-up, which multiplies the underlying schedule.
     """
     return 1 - max(1 - step / max(warmup, 1), 0.0) * (1 - start)
 
 
 def polynomial(step: int, steps: int, power: float) -> float:
-    """Factor that falls from 1 at step 0 to 0 at step `steps` and later."""
+    """Polynomial decay factor from 1 at step 0 to 0 at step `steps` and later."""
     return (1 - min(step / max(steps, 1), 1.0)) ** power
 
 
 def one_cycle(step: int, steps: int, outer: float, inner: float, turn: float = 0.3) -> float:
-    """Half a cosine from `outer` at step 0 to `inner` at step `turn` × steps - 1, another one back at step steps - 1.
+    """Half-cosine from `outer` at step 0 to `inner` at step `turn` × steps - 1, then back by step steps - 1.
 
     The momentum of torch's OneCycleLR (Smith and Topin 2017, arXiv 1708.07120) and of mmcv's hook of that name.
     """

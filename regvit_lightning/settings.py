@@ -1,6 +1,6 @@
 """Settings: dataclasses filled from the YAML files of `configs/` and from `key=value` words.
 
-Files are merged left to right by OmegaConf, then the words. Values are read by the type of the field that takes them
+Files are merged left to right by OmegaConf, then the words. Each value is parsed by the type of its field
 (`values/`); an unknown key is an error that names its nearest neighbours. This module imports nothing heavy, so that
 `--help` answers at once.
 """
@@ -23,7 +23,7 @@ from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.values import notation, schema
 from regvit_lightning.values.notation import Tree
 
-EVERY_SET = "<set>"  # as `images` of a task's file: the name of the task ends in the name of a set with boxes
+EVERY_SET = "<set>"  # as `images` in a task's file: the task name ends in the name of a set with boxes
 
 T = TypeVar("T")
 
@@ -51,12 +51,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """Settings that come from one place, as they are written there.
+    """Settings from one source, as written there.
 
     Attributes:
-        origin: for people: a file such as `configs/recipes/deit3.yaml`, or in words.
-        values: by key, as texts. References to the environment are not resolved; a file's `base` is left out.
-        file: they were read from, or None.
+        origin: readable name of the source: a file such as `configs/recipes/deit3.yaml`, or a description.
+        values: texts by key. References to the environment are not resolved; a file's `base` is left out.
+        file: file that they were read from, or None.
     """
 
     origin: str
@@ -65,35 +65,35 @@ class Layer:
 
 
 def names(group: str) -> list[str]:
-    """Names of what one group of `configs/` describes (`models`, `recipes`, `tasks`, `data`, `grids`).
+    """List the names in one group of `configs/` (`models`, `recipes`, `tasks`, `data`, `grids`).
 
-    Variants (`deit3.mini.yaml`) belong to their base name and are not listed. The file of a task that says
-    `images: <set>` stands for a task on every set with boxes: `lost.yaml` for `lost_voc07`, `lost_voc12`, …
+    Variants (`deit3.mini.yaml`) belong to their base name and are not listed. A task file with
+    `images: <set>` stands for one task per set with boxes: `lost.yaml` for `lost_voc07`, `lost_voc12`, …
     """
     return sorted(_meanings(group))
 
 
 def boxed_sets() -> list[str]:
-    """Names of the sets of images with boxes: those that files of `configs/data` list under `discovery`."""
+    """Names of the image sets with boxes: those that files of `configs/data` list under `discovery`."""
     return list(
         dict.fromkeys(name for file in _files("data") for name in _readable("data", file).get("discovery") or ())
     )
 
 
 def find(group: str, name: str, variant: str = "") -> list[Path]:
-    """The files of `layers`, in their order."""
+    """The files behind `layers`, in the same order."""
     return [layer.file for layer in layers(group, name, variant) if layer.file is not None]
 
 
 def layers(group: str, name: str, variant: str = "") -> list[Layer]:
-    """What makes up the settings called `name`; later layers stand above earlier ones.
+    """The layers that make up the settings called `name`; later layers override earlier ones.
 
-    A file may say `base: <name>` to inherit from another one of its group. Above a file and its bases stands its
-    overlay of `variant`. Where it has none, it inherits that of its nearest base that has one, and what the file itself
-    says stands above what it inherits.
+    A file may say `base: <name>` to inherit from another one of its group. Its overlay of `variant` overrides the file
+    and its bases. A file without such an overlay inherits that of its nearest base that has one; the file's own values
+    then override what it inherits.
 
     Raises:
-        SettingsError: there is no such name, base or variant; bases that go round in a circle; an unreadable file.
+        SettingsError: there is no such name, base or variant; cyclic bases; an unreadable file.
     """
     files = _inherited(group, *_meaning(group, name))
     overlaid = next((file for file, _ in files if variant and _path(group, file, variant).exists()), "")
@@ -108,7 +108,7 @@ def layers(group: str, name: str, variant: str = "") -> list[Layer]:
 
 
 def _layers_of(path: Path, name: str, boxed_set: str) -> list[Layer]:
-    """The layer of a file, and one for the set with boxes where the file leaves it to the name of the task."""
+    """Layer of a file, and one for the set with boxes where the task name determines it."""
     values = {key: value for key, value in _content(path).items() if key != "base"}
     if not boxed_set or values.get("images") != EVERY_SET:
         return [Layer(_relative(path), values, path)]
@@ -117,7 +117,7 @@ def _layers_of(path: Path, name: str, boxed_set: str) -> list[Layer]:
 
 
 def _inherited(group: str, file: str, boxed_set: str) -> list[tuple[str, str]]:
-    """A file and its bases, the nearest first, each with the set with boxes that it is on."""
+    """A file and its bases, nearest first, each with its set with boxes."""
     chain = [(file, boxed_set)]
     while base := _content(_path(group, chain[-1][0])).get("base"):
         try:
@@ -141,7 +141,7 @@ def _meaning(group: str, name: str) -> tuple[str, str]:
 
 
 def _meanings(group: str) -> dict[str, list[tuple[str, str]]]:
-    """All names of a group, with what `_meaning` gives; a name that is made twice has several."""
+    """All names of a group with the result of `_meaning`; a name that is defined twice has several."""
     meanings: dict[str, list[tuple[str, str]]] = {}
     for file in _files(group):
         on_sets = group == "tasks" and _is_on_every_set(file)
@@ -151,7 +151,7 @@ def _meanings(group: str) -> dict[str, list[tuple[str, str]]]:
 
 
 def _is_on_every_set(task: str, *below: str) -> bool:
-    """Whether the file of a task leaves its images to the name, itself or by the nearest base that names images."""
+    """Whether a task's file leaves its images to the task name, itself or via the nearest base that sets `images`."""
     values = _readable("tasks", task)
     base = values.get("base")
     if "images" in values or base in (task, *below) or base not in _files("tasks"):
@@ -169,7 +169,7 @@ def _path(group: str, file: str, variant: str = "") -> Path:
 
 
 def _readable(group: str, file: str) -> Mapping[str, Tree]:
-    """The content of a file; nothing where it is not readable: reading the file itself raises that error."""
+    """Content of a file; empty if it is unreadable: reading the file itself raises that error."""
     try:
         return _content(_path(group, file))
     except SettingsError:
@@ -177,7 +177,7 @@ def _readable(group: str, file: str) -> Mapping[str, Tree]:
 
 
 def _content(path: Path) -> Mapping[str, Tree]:
-    """The content of a YAML file as texts, read once for each version of it: names are looked up very often."""
+    """Content of a YAML file as texts, cached for each version of it, because names are looked up very often."""
     try:
         return _parsed(path, path.stat().st_mtime_ns)
     except OSError as error:
@@ -190,7 +190,7 @@ def _parsed(path: Path, written: int) -> Mapping[str, Tree]:
 
 
 def merged(group: str, name: str, variant: str = "") -> dict[str, Any]:
-    """What the layers of `name` say together: without defaults of dataclasses, checks and words."""
+    """Merged layers of `name`, without dataclass defaults, checks and words."""
     stack = [layer.values for layer in layers(group, name, variant)]
     return cast(dict[str, Any], notation.untyped(reduce(notation.merged, stack)))
 
@@ -198,7 +198,7 @@ def merged(group: str, name: str, variant: str = "") -> dict[str, Any]:
 def load_settings(
     group: str, name: str, variant: str = "", words: Sequence[str] = (), known: Sequence[str] = ()
 ) -> Any:
-    """A recipe or a task: the Python file that its YAML names under `module`, and its settings.
+    """Load a recipe or a task: the Python module that its YAML names under `module`, and its settings.
 
     Args:
         group: `recipes` (files of `regvit_lightning/pretrain/`) or `tasks` (of `regvit_lightning/tasks/`).
@@ -206,7 +206,7 @@ def load_settings(
         words, known: `key=value` words and further keys of the command, see `build`.
 
     Returns:
-        (module, settings), the settings an instance of the dataclass that the module names `SETTINGS`.
+        (module, settings); the settings are an instance of the dataclass that the module exports as `SETTINGS`.
 
     Raises:
         SettingsError: unknown name, variant or key, or a value of the wrong type or range.
@@ -217,10 +217,10 @@ def load_settings(
 
 
 def module_of(group: str, name: str) -> str:
-    """Dotted name of the Python file of a recipe or a task, which its YAML names under `module`.
+    """Dotted name of the Python module of a recipe or a task, which its YAML names under `module`.
 
     Raises:
-        SettingsError: unknown name, or a YAML that names no such file.
+        SettingsError: unknown name, or a YAML that names no such module.
     """
     modules = [layer.values["module"] for layer in layers(group, name) if "module" in layer.values]
     check(bool(modules), f"configs/{group}/{name}.yaml: module is not set")
@@ -229,7 +229,7 @@ def module_of(group: str, name: str) -> str:
 
 
 def _below(package: str, name: str) -> str:
-    """Dotted path of the file or folder `name` below a folder of the library: `lost` is `discovery.lost`."""
+    """Dotted path of the module or package `name` below a package of the library: `lost` is `discovery.lost`."""
     folder = Path(__file__).parent / package
     matches = [folder / name] if (folder / name).is_dir() else sorted(folder.rglob(f"{name}.py"))
     if len(matches) != 1:
@@ -238,7 +238,7 @@ def _below(package: str, name: str) -> str:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """One YAML file whose types nobody knows, see `notation.untyped`.
+    """Read a YAML file without a schema, see `notation.untyped`.
 
     Raises:
         SettingsError: the file is not YAML, or not a mapping.
@@ -247,7 +247,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_texts(path: Path) -> dict[str, Tree]:
-    """One YAML file as texts, which the fields of a dataclass give their types.
+    """Read a YAML file as texts; the fields of a dataclass determine their types.
 
     Raises:
         SettingsError: the file is not YAML, or not a mapping.
@@ -262,10 +262,10 @@ def read_texts(path: Path) -> dict[str, Tree]:
 
 
 def read_words(words: Sequence[str]) -> dict[str, str]:
-    """`["lr=1e-3", "seed=1"]` as a mapping of texts; typed later by the dataclass that takes the key.
+    """Parse `["lr=1e-3", "seed=1"]` into a mapping of texts; the dataclass that takes a key determines its type.
 
     Raises:
-        SettingsError: a word is not of the form `key=value`, or a key comes twice.
+        SettingsError: a word is not of the form `key=value`, or a key is given twice.
     """
     values: dict[str, str] = {}
     for word in words:
@@ -285,14 +285,14 @@ def build(
     also_known: Sequence[str] = (),
     environment: bool = False,
 ) -> T:
-    """Merge `files` and `key=value` `words` over the defaults of the dataclass `kind`, each value by its field's type.
+    """Merge `files` and `key=value` `words` over the defaults of the dataclass `kind`, parsed by the fields' types.
 
     Args:
         kind: a dataclass; its `__post_init__` may check ranges by raising `SettingsError`.
-        files: YAML files, or their layers, later ones win. A `base` key is left out (see `layers`).
-        words: `key=value`. A text is taken as it stands; lists and mappings are YAML's (`layers=[1,4]`); `null` is
-            None; a dot leads into nested settings (`probes.images=150`).
-        also_known: keys of other dataclasses that the same command takes, for the hint on a misspelt key.
+        files: YAML files, or their layers; later ones win. A `base` key is ignored (see `layers`).
+        words: `key=value`. A string is taken literally; lists and mappings are YAML (`layers=[1,4]`); `null` is
+            None; a dot selects a nested setting (`probes.images=150`).
+        also_known: keys of other dataclasses that the same command accepts, for the hint on a misspelt key.
         environment: `${oc.env:NAME}` in a file stands for the environment variable NAME.
 
     Raises:
@@ -314,7 +314,7 @@ def build(
 def _set(
     kind: type, config: DictConfig, path: list[str], text: Tree, where: str, also_known: Sequence[str]
 ) -> DictConfig:
-    """`config` with what `text` says of the key `path`; without a `where`, it is a word."""
+    """Set the key `path` of `config` to `text`; without `where`, it comes from a word."""
     key = ".".join(path)
     try:
         field = schema.kind_of(kind, path)
@@ -329,7 +329,7 @@ def _set(
 
 
 def _with_environment(tree: Tree, origin: str) -> Tree:
-    """The tree from `origin` with the values of environment variables for `${oc.env:NAME}`."""
+    """Replace `${oc.env:NAME}` in the tree from `origin` by the values of environment variables."""
     if isinstance(tree, Mapping):
         return {key: _with_environment(value, origin) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -345,12 +345,12 @@ def _with_environment(tree: Tree, origin: str) -> Tree:
 
 
 def resolved(settings: object) -> dict[str, Any]:
-    """The settings as plain JSON-ready values, as they go into a record."""
+    """The settings as plain JSON-serialisable values, as stored in a record."""
     return dataclasses.asdict(cast(Any, settings))
 
 
 def from_resolved(kind: type[T], values: T | Mapping[str, Any]) -> T:
-    """Settings from what `resolved` made of them, as checkpoints hold it; an instance of `kind` is returned as it is.
+    """Rebuild settings from the output of `resolved`, as checkpoints store it; an instance of `kind` is returned as is.
 
     Raises:
         SettingsError: an unknown key, a wrong type, a missing value, or a value out of range.
@@ -361,10 +361,10 @@ def from_resolved(kind: type[T], values: T | Mapping[str, Any]) -> T:
 
 
 def setting(help: str, default: Any = MISSING, reader: Callable[[str], Any] | None = None) -> Any:
-    """A dataclass field with the line that `--help` prints for it; without `default` it must be given.
+    """A dataclass field with the line that `--help` prints for it; without `default` it is required.
 
     Args:
-        reader: reads the texts of the field, where its type alone does not say how; raises `ValueError`.
+        reader: parses the texts of the field, where its type is not enough; raises `ValueError`.
     """
     metadata = {"help": help, **({"reader": reader} if reader else {})}
     if isinstance(default, list):
@@ -379,7 +379,7 @@ def check(condition: bool, message: str) -> None:
 
 
 def check_at_least(settings: object, least: int, *names: str) -> None:
-    """Raise `SettingsError` where one of the fields `names` of a settings dataclass is below `least`."""
+    """Raise `SettingsError` if one of the fields `names` of a settings dataclass is below `least`."""
     for name in names:
         value = getattr(settings, name)
         rule = f"must be at least {least}" if least else "must not be negative"
@@ -387,14 +387,14 @@ def check_at_least(settings: object, least: int, *names: str) -> None:
 
 
 def check_positive(settings: object, *names: str) -> None:
-    """Raise `SettingsError` where one of the fields `names` of a settings dataclass is not above 0."""
+    """Raise `SettingsError` if one of the fields `names` of a settings dataclass is not above 0."""
     for name in names:
         value = getattr(settings, name)
         check(value > 0, f"{name}={value}: must be above 0")
 
 
 def word(value: Any) -> str:
-    """A value as the text after `key=`."""
+    """Format a value as the text after `key=`."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 

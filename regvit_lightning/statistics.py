@@ -1,7 +1,7 @@
-"""Scores of single test images, and what follows from them: metrics, intervals over images and seeds, comparisons.
+"""Per-image scores and the statistics derived from them: metrics, intervals over images and seeds, comparisons.
 
-Scores are kept beside a record, so that two models can be compared on the same images. The file is a zip archive of
-numpy arrays without a date, so that the same scores give the same bytes.
+Scores are stored beside a record, so that two models can be compared on the same images. The file is a zip archive
+of numpy arrays without timestamps, so that the same scores give the same bytes.
 """
 
 import hashlib
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 Scores = npt.NDArray[Any]
 
-Statistic = Callable[[Scores], float]  # from the mean over images of their scores (…) to a metric
+Statistic = Callable[[Scores], float]  # from the mean of the per-image scores (…) to a metric
 
-DRAWS = 1000  # resampled sets of images of the bootstrap
-AT_ONCE = 20  # of them, which bounds the memory
+DRAWS = 1000  # resampled image sets of the bootstrap
+AT_ONCE = 20  # resampled sets at a time, which bounds the memory
 LEVELS = (0.025, 0.975)
 SUFFIX = ".scores.npz"
 
 
 def pack(scores: Mapping[str, Any]) -> bytes:
-    """The file that holds scores by metric, each in the smallest type that keeps it (float32 for what is not whole).
+    """Serialise scores by metric, each in the smallest lossless type (float32 for values that are not whole numbers).
 
     Args:
-        scores: (N, …) per image, NaN for an image that is not scored.
+        scores: (N, …) per image, NaN for an image without a score.
     """
     file = io.BytesIO()
     np.savez_compressed(file, **{name: _small(np.asarray(values)) for name, values in scores.items()})  # type: ignore[arg-type]
@@ -40,7 +40,7 @@ def pack(scores: Mapping[str, Any]) -> bytes:
 
 
 def unpack(content: bytes, where: str) -> dict[str, Scores]:
-    """What `pack` has packed, as float64.
+    """Deserialise the output of `pack`, as float64.
 
     Raises:
         UserError: `where` is not such a file.
@@ -53,12 +53,12 @@ def unpack(content: bytes, where: str) -> dict[str, Scores]:
 
 
 def digest(content: bytes) -> str:
-    """Of a file of scores, as the record names it."""
+    """Digest of a file of scores, as stored in the record."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _small(values: Scores) -> Scores:
-    """Accuracies of 0 and 100 in a byte each, areas in as many bytes as the largest needs."""
+    """Store accuracies of 0 and 100 in one byte each, areas in as many bytes as the largest needs."""
     if np.isfinite(values).all() and (values == values.astype(np.int64)).all():
         whole = values.astype(np.int64)
         return whole.astype(np.result_type(np.min_scalar_type(whole.min()), np.min_scalar_type(whole.max())))
@@ -77,10 +77,10 @@ def accuracy(predictions: "Tensor", labels: "Tensor", classes: int) -> "Tensor":
 
 
 def ious(areas: Scores) -> Scores:
-    """IoU in percent of each class (classes,); NaN for a class that is neither predicted nor true anywhere.
+    """IoU in percent of each class (classes,); NaN for a class that occurs neither in predictions nor in ground truth.
 
     Args:
-        areas: (3, classes) pixels in the intersection, in the prediction and in the truth, summed or averaged over
+        areas: (3, classes) pixels in the intersection, the prediction and the ground truth, summed or averaged over
             images.
     """
     both, predicted, labelled = np.asarray(areas, np.float64)
@@ -93,11 +93,11 @@ def percent(part: Scores, whole: Scores) -> Scores:
 
 
 def miou(areas: Scores) -> float:
-    """Mean of `ious` over the classes that occur, as mmsegmentation takes it."""
+    """Mean of `ious` over the classes that occur, as in mmsegmentation."""
     return float(np.nanmean(ious(areas)))
 
 
-# The metrics that are not the mean over images of the scores, but follow from it.
+# Metrics that are a function of the mean per-image scores, not that mean itself.
 STATISTICS: dict[str, Statistic] = {"miou": miou}
 
 
@@ -111,8 +111,8 @@ def bootstrap(
 
     Args:
         scores: (N, …) per image.
-        seed: of the draws.
-        statistic: such as `miou` from areas; by default the mean itself.
+        seed: seed of the draws.
+        statistic: function of the mean scores, such as `miou` for areas; by default the mean itself.
         draws: number of resampled sets.
     """
     import torch
@@ -128,12 +128,12 @@ def bootstrap(
 def paired_interval(metric: str, pairs: Sequence[tuple[Scores, Scores]], draws: int = DRAWS) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the difference of a metric, second minus first.
 
-    In every draw both sides have the same images; with several seeds the seeds are drawn, too, so that the interval
-    tells how far training again would move the difference.
+    Every draw uses the same images on both sides; with several seeds, the seeds are resampled as well, so that the
+    interval covers the variation between training runs.
 
     Args:
-        metric: its name, see `STATISTICS`.
-        pairs: for each seed scores (N, …) of the first and of the second side, of the same images in the same order;
+        metric: metric name, see `STATISTICS`.
+        pairs: for each seed, scores (N, …) of the first and of the second side, for the same images in the same order;
             images that are NaN on either side are left out.
         draws: number of resampled sets.
     """
@@ -145,7 +145,7 @@ def paired_interval(metric: str, pairs: Sequence[tuple[Scores, Scores]], draws: 
 
 
 def _differences(metric: str, first: Scores, second: Scores, draws: int) -> Scores:
-    """Difference of the metric in each resampled set: (draws,). The same sets for all pairs of N images."""
+    """Difference of the metric in each resampled set (draws,), with the same sets for all pairs of N images."""
     both = np.stack([first, second], axis=1)
     both = both[np.isfinite(both).reshape(len(both), -1).all(axis=1)]
     images, generator = len(both), np.random.Generator(np.random.PCG64(0))
@@ -171,7 +171,7 @@ def _percentiles(values: Sequence[float] | Scores) -> tuple[float, float]:
 def unpaired_interval(
     first: float, of_first: tuple[float, float], second: float, of_second: tuple[float, float]
 ) -> tuple[float, float]:
-    """95 % interval of `second - first` from the intervals of both, as of independent images.
+    """95 % interval of `second - first` from the intervals of both, treated as independent.
 
     Source: the method of variance estimates recovery, Zou and Donner 2008 (Statistics in Medicine 27:1693).
     """
@@ -182,5 +182,5 @@ def unpaired_interval(
 
 
 def excludes_zero(interval: tuple[float, float] | None) -> bool:
-    """Whether a difference with this interval is more than noise; never without an interval."""
+    """Whether the interval of a difference excludes zero; False without an interval."""
     return interval is not None and (interval[0] > 0 or interval[1] < 0)

@@ -1,7 +1,7 @@
-"""How much a task or a recipe computes, known before it runs: images through the backbone, by size.
+"""Compute cost of a task or a recipe, known before it runs: images through the backbone, by size.
 
-Counted are the matrix products of the backbone's blocks, and of a text tower where one is trained; heads, metrics and
-decoding are not.
+The matrix products of the backbone's blocks are counted, and those of a text tower where one is trained; heads,
+metrics and decoding are not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ ImageCounts = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True)
 class Pass:
-    """Images of one size through the backbone.
+    """Forward passes of images of one size through the backbone.
 
     Attributes:
-        images: how many; one that goes through several times counts as often.
+        images: number of images; one that is processed several times counts as often.
         height, width: pixels.
-        trained: the backbone itself is trained: its backward pass takes twice the forward pass.
-        more_macs: multiply-adds beside the backbone's, per image and forward pass.
+        trained: the backbone itself is trained, so its backward pass costs twice the forward pass.
+        more_macs: multiply-adds outside the backbone, per image and forward pass.
     """
 
     images: int
@@ -31,11 +31,11 @@ class Pass:
 
 @dataclass(frozen=True)
 class Work:
-    """What a cell computes.
+    """Compute cost of a cell.
 
     Attributes:
-        passes: over images.
-        kept: feature vectors (D,) float32 that stay on the device.
+        passes: forward passes over images.
+        kept: number of feature vectors (D,) float32 that stay on the device.
     """
 
     passes: Sequence[Pass]
@@ -43,5 +43,5 @@ class Work:
 
 
 def landscape(short_side: int) -> tuple[int, int]:
-    """Height and width of a usual photograph, 3 : 4, with this short side."""
+    """Height and width of a typical photograph, 3 : 4, with this short side."""
     return short_side, round(short_side * 4 / 3)

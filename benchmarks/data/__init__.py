@@ -1,1 +1,1 @@
-"""Render, download or check data: `python -m benchmarks.data data=mini`."""
+"""Render, download or check data sets: `python -m benchmarks.data data=mini`."""

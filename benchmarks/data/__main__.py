@@ -1,4 +1,4 @@
-"""Make or check a data set: `python -m benchmarks.data data=mini`."""
+"""Render, download or check data sets: `python -m benchmarks.data data=mini`."""
 
 import glob
 import os
@@ -51,9 +51,9 @@ def main(options: Data, words: list[str]) -> None:
 
 
 def _wanted(data: DataSettings) -> list[str]:
-    """The data sets that must be there: those that are counted, or else those whose folder is there."""
+    """Names of the data sets to check: those with expected counts, or else those whose folder exists."""
     there = data.pairs and glob.glob(os.path.join(glob.escape(data.root), data.pairs))
-    pairs = ["pairs"] if there else []  # nobody must have them: the paper's are not public
+    pairs = ["pairs"] if there else []  # optional: the paper's are not public
     if data.counts:
         return [*data.counts, *pairs]
     folders = {
@@ -66,13 +66,13 @@ def _wanted(data: DataSettings) -> list[str]:
 
 
 def _first_of(boxed_set: BoxedSet) -> Path:
-    """What is read first of a set with boxes: the list of its images, or its annotations."""
+    """First file read of a data set with boxes: its image list, or its annotations."""
     _, annotations, names = boxed_set.paths()
     return Path(annotations if names == ALL else names)
 
 
 def cli() -> None:
-    """Run the program with the words of the command line."""
+    """Parse the command line and run the program."""
     command.run("data", DESCRIPTION, Data, main)
 
 

@@ -1,6 +1,6 @@
-"""Unpacking tar and zip archives that nobody vouches for: only plain files, only below the folder, bounded in size.
+"""Safe extraction of untrusted tar and zip archives: only plain files, only below the folder, bounded in size.
 
-An archive is looked through before anything is written; one member that is not to be trusted refuses all of it.
+An archive is scanned before anything is written; a single unsafe member rejects the whole archive.
 """
 
 import os
@@ -22,7 +22,7 @@ from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.runtime import atomic
 
 MOST_MEMBERS = 3_000_000
-MOST_EXPANSION = 100  # bytes unpacked for each byte of the archive; pictures have 1, JSON about 5
+MOST_EXPANSION = 100  # bytes unpacked per byte of the archive; images have 1, JSON about 5
 
 UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
 
@@ -34,8 +34,8 @@ class Member:
     """A plain file in an archive.
 
     Attributes:
-        path: relative, without `..`.
-        size: in bytes.
+        path: relative path, without `..`.
+        size: size in bytes.
         open: opens it for reading.
     """
 
@@ -46,11 +46,11 @@ class Member:
 
 @contextmanager
 def opened(archive: Path) -> Iterator[list[Member]]:
-    """The plain files of a tar, compressed or not, or of a zip.
+    """Open a tar, compressed or not, or a zip, and list its plain files.
 
     Raises:
-        DataError: it cannot be read or is truncated; or it holds a link, a device, an absolute name, a name with `..`,
-            or far more bytes than its own size explains.
+        DataError: the archive is unreadable or truncated; or it contains a link, a device, an absolute path, a path
+            with `..`, or far more bytes than its own size explains.
     """
     with _reading(archive):
         if zipfile.is_zipfile(archive):
@@ -63,23 +63,23 @@ def opened(archive: Path) -> Iterator[list[Member]]:
 
 @contextmanager
 def opened_inside(archive: Path, member: Member) -> Iterator[list[Member]]:
-    """`opened` for a tar that is itself a member of `archive`."""
+    """Open a tar that is itself a member of `archive`, see `opened`."""
     name = archive / member.path
     with _reading(name), member.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
         yield _checked(_tar_members(tar, name), name, member.size)
 
 
 def unpack(archive: Path, folder: Path, only: str = "", strip: str = "", show: Show = lambda *_: None) -> None:
-    """Write the files of `archive` below `folder`; those that are there with the right size are left.
+    """Extract `archive` into `folder`; files that already exist with the right size are skipped.
 
     Args:
-        only: pattern of the members that are wanted; empty takes all.
-        strip: first folder of the members' paths that is left out where they have it.
-        show: called with the number of files that are there, and of all.
+        only: pattern of the members to extract; empty for all.
+        strip: leading folder to remove from the members' paths where present.
+        show: called with the number of files written so far, and of all.
 
     Raises:
-        DataError: as `opened`.
-        UserError: the folder cannot be written, or there is no room.
+        DataError: see `opened`.
+        UserError: the folder cannot be written, or the disk is full.
     """
     with opened(archive) as members:
         wanted = [member for member in members if not only or fnmatch(str(member.path), only)]
@@ -90,10 +90,10 @@ def unpack(archive: Path, folder: Path, only: str = "", strip: str = "", show: S
 
 
 def write(members: Sequence[Member], targets: Sequence[Path], show: Show = lambda *_: None) -> None:
-    """Write each member to its target, whole or not at all, unless it is there with the right size.
+    """Write each member atomically to its target, unless it already exists with the right size.
 
     Raises:
-        UserError: a target cannot be written, or there is no room.
+        UserError: a target cannot be written, or the disk is full.
     """
     pairs = [(m, target) for m, target in zip(members, targets, strict=True) if not _is_there(m, target)]
     _check_room(targets[0], sum(member.size for member, _ in pairs))
@@ -123,7 +123,7 @@ def _write_one(member: Member, place: Path) -> None:
 def _rename(temporary: Path, target: Path) -> None:
     try:
         os.replace(temporary, target)
-    except OSError as error:  # such as a folder of that name
+    except OSError as error:  # e.g. a folder of that name
         raise UserError(f"cannot write {target}: {error.strerror}; move away what is there") from None
 
 
@@ -164,13 +164,13 @@ def _tar_members(tar: tarfile.TarFile, archive: Path) -> Iterator[Member]:
 
 def _extracted(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
     file = tar.extractfile(entry)
-    assert file is not None  # it is a plain file
+    assert file is not None  # true for plain files
     return file
 
 
 def _zip_members(pack: zipfile.ZipFile, archive: Path) -> Iterator[Member]:
     for entry in pack.infolist():
-        kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where the archive was not made on a Unix
+        kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 if the archive was not created on Unix
         if entry.is_dir() or stat.S_ISDIR(kind):
             continue
         if kind and not stat.S_ISREG(kind):
@@ -194,7 +194,7 @@ def _checked(found: Iterator[Member], archive: Path, size: int) -> list[Member]:
     members: dict[PurePosixPath, Member] = {}
     unpacked = 0
     for member in found:
-        members[member.path] = member  # of two with one name the later one counts, as in tar
+        members[member.path] = member  # of duplicates the last one wins, as in tar
         unpacked += member.size
         if member.size < 0 or unpacked > MOST_EXPANSION * size or len(members) > MOST_MEMBERS:
             raise DataError(_refusal(archive, str(member.path), "makes it larger than an archive of its size can be"))

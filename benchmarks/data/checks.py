@@ -1,4 +1,4 @@
-"""What each data set must hold: a check that counts its images, by name and split."""
+"""Checks that count the images of each data set, by name and split."""
 
 from collections.abc import Callable
 from functools import partial
@@ -75,5 +75,5 @@ CHECKS: dict[str, Check] = {
 
 
 def checks_of(data: DataSettings) -> dict[str, Check]:
-    """All checks by name and split; those of sets with boxes are of the sets that this data has."""
+    """All checks by name and split, including those of the data's sets with boxes."""
     return {**CHECKS, **{f"{name} trainval": partial(_discovery, name) for name in data.discovery}}

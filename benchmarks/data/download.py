@@ -1,4 +1,4 @@
-"""A file from the web: a download continues where it was cut off, and gets its name only when it is whole."""
+"""Resumable downloads: an interrupted one continues, and a file gets its final name only when complete."""
 
 import hashlib
 import http.client
@@ -19,21 +19,21 @@ from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.runtime import atomic
 
 CHUNK = 1 << 20
-SILENCE = 60  # seconds without a byte before a connection counts as lost
-ATTEMPTS = 5  # at each address, one after another; each goes on where the last one ended
-PAUSE = 2.0  # seconds before the second attempt, doubled before each further one
-LARGEST = 1 << 36  # bytes of a file whose size is not known beforehand
+SILENCE = 60  # seconds without data before a connection counts as lost
+ATTEMPTS = 5  # per URL, in turn; each resumes where the last one ended
+PAUSE = 2.0  # seconds before the second attempt, doubled for each further one
+LARGEST = 1 << 36  # size limit in bytes of a file whose size is not published
 
 Show = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class ExpectedFile:
-    """What is known of a file beforehand; 0 and '' where nothing is published.
+    """Published size and checksums of a file; 0 and '' where unpublished.
 
     Attributes:
-        bytes: its size.
-        md5, sha256: its checksums, in hexadecimal digits.
+        bytes: size in bytes.
+        md5, sha256: checksums in hexadecimal digits.
     """
 
     bytes: int = 0
@@ -41,7 +41,7 @@ class ExpectedFile:
     sha256: str = ""
 
     def fault(self, file: Path, show: Show) -> str:
-        """Why `file` is not the one expected, or ''; reads the whole of it where a checksum is known."""
+        """Reason why `file` is not the one expected, or ''; reads all of it if a checksum is known."""
         size = file.stat().st_size
         if self.bytes and size != self.bytes:
             return f"it has {size:,} bytes, expected {self.bytes:,}"
@@ -53,18 +53,18 @@ class ExpectedFile:
 
 
 def fetch(urls: Sequence[str], target: Path, expected: ExpectedFile, show: Show, check: Show = lambda *_: None) -> None:
-    """Download `target` from the first of `urls` that gives it whole.
+    """Download `target` from the first of `urls` that provides it completely.
 
-    What has come lies in `<target>.part`, with the address and the server's mark of the version in
-    `<target>.part.json`; this call or a later one goes on with it, unless the file on the server has changed.
+    Partial data is stored in `<target>.part`, with the URL and the server's version (ETag or date) in
+    `<target>.part.json`; this call or a later one resumes it, unless the file on the server has changed.
 
     Args:
-        show: called with the bytes that are there and the size of the file, 0 where it is not known.
-        check: the same, while the checksum is taken.
+        show: called with the bytes downloaded so far and the size of the file, 0 if unknown.
+        check: called likewise while the checksum is computed.
 
     Raises:
-        DataError: no address gives the file, or what they give is not the one expected.
-        UserError: no room for it.
+        DataError: no URL provides the file, or what they provide is not the one expected.
+        UserError: the disk is full.
     """
     part = target.with_name(target.name + ".part")
     failures = []
@@ -83,7 +83,7 @@ def fetch(urls: Sequence[str], target: Path, expected: ExpectedFile, show: Show,
 
 
 def _download(url: str, part: Path, expected: ExpectedFile, show: Show) -> str:
-    """Fill `part`, at several attempts; why that failed, or ''."""
+    """Download into `part`, with retries; returns the reason of a failure, or ''."""
     failure = ""
     for attempt in range(ATTEMPTS):
         if attempt:
@@ -92,7 +92,7 @@ def _download(url: str, part: Path, expected: ExpectedFile, show: Show) -> str:
             failure = _attempt(url, part, expected, show)
         except urllib.error.HTTPError as error:
             failure = f"HTTP {error.code} {error.reason}"
-            if error.code == 416:  # there is nothing after what is here: it is of another version
+            if error.code == 416:  # range not satisfiable: the partial file is of another version
                 _forget(part)
             elif error.code < 500 and error.code not in (408, 429):
                 return failure
@@ -130,7 +130,7 @@ def _attempt(url: str, part: Path, expected: ExpectedFile, show: Show) -> str:
 
 
 def _append(response: Any, part: Path, begin: int, limit: int, total: int, show: Show) -> int:
-    """Write what comes, up to just above `limit`; the bytes that are there then."""
+    """Append the response, up to just above `limit`; returns the size of the partial file."""
     done = begin
     try:
         file = part.open("ab" if begin else "wb")
@@ -149,7 +149,7 @@ def _append(response: Any, part: Path, begin: int, limit: int, total: int, show:
 
 
 def _going_on(url: str, part: Path, expected: ExpectedFile) -> dict[str, str]:
-    """Headers that ask for the rest of the file, if it is still the same one; none where all of it is needed."""
+    """Range headers for the rest of the file, if it is unchanged; none where all of it is needed."""
     try:
         note = json.loads(_note(part).read_text(encoding="utf-8"))
         have = part.stat().st_size
@@ -163,7 +163,7 @@ def _going_on(url: str, part: Path, expected: ExpectedFile) -> dict[str, str]:
 
 
 def _version(headers: http.client.HTTPMessage) -> str:
-    """What tells one version of the file from another: a strong ETag, or else its date (RFC 9110, section 13.1.5)."""
+    """Version identifier of the file: a strong ETag, or else its date (RFC 9110, section 13.1.5)."""
     tag = headers.get("ETag", "")
     return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified", "")
 

@@ -1,4 +1,4 @@
-"""How many images each data set has, without opening one: as published, as rendered, or as they lie there."""
+"""Number of images of each data set, without opening any: as published, as rendered, or as listed on disk."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -9,7 +9,7 @@ from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.mini.writer import PARTS, MiniSettings
 from regvit_lightning.errors import UserError
 
-# The data sets by the names of `DataSettings.counts`, as what is rendered calls their parts.
+# Parts of the rendered data for each name in `DataSettings.counts`.
 RENDERED = {
     "imagenet": ("imagenet train", "imagenet val"),
     "imagenet22k": ("imagenet train",),
@@ -23,14 +23,14 @@ RENDERED = {
 
 
 class Counts(Mapping[str, Sequence[int]]):
-    """Counts of one collection of data sets, each counted when it is asked for.
+    """Image counts of one collection of data sets, computed lazily.
 
     Args:
         data: the collection.
-        given: of data sets that are not there and whose number nobody publishes.
+        given: counts of data sets that are absent and whose size is unpublished.
 
     Raises:
-        UserError: a number is asked for that cannot be known.
+        UserError: a requested count cannot be determined.
     """
 
     def __init__(self, data: DataSettings, given: Mapping[str, int]) -> None:

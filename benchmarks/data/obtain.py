@@ -1,4 +1,4 @@
-"""Getting data sets: what `configs/downloads` names is downloaded or looked for, checked, unpacked and counted."""
+"""Obtain data sets: downloads or locates the files of `configs/downloads`, checks, unpacks and counts them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +19,11 @@ class File:
     """One file of a data set.
 
     Attributes:
-        name: of the file.
-        urls: where it may be downloaded, the first one first; empty where only people may.
-        get: where people find it, for a file without `urls`.
-        bytes, md5, sha256: what is published of it, see `download.Expected`.
-        keep: folder below the data's root where it belongs as it is; empty for an archive.
+        name: file name.
+        urls: download URLs in order of preference; empty if it must be downloaded by hand.
+        get: where to download it by hand, for a file without `urls`.
+        bytes, md5, sha256: published size and checksums, see `download.ExpectedFile`.
+        keep: folder below the data's root that takes the file as is; empty for an archive.
         into: folder below the root into which the archive is unpacked; empty leaves that to `prepare`.
         only, strip: see `archives.unpack`.
     """
@@ -42,12 +42,12 @@ class File:
 
 @dataclass
 class DataSource:
-    """How one data set is got; a YAML of `configs/downloads/` each.
+    """How one data set is obtained; a YAML file of `configs/downloads/` each.
 
     Attributes:
-        files: what it is made from.
-        prepare: function of `prepare.py` that makes it, or empty.
-        checks: names of what is counted at the end (`benchmarks.data.checks`).
+        files: source files.
+        prepare: function of `prepare.py` that builds it, or empty.
+        checks: names of the counts checked at the end (`benchmarks.data.checks`).
     """
 
     files: list[File] = field(default_factory=list)
@@ -68,15 +68,15 @@ def read_data_source(name: str) -> DataSource:
 
 
 def obtain(names: Sequence[str], data: DataSettings, folder: Path, checks: Checks) -> None:
-    """Get the data sets `names` of `configs/downloads`, or all of them; one that fails does not stop the others.
+    """Obtain the data sets `names` of `configs/downloads`, or all of them; a failure does not stop the others.
 
     Args:
-        data: whose layout and counts they must meet.
-        folder: where archives lie and come to lie.
-        checks: counts the images of a data set.
+        data: layout and counts that they must match.
+        folder: folder of the archives, existing and downloaded.
+        checks: functions that count the images of a data set.
 
     Raises:
-        UserError: some could not be got; says which and why.
+        UserError: some could not be obtained; the message lists which and why.
     """
     known = settings.names("downloads")
     unknown = [name for name in names if name not in (*known, "all")]
@@ -93,12 +93,12 @@ def obtain(names: Sequence[str], data: DataSettings, folder: Path, checks: Check
 
 
 def obtain_one(name: str, recipe: DataSource, data: DataSettings, folder: Path, checks: Checks) -> None:
-    """Get one data set, unless it is there; what is half done is gone on with.
+    """Obtain one data set unless it is present; an interrupted attempt is resumed.
 
     Raises:
-        DataError: an archive that has to be fetched by hand is missing, a download fails, a file is not the published
-            one, or the count is wrong at the end.
-        SettingsError: nobody knows how many images `data` must have.
+        DataError: an archive that must be downloaded by hand is missing, a download fails, a file differs from the
+            published one, or the final count is wrong.
+        SettingsError: the expected number of images of `data` is unknown.
     """
     uncounted = [check for check in recipe.checks if check.split()[0] not in data.counts]
     check(not uncounted, f"data '{data.name}' does not say how many images it has: get it with data=full")
@@ -141,7 +141,7 @@ def _ask_for_missing(recipe: DataSource, files: dict[str, Path]) -> None:
 
 
 def _provide(file: File, target: Path, show: download.Show, check_shown: download.Show) -> None:
-    """Download the file unless it is there; either way it is the published one."""
+    """Download the file unless it exists; either way verify that it is the published one."""
     expected = download.ExpectedFile(file.bytes, file.md5, file.sha256)
     if not target.exists():
         download.fetch(file.urls, target, expected, show, check_shown)

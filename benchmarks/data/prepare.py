@@ -1,4 +1,4 @@
-"""Data sets whose archives are not laid out as they are read: ImageNet's class folders, NYU's test images."""
+"""Convert archives into the layout that is read: ImageNet's class folders, NYU's test images."""
 
 import io
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from regvit_lightning.errors import one_line
 from regvit_lightning.runtime import atomic
 
 JPEG_QUALITY = 95  # OpenCV's default, with which BTS writes the images
-FOCAL = 518.8579  # of NYU's camera, third word of a line in BTS's lists
+FOCAL = 518.8579  # focal length of NYU's camera, third field of a line in BTS's lists
 
 Show = Callable[[int, int], None]
 
 
 def imagenet_train(files: dict[str, Path], root: Path, show: Show) -> None:
-    """ILSVRC2012_img_train.tar, one tar per class, into `imagenet/train/<wnid>/`; classes that are there are left.
+    """Unpack ILSVRC2012_img_train.tar, one tar per class, into `imagenet/train/<wnid>/`; existing classes are skipped.
 
     Raises:
-        DataError: another archive, or one that is truncated.
+        DataError: not this archive, or truncated.
     """
     archive = files["ILSVRC2012_img_train.tar"]
     with archives.opened(archive) as classes:
@@ -37,10 +37,10 @@ def imagenet_train(files: dict[str, Path], root: Path, show: Show) -> None:
 
 
 def imagenet_val(files: dict[str, Path], root: Path, show: Show) -> None:
-    """ILSVRC2012_img_val.tar into `imagenet/val/<wnid>/`, by the classes that the devkit names.
+    """Unpack ILSVRC2012_img_val.tar into `imagenet/val/<wnid>/`, by the devkit's labels.
 
     Raises:
-        DataError: other archives, truncated ones, or as many images as classes are not there.
+        DataError: not these archives, truncated ones, or the numbers of images and labels differ.
     """
     archive, devkit = files["ILSVRC2012_img_val.tar"], files["ILSVRC2012_devkit_t12.tar.gz"]
     classes = _val_classes(devkit)
@@ -54,7 +54,7 @@ def imagenet_val(files: dict[str, Path], root: Path, show: Show) -> None:
 
 
 def _val_classes(devkit: Path) -> list[str]:
-    """The WordNet number of each val image, from the devkit's two tables."""
+    """WordNet id of each val image, from the devkit's two tables."""
     import scipy.io
 
     wanted = {"meta.mat": b"", "ILSVRC2012_validation_ground_truth.txt": b""}
@@ -77,10 +77,10 @@ def _val_classes(devkit: Path) -> list[str]:
 
 
 def nyu_test(files: dict[str, Path], root: Path, show: Show) -> None:
-    """The official test images into `nyu/official_splits/test/<scene>/`, and their list `nyu/nyu_test.txt`.
+    """Write NYU's official test images to `nyu/official_splits/test/<scene>/`, and their list `nyu/nyu_test.txt`.
 
-    As BTS writes them: images with a black frame, depth in millimetres, both numbered from 0. Pictures that are there
-    are left; the list comes last.
+    The format is that of BTS: images with a black frame, depth in millimetres, both numbered from 0. Existing images
+    are skipped; the list is written last.
 
     Raises:
         DataError: one of the files is not the official one.
@@ -107,7 +107,7 @@ def nyu_test(files: dict[str, Path], root: Path, show: Show) -> None:
 
 
 def _scenes(mat: Path) -> list[str]:
-    """The kind of scene of every image, the folder that BTS puts it into."""
+    """Scene type of every image, which is its folder in BTS."""
     import h5py
 
     try:

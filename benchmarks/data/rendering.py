@@ -1,4 +1,4 @@
-"""Renders the mini data set, or finishes it, with a contact sheet beside it."""
+"""Render or complete the mini data set, with a contact sheet."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ SHEET_SCENES = 6
 
 
 def render(data: DataSettings, workers: int = 0) -> None:
-    """Render the data, or finish it, where this machine renders it; nothing else needs to be done."""
+    """Render or complete the data if it is a rendered data set; otherwise do nothing."""
     if not data.rendered:
         return
     from regvit_lightning.data.mini import writer as mini
@@ -27,7 +27,7 @@ def render(data: DataSettings, workers: int = 0) -> None:
     print(f"data: contact sheet in {sheet}")
 
 
-def _sheet():  # type: ignore[no-untyped-def]  # matplotlib is imported where it is used
+def _sheet():  # type: ignore[no-untyped-def]  # matplotlib is imported lazily
     import numpy as np
 
     from regvit_lightning.data.mini.scenes import render, sample_scene

@@ -1,4 +1,4 @@
-"""Progress of work whose size becomes known with its first report, such as a download."""
+"""Progress of work whose size is known only from its first report, such as a download."""
 
 from typing import TYPE_CHECKING
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 
 class Shown:
-    """Shows one piece of work inside a `with`, which gives a function for reports (done, total).
+    """Context manager that shows progress; it yields a callback (done, total).
 
     Args:
-        title: what is being done.
-        unit: name of a unit as it is shown.
-        scale: reported units in one that is shown.
+        title: name of the work.
+        unit: name of the displayed unit.
+        scale: reported units per displayed unit.
     """
 
     def __init__(self, title: str, unit: str, scale: int = 1) -> None:

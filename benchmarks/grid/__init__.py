@@ -1,1 +1,1 @@
-"""Run a grid of cells, models × tasks × seeds: `python -m benchmarks.grid grid=demo`."""
+"""Run a grid of models × tasks × seeds: `python -m benchmarks.grid grid=demo`."""

@@ -1,4 +1,4 @@
-"""Run a grid of cells, models × tasks × seeds: `python -m benchmarks.grid grid=demo pretrain=true`."""
+"""Run a grid of models × tasks × seeds: `python -m benchmarks.grid grid=demo pretrain=true`."""
 
 import os
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ def main(options: Grid, words: list[str]) -> None:
 
 
 def choose(grid: Cells, known: "States", force: bool) -> tuple[list[Cell], list[Failure]]:
-    """The cells that are to be done, and those that cannot: their model is missing. Says what is stale, and why."""
+    """Select the cells to run, and those whose model is missing; prints which are stale and why."""
     from benchmarks.grid import states
 
     todo: list[Cell] = []
@@ -90,7 +90,7 @@ def choose(grid: Cells, known: "States", force: bool) -> tuple[list[Cell], list[
 
 
 def check_cluster(grid: Cells, known: "States") -> None:
-    """Raise `UserError` while Slurm works on cells of the grid: they would be run twice."""
+    """Raise `UserError` while Slurm jobs work on cells of the grid, which would run twice."""
     jobs = {cell.name: state.note for cell in grid.cells if (state := known.on_cluster(cell))}
     if jobs:
         first = ", ".join(f"{name} ({note})" for name, note in list(jobs.items())[:3])
@@ -99,10 +99,10 @@ def check_cluster(grid: Cells, known: "States") -> None:
 
 
 def slots_of(options: Grid) -> list[str]:
-    """Where cells run at once on this machine: numbers of GPUs, or '' for each share of the processors.
+    """Slots for parallel cells on this machine: GPU indices, or '' for each share of the CPU cores.
 
     Raises:
-        SettingsError: a GPU that is not there.
+        SettingsError: a GPU does not exist.
     """
     import torch
 
@@ -119,7 +119,7 @@ def slots_of(options: Grid) -> list[str]:
 
 
 def _run_here(options: Grid, grid: Cells, todo: Sequence[Cell], slots: Sequence[str]) -> list[Failure]:
-    """Child processes over the devices of this machine."""
+    """Run cells as child processes on the devices of this machine."""
     from benchmarks.grid import states
     from benchmarks.grid.board import Board
     from benchmarks.grid.estimates import Estimates
@@ -148,7 +148,7 @@ def _run_here(options: Grid, grid: Cells, todo: Sequence[Cell], slots: Sequence[
 
 
 def _environment(slots: Sequence[str]) -> dict[str, str]:
-    """Of the children: several on a machine without GPU share its cores."""
+    """Environment of the child processes: several on a machine without GPU share its cores."""
     own = dict(os.environ)
     if len(slots) > 1 and slots[0] == "":
         own.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // len(slots), 1)))
@@ -156,7 +156,7 @@ def _environment(slots: Sequence[str]) -> dict[str, str]:
 
 
 def _run_on_cluster(options: Grid, grid: Cells, todo: Sequence[Cell]) -> list[Failure]:
-    """Arrays of Slurm jobs."""
+    """Run cells as arrays of Slurm jobs."""
     from benchmarks.grid import states
     from benchmarks.grid.board import Board
     from benchmarks.grid.make_commands import Commands
@@ -171,7 +171,7 @@ def _run_on_cluster(options: Grid, grid: Cells, todo: Sequence[Cell]) -> list[Fa
 
 
 def cli() -> None:
-    """Run the program with the words of the command line."""
+    """Parse the command line and run the program."""
     command.run("grid", DESCRIPTION, Grid, main)
 
 

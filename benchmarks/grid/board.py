@@ -1,4 +1,4 @@
-"""What a grid shows while it runs: a few live lines on a terminal, plain lines elsewhere."""
+"""Progress display of a running grid: a few live lines on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class Board:
-    """Lines that stay and, on a terminal, lines below them that are rewritten.
+    """Permanent lines and, on a terminal, live lines below them.
 
     Args:
-        title: of the grid.
-        echo: pass on what the children say; for one child at a time.
+        title: title of the grid.
+        echo: print the children's output; for one child at a time.
     """
 
     def __init__(self, title: str, echo: bool) -> None:
@@ -39,11 +39,11 @@ class Board:
             self.live.stop()
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         self.console.print(Text(line))
 
     def heard(self, lines: Sequence[str]) -> None:
-        """A line of a child's output."""
+        """Print lines of a child's output if `echo` is set."""
         if self.echo:
             for line in lines:
                 self.say(line)

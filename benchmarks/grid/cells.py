@@ -14,12 +14,12 @@ from regvit_lightning.models import names, origins
 from regvit_lightning.models.names import ModelId
 from regvit_lightning.settings import SettingsError, check, setting
 
-PRETRAINING = "pretrain"  # in place of a task
+PRETRAINING = "pretrain"  # takes the position of a task
 
 
 @dataclass
 class Chosen:
-    """Settings that say which cells are meant."""
+    """Settings that select the cells."""
 
     grid: str = setting("a file of configs/grids, or the path of one", "demo")
     data: str = setting("a file of configs/data, or a folder with train/ and val/ class folders", "mini")
@@ -32,12 +32,12 @@ class Chosen:
 
 @dataclass
 class GridFile:
-    """A file of configs/grids.
+    """Contents of a file of configs/grids.
 
     Attributes:
-        models, tasks, seeds: every combination is a cell, but for tasks that do not apply to a model.
-        settings: of recipes, each entry under a tag of its own: `[{lr: 1e-3}, {lr: 2e-3, tag: big}]`. Every model that
-            is trained here is then there once for each entry, and trained with it. None varies nothing.
+        models, tasks, seeds: every combination is a cell, except tasks that do not apply to a model.
+        settings: recipe overrides, each entry with its own tag: `[{lr: 1e-3}, {lr: 2e-3, tag: big}]`. Every model
+            pretrained here is trained once with each entry. An empty list varies nothing.
     """
 
     models: list[str] = settings.MISSING
@@ -48,14 +48,14 @@ class GridFile:
 
 @dataclass(frozen=True)
 class Cell:
-    """An evaluation, or a pretraining.
+    """An evaluation or a pretraining run.
 
     Attributes:
-        model: as `make eval` takes it.
-        task: of configs/tasks, or `PRETRAINING`.
-        seed: of both.
-        needs: the cell that makes the model, where it belongs to the grid.
-        words: of a pretraining, `key=value` settings of its recipe beside those of the recipe's files.
+        model: name as accepted by `make eval`.
+        task: name in configs/tasks, or `PRETRAINING`.
+        seed: random seed of the pretraining and the evaluation.
+        needs: the cell that pretrains the model, if it belongs to the grid.
+        words: `key=value` overrides of the recipe's settings, for a pretraining.
     """
 
     model: str
@@ -74,18 +74,18 @@ class Cell:
 
     @property
     def recipe(self) -> str:
-        """Recipe of a model that is trained here, else empty."""
+        """Recipe of a model pretrained here, else empty."""
         return recipe(self.model)
 
     @property
     def identity(self) -> ModelId:
-        """Recipe, tag and register ViT of such a model."""
+        """Recipe, tag and register ViT of a model pretrained here."""
         parsed = names.parse_id(self.model)
         assert parsed is not None, "only a model that is trained here has a recipe"
         return parsed
 
     def folder_name(self) -> str:
-        """Names the model's folder: its id in records, or of a file what is left of its path."""
+        """Name of the model's folder: its id in records, or for a file a name derived from its path."""
         return origins.record_id(self.model)
 
 
@@ -95,10 +95,10 @@ class Cells:
 
     Attributes:
         cells: pretrainings first, then in the order of the grid's file.
-        left_out: what does not apply, a line each.
-        data: where the images are.
-        variant: overlay of recipes and tasks, or empty.
-        runs, results: folders.
+        left_out: combinations that do not apply, one line each.
+        data: settings of the data.
+        variant: variant of recipes and tasks, or empty.
+        runs, results: folders of runs and results.
     """
 
     cells: Sequence[Cell]
@@ -111,32 +111,32 @@ class Cells:
 
     @cached_property
     def trained(self) -> Path:
-        """Folder of the trained models."""
+        """Folder of the models pretrained here."""
         return self.runs / (self.data.trained_on or self.data.name)
 
     def base(self, cell: Cell) -> Path:
-        """Lock, log and outcome of a cell are files of this name with a suffix."""
+        """Path, without suffix, of the lock, log and outcome of a cell."""
         return self.runs / self.data.name / "grid" / cell.folder_name() / f"{cell.task}.seed{cell.seed}"
 
     def file(self, cell: Cell, suffix: str) -> Path:
-        """`<base><suffix>`."""
+        """Path `<base><suffix>` of a cell."""
         base = self.base(cell)
         return base.with_name(base.name + suffix)
 
     def devices(self, cell: Cell) -> int:
-        """How many devices it takes."""
+        """Number of devices that a cell uses."""
         return self.pretrain_devices if cell.pretrains else 1
 
 
 def build(chosen: Chosen, images_needed: bool = True) -> Cells:
-    """The cells of a grid.
+    """Build the cells of a grid.
 
     Args:
-        chosen: the settings that say which.
-        images_needed: False for a program that reads no image: the data needs no root, see `layout.resolve`.
+        chosen: settings that select the cells.
+        images_needed: False for a program that reads no images: the data needs no root, see `layout.resolve`.
 
     Raises:
-        SettingsError: no such grid, data, variant, recipe or task.
+        SettingsError: the grid, data, variant, recipe or task does not exist.
     """
     check(chosen.pretrain_devices > 0, f"pretrain_devices={chosen.pretrain_devices}: must be at least 1")
     data = layout.resolve(chosen.data, root_needed=images_needed)
@@ -161,7 +161,7 @@ def build(chosen: Chosen, images_needed: bool = True) -> Cells:
 
 
 def _models(grid: str, file: GridFile, variant: str) -> list[GridModel]:
-    """The models of a grid's file; checks that their recipes have the settings that it varies."""
+    """Models of a grid's file; checks that their recipes have the settings that it varies."""
     try:
         models = vary(file.models, file.settings)
         for words in {(recipe(model.name), model.words) for model in models if model.words}:
@@ -173,16 +173,16 @@ def _models(grid: str, file: GridFile, variant: str) -> list[GridModel]:
 
 @lru_cache
 def task_module(task: str, variant: str) -> tuple[Any, Any, bool]:
-    """Module and settings of a task, and whether it leaves the precision to the hardware."""
+    """Module and settings of a task, and whether its precision is chosen by the hardware."""
     return precision.module_and_settings("tasks", task, variant)
 
 
 @lru_cache
 def recipe_settings(recipe: str, variant: str, words: tuple[str, ...] = ()) -> tuple[Any, bool]:
-    """Settings of a recipe with some words, and whether it leaves the precision to the hardware.
+    """Settings of a recipe with overrides, and whether its precision is chosen by the hardware.
 
     Raises:
-        SettingsError: the recipe does not have these settings.
+        SettingsError: the recipe lacks one of these settings.
     """
     try:
         _, options, free = precision.module_and_settings("recipes", recipe, variant, words)
@@ -197,12 +197,12 @@ def _files(grid: str) -> list[Path]:
 
 
 def _untrainable(model: GridModel) -> str:
-    """Why a model that is trained here cannot be trained by the grid."""
+    """Reason why the grid cannot pretrain a model of a recipe."""
     return "" if model.trainable or not recipe(model.name) else "the grid does not know the settings of its tag"
 
 
 def _left_out(task: str, reasons: Mapping[str, str]) -> list[str]:
-    """A line for each reason why models have no cell of a task, by model."""
+    """Lines that explain why models have no cell of a task, one for each reason."""
     groups: dict[str, list[str]] = {}
     for model, reason in reasons.items():
         groups.setdefault(reason, []).append(model)
@@ -210,7 +210,7 @@ def _left_out(task: str, reasons: Mapping[str, str]) -> list[str]:
 
 
 def _lacks(model: GridModel, task: str, variant: str) -> str:
-    """What a task needs and a model has not; empty when it applies, and for files, whose content would tell."""
+    """Requirement of a task that a model lacks; empty if the task applies, and for files, which are not read."""
     settings.find("tasks", task, variant)
     if not getattr(task_module(task, variant)[0], "NEEDS_TEXT", False):
         return ""

@@ -1,4 +1,4 @@
-"""One child process that works on a cell: its devices set before it starts, its own log, and no way to outlive us."""
+"""Child process that runs a cell: with its devices set before it starts, its own log, and no way to outlive us."""
 
 import contextlib
 import ctypes
@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.grid.locks import Lock
 from benchmarks.grid.queueing import LocalJob
 
-PR_SET_PDEATHSIG = 1  # of prctl(2): a signal for the child when its parent dies
+PR_SET_PDEATHSIG = 1  # option of prctl(2): signal the child when its parent dies
 
 
 @dataclass
@@ -22,12 +22,12 @@ class Child:
     """A running child.
 
     Attributes:
-        job: what it does.
-        devices: where.
-        locks: held by it until it ends, whatever becomes of this process; of the cell and of its devices.
+        job: the job that it runs.
+        devices: indices of its devices.
+        locks: locks of the cell and its devices, held by the child until it ends, even if this process ends earlier.
         attempt: 1, or 2 after a crash.
-        begun: by the monotonic clock.
-        read: bytes of the log that `news` has given.
+        begun: start time on the monotonic clock.
+        read: bytes of the log already returned by `news`.
     """
 
     job: LocalJob
@@ -44,7 +44,7 @@ class Child:
         return time.monotonic() - self.begun
 
     def news(self) -> list[str]:
-        """Whole lines that were logged since the last call."""
+        """Complete lines logged since the last call."""
         with self.job.file(".log").open("rb") as file:
             file.seek(self.read)
             whole, end, _ = file.read().rpartition(b"\n")
@@ -54,19 +54,19 @@ class Child:
         return lines
 
     def poll(self) -> int | None:
-        """Exit status once it has ended; then nothing of its process group is left."""
+        """Exit status, or None while it runs; when it has ended, the rest of its process group is killed."""
         ended = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if ended is None:
             return None
-        self.kill()  # loader workers; before the child is reaped, so that its number means this very group
+        self.kill()  # loader workers; before the child is reaped, so that its pid still denotes this group
         return self.process.wait()
 
     def terminate(self) -> None:
-        """Ask it to end: it may write a checkpoint, and tells its own helpers."""
+        """Ask the child to end: it may write a checkpoint and stops its own subprocesses."""
         self.process.terminate()
 
     def kill(self) -> None:
-        """End its whole process group at once."""
+        """Kill the child's whole process group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
@@ -77,11 +77,11 @@ def start(
     """Start a job.
 
     Args:
-        job: its log is begun anew at the first attempt.
-        devices: numbers of GPUs, all that it will see; none leaves `environment` as it is.
-        locks: given on to the child.
-        environment: of the child.
-        attempt: counts from 1.
+        job: the job; its log is overwritten at the first attempt.
+        devices: indices of the GPUs visible to the child; none leaves `environment` unchanged.
+        locks: locks passed on to the child.
+        environment: environment of the child.
+        attempt: number of the attempt, from 1.
     """
     own = {**environment, "PYTHONUNBUFFERED": "1"}
     if devices:
@@ -100,14 +100,14 @@ def start(
             stderr=subprocess.STDOUT,
             env=own,
             pass_fds=[lock.descriptor for lock in locks],
-            start_new_session=True,  # Ctrl-C in the terminal is for us: we ask the children to end
+            start_new_session=True,  # Ctrl-C in the terminal reaches only the parent, which asks the children to end
             preexec_fn=_die_with(os.getpid()),
         )
     return Child(job, devices, locks, attempt, process, read=read)
 
 
 def _die_with(parent: int) -> Callable[[], None] | None:
-    """What the child does before it becomes the program: have SIGTERM sent to itself when its parent is killed."""
+    """Pre-exec function of the child: have the kernel send it SIGTERM when its parent dies."""
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl

@@ -1,4 +1,4 @@
-"""Cells as jobs of a Slurm cluster: which job works on which cell, and what became of it."""
+"""Cells as Slurm jobs: the job of each cell, its state and its outcome."""
 
 import json
 import re
@@ -11,18 +11,18 @@ from pathlib import Path
 from benchmarks.grid import outcomes
 from regvit_lightning.runtime import atomic, slurm
 
-NOT_OURS = ("srun:", "slurmstepd:", "submitit ")  # lines of the log that are not the program's
-RESOURCES = ("Resources", "Priority", "None", "BeginTime")  # reasons of Slurm that tell a user nothing
+NOT_OURS = ("srun:", "slurmstepd:", "submitit ")  # prefixes of log lines not written by the program
+RESOURCES = ("Resources", "Priority", "None", "BeginTime")  # uninformative pending reasons of Slurm
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """The job that was submitted last for a cell.
+    """The last job submitted for a cell.
 
     Attributes:
-        number: `12`, or `12_3` in an array.
-        log: what it says on standard error.
-        at: seconds since 1970, of the submission.
+        number: job id: `12`, or `12_3` in an array.
+        log: file of its standard error.
+        at: submission time, in seconds since 1970.
     """
 
     number: str
@@ -30,19 +30,19 @@ class Submitted:
     at: float
 
     def save(self, base: Path) -> None:
-        """Keep it beside the cell's log, in place of the outcome of an earlier attempt."""
+        """Store it next to the cell's log, replacing the outcome of an earlier attempt."""
         atomic.write_text(_file(base), json.dumps(asdict(self)) + "\n")
         atomic.remove(base.with_name(base.name + ".json"))
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a job stands in the queue.
+    """State of a job in the queue.
 
     Attributes:
-        running: or still waiting.
-        words: its state and node, or why it waits.
-        since: seconds since 1970, of its start; 0 before.
+        running: False while it is pending.
+        words: its state and node, or the reason why it is pending.
+        since: start time, in seconds since 1970; 0 while pending.
     """
 
     running: bool
@@ -51,13 +51,13 @@ class Place:
 
 
 class Queue:
-    """The jobs that Slurm knows, asked for once; empty where there is no Slurm."""
+    """Jobs in Slurm's queue, queried once; empty without Slurm."""
 
     def __init__(self) -> None:
         self._places: dict[str, Place] | None = None
 
     def find(self, number: str) -> Place | None:
-        """A job's position in the queue; None when it has ended."""
+        """State of a job in the queue; None when it has ended."""
         if self._places is None:
             self._places = dict(self._read())
         return self._places.get(number)
@@ -70,21 +70,21 @@ class Queue:
 
 
 def submitted(base: Path) -> Submitted | None:
-    """The job of a cell; None where none was submitted since it last ran on this machine."""
+    """Last job of a cell; None if none was submitted since the cell last ran on this machine."""
     with suppress(OSError, ValueError, TypeError):
         return Submitted(**json.loads(_file(base).read_text(encoding="utf-8")))
     return None
 
 
 def why(job: Submitted) -> str:
-    """Why an ended job left no result, in the last words of its program, or else of Slurm."""
+    """Reason why an ended job left no result: the last line of its program, or else Slurm's state."""
     log = Path(job.log)
     line = outcomes.last_line(log, NOT_OURS) or outcomes.last_line(log)
     return line or f"Slurm job {job.number} ended without any output: cancelled, or what it waits for failed"
 
 
 def crashed(number: str) -> bool:
-    """Whether an ended job may succeed when it is run again: it failed by itself, and not by a user's mistake."""
+    """True if an ended job may succeed when retried: it crashed, and not because of a user's mistake."""
     shown = slurm.command("scontrol", "show", "job", "--oneliner", number).stdout
     facts = dict(re.findall(r"(JobState|ExitCode)=(\S+)", shown))
     status = facts.get("ExitCode", "").partition(":")[0]

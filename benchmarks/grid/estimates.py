@@ -1,9 +1,9 @@
-"""How long a cell takes and what it needs: measured where it has run before, else computed from its work.
+"""Estimated time and memory of a cell: measured if it has run before, else computed from its FLOPs.
 
-FLOPs are twice the multiply-adds of the backbone's blocks, times three where it is trained. Memory is that of weights,
-optimiser and activations, after Korthikanti et al. 2022 (arXiv 2205.05198, section 4): for the backward pass 34 bytes
-are kept per token, width and block, in 16 bit and with fused attention. It leaves out the CUDA context, heads and text
-towers.
+FLOPs are twice the multiply-adds of the backbone's blocks, times three if it is trained. Memory is that of weights,
+optimiser and activations, after Korthikanti et al. 2022 (arXiv 2205.05198, section 4): the backward pass stores 34
+bytes per token, width and block, in 16 bit and with fused attention. The CUDA context, heads and text towers are not
+included.
 """
 
 import statistics
@@ -28,16 +28,16 @@ KEPT_BYTES = 34  # per token, width and block, 16 bit
 RECOMPUTED_BYTES = 2  # with gradient checkpointing: the input of a block
 INFERENCE_BYTES = 8  # per token and width: the residual stream and its norm in float32
 ADAM_BYTES = 16  # per parameter: weight, gradient and two moments in float32
-FALLBACK_SPEED = 1e11  # FLOP/s where nothing has run yet: only the order of the cells comes from it
+FALLBACK_SPEED = 1e11  # FLOP/s if nothing has run yet: only determines the order of the cells
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a cell computes.
+    """Computation and memory of a cell.
 
     Attributes:
-        flops: in all.
-        mib: on each device.
+        flops: total FLOPs.
+        mib: memory on each device in MiB.
     """
 
     flops: float
@@ -49,7 +49,7 @@ class Estimates:
 
     Args:
         cells: the grid.
-        given: numbers of images, see `Counts`.
+        given: image counts, see `Counts`.
     """
 
     def __init__(self, cells: Cells, given: Mapping[str, int] | None = None) -> None:
@@ -61,25 +61,25 @@ class Estimates:
         self.measured = cache(self._measured)
 
     def seconds(self, cell: Cell) -> float:
-        """What the cell took before, or takes by its FLOPs and the speed of those that have run."""
+        """Time of the cell's last run, or the estimate from its FLOPs and the speed of cells that have run."""
         return self.measured(cell) or self._flops(cell) / (self.speed(cell.task) or FALLBACK_SPEED)
 
     def speed(self, task: str = "") -> float:
-        """Measured FLOP/s of the cells that have run, of one task where it has; 0 when none has."""
+        """Measured FLOP/s of the cells that have run, of one task if any of its cells have; 0 if none has."""
         ran = {cell: seconds for cell in self.cells.cells if (seconds := self.measured(cell))}
         rates = {cell: self._flops(cell) / seconds for cell, seconds in ran.items()}
         of_task = [rate for cell, rate in rates.items() if cell.task == task and rate]
         return statistics.median(of_task or [rate for rate in rates.values() if rate] or [0.0])
 
     def _flops(self, cell: Cell) -> float:
-        """0 where they cannot be known: images that cannot be counted, a model that cannot be read."""
+        """FLOPs of a cell; 0 if unknown because images cannot be counted or the model cannot be read."""
         try:
             return self.estimate(cell).flops
         except UserError:
             return 0.0
 
     def _measured(self, cell: Cell) -> float:
-        """Seconds that the cell took when it last ran to its end; 0 when it never has."""
+        """Seconds that the cell took when it last completed; 0 if it never has."""
         outcome = outcomes.read_outcome(self.cells.file(cell, ".json"))
         if outcome is not None and not outcome.error:
             return outcome.seconds
@@ -91,7 +91,7 @@ class Estimates:
             return 0.0
 
     def devices(self) -> list[str]:
-        """Names of the hardware on which evaluations of the grid have run, as their records say."""
+        """Names of the hardware on which evaluations of the grid have run, from their records."""
         names = []
         for cell in self.cells.cells:
             if not cell.pretrains:
@@ -100,7 +100,7 @@ class Estimates:
         return sorted(set(names))
 
     def _work(self, cell: Cell) -> tuple[Work, Any]:
-        """What the cell computes, and the settings of its recipe or task."""
+        """Work of the cell, and the settings of its recipe or task."""
         from regvit_lightning.pretrain.recipe import recipe_class
 
         if cell.pretrains:
@@ -120,7 +120,7 @@ class Estimates:
 
 
 def frozen(backbone: Backbone, work: Work, device_batch: int) -> Estimate:
-    """Of an evaluation: weights in float32, the activations of one block, and the features that are kept."""
+    """Estimate of an evaluation: weights in float32, the activations of one block, and the stored features."""
     tokens = device_batch * max(tokens_of(backbone, one) for one in work.passes)
     hidden = max(linear.out_features for linear in backbone.linears())
     activations = tokens * (INFERENCE_BYTES * backbone.embed_dim + 4 * hidden)
@@ -129,7 +129,7 @@ def frozen(backbone: Backbone, work: Work, device_batch: int) -> Estimate:
 
 
 def trained(backbone: Backbone, work: Work, options: Any, cells: Cells) -> Estimate:
-    """Of a pretraining, on each of its devices."""
+    """Estimate of a pretraining, with the memory on each of its devices."""
     share = max(options.batch_size // cells.pretrain_devices, 1)
     images, width = min(share, options.device_batch), backbone.embed_dim
     tokens = images * max(tokens_of(backbone, one) for one in work.passes)

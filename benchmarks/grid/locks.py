@@ -1,7 +1,7 @@
-"""Locks that end with the processes that hold them, however these end: `flock` on a file that stays.
+"""File locks (`flock`) that are released when the processes that hold them end, however these end.
 
 A lock is inherited by the child process that does the work, so a cell whose grid was killed is free again exactly when
-nothing works on it any more. Works between machines where their shared file system passes `flock` on (NFS does).
+nothing works on it any more. This holds across machines if their shared file system supports `flock` (NFS does).
 """
 
 import contextlib
@@ -16,28 +16,28 @@ from regvit_lightning.errors import UserError
 
 
 class Lock:
-    """A held lock; free again when this process and all that inherited `descriptor` have closed it."""
+    """A held lock; released when this process and all that inherited `descriptor` have closed it."""
 
     def __init__(self, file: Path, descriptor: int) -> None:
         self.file, self.descriptor = file, descriptor
 
     def say(self, **facts: Any) -> None:
-        """Leave word for those who meet the lock: who holds it, since when."""
+        """Write facts about the holder into the lock file, such as who holds it and since when."""
         os.ftruncate(self.descriptor, 0)
         os.pwrite(self.descriptor, (json.dumps(facts) + "\n").encode(), 0)
 
     def release(self) -> None:
-        """Close it in this process."""
+        """Close the lock in this process."""
         os.close(self.descriptor)
 
 
 def acquire(file: Path) -> Lock | None:
-    """The lock of `file`, or None while somebody else holds it.
+    """Acquire the lock of `file`; None if another process holds it.
 
-    The file is never removed: another process might wait for it under the same name.
+    The file is never removed: another process might be waiting for it under the same name.
 
     Raises:
-        UserError: the file cannot be written, or its file system has no locks.
+        UserError: the file cannot be written, or its file system does not support locks.
     """
     descriptor = -1
     try:
@@ -55,9 +55,9 @@ def acquire(file: Path) -> Lock | None:
 
 
 def holder(file: Path) -> dict[str, Any] | None:
-    """What the holder of the lock wrote into it; None when nobody holds it.
+    """Facts that the holder wrote into the lock file; None if the lock is free.
 
-    Whoever asks for the lock in this very moment is refused and has to ask again.
+    This briefly takes the lock: a process that tries to acquire it at this moment fails and must retry.
     """
     try:
         descriptor = os.open(file, os.O_RDONLY)
@@ -68,7 +68,7 @@ def holder(file: Path) -> dict[str, Any] | None:
     except OSError as error:
         if error.errno != errno.EWOULDBLOCK:
             raise
-        with contextlib.suppress(ValueError):  # being written
+        with contextlib.suppress(ValueError):  # it is being written
             return dict(json.loads(os.pread(descriptor, 4096, 0)))
         return {}
     else:

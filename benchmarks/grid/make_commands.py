@@ -1,4 +1,4 @@
-"""The command of a cell: `make pretrain` or `make eval` for it."""
+"""Commands that run cells, equivalent to `make pretrain` or `make eval`."""
 
 import sys
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from benchmarks.grid.queueing import LocalJob
 
 @dataclass(frozen=True)
 class Commands:
-    """The commands of a grid's cells.
+    """Builds the commands of a grid's cells.
 
     Attributes:
-        chosen: the words of the user.
+        chosen: settings given by the user.
         cells: the grid.
-        force: evaluate cells whose record holds; never trains a trained model anew.
+        force: also evaluate cells with a valid record; never retrains a model.
     """
 
     chosen: Chosen
@@ -22,11 +22,11 @@ class Commands:
     force: bool
 
     def program(self, cell: Cell) -> str:
-        """`benchmarks.<program>` is run."""
+        """Name of the cell's program in `benchmarks`."""
         return "pretrain" if cell.pretrains else "evaluate"
 
     def words(self, cell: Cell) -> list[str]:
-        """Its `key=value` words."""
+        """`key=value` arguments of the cell's program."""
         chosen = self.chosen
         what = {"model": cell.model, "task": cell.task, "force": self.force}
         if cell.pretrains:
@@ -38,13 +38,13 @@ class Commands:
         return [*(f"{key}={value}" for key, value in what.items()), *cell.words]
 
     def job(self, cell: Cell, seconds: float) -> LocalJob:
-        """The cell as a child process that takes so many seconds."""
+        """Job that runs the cell as a child process, expected to take `seconds`."""
         command = [sys.executable, "-m", f"benchmarks.{self.program(cell)}", *self.words(cell)]
         needs = cell.needs.name if cell.needs else ""
         return LocalJob(cell.name, command, self.cells.base(cell), self.cells.devices(cell), needs, seconds)
 
     def workers(self, cell: Cell) -> int:
-        """Decoding processes of each of its devices."""
+        """Number of decoding processes for each device of a cell."""
         if cell.pretrains:
             return int(recipe_settings(cell.recipe, self.cells.variant, cell.words)[0].workers)
         return int(task_module(cell.task, self.cells.variant)[1].workers)

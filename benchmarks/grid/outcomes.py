@@ -1,4 +1,4 @@
-"""How the last attempt at a cell ended: a small file beside its log, read by `make status` and by other grids."""
+"""Outcome of the last attempt at a cell: a small file next to its log, read by `make status` and other grids."""
 
 import json
 import signal
@@ -8,19 +8,19 @@ from pathlib import Path
 
 from regvit_lightning.runtime import atomic
 
-MISTAKE = 2  # exit status of a program for a user's mistake: trying again would fail in the same way
+MISTAKE = 2  # exit status for a user's mistake: a retry would fail in the same way
 
 
 @dataclass(frozen=True)
 class CellOutcome:
-    """The end of a cell.
+    """Outcome of a cell.
 
     Attributes:
-        name: of the job.
+        name: name of the job.
         error: last line of its output when it failed; empty when it succeeded.
-        log: file with all of its output.
-        seconds: of the last attempt, from the start of its process to its end.
-        ended: seconds since 1970.
+        log: file with its full output.
+        seconds: duration of the last attempt, from the start of its process to its end.
+        ended: end time, in seconds since 1970.
     """
 
     name: str
@@ -30,12 +30,12 @@ class CellOutcome:
     ended: float
 
     def save(self, file: Path) -> None:
-        """Write it, whole or not at all."""
+        """Write the outcome atomically."""
         atomic.write_text(file, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def read_outcome(file: Path) -> CellOutcome | None:
-    """The outcome in `file`; None where there is none, or a damaged one."""
+    """Read the outcome in `file`; None if it is absent or damaged."""
     try:
         return CellOutcome(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -43,7 +43,7 @@ def read_outcome(file: Path) -> CellOutcome | None:
 
 
 def ended(name: str, status: int, log: Path, seconds: float) -> CellOutcome:
-    """The outcome of a process that ended with `status` (negative: the number of the signal that killed it)."""
+    """Outcome of a process that ended with `status` (negative: the number of the signal that killed it)."""
     error = ""
     if status:
         error = last_line(log) or f"exit status {status}"
@@ -54,7 +54,7 @@ def ended(name: str, status: int, log: Path, seconds: float) -> CellOutcome:
 
 
 def last_line(log: Path, but: tuple[str, ...] = ()) -> str:
-    """The last line of a log that is not empty and does not begin with one of `but`."""
+    """Last line of a log that is not empty and does not begin with one of `but`."""
     try:
         with log.open("rb") as file:
             file.seek(max(file.seek(0, 2) - 8192, 0))

@@ -1,7 +1,7 @@
-"""Jobs, and in which order they run: longest first, each after what it needs.
+"""Job scheduling: longest path first, each job after its dependency.
 
-Longest first is Graham's list scheduling (1969) by the length of the path that hangs on a job: a pretraining comes
-before the evaluations that wait for it, and the end of the whole is not spent waiting for one long job.
+This is Graham's list scheduling (1969), prioritised by the length of the path that depends on a job: a pretraining
+comes before the evaluations that wait for it, and the run does not end with a wait for one long job.
 """
 
 import heapq
@@ -12,15 +12,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class LocalJob:
-    """One cell as a command.
+    """Command that runs one cell.
 
     Attributes:
-        name: for people, unique in the grid: `deit3-vitn_reg4 imagenet_knn seed 0`.
+        name: display name, unique in the grid: `deit3-vitn_reg4 imagenet_knn seed 0`.
         command: program and arguments of the child process.
-        base: its lock, log and outcome are `<base>.lock`, `.log` and `.json`.
-        devices: how many it takes.
-        needs: name of the job that must have succeeded before; empty for none.
-        seconds: how long it is expected to take, or any number that grows with it.
+        base: path of its files: lock `<base>.lock`, log `<base>.log` and outcome `<base>.json`.
+        devices: number of devices that it uses.
+        needs: name of the job that must succeed first; empty for none.
+        seconds: expected duration, or any number that grows with it.
     """
 
     name: str
@@ -31,12 +31,12 @@ class LocalJob:
     seconds: float = 0.0
 
     def file(self, suffix: str) -> Path:
-        """`<base><suffix>`."""
+        """Path `<base><suffix>`."""
         return self.base.with_name(self.base.name + suffix)
 
 
 def longest_first(jobs: Sequence[LocalJob]) -> list[LocalJob]:
-    """Sorted by the seconds of the longest path that begins with a job; equal ones stay in their order."""
+    """Sort jobs by the duration of the longest path that starts with each, longest first; the sort is stable."""
     after: dict[str, float] = {}
     for job in jobs:
         after[job.needs] = max(after.get(job.needs, 0.0), job.seconds)
@@ -44,16 +44,16 @@ def longest_first(jobs: Sequence[LocalJob]) -> list[LocalJob]:
 
 
 def ready(jobs: Sequence[LocalJob], done: Collection[str], free: int) -> LocalJob | None:
-    """The first of `jobs` whose needs are done; None when it has to wait for devices, of which `free` are.
+    """First of `jobs` whose dependency is done; None if it has to wait for devices, of which `free` are idle.
 
-    A job that needs several devices is not overtaken by those behind it: it would never get them.
+    A job that needs several devices is not overtaken by later ones: it would never get them.
     """
     first = next((job for job in jobs if not job.needs or job.needs in done), None)
     return first if first is not None and first.devices <= free else None
 
 
 def makespan(jobs: Sequence[LocalJob], devices: int) -> float:
-    """Seconds until all jobs are done on so many devices, begun longest first."""
+    """Seconds until all jobs are done on `devices` devices, started longest first."""
     waiting, names = longest_first(jobs), {job.name for job in jobs}
     done: set[str] = {job.needs for job in jobs} - names
     running: list[tuple[float, str, int]] = []
@@ -72,7 +72,7 @@ def makespan(jobs: Sequence[LocalJob], devices: int) -> float:
 
 
 def seconds_left(jobs: Sequence[LocalJob], begun: Mapping[str, float], devices: int) -> float:
-    """Seconds until all jobs are done, where those in `begun` have run for so many seconds already."""
+    """Seconds until all jobs are done; `begun` gives the elapsed seconds of running ones."""
     return makespan([_shortened(job, begun.get(job.name, 0.0)) for job in jobs], devices)
 
 

@@ -1,4 +1,4 @@
-"""What is known of every cell of a grid: done, running, failed, stale or missing, and why."""
+"""State of every cell of a grid: done, running, failed, stale or missing, and why."""
 
 import time
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ from regvit_lightning.models import EXPORT, origins
 DONE, RUNNING, QUEUED, FAILED, STALE, MISSING = "done", "running", "queued", "failed", "stale", "missing"
 ORDER = (DONE, RUNNING, QUEUED, FAILED, STALE, MISSING)
 
-# What may differ between a pretraining and the grid: how many devices, and the precision that the hardware chose.
+# Settings that may differ between a pretraining and the grid: number of devices, and hardware-chosen precision.
 FREE_IN_PRETRAINING = {"devices", "precision"}
 
 
 @dataclass(frozen=True)
 class State:
-    """What is known of a cell.
+    """State of a cell.
 
     Attributes:
         kind: one of `ORDER`.
         note: the device, the reason, or the error.
-        since: seconds since 1970, of a running cell.
-        log: of a running or a failed one.
-        runnable: the grid can do something about it; not for a cell whose model is missing.
+        since: start of a running cell, in seconds since 1970.
+        log: log of a running or failed cell.
+        runnable: the grid can run the cell; False if its model is missing.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class State:
 
 
 class States:
-    """Looks at the cells of a grid, loading each model at most once."""
+    """Determines the states of a grid's cells, loading each model at most once."""
 
     def __init__(self, cells: Cells) -> None:
         self.cells = cells
@@ -48,15 +48,15 @@ class States:
         self._known: dict[tuple[str, int, int, int], tuple[str, str]] = {}
 
     def look_again(self) -> None:
-        """Ask Slurm once more; all else is looked at each time."""
+        """Query Slurm again; everything else is read on each call anyway."""
         self.queue = cluster.Queue()
 
     def of(self, cell: Cell) -> State:
-        """What is known of a cell."""
+        """State of a cell."""
         return self.at_work(cell) or self.kept(cell)
 
     def kept(self, cell: Cell) -> State:
-        """The same, but for whether somebody works on it."""
+        """State of a cell by its stored files, regardless of whether a process is working on it."""
         state = self.pretraining(cell) if cell.pretrains else self.evaluation(cell)
         if state.kind == DONE or not state.runnable:
             return state
@@ -68,7 +68,7 @@ class States:
         return State(FAILED, cluster.why(job), log=job.log) if job and job.at > made else state
 
     def evaluation(self, cell: Cell) -> State:
-        """Whether there is a record, and whether it holds."""
+        """State of an evaluation: whether its record exists and is valid."""
         try:
             missing = self._missing_model(cell)
             if missing:
@@ -84,7 +84,7 @@ class States:
         return State(STALE, reason) if reason else State(DONE)
 
     def pretraining(self, cell: Cell) -> State:
-        """Whether the run is finished, and whether it is the one that its recipe describes."""
+        """State of a pretraining: whether its run is finished and matches its recipe."""
         from regvit_lightning.pretrain.run import Run, changes
 
         cells = self.cells
@@ -99,12 +99,12 @@ class States:
         return State(DONE if (folder / EXPORT).exists() else MISSING)
 
     def record(self, cell: Cell) -> Path:
-        """Where the record of an evaluation lies."""
+        """Path of the record of an evaluation."""
         data = self.cells.data.name
         return records.path(self.cells.results, data, self._model_id(cell.model), cell.task, cell.seed)
 
     def _made(self, cell: Cell) -> float:
-        """When the cell was done last, seconds since 1970; 0 if never."""
+        """Time at which the cell was last completed, in seconds since 1970; 0 if never."""
         try:
             made = self._run(cell) / EXPORT if cell.pretrains else self.record(cell)
             return made.stat().st_mtime
@@ -115,7 +115,7 @@ class States:
         return self.cells.trained / cell.model / f"seed{cell.seed}"
 
     def at_work(self, cell: Cell) -> State | None:
-        """Who works on the cell; None when nobody does."""
+        """State of a cell that is being worked on; None if no process is."""
         held = locks.holder(self.cells.file(cell, ".lock"))
         if held is not None:
             where = f"{held.get('device', '')} of {held.get('host', 'some machine')}".strip()
@@ -123,7 +123,7 @@ class States:
         return self.on_cluster(cell)
 
     def on_cluster(self, cell: Cell) -> State | None:
-        """The job of the cell that waits or runs; None when there is none."""
+        """State of a cell with a pending or running Slurm job; None if there is none."""
         job = cluster.submitted(self.cells.base(cell))
         queued = self.queue.find(job.number) if job else None
         if job is None or queued is None:
@@ -132,7 +132,7 @@ class States:
         return State(kind, f"Slurm job {job.number}, {queued.words}", queued.since, job.log)
 
     def _missing_model(self, cell: Cell) -> State | None:
-        """A trained model that is not there: what would make it."""
+        """State of a cell whose pretrained model is missing, with how to obtain it; None otherwise."""
         from regvit_lightning.models import sources
 
         if cell.model.startswith(origins.ELSEWHERE) or origins.is_file(cell.model):
@@ -153,7 +153,7 @@ class States:
         return self._loaded(model, seed, untrained_size if untrained else 0)[1]
 
     def _loaded(self, model: str, seed: int, image_size: int) -> tuple[str, str]:
-        """Id and fingerprint of a model, loaded once for each version of a trained one."""
+        """Id and fingerprint of a model, loaded once for each version of a pretrained one."""
         from regvit_lightning.models import sources
 
         key = model, seed, image_size, self._written(model, seed)

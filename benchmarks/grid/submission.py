@@ -1,4 +1,4 @@
-"""A grid on a cluster: its cells as arrays of jobs, watched until the last has ended."""
+"""Grid on a cluster: its cells are submitted as job arrays and watched until the last has ended."""
 
 import signal
 import time
@@ -15,17 +15,17 @@ from benchmarks.launch import SlurmJob
 from regvit_lightning.errors import Stopped
 from regvit_lightning.invocation import invocation
 
-LOOK = 2.0  # seconds between looks at the queue
+LOOK = 2.0  # seconds between queries of the queue
 LARGEST_ARRAY = 1000  # Slurm's default MaxArraySize is 1001
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What every job asks for.
+    """Resources requested by every job.
 
     Attributes:
-        partition: of the cluster; empty takes its default.
-        hours: time limit of a stretch.
+        partition: partition of the cluster; empty for its default.
+        hours: time limit before a job is requeued.
     """
 
     partition: str
@@ -36,9 +36,9 @@ class Cluster:
     """Submits cells and waits for them.
 
     Args:
-        commands: of the cells.
-        wanted: of every job.
-        board: shows it.
+        commands: commands of the cells.
+        wanted: resources of every job.
+        board: progress display.
     """
 
     def __init__(self, commands: Commands, wanted: Wanted, board: Board) -> None:
@@ -48,12 +48,12 @@ class Cluster:
         self.folder = self.cells.runs / self.cells.data.name / "grid" / "slurm"
 
     def submit(self, cells: Sequence[Cell]) -> None:
-        """Submit cells, each array after the pretraining that its cells need; what another grid has submitted is left.
+        """Submit cells, each array after the pretraining it depends on; cells submitted by another grid are skipped.
 
         Raises:
-            UserError: there is no Slurm here, or it refuses a job.
+            UserError: Slurm is not available, or rejects a job.
         """
-        while (lock := locks.acquire(self.folder / "submission.lock")) is None:  # one grid after the other
+        while (lock := locks.acquire(self.folder / "submission.lock")) is None:  # one grid at a time
             time.sleep(LOOK / 10)
         try:
             self.known.look_again()
@@ -84,10 +84,10 @@ class Cluster:
         return SlurmJob(program, words, self.folder, 1, self.cells.devices(cell), cpus, *limits, after)
 
     def watch(self, cells: Sequence[Cell]) -> dict[Cell, State]:
-        """Wait until all cells have ended; one that crashed is submitted once more.
+        """Wait until all cells have ended; a crashed one is resubmitted once.
 
         Raises:
-            Stopped: Ctrl-C; the jobs go on.
+            Stopped: Ctrl-C; the jobs continue.
         """
         try:
             return self._watch(list(cells))
@@ -136,7 +136,7 @@ class Cluster:
 
 
 def _arrays(jobs: Sequence[tuple[Cell, SlurmJob]]) -> list[list[tuple[Cell, SlurmJob]]]:
-    """Jobs that differ in their words alone, together."""
+    """Group jobs that differ only in their arguments."""
     groups: dict[tuple[str, int, int, str], list[tuple[Cell, SlurmJob]]] = {}
     for cell, job in jobs:
         groups.setdefault((job.program, job.devices, job.cpus, job.after), []).append((cell, job))

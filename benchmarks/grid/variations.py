@@ -1,4 +1,4 @@
-"""The models of a grid: those that its file names, each with every entry of the settings that the file varies."""
+"""Models of a grid: those named in its file, each combined with every entry of the varied settings."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ class GridModel:
     """A model of a grid.
 
     Attributes:
-        name: as `make eval` takes it.
-        words: `key=value` settings of its recipe, beside those of the recipe's files.
-        trainable: the grid knows how it is trained: not a model whose tag stands for settings that only its run knows.
+        name: name as accepted by `make eval`.
+        words: `key=value` overrides of its recipe's settings.
+        trainable: the grid can pretrain it; False for a model whose tag stands for settings known only to its run.
     """
 
     name: str
@@ -26,20 +26,20 @@ class GridModel:
 
 
 def recipe(model: str) -> str:
-    """The recipe of a model that is trained here, `deit3` of `deit3-vitb_reg4`; empty for all others."""
+    """Recipe of a model pretrained here, `deit3` of `deit3-vitb_reg4`; empty for all others."""
     parsed = names.parse_id(model)
     return parsed.recipe if parsed and parsed.recipe in settings.names("recipes") else ""
 
 
 def vary(models: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> list[GridModel]:
-    """The models of a grid, in the order of its file.
+    """Combine the models of a grid with its varied settings, in the order of its file.
 
-    Without entries they are `models`. With entries, each model that is trained here and has no tag stands for one with
-    the settings of each entry; an entry without settings and tag is the recipe as it is. All other models are once
-    there, as they are.
+    Without entries the result is `models`. With entries, each model that is pretrained here and has no tag is repeated
+    with the settings of each entry; an entry without settings and tag is the unchanged recipe. All other models appear
+    once, unchanged.
 
     Raises:
-        SettingsError: a tag that cannot be one, or that two entries have.
+        SettingsError: a tag is invalid or used by two entries.
     """
     tagged = [(tag_of(entry), words_of(entry)) for entry in entries]
     tags = [tag for tag, _ in tagged]
@@ -58,12 +58,12 @@ def vary(models: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> list[Gr
 
 
 def words_of(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """The settings of an entry as words of the recipe."""
+    """Settings of an entry as `key=value` overrides of the recipe."""
     return tuple(f"{key}={settings.word(value)}" for key, value in entry.items() if key != "tag")
 
 
 def tag_of(entry: Mapping[str, Any]) -> str:
-    """The tag that an entry says, or else one made of its settings: `lr0.002-drop_path0.1`; empty for no settings."""
+    """Tag of an entry, or else one made from its settings: `lr0.002-drop_path0.1`; empty without settings."""
     if "tag" in entry:
         tag = entry["tag"]
         if not isinstance(tag, str) or not tag:

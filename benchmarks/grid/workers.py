@@ -1,4 +1,4 @@
-"""Jobs over the devices of this machine: one child process per free device, shared with other grids on the folder."""
+"""Job execution on this machine: one child process per free device, shared with other grids on the same folder."""
 
 import os
 import signal
@@ -20,20 +20,20 @@ from benchmarks.grid.queueing import LocalJob
 from regvit_lightning.errors import Stopped
 from regvit_lightning.runtime import atomic
 
-TICK = 0.1  # seconds between looks at the children
-LOOK_AGAIN = 1.0  # seconds between looks at jobs that another grid works on
-GRACE = 120.0  # seconds that children have to end when they are asked to: a step, and a checkpoint of a large model
+TICK = 0.1  # seconds between polls of the children
+LOOK_AGAIN = 1.0  # seconds between checks of jobs that another grid runs
+GRACE = 120.0  # seconds for children to end when asked to: a step, and a checkpoint of a large model
 ATTEMPTS = 2
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where jobs run.
+    """Devices, locks and environment of this machine's jobs.
 
     Attributes:
-        slots: one per child: the number of a GPU, or '' for a share of the processors.
-        locks: folder of the locks of the GPUs.
-        environment: of the children.
+        slots: one per child: the index of a GPU, or '' for a share of the CPU cores.
+        locks: folder of the GPU locks.
+        environment: environment of the children.
     """
 
     slots: Sequence[str]
@@ -41,21 +41,21 @@ class Machine:
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
 
     def acquire(self, slot: str) -> Lock | None:
-        """The lock of a GPU of this machine, so that two grids do not fill it twice."""
+        """Acquire the lock of a GPU of this machine, so that two grids do not use it at once."""
         return locks.acquire(self.locks / f"{os.uname().nodename}.gpu{slot}.lock")
 
 
 class Workers:
-    """Runs jobs to their ends: longest first, a crashed one twice, whatever fails.
+    """Runs all jobs, longest first, regardless of failures; a crashed job is retried once.
 
     Args:
-        jobs: any order.
-        machine: where.
-        board: shows it.
-        held: whether a job need not be run (any more), for what another grid may have done meanwhile.
+        jobs: jobs in any order.
+        machine: where they run.
+        board: progress display.
+        held: tells whether a job's result exists, since another grid may have completed it meanwhile.
 
     Attributes:
-        outcomes: of the jobs that have ended, by name; those of jobs whose needs failed, too.
+        outcomes: outcomes by name of the jobs that have ended, including those whose dependency failed.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Workers:
         self.free = list(machine.slots)
         self.running: list[Child] = []
         self.outcomes: dict[str, CellOutcome] = {}
-        self.elsewhere: dict[str, float] = {}  # when to look again
+        self.elsewhere: dict[str, float] = {}  # when to check again
         self.began = time.time()
         self.stopped_by = 0
 
@@ -75,7 +75,7 @@ class Workers:
         """Run all jobs.
 
         Raises:
-            Stopped: a signal asked to stop; the children have ended, and what they kept is kept.
+            Stopped: a signal asked to stop; the children have ended, and their checkpoints remain.
         """
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         if before[signal.SIGHUP] is signal.SIG_IGN:  # nohup: the grid outlives its terminal
@@ -98,7 +98,7 @@ class Workers:
         return self.outcomes
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.stopped_by:  # asked twice
+        if self.stopped_by:  # second signal
             for one in self.running:
                 one.kill()
         self.stopped_by = number
@@ -168,7 +168,7 @@ class Workers:
                 lock.release()
                 self.waiting.remove(job)
                 self._keep(found)
-                return  # what it made ready is looked at next time
+                return  # jobs that became ready are started on the next tick
             elif (taken := self._take(job.devices)) is None:
                 lock.release()
                 return
@@ -178,7 +178,7 @@ class Workers:
                 self._start(job, devices, [lock, *device_locks])
 
     def _block(self) -> None:
-        """Give up jobs whose needs have failed."""
+        """Give up jobs whose dependency has failed."""
         for job in self.waiting[:]:
             needed = self.outcomes.get(job.needs)
             if needed is not None and needed.error:
@@ -187,14 +187,14 @@ class Workers:
                 self.outcomes[job.name] = CellOutcome(job.name, why, needed.log, 0.0, time.time())
 
     def _found(self, job: LocalJob) -> CellOutcome | None:
-        """How another grid, or nobody, has ended the job since we began; None when it is ours to run."""
+        """Outcome of a job that another grid has ended since the start; None if this grid must run it."""
         outcome = outcomes.read_outcome(job.file(".json"))
         if outcome is not None and outcome.ended >= self.began:
             return outcome
         return CellOutcome(job.name, "", "", 0.0, time.time()) if self.held(job) else None
 
     def _take(self, count: int) -> tuple[list[str], list[Lock]] | None:
-        """Devices that no other grid uses, with their locks; None while there are too few."""
+        """Acquire devices that no other grid uses, with their locks; None while there are too few."""
         if self.free[0] == "":
             del self.free[:count]
             return [], []
@@ -222,7 +222,7 @@ class Workers:
             self.board.say(f"{job.name} begins on {device}; log {job.file('.log')}")
 
     def _pace(self) -> float:
-        """How long jobs have taken over how long they were expected to; 0 before the first has ended."""
+        """Ratio of actual to expected duration of ended jobs; 0 before the first has ended."""
         ran = [job for job in self.jobs if (outcome := self.outcomes.get(job.name)) and outcome.seconds]
         expected = sum(job.seconds for job in ran)
         return sum(self.outcomes[job.name].seconds for job in ran) / expected if expected else 0.0
@@ -238,5 +238,5 @@ class Workers:
             where = f"GPU {','.join(one.devices)}" if one.devices else "CPU"
             what = one.last if one.job.name in one.last else f"{one.job.name}  {one.last}"
             lines.append(f"  {where}  {clock(one.seconds):>7}  {what}")
-        with suppress(OSError):  # a terminal that was closed
+        with suppress(OSError):  # closed terminal
             self.board.show(lines)

@@ -1,1 +1,1 @@
-"""What a program says of its settings: `--help` and `--print-config`."""
+"""Documentation of a program's settings: `--help` and `--print-config`."""

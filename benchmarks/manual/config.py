@@ -1,6 +1,6 @@
-"""`--print-config`: the resolved settings of a program, as YAML, and behind each value where it comes from.
+"""`--print-config`: the resolved settings of a program as YAML, each value annotated with its origin.
 
-They are those that the program itself would have, with every check.
+The settings are exactly those that the program itself would use, with all checks.
 """
 
 import dataclasses
@@ -15,20 +15,20 @@ from regvit_lightning.data import layout
 from regvit_lightning.settings import Layer
 from regvit_lightning.values import notation
 
-WIDEST = 50  # characters of a setting with its value, before where it comes from
-BY_PATH = ("name", "root", "imagenet", "imagenet22k", "pairs", "get")  # what a folder given by its path sets
+WIDEST = 50  # characters of a setting with its value, before its origin
+BY_PATH = ("name", "root", "imagenet", "imagenet22k", "pairs", "get")  # keys set when a folder is given by its path
 
 
 def config_text(name: str, schema: type, words: Sequence[str], remaining: Sequence[str], group: str) -> str:
-    """The resolved settings as YAML, and behind each value where it comes from.
+    """Format the resolved settings as YAML, each value annotated with its origin.
 
     Args:
-        name, schema, group: of the program, see `command.run`.
-        words: of its own settings.
-        remaining: of the recipe or the task.
+        name, schema, group: the program, see `command.run`.
+        words: arguments for its own settings.
+        remaining: arguments for the recipe or the task.
 
     Raises:
-        SettingsError: whatever the program itself would raise for its settings.
+        SettingsError: the program itself would raise it for its settings.
     """
     options: Any = settings.build(schema, words=words)
     parts = [(name, options, Origins([], words))]
@@ -44,7 +44,7 @@ def config_text(name: str, schema: type, words: Sequence[str], remaining: Sequen
 
 
 def _layers_of_data(data: str) -> list[Layer]:
-    """The layers of data; below them what all data has of the published sets with boxes."""
+    """Layers of the data's settings, below them those that all data share for the published sets with boxes."""
     published = settings.layers("data", layout.PUBLISHED)
     sets = [Layer(layer.origin, {"discovery": layer.values.get("discovery", {})}) for layer in published]
     if data in settings.names("data"):
@@ -53,10 +53,10 @@ def _layers_of_data(data: str) -> list[Layer]:
 
 
 class Origins:
-    """Where the values of settings come from.
+    """Origins of the values of settings.
 
     Args:
-        layers, words: that make them up, later ones over earlier ones.
+        layers, words: layers and arguments that make up the settings; later ones override earlier ones.
     """
 
     def __init__(self, layers: Sequence[Layer], words: Sequence[str]) -> None:
@@ -74,7 +74,7 @@ class Origins:
             self._add(origin, f"{key}.{name}", item)
 
     def of(self, key: str, value: Any) -> str:
-        """Where the value of a key comes from, with what stands there where that is not the value itself."""
+        """Origin of a key's value, with the text written there if it differs from the value."""
         origin, text = self.found.get(key, ("default", None))
         differs = isinstance(text, str) and isinstance(value, str) and text != value
         return f"{origin}: {text}" if differs else origin
@@ -87,7 +87,7 @@ def _lines(values: Any, origins: Origins) -> list[str]:
 
 
 def _resolved(values: Any, origins: Origins, above: str = "") -> Iterator[tuple[str, str]]:
-    """Lines of YAML with their origins; a line that only opens nested settings has none."""
+    """Lines of YAML with their origins; a line that only opens nested settings has no origin."""
     indent = "  " * (above.count(".") + 1)
     for key, value in values.items() if isinstance(values, Mapping) else vars(values).items():
         nested = dataclasses.is_dataclass(value) or (isinstance(value, Mapping) and _holds_some(value))
@@ -99,10 +99,10 @@ def _resolved(values: Any, origins: Origins, above: str = "") -> Iterator[tuple[
 
 
 def _holds_some(value: Mapping[str, Any]) -> bool:
-    """Whether it has dataclasses by name."""
+    """True if a mapping contains dataclasses."""
     return any(dataclasses.is_dataclass(item) for item in value.values())
 
 
 def _shown(value: Any) -> str:
-    """A value in YAML's flow notation, as any reader of YAML understands it."""
+    """Format a value in YAML's flow notation, readable by any YAML parser."""
     return str(yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=10**6)).strip()[1:-1]

@@ -1,6 +1,6 @@
-"""`--help`: the settings of a program with the values that it would take, for its data and variant.
+"""`--help`: the settings of a program with the values that it would use for its data and variant.
 
-YAML files and the source of settings are read, and nothing large is imported, so that help answers at once.
+YAML files and the source of the settings are parsed without importing anything large, so that help appears at once.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from regvit_lightning.data import layout
 from regvit_lightning.settings import Layer, SettingsError
 from regvit_lightning.values import notation
 
-WIDEST = 26  # characters of a setting's name and type, before its help
+WIDEST = 26  # characters of a setting's name and type, before its help text
 
 Row = tuple[str, str]  # a setting with its type, and its help with its value
 
@@ -26,17 +26,17 @@ def keys(schema: type) -> list[str]:
 
 
 def help_text(name: str, description: str, schema: type, words: Sequence[str], group: str) -> str:
-    """The settings of a program, and of the recipe or task that it would take, with the values that it would take.
+    """Format the settings of a program and of its recipe or task, with the values that it would use.
 
     Args:
-        name: of the program.
-        description: first lines.
+        name: name of the program.
+        description: first lines of the help.
         schema: dataclass of the program's own settings.
-        words: `key=value` words beside `--help`.
-        group: of `configs/`, see `command.run`.
+        words: `key=value` arguments given with `--help`.
+        group: group of `configs/`, see `command.run`.
 
     Raises:
-        SettingsError: a word, data, variant, recipe or task that there is not.
+        SettingsError: a key, data, variant, recipe or task does not exist.
     """
     given = settings.read_words(words)
     own = {field.name: given.get(field.name, _default(field)) for field in dataclasses.fields(schema)}
@@ -49,7 +49,7 @@ def help_text(name: str, description: str, schema: type, words: Sequence[str], g
 
 
 def _chosen(name: str, own: Mapping[str, Any], group: str, words: Sequence[str]) -> list[str]:
-    """The choices of a recipe or a task, and the settings of the one that is chosen."""
+    """Available recipes or tasks, and the settings of the chosen one."""
     key = group.rstrip("s")
     lines = ["", f"Choices of {key}: {', '.join(settings.names(group))}"]
     if own[key] == settings.MISSING:
@@ -63,7 +63,7 @@ def _chosen(name: str, own: Mapping[str, Any], group: str, words: Sequence[str])
 
 
 def variant_of(own: Mapping[str, Any]) -> str:
-    """The overlay that a program takes: what its settings say, or with `auto` the data's own."""
+    """Variant that a program uses: as given in its settings, or with `auto` the data's own."""
     variant = str(own["variant"])
     return layout.resolve(str(own["data"]), root_needed=False).variant if variant == "auto" else variant
 
@@ -79,7 +79,7 @@ def _program_row(field: "dataclasses.Field[Any]", value: Any) -> Row:
 
 
 def _rows(fields: Sequence[Documented], values: Mapping[str, Any], above: str = "") -> Iterator[Row]:
-    """A row for each setting; those of a nested dataclass under names with a dot, as words take them."""
+    """Rows of settings; those of a nested dataclass have dotted names, as on the command line."""
     for field in fields:
         value = values.get(field.name)
         if field.nested:
@@ -90,7 +90,7 @@ def _rows(fields: Sequence[Documented], values: Mapping[str, Any], above: str = 
 
 
 def _values(layers: Sequence[Layer], words: Sequence[str], fields: Sequence[Documented]) -> Mapping[str, Any]:
-    """Texts of the settings: those of words above those of files."""
+    """Values of the settings as text; arguments override files."""
     tree: Any = reduce(notation.merged, [layer.values for layer in layers])
     for key, text in settings.read_words(words).items():
         path = key.split(".")
@@ -103,7 +103,7 @@ def _values(layers: Sequence[Layer], words: Sequence[str], fields: Sequence[Docu
 
 
 def _head(layers: Sequence[Layer]) -> Iterator[str]:
-    """The comments that open the files: what they are, sources, hardware, time, scores to expect."""
+    """Header comments of the files: purpose, sources, hardware, time, expected scores."""
     for layer in layers:
         text = layer.file.read_text(encoding="utf-8").split("\n") if layer.file else []
         comment = [line for index, line in enumerate(text) if all(line.startswith("#") for line in text[: index + 1])]

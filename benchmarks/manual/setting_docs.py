@@ -1,4 +1,4 @@
-"""Fields of a settings dataclass with their lines of help, read from its source: importing it would load torch."""
+"""Fields of a settings dataclass with their help texts, parsed from its source: importing it would load torch."""
 
 import ast
 import inspect
@@ -15,14 +15,14 @@ ROOT = Path(regvit_lightning.__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Documented:
-    """A field.
+    """A field of a settings dataclass.
 
     Attributes:
-        name: of the field.
-        kind: its type, as the source has it: `list[float]`.
-        help: what the docstring of the dataclass says of it, in one line.
-        default: as the source has it; empty where there is none.
-        nested: fields of the dataclass that it holds, where it is one.
+        name: name of the field.
+        kind: its type as written in the source: `list[float]`.
+        help: its text in the dataclass's docstring, as one line.
+        default: its default as written in the source; empty if there is none.
+        nested: fields of its type, if that is a dataclass.
     """
 
     name: str
@@ -33,11 +33,11 @@ class Documented:
 
 
 def fields_of(module: str, name: str = "SETTINGS") -> list[Documented]:
-    """Fields of the dataclass that a module calls `name`, those that it inherits first.
+    """Fields of the dataclass `name` of a module, inherited ones first.
 
     Args:
         module: dotted name of a file or a folder of `regvit_lightning`.
-        name: of the class, of an import of it, or of another name for it.
+        name: name of the class, or of an import or alias of it.
 
     Raises:
         LookupError: the module has no such class.
@@ -47,7 +47,7 @@ def fields_of(module: str, name: str = "SETTINGS") -> list[Documented]:
     for base in node.bases:
         for field in _inherited(where, base):
             found[field.name] = field
-    inherited = {name: field.help for name, field in found.items()}  # also of a field that only changes its default
+    inherited = {name: field.help for name, field in found.items()}  # also for a field that only overrides its default
     help_of = {**inherited, **documented(ast.get_docstring(node) or "")}
     for line in node.body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
@@ -56,7 +56,7 @@ def fields_of(module: str, name: str = "SETTINGS") -> list[Documented]:
 
 
 def documented(docstring: str) -> dict[str, str]:
-    """What the section `Attributes:` of a docstring says, by name; names before one colon share their line."""
+    """Texts of the `Attributes:` section of a docstring, by name; names before one colon share their text."""
     _, _, section = inspect.cleandoc(docstring).partition("Attributes:\n")
     section = re.split(r"\n(?=\S)", section)[0]  # up to the next section
     documented = {}
@@ -72,7 +72,7 @@ def _field(module: str, line: ast.AnnAssign, help: str) -> Documented:
     if isinstance(line.annotation, ast.Name):
         try:
             nested = fields_of(module, line.annotation.id)
-        except LookupError:  # a type of Python's
+        except LookupError:  # built-in type
             nested = []
     assert isinstance(line.target, ast.Name)
     return Documented(line.target.id, ast.unparse(line.annotation), help, default, tuple(nested))
@@ -89,7 +89,7 @@ def _inherited(module: str, base: ast.expr) -> list[Documented]:
 
 
 def _class(module: str, name: str) -> tuple[str, ast.ClassDef]:
-    """A class that a module has under a name, and the module that defines it."""
+    """Resolve a name in a module to a class and the module that defines it."""
     for node in _tree(module).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return module, node
@@ -104,7 +104,7 @@ def _class(module: str, name: str) -> tuple[str, ast.ClassDef]:
 
 
 def _imported(module: str, name: str) -> str:
-    """The module that another one has imported under a name."""
+    """Module from which another one imports a name."""
     for node in _tree(module).body:
         if isinstance(node, ast.ImportFrom) and _is_ours(node.module):
             for alias in node.names:
@@ -118,7 +118,7 @@ def _is_ours(module: str | None) -> bool:
 
 
 def _assigned(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
-    """Names and values of an assignment, of `A, B = a, b`, too."""
+    """Names and values of an assignment, including `A, B = a, b`."""
     if not isinstance(node, ast.Assign):
         return
     for target in node.targets:

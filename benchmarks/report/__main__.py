@@ -1,4 +1,4 @@
-"""One HTML page of all results of a data set, from what the tables are made of."""
+"""One HTML page of all results of a data set, from the same records as the tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,17 +48,17 @@ def main(options: ReportOptions, words: list[str]) -> None:
 def page(
     records: ScoredRecords, data: str, runs: Path, width: int = 1200, entries: Sequence[Published] = ()
 ) -> tuple[str, list[str]]:
-    """The whole page.
+    """Render the whole page.
 
     Args:
         records: at least one.
-        data: its name.
-        runs: folder of the runs.
-        width: largest width of a picture in pixels.
+        data: name of the data.
+        runs: folder of the training runs.
+        width: maximum width of an image in pixels.
         entries: published numbers.
 
     Returns:
-        HTML, and a line for each file that is left out, which the page has, too.
+        HTML, and one warning for each skipped file, also shown on the page.
     """
     cells = sorted(records.cells, key=order)
     indices = {key(cell.record): index for index, cell in enumerate(cells)}
@@ -88,7 +88,7 @@ def page(
 
 
 def order(cell: ScoredRecord) -> tuple[object, ...]:
-    """Models as in the tables, then tasks and seeds."""
+    """Sort key of records: models as in the tables, then tasks and seeds."""
     return row_of(cell.record).order(), cell.record.task, cell.record.seed
 
 
@@ -98,7 +98,7 @@ def _summary(records: ScoredRecords) -> str:
 
 
 def cli() -> None:
-    """Run the program with the words of the command line."""
+    """Parse the command line and run the program."""
     command.run("report", DESCRIPTION, ReportOptions, main)
 
 

@@ -1,4 +1,4 @@
-"""The command that makes a record again, safe to paste into a shell whatever the record says."""
+"""Commands that reproduce records, safe to paste into a shell whatever a record contains."""
 
 import re
 from functools import cache
@@ -11,11 +11,11 @@ from regvit_lightning.records import Record
 from regvit_lightning.settings import SettingsError
 from regvit_lightning.values import notation
 
-PLAIN = re.compile(r"[\w.@+/-]+", re.ASCII)  # what may stand in a command without a thought about quotes
+PLAIN = re.compile(r"[\w.@+/-]+", re.ASCII)  # text that needs no quotes in a command
 
 
 def command(record: Record) -> str:
-    """The line that evaluates the cell again, beside the results that are kept; or why there is none, after a `#`."""
+    """Command that re-evaluates the cell into a separate results folder; or, after a `#`, why there is none."""
     data = record.data if record.data in settings.names("data") else record.data_root
     if not all(PLAIN.fullmatch(name) for name in (record.model, record.task, data)):
         return "# no command: a name in this record is not one that a shell leaves alone"
@@ -38,7 +38,7 @@ def command(record: Record) -> str:
 
 
 def _model(name: str) -> str:
-    """The word for `MODEL=`, or '' where the record does not know the path of the weights."""
+    """Value of `MODEL=`, or '' if the record lacks the path of the weights."""
     untrained, bare = ("random-", name.removeprefix("random-")) if name.startswith("random-") else ("", name)
     ours = names.parse_id(name)
     if names.NAME.fullmatch(bare) if untrained else ours and ours.recipe in settings.names("recipes"):
@@ -49,12 +49,12 @@ def _model(name: str) -> str:
 
 
 def _changed(record: Record) -> tuple[str, dict[str, Any]]:
-    """The variant of the task that differs least from the record's settings, empty for the data's, and what differs."""
+    """Variant of the task closest to the record's settings, empty for the data's, and the differing settings."""
     candidates = []
     for variant in dict.fromkeys(("auto", "", "mini")):
         try:
             usual = _usual(record.task, variant, record.data)
-        except SettingsError:  # the task has no such variant
+        except SettingsError:  # the task lacks this variant
             continue
         keys = (usual.keys() | record.settings.keys()) - records.FREE_TO_CHANGE
         differ = {key: record.settings.get(key) for key in keys if record.settings.get(key) != usual.get(key)}
@@ -65,7 +65,7 @@ def _changed(record: Record) -> tuple[str, dict[str, Any]]:
 
 @cache
 def _usual(task: str, variant: str, data: str) -> dict[str, Any]:
-    """Settings of a task as they are without any word; `auto` takes the variant of the data."""
+    """Default settings of a task, without overrides; `auto` takes the variant of the data."""
     if variant == "auto":
         known = data in settings.names("data")
         variant = str(settings.merged("data", data).get("variant", "")) if known else ""
@@ -79,10 +79,10 @@ def _flow_word(value: Any) -> str:
 
 
 def _flow(value: Any) -> str:
-    """A value in YAML's flow notation, without any quote.
+    """Format a value in YAML's flow notation, without any quotes.
 
     Raises:
-        ValueError: it has a text that would need some.
+        ValueError: it contains a text that would need quotes.
     """
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_flow(key)}: {_flow(inner)}" for key, inner in value.items()) + "}"

@@ -1,4 +1,4 @@
-"""Metrics against the number of registers, a line per family (Darcet et al. 2023, fig. 8)."""
+"""Charts of metrics against the number of registers, a line per model family (Darcet et al. 2023, fig. 8)."""
 
 import math
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from benchmarks.tables.model_names import family
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = 6  # of the page's style
+COLOURS = 6  # colours in the page's style sheet
 
-Line = list[tuple[int, Score]]  # numbers of registers, rising, with their scores
+Line = list[tuple[int, Score]]  # numbers of registers, ascending, with their scores
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class RegisterCurve:
     Attributes:
         title: task and metric.
         axis: unit and direction of the metric.
-        task: of the metric.
-        chart: lines, whiskers and points.
-        legend: colour and name of each family.
+        task: task of the metric.
+        chart: chart with lines, whiskers and points.
+        legend: colour and name of each model family.
     """
 
     title: str
@@ -39,11 +39,11 @@ class RegisterCurve:
 
 
 def curves(table: Table, indices: Mapping[str, int]) -> list[RegisterCurve]:
-    """A chart for each column of the overview that some family has at two numbers of registers or more.
+    """Draw a chart for each column in which some model family has two or more numbers of registers.
 
     Args:
         table: the overview.
-        indices: of records in the page's list, by `columns.key`.
+        indices: index of each record in the page's list, by `columns.key`.
     """
     measured = {(row, column): score for (row, column), score in table.scores.items() if _is_of_model(row, score)}
     families = sorted({family(row.model) for row, _ in measured})
@@ -61,7 +61,7 @@ def curves(table: Table, indices: Mapping[str, int]) -> list[RegisterCurve]:
 
 
 def _is_of_model(row: TableRow, score: Score) -> bool:
-    """Whether a row is a model, not a floor without a backbone."""
+    """True if a row is a model, not a floor without a backbone."""
     return row == row_of(score.cells[0].record)
 
 
@@ -97,12 +97,12 @@ def _draw(axes: "Axes", lines: Mapping[str, Line], colours: Mapping[str, str]) -
 
 
 def _across(count: int) -> float:
-    """Position on the axis: 0, 1, 2, 4, 8 and 16 registers stand at about equal distances."""
+    """Position on the horizontal axis: 0, 1, 2, 4, 8 and 16 registers are about equally spaced."""
     return math.log2(count + 1)
 
 
 def _ends(score: Score) -> tuple[float, float]:
-    """Ends of the whisker: one standard deviation over seeds, or the 95 % interval over images of a single seed."""
+    """Ends of a whisker: one standard deviation over seeds, or the 95 % interval over images of a single seed."""
     if score.deviation is not None:
         return score.mean - score.deviation, score.mean + score.deviation
     return score.interval or (score.mean, score.mean)

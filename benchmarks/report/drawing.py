@@ -1,9 +1,9 @@
 """Charts drawn by matplotlib as bare SVG shapes, whose colours, lines and fonts are classes of the page's style.
 
 An artist's class is its gid (`axes.plot(x, y, gid="line c0")`). matplotlib's own styles, identifiers, clip paths and
-metadata, the date among them, are left out. So a chart follows the light and the dark theme, needs no inline style,
-which the page forbids, and is the same bytes whenever it is drawn again. No text of a record is drawn, only numbers and
-fixed words.
+metadata, including the date, are removed. A chart thus follows the light and the dark theme, needs no inline style,
+which the page's policy forbids, and is reproducible byte for byte. No text of a record is drawn, only numbers and fixed
+words.
 """
 
 import html
@@ -21,23 +21,23 @@ from markupsafe import Markup
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH, HEIGHT = 340, 190  # of a chart, in units of its view box
+WIDTH, HEIGHT = 340, 190  # of a chart, in view box units
 LEFT, RIGHT, TOP, BOTTOM = 50, 12, 8, 36  # margins around the axes
-POINTS = 72  # units in an inch of matplotlib
+POINTS = 72  # matplotlib's points per inch
 STYLE = {"svg.fonttype": "none", "axes.unicode_minus": False, "font.size": 11}
 AUTOMATIC = re.compile(r"(figure|axes|matplotlib\.axis|[xy]tick|line2d|text|patch)_\d+")  # matplotlib's own names
-GRID = "rule"  # class of the lines of the grid, the only shapes without a gid
+GRID = "rule"  # class of grid lines, the only shapes without a gid
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A point that opens records.
+    """A data point that opens its records.
 
     Attributes:
-        x, y: its centre in units of the view box.
-        colour: a class of the page's style.
-        text: what it says.
-        cells: indices of its records in the page's list, with spaces between.
+        x, y: centre in view box units.
+        colour: class in the page's style sheet.
+        text: its tooltip.
+        cells: indices of its records in the page's list, separated by spaces.
     """
 
     x: float
@@ -49,12 +49,12 @@ class Dot:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart to be put on the page.
+    """A chart on the page.
 
     Attributes:
-        label: what it shows, for someone who does not see it.
+        label: description for screen readers.
         shapes: SVG elements in a view box of `WIDTH` × `HEIGHT`.
-        dots: points above the shapes.
+        dots: data points drawn on top of the shapes.
     """
 
     label: str
@@ -64,10 +64,10 @@ class Chart:
 
 @contextmanager
 def axes(x_label: str) -> Iterator["Axes"]:
-    """One pair of axes of a chart, to be drawn into and handed to `shapes` inside the context.
+    """Context with the axes of a chart, to be drawn into and passed to `shapes` inside it.
 
     Args:
-        x_label: a fixed word below the axes.
+        x_label: fixed label of the horizontal axis.
     """
     from matplotlib import style
     from matplotlib.figure import Figure
@@ -86,14 +86,14 @@ def axes(x_label: str) -> Iterator["Axes"]:
 
 
 def linear_x(axes: "Axes", positions: Sequence[float], labels: Sequence[str]) -> None:
-    """A horizontal axis with ticks at rising positions, a little longer than from the first to the last."""
+    """Set a horizontal axis with ticks at ascending positions, and a small margin on either side."""
     margin = 0.04 * (positions[-1] - positions[0]) or 0.5
     axes.set_xlim(positions[0] - margin, positions[-1] + margin)
     axes.set_xticks(positions, labels)
 
 
 def linear_y(axes: "Axes", low: float, high: float) -> None:
-    """A linear vertical axis from `low` to `high`, with two to six ticks at multiples of 1, 2 or 5 × a power of ten."""
+    """Set a linear vertical axis from `low` to `high`; two to six ticks at multiples of 1, 2 or 5 × a power of ten."""
     from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
     if high - low < 1e-12:
@@ -106,12 +106,12 @@ def linear_y(axes: "Axes", low: float, high: float) -> None:
 
 
 def logarithmic(axes: "Axes", which: str, low: float, high: float) -> None:
-    """A logarithmic axis from `low` to `high`, with ticks at powers of ten, and at 2 and 5 times these where few are.
+    """Set a logarithmic axis from `low` to `high`, with ticks at powers of ten, and at 2 and 5 times these if few.
 
     Args:
-        axes: whose axis becomes logarithmic.
+        axes: axes to modify.
         which: x or y.
-        low, high: its ends, above 0.
+        low, high: its limits, above 0.
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -130,20 +130,20 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def position(axes: "Axes", x: float, y: float) -> tuple[float, float]:
-    """A point of the axes in units of the view box, downwards."""
+    """Convert data coordinates to view box units (y points down)."""
     across, up = axes.transData.transform((x, y)) * POINTS / axes.figure.dpi
     return float(across), float(HEIGHT - up)
 
 
 def shapes(axes: "Axes") -> Markup:
-    """What has been drawn into the axes: `path` and `text` elements of classes, one after another."""
+    """Export everything drawn into the axes as a flat sequence of `path` and `text` elements with classes."""
     file = io.StringIO()
     axes.figure.savefig(file, format="svg")  # type: ignore[union-attr]
     return Markup("".join(_shapes(ElementTree.fromstring(file.getvalue()), GRID)))
 
 
 def _shapes(element: ElementTree.Element, style: str) -> Iterator[str]:
-    """Markup of all shapes below an element of matplotlib's; `style` is the class of the group around them."""
+    """Markup of all shapes below an element of matplotlib's SVG; `style` is the class of the enclosing group."""
     for child in element:
         name = child.tag.partition("}")[2]
         if name == "g":
@@ -162,6 +162,6 @@ def _text(attributes: Mapping[str, str], text: str) -> str:
 
 
 def _rounded(text: str) -> str:
-    """Coordinates to a tenth of a unit, with single spaces."""
+    """Round coordinates to a tenth of a unit and normalise spaces."""
     numbers = re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), text)
     return " ".join(numbers.split())

@@ -1,4 +1,4 @@
-"""Norms of tokens, from artifact reports: quantiles by block, the histogram after the last one, rules for outliers."""
+"""Token norms from artifact reports: quantiles by block, the histogram after the last block, outlier rules."""
 
 import bisect
 import math
@@ -16,19 +16,19 @@ from benchmarks.tables.scored_records import ScoredRecord
 
 BINS = 36
 BANDS = ((0.01, 0.99), (0.25, 0.75))
-Legend = list[tuple[str, str]]  # colours and what they are of
-UNUSABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)  # what a malformed report may raise
+Legend = list[tuple[str, str]]  # colours and their labels
+UNUSABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)  # raised by malformed reports
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How many outliers one rule finds.
+    """Outliers detected by one rule.
 
     Attributes:
         name: the rule in words.
-        last: share of patches after the last block, as text.
+        last: share of outlier patches after the last block, as text.
         most: largest share after any block, as text.
-        first: the block from which on there are outliers, or a dash.
+        first: first block with outliers, or a dash.
     """
 
     name: str
@@ -39,17 +39,17 @@ class Rule:
 
 @dataclass(frozen=True)
 class Panel:
-    """The report of one model.
+    """The artifact report of one model.
 
     Attributes:
         model: its id.
         cell: index of the record in the page's list.
-        verdict: the report's sentence.
+        verdict: the report's verdict in a sentence.
         blocks: chart of the norms after each block.
-        legend: of `blocks`.
+        legend: legend of `blocks`.
         last: chart of the norms after the last block.
-        caption: of `last`.
-        rules: a line for each rule.
+        caption: caption of `last`.
+        rules: a row for each rule.
     """
 
     model: str
@@ -63,14 +63,14 @@ class Panel:
 
 
 def panels(cells: Sequence[ScoredRecord], indices: Mapping[str, int]) -> tuple[list[list[Panel]], list[str]]:
-    """One row of panels per family, its models with and without registers side by side on the same scales.
+    """Build one row of panels per model family, with and without registers side by side on the same scales.
 
     Args:
         cells: all records; the first seed of each model's artifact report is shown.
-        indices: of records in the page's list, by `columns.key`.
+        indices: index of each record in the page's list, by `columns.key`.
 
     Returns:
-        the rows, and a line for each report that cannot be drawn.
+        The rows, and one warning for each report that cannot be drawn.
     """
     families: dict[str, list[ScoredRecord]] = {}
     skipped = []
@@ -100,8 +100,8 @@ def _panel(cell: ScoredRecord, index: int, scale: tuple[float, float]) -> Panel:
 
 
 def by_block(model: str, norms: Mapping[str, Any], scale: tuple[float, float]) -> tuple[Chart, Legend]:
-    """Quantiles of the norms of patches after each block, and medians of CLS and registers."""
-    levels, depth = norms["levels"], len(norms["patches"]) - 1  # the last one is after the final norm
+    """Chart of quantiles of patch norms after each block, and medians of CLS and registers."""
+    levels, depth = norms["levels"], len(norms["patches"]) - 1  # the last entry is after the final norm
     blocks = list(range(1, depth + 1))
     step = max(1, -(-depth // 8))
     ticks = [block for block in blocks if (block - 1) % step == 0 or block == depth]
@@ -130,9 +130,9 @@ def by_block(model: str, norms: Mapping[str, Any], scale: tuple[float, float]) -
 
 
 def histogram(model: str, values: Sequence[float], scale: tuple[float, float]) -> Chart:
-    """Share of the patches by their norm after the last block, from rising quantiles.
+    """Histogram of patch norms after the last block, from ascending quantiles.
 
-    Both axes are logarithmic: outliers are far away, and few.
+    Both axes are logarithmic, since outliers are few and far away.
     """
     low, high = (math.log10(end) for end in scale)
     edges = [10 ** (low + (high - low) * number / BINS) for number in range(BINS + 1)]
@@ -147,7 +147,7 @@ def histogram(model: str, values: Sequence[float], scale: tuple[float, float]) -
 
 
 def _range(cells: Sequence[ScoredRecord]) -> tuple[float, float]:
-    """Least and largest norm of patches, CLS and registers after any block, and a little beyond."""
+    """Range of the norms of patches, CLS and registers over all blocks, with a small margin."""
     norms = [
         float(value)
         for cell in cells

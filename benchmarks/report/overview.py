@@ -1,4 +1,4 @@
-"""The overview of all results, as the tables have it, in the words and numbers that the page shows."""
+"""Overview of all results, as in the tables, with texts and numbers formatted for the page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ class Group:
     """Neighbouring columns of one task and protocol.
 
     Attributes:
-        title: the task, with a mark of the protocol where it has several.
-        task: its name.
-        columns: at least one.
+        title: the task, with a mark of the protocol if it has several.
+        task: name of the task.
+        columns: its columns, at least one.
     """
 
     title: str
@@ -27,20 +27,20 @@ class Group:
 
 @dataclass(frozen=True)
 class Number:
-    """What one score says.
+    """One score as shown on the page.
 
     Attributes:
-        value: with all digits, to sort by.
-        mean: as shown.
-        cells: indices of its records in the page's list, with spaces between.
+        value: full-precision value, to sort by.
+        mean: mean as shown.
+        cells: indices of its records in the page's list, separated by spaces.
         best: whether it beats all others of its column beyond the interval of the difference.
         dirty: whether it was measured with uncommitted changes.
-        marks: raised letters, see the notes below the table.
-        spread: over seeds, or over images for a single seed; empty where nothing is known.
-        spread_meaning: what `spread` is.
-        change: against the same model without registers, empty where there is no such model.
-        interval: 95 % interval of the change, empty where it is not known.
-        published: value and number of the source, empty where there is none.
+        marks: superscript letters, see the notes below the table.
+        spread: spread over seeds, or over images for a single seed; empty if unknown.
+        spread_meaning: description of `spread`.
+        change: difference to the same model without registers, empty if there is no such model.
+        interval: 95 % interval of the change, empty if unknown.
+        published: published value and number of its source, empty if there is none.
     """
 
     value: str
@@ -58,14 +58,14 @@ class Number:
 
 @dataclass(frozen=True)
 class Row:
-    """A model or a floor.
+    """Row of a model or a floor.
 
     Attributes:
-        name: as shown.
+        name: name as shown.
         model: its id, or the name of the floor.
         floor: whether it is chance, a constant, or untrained weights.
-        commands: the lines that make its numbers again, empty for what needs no model.
-        numbers: one for each column, None where there is none.
+        commands: commands that reproduce its numbers, empty for floors without a model.
+        numbers: one for each column, None if missing.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Row:
 
 
 def groups(table: Table) -> list[Group]:
-    """The columns of a table by task and protocol."""
+    """Group the columns of a table by task and protocol."""
     ordered = sorted(table.columns, key=lambda column: (column.task, column.protocol, column.rank))
     grouped = [(task, protocol, list(columns)) for (task, protocol), columns in groupby(ordered, _task_and_protocol)]
     tasks = [task for task, *_ in grouped]
@@ -91,12 +91,12 @@ def _task_and_protocol(column: Column) -> tuple[str, str]:
 
 
 def rows(table: Table, indices: Mapping[str, int], commands: Sequence[str]) -> list[Row]:
-    """All rows of a table, their numbers in the order of `groups`.
+    """Format all rows of a table, their numbers in the order of `groups`.
 
     Args:
         table: the overview.
-        indices: of records in the page's list, by `columns.key`.
-        commands: of each record in the page's list.
+        indices: index of each record in the page's list, by `columns.key`.
+        commands: command of each record in the page's list.
     """
     columns = [column for group in groups(table) for column in group.columns]
     sources = sources_of(table)
@@ -132,22 +132,22 @@ def _number(column: Column, score: Score, indices: Mapping[str, int], sources: S
 
 
 def _spread(column: Column, score: Score) -> tuple[str, str]:
-    """`± 0.4` over seeds, or `53.5–60.2` over images of a single seed; and what it is."""
+    """Format the spread, `± 0.4` over seeds or `53.5–60.2` over images of a single seed, and its description."""
     if score.interval:
         ends = "–".join(f"{end:.{column.decimals}f}" for end in score.interval)
         return ends, "95 % interval over test images"
-    if score.deviation:  # a constant predictor has none
+    if score.deviation:  # zero for a constant predictor
         return f"± {score.deviation:.{column.decimals}f}", f"standard deviation over {len(score.values)} seeds"
     return "", ""
 
 
 def joined(score: Score, indices: Mapping[str, int]) -> str:
-    """Indices of a score's records in the page's list, as the page's script reads them."""
+    """Join the indices of a score's records in the page's list, as the page's script reads them."""
     return " ".join(str(indices[key(cell.record)]) for cell in score.cells)
 
 
 def heading(column: Column) -> tuple[str, str]:
-    """Metric, unit and arrow of a column; and what the arrow means."""
+    """Metric, unit and arrow of a column; and the meaning of the arrow."""
     arrow, meaning = ARROWS[column.better]
     unit = "\N{NO-BREAK SPACE}".join(filter(None, [column.unit, arrow]))
     return f"{column.metric.replace('_', ' ')} {unit}", meaning

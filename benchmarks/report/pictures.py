@@ -1,4 +1,4 @@
-"""The pictures that lie beside records, made small: models of a family with and without registers side by side."""
+"""Thumbnails of the images stored with records: models of a family with and without registers side by side."""
 
 import base64
 import io
@@ -12,20 +12,20 @@ from PIL import Image
 from benchmarks.tables.model_names import family
 from benchmarks.tables.scored_records import ScoredRecord
 
-QUALITY = 78  # of WebP, where labels of 8 px are still read
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises
+QUALITY = 78  # WebP quality at which labels of 8 px are still legible
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # errors raised by Pillow
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture, ready to be shown.
+    """One image as shown on the page.
 
     Attributes:
-        model: of its record.
+        model: model of its record.
         cell: index of the record in the page's list.
-        text: what it is, in place of the picture.
-        source: data URI.
-        width, height: in pixels.
+        text: alternative text.
+        source: the image as a data URI.
+        width, height: size in pixels.
     """
 
     model: str
@@ -40,14 +40,14 @@ Families = dict[str, list[Picture]]
 
 
 def gallery(cells: Sequence[ScoredRecord], width: int) -> tuple[dict[str, Families], list[str]]:
-    """The pictures of every task by family, the first seed of each model; numbers of registers rise.
+    """Images of every task by model family, for the first seed of each model, by ascending number of registers.
 
     Args:
-        cells: in the order of the page's list.
-        width: largest number of pixels of a picture, across.
+        cells: records in the order of the page's list.
+        width: maximum width of an image in pixels.
 
     Returns:
-        pictures by task, then by family; and a line for each picture that cannot be read.
+        Images by task, then by model family; and one warning for each unreadable image.
     """
     tasks: dict[str, Families] = {}
     skipped, shown = [], set()
@@ -68,10 +68,10 @@ def gallery(cells: Sequence[ScoredRecord], width: int) -> tuple[dict[str, Famili
 
 
 def small(file: Path, width: int) -> tuple[str, tuple[int, int]]:
-    """A picture as a data URI in WebP, no wider than `width`, and its size.
+    """Downscale an image to at most `width` pixels across; returns it as a WebP data URI, and its size.
 
     Raises:
-        OSError, ValueError, SyntaxError, Image.DecompressionBombError: not a picture (what Pillow raises).
+        OSError, ValueError, SyntaxError, Image.DecompressionBombError: the image is unreadable (raised by Pillow).
     """
     with Image.open(file) as image:
         shown = image.convert("RGB")

@@ -1,4 +1,4 @@
-"""The list of all records with where they come from, and what the page shows of a record that is opened."""
+"""List of all records with their provenance, and the details that the page shows for an opened record."""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.tables.scored_records import ScoredRecord
 from regvit_lightning.records import Record
 
-KINDS = {  # of the columns, as the page's script sorts them
+KINDS = {  # data types of the columns, by which the page's script sorts
     "task": "text",
     "seed": "number",
     "result": "text",
@@ -23,13 +23,13 @@ KINDS = {  # of the columns, as the page's script sorts them
 
 @dataclass(frozen=True)
 class ListedRecord:
-    """One row of the list.
+    """One row of the record list.
 
     Attributes:
-        model, task: of the record.
-        values: for the other columns, by the names in `KINDS`.
-        command: the line that makes the record again.
-        words: what the filter looks into.
+        model, task: model and task of the record.
+        values: values of the other columns, by the names in `KINDS`.
+        command: command that reproduces the record.
+        words: text searched by the filter.
     """
 
     model: str
@@ -40,11 +40,11 @@ class ListedRecord:
 
 
 def listed(cells: Sequence[ScoredRecord], commands: Sequence[str]) -> list[ListedRecord]:
-    """One row per record.
+    """Build one row per record.
 
     Args:
-        cells: in the order of the page's list.
-        commands: of each of them.
+        cells: records in the order of the page's list.
+        commands: command of each record.
     """
     rows = []
     for cell, command in zip(cells, commands, strict=True):
@@ -74,7 +74,7 @@ def _result(record: Record, metric: str, decimals: int) -> str:
 
 
 def facts(cells: Sequence[ScoredRecord], commands: Sequence[str], runs: Path) -> list[dict[str, Any]]:
-    """What the page shows of each record when it is opened; `key` names the record in the page's address."""
+    """Details that the page shows for each opened record; `key` identifies the record in the page's URL."""
     return [
         {
             "key": f"{cell.record.model}/{cell.record.task}/{cell.record.seed}",
@@ -88,7 +88,7 @@ def facts(cells: Sequence[ScoredRecord], commands: Sequence[str], runs: Path) ->
 
 
 def logs(record: Record, runs: Path) -> str:
-    """Where the cell's logs lie, of those that are here: of the grid, and of a head that was trained."""
+    """Paths of the cell's existing logs: that of the grid, and that of a trained head."""
     folder = runs / record.data
     grid = folder / "grid" / record.model / f"{record.task}.seed{record.seed}.log"
     head = folder / record.model / f"seed{record.seed}" / record.task / "log"

@@ -1,4 +1,4 @@
-"""The page's templates, in which jinja2 escapes every text that is not markup of the page itself."""
+"""Templates of the page, in which jinja2 escapes all text that is not the page's own markup."""
 
 import base64
 import hashlib
@@ -13,14 +13,14 @@ from benchmarks.report.overview import heading
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-PARTS = Path(__file__).parent  # templates, style and script
+PARTS = Path(__file__).parent  # templates, style sheet and script
 
 
 def environment() -> "Environment":
-    """Templates of this folder; a name that a template does not get is an error.
+    """Environment of the templates in this folder; undefined names are an error.
 
-    Filters: `tojson` for data in a script, which no text in it can end; `finite` makes null of what JSON lacks;
-    `heading` of a column.
+    Filters: `tojson` for data in a script, escaped so that no text can end the script; `finite` turns non-finite
+    numbers into null; `heading` of a column.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -32,19 +32,19 @@ def environment() -> "Environment":
 
 
 def render(**values: Any) -> str:
-    """The page; its security policy allows no other script and no other style than its own."""
+    """Render the page; its security policy allows only its own script and style."""
     script, style = (Markup((PARTS / name).read_text(encoding="utf-8")) for name in ("page.js", "page.css"))
     hashes = {"script_hash": _digest(script), "style_hash": _digest(style)}
     return environment().get_template("page.html").render(script=script, style=style, **hashes, **values)
 
 
 def _digest(text: str) -> str:
-    """As a content security policy names a script or a style."""
+    """Hash of a script or style for a content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def finite(value: Any) -> Any:
-    """Data for JSON, in which what is not finite is None."""
+    """Replace non-finite numbers in data for JSON by None."""
     if isinstance(value, dict):
         return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,1 +1,1 @@
-"""Speed as ratios measured in one run: `python -m benchmarks.speed`."""
+"""Speed benchmarks as ratios measured in one run: `python -m benchmarks.speed`."""

@@ -1,4 +1,4 @@
-"""How close the suite comes to the hardware: `python -m benchmarks.speed`; ratios measured in one run."""
+"""Speed of the suite relative to the hardware's limits: `python -m benchmarks.speed`; ratios measured in one run."""
 
 import json
 import time
@@ -88,7 +88,7 @@ def main(options: Bench, words: list[str]) -> None:
 
 
 def table(rows: list[Measurement], peak: float, facts: dict[str, Any]) -> str:
-    """Markdown."""
+    """Format the measurements as Markdown."""
     from regvit_lightning.runtime import hardware
 
     cells = [("measurement", "ratio", "target", "from")]
@@ -103,7 +103,7 @@ def table(rows: list[Measurement], peak: float, facts: dict[str, Any]) -> str:
 
 
 def knn_cell(options: Bench, peak: float) -> Measurement:
-    """(a) The whole cell, from indexing to the bootstrap, over the forward passes of its images."""
+    """(a) Time of the whole kNN cell, from indexing to the bootstrap, over the forward passes of its images."""
     import torch
 
     from regvit_lightning.data import imagenet, transforms
@@ -131,13 +131,13 @@ def knn_cell(options: Bench, peak: float) -> Measurement:
     begun = time.perf_counter()
     knn.run(backbone, data, cell)
     whole = time.perf_counter() - begun
-    alone = (before + forward()) / 2  # the clock of a shared machine drifts
+    alone = (before + forward()) / 2  # the speed of a shared machine drifts
     flops = 2 * block_macs(*parse_name(options.evaluated), cell.crop) * count / whole
     parts = f"{whole:.1f} s whole, {alone:.1f} s forward, {count:,} images; {flops / peak:.0%} of peak"
     return Measurement(f"(a) kNN cell / forward, {options.evaluated} 224 px", whole / alone, "≤ 1.25", parts)
 
 
-# At half the protocols' sizes: on two CPU cores the logits of 150 classes at full size take many minutes.
+# Half the protocols' sizes: on two CPU cores the logits of 150 classes at full size take many minutes.
 HALF_SIZE = {
     "ade20k_linear": ["short_side=256", "crop=256", "stride=171"],
     "nyud_linear1": ["short_side=240", "crop=[208,272]"],
@@ -145,7 +145,7 @@ HALF_SIZE = {
 
 
 def dense_cell(task: str, sizes: list[str], options: Bench, steps: int = 4) -> Measurement:
-    """(e) The whole cell, `steps` steps of training and all test images, over the forward passes that it makes."""
+    """(e) Time of the whole cell, `steps` training steps and all test images, over the forward passes that it makes."""
 
     from regvit_lightning.frozen.module import Frozen
     from regvit_lightning.models import sources
@@ -166,7 +166,7 @@ def dense_cell(task: str, sizes: list[str], options: Bench, steps: int = 4) -> M
 
 
 def probe_step(batch: int = 256, width: int = 768, classes: int = 1000) -> list[Measurement]:
-    """(b) A step of the 52 heads on given features over its matrix products, and over 52 `nn.Linear`."""
+    """(b) Time of a step of the 52 heads on given features over its matrix products, and over 52 `nn.Linear`."""
     import torch
 
     from regvit_lightning.runtime import hardware
@@ -196,7 +196,7 @@ def probe_step(batch: int = 256, width: int = 768, classes: int = 1000) -> list[
 
 
 def _batched_heads(features: list[Any], labels: Any, rates: Any, classes: int) -> Callable[[], None]:
-    """The probe's own training step."""
+    """Training step of the linear probe."""
     import torch
 
     from regvit_lightning.tasks.linear import Heads
@@ -214,7 +214,7 @@ def _batched_heads(features: list[Any], labels: Any, rates: Any, classes: int) -
 
 
 def _matrix_products(features: list[Any], outputs: int) -> Callable[[], None]:
-    """Logits, and the gradient of the weights: what no implementation can leave out."""
+    """Matrix products for the logits and the gradient of the weights, which no implementation can avoid."""
     import torch
 
     pairs = [(x, torch.randn(outputs, x.shape[1]).to(x), torch.randn(len(x), outputs).to(x)) for x in features]
@@ -228,7 +228,7 @@ def _matrix_products(features: list[Any], outputs: int) -> Callable[[], None]:
 
 
 def _single_heads(features: list[Any], labels: Any, rates: int, classes: int) -> Callable[[], None]:
-    """A plain loop over `nn.Linear`s with one optimiser each."""
+    """Training step as a plain loop over `nn.Linear`s with one optimiser each."""
     import torch
     from torch.nn import functional as F
 
@@ -246,7 +246,7 @@ def _single_heads(features: list[Any], labels: Any, rates: int, classes: int) ->
 
 
 def lost_algorithm(height: int, width: int, channels: int, images: int = 32) -> list[Measurement]:
-    """(f) LOST on given features over the Gram matrices alone: the published setting, and the sweep's of one block."""
+    """(f) Time of LOST on given features over the Gram matrices: the published setting, and the sweep of one block."""
     import torch
 
     from regvit_lightning.runtime import hardware
@@ -272,9 +272,9 @@ def lost_algorithm(height: int, width: int, channels: int, images: int = 32) -> 
 
 
 def lost_cell(options: Bench, model: str = "vitt8_reg4") -> list[Measurement]:
-    """(f) The cell but for floors and picture over its forward passes, and one image at a time over batches.
+    """(f) Time of the cell without floors and figure over its forward passes, and of single images over batches.
 
-    A picture takes as long for 5,000 images as for the few here. With patches of 8 px, so that the rendered images have
+    The figure takes as long for 5,000 images as for the few here. Patches are 8 px, so that the rendered images have
     some hundreds of them, as VOC's have of 16 px.
     """
     import torch
@@ -314,7 +314,7 @@ def lost_cell(options: Bench, model: str = "vitt8_reg4") -> list[Measurement]:
 
 
 def cli() -> None:
-    """Run the program with the words of the command line."""
+    """Parse the command line and run the program."""
     command.run("speed", DESCRIPTION, Bench, main)
 
 

@@ -1,7 +1,7 @@
-"""A straightforward loss of DINOv2: the same numbers as the recipe's, without its economies.
+"""Reference implementation of DINOv2's losses: the same values as the recipe's, without its optimisations.
 
-`benchmarks.speed` compares the time of the recipe with it, the tests its losses and gradients. Every crop is a forward
-pass of its own, stochastic depth computes what it drops, and the losses are loops over pairs of crops and over images.
+`benchmarks.speed` compares the recipe's time with it, and the tests its losses and gradients. Every crop is a separate
+forward pass, stochastic depth computes what it drops, and the losses are loops over pairs of crops and over images.
 """
 
 from collections.abc import Callable
@@ -20,19 +20,19 @@ Crop = tuple[Tensor, Tensor]  # logits of CLS (B, K) and of the masked patches (
 
 
 def balanced(logits: Tensor, temperature: float) -> Tensor:
-    """Targets (M, K) of the teacher's logits (M, K) by Sinkhorn-Knopp, as the recipe computes them."""
+    """Targets (M, K) from the teacher's logits (M, K) by Sinkhorn-Knopp, as computed by the recipe."""
     return assign(logits, temperature, sinkhorn([logits], temperature))
 
 
 class PlainDinov2:
-    """Losses of a recipe with Sinkhorn-Knopp, whose teacher and heads it uses.
+    """Reference losses for a recipe with Sinkhorn-Knopp, whose teacher and heads it uses.
 
     Args:
-        recipe: whose losses are computed.
-        targets: targets (M, K) of the teacher's logits (M, K) and its temperature.
+        recipe: the recipe whose losses are computed.
+        targets: function from the teacher's logits (M, K) and temperature to targets (M, K).
 
     Attributes:
-        student: a backbone of its own, with the weights of the recipe's student.
+        student: a separate backbone with the weights of the recipe's student.
     """
 
     def __init__(self, recipe: DINOv2, targets: Callable[[Tensor, float], Tensor] = balanced) -> None:
@@ -43,16 +43,16 @@ class PlainDinov2:
         self.student.to(recipe.device).train()
 
     def parts(self) -> list[torch.nn.Module]:
-        """What is trained, and clipped, by itself."""
+        """Trained modules, each with its own gradient clipping."""
         return [self.student, *(head for name, head in self.recipe.student.items() if name != "backbone")]
 
     def losses(self, crops: dict[str, Tensor], masks: Tensor, temperature: float) -> dict[str, Tensor]:
-        """The weighted losses `dino`, `ibot` and `koleo`; their sum is minimised.
+        """Compute the weighted losses `dino`, `ibot` and `koleo`; their sum is minimised.
 
         Args:
             crops: `global` (B, 2, 3, S, S) and `local` (B, L, 3, s, s), uint8.
             masks: (2 B, h, w), all images of the first global crop, then all of the second.
-            temperature: of the teacher.
+            temperature: temperature of the teacher.
         """
         s, masked = self.recipe.settings, masks.unflatten(0, (GLOBAL_CROPS, -1))
         wide = list(zip(crops["global"].unbind(1), masked, strict=True))

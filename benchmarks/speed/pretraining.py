@@ -1,4 +1,4 @@
-"""The rows of `benchmarks.speed` about pretraining: runs as a user starts them, DINOv2's step, and reading images."""
+"""Pretraining rows of `benchmarks.speed`: runs as a user starts them, DINOv2's step, and reading images."""
 
 import io
 import tempfile
@@ -15,9 +15,9 @@ from regvit_lightning.data.layout import DataSettings
 RECIPES = ("deit3", "openclip", "dinov2")
 
 A100 = 312e12  # FLOP/s in bf16, by its data sheet: the GPU of the recipes of the paper
-BUSY = 0.5  # share of them that a step is taken to reach
+BUSY = 0.5  # assumed fraction of them that a step reaches
 
-# Settings in which a step of a small model takes seconds on two CPU cores; for DINOv2, few prototypes.
+# Settings with which a step of a small model takes seconds on two CPU cores; for DINOv2, few prototypes.
 AFFORDABLE = {
     "deit3": ["image_size=224", "batch_size=32", "device_batch=32"],
     "openclip": ["image_size=224", "batch_size=32", "device_batch=32", "warmup_steps=1"],
@@ -28,18 +28,18 @@ AFFORDABLE = {
     ],
 }
 
-# The models of the paper, by which a GPU's appetite for images is reckoned.
+# The models of the paper, from which a GPU's demand for images is computed.
 PUBLISHED = {"deit3": "vitb_reg4", "openclip": "vitb_reg4", "dinov2": "vitl14_reg4"}
 
 
 @dataclass(frozen=True)
 class Timed:
-    """How a run is timed.
+    """Options of a timed run.
 
     Attributes:
-        data: whose images are read.
-        workers: decoding processes.
-        steps: that are timed, after three others.
+        data: data whose images are read.
+        workers: number of decoding processes.
+        steps: number of timed steps, after three warm-up steps.
     """
 
     data: DataSettings
@@ -48,7 +48,7 @@ class Timed:
 
 
 def deit3_step(model: str, size: int, batch: int, run: Timed, peak: float) -> list[Measurement]:
-    """(c) img/s of the recipe, reading images, over a bare loop on images in memory; (d) its share of the peak."""
+    """(c) img/s of the recipe, reading images, over a bare loop on images in memory; (d) its fraction of the peak."""
     from regvit_lightning.models.vit import block_macs, parse_name
 
     words = [f"batch_size={batch}", f"device_batch={batch}", f"image_size={size}"]
@@ -71,14 +71,14 @@ def deit3_step(model: str, size: int, batch: int, run: Timed, peak: float) -> li
 
 
 def recipe_step(name: str, model: str, run: Timed, peak: float) -> Measurement:
-    """(h) FLOP/s of a run, reading images, over the peak; the matrix products are counted as they are made."""
+    """(h) FLOP/s of a run, reading images, over the peak; matrix products are counted at run time."""
     rate, flops = recipe_rate(name, model, AFFORDABLE[name], run)
     parts = f"{rate:.2f} img/s of {flops / 1e9:.1f} GFLOP, reading with {run.workers} further process"
     return Measurement(f"(h) FLOP/s / matrix-product peak, {name}, {model} 224 px", rate * flops / peak, "", parts)
 
 
 def recipe_rate(name: str, model: str, words: list[str], run: Timed) -> tuple[float, float]:
-    """img/s of a pretraining run as a user starts it, between its third and its last step; FLOP for an image."""
+    """Measure img/s of a pretraining run as a user starts it, from its third to its last step; and FLOP per image."""
     import torch
     from lightning.pytorch.callbacks import Callback
     from torch.utils.flop_counter import FlopCounterMode
@@ -111,7 +111,7 @@ def recipe_rate(name: str, model: str, words: list[str], run: Timed) -> tuple[fl
 
 
 def bare_rate(model: str, size: int, batch: int) -> float:
-    """img/s of the same model and optimiser in a plain loop on one batch that lies in memory."""
+    """Measure img/s of the same model and optimiser in a plain loop on one batch in memory."""
     import torch
     from timm.optim import Lamb
     from torch.nn import functional as F
@@ -136,7 +136,7 @@ def bare_rate(model: str, size: int, batch: int) -> float:
 
 
 def dinov2_step(model: str) -> Measurement:
-    """(g) img/s of DINOv2's step over a straightforward step that finds the same losses, on crops in memory."""
+    """(g) img/s of DINOv2's step over that of a reference step with the same losses, on crops in memory."""
     import torch
 
     from regvit_lightning.pretrain.dinov2 import recipe as dinov2
@@ -151,7 +151,7 @@ def dinov2_step(model: str) -> Measurement:
         name: torch.randint(256, (chosen.batch_size, count, 3, size, size), dtype=torch.uint8, device=device)
         for name, (count, size) in shapes.items()
     }
-    plain = seconds(plain_step(recipe, crops), 3)  # before ours: both move the same teacher and heads
+    plain = seconds(plain_step(recipe, crops), 3)  # before ours: both update the same teacher and heads
     ours = seconds(thrifty_step(recipe, crops), 3)
     sizes = f"{chosen.image_size} and {chosen.local_crops} × {chosen.local_size} px, drop path {chosen.drop_path}"
     parts = f"{chosen.batch_size / ours:.2f} img/s, {chosen.batch_size / plain:.2f} img/s straightforward"
@@ -159,7 +159,7 @@ def dinov2_step(model: str) -> Measurement:
 
 
 def thrifty_step(recipe: Any, crops: dict[str, Any]) -> Callable[[], None]:
-    """The recipe's step without Lightning around it."""
+    """Training step of the recipe, without Lightning."""
     import torch
 
     from regvit_lightning.models import vit
@@ -182,7 +182,7 @@ def thrifty_step(recipe: Any, crops: dict[str, Any]) -> Callable[[], None]:
 
 
 def plain_step(recipe: Any, crops: dict[str, Any]) -> Callable[[], None]:
-    """The straightforward step: `PlainDinov2`, and loops over parameters for clipping and the teacher."""
+    """Reference training step: `PlainDinov2`, and loops over parameters for clipping and the teacher."""
     import torch
 
     from benchmarks.speed.plain_dinov2 import PlainDinov2
@@ -213,7 +213,7 @@ def plain_step(recipe: Any, crops: dict[str, Any]) -> Callable[[], None]:
 
 
 def loading(name: str, data: DataSettings, images: int = 16) -> Measurement:
-    """(i) Cores that decode and augment, at the published sizes, as many images as an A100 trains on."""
+    """(i) CPU cores needed to decode and augment, at the published sizes, as many images as an A100 trains on."""
     import torch
     from PIL import Image
 
@@ -238,7 +238,7 @@ def loading(name: str, data: DataSettings, images: int = 16) -> Measurement:
 
 
 def photographs(data: DataSettings, images: int) -> list[bytes]:
-    """JPEGs of 500 × 375 px, the mean size of ImageNet's, made of rendered rooms."""
+    """JPEGs of 500 × 375 px, the mean size of ImageNet's, made from rendered rooms."""
     from PIL import Image
 
     photographs = sorted(Path(data.root).rglob("rgb_*.jpg"))[:images]
@@ -252,7 +252,7 @@ def photographs(data: DataSettings, images: int) -> list[bytes]:
 
 
 def flops_per_image(name: str, chosen: Any) -> float:
-    """FLOP of the blocks (and of OpenCLIP's text tower) for an image of the published recipe, without recomputation."""
+    """FLOP of the blocks (and of OpenCLIP's text tower) per image of the published recipe, without recomputation."""
     from regvit_lightning.models.vit import Architecture, block_macs, parse_name, with_swiglu
 
     architecture, registers = parse_name(PUBLISHED[name])
@@ -263,7 +263,7 @@ def flops_per_image(name: str, chosen: Any) -> float:
         near = chosen.local_crops * block_macs(architecture, registers, chosen.local_size)
         return 2 * wide + 6 * (1 - chosen.drop_path) * (wide + near)
     macs = block_macs(architecture, registers, size)
-    if name == "openclip":  # a text has no patches: its tokens stand for CLS and registers
+    if name == "openclip":  # a text has no patches: its tokens are counted as CLS and registers
         width = chosen.text_width
         text = Architecture(width, chosen.text_layers, chosen.text_heads, 1, 4 * width)
         macs += block_macs(text, chosen.context_length - 1, 0)

@@ -1,4 +1,4 @@
-"""What the rows of `benchmarks.speed` share: a row, and how time and the machine's peak are measured."""
+"""Common parts of `benchmarks.speed`: the row type, and measurement of time and of the machine's peak."""
 
 import time
 from collections import Counter
@@ -16,13 +16,13 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measurement.
+    """One measured ratio.
 
     Attributes:
         name: what is measured.
-        value: the ratio.
-        target: what it should be, as text, or empty.
-        parts: what it was made from, with units.
+        value: measured ratio.
+        target: its target, as text, or empty.
+        parts: quantities that it was computed from, with units.
     """
 
     name: str
@@ -46,18 +46,18 @@ def seconds(work: Callable[[], object], repeat: int = 5) -> float:
 
 
 def matrix_peak() -> float:
-    """FLOP/s of a 4096³ matrix product in the tasks' precision: what the machine can do at best."""
+    """Measure FLOP/s of a 4096³ matrix product in the tasks' precision, the machine's practical peak."""
     import torch
 
     from regvit_lightning.runtime import hardware
 
     a, b = (torch.randn(4096, 4096, device=hardware.accelerator()) for _ in range(2))
-    with autocast():  # bf16 is emulated, a hundred times slower, where the hardware lacks it
+    with autocast():  # bf16 is emulated, a hundred times slower, if the hardware lacks it
         return 2 * 4096**3 / seconds(lambda: a @ b)
 
 
 def autocast() -> AbstractContextManager[Any]:
-    """The precision of the tasks: bf16 where the hardware has it."""
+    """Autocast context of the tasks' precision: bf16 if the hardware supports it."""
     from regvit_lightning.runtime import hardware
 
     return hardware.autocast(hardware.accelerator(), hardware.precision("auto"))
@@ -65,7 +65,7 @@ def autocast() -> AbstractContextManager[Any]:
 
 @contextmanager
 def image_shapes(backbone: "Backbone") -> Iterator[Counter[Shape]]:
-    """Inside, counts the batches of images (B, 3, H, W) that pass through a backbone, by their shape."""
+    """Context that counts the image batches (B, 3, H, W) passed through a backbone, by shape."""
     shapes: Counter[Shape] = Counter()
     hook = backbone.model.patch_embed.register_forward_pre_hook(lambda _, inputs: shapes.update([inputs[0].shape]))
     try:
@@ -75,7 +75,7 @@ def image_shapes(backbone: "Backbone") -> Iterator[Counter[Shape]]:
 
 
 def forward_seconds(forward: Callable[[Any], object], shapes: Mapping[Shape, int]) -> float:
-    """Wall-clock time of `forward` on so many batches of each shape."""
+    """Wall-clock time of `forward` on the given number of batches of each shape."""
     import torch
 
     from regvit_lightning.runtime import hardware
@@ -85,5 +85,5 @@ def forward_seconds(forward: Callable[[Any], object], shapes: Mapping[Shape, int
 
 
 def image_count(shapes: Mapping[Shape, int]) -> int:
-    """How many images so many batches of each shape hold."""
+    """Total number of images in the given number of batches of each shape."""
     return sum(count * shape[0] for shape, count in shapes.items())

@@ -33,10 +33,10 @@ class Tables:
 
 
 def tables(cells: Sequence[ScoredRecord], entries: Sequence[Published] = ()) -> Iterator[Table]:
-    """The overview, then the tables of the paper that have any record.
+    """Build the overview, then the tables of the paper that have any record.
 
     Args:
-        cells: all of one data set.
+        cells: all records of one data set.
         entries: published numbers.
     """
     yield columns.overview(cells, entries)
@@ -44,10 +44,10 @@ def tables(cells: Sequence[ScoredRecord], entries: Sequence[Published] = ()) -> 
 
 
 def norm_strips(cells: Sequence[ScoredRecord]) -> "Figure | None":
-    """Fig. 7: norms of patches after the last block by model, with and without registers side by side.
+    """Draw Fig. 7: norms of patches after the last block by model, with and without registers side by side.
 
     Returns:
-        None where no record is of an artifact report.
+        None if there is no record of an artifact report.
     """
     reports = [cell.record for cell in paper_tables.report_of_each_model(cells)]
     if not reports:
@@ -86,7 +86,7 @@ def main(options: Tables, words: list[str]) -> None:
 
 
 def cli() -> None:
-    """Run the program with the words of the command line."""
+    """Parse the command line and run the program."""
     command.run("tables", DESCRIPTION, Tables, main)
 
 

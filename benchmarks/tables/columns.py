@@ -1,4 +1,4 @@
-"""Arranging measured numbers into a table: rows, columns, scores over seeds, changes against the twin, the best."""
+"""Arrange measured values into tables: rows, columns, scores over seeds, changes against the twin, best scores."""
 
 import hashlib
 import json
@@ -21,12 +21,12 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of a table: a model, and where a table has them, what of it: a token, a block, a number of registers.
+    """Row of a table: a model or, in some tables, a part of it: a token, a block, a number of registers.
 
     Attributes:
-        model: id, or name of a predictor that has no backbone.
-        part: token, block or number of registers, empty where rows are whole models.
-        index: of the part among the parts of the model.
+        model: model id, or name of a predictor without a backbone.
+        part: token, block or number of registers, empty if rows are whole models.
+        index: index of the part among the parts of the model.
         floor: whether the row is chance, a constant, or untrained weights.
     """
 
@@ -50,11 +50,11 @@ class Column:
     """One metric of one protocol; different protocols never share a column.
 
     Attributes:
-        name: heading, `<task> <metric>` where it is empty.
-        better: +1 where higher is better, -1 where lower is, 0 where neither.
-        unit: of the metric.
-        decimals: number of digits that are shown after the point.
-        rank: columns are sorted by it.
+        name: heading; empty for `<task> <metric>`.
+        better: +1 if higher is better, -1 if lower is, 0 if neither.
+        unit: unit of the metric.
+        decimals: number of digits shown after the decimal point.
+        rank: sort key of columns.
     """
 
     task: str
@@ -69,10 +69,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Measured:
-    """One number of one record, with its row and its column.
+    """One value of one record, with its row and its column.
 
     Attributes:
-        floor: whether the number is of a predictor without a backbone, not of the record's model.
+        floor: whether the value is of a predictor without a backbone, not of the record's model.
     """
 
     row: TableRow
@@ -83,13 +83,13 @@ class Measured:
 
     @property
     def interval(self) -> Interval | None:
-        """95 % bootstrap interval of the metric over test images, where the record has one."""
+        """95 % bootstrap interval of the metric over test images, if the record has one."""
         ends = None if self.floor else self.cell.record.intervals.get(self.column.metric)
         return None if ends is None else (ends[0], ends[1])
 
     @property
     def scores(self) -> Scores | None:
-        """Scores of single images, where they lie beside the record."""
+        """Per-image scores, if they are stored with the record."""
         return None if self.floor else self.cell.scores.get(self.column.metric)
 
 
@@ -102,8 +102,8 @@ class Difference:
 
     Attributes:
         value: second minus first.
-        interval: 95 % interval of it, None where neither scores of images nor intervals are kept.
-        paired: whether the interval is over the same images; else it is as of independent ones.
+        interval: its 95 % interval, None if neither per-image scores nor intervals are stored.
+        paired: whether the interval is paired over the same images; else both sides are treated as independent.
     """
 
     value: float
@@ -112,22 +112,22 @@ class Difference:
 
     @property
     def beyond_noise(self) -> bool:
-        """Whether the difference exceeds its interval."""
+        """True if the difference exceeds its interval."""
         return statistics.excludes_zero(self.interval)
 
 
 @dataclass(frozen=True)
 class Score:
-    """A number of a table.
+    """One cell of a table.
 
     Attributes:
-        values: one for each seed, seeds rising.
+        values: one for each seed, by ascending seed.
         cells: the records that the values come from, in the same order.
-        interval: 95 % interval of a single seed's value over test images, where the record has one.
-        change: against the twin without registers.
-        best: beats all others of its column by more than the interval of the difference.
-        marks: keys of `MARKS`.
-        published: what others report of this model under this protocol.
+        interval: 95 % interval of a single seed's value over test images, if the record has one.
+        change: difference to the twin without registers.
+        best: whether it beats all others of its column by more than the interval of the difference.
+        marks: its marks, keys of `MARKS`.
+        published: published value of this model under this protocol.
     """
 
     values: tuple[float, ...]
@@ -145,7 +145,7 @@ class Score:
 
     @property
     def deviation(self) -> float | None:
-        """Sample standard deviation over seeds, None for a single one."""
+        """Sample standard deviation over seeds, None for a single seed."""
         return stdev(self.values) if len(self.values) > 1 else None
 
 
@@ -159,14 +159,14 @@ MARKS = {
 
 @dataclass(frozen=True)
 class Table:
-    """Scores by row and column, in the order in which they are shown.
+    """Scores by row and column, in display order.
 
     Attributes:
-        name: of the table's files.
-        title: what the table shows.
-        labels: headings of the columns that name a row, one or two.
+        name: name of the table's files.
+        title: title of the table.
+        labels: headings of the one or two columns that identify a row.
         seeds: number of seeds by row.
-        footnotes: a line for each task and protocol.
+        footnotes: one line for each task and protocol.
     """
 
     name: str
@@ -179,19 +179,19 @@ class Table:
     footnotes: list[str]
 
     def titles(self) -> list[str]:
-        """Heading of each column, with a mark of the protocol where a metric has several."""
+        """Heading of each column, with a mark of the protocol if a metric has several."""
         plain = [column.name or f"{column.task} {column.metric}" for column in self.columns]
         several = {name for name in plain if plain.count(name) > 1}
         named = zip(plain, self.columns, strict=True)
         return [f"{name} @{column.protocol}" if name in several else name for name, column in named]
 
     def has_published(self, column: Column) -> bool:
-        """Whether any row of the column has a published number."""
+        """True if any row of the column has a published value."""
         return any(score.published for (_, other), score in self.scores.items() if other == column)
 
 
 def same_part_of_twin(row: TableRow) -> list[TableRow]:
-    """The same part of the models that may be the same without registers."""
+    """Candidate rows of the twin without registers, for the same part."""
     return [TableRow(name, row.part, row.index, row.floor) for name in twins(row.model)]
 
 
@@ -204,13 +204,13 @@ def build(
     labels: tuple[str, ...] = ("model",),
     twin_rows: Callable[[TableRow], list[TableRow]] = same_part_of_twin,
 ) -> Table:
-    """Arrange numbers into a table, in an order that does not depend on theirs.
+    """Arrange values into a table, in an order independent of theirs.
 
     Args:
-        marks: of each record, by `key`.
+        marks: marks of each record, by `key`.
         entries: published numbers.
-        name, title, labels: of the table.
-        twin_rows: gives the rows that may be the same model without registers.
+        name, title, labels: see `Table`.
+        twin_rows: gives the candidate rows of the same model without registers.
     """
     groups: dict[tuple[TableRow, Column], dict[int, Measured]] = {}
     for number in measured:
@@ -241,7 +241,7 @@ def build(
 def difference(column: Column, old: BySeed, new: BySeed) -> Difference:
     """Difference of the means over seeds, new minus old.
 
-    Its interval is paired over images where both sides have scores of the same seeds and images.
+    Its interval is paired over images if both sides have per-image scores of the same seeds and images.
     """
     value = fmean(n.value for n in new.values()) - fmean(o.value for o in old.values())
     pairs = _pairs(old, new)
@@ -254,7 +254,7 @@ def difference(column: Column, old: BySeed, new: BySeed) -> Difference:
 
 
 def _pairs(old: BySeed, new: BySeed) -> list[tuple[Scores, Scores]]:
-    """Scores of both sides by seed; nothing unless all are there."""
+    """Pair the per-image scores of both sides by seed; empty unless all exist."""
     if set(old) != set(new):
         return []
     pairs = []
@@ -267,7 +267,7 @@ def _pairs(old: BySeed, new: BySeed) -> list[tuple[Scores, Scores]]:
 
 
 def _interval(side: BySeed) -> tuple[float, Interval] | None:
-    """Mean over seeds, and its interval over images, which are the same for all seeds."""
+    """Mean over seeds and its interval over images; all seeds have the same images."""
     known = [number.interval for number in side.values() if number.interval is not None]
     if len(known) < len(side):
         return None
@@ -276,7 +276,7 @@ def _interval(side: BySeed) -> tuple[float, Interval] | None:
 
 
 def best_row(column: Column, groups: Mapping[TableRow, BySeed]) -> tuple[TableRow, Column] | None:
-    """The row that beats every other model by more than the interval of the difference; floors are none."""
+    """Row that beats every other model by more than the interval of the difference; floors do not count."""
     models = {row: group for row, group in groups.items() if not row.floor}
     if len(models) < 2 or not column.better:
         return None
@@ -290,24 +290,24 @@ def best_row(column: Column, groups: Mapping[TableRow, BySeed]) -> tuple[TableRo
 
 
 def register_count(record: Record) -> int:
-    """Number of registers of the record's model, 0 where its backbone says nothing of them."""
+    """Number of registers of the record's model, 0 if its backbone does not specify them."""
     count = record.backbone.get("num_registers", 0)
     return count if isinstance(count, int) else 0
 
 
 def row_of(record: Record, part: str = "", index: int = 0) -> TableRow:
-    """The row of a record's model."""
+    """Row of a record's model."""
     return TableRow(record.model, part, index, model_names.is_untrained(record.model))
 
 
 def column_of(record: Record, metric: str, name: str = "", rank: tuple[Any, ...] = (), **facts: Any) -> Column:
-    """The column of one metric of a record; direction, unit and decimals from `facts`, else from the record."""
+    """Column of one metric of a record; direction, unit and decimals from `facts`, else from the record."""
     known = record.columns.get(metric, {}) | facts
     return Column(record.task, protocol_key(record), metric, name, rank=rank, **known)
 
 
 def numbers_of(cell: ScoredRecord, column: Column) -> list[Measured]:
-    """A record's numbers in a column: that of its model, and those of the floors."""
+    """Values of a record in a column: that of its model, and those of the floors."""
     record, metric = cell.record, column.metric
     numbers = [Measured(row_of(record), column, record.metrics[metric], cell)] if metric in record.metrics else []
     for name, metrics in record.floors.items():
@@ -317,17 +317,17 @@ def numbers_of(cell: ScoredRecord, column: Column) -> list[Measured]:
 
 
 def overview(cells: Sequence[ScoredRecord], entries: Sequence[Published] = ()) -> Table:
-    """Models × metrics, the floors first.
+    """Build the overview table of models × metrics, floors first.
 
     Args:
-        cells: all of one data set.
+        cells: all records of one data set.
         entries: published numbers.
     """
     return build(overview_numbers(cells), marks(cells), entries)
 
 
 def overview_numbers(cells: Sequence[ScoredRecord]) -> list[Measured]:
-    """Every metric that records want in tables."""
+    """Values of every metric that records mark for tables."""
     numbers = []
     for cell in cells:
         for index, metric in enumerate(cell.record.columns):
@@ -336,25 +336,25 @@ def overview_numbers(cells: Sequence[ScoredRecord]) -> list[Measured]:
 
 
 def protocol_key(record: Record) -> str:
-    """Six digits that tell one set of task settings, and of labels, from another."""
+    """Hash of the task settings and labels, in six hexadecimal digits."""
     facts = {key: value for key, value in record.settings.items() if key not in records.FREE_TO_CHANGE}
     facts["layout"] = record.layout
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def footnote(record: Record) -> str:
-    """How many test images, and the facts that people argue about."""
+    """Footnote with the number of test images and the protocol details that matter for comparisons."""
     facts = [f"{key.replace('_', ' ')}: {record.protocol[key]}" for key in record.footnote]
     return f"{record.task}: {record.images:,} test images; {'; '.join(facts)}"
 
 
 def key(record: Record) -> str:
-    """Tells a record from all others of its data."""
+    """Unique key of a record among those of its data."""
     return f"{record.model}/{record.task}.seed{record.seed}"
 
 
 def marks(cells: Sequence[ScoredRecord]) -> dict[str, str]:
-    """What is doubtful about each record under the present protocols, by `key`, in keys of `MARKS`."""
+    """Marks (keys of `MARKS`) for doubts about each record under the current protocols, by `key`."""
     versions = published.versions(sorted({cell.record.task for cell in cells}))
     newest: dict[tuple[str, int], Record] = {}
     for cell in sorted(cells, key=lambda cell: cell.record.provenance.get("date", "")):

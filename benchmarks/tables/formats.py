@@ -1,4 +1,4 @@
-"""A table as Markdown, CSV and LaTeX: the same numbers in the same order."""
+"""Output of tables as Markdown, CSV and LaTeX, with the same numbers in the same order."""
 
 import csv as csv_module
 import io
@@ -16,12 +16,12 @@ COMMITS_SHOWN = 3
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the numbers of a table come from: its header.
+    """Provenance of a table's numbers, shown in its header.
 
     Attributes:
         data: name of the data.
-        records: all records of it.
-        command: that makes the table.
+        records: all its records.
+        command: command that makes the table.
     """
 
     data: str
@@ -29,12 +29,12 @@ class Origin:
     command: str
 
     def line(self) -> str:
-        """Data, date of the newest record, commits, command."""
+        """Header line: data, date of the newest record, commits, command."""
         return f"Data: {self.data}. {made(self.records)}. Made by `{self.command}`."
 
 
 def made(records: ScoredRecords) -> str:
-    """Date of the newest record, and the commits of all, the newest first."""
+    """Date of the newest record, and the commits of all records, newest first."""
     provenance = [cell.record.provenance for cell in records.cells]
     newest = sorted(((p.get("date", ""), p.get("commit", "")) for p in provenance), reverse=True)
     commits = list(dict.fromkeys(commit[:10] for _, commit in newest if commit))
@@ -47,12 +47,12 @@ def made(records: ScoredRecords) -> str:
 
 
 def change_shown(change: Difference, decimals: int) -> str:
-    """`+1.3 [0.2, 2.4]`: the difference and its interval."""
+    """Format a difference and its interval: `+1.3 [0.2, 2.4]`."""
     return " ".join(filter(None, change_parts(change, decimals)))
 
 
 def change_parts(change: Difference, decimals: int) -> tuple[str, str]:
-    """`+1.3` and `[0.2, 2.4]`: the difference, and its interval or nothing."""
+    """Format a difference, `+1.3`, and its interval, `[0.2, 2.4]` or empty."""
     interval = "" if change.interval is None else "[{:z.{d}f}, {:z.{d}f}]".format(*change.interval, d=decimals)
     return f"{change.value:+z.{decimals}f}", interval
 
@@ -64,7 +64,7 @@ def marks_of(score: Score) -> str:
 
 
 def _cell(score: Score | None, column: Column) -> tuple[str, str]:
-    """`56.7 ± 0.4` and ` (+1.3 [0.2, 2.4])`; a dash where there is nothing."""
+    """Format a score, `56.7 ± 0.4`, and its change, ` (+1.3 [0.2, 2.4])`; a dash if there is none."""
     if score is None:
         return "–", ""
     spread = "" if score.deviation is None else f" ± {score.deviation:.{column.decimals}f}"
@@ -87,7 +87,7 @@ def _in_latex(score: Score | None, column: Column) -> str:
 
 
 def _published(score: Score | None, column: Column, sources: Sequence[str]) -> str:
-    """`84.8 (-0.3) [1]`: what is published, what is measured here less that, and the number of the source."""
+    """Format a published value, the measured value minus it, and the number of its source: `84.8 (-0.3) [1]`."""
     if score is None or score.published is None:
         return ""
     entry = score.published
@@ -96,7 +96,7 @@ def _published(score: Score | None, column: Column, sources: Sequence[str]) -> s
 
 
 def source_of(score: Score) -> str:
-    """Source and protocol of the published number, and what differs here."""
+    """Source and protocol of the published value, and what differs here."""
     assert score.published is not None, "nothing is published"
     entry = score.published
     differs = f"; differs: {entry.protocol.differs}" if entry.protocol.differs else ""
@@ -104,12 +104,12 @@ def source_of(score: Score) -> str:
 
 
 def sources_of(table: Table) -> list[str]:
-    """Sources of all published numbers of a table, in the order of their numbers in brackets."""
+    """Sources of all published values of a table, in the order of their numbers in brackets."""
     return sorted({source_of(score) for score in table.scores.values() if score.published})
 
 
 def row_name(row: TableRow) -> str:
-    """The model, or what it is the floor of."""
+    """Display name of a row: the model, or the kind of floor."""
     return f"{row.model} (floor)" if row.floor else row.model
 
 
@@ -121,7 +121,7 @@ def _labels(table: Table, row: TableRow) -> list[str]:
 
 
 def markdown(table: Table, origin: Origin) -> str:
-    """The header, the table, and what its reader must know."""
+    """Format the header, the table and its notes as Markdown."""
     heads, *rows = _grid(table, _in_markdown)
     seeds = [str(table.seeds[row]) for row in table.rows]
     labels = len(table.labels)
@@ -137,7 +137,7 @@ def markdown(table: Table, origin: Origin) -> str:
 
 
 def _grid(table: Table, cell: Callable[[Score | None, Column], str]) -> list[list[str]]:
-    """Headings and rows, with a column of published numbers behind each that has any."""
+    """Headings and rows, with a column of published values after each column that has any."""
     sources, heads = sources_of(table), [*table.labels]
     for column, title in zip(table.columns, table.titles(), strict=True):
         heads += [title + (" ↓" if column.better < 0 else "")] + [f"{title} published"] * table.has_published(column)
@@ -153,12 +153,12 @@ def _grid(table: Table, cell: Callable[[Score | None, Column], str]) -> list[lis
 
 
 def notes(table: Table) -> list[str]:
-    """Units, and what brackets, bold and marks mean in this table."""
+    """Notes on units, and on the meaning of brackets, bold and marks in a table."""
     return [_units(table), *meanings(table)]
 
 
 def meanings(table: Table) -> list[str]:
-    """What brackets, bold and marks mean in this table, a line for each kind that occurs."""
+    """Meaning of brackets, bold and marks in a table, one line for each kind that occurs."""
     shown, lines = list(table.scores.values()), []
     if any(score.deviation is not None for score in shown):
         lines.append("mean ± standard deviation over seeds")
@@ -174,13 +174,13 @@ def meanings(table: Table) -> list[str]:
 
 
 def _marks_in(table: Table) -> dict[str, str]:
-    """The marks that occur in a table, with their meaning."""
+    """Marks that occur in a table, with their meaning."""
     marks = {mark for score in table.scores.values() for mark in marks_of(score)}
     return {mark: words for mark, words in MARKS.items() if mark in marks}
 
 
 def _units(table: Table) -> str:
-    """`top1 in %; rmse in m, lower is better (↓)`."""
+    """Units and directions of the metrics: `top1 in %; rmse in m, lower is better (↓)`."""
     kinds: dict[tuple[str, int], list[str]] = {}
     for column, title in zip(table.columns, table.titles(), strict=True):
         metrics = kinds.setdefault((column.unit, column.better), [])
@@ -192,9 +192,9 @@ def _units(table: Table) -> str:
 
 
 def csv(table: Table) -> str:
-    """Plain numbers, empty where there is none.
+    """Format plain numbers as CSV; missing values are empty.
 
-    Of every column: mean, standard deviation, change, ends of its interval, marks, and where any row has one, the
+    Each column gives mean, standard deviation, change, ends of its interval, marks and, if any row has one, the
     published value and its source.
     """
     parts = ["", " std", " change", " change low", " change high", " marks"]
@@ -225,7 +225,7 @@ def _plain(score: Score | None, published: bool) -> list[str]:
 
 
 def latex(table: Table, origin: Origin) -> str:
-    r"""A booktabs tabular below the header as a comment; needs `\usepackage{booktabs}`."""
+    r"""Format a booktabs tabular, with the header as a comment; needs `\usepackage{booktabs}`."""
     labels = len(table.labels)
     heads, *rows = _grid(table, _in_latex)
     lines = [[escaped(head).replace("↓", r"$\downarrow$") for head in heads]]
@@ -244,5 +244,5 @@ SPECIAL |= {sign: rf"\{sign}" for sign in "&%$#_{}"}
 
 
 def escaped(text: str) -> str:
-    """A text with LaTeX's special characters written out."""
+    """Escape LaTeX's special characters."""
     return "".join(SPECIAL.get(sign, sign) for sign in text)

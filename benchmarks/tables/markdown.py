@@ -1,4 +1,4 @@
-"""Tables in Markdown whose columns are aligned, so that they are read in a terminal, too."""
+"""Markdown tables with aligned columns, so that they are also readable in a terminal."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -7,7 +7,7 @@ from benchmarks import terminal
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """The first row is the heading; columns of which every other cell begins like a number are aligned on the right."""
+    """Format rows, the first one the heading; columns whose other cells all begin like numbers are right-aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     right = [all(_number(row[column]) for row in rows[1:]) for column in range(len(rows[0]))]
     rule = ["-" * (width - 1) + ":" if aligned else "-" * width for width, aligned in zip(widths, right, strict=True)]
@@ -18,16 +18,16 @@ EMPTY = ("", "–")  # cells without a number
 
 
 def for_terminal(text: str) -> str:
-    """Text in Markdown as the terminal that it is printed to can show it, see `narrowed`; for a pipe as it is."""
+    """Fit Markdown text to the terminal that it is printed to, see `narrowed`; unchanged for a pipe."""
     columns = terminal.columns()
     return text if columns is None else narrowed(text, columns)
 
 
 def narrowed(text: str, columns: int) -> str:
-    """Text in Markdown in lines of at most `columns` characters, as far as its words allow.
+    """Wrap Markdown text to lines of at most `columns` characters, as far as its words allow.
 
-    A table that is too wide becomes several below each other, each with the first column; where not even two columns
-    fit, a paragraph for each row. Other lines are broken between words.
+    A table that is too wide is split into several, one below the other, each with the first column; if not even two
+    columns fit, each row becomes a paragraph. Other lines are broken between words.
     """
     blocks = groupby(text.split("\n"), key=lambda line: line.startswith("| "))
     return "\n".join(
@@ -48,13 +48,13 @@ def _narrow_table(lines: Sequence[str], columns: int) -> str:
 
 
 def _chosen(rows: Sequence[Sequence[str]], columns: Sequence[int]) -> list[list[str]]:
-    """The first column and some others, without rows that say nothing in these."""
+    """Select the first column and some others, without rows that are empty in these."""
     kept = [row for row in rows if any(row[column] not in EMPTY for column in columns)]
     return [[row[0], *(row[column] for column in columns)] for row in kept]
 
 
 def _parts(widths: Sequence[int], columns: int) -> list[list[int]]:
-    """The columns but the first, in runs that fit beside the first."""
+    """Split the columns after the first into runs that fit next to it."""
     parts: list[list[int]] = []
     left = 0
     for column, width in list(enumerate(widths))[1:]:
@@ -67,7 +67,7 @@ def _parts(widths: Sequence[int], columns: int) -> list[list[int]]:
 
 
 def _paragraph(heading: Sequence[str], row: Sequence[str]) -> str:
-    """A row as lines: its first cell, then the others behind the headings of their columns; no empty ones."""
+    """Format a row as lines: its first cell, then the non-empty others after their column headings."""
     first = f"{heading[0]} {row[0]}" if _number(row[0]) else row[0]
     named = zip(heading[1:], row[1:], strict=True)
     return "\n".join([first, *(f"  {name}: {cell}" for name, cell in named if cell not in EMPTY)])

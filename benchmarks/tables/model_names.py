@@ -1,4 +1,4 @@
-"""What a model's id says: its number of registers, its family, its twin without registers, whether it is trained."""
+"""Parse model ids: number of registers, family, twin without registers, and whether the model is trained."""
 
 import re
 
@@ -7,21 +7,21 @@ UNTRAINED = "random-"
 
 
 def registers(model: str) -> int:
-    """Number of registers in the id, 0 where it names none."""
+    """Number of registers in the id, 0 if it has none."""
     number = REGISTERS.search(model)
     return int(number[1]) if number else 0
 
 
 def family(model: str) -> str:
-    """The id without its number of registers: the same for models that differ in nothing else."""
+    """Family of a model: its id without the number of registers."""
     return REGISTERS.sub("", model)
 
 
 def twins(model: str) -> list[str]:
-    """Ids that the same model without registers may have: ours say `_reg0`, timm's say nothing."""
+    """Candidate ids of the same model without registers: ours have `_reg0`, timm's no suffix."""
     return [REGISTERS.sub("_reg0", model), family(model)]
 
 
 def is_untrained(model: str) -> bool:
-    """Whether the weights are random: a floor."""
+    """True if the weights are random, so that the model is a floor."""
     return model.startswith(UNTRAINED)

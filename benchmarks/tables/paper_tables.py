@@ -1,7 +1,7 @@
-"""The tables of the registers paper and the data of its Figs. 4, 7, 8 and 12, under their numbers.
+"""Tables of the registers paper and the data of its Figs. 4, 7, 8 and 12, with the paper's numbering.
 
 Source: Darcet et al. 2023 (arXiv 2309.16588). Each table has the paper's columns; its rows are the models that have
-records. What the paper measures with DINOv2-g and twelve more data sets is measured here with any model on its data.
+records. What the paper measures with DINOv2-g and twelve further data sets is measured here with any model on its data.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,14 +32,14 @@ TOP1 = {"better": 1, "unit": "%", "decimals": 1}
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table.
+    """Definition of one table.
 
     Attributes:
-        name: of the table's files.
-        title: what the table shows.
-        labels: headings of the columns that name a row.
-        measures: makes its numbers from records; none where the records lack what the table is about.
-        twin_rows: gives the rows that may be the same model without registers.
+        name: name of the table's files.
+        title: title of the table.
+        labels: headings of the columns that identify a row.
+        measures: extracts its values from records; none if the records lack them.
+        twin_rows: gives the candidate rows of the same model without registers.
     """
 
     name: str
@@ -50,7 +50,7 @@ class PaperTable:
 
 
 def metrics(*columns: Named) -> Measures:
-    """Metrics of tasks, as the overview has them."""
+    """Extract metrics of tasks, as in the overview."""
 
     def measures(cells: Sequence[ScoredRecord]) -> list[Measured]:
         numbers = []
@@ -75,13 +75,13 @@ FROZEN: tuple[Named, ...] = (
 
 
 def reports(cells: Sequence[ScoredRecord]) -> list[ScoredRecord]:
-    """Cells of artifact reports, in the order of their names."""
+    """Records of artifact reports, sorted by name."""
     of_reports = [cell for cell in cells if "norms_of_last_block" in cell.record.protocol]
     return sorted(of_reports, key=lambda cell: key(cell.record))
 
 
 def report_of_each_model(cells: Sequence[ScoredRecord]) -> list[ScoredRecord]:
-    """The artifact report of the first seed of each model, in the order of the rows."""
+    """Artifact report of the first seed of each model, in the order of the rows."""
     first: dict[str, ScoredRecord] = {}
     for cell in sorted(reports(cells), key=lambda cell: (row_of(cell.record).order(), cell.record.seed)):
         first.setdefault(cell.record.model, cell)
@@ -91,14 +91,14 @@ def report_of_each_model(cells: Sequence[ScoredRecord]) -> list[ScoredRecord]:
 def _number(
     cell: ScoredRecord, row: TableRow, value: Any, metric: str, heading: str, index: int, **facts: Any
 ) -> list[Measured]:
-    """One number of a report; none where the report could not measure it."""
+    """One value of a report; empty if the report could not measure it."""
     if value is None:
         return []
     return [Measured(row, column_of(cell.record, metric, heading, (index,), **facts), float(value), cell)]
 
 
 def single_tokens(spread: bool) -> Measures:
-    """Class of the image from one token (Table 1), with the deviation over draws of the token (Table 6)."""
+    """Image classification from a single token (Table 1), with the deviation over draws of the token (Table 6)."""
 
     def measures(cells: Sequence[ScoredRecord]) -> list[Measured]:
         numbers = []
@@ -117,7 +117,7 @@ def single_tokens(spread: bool) -> Measures:
 
 
 def registers_hold(cells: Sequence[ScoredRecord]) -> list[Measured]:
-    """Class of the image from CLS, a normal patch, an outlier patch, a register (Table 4)."""
+    """Image classification from CLS, a normal patch, an outlier patch or a register (Table 4)."""
     numbers = []
     for cell in reports(cells):
         scores = {token: score["top1"] for token, score in cell.record.protocol["single_tokens"].items() if score}
@@ -132,7 +132,7 @@ def registers_hold(cells: Sequence[ScoredRecord]) -> list[Measured]:
 
 
 def local_information(cells: Sequence[ScoredRecord]) -> list[Measured]:
-    """Position and pixels of a normal patch from its token (Table 5)."""
+    """Prediction of a normal patch's position and pixels from its token (Table 5)."""
     numbers = []
     for cell in reports(cells):
         position, pixels = (cell.record.protocol[name].get("normal") or {} for name in ("position", "pixels"))
@@ -177,7 +177,7 @@ QUANTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 
 
 def norms_of_last_block(cells: Sequence[ScoredRecord]) -> list[Measured]:
-    """Norms of patches after the last block: quantiles of the strips (Fig. 7)."""
+    """Norms of patches after the last block, as quantiles of the strips (Fig. 7)."""
     numbers = []
     for cell in reports(cells):
         strip = cell.record.protocol["norms_of_last_block"]
@@ -206,7 +206,7 @@ def costs(cells: Sequence[ScoredRecord]) -> list[Measured]:
 
 
 def by_registers(cells: Sequence[ScoredRecord]) -> list[Measured]:
-    """Table 2a over numbers of registers (Fig. 8); for models that have at least two such numbers."""
+    """Table 2a by number of registers (Fig. 8), for models with at least two such numbers."""
     numbers = []
     for number in metrics(*FROZEN)(cells):
         record = number.cell.record
@@ -220,17 +220,17 @@ def by_registers(cells: Sequence[ScoredRecord]) -> list[Measured]:
 
 
 def none_of_them(row: TableRow) -> list[TableRow]:
-    """The row of the same model with no register."""
+    """Row of the same model without registers."""
     return [TableRow(row.model, "0")]
 
 
 def twin_with_none(row: TableRow) -> list[TableRow]:
-    """The twin model, whose part says that it has no register."""
+    """Row of the twin model, whose part states zero registers."""
     return [TableRow(name, "0", floor=row.floor) for name in twins(row.model)]
 
 
 def no_twin(row: TableRow) -> list[TableRow]:
-    """For tables in which a change against the twin says nothing."""
+    """No twin rows, for tables in which a change against the twin is meaningless."""
     return []
 
 
@@ -274,7 +274,7 @@ PAPER_TABLES = (
 
 
 def build(cells: Sequence[ScoredRecord], entries: Sequence[Published] = ()) -> Iterator[Table]:
-    """Those of `PAPER_TABLES` that have any record; arguments as for `columns.overview`."""
+    """Build those of `PAPER_TABLES` that have any record; arguments as for `columns.overview`."""
     marks = columns.marks(cells)
     for table in PAPER_TABLES:
         measured = table.measures(cells)

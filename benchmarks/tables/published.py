@@ -1,4 +1,4 @@
-"""Other people's numbers from `configs/published.yaml`, with source and protocol; which of ours they stand beside."""
+"""Published values from `configs/published.yaml`, with source and protocol, matched to records."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,24 +12,24 @@ from regvit_lightning.settings import check
 from regvit_lightning.values import notation
 
 FILE = settings.CONFIGS / "published.yaml"
-# Of how a cell is run, or not of the protocol: features in bf16 are still DINOv2's features.
+# Settings that are not part of the protocol, such as how a cell is run: features in bf16 are still DINOv2's features.
 ANY = records.FREE_TO_CHANGE | {"precision", "untrained_size"}
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How published numbers were measured.
+    """Protocol under which published values were measured.
 
     Attributes:
-        name: of the protocol in `published.yaml`.
-        words: the protocol in a line.
-        metric: its name in records, or what it is.
-        better: +1 where higher is better, -1 where lower is.
-        unit: of the published values.
+        name: name of the protocol in `published.yaml`.
+        words: one-line description of the protocol.
+        metric: its name in records, or a description.
+        better: +1 if higher is better, -1 if lower is.
+        unit: unit of the published values.
         task: a file of `configs/tasks` that measures the same, empty for none.
-        images: number of test images, where `task` is given.
-        settings: those of the task that differ from its file.
-        differs: what is known to differ from `task`, all the same.
+        images: number of test images, if `task` is given.
+        settings: settings of the task that differ from its file.
+        differs: known remaining differences from `task`.
     """
 
     name: str
@@ -45,16 +45,16 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Published:
-    """One number.
+    """One published value.
 
     Attributes:
-        model: as the source calls it.
-        ids: of records of the same model, none where there is no such model here.
-        part: of the model that is measured, such as a kind of token; empty for the whole.
-        protocol: how it was measured.
+        model: its name in the source.
+        ids: ids of the same model in records, none if there is no such model here.
+        part: measured part of the model, such as a kind of token; empty for the whole.
+        protocol: protocol of the measurement.
         value: the published value of the metric.
-        deviation: standard deviation in the source, None where it gives none.
-        source: arXiv id or address, and table.
+        deviation: standard deviation in the source, None if not given.
+        source: arXiv id or URL, and table.
     """
 
     model: str
@@ -67,10 +67,10 @@ class Published:
 
 
 def read_published(file: Path = FILE) -> list[Published]:
-    """All entries of a file.
+    """Read all entries of a file.
 
     Raises:
-        SettingsError: not readable, a protocol is not described, or a row has not as many values as columns.
+        SettingsError: the file is unreadable, a protocol is missing, or a row's number of values is wrong.
     """
     content = settings.read_yaml(file)
     protocols = {name: Protocol(name, **facts) for name, facts in content["protocols"].items()}
@@ -87,7 +87,7 @@ def read_published(file: Path = FILE) -> list[Published]:
 
 
 def _entry(row: str, protocol: Protocol, value: Any, source: str, models: Mapping[str, Sequence[str]]) -> Published:
-    """From a row such as `DINOv2-g | normal`, and a value that may be a pair of mean and deviation."""
+    """Build an entry from a row such as `DINOv2-g | normal`, and a value or a pair of mean and deviation."""
     model, _, part = (word.strip() for word in row.partition("|"))
     mean, deviation = value if isinstance(value, list) else (value, None)
     return Published(model, tuple(models.get(model, ())), part, protocol, float(mean), deviation, source)
@@ -95,12 +95,12 @@ def _entry(row: str, protocol: Protocol, value: Any, source: str, models: Mappin
 
 @cache
 def _protocol_here(task: str) -> dict[str, Any]:
-    """The settings of a task as published, without the overlay of the rendered data."""
+    """Settings of a task as published, without the variant for the rendered data."""
     return settings.merged("tasks", task)
 
 
 def agrees(record: Record, protocol: Protocol) -> bool:
-    """Whether a record was measured under a published protocol; one on rendered data never is."""
+    """True if a record was measured under a published protocol; never for rendered data."""
     if record.task != protocol.task or record.data == "mini" or record.images != protocol.images:
         return False
     wanted = notation.merged(_protocol_here(protocol.task), protocol.settings)
@@ -114,7 +114,7 @@ def _within(wanted: Any, given: Any) -> bool:
 
 
 def beside(entries: Sequence[Published], model: str, part: str, metric: str, record: Record) -> Published | None:
-    """The first entry of the same model, part and metric whose protocol is that of the record."""
+    """First entry of the same model, part and metric whose protocol is that of the record."""
     for entry in entries:
         same = model in entry.ids and (part, metric) == (entry.part, entry.protocol.metric)
         if same and agrees(record, entry.protocol):
@@ -123,5 +123,5 @@ def beside(entries: Sequence[Published], model: str, part: str, metric: str, rec
 
 
 def versions(tasks: Sequence[str]) -> dict[str, int]:
-    """Versions of the protocols as they are now, of those tasks that are here."""
+    """Current protocol versions of those tasks that exist here."""
     return {task: _protocol_here(task)["version"] for task in tasks if task in settings.names("tasks")}

@@ -1,4 +1,4 @@
-"""What must hold of a record before a table or a page is made of it: types, finite numbers, and where it lies."""
+"""Validation of records before they enter a table or page: types, finite numbers, and file location."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -6,16 +6,16 @@ from typing import Any
 
 from regvit_lightning.records import Record
 
-LARGEST = 1e15  # of a number that is shown with all its digits; NaN is not below it
+LARGEST = 1e15  # bound of numbers shown with all digits; NaN is not below it
 MAPPINGS = [entry.name for entry in fields(Record) if str(entry.type).startswith("dict")]
 
 
 def fault(record: Record, data: str, path: str) -> str:
-    """Why a record cannot be used, in a few words, or '' where it can.
+    """Short reason why a record cannot be used, or '' if it can.
 
     Args:
-        data: name of the data that it should be of.
-        path: of its file below the folder of the cells, with slashes.
+        data: name of its expected data.
+        path: path of its file relative to the folder of the cells, with slashes.
     """
     wrong = _wrong_types(record) or _wrong_numbers(record)
     if wrong:

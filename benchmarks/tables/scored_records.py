@@ -1,4 +1,4 @@
-"""The records of one data set with the scores of single images, from a folder of results or from a commit of git."""
+"""Records of one data set with per-image scores, read from a results folder or a git commit."""
 
 import io
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from regvit_lightning.statistics import Scores
 
 @dataclass(frozen=True)
 class ScoredRecord:
-    """A record, and scores of single images by metric where it has some.
+    """A record, and its per-image scores by metric, if any.
 
     Attributes:
-        file: where the record lies, in a folder or in a commit.
+        file: path of the record, in a folder or in a commit.
     """
 
     record: Record
@@ -32,9 +32,9 @@ class ScoredRecords:
     """All usable records of one data set.
 
     Attributes:
-        name: of the folder or the revision that they come from, for a person.
-        cells: in the order of their files.
-        skipped: a line for each file that is not used, and why.
+        name: display name of the folder or revision that they come from.
+        cells: records in the order of their files.
+        skipped: one line for each unused file, with the reason.
     """
 
     name: str
@@ -43,26 +43,26 @@ class ScoredRecords:
 
     @property
     def records(self) -> list[Record]:
-        """Records of all cells."""
+        """All records without their scores."""
         return [cell.record for cell in self.cells]
 
 
 def data_name(data: str) -> str:
-    """Name of the data that a user gave by its name or, with a slash, by the folder of its images."""
+    """Name of data given by its name or, with a slash, by the folder of its images."""
     return Path(data).resolve().name if "/" in data else data
 
 
 def read_scored_records(results: Path, data: str, source: str = "") -> ScoredRecords:
-    """Cells of one data set.
+    """Read the records of one data set.
 
     Args:
         results: folder of the results.
         data: name of the data.
-        source: another folder of results, or of a checkout that has `results`; or a revision of the repository that
-            `results` lies in; empty for `results` itself.
+        source: another results folder, or a checkout that contains `results`; or a revision of the repository that
+            contains `results`; empty for `results` itself.
 
     Raises:
-        UserError: there is no such folder or revision, or nothing in it.
+        UserError: the folder or revision does not exist, or is empty.
     """
     folder = Path(source) if source else results
     advice = f"make some with: {invocation('eval', {'DATA': data})} …"
@@ -84,13 +84,13 @@ def read_scored_records(results: Path, data: str, source: str = "") -> ScoredRec
 
 
 def parse_files(files: Mapping[str, bytes], data: str, name: str, folder: Path) -> ScoredRecords:
-    """The usable records among `files`.
+    """Parse `files` and select the usable records.
 
     Args:
-        files: contents by path below the folder of the cells, with slashes.
+        files: contents by path relative to the folder of the cells, with slashes.
         data: name of the data.
-        name: of what the files come from, for a person.
-        folder: of the cells, for messages.
+        name: display name of the files' source.
+        folder: folder of the cells, for messages.
     """
     cells, skipped = [], []
     for path in sorted(path for path in files if path.endswith(".json")):
@@ -120,7 +120,7 @@ def _scores(record: Record, content: bytes | None, where: str) -> dict[str, Scor
 
 
 def _in_folder(cells: Path) -> tuple[dict[str, bytes], list[str]]:
-    """Contents of a folder's files by path, and a line for each that cannot be read."""
+    """Contents of a folder's files by path, and one line for each unreadable file."""
     contents, unreadable = {}, []
     for file in sorted(file for file in cells.rglob("*") if _is_wanted(file.name)):
         try:
@@ -148,7 +148,7 @@ def _is_wanted(path: str) -> bool:
 
 
 def _blobs(folder: Path, names: list[str]) -> list[bytes]:
-    """Contents of git's objects: one process for all of them."""
+    """Contents of git objects, read by a single process."""
     answer = io.BytesIO(
         git.output(folder, "cat-file", "--batch", given="".join(f"{name}\n" for name in names).encode())
     )

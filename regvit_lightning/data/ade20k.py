@@ -1,7 +1,7 @@
-"""Images with masks of class numbers: ADE20k's layout, and any other that a data YAML describes.
+"""Images with masks of class indices: ADE20k's layout, and any other that a data YAML describes.
 
-mmsegmentation's data set class finds the files and its transforms augment them; here stand the pipelines of the
-protocols, the one place where numbers of a mask become class numbers, and what is told about files that do not fit.
+mmsegmentation's data set class finds the files and its transforms augment them; this module defines the protocols'
+pipelines, the only conversion from mask values to class indices, and the errors for files that do not fit.
 """
 
 import pickle
@@ -35,16 +35,16 @@ Pipeline = Sequence[Callable[[dict[str, Any]], Any]]
 
 
 def class_numbers(mask: npt.NDArray[Any], layout: Segmentation) -> npt.NDArray[np.uint8]:
-    """What a mask says as class numbers 0..classes-1, with 255 where nothing is to be learnt or scored.
+    """Convert mask values to class indices 0..classes-1, with 255 where a pixel is neither trained on nor scored.
 
-    The one place where the zero-label rule stands: with `zero_is_unlabelled`, 0 becomes 255 and n becomes n - 1.
+    The only implementation of the zero-label rule: with `zero_is_unlabelled`, 0 becomes 255 and n becomes n - 1.
 
     Args:
         mask: (H, W) non-negative integers, as stored.
         layout: classes, zero_is_unlabelled, ignored.
 
     Raises:
-        ValueError: a number that is no class; says which and how many pixels have it.
+        ValueError: a value that is not a class; names it and the number of pixels that have it.
     """
     first = int(layout.zero_is_unlabelled)
     table = np.full(max(int(mask.max(initial=0)), layout.ignored, layout.classes) + 1, -1, np.int16)
@@ -91,7 +91,7 @@ def class_names(layout: Segmentation) -> list[str]:
 
 
 class LoadImage:
-    """mmcv's reader, which tells an unreadable file in one line."""
+    """mmcv's image reader, with an unreadable file reported in one line."""
 
     def __init__(self) -> None:
         from mmcv.transforms import LoadImageFromFile
@@ -107,7 +107,7 @@ class LoadImage:
 
 
 class LoadLabels:
-    """Reads the mask as class numbers at its own size, and checks that it fits the image."""
+    """Reads the mask as class indices at its own size, and checks that it matches the image."""
 
     def __init__(self, layout: Segmentation) -> None:
         self.layout = layout
@@ -137,8 +137,8 @@ class LoadLabels:
 
 
 def train_pipeline(layout: Segmentation, short_side: int, ratio: Sequence[float], crop: int) -> Pipeline:
-    """The published augmentation: short side `short_side` × U(ratio), random crop in which no class takes more than
-    three quarters, flip, photometric distortion (dinov2_vitl14_ade20k_linear_config)."""
+    """Published training augmentation: short side `short_side` × U(ratio), random crop in which no class takes more
+    than three quarters, flip, photometric distortion (dinov2_vitl14_ade20k_linear_config)."""
     mmsegmentation.prepare()
     from mmcv.transforms import RandomFlip, RandomResize
     from mmseg.datasets.transforms import PackSegInputs, PhotoMetricDistortion, RandomCrop
@@ -155,7 +155,7 @@ def train_pipeline(layout: Segmentation, short_side: int, ratio: Sequence[float]
 
 
 def test_pipeline(layout: Segmentation, short_side: int, scales: Sequence[float], flip: bool) -> Pipeline:
-    """Every scale with and, where asked for, without flip, as one sample; the mask stays at its own size."""
+    """Test pipeline: every scale, with and without flip if `flip`, as one sample; the mask stays at its own size."""
     mmsegmentation.prepare()
     from mmcv.transforms import RandomFlip, Resize, TestTimeAug
     from mmseg.datasets.transforms import PackSegInputs
@@ -169,7 +169,7 @@ def test_pipeline(layout: Segmentation, short_side: int, scales: Sequence[float]
 
 
 def train_images(data: DataSettings, pipeline: Pipeline) -> "BaseSegDataset":
-    """The train split.
+    """Training split of the segmentation data.
 
     Raises:
         DataError: missing or incomplete.
@@ -178,7 +178,7 @@ def train_images(data: DataSettings, pipeline: Pipeline) -> "BaseSegDataset":
 
 
 def test_images(data: DataSettings, pipeline: Pipeline) -> "BaseSegDataset":
-    """The test split, which the data sets call validation.
+    """Test split of the segmentation data, which the data sets call validation.
 
     Raises:
         DataError: missing or incomplete.
@@ -206,7 +206,7 @@ def _split(data: DataSettings, number: int, pipeline: Pipeline) -> "BaseSegDatas
         seg_map_suffix=layout.mask_suffix,
         metainfo={"classes": class_names(layout)},
         pipeline=list(pipeline),
-        lazy_init=True,  # it cannot be filled with nothing
+        lazy_init=True,  # it cannot be filled with an empty list
     )
     _check_files(dataset, listed or images, listed is not None, data.get)
     dataset.full_init()
@@ -223,7 +223,7 @@ def _check_files(images: "BaseSegDataset", source: Path, listed: bool, get: str)
 
 
 class InOrder(Dataset[dict[str, Any]]):
-    """The samples of a data set of mmsegmentation, which may be sent to a process that has not loaded mmseg yet."""
+    """Samples of an mmsegmentation data set, picklable to a process that has not imported mmseg yet."""
 
     def __init__(self, images: "BaseSegDataset") -> None:
         self.images = images
@@ -236,7 +236,7 @@ class InOrder(Dataset[dict[str, Any]]):
         return sample
 
     def __getstate__(self) -> bytes:
-        return pickle.dumps(vars(self))  # by itself, as reading it imports mmseg
+        return pickle.dumps(vars(self))  # pickled separately, as unpickling it imports mmseg
 
     def __setstate__(self, state: bytes) -> None:
         mmsegmentation.prepare()
@@ -244,7 +244,7 @@ class InOrder(Dataset[dict[str, Any]]):
 
 
 class Augmented(InOrder):
-    """Training samples asked for by (position in the run, index of the image), each with draws of its own."""
+    """Training samples indexed by (position in the run, index of the image), with random draws specific to each."""
 
     def __init__(self, images: "BaseSegDataset", seed: int) -> None:
         super().__init__(images)
@@ -257,10 +257,10 @@ class Augmented(InOrder):
 
 
 class ADE20k(Streamed):
-    """Training crops from a stream, and test images one at a time, as they differ in size.
+    """Training crops from a stream, and test images one at a time, because their sizes differ.
 
-    Batches are mmsegmentation's: `inputs`, uint8 BGR images (3, H, W), and `data_samples` with the masks; for test a
-    list of those for each scale and flip.
+    Batches are in mmsegmentation's format: `inputs`, uint8 BGR images (3, H, W), and `data_samples` with the masks;
+    for test, a list of those for each scale and flip.
     """
 
     def __init__(self, loading: Loading, stream: Stream, train: "BaseSegDataset", test: "BaseSegDataset") -> None:

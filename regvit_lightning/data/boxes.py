@@ -1,6 +1,6 @@
-"""Images with boxes around their objects, whatever the format of the annotations, and what is told of bad ones.
+"""Images with boxes around their objects, independent of the annotation format, and errors for invalid ones.
 
-A box is x1, y1, x2, y2 in pixels, from the upper left corner of the image; it holds the pixels x1 <= x < x2.
+A box is x1, y1, x2, y2 in pixels, from the upper left corner of the image; it contains the pixels x1 <= x < x2.
 """
 
 import os
@@ -15,7 +15,7 @@ from PIL import Image
 from regvit_lightning.data.images import open_image
 from regvit_lightning.data.layout import DataError
 
-OVER_THE_EDGE = 1.0  # pixels that a box may lie outside of its image: what rounding and one-off conventions leave
+OVER_THE_EDGE = 1.0  # pixels by which a box may exceed its image: tolerates rounding and off-by-one conventions
 
 Boxes = npt.NDArray[np.float64]  # (M, 4)
 
@@ -26,9 +26,9 @@ class BoxedImages:
 
     Attributes:
         paths: (N,) bytes.
-        sizes: (N, 2) width and height in pixels, as the files say.
-        boxes: N arrays (M, 4); M is 0 where every box of an image was left out.
-        left_out: how many boxes the reader left out, by reason.
+        sizes: (N, 2) width and height in pixels, from the file headers.
+        boxes: N arrays (M, 4); M is 0 where all boxes of an image were left out.
+        left_out: number of boxes that the reader left out, by reason.
     """
 
     paths: npt.NDArray[np.bytes_]
@@ -45,10 +45,10 @@ class BoxedImages:
 
 
 def with_sizes(paths: Sequence[Path], boxes: Sequence[Boxes], left_out: Mapping[str, int] | None = None) -> BoxedImages:
-    """Read the sizes of the images, of which the header is enough, and check that the boxes lie in them.
+    """Read the image sizes, for which the header is enough, and check that the boxes lie within the images.
 
     Raises:
-        DataError: an image that cannot be read, or a box that is empty or outside of its image.
+        DataError: an image that cannot be read, or a box that is empty or outside its image.
     """
     sizes = [_size(path) for path in paths]
     for path, size, own in zip(paths, sizes, boxes, strict=True):
@@ -62,7 +62,7 @@ def _size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             return image.size
     except Exception:
-        open_image(str(path))  # says in a line what is wrong with it
+        open_image(str(path))  # reports in one line what is wrong with the file
         raise
 
 

@@ -1,8 +1,8 @@
-"""COCO's layout: one JSON file of annotations for all images; and COCO20k, the images of train2014 that a list names.
+"""COCO's layout: one JSON file of annotations for all images; and COCO20k, a listed subset of train2014.
 
 As in LOST (Siméoni et al. 2021, arXiv 2109.14279; valeoai/LOST, datasets.py) crowds are left out and a box [x, y,
-width, height] becomes [x, y, x + width, y + height], rounded to whole pixels. Boxes that are left without a pixel by
-that are left out as well: nothing can overlap with them.
+width, height] becomes [x, y, x + width, y + height], rounded to whole pixels. Boxes that are empty after rounding
+are left out as well: nothing can overlap with them.
 """
 
 import json
@@ -19,18 +19,18 @@ from regvit_lightning.errors import one_line
 
 
 def listed(folder: Path, annotations: Path, names: Path | None, get: str = "") -> BoxedImages:
-    """Images with the boxes of their objects.
+    """Images of a COCO data set with the boxes of their objects.
 
     Args:
-        folder: that the paths in the list (`train2014/COCO_train2014_….jpg`), or else in the annotations, start from.
-        annotations: `instances_train2014.json`; the whole of it is read at once, some GB of memory for the real one.
-        names: file that names the images, one a line (`coco_20k_filenames.txt`, 19,817 in valeoai/LOST); None takes
+        folder: base folder of the paths in the list (`train2014/COCO_train2014_….jpg`), or else in the annotations.
+        annotations: `instances_train2014.json`; it is loaded into memory as a whole, some GB for the real one.
+        names: file with the image names, one per line (`coco_20k_filenames.txt`, 19,817 in valeoai/LOST); None takes
             all that have annotations.
-        get: how to get the data; ends the error message.
+        get: how to get the data; appended to the error message.
 
     Raises:
         DataError: a file that is missing or cannot be read; an empty list; an image without annotation or the other way
-            round; a box that is malformed or outside of its image.
+            round; a box that is malformed or outside its image.
     """
     if names is None:
         boxes, left_out = _boxes(annotations, None, get)
@@ -50,7 +50,7 @@ def listed(folder: Path, annotations: Path, names: Path | None, get: str = "") -
 
 
 def _boxes(file: Path, wanted: set[str] | None, get: str) -> tuple[dict[str, Boxes], dict[str, int]]:
-    """Boxes (M, 4) by the file name of each (wanted) image that has annotations, and what was left out."""
+    """Boxes (M, 4) by file name for each (wanted) image that has annotations, and the boxes left out."""
     try:
         content = json.loads(file.read_bytes())
         files = {image["id"]: image["file_name"] for image in content["images"]}
@@ -71,7 +71,7 @@ def _boxes(file: Path, wanted: set[str] | None, get: str) -> tuple[dict[str, Box
 
 
 def _box(one: dict[str, Any]) -> tuple[list[int], str]:
-    """The box of an annotation, and why it is left out, or ''."""
+    """Box of an annotation, and the reason why it is left out, or ''."""
     x, y, width, height = one["bbox"]
     box = [round(corner) for corner in (x, y, x + width, y + height)]
     if one.get("iscrowd"):

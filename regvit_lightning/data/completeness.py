@@ -1,4 +1,4 @@
-"""Whether a data set is all there: what every reader asks before it hands out an image."""
+"""Completeness checks of a data set, which every reader runs before it returns an image."""
 
 import os
 from collections.abc import Sequence
@@ -9,21 +9,21 @@ from regvit_lightning.data.mini import writer as mini
 
 
 def check_rendered(data: DataSettings) -> None:
-    """Raise `DataError` where data that is rendered on this machine is missing or half-written."""
+    """Raise `DataError` if data that is rendered on this machine is missing or incomplete."""
     if data.rendered and not mini.is_complete(Path(data.root)):
         raise DataError(f"data set '{data.name}' in {data.root} is missing or half-written; {data.get}")
 
 
 def check_count(data: DataSettings, name: str, split: int, count: int, counted: str, unit: str = "images") -> None:
-    """Raise `DataError` where the number of images is known beforehand and `count` is another one.
+    """Raise `DataError` if `count` differs from the number of images known from the settings.
 
     Args:
-        data: its `counts` are what is known.
-        name: of the data set, a key of those.
+        data: settings whose `counts` hold the known numbers.
+        name: name of the data set, a key of `counts`.
         split: 0 for the first split of that key, 1 for the second.
-        count: how many there are.
-        counted: begins the message, such as `list.txt has`.
-        unit: what they are.
+        count: number of images present.
+        counted: start of the message, such as `list.txt has`.
+        unit: what is counted.
     """
     expected = data.counts.get(name)
     if expected is not None and count != expected[split]:
@@ -31,12 +31,12 @@ def check_count(data: DataSettings, name: str, split: int, count: int, counted: 
 
 
 def read_list(source: Path, expected: str, get: str) -> list[str]:
-    """Lines of a list of images, without those that are empty.
+    """Read the non-empty lines of a list of images.
 
     Args:
-        source: the list.
-        expected: what a line of it is, for the message.
-        get: how to get the data; ends the message.
+        source: path of the list.
+        expected: format of a line, for the message.
+        get: how to get the data; appended to the message.
 
     Raises:
         DataError: no such file, or no line in it.
@@ -50,10 +50,10 @@ def read_list(source: Path, expected: str, get: str) -> list[str]:
 
 
 def check_files(source: Path, files: Sequence[str], get: str) -> None:
-    """See that the files that `source` names are there.
+    """Check that the files named in `source` exist.
 
     Raises:
-        DataError: some are missing; says how many and names the first five.
+        DataError: some are missing; gives their number and the first five names.
     """
     missing = [file for file in files if not os.path.exists(file)]
     if missing:

@@ -1,4 +1,4 @@
-"""What object discovery reads: the sets of images with boxes by name, at native size, in batches of one padded size."""
+"""Data for object discovery: image sets with boxes by name, at native size, in batches padded to a common size."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +18,14 @@ from regvit_lightning.data.images import open_image
 from regvit_lightning.data.layout import ALL, DataSettings
 from regvit_lightning.data.module import Loading, Streamed
 
-USUAL_PATCHES = 2048  # of an image, of which a batch holds `device_batch`; of larger ones it holds fewer
+USUAL_PATCHES = 2048  # patches of a typical image; a batch has `device_batch` such images, fewer of larger ones
 
 
 def boxed_images(data: DataSettings, name: str) -> BoxedImages:
-    """The set called `name`, such as `voc07`, `voc12` or `coco20k`; see `DataSettings.discovery`.
+    """Load the set called `name`, such as `voc07`, `voc12` or `coco20k`; see `DataSettings.discovery`.
 
     Raises:
-        SettingsError: no set of this data.
+        SettingsError: not a set of this data.
         DataError: the set is missing or incomplete, or an annotation does not fit.
     """
     boxed_set = data.boxed_set(name)
@@ -41,11 +41,11 @@ def boxed_images(data: DataSettings, name: str) -> BoxedImages:
 
 
 class NativeSize(Dataset[tuple[Tensor, int]]):
-    """Every image once, at its own size: (uint8 (3, H, W), index).
+    """Data set of every image once, at its own size: (uint8 (3, H, W), index).
 
     Args:
-        images: what is read.
-        sizes: (N, 2) width and height to read them at; smaller than their own for very large ones.
+        images: the set of images.
+        sizes: (N, 2) width and height at which to read them; smaller than their own for very large ones.
     """
 
     def __init__(self, images: BoxedImages, sizes: npt.NDArray[np.int64]) -> None:
@@ -63,7 +63,7 @@ class NativeSize(Dataset[tuple[Tensor, int]]):
 
 
 def fitting(sizes: npt.NDArray[np.int64], patch_size: int, most: int) -> npt.NDArray[np.int64]:
-    """Sizes at which images have at most `most` patches: their own, or reduced in proportion.
+    """Image sizes with at most `most` patches: the original size, or one reduced in proportion.
 
     Args:
         sizes: (N, 2) width and height in pixels.
@@ -80,13 +80,13 @@ def _grids(sizes: npt.NDArray[np.int64], patch_size: int) -> npt.NDArray[np.int6
 
 
 def batches(sizes: npt.NDArray[np.int64], patch_size: int, device_batch: int) -> list[list[int]]:
-    """Places of the images of each batch: those with the same number of patches in width and height.
+    """Group image indices into batches of images with the same number of patches in width and height.
 
-    The largest come first: what does not fit into the memory fails at once.
+    The largest come first, so that running out of memory fails at once.
 
     Args:
         sizes: (N, 2) width and height in pixels.
-        device_batch: images of a batch, at most; fewer where they are larger than usual.
+        device_batch: maximum number of images in a batch; fewer where they are larger than usual.
     """
     grids, groups = np.unique(_grids(sizes, patch_size), axis=0, return_inverse=True)
     groups_of_indices: list[list[int]] = []
@@ -98,10 +98,10 @@ def batches(sizes: npt.NDArray[np.int64], patch_size: int, device_batch: int) ->
 
 
 def pad_together(samples: Sequence[tuple[Tensor, int]], patch_size: int) -> dict[str, Tensor]:
-    """Samples of `NativeSize` as a batch, in the upper left corner of images of whole patches.
+    """Collate samples of `NativeSize`, each padded at the right and bottom to whole patches.
 
     Returns:
-        image uint8 (B, 3, H, W), size (B, 2) height and width of what is not padding, index (B,).
+        image uint8 (B, 3, H, W), size (B, 2) height and width without padding, index (B,).
     """
     sizes = torch.tensor([image.shape[1:] for image, _ in samples])
     height, width = (-(-sizes.amax(dim=0) // patch_size) * patch_size).tolist()

@@ -1,7 +1,7 @@
-"""ImageNet's layout, class folders of images: index, splits, the two ways of reading, and the LightningDataModule.
+"""ImageNet's layout, class folders of images: index, splits, two data sets, and the LightningDataModule.
 
-`Ordered` reads every image once, in order (evaluation); an unreadable image stops it and is named. `Drawn` reads the
-images that a `Stream` draws, with augmentation (training).
+`Ordered` reads every image once, in order (evaluation); an unreadable image raises an error that names it. `Drawn`
+reads the images that a `Stream` draws, with augmentation (training).
 """
 
 import os
@@ -29,16 +29,16 @@ from regvit_lightning.runtime import seeds
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles:
-    """Paths and class numbers of one split.
+    """Paths and class indices of one split.
 
     Arrays, not lists: millions of Python objects would be copied into every worker process, page by page, as their
     reference counts change.
 
     Attributes:
-        classes: names of the class folders, sorted; a class number is an index into this tuple.
+        classes: names of the class folders, sorted; a class index refers to this tuple.
         paths: (N,) bytes, sorted within a class.
-        labels: (N,) class numbers.
-        root: folder that relative paths start from.
+        labels: (N,) class indices.
+        root: base folder of relative paths.
     """
 
     classes: tuple[str, ...]
@@ -66,9 +66,9 @@ class ImageFiles:
         return ImageFiles(self.classes, self.paths[keep], self.labels[keep], self.root)
 
     def split(self, share: float, seed: int) -> tuple["ImageFiles", "ImageFiles"]:
-        """Hold out `share` of the images of every class, drawn from `seed`: (kept, held out).
+        """Hold out `share` of the images of every class, drawn from `seed`; returns (remaining, held-out).
 
-        Every class with two images or more has one on either side.
+        Every class with two images or more is represented on both sides.
 
         Raises:
             DataError: no class has two images.
@@ -86,19 +86,19 @@ class ImageFiles:
         return self.subset(kept.tolist()), self.subset(sorted(held))
 
 
-KEPT = ("classes", "paths", "labels", "folders", "times")  # arrays of a kept index
-SETTLED = 2_000_000_000  # nanoseconds: a folder changed more lately might change again within its clock's tick
+KEPT = ("classes", "paths", "labels", "folders", "times")  # arrays of a stored index
+SETTLED = 2_000_000_000  # nanoseconds: a more recently changed folder might change again with the same timestamp
 
 
 def index(folder: Path, get: str = "") -> ImageFiles:
     """Index `folder/<class>/**/<image>`.
 
-    The index is kept in the hidden folder `.index` beside `folder` and answers until a file or a folder is added or
-    removed. Of several processes that ask, one lists the files and the others wait for it.
+    The index is stored in the hidden folder `.index` beside `folder` and remains valid until a file or a folder is
+    added or removed. Of several concurrent processes, one lists the files and the others wait for it.
 
     Args:
         folder: one split, `train` or `val`.
-        get: how to get the data; ends the error message.
+        get: how to get the data; appended to the error message.
 
     Raises:
         DataError: there is no such folder, no class folder in it, or a class without an image.
@@ -184,7 +184,7 @@ def _split(data: DataSettings, images: str, split: str) -> ImageFiles:
 
 
 class Ordered(Dataset[tuple[Tensor, int]]):
-    """Every image once: (uint8 (3, H, W), class number)."""
+    """Data set of every image once: (uint8 (3, H, W), class index)."""
 
     def __init__(self, files: ImageFiles, transform: Transform) -> None:
         self.files, self.transform = files, transform
@@ -197,13 +197,13 @@ class Ordered(Dataset[tuple[Tensor, int]]):
 
 
 class Drawn(Dataset[dict[str, Any]]):
-    """Augmented images for training, asked for by (position in the run, index in the files).
+    """Data set of augmented training images, indexed by (position in the run, index in the files).
 
-    The augmentation of a sample is drawn from the seed and its position alone.
+    The augmentation of a sample depends only on the seed and its position.
 
     Args:
-        files, transform: what is read, and the augmentation.
-        seed: of the augmentation.
+        files, transform: the images, and the augmentation.
+        seed: seed of the augmentation.
         replace: a file that cannot be read is replaced by the next one that can, and its index is reported in
             `unreadable` (pretraining); otherwise it is an error (evaluation).
     """
@@ -222,7 +222,7 @@ class Drawn(Dataset[dict[str, Any]]):
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Samples of `Drawn` as a batch: image uint8 (B, 3, H, W), label (B,), unreadable indices (any number,).
+    """Collate samples of `Drawn`: image uint8 (B, 3, H, W), label (B,), unreadable indices (any number,).
 
     Where the transform gives several tensors by name, `image` has a batch of each.
     """
@@ -234,13 +234,13 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class ImageNet(Streamed):
-    """Class folders of images.
+    """LightningDataModule of class folders of images.
 
     Args:
         loading: workers and batch sizes.
-        stream: draws of the training run, or None when nothing is trained.
+        stream: draws of the training run, or None for evaluation only.
         train: files and augmentation of the training run.
-        replace: training replaces files that cannot be read, and reports them, instead of stopping.
+        replace: in training, replace files that cannot be read and report them, instead of stopping.
         validation, test: files and transform of ordered passes, one loader each.
     """
 

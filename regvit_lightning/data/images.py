@@ -1,4 +1,4 @@
-"""One image of a file: decoding it, what is told of one that cannot be decoded, and passing over it in training."""
+"""Decoding of single images, error messages for unreadable ones, and skipping those in training."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -10,22 +10,22 @@ from regvit_lightning.errors import one_line
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
-UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises
+UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # exceptions that Pillow raises
 
 Transform = Callable[[Image.Image], Any]  # to uint8 (3, H, W), or to such tensors by name
 
 
 class Files(Protocol):
-    """What a run trains on: images that are asked for by their place."""
+    """Training images accessed by index."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, none where there are no labels."""
+        """Names of the classes; empty where there are no labels."""
 
     def __len__(self) -> int: ...
 
     def path(self, index: int) -> str:
-        """Where one image lies, in words."""
+        """Location of one image, as text."""
 
     def open(self, index: int) -> Image.Image:
         """Decode one image as RGB, or raise `DataError`."""
@@ -45,27 +45,27 @@ def open_image(path: str) -> Image.Image:
 
 
 def decoding_error(file: str, error: Exception, advice: str = "restore or remove the file") -> DataError:
-    """What to raise for a file that a decoder refuses.
+    """Error to raise for a file that cannot be decoded.
 
     Args:
-        file: what it is and where it lies, such as `image a/b.jpg`.
-        error: of Pillow, or of what reads with it.
-        advice: what to do.
+        file: description and path of the file, such as `image a/b.jpg`.
+        error: exception of Pillow, or of a reader based on it.
+        advice: what the user should do.
     """
     reason = "not an image" if "cannot identify" in str(error) else one_line(error)
     return DataError(f"unreadable {file}: {reason}; {advice}")
 
 
 def open_readable(files: Files, start: int, replace: bool = True) -> tuple[Image.Image, int, list[int]]:
-    """The image with the index `start`, or the first one after it that can be read.
+    """Open the image with the index `start`, or the first readable one after it.
 
     Args:
-        files: what is trained on; after the last image comes the first.
+        files: the training images; the search wraps around after the last one.
         start: index of the image that was drawn.
-        replace: False takes that image or none.
+        replace: False tries only that image.
 
     Returns:
-        The image as RGB, its index, and the indices of the images before it that cannot be read.
+        The image as RGB, its index, and the indices of the unreadable images before it.
 
     Raises:
         DataError: none of them can be read.

@@ -1,6 +1,6 @@
-"""Indices of images kept on disk, so that millions of files are listed once and not by every process.
+"""Image indices cached on disk, so that millions of files are listed once and not by every process.
 
-An index is a hidden folder of arrays beside the images. They are mapped into memory: all processes share one copy.
+An index is a hidden folder of arrays beside the images. They are memory-mapped: all processes share one copy.
 """
 
 import fcntl
@@ -18,15 +18,15 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def read(folder: Path, names: Sequence[str]) -> Arrays | None:
-    """The arrays of a kept index, mapped; None where there is none."""
+    """Memory-map the arrays of a stored index; None if there is none."""
     try:
         return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
-    except (OSError, ValueError):  # not there, or of another version of numpy
+    except (OSError, ValueError):  # missing, or written by another version of numpy
         return None
 
 
 def keep(folder: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
-    """Write an index, complete or not at all, in place of one that is there; False where that cannot be done."""
+    """Write an index atomically, replacing an existing one; False if that is not possible."""
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
@@ -34,7 +34,7 @@ def keep(folder: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
             np.save(temporary / f"{name}.npy", array)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
-    except OSError:  # no right to write, no room, or a process that could not wait came first
+    except OSError:  # no write permission, no space, or a process that could not wait came first
         shutil.rmtree(temporary, ignore_errors=True)
         return False
     return True
@@ -42,9 +42,9 @@ def keep(folder: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
 
 @contextmanager
 def in_turn(folder: Path) -> Iterator[None]:
-    """Inside, this process is the only one on all machines that looks for the index in `folder`, or makes it.
+    """Context manager: this process is the only one on all machines that looks up or builds the index in `folder`.
 
-    Where nothing can be written beside the images, or the file system has no locks, every process is let in.
+    Where nothing can be written beside the images, or the file system has no locks, every process enters.
     """
     lock = folder.with_name(f"{folder.name}.lock")
     try:
@@ -59,7 +59,7 @@ def in_turn(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-        if not folder.is_dir():  # nothing could be kept, so nothing is left
+        if not folder.is_dir():  # nothing could be stored, so remove the lock as well
             with suppress(OSError):
                 lock.unlink()
                 folder.parent.rmdir()

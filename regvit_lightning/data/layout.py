@@ -1,4 +1,4 @@
-"""Where a data set lies: by name from `configs/data/`, or any folder in ImageNet's layout by its path."""
+"""Location and layout of a data set: a name from `configs/data/`, or the path of any folder in ImageNet's layout."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from regvit_lightning.errors import UserError
 from regvit_lightning.settings import Layer, SettingsError
 
 ADE_SPLITS = ("training", "validation")
-IGNORED = 255  # class number of pixels without a label, whatever number the masks have for them
+IGNORED = 255  # class index of pixels without a label, whatever value the masks use for them
 
 
 class DataError(UserError):
@@ -21,17 +21,17 @@ class DataError(UserError):
 
 @dataclass
 class Segmentation:
-    """Images with a mask of class numbers each; the defaults are ADEChallengeData2016's. Pairs are [train, test].
+    """Images with one mask of class indices each; the defaults are ADEChallengeData2016's. Pairs are [train, test].
 
     Attributes:
-        images, masks: folders below root; an image and its mask have the same path but for the suffix.
-        lists: files below root that name the images of a split, one a line without suffix; empty takes all images.
+        images, masks: folders below root; an image and its mask have the same path except for the suffix.
+        lists: files below root that name the images of a split, one per line without suffix; empty takes all images.
         image_suffix, mask_suffix: ends of the file names.
-        vocabulary: whose names and colours the classes have: a data set of mmsegmentation (`ade`, `voc`,
+        vocabulary: source of the class names and colours: a data set of mmsegmentation (`ade`, `voc`,
             `cityscapes`), `rendered`, or empty for numbers.
         classes: number of classes, without the unlabelled and the ignored.
-        zero_is_unlabelled: number 0 in a mask means no label, and class n is number n + 1.
-        ignored: number in a mask that is neither trained on nor scored.
+        zero_is_unlabelled: mask value 0 means no label, and value n + 1 means class n.
+        ignored: mask value that is neither trained on nor scored.
     """
 
     images: list[str] = field(default_factory=lambda: [f"ADEChallengeData2016/images/{split}" for split in ADE_SPLITS])
@@ -53,11 +53,11 @@ class Segmentation:
 
 @dataclass
 class Depth:
-    """Images with a depth map each; the defaults are NYU Depth v2's as BTS lays it out. Pairs are [train, test].
+    """Images with one depth map each; the defaults are NYU Depth v2's as BTS lays it out. Pairs are [train, test].
 
     Attributes:
         lists: files below root with lines `image depth focal`.
-        folders: folders below root that the paths in the lists start from.
+        folders: folders below root that are the base of the paths in the lists.
         mat: the official `nyu_depth_v2_labeled.mat` below root, instead of the lists; empty takes the lists.
         splits: the official `splits.mat` below root, for `mat`.
     """
@@ -78,14 +78,14 @@ class BoxedSet:
     """Images with boxes around their objects, for object discovery.
 
     Attributes:
-        layout: `voc`, an XML file for each image as PASCAL VOC has them; or `coco`, one JSON file for all of them.
-        folder: below root; all of the following lie below it.
-        images: folder of the images; `JPEGImages` of `voc` where empty.
-        annotations: folder of the XML files, `Annotations` where empty; or the JSON file.
-        names: file that names the images, one a line: those of `voc` without suffix, `ImageSets/Main/trainval.txt`
-            where empty; those of `coco` as paths below `images`. `all` takes every image that is annotated; `coco`
-            does so where empty.
-        image_suffix: end of the file names of `voc`.
+        layout: `voc`, one XML file per image as in PASCAL VOC; or `coco`, one JSON file for all of them.
+        folder: folder below root that contains all of the following.
+        images: folder of the images; if empty, `JPEGImages` for `voc`.
+        annotations: folder of the XML files, `Annotations` if empty; or the JSON file.
+        names: file with the image names, one per line: for `voc` without suffix, `ImageSets/Main/trainval.txt` if
+            empty; for `coco` as paths below `images`. `all` takes every annotated image; so does an empty value for
+            `coco`.
+        image_suffix: end of the file names, for `voc`.
     """
 
     layout: str = ""
@@ -102,29 +102,29 @@ class BoxedSet:
         )
 
     def check(self, where: str) -> None:
-        """Raise `SettingsError` unless it can be read; `where` it stands begins the message."""
+        """Raise `SettingsError` unless it can be read; `where`, its location in the settings, starts the message."""
         settings.check(self.layout in ("voc", "coco"), f"{where}: layout={self.layout}: expected voc or coco")
         settings.check(
             bool(self.annotations), f"{where}: annotations is not set: expected the JSON file of layout coco"
         )
 
     def paths(self, root: str = "") -> list[str]:
-        """Below root: the folder of the images, the annotations, and the file of names, or `all`."""
+        """Paths below root: the folder of the images, the annotations, and the file of names, or `all`."""
         folder = os.path.join(root, self.folder)
         names = ALL if self.names == ALL else os.path.join(folder, self.names)
         return [os.path.join(folder, self.images), os.path.join(folder, self.annotations), names]
 
     def recorded(self) -> str | list[str]:
-        """What decides which images are read, as records say it: VOC's folder where all is as in VOC, or the paths."""
+        """Which images are read, as stored in records: VOC's folder if everything is as in VOC, else the paths."""
         if self == BoxedSet("voc", self.folder):
             return self.folder
         return self.paths() + ([self.image_suffix] if self.image_suffix != ".jpg" else [])
 
 
 VOC_NAMES = "ImageSets/Main/trainval.txt"
-ALL = "all"  # in place of a file of names
-PUBLISHED = "full"  # the file of configs/data whose sets with boxes are there in any data
-NOT_SETS = ("imagenet", "imagenet22k", "segmentation", "depth", "pairs")  # what else `counts` counts
+ALL = "all"  # instead of a file of names
+PUBLISHED = "full"  # the file of configs/data whose sets with boxes are available in any data
+NOT_SETS = ("imagenet", "imagenet22k", "segmentation", "depth", "pairs")  # other keys of `counts`
 
 
 @dataclass
@@ -132,22 +132,22 @@ class DataSettings:
     """Folders of one collection of data sets; one YAML of `configs/data/` each.
 
     Attributes:
-        name: names the folder of the results, `results/<name>/`.
+        name: name of the results folder, `results/<name>/`.
         root: folder that holds the data sets.
-        variant: overlay of recipes and tasks that fits this data (`mini`: `configs/tasks/<task>.mini.yaml`), or empty.
+        variant: overlay of recipes and tasks for this data (`mini`: `configs/tasks/<task>.mini.yaml`), or empty.
         imagenet: folder below root with `train/<class>/` and `val/<class>/` for the ImageNet evaluations.
         imagenet22k: folder below root with `train/<class>/` for supervised pretraining at large scale.
-        pairs: below root, images with captions for training from text: a pattern of tar shards, a table or a folder,
+        pairs: images with captions below root, for training from text: a pattern of tar shards, a table or a folder,
             see `data/pairs.py`; empty where there are none.
         segmentation: images with masks, for the segmentation tasks.
         depth: images with depth maps, for the depth tasks.
-        discovery: sets of images with boxes, by name, for object discovery; a task on each of them ends in its name
-            (`lost_voc07`). The sets of `full.yaml` are there in any data, below its own root.
-        trained_on: name of the data whose `runs/<name>/` hold the trained models; empty for this data.
-        rendered: made by `regvit_lightning/data/mini/writer.py` on this machine.
-        counts: number of images that the splits must have, [train, test], where it is known; of `imagenet`,
-            `imagenet22k`, `segmentation`, `depth`; and [all] of a set with boxes, [train] of `pairs`.
-        get: what to do when the data is not there; ends the error message.
+        discovery: sets of images with boxes, by name, for object discovery; a task on one of them ends in its name
+            (`lost_voc07`). The sets of `full.yaml` are available in any data, below its own root.
+        trained_on: name of the data whose `runs/<name>/` contains the trained models; empty for this data.
+        rendered: generated on this machine by `regvit_lightning/data/mini/writer.py`.
+        counts: expected number of images of the splits, [train, test], where known; for `imagenet`,
+            `imagenet22k`, `segmentation`, `depth`; and [all] for a set with boxes, [train] for `pairs`.
+        get: how to get the data if it is missing; appended to the error message.
     """
 
     name: str = settings.MISSING
@@ -174,11 +174,11 @@ class DataSettings:
         self.discovery = {**published_sets(), **self.discovery}
 
     def section(self, name: str) -> dict[str, Any]:
-        """What decides which images a task reads and what their labels mean, as its record says it.
+        """The settings that determine which images a task reads and what their labels mean, as stored in its record.
 
         Args:
-            name: `imagenet`, `segmentation`, `depth`, or the name of a set with boxes. Records of a published set tell
-                all the published ones.
+            name: `imagenet`, `segmentation`, `depth`, or the name of a set with boxes. Records of a published set list
+                all published sets.
 
         Raises:
             SettingsError: no such part.
@@ -213,18 +213,18 @@ class DataSettings:
 
 @cache
 def published_sets() -> dict[str, BoxedSet]:
-    """The sets with boxes that `configs/data/full.yaml` lists."""
+    """Sets with boxes listed in `configs/data/full.yaml`."""
     listed = [layer for layer in settings.layers("data", PUBLISHED) if "discovery" in layer.values]
     sets = {name: Layer(layer.origin, facts) for layer in listed for name, facts in layer.values["discovery"].items()}
     return {name: settings.build(BoxedSet, [layer]) for name, layer in sets.items()}
 
 
 def resolve(data: str, root_needed: bool = True) -> DataSettings:
-    """The data set called `data`, or the folder of that path, in ImageNet's layout.
+    """Resolve a name of `configs/data/`, or the path of a folder in ImageNet's layout, to data settings.
 
     Args:
-        data: a name of `configs/data/`, or a folder.
-        root_needed: images are read; else a data set whose root nobody has given has the root `DATA_ROOT`.
+        data: name of a file of `configs/data/`, or a folder.
+        root_needed: images will be read; otherwise a data set without a given root gets the root `DATA_ROOT`.
 
     Raises:
         SettingsError: neither a name of `configs/data/` nor a folder, or `DATA_ROOT` is needed and not set.

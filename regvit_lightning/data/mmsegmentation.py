@@ -1,8 +1,8 @@
-"""Makes mmsegmentation ready for use: `prepare()` comes before the first import of anything of `mmseg`.
+"""Prepares mmsegmentation for use: call `prepare()` before the first import of anything from `mmseg`.
 
-`mmseg.utils` imports `mmcv.ops` for the mask heads, and `mmcv.ops` asks the compiled extension `mmcv._ext` for every
-operator at once. Compiling it for each torch and CUDA release is what users of mmsegmentation suffer from most, and
-none of the heads and transforms used here calls an operator: `mmcv-lite`, which has none, is enough.
+`mmseg.utils` imports `mmcv.ops` for the mask heads, and `mmcv.ops` loads every operator from the compiled extension
+`mmcv._ext` at once. Compiling it for each torch and CUDA release is the most common problem of mmsegmentation users,
+and none of the heads and transforms used here calls an operator: `mmcv-lite`, which has none, is enough.
 """
 
 import importlib.util
@@ -19,12 +19,12 @@ OPERATORS = "mmcv._ext"
 
 @cache
 def prepare() -> None:
-    """Change what mmsegmentation would find and do in this process; a second call does nothing.
+    """Configure mmsegmentation and its dependencies in this process; a second call does nothing.
 
-    - Without mmcv's compiled operators, `sys.modules` gets a stand-in for them: asked for an operator, it gives a
-      function that says what is missing when it is called. Where they are there, nothing is replaced.
-    - OpenCV takes no threads of its own, as the processes that decode images are the parallelism.
-    - mmengine says warnings only; it would print every weight that a head initialises.
+    - Without mmcv's compiled operators, `sys.modules` gets a stub for them: each operator is a function that raises an
+      error naming what is missing when called. Compiled operators, if present, are not replaced.
+    - OpenCV uses no threads of its own, because decoding is parallelised over processes.
+    - mmengine logs warnings only; otherwise it would print every weight that a head initialises.
 
     Raises:
         UserError: OpenCV cannot be loaded.

@@ -1,4 +1,4 @@
-"""Training batches drawn by a `Stream`, and ordered passes: the LightningDataModule that every data set fills."""
+"""LightningDataModule shared by all data sets: training batches drawn by a `Stream`, and ordered passes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ Collate = Callable[[list[Any]], Any]
 
 @dataclass(frozen=True)
 class Loading:
-    """How images are read.
+    """Settings for loading images.
 
     Attributes:
         workers: processes that decode images on each device; 0 decodes in the main process.
-        device_batch: images of a training batch on one device, at most; a larger share of a step is cut up.
-        test_batch: images of an ordered batch; None takes `device_batch`.
+        device_batch: maximum training images per device and forward pass; a larger share of a step is split.
+        test_batch: images per batch of an ordered pass; None takes `device_batch`.
     """
 
     workers: int
@@ -30,14 +30,14 @@ class Loading:
 
 
 class Streamed(LightningDataModule):
-    """A training stream and any number of ordered passes.
+    """LightningDataModule with a training stream and any number of ordered passes.
 
     Args:
         loading: workers and batch sizes.
-        stream: draws of the training run, or None when nothing is trained.
-        train: data set of the training run, asked for by (position in the run, index in the files).
+        stream: draws of the training run, or None for evaluation only.
+        train: training data set, indexed by (position in the run, index in the files).
         validation, test: data sets of ordered passes, one loader each.
-        collate_train, collate: make a batch of a list of samples; None is torch's own way.
+        collate_train, collate: functions that collate a list of samples into a batch; None is torch's default.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Streamed(LightningDataModule):
         self.collate_train, self.collate = collate_train, collate
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """The stream, from the step that the run has reached, in batches of one device."""
+        """Training loader from the step that the run has reached, in batches for one device."""
         assert self.stream is not None and self.train is not None, "built without a training stream"  # noqa: PT018
         assert self.trainer is not None, "the stream starts at the step that the trainer has reached"
         trainer, world = self.trainer, self.trainer.world_size
@@ -82,7 +82,7 @@ class Streamed(LightningDataModule):
 
 
 def accumulation(batch_size: int, world: int, device_batch: int) -> int:
-    """Micro-batches per step: the fewest that keep a device's batch at or below `device_batch`.
+    """Micro-batches per step: the fewest that keep the batch per device at or below `device_batch`.
 
     Raises:
         SettingsError: the global batch does not divide evenly.

@@ -1,7 +1,7 @@
-"""Images with depth maps: NYU Depth v2 as BTS lists it or in its official .mat files, and other data laid out alike.
+"""Images with depth maps: NYU Depth v2 as BTS lists it or in its official .mat files, and data in the same layouts.
 
-What both readers give is a sequence of `DepthPair`s. The augmentation is that of BTS (Lee et al. 2019, arXiv
-1907.10326) as DINOv2's depth evaluation takes it from the Monocular-Depth-Estimation-Toolbox;
+Both readers yield a sequence of `DepthPair`s. The augmentation is that of BTS (Lee et al. 2019, arXiv
+1907.10326), as used in DINOv2's depth evaluation, which takes it from the Monocular-Depth-Estimation-Toolbox;
 test images are only resized, if at all.
 """
 
@@ -28,21 +28,21 @@ from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import one_line
 from regvit_lightning.runtime import seeds
 
-FRAME = (480, 640)  # rows and columns of an NYU image, for which the two crops are made
+FRAME = (480, 640)  # rows and columns of an NYU image, the size that the two crops assume
 BORDER_CROP = (slice(45, 472), slice(43, 608))  # training: without the white frame of the rectified images
 EIGEN_CROP = (slice(45, 471), slice(41, 601))  # scoring (Eigen et al. 2014, arXiv 1406.2283)
-INSIDE_FRAME = (slice(7, 474), slice(7, 632))  # of the .mat: BTS blackens what is outside when it writes the images
-MILLIMETRES = 1000  # of a metre
+INSIDE_FRAME = (slice(7, 474), slice(7, 632))  # for the .mat: BTS blackens the pixels outside when it writes the images
+MILLIMETRES = 1000  # per metre
 
 
 @dataclass(frozen=True, eq=False)
 class DepthPair:
-    """An image and what was measured.
+    """An image and its measured depth.
 
     Attributes:
         image: uint8 (H, W, 3), RGB.
         depth: float32 (H, W), metres; 0 where nothing was measured.
-        name: of the depth map, for messages.
+        name: name of the depth map, for messages.
     """
 
     image: npt.NDArray[np.uint8]
@@ -51,7 +51,7 @@ class DepthPair:
 
 
 class DepthPairs(Protocol):
-    """One split."""
+    """Depth pairs of one split."""
 
     def __len__(self) -> int: ...
 
@@ -59,7 +59,7 @@ class DepthPairs(Protocol):
         """Read one pair.
 
         Raises:
-            DataError: a file that cannot be read, is of another format or has no measured pixel.
+            DataError: a file that cannot be read, has another format or has no measured pixel.
         """
         ...
 
@@ -68,15 +68,15 @@ class DepthPairs(Protocol):
 
 
 class ListedPairs:
-    """Pairs named by a list in BTS's format, lines `image depth focal`; depth is a 16-bit PNG in millimetres.
+    """Depth pairs from a list in BTS's format, lines `image depth focal`; depth is a 16-bit PNG in millimetres.
 
     Args:
-        source: the list.
-        folder: where the paths in the list start, which may begin with a `/`.
-        get: how to get the data; ends the error message.
+        source: path of the list.
+        folder: base folder of the paths in the list, which may begin with a `/`.
+        get: how to get the data; appended to the error message.
 
     Raises:
-        DataError: no such list, a malformed line, or files that are not there.
+        DataError: no such list, a malformed line, or missing files.
     """
 
     def __init__(self, source: Path, folder: Path, get: str = "") -> None:
@@ -108,7 +108,7 @@ def open_depth(path: str) -> npt.NDArray[np.float32]:
     """Decode a depth map, (H, W) in metres.
 
     Raises:
-        DataError: the file cannot be read, is truncated, or does not hold 16-bit numbers.
+        DataError: the file cannot be read, is truncated, or does not contain 16-bit integers.
     """
     try:
         with Image.open(path) as image:
@@ -123,13 +123,13 @@ def open_depth(path: str) -> npt.NDArray[np.float32]:
 
 
 class MatPairs:
-    """Pairs of the official `nyu_depth_v2_labeled.mat`, with the raw depth and the black frame that BTS gives them.
+    """Depth pairs of the official `nyu_depth_v2_labeled.mat`, with raw depth and the black border that BTS adds.
 
     h5py shows MATLAB's arrays with their axes reversed: images (N, 3, W, H), rawDepths (N, W, H).
 
     Args:
         file: the .mat, as checked by `_read_splits`.
-        numbers: (N,) of its images, from 1.
+        numbers: (N,) image numbers in it, from 1.
     """
 
     def __init__(self, file: Path, numbers: npt.NDArray[np.int64]) -> None:
@@ -149,7 +149,7 @@ class MatPairs:
 
 
 def _read_splits(file: Path, splits: Path, key: str) -> npt.NDArray[np.int64]:
-    """The image numbers of one split, after a look at both files."""
+    """Read the image numbers of one split, after checking both files."""
     with _reading(file), h5py.File(file, "r") as mat:
         absent = [name for name in ("images", "rawDepths") if name not in mat]
         if absent:
@@ -192,7 +192,7 @@ def _checked(pair: DepthPair) -> DepthPair:
 
 
 def train_pairs(data: DataSettings) -> DepthPairs:
-    """The train split.
+    """Training split of the depth data.
 
     Raises:
         DataError: missing or incomplete.
@@ -201,7 +201,7 @@ def train_pairs(data: DataSettings) -> DepthPairs:
 
 
 def test_pairs(data: DataSettings) -> DepthPairs:
-    """The test split.
+    """Test split of the depth data.
 
     Raises:
         DataError: missing or incomplete.
@@ -233,12 +233,12 @@ def _official(data: DataSettings, number: int) -> DepthPairs:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The training view: border crop, then rotation, flip and colour half of the time each, and a random crop.
+    """Training augmentation: border crop; rotation, flip and colour, each with probability 1/2; and a random crop.
 
     Attributes:
-        crop: rows and columns of the result.
-        short_side: pixels of the short side of the whole frame, to which image and depth are resized; 0 leaves them.
-        border_crop: cut off the frame of NYU's images first.
+        crop: rows and columns of the output.
+        short_side: short side of the whole frame in pixels, to which image and depth are resized; 0 keeps their size.
+        border_crop: first crop the border of NYU's images.
         rotation: largest angle in degrees.
     """
 
@@ -248,10 +248,10 @@ class Augmentation:
     rotation: float
 
     def __call__(self, pair: DepthPair, rng: np.random.Generator) -> DepthPair:
-        """One view of `pair`, (H, W) = crop.
+        """Augment `pair`, with output (H, W) = crop.
 
         Raises:
-            DataError: the image is smaller than the crop, or not one that has NYU's border.
+            DataError: the image is smaller than the crop, or does not have NYU's border.
         """
         scale = _scale(pair, self.short_side)
         if self.border_crop:
@@ -276,12 +276,12 @@ class Augmentation:
 
 
 def cropped(pair: DepthPair, window: tuple[slice, slice]) -> DepthPair:
-    """Rows and columns of both."""
+    """Crop image and depth to the same window."""
     return replace(pair, image=pair.image[window], depth=pair.depth[window])
 
 
 def resized(pair: DepthPair, scale: float) -> DepthPair:
-    """Both sides times `scale`: the image bilinear with antialiasing, the depth by its nearest pixels."""
+    """Resize image and depth by the factor `scale`: bilinear with antialiasing, and nearest neighbour."""
     if scale == 1:
         return pair
     height, width = (round(side * scale) for side in pair.depth.shape)
@@ -291,9 +291,9 @@ def resized(pair: DepthPair, scale: float) -> DepthPair:
 
 
 def rotated(pair: DepthPair, degrees: float) -> DepthPair:
-    """Both around the centre, anticlockwise, at the same size: the image bilinear, the depth by its nearest pixels.
+    """Rotate image and depth about the centre, anticlockwise, at the same size: bilinear, and nearest neighbour.
 
-    What comes from outside is 0, black and not measured.
+    Pixels from outside the frame are 0: black and not measured.
     """
     image = Image.fromarray(pair.image).rotate(degrees, Image.Resampling.BILINEAR)
     depth = Image.fromarray(pair.depth).rotate(degrees, Image.Resampling.NEAREST)
@@ -301,15 +301,15 @@ def rotated(pair: DepthPair, degrees: float) -> DepthPair:
 
 
 def mirrored(pair: DepthPair) -> DepthPair:
-    """Both from left to right."""
+    """Flip image and depth horizontally."""
     return replace(pair, image=pair.image[:, ::-1], depth=pair.depth[:, ::-1])
 
 
 def coloured(pair: DepthPair, rng: np.random.Generator) -> DepthPair:
     """The toolbox's colour augmentation: gamma 0.9-1.1, brightness 0.75-1.25, each channel 0.9-1.1.
 
-    Its gamma is taken of values in 0..255, not in 0..1 as in BTS, so it makes an image brighter or darker by up to two
-    thirds; the published heads were trained so.
+    Its gamma is applied to values in 0..255, not in 0..1 as in BTS, so it makes an image brighter or darker by up to
+    two thirds; the published heads were trained this way.
     """
     gamma, brightness, colours = rng.uniform(0.9, 1.1), rng.uniform(0.75, 1.25), rng.uniform(0.9, 1.1, size=3)
     values = np.arange(256.0) ** gamma * brightness
@@ -318,10 +318,10 @@ def coloured(pair: DepthPair, rng: np.random.Generator) -> DepthPair:
 
 
 def evaluation_mask(pair: DepthPair, low: float, high: float, eigen_crop: bool) -> npt.NDArray[np.bool_]:
-    """Pixels that are scored, (H, W): low < depth < high, inside the Eigen crop where that is asked for.
+    """Mask of the scored pixels, (H, W): low < depth < high, inside the Eigen crop if requested.
 
     Raises:
-        DataError: there is none, or the image is not one that the Eigen crop is made for.
+        DataError: the mask is empty, or the image does not have the size that the Eigen crop is defined for.
     """
     mask = (pair.depth > low) & (pair.depth < high)
     if eigen_crop:
@@ -348,9 +348,9 @@ def _check_frame(pair: DepthPair, setting: str) -> None:
 
 
 class DrawnDepthPairs(Dataset[dict[str, Tensor]]):
-    """Augmented pairs, asked for by (position in the run, index in the files): image uint8 (3, h, w), depth (h, w).
+    """Augmented pairs, indexed by (position in the run, index in the files): image uint8 (3, h, w), depth (h, w).
 
-    The augmentation of a sample is drawn from the seed and its position alone.
+    The augmentation of a sample depends only on the seed and its position.
     """
 
     def __init__(self, pairs: DepthPairs, augmentation: Augmentation, seed: int) -> None:
@@ -370,10 +370,10 @@ class OrderedPairs(Dataset[dict[str, Any]]):
     """Every pair once, in order: image uint8 (3, h, w), depth and mask (H, W) at the measurement's own size, index.
 
     Args:
-        pairs: what is read.
-        short_side: of the image in pixels; 0 leaves it.
-        depth_range: metres, open interval of depths that are scored.
-        eigen_crop: score inside the Eigen crop only.
+        pairs: the depth pairs.
+        short_side: short side of the image in pixels; 0 keeps its size.
+        depth_range: metres, open interval of the scored depths.
+        eigen_crop: score only inside the Eigen crop.
     """
 
     def __init__(self, pairs: DepthPairs, short_side: int, depth_range: tuple[float, float], eigen_crop: bool) -> None:
@@ -396,7 +396,7 @@ def _channels_first(image: npt.NDArray[np.uint8]) -> Tensor:
 
 
 def by_size(samples: Sequence[dict[str, Any]]) -> list[dict[str, Tensor]]:
-    """Samples of `OrderedPairs` as batches of images of one size each."""
+    """Group samples of `OrderedPairs` into batches of one image size each."""
     groups: dict[Any, list[dict[str, Any]]] = {}
     for sample in samples:
         groups.setdefault((sample["image"].shape, sample["depth"].shape), []).append(sample)
@@ -404,7 +404,7 @@ def by_size(samples: Sequence[dict[str, Any]]) -> list[dict[str, Tensor]]:
 
 
 class NYU(Streamed):
-    """Augmented training pairs from a stream, and test pairs in order, in lists of batches of one size.
+    """Augmented training pairs from a stream, and test pairs in order, in lists of equal-size batches.
 
     Args:
         loading: workers and batch sizes.

@@ -1,11 +1,11 @@
-"""Images with a caption each: tar shards, a CSV file or a folder, indexed once, so that any pair can be read alone.
+"""Images with one caption each: tar shards, a CSV file or a folder, indexed once for random access.
 
     a pattern such as `shards/train-*.tar`: webdataset's layout, <key>.jpg and <key>.txt in uncompressed tars
-    a table, .csv or .tsv in UTF-8, whose first line names a column `filepath` (below the table's folder) and a column
+    a table, .csv or .tsv in UTF-8, whose header has a column `filepath` (below the table's folder) and a column
         `title` or `caption`
     a folder of images with a .txt of the same name beside each
 
-A pair is read by its index, so the order is drawn like that of class folders, and a resumed run needs no reader state.
+Pairs are read by index, so their order is drawn as for class folders, and a resumed run needs no reader state.
 """
 
 import csv
@@ -35,8 +35,8 @@ from regvit_lightning.errors import one_line
 from regvit_lightning.runtime import seeds
 
 CAPTION = ".txt"
-COLUMNS = ("filepath", "title", "caption")  # open_clip's names, and the usual one of the text
-READERS = 16  # shards whose headers are read at once
+COLUMNS = ("filepath", "title", "caption")  # open_clip's names, and the usual name of the text
+READERS = 16  # number of shards whose headers are read concurrently
 
 KEPT = ("file", "offset", "size", "texts", "ends")  # arrays of the index of shards
 
@@ -44,11 +44,11 @@ Tokenize = Callable[[Sequence[str]], Tensor]
 
 
 class CaptionedImage(NamedTuple):
-    """Where an image lies, and its caption.
+    """Location of an image, and its caption.
 
     Attributes:
         file: index into `files`.
-        offset, size: bytes of the image in that file; size -1 for a file that is the image.
+        offset, size: byte range of the image in that file; size -1 if the whole file is the image.
     """
 
     file: int
@@ -59,14 +59,14 @@ class CaptionedImage(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class CaptionedImages:
-    """Pairs of one data set, as arrays: millions of Python objects would be copied into every worker process.
+    """Pairs of one data set, stored as arrays: Python objects by the million would be copied into every worker process.
 
     Attributes:
         files: (F,) paths of shards or images.
         file, offset, size: (N,) as in `Pair`.
-        texts: the captions in UTF-8, one after the other.
-        ends: (N,) where each caption ends in `texts`.
-        classes: none; the captions are the labels.
+        texts: the captions in UTF-8, concatenated.
+        ends: (N,) end of each caption in `texts`.
+        classes: empty; the captions are the labels.
     """
 
     files: npt.NDArray[np.bytes_]
@@ -88,7 +88,7 @@ class CaptionedImages:
         return self.texts[self.ends[index - 1] if index else 0 : self.ends[index]].tobytes().decode()
 
     def path(self, index: int) -> str:
-        """Path of one image, in a shard with the member's name."""
+        """Path of one image; in a shard, with the member's name."""
         file = self._file(index)
         return file if self.size[index] < 0 else f"{file}: {_member(file, int(self.offset[index]))}"
 
@@ -135,10 +135,10 @@ def train_pairs(data: DataSettings) -> CaptionedImages:
 
 
 def from_shards(shards: Sequence[Path], pattern: Path, get: str = "") -> CaptionedImages:
-    """Index tar shards, about 10,000 pairs a second; the index is kept beside them, in a hidden folder, where possible.
+    """Index tar shards, about 10,000 pairs a second; the index is stored beside them in a hidden folder, if possible.
 
     Raises:
-        DataError: there is none, or one is truncated, empty or compressed, or has an image or a caption alone.
+        DataError: no shards, or one is truncated, empty or compressed, or has an image or a caption without partner.
     """
     if not shards:
         raise DataError(f"no image-text pairs: no shard {pattern}{f'; {get}' if get else ''}")
@@ -155,10 +155,10 @@ def from_shards(shards: Sequence[Path], pattern: Path, get: str = "") -> Caption
 
 
 def from_table(table: Path) -> CaptionedImages:
-    """Index the images that a CSV or TSV file names.
+    """Index the images listed in a CSV or TSV file.
 
     Raises:
-        DataError: not such a table, no row, or a row without a caption or whose image is missing.
+        DataError: not such a table, no row, or a row without a caption or with a missing image.
     """
     with table.open(encoding="utf-8", newline="") as file:
         try:
@@ -185,7 +185,7 @@ def from_folder(folder: Path) -> CaptionedImages:
     """Index images with a text file of the same name beside each, in `folder` and below.
 
     Raises:
-        DataError: there is none, or an image or a caption is alone.
+        DataError: no pairs, or an image or a caption without its partner.
     """
     paths = [path for path in folder.rglob("*") if path.is_file()]
     images = {path.with_suffix(""): path for path in sorted(paths) if path.suffix.lower() in EXTENSIONS}
@@ -199,7 +199,7 @@ def from_folder(folder: Path) -> CaptionedImages:
 
 
 def _arrays(pairs: Sequence[CaptionedImage]) -> dict[str, npt.NDArray[Any]]:
-    """What `CaptionedImages` holds of some pairs, with the lengths of the captions."""
+    """The arrays of `CaptionedImages` for some pairs, with the lengths of the captions."""
     file, offset, size, captions = zip(*pairs, strict=True)
     texts = [caption.encode() for caption in captions]
     return {
@@ -221,7 +221,7 @@ def _encoded(files: Sequence[Path]) -> npt.NDArray[np.bytes_]:
 
 
 def _fingerprint(shards: Sequence[Path]) -> str:
-    """Changes with the name, the size and the time of any shard."""
+    """Fingerprint that changes with the name, the size or the modification time of any shard."""
     facts = [(shard.name, shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
@@ -248,7 +248,7 @@ def _read_shard(number: int, shard: Path) -> dict[str, npt.NDArray[Any]]:
         raise DataError(
             f"{shard}: truncated, empty or not an uncompressed tar ({one_line(error)}); get it anew"
         ) from None
-    if not whole:  # tarfile stops without a word where a member's header is cut off or damaged
+    if not whole:  # tarfile stops silently where a member's header is truncated or damaged
         raise DataError(
             f"{shard}: truncated or damaged at byte {end:,}: neither a member nor the end mark; get it anew"
         )
@@ -284,7 +284,7 @@ def _check_caption(text: str | None, where: object) -> None:
 
 
 def _member(file: str, offset: int) -> str:
-    # The header of a tar's member is the block before its content.
+    # In a tar, the header of a member is the block before its content.
     try:
         with open(file, "rb") as shard:
             shard.seek(offset - tarfile.BLOCKSIZE)
@@ -294,14 +294,14 @@ def _member(file: str, offset: int) -> str:
 
 
 class DrawnCaptionedImages(Dataset[dict[str, Any]]):
-    """Augmented images with tokens for training, asked for by (position in the run, index in the pairs).
+    """Augmented images with tokenised captions for training, indexed by (position in the run, index in the pairs).
 
-    The augmentation of a sample is drawn from the seed and its position alone. A pair whose image cannot be read is
-    replaced by the next one that can, and its index is reported in `unreadable`.
+    The augmentation of a sample depends only on the seed and its position. A pair whose image cannot be read is
+    replaced by the next readable one, and its index is reported in `unreadable`.
 
     Args:
-        pairs, transform, tokenize: what is read, the augmentation, and what makes tokens of texts.
-        seed: of the augmentation.
+        pairs, transform, tokenize: the pairs, the augmentation, and the tokeniser.
+        seed: seed of the augmentation.
     """
 
     def __init__(self, pairs: CaptionedImages, transform: Transform, tokenize: Tokenize, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Which image comes when in a training run: a stream of steps that can be entered anywhere."""
+"""Image order of a training run: a stream of steps with random access, so that a run can resume at any step."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from regvit_lightning.settings import check
 
 @dataclass(frozen=True)
 class Stream:
-    """The draws of a whole training run.
+    """The image draws of a whole training run.
 
-    Every pass over the data is a permutation of its own, drawn from the seed; with `repeats` r, each image of the
-    permutation comes r times (repeated augmentation, Hoffer et al. 2020) and a pass covers 1/r of the images, as in
-    DeiT. The repeats of an image lie apart in their step, so that mixing neighbours does not mix an image with itself.
-    Batches run on across the borders of passes, so every image counts and no batch is short.
+    Every pass over the data is a separate permutation, drawn from the seed; with `repeats` r, each image of the
+    permutation is repeated r times (repeated augmentation, Hoffer et al. 2020) and a pass covers 1/r of the images, as
+    in DeiT. Repeats of an image are spread over their step, so that mixing neighbours does not mix an image with
+    itself. Batches span pass boundaries, so that every image is used and no batch is short.
 
     Attributes:
         size: number of images.
         batch_size: images per step over all devices.
         steps: optimiser steps of the run.
-        seed: of the order.
-        repeats: how often an image of a pass comes.
+        seed: seed of the order.
+        repeats: number of times that an image of a pass is repeated.
     """
 
     size: int
@@ -38,7 +38,7 @@ class Stream:
         check(self.size > 0, "no image to draw from")
 
     def indices(self, step: int) -> Tensor:
-        """Places in the files of the images of one step, (batch_size,) int64."""
+        """Indices into the files of the images of one step, (batch_size,) int64."""
         positions = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
         passes = positions // self.size
         indices = torch.cat([self._order(int(p))[positions[passes == p] % self.size] for p in passes.unique()])
@@ -54,16 +54,16 @@ class Stream:
 
 
 class StreamSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of one device: lists of (position in the run, index in the files) for `Drawn`.
+    """Batches for one device: lists of (position in the run, index in the files) for `Drawn`.
 
-    A step's images are cut into `accumulate` micro-batches, and each of those into one part per device, so that the
-    images of a step are the same whatever the number of devices.
+    A step's images are split into `accumulate` micro-batches, and each of those into one part per device, so that a
+    step has the same images for any number of devices.
 
     Args:
         stream: the draws of the run.
         accumulate: micro-batches per step.
         rank, world: this device and the number of devices; batch_size must be a multiple of accumulate * world.
-        start: step to begin with (a resumed run).
+        start: first step (of a resumed run).
     """
 
     def __init__(self, stream: Stream, accumulate: int = 1, rank: int = 0, world: int = 1, start: int = 0) -> None:
@@ -72,7 +72,7 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         self.stream, self.accumulate, self.rank, self.world, self.start = stream, accumulate, rank, world, start
 
     def __len__(self) -> int:
-        """Micro-batches of the whole run, those before `start` counted: Lightning counts from the beginning."""
+        """Micro-batches of the whole run, including those before `start`: Lightning counts from the beginning."""
         return self.stream.steps * self.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:

@@ -1,7 +1,7 @@
-"""From decoded images to uint8 tensors: evaluation crops and training augmentation.
+"""Transforms from decoded images to uint8 tensors: evaluation crops and training augmentation.
 
-Tensors stay uint8 until they are on the device: a quarter of the bytes to move, and one place (`normalise`) knows mean
-and std. Random draws come from torch's global generator, which `Drawn` seeds per sample.
+Tensors stay uint8 until they are on the device: a quarter of the bytes to transfer, and only `normalise` applies
+mean and std. Random draws come from torch's global generator, which `Drawn` seeds per sample.
 """
 
 from collections.abc import Callable
@@ -18,17 +18,17 @@ BICUBIC = InterpolationMode.BICUBIC
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) to float32 with the model's mean and std (3,), in units of [0, 1]."""
+    """Convert uint8 (B, 3, H, W) to float32, normalised by the model's mean and std (3,), in units of [0, 1]."""
     return (images.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
 
 
 def centre_crop(resize: int, crop: int) -> v2.Compose:
-    """Short side to `resize` pixels (bicubic), then the central `crop` square: DINOv2's and DeiT's evaluation view."""
+    """Resize the short side to `resize` pixels (bicubic), then crop the centre: DINOv2's and DeiT's evaluation view."""
     return v2.Compose([v2.Resize(resize, BICUBIC, antialias=True), v2.CenterCrop(crop), v2.PILToTensor()])
 
 
 def random_resized_crop(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> v2.Compose:
-    """Inception crop of a share `scale` of the area to `size` pixels (bicubic), flipped half of the time."""
+    """Inception crop of a fraction `scale` of the area to `size` pixels (bicubic), flipped with probability 1/2."""
     crop = v2.RandomResizedCrop(size, scale=scale, interpolation=BICUBIC, antialias=True)
     return v2.Compose([crop, v2.RandomHorizontalFlip(), v2.PILToTensor()])
 

@@ -1,8 +1,8 @@
-"""PASCAL VOC's detection layout: an XML file of annotations for each image, and a list of the images.
+"""PASCAL VOC's detection layout: one XML file of annotations per image, and a list of the images.
 
-As in LOST (Siméoni et al. 2021, arXiv 2109.14279; valeoai/LOST, datasets.py) every object counts, difficult and
-truncated ones too, and a box [xmin, ymin, xmax, ymax], which is 1-based and inclusive, becomes [xmin - 1, ymin - 1,
-xmax, ymax].
+As in LOST (Siméoni et al. 2021, arXiv 2109.14279; valeoai/LOST, datasets.py), all objects are used, including
+difficult and truncated ones, and a box [xmin, ymin, xmax, ymax], which is 1-based and inclusive, becomes
+[xmin - 1, ymin - 1, xmax, ymax].
 """
 
 from pathlib import Path
@@ -19,19 +19,19 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def listed(folder: Path, annotations: Path, names: Path | None, suffix: str = ".jpg", get: str = "") -> BoxedImages:
-    """Images with the boxes of all their objects.
+    """Images of a VOC data set with the boxes of all their objects.
 
     Args:
-        folder: of the images (`JPEGImages`).
+        folder: folder of the images (`JPEGImages`).
         annotations: folder of the XML files.
-        names: file that names the images without suffix, one a line (`ImageSets/Main/trainval.txt`); None takes all
-            that are annotated.
-        suffix: of the images.
-        get: how to get the data; ends the error message.
+        names: file with the image names without suffix, one per line (`ImageSets/Main/trainval.txt`); None takes all
+            annotated images.
+        suffix: file name suffix of the images.
+        get: how to get the data; appended to the error message.
 
     Raises:
         DataError: no such list, or an empty one; an image without annotation or the other way round; an annotation that
-            cannot be read or has no object; a box that is empty or outside of its image.
+            cannot be read or has no object; a box that is empty or outside its image.
     """
     wanted = _named(names, get) if names else _annotated(annotations, get)
     images = [folder / f"{name}{suffix}" for name in wanted]
@@ -61,7 +61,7 @@ def _check_pairs(source: Path, images: list[Path], annotations: list[Path], get:
 
 
 def read_boxes(file: Path) -> Boxes:
-    """Boxes (M, 4) of all objects of one annotation, M >= 1; parts of objects (heads, hands) are not objects.
+    """Boxes (M, 4) of all objects of one annotation, M >= 1; object parts (heads, hands) are ignored.
 
     Raises:
         DataError: not XML, no object, or an object without its four corners.

@@ -1,3 +1,3 @@
-"""Vision transformers with registers, frozen backbones, and weights in every naming."""
+"""Vision transformers with registers, frozen backbones, and weights in all supported namings."""
 
-EXPORT = "backbone.safetensors"  # of a finished run, in its folder: the backbone that the evaluations take
+EXPORT = "backbone.safetensors"  # exported backbone in the folder of a finished run, which the evaluations read

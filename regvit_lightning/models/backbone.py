@@ -1,4 +1,4 @@
-"""What every frozen backbone is to the rest of the suite: `Tokens` for images, and a few facts about itself."""
+"""Common interface of all frozen backbones: `Tokens` for images, and a few facts about the model."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,24 +17,24 @@ from regvit_lightning.models.transform import SHARE, Transform
 class Backbone(nn.Module):
     """A frozen model behind the `Tokens` contract; stays in evaluation mode inside a module that trains.
 
-    The adapters are `ViTBackbone`, which also shows what is inside the blocks, and `ForeignBackbone`, which gives
-    tokens only: all else of it raises `UserError`.
+    The adapters are `ViTBackbone`, which also gives access to the inside of the blocks, and `ForeignBackbone`, which
+    only returns tokens: its other methods raise `UserError`.
 
     Args:
-        model: frozen itself, not a copy.
-        name: the id in records (`deit3-vitb_reg16`).
-        image_size: side in pixels of the images that the model is made for.
-        mean, std: per channel, of images in 0..1.
-        source: file that the weights came from, where it is one.
-        share: of the resized short side that the crop of `transform` keeps.
+        model: the model; it is frozen in place, not copied.
+        name: id in records (`deit3-vitb_reg16`).
+        image_size: side in pixels of the images that the model expects.
+        mean, std: per channel, for images in 0..1.
+        source: file of the weights, if they come from one.
+        share: fraction of the resized short side that the crop of `transform` keeps.
 
     Attributes:
         embed_dim: width D.
-        depth: number of blocks whose tokens can be asked for.
-        patch_size: side in pixels of what one patch token stands for.
+        depth: number of blocks whose tokens are available.
+        patch_size: side in pixels of the image patch behind one patch token.
         num_registers: R.
-        has_cls: there is a CLS token.
-        any_size: takes images of any size in multiples of the patch size; else only `image_size`.
+        has_cls: whether there is a CLS token.
+        any_size: accepts images of any size in multiples of the patch size; else only `image_size`.
         transform: from a PIL image or uint8 pixels to (3, image_size, image_size), see `Transform`.
     """
 
@@ -71,12 +71,12 @@ class Backbone(nn.Module):
         return weights.fingerprint(self.model.state_dict())
 
     def facts(self) -> dict[str, Any]:
-        """What a record says about the model."""
+        """Facts about the model that records store."""
         names = ("embed_dim", "depth", "patch_size", "num_registers", "has_cls", "image_size")
         return {**{name: getattr(self, name) for name in names}, "mean": list(self.mean), "std": list(self.std)}
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Does nothing: a frozen backbone stays in evaluation mode."""
+        """Do nothing: a frozen backbone stays in evaluation mode."""
         return super().train(False)
 
     @overload
@@ -86,89 +86,89 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor, blocks: Sequence[int], norm: bool = True) -> list[Tokens]: ...
 
     def forward(self, images: Tensor, blocks: Sequence[int] | None = None, norm: bool = True) -> Tokens | list[Tokens]:
-        """The tokens of the model's output, or those after each of `blocks`, in the order asked for.
+        """Tokens of the model's output, or those after each of `blocks`, in the order requested.
 
         Args:
             images: (B, 3, H, W), normalised by `mean` and `std`; H and W multiples of the patch size.
-            blocks: indices 0..depth-1, or negative from the end; None stands for the last and gives its tokens alone.
-            norm: apply the final norm to each; else the residual stream as it is (where artifacts are measured).
+            blocks: indices 0..depth-1, or negative from the end; None means the last and returns its `Tokens` alone.
+            norm: apply the final norm to each; else return the raw residual stream (where artifacts are measured).
 
         Raises:
-            UserError: a shape, a size or a block that the model does not have.
+            UserError: a shape, a size or a block that the model does not support.
         """
         return self._tokens(images, (-1,), norm)[0] if blocks is None else self._tokens(images, blocks, norm)
 
     def walk(self, images: Tensor, see: Callable[[int, Tokens], None]) -> None:
-        """Show the tokens of every stage to `see` in one forward pass, with those of one stage in memory at a time.
+        """Call `see` with the tokens of every stage in one forward pass, with one stage in memory at a time.
 
         Args:
             images: as for `forward`.
             see: called with 0 and the output of the patch embedding, before position embeddings (patches only); with
-                1..depth and the residual stream after each block; with depth + 1 and the last after the final norm.
+                1..depth and the residual stream after each block; with depth + 1 and the last one after the final norm.
 
         Raises:
-            UserError: a size that the model does not have, or a model without blocks to look into.
+            UserError: a size that the model does not support, or a model without accessible blocks.
         """
         raise self._lacks("tokens of every block before the final norm")
 
     def last_block(self, images: Tensor) -> LastBlock:
         """Queries, keys, values and attention of the last block.
 
-        The attention is that of the unfused computation, made for this block only: (B, heads, T, T) in memory.
+        The attention is computed without a fused kernel, for this block only: (B, heads, T, T) in memory.
 
         Args:
             images: as for `forward`.
 
         Raises:
-            UserError: as `forward`; or a block whose attention is not softmax(q k) v.
+            UserError: see `forward`; or a block whose attention is not softmax(q k) v.
         """
         raise self._lacks("q, k, v and attention")
 
     def projections(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Projections]:
-        """Queries, keys and values of each of `blocks`, in the order asked for, from one forward pass.
+        """Queries, keys and values of each of `blocks`, in the order requested, from one forward pass.
 
-        The attention stays fused, so that memory grows with the number of patches and not with its square.
+        The attention stays fused, so that memory grows linearly, not quadratically, with the number of patches.
 
         Args:
             images: as for `forward`.
             blocks: indices as for `forward`.
 
         Raises:
-            UserError: as `last_block`; or a block that the model does not have.
+            UserError: see `last_block`; or a block that the model does not have.
         """
         raise self._lacks("q, k, v")
 
     @contextmanager
     def rewriting_registers(self, rewrite: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
-        """Inside, every pass goes on with `rewrite(block, registers)` in place of the registers that leave a block.
+        """Context manager that replaces the registers after each block by `rewrite(block, registers)` in every pass.
 
         Args:
-            rewrite: of the block's index 0..depth-1 and its output (B, R, D), before the final norm; gives (B, R, D).
+            rewrite: maps the block's index 0..depth-1 and its registers (B, R, D), before the final norm, to (B, R, D).
 
         Raises:
-            UserError: a model without registers, or without blocks to look into.
+            UserError: a model without registers, or without accessible blocks.
         """
         raise self._lacks("blocks whose registers could be replaced")
         yield
 
     def require_plain_vit(self) -> None:
-        """Say at once, before any image is read, that a model without blocks to look into does not do.
+        """Raise, before any image is read, if the blocks of the model are not accessible.
 
         Raises:
-            UserError: it is such a model.
+            UserError: the blocks are not accessible.
         """
         raise self._lacks("q, k, v and attention of its blocks")
 
     def linears(self) -> list[nn.Linear]:
-        """The weight matrices of all blocks that every token meets, for counting multiply-adds.
+        """Linear layers of all blocks that process every token, for counting multiply-adds.
 
         Raises:
-            UserError: a model without blocks to look into.
+            UserError: a model without accessible blocks.
         """
         raise self._lacks("blocks whose multiply-adds could be counted")
 
     def _tokens(self, images: Tensor, blocks: Sequence[int], norm: bool) -> list[Tokens]:
-        """`forward` of an adapter, of the blocks that are asked for."""
+        """Adapter's implementation of `forward` for the requested blocks."""
         raise NotImplementedError
 
     def _lacks(self, what: str) -> UserError:

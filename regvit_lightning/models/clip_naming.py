@@ -1,4 +1,4 @@
-"""The names of an open_clip model: its image tower under our names (which are timm's), its text tower by itself."""
+"""Names of an open_clip model: its image tower under our names (which are timm's), its text tower separately."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,13 @@ from torch import Tensor
 State = dict[str, Tensor]
 Renames = Sequence[tuple[re.Pattern[str], str]]
 
-# Widths of open_clip's ViT-g, bigG and e, whose heads are not 64 wide; all others' are, or have our own widths.
+# Widths of open_clip's ViT-g, bigG and e, whose heads are not 64 wide; the others' are, or share our own widths.
 HEADS = {1408: 16, 1664: 16, 1792: 16}
 
 TEXT = re.compile(
     r"(text\.)?(positional_embedding|text_projection|token_embedding\.weight|transformer\..+|ln_final\..+|attn_mask)"
 )
-SHARED = ("visual.proj", "logit_scale")  # of both towers
+SHARED = ("visual.proj", "logit_scale")  # shared by both towers
 
 IMAGE = (
     (re.compile(r"^visual\.class_embedding$"), "cls_token"),
@@ -33,7 +33,7 @@ IMAGE = (
 
 
 def rename(state: Mapping[str, Tensor], renames: Renames) -> State:
-    """The tensors under names that went through all `renames` in their order."""
+    """Apply all `renames` in order to the names of the tensors."""
     renamed: State = {}
     for name, tensor in state.items():
         for pattern, replacement in renames:
@@ -43,14 +43,14 @@ def rename(state: Mapping[str, Tensor], renames: Renames) -> State:
 
 
 def is_clip(state: Mapping[str, Tensor]) -> bool:
-    """Whether these are the tensors of an open_clip model whose image tower is a ViT of open_clip's own."""
+    """Whether the tensors are those of an open_clip model whose image tower is a ViT of open_clip's own."""
     return "visual.class_embedding" in state
 
 
 def image_tower(state: Mapping[str, Tensor]) -> State:
-    """The image tower under our names, its position embedding with the entry of CLS.
+    """Image tower under our names; its position embedding includes the entry of CLS.
 
-    What belongs to neither tower keeps its name, so that a strict loading tells it as unexpected.
+    Tensors of neither tower keep their names, so that strict loading reports them as unexpected.
     """
     renamed = rename({n: t for n, t in state.items() if not TEXT.fullmatch(n) and n not in SHARED}, IMAGE)
     renamed["cls_token"] = renamed["cls_token"].reshape(1, 1, -1)
@@ -60,7 +60,7 @@ def image_tower(state: Mapping[str, Tensor]) -> State:
 
 
 def text_tower(state: Mapping[str, Tensor]) -> State:
-    """The text tower under the names of open_clip's `TextTransformer`."""
+    """Text tower under the names of open_clip's `TextTransformer`."""
     text = {name.removeprefix("text."): tensor for name, tensor in state.items() if TEXT.fullmatch(name)}
-    text.pop("attn_mask", None)  # a constant, which old checkpoints keep
+    text.pop("attn_mask", None)  # a constant, which old checkpoints contain
     return text

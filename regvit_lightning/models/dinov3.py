@@ -15,7 +15,7 @@ from regvit_lightning.models.clip_naming import State, rename
 ROPE_THETA = 100.0  # base of the periods of the rotary embedding, in all releases
 EPS = 1e-5  # of all layer norms
 
-# The rotary embedding and the mask that keeps the bias of the keys at 0 are constants; the rest is for training.
+# The rotary embedding and the mask that keeps the key bias at 0 are constants; the rest is for training only.
 DROPPED = re.compile(r"rope_embed\.periods|.+\.qkv\.bias_mask|mask_token|local_cls_norm\..+")
 
 RENAMES = (
@@ -28,14 +28,14 @@ RENAMES = (
 
 
 def is_dinov3(state: Mapping[str, Tensor]) -> bool:
-    """Whether these are the names of facebookresearch/dinov3."""
+    """Whether the tensors have the names of facebookresearch/dinov3."""
     return "storage_tokens" in state and "pos_embed" not in state
 
 
 def to_timm_naming(state: Mapping[str, Tensor]) -> State:
-    """The tensors of facebookresearch/dinov3 under the names of timm's `Eva` with biases.
+    """Tensors of facebookresearch/dinov3 under the names of timm's `Eva` with biases.
 
-    Of the bias of q, k and v together, the part of k is left out: DINOv3 multiplies it by 0.
+    The k part of the joint qkv bias is dropped: DINOv3 multiplies it by 0.
     """
     renamed = rename({name: tensor for name, tensor in state.items() if not DROPPED.fullmatch(name)}, RENAMES)
     for name in [name for name in renamed if name.endswith(".attn.qkv.bias")]:
@@ -51,14 +51,14 @@ def build(
     rope_theta: float = ROPE_THETA,
     image_size: int | None = None,
 ) -> Eva:
-    """An untrained model with the shapes of `state`.
+    """Build an untrained model with the shapes of `state`.
 
     Args:
         state: tensors under the names of timm's `Eva`.
         source: for messages.
         heads: attention heads per block; by default they are 64 wide, as in all releases.
         rope_theta: base of the periods of the rotary embedding.
-        image_size: side in pixels that the model is made for; by default 14 patches, as all releases.
+        image_size: side in pixels of the model's images; by default 14 patches, as in all releases.
 
     Raises:
         UserError: the patches are not square, or there is no MLP.
@@ -77,8 +77,8 @@ def build(
         num_heads=heads or max(width // 64, 1),
         mlp_ratio=(fc2.shape[1] + 0.5) / width,  # timm truncates embed_dim * mlp_ratio
         swiglu_mlp="blocks.0.mlp.fc1_g.weight" in state,
-        swiglu_align_to=1,  # separate tensors for the gate, of the width that is there
-        init_values=1e-5,  # the value is overwritten by the file's
+        swiglu_align_to=1,  # a separate tensor for the gate, without rounding the width
+        init_values=1e-5,  # overwritten by the value in the file
         num_reg_tokens=state["reg_token"].shape[1] if "reg_token" in state else 0,
         use_abs_pos_emb=False,
         use_rot_pos_emb=True,

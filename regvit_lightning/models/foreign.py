@@ -1,10 +1,10 @@
 """Any `nn.Module` as a backbone: `python:package.module:function` or `python:path/to/file.py:function`.
 
-The function takes nothing and returns a module that maps images (B, 3, H, W), normalised, to `Tokens` or to a mapping
-with `patches` (B, h, w, D) and, where the model has them, `cls` (B, D) and `registers` (B, R, D). The module says its
-`image_size` (side in pixels), `mean` and `std` (three values each, of images in 0..1), and may say `any_size` (True: it
-takes every size in multiples of its patch size). A convolutional or hierarchical network gives the map that it ends in
-as `patches`.
+The function takes no arguments and returns a module that maps normalised images (B, 3, H, W) to `Tokens` or to a
+mapping with `patches` (B, h, w, D) and, where the model has them, `cls` (B, D) and `registers` (B, R, D). The module
+defines `image_size` (side in pixels), `mean` and `std` (three values each, for images in 0..1), and optionally
+`any_size` (True: it accepts every size in multiples of its patch size). A convolutional or hierarchical network
+returns its final feature map as `patches`.
 """
 
 import hashlib
@@ -34,12 +34,12 @@ FORMS = "python:package.module:function or python:path/to/file.py:function"
 
 
 class ForeignBackbone(Backbone):
-    """A module that gives tokens and shows nothing of its inside: one block, and no norm that could be left out.
+    """A module that returns tokens without access to its inside: one block, and no norm that could be left out.
 
     Args:
-        model: images to `Tokens` or a mapping, with `image_size`, `mean` and `std`; see this file's docstring.
-        name: the id in records.
-        code: what defines the model beside its weights, for the fingerprint.
+        model: maps images to `Tokens` or a mapping, with `image_size`, `mean` and `std`; see this file's docstring.
+        name: id in records.
+        code: source that defines the model besides its weights, for the fingerprint.
 
     Raises:
         UserError: an attribute is missing, or the output is not tokens of a square grid.
@@ -60,7 +60,7 @@ class ForeignBackbone(Backbone):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of all tensors of the model and of the code that defines it: the same weights may mean another model."""
+        """Hash of all tensors of the model and of its code: the same weights may define another model."""
         state = {f"model.{name}": value for name, value in self.model.state_dict().items() if _is_tensor(value)}
         return hashlib.sha256(weights.fingerprint(state).encode() + self.code).hexdigest()[:16]
 
@@ -80,16 +80,16 @@ class ForeignBackbone(Backbone):
 
 
 def load_foreign(name: str, seed: int = 0) -> Backbone:
-    """The backbone called `python:<module or file>:<function>`.
+    """Load the backbone called `python:<module or file>:<function>`.
 
-    A function that returns a `Backbone` of ours, such as a `ViTBackbone` around a timm model, keeps all that it can do.
+    A returned `Backbone`, such as a `ViTBackbone` around a timm model, is used as is, with all its capabilities.
 
     Args:
-        name: of one of the two forms.
-        seed: of the random state in which the function is called.
+        name: name in one of the two forms.
+        seed: seed of the random state in which the function is called.
 
     Raises:
-        UserError: no such file, module or function; it fails; or what it returns is not such a model.
+        UserError: no such file, module or function; it fails; or it returns an unsuitable model.
     """
     target, _, function = name.removeprefix(origins.PYTHON).rpartition(":")
     if not target or not function:
@@ -113,10 +113,10 @@ def load_foreign(name: str, seed: int = 0) -> Backbone:
 
 
 def as_tokens(output: Any, name: str, images: int) -> Tokens:
-    """The output of a foreign model for so many images as `Tokens`.
+    """Convert the output of a foreign model for a batch of `images` images to `Tokens`.
 
     Raises:
-        UserError: neither `Tokens` nor a mapping with `patches`; unknown keys; or another shape.
+        UserError: neither `Tokens` nor a mapping with `patches`; unknown keys; or a wrong shape.
     """
     if isinstance(output, Mapping):
         wrong = set(output) - {"cls", "registers", "patches"}
@@ -181,7 +181,7 @@ def _imported(target: str, name: str) -> ModuleType:
 
 @contextmanager
 def _importable_from(folder: Path) -> Iterator[None]:
-    """Inside, modules that lie in `folder` can be imported, as those beside a script can."""
+    """Context manager that makes modules in `folder` importable, like those beside a script."""
     before = list(sys.path)
     sys.path.insert(0, os.fspath(folder.expanduser().resolve()))
     try:
@@ -192,7 +192,7 @@ def _importable_from(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _failures(name: str) -> Iterator[None]:
-    """What the user's own code raises, in one line with the place where it happened."""
+    """Context manager that reports exceptions of the user's own code in one line with their location."""
     try:
         yield
     except UserError:

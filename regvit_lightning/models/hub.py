@@ -1,4 +1,4 @@
-"""Files of the Hugging Face Hub: from the cache, else downloaded into it, with one line where that cannot be done."""
+"""Files of the Hugging Face Hub: read from the cache, else downloaded into it; failures are reported in one line."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,16 +12,16 @@ from regvit_lightning.errors import UserError
 from regvit_lightning.models import hugging_face
 from regvit_lightning.models.origins import HUB
 
-SECONDS = 10.0  # that the Hub may take to answer
+SECONDS = 10.0  # timeout of the Hub
 
-# A failure of one of these packages, on the way to released weights, means that they could not be fetched.
+# An exception of one of these packages while loading released weights means that they could not be fetched.
 NETWORK = ("huggingface_hub", "requests", "httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "urllib")
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def fetch_model(name: str) -> Path:
-    """The weights of `hf/<org>/<name>`, with the JSON files that belong to them beside.
+    """Fetch the weights of `hf/<org>/<name>`, together with their JSON files.
 
     Raises:
         UserError: no such model, no access to it, no weights in it, or the Hub cannot be reached.
@@ -40,14 +40,14 @@ def fetch_model(name: str) -> Path:
 
 
 def fetch(name: str, repository: str, files: Sequence[str]) -> Path | None:
-    """The first of `files` that a repository of the Hub has; None where it has none of them.
+    """Fetch the first of `files` that a repository of the Hub has; None if it has none of them.
 
-    What is in the cache is taken from there, without a look at the network.
+    Cached files are used without network access.
 
     Args:
-        name: of the model, for messages.
+        name: name of the model, for messages.
         repository: `<org>/<name>`.
-        files: names of files, the best first.
+        files: file names, in order of preference.
 
     Raises:
         UserError: no such repository, no access to it, or the Hub cannot be reached.
@@ -60,7 +60,7 @@ def fetch(name: str, repository: str, files: Sequence[str]) -> Path | None:
         for file in files:
             try:
                 return Path(_download(repository, file))
-            except LocalEntryNotFoundError:  # nobody answered
+            except LocalEntryNotFoundError:  # no response
                 raise
             except EntryNotFoundError:
                 continue
@@ -69,7 +69,7 @@ def fetch(name: str, repository: str, files: Sequence[str]) -> Path | None:
 
 @contextmanager
 def fetching(name: str) -> Iterator[None]:
-    """Inside, a failure to fetch the released weights of the model `name` is a `UserError` in one line."""
+    """Context manager that turns a failure to fetch the weights of the model `name` into a one-line `UserError`."""
     try:
         yield
     except GatedRepoError as error:
@@ -87,10 +87,10 @@ def fetching(name: str) -> Iterator[None]:
 
 
 def _download(repository: str, file: str) -> str:
-    # One question first: where nobody answers, the download itself would ask again for most of a minute.
+    # A metadata request first: if the Hub is unreachable, the download itself would retry for most of a minute.
     try:
         url = huggingface_hub.hf_hub_url(repository, file)
         huggingface_hub.get_hf_file_metadata(url, timeout=SECONDS)
     except EntryNotFoundError:
-        pass  # the download notes in the cache that there is no such file
+        pass  # the download records in the cache that there is no such file
     return huggingface_hub.hf_hub_download(repository, file, etag_timeout=SECONDS)

@@ -1,7 +1,7 @@
-"""Models of Hugging Face's transformers: their names under ours, and what the JSON files beside them say.
+"""Models of Hugging Face's transformers: conversion to our names, and their JSON configuration files.
 
-Read are DINOv2 with and without registers, ViT, CLIP's vision tower (all three become a `RegisterViT`) and DINOv3
-(which becomes timm's `Eva`, see `dinov3`), under the names on disk and under those in memory.
+Supported are DINOv2 with and without registers, ViT, CLIP's vision tower (all three become a `RegisterViT`) and
+DINOv3 (which becomes timm's `Eva`, see `dinov3`), under the names on disk and those in memory.
 """
 
 import json
@@ -24,7 +24,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 DINOV2, DINOV3, VIT, CLIP = "dinov2", "dinov3", "vit", "clip"
 
-# What the configuration classes of transformers stand for where config.json is silent.
+# Defaults of the configuration classes of transformers, used where config.json has no value.
 EPS = {DINOV2: 1e-6, DINOV3: 1e-5, VIT: 1e-12, CLIP: 1e-5}
 ACTIVATION = {DINOV2: "gelu", DINOV3: "gelu", VIT: "gelu", CLIP: "quick_gelu"}
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -35,16 +35,16 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
 }
 
-# Beside the backbone: pooler and classifier, the projection into CLIP's joint space, a constant of old files.
+# Not part of the backbone: pooler and classifier, the projection into CLIP's joint space, a constant of old files.
 DROPPED = re.compile(r"(pooler|classifier|visual_projection)\..+|embeddings\.(mask_token|position_ids)")
 
 RENAMES = (
     (re.compile(r"^embeddings\.(cls_token|class_embedding)$"), "cls_token"),
     (re.compile(r"^embeddings\.register_tokens$"), "reg_token"),
-    (re.compile(r"^embeddings\.distillation_token$"), "dist_token"),  # is refused
+    (re.compile(r"^embeddings\.distillation_token$"), "dist_token"),  # rejected
     (re.compile(r"^embeddings\.position_embeddings?(\.weight)?$"), "pos_embed"),
     (re.compile(r"^embeddings\.patch_embeddings?\.(projection\.)?"), "patch_embed.proj."),
-    (re.compile(r"^pre_layrnorm\."), "norm_pre."),  # CLIP's, spelt so
+    (re.compile(r"^pre_layrnorm\."), "norm_pre."),  # CLIP's, with its spelling
     (re.compile(r"^(post_)?layernorm\."), "norm."),
     (re.compile(r"^((encoder|model)\.)?layers?\."), "blocks."),
     (re.compile(r"\.(layernorm_before|layer_norm1)\."), ".norm1."),
@@ -56,7 +56,7 @@ RENAMES = (
     (re.compile(r"\.layer_scale([12])\.lambda1$"), r".ls\1.gamma"),
 )
 
-EVA = (  # of DINOv3, from our names to those of timm's `Eva`
+EVA = (  # for DINOv3, from our names to those of timm's `Eva`
     (re.compile(r"\.ls([12])\.gamma$"), r".gamma_\1"),
     (re.compile(r"\.attn\.([qv])\.bias$"), r".attn.\1_bias"),
     (re.compile(r"\.mlp\.gate_proj\."), ".mlp.fc1_g."),
@@ -65,13 +65,13 @@ EVA = (  # of DINOv3, from our names to those of timm's `Eva`
 
 @dataclass(frozen=True)
 class Config:
-    """What `config.json` says about a model, and its tensors do not.
+    """Facts about a model that `config.json` gives and its tensors do not.
 
     Attributes:
         kind: `dinov2`, `dinov3`, `vit` or `clip`.
         heads: attention heads per block; None where the file is missing.
-        eps: of all layer norms.
-        activation: of the MLP, a key of `ACTIVATIONS`; DINOv2's SwiGLU has its own.
+        eps: epsilon of all layer norms.
+        activation: activation of the MLP, a key of `ACTIVATIONS`; DINOv2's SwiGLU has its own.
         rope_theta: base of the periods of DINOv3's rotary embedding.
         image_size: side in pixels; None where the file is missing.
     """
@@ -85,7 +85,7 @@ class Config:
 
 
 def kind_of(state: Mapping[str, Any]) -> str:
-    """Which model of transformers has these names: `dinov2`, `dinov3`, `vit`, `clip`; empty for all other namings."""
+    """Kind of transformers model with these names: `dinov2`, `dinov3`, `vit`, `clip`; empty for all other namings."""
     if "embeddings.class_embedding" in state:
         return CLIP
     if "embeddings.patch_embeddings.weight" in state:
@@ -96,14 +96,14 @@ def kind_of(state: Mapping[str, Any]) -> str:
 
 
 def read_config(weights: Path, state: State) -> Config:
-    """What `config.json` beside the weights says; without the file, what the released models of that kind have.
+    """Read `config.json` beside the weights; without it, use the values of the released models of that kind.
 
     Args:
-        weights: the file of the tensors.
+        weights: path of the tensor file.
         state: the tensors under the names of transformers.
 
     Raises:
-        UserError: not such a file, an unknown activation; or CLIP without it, whose releases differ in activation.
+        UserError: an invalid file, an unknown activation; or CLIP without the file: its releases differ in activation.
     """
     file, kind = weights.with_name(CONFIG), kind_of(state)
     values = _read_json(file)
@@ -124,10 +124,10 @@ def read_config(weights: Path, state: State) -> Config:
 
 
 def read_processor(weights: Path) -> tuple[list[float], list[float], float] | None:
-    """Mean, std and the share that the crop keeps of the resized short side; None without `preprocessor_config.json`.
+    """Mean, std and crop fraction of the resized short side; None without `preprocessor_config.json`.
 
     Raises:
-        UserError: not such a file.
+        UserError: an invalid file.
     """
     file = weights.with_name(PROCESSOR)
     values = _read_json(file)
@@ -145,9 +145,9 @@ def read_processor(weights: Path) -> tuple[list[float], list[float], float] | No
 
 
 def to_our_naming(state: Mapping[str, Tensor]) -> State:
-    """The tensors under our names; those of DINOv3 under the names of timm's `Eva`.
+    """Tensors under our names; those of DINOv3 under the names of timm's `Eva`.
 
-    What belongs to no backbone keeps its name, so that a strict loading reports it as unexpected.
+    Tensors that belong to no backbone keep their names, so that strict loading reports them as unexpected.
     """
     kind = kind_of(state)
     renamed = rename({name: tensor for name, tensor in state.items() if not DROPPED.fullmatch(name)}, RENAMES)
@@ -166,7 +166,7 @@ def to_our_naming(state: Mapping[str, Tensor]) -> State:
 
 
 def adapt(model: nn.Module, config: Config) -> None:
-    """Give a model its layer norms' epsilon and its MLPs' activation."""
+    """Set the epsilon of the model's layer norms and the activation of its MLPs."""
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = config.eps
@@ -175,7 +175,7 @@ def adapt(model: nn.Module, config: Config) -> None:
 
 
 def weights_in(folder: Path) -> Path:
-    """The file of weights in a folder as `save_pretrained` leaves it.
+    """The weights file in a folder written by `save_pretrained`.
 
     Raises:
         UserError: there is none.
@@ -187,7 +187,7 @@ def weights_in(folder: Path) -> Path:
 
 
 def _joined(state: State, pattern: str, target: str, parts: tuple[str, ...]) -> State:
-    """Tensors that are parts of one, the part named by the pattern's group, concatenated in the order of `parts`."""
+    """Concatenate tensors that are parts of one, identified by the pattern's group, in the order of `parts`."""
     joined: State = {}
     groups: dict[str, State] = {}
     for name, tensor in state.items():
@@ -217,7 +217,7 @@ def _read_json(file: Path) -> dict[str, Any] | None:
 
 
 def _side(size: Any) -> int | None:
-    """Side in pixels from the forms that image processors write: 224, {"shortest_edge": 224}, {"height": 224, …}."""
+    """Side in pixels from the formats of image processors: 224, {"shortest_edge": 224}, {"height": 224, …}."""
     if isinstance(size, dict):
         size = size.get("shortest_edge", size.get("height"))
     return None if size is None else int(size)

@@ -1,4 +1,4 @@
-"""The space that images and texts share: open_clip's text tower, and the projection of an image tower's CLS.
+"""Joint space of images and texts: open_clip's text tower, and the projection of an image tower's CLS.
 
 Sources: Radford et al. 2021 (arXiv 2103.00020), section 2.4; `CLIP` and `TextTransformer` of open_clip.
 """
@@ -18,7 +18,7 @@ from regvit_lightning.errors import UserError
 from regvit_lightning.models import clip_naming, prefixes, tensor_files, weights
 
 TEXT = "text.safetensors"  # beside the export of the image tower
-VOCABULARY = 49408  # of CLIP's byte-pair encoding
+VOCABULARY = 49408  # size of CLIP's byte-pair vocabulary
 LARGEST_SCALE = math.log(100.0)
 
 
@@ -27,8 +27,8 @@ class TextArchitecture:
     """Shape of a text tower.
 
     Attributes:
-        width, layers, heads: of its transformer.
-        context_length: tokens of a text, its start and its end included; longer texts are cut off.
+        width, layers, heads: sizes of its transformer.
+        context_length: tokens per text, including start and end; longer texts are truncated.
         embed_dim: dimensions E of the joint space.
     """
 
@@ -40,10 +40,10 @@ class TextArchitecture:
 
 
 class JointSpace(nn.Module):
-    """Text tower, projection of the image tower's CLS, and the learned scale of the cosines.
+    """Text tower, projection of the image tower's CLS, and the learned scale of the cosine similarities.
 
     Args:
-        architecture: of the text tower.
+        architecture: shape of the text tower.
         image_width: width D of the image tower.
     """
 
@@ -63,20 +63,20 @@ class JointSpace(nn.Module):
         self.tokenizer = SimpleTokenizer(context_length=architecture.context_length)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Texts as tokens (len(texts), context_length), int64."""
+        """Tokenise texts: (len(texts), context_length), int64."""
         return self.tokenizer(list(texts))
 
     def images(self, cls: Tensor) -> Tensor:
-        """CLS after the final norm (B, D) as unit vectors (B, E), float32."""
+        """Embed CLS after the final norm (B, D) as unit vectors (B, E), float32."""
         return F.normalize((cls @ self.projection).float(), dim=-1)
 
     def texts(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, context_length) as unit vectors (B, E), float32."""
+        """Embed tokens (B, context_length) as unit vectors (B, E), float32."""
         return F.normalize(self.text(tokens).float(), dim=-1)
 
     @torch.no_grad()
     def clamp_scale(self) -> None:
-        """Keep the scale of the cosines within 1..100."""
+        """Clamp the scale of the cosine similarities to 1..100."""
         self.logit_scale.clamp_(0.0, LARGEST_SCALE)
 
 
@@ -84,9 +84,9 @@ def save(path: Path, space: JointSpace, backbone: str) -> None:
     """Write `space` beside the export of its image tower.
 
     Args:
-        path: complete afterwards, or untouched.
+        path: target file, written atomically.
         space: text tower, projection and scale.
-        backbone: fingerprint of the image tower that it belongs to.
+        backbone: fingerprint of the corresponding image tower.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
@@ -96,13 +96,13 @@ def save(path: Path, space: JointSpace, backbone: str) -> None:
 
 
 def load_joint_space(source: Path | None, name: str, backbone: str) -> JointSpace:
-    """The joint space of an image tower, in evaluation mode.
+    """Load the joint space of an image tower, in evaluation mode.
 
     Args:
         source: file of the image tower: our export, with `text.safetensors` beside it, or an open_clip checkpoint,
-            which holds both towers.
-        name: of the image tower, for messages.
-        backbone: its fingerprint.
+            which contains both towers.
+        name: name of the image tower, for messages.
+        backbone: fingerprint of the image tower.
 
     Raises:
         UserError: there is no text tower, it is not CLIP's, or it belongs to other weights.
@@ -141,7 +141,7 @@ def _from_open_clip(state: clip_naming.State, source: Path) -> JointSpace:
         raise UserError(f"{source}: its text tower is not CLIP's with its {VOCABULARY:,} tokens, or not there")
     width, embed_dim = text["text_projection"].shape
     layers = len({name.split(".")[2] for name in text if name.startswith("transformer.resblocks.")})
-    # No tensor tells the number of heads: all text towers of open_clip's own have heads of 64.
+    # The number of heads cannot be inferred from the tensors: all text towers of open_clip's own have heads of 64.
     architecture = TextArchitecture(width, layers, max(width // 64, 1), len(text["positional_embedding"]), embed_dim)
     space = JointSpace(architecture, len(state["visual.proj"]))
     named = {f"text.{name}": tensor for name, tensor in text.items()}

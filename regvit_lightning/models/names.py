@@ -1,8 +1,8 @@
-"""Names of register ViTs and ids of trained models: one grammar for everything that reads or writes them.
+"""Names of register ViTs and ids of trained models: one grammar for all code that reads or writes them.
 
 A name is `vit{size}[patch]_reg{N}`: `vitb_reg16`, `vitl14_reg4`. An id is `<recipe>[+<tag>]-<name>`: `deit3-vitb_reg4`,
-or `deit3+lr2e-3-vitb_reg4` for a run with settings of its own. A name holds no `-`, so that it begins after the last
-one of an id; a recipe holds no `+`, so that the tag begins after the first one. Nothing heavy is imported here.
+or `deit3+lr2e-3-vitb_reg4` for a run with custom settings. A name contains no `-`, so it starts after the last one of
+an id; a recipe contains no `+`, so the tag starts after the first one. Nothing heavy is imported here.
 """
 
 import re
@@ -19,12 +19,12 @@ ID = re.compile(rf"(?P<recipe>[^+/]+)(\+(?P<tag>{TAG.pattern}))?-(?P<name>{NAME.
 
 @dataclass(frozen=True)
 class ModelId:
-    """Id of a model that is trained here.
+    """Id of a model trained with this suite.
 
     Attributes:
-        recipe: a file of `configs/recipes`.
-        tag: of a run with settings of its own, or empty.
-        name: of the register ViT.
+        recipe: name of a file of `configs/recipes`.
+        tag: tag of a run with custom settings, or empty.
+        name: name of the register ViT.
     """
 
     recipe: str
@@ -36,15 +36,15 @@ class ModelId:
 
     @property
     def label(self) -> str:
-        """The recipe with its tag: `deit3+lr2e-3`."""
+        """Recipe with its tag: `deit3+lr2e-3`."""
         return f"{self.recipe}+{self.tag}" if self.tag else self.recipe
 
 
 def model_id(recipe: str, tag: str, name: str) -> ModelId:
-    """The id of what `recipe` makes of the model `name`.
+    """The id of the model `name` trained with `recipe`.
 
     Raises:
-        SettingsError: a tag that cannot stand in an id.
+        SettingsError: a tag that is not allowed in an id.
     """
     check("+" not in recipe, f"recipe '{recipe}': a recipe whose models have ids must not have a + in its name")
     letters = "letters, digits, '.', '_' and '-', at most 64, a letter or a digit first"
@@ -54,7 +54,7 @@ def model_id(recipe: str, tag: str, name: str) -> ModelId:
 
 
 def parse_id(model: str) -> ModelId | None:
-    """Parts of an id; None for whatever is none: `timm/…`, a path, a name without a recipe."""
+    """Parse an id; None for any other name: `timm/…`, a path, a name without a recipe."""
     match = ID.fullmatch(model)
     if match is None or REGISTERS.search(match["tag"] or ""):
         return None
@@ -62,31 +62,31 @@ def parse_id(model: str) -> ModelId | None:
 
 
 def without_tag(model: str) -> str:
-    """An id without its tag, also with more or less behind it (`deit3+a-vitb_reg4-ema`, `deit3+a-vitb`).
+    """Remove the tag from an id, also with a suffix or without registers (`deit3+a-vitb_reg4-ema`, `deit3+a-vitb`).
 
-    Any other name comes back as it is.
+    Any other name is returned unchanged.
     """
     match = re.match(rf"([^+/]+)\+{TAG.pattern}(?=-vit[a-z]+\d*(_reg\d|$))", model)
     return f"{match[1]}{model[match.end() :]}" if match else model
 
 
 def without_tag_first(model: str) -> tuple[str, bool, str]:
-    """A key that sorts ids by their names without tags, the run without a tag before those that have one."""
+    """Sort key of ids: by name without tag, the run without a tag before those that have one."""
     return without_tag(model), without_tag(model) != model, model
 
 
 def sizes() -> list[str]:
-    """Sizes of `configs/models`: `b`, `xs`."""
+    """Model sizes in `configs/models`: `b`, `xs`."""
     return [name.removeprefix("vit") for name in settings.names("models")]
 
 
 def grammar() -> str:
-    """What a name must look like, with the sizes that there are: `vit{b,l,s}[patch]_reg<N>`."""
+    """Grammar of names, with the available sizes: `vit{b,l,s}[patch]_reg<N>`."""
     return f"vit{{{','.join(sizes())}}}[patch]_reg<N>"
 
 
 def parse_name(name: str) -> tuple[str, int | None, int]:
-    """File of `configs/models`, patch size in pixels where the name gives one, and number of registers.
+    """Parse a name: file of `configs/models`, patch size in pixels if the name gives one, and number of registers.
 
     Raises:
         SettingsError: the name does not fit the grammar, or its size has no file.

@@ -1,24 +1,24 @@
-"""What the name of a model says before anything is loaded: where it comes from, and its id in records."""
+"""Origin of a model and its id in records, derived from its name before anything is loaded."""
 
 import re
 from pathlib import PurePath
 
 FILES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 PYTHON, HUB, TIMM, RANDOM = "python:", "hf/", "timm/", "random-"
-ELSEWHERE = (PYTHON, HUB, TIMM, RANDOM)  # starts of names of models that no run of ours and no file holds
+ELSEWHERE = (PYTHON, HUB, TIMM, RANDOM)  # prefixes of models that come neither from one of our runs nor from a file
 
-UNSAFE = re.compile(r"[^\w.+-]+")  # in the name of a folder
+UNSAFE = re.compile(r"[^\w.+-]+")  # not allowed in a folder name
 
 
 def is_file(name: str) -> bool:
-    """Whether it is the path of a checkpoint, or of a folder that holds one."""
+    """Whether `name` is the path of a checkpoint, or of a folder that contains one."""
     if name.startswith((PYTHON, TIMM, RANDOM)):
         return False
     return name.endswith(FILES) or ("/" in name and not name.startswith(HUB))
 
 
 def record_id(name: str) -> str:
-    """Names the model in records, a safe folder name; of a file, whose content would tell, what its path says.
+    """Id of the model in records, safe as a folder name; for a file it is derived from the path, not the content.
 
     `timm/vit_base_patch16_224` is `timm-vit_base_patch16_224`, `hf/facebook/dinov2-base` is `hf-facebook-dinov2-base`,
     `python:folder/models.py:resnet` is `python-models-resnet`.

@@ -1,4 +1,4 @@
-"""The backbone in a state dict whose names carry the prefixes of what was trained around it."""
+"""Extracts the backbone from a state dict with prefixed names, as left by the modules trained around it."""
 
 import re
 import warnings
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from regvit_lightning.errors import Notice, UserError
 
-# One tensor of each naming that is read: what stands before it stands before all names of the backbone.
+# One tensor of each supported naming: its prefix is the prefix of all names of the backbone.
 ANCHORS = (
     "patch_embed.proj.weight",  # timm, DINO, DINOv2, DeiT
     "visual.class_embedding",  # open_clip
@@ -19,22 +19,22 @@ ANCHORS = (
 )
 ANCHOR = re.compile(rf"((?:\w+\.)*)(?:{'|'.join(re.escape(anchor) for anchor in ANCHORS)})")
 
-# Of several backbones in one file, the one that is evaluated: DINO's teacher, a moving average, MoCo's base encoder.
+# Preference among several backbones in one file: DINO's teacher, a moving average, MoCo's base encoder.
 PREFERRED = ("teacher", "ema", "base_encoder")
 
 
 def without_prefix(state: Mapping[str, Tensor], source: object) -> dict[str, Tensor]:
-    """The tensors of the backbone without the prefix of their names (`module.`, `teacher.backbone.`, `model.`, …).
+    """Strip the prefix of the backbone's names (`module.`, `teacher.backbone.`, `model.`, …) and drop other tensors.
 
-    Warns with a `Notice` that names the prefix and how many other tensors are left out. A state dict without a prefix,
-    or without a backbone, is returned as it is.
+    Warns with a `Notice` that names the prefix and the number of dropped tensors. A state dict without a prefix, or
+    without a backbone, is returned unchanged.
 
     Args:
         state: tensors by name.
         source: for messages.
 
     Raises:
-        UserError: several backbones, and no rule that says which one is evaluated.
+        UserError: several backbones, and no rule that selects one.
     """
     prefix = _prefix(state, source)
     if not prefix:

@@ -1,4 +1,4 @@
-"""Where the weights of a backbone come from: our runs, timm, the Hub, files, a user's function, or nowhere."""
+"""Sources of a backbone's weights: our runs, timm, the Hub, files, a user's function, or random initialisation."""
 
 import difflib
 import json
@@ -33,7 +33,7 @@ CLIP_CONFIG = "open_clip_config.json"  # beside the weights of a released open_c
 
 VIT_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit")  # of timm, for suggestions
 
-GENERIC = ("model", "pytorch_model")  # stems of files that every model has: the folder tells more
+GENERIC = ("model", "pytorch_model")  # uninformative file stems: the folder is used instead
 
 
 def load_backbone(
@@ -43,7 +43,7 @@ def load_backbone(
     pretrained: bool = True,
     image_size: int = 224,
 ) -> Backbone:
-    """The backbone called `name`, frozen.
+    """Load the backbone called `name`, frozen.
 
     Args:
         name: one of
@@ -52,15 +52,15 @@ def load_backbone(
             `hf/<org>/<model>`: DINOv2, DINOv3, ViT or CLIP of transformers, from the cache or the Hub;
             a path (with a `/`, or ending in .safetensors, .pth, .pt, .ckpt, .bin) of a file in any naming that
             `weights` reads, or of a folder with `model.safetensors`;
-            `python:<module or file>:<function>`: what a function of yours returns, see `foreign`;
+            `python:<module or file>:<function>`: the model that a function of yours returns, see `foreign`;
             `random-<model>`, `random-timm/<model>`: untrained.
-        runs: folder of the trained models; those of data `<data>` are in `runs/<data>`.
-        seed: of the training run, or of the initialisation of an untrained model.
-        pretrained: False leaves `timm/<model>` untrained; its name then says `random-`.
-        image_size: side in pixels that `random-<model>` is made for; every other model has its own.
+        runs: folder of the trained models; those trained on data `<data>` are in `runs/<data>`.
+        seed: seed of the training run, or of the initialisation of an untrained model.
+        pretrained: False leaves `timm/<model>` untrained; its name then starts with `random-`.
+        image_size: image side in pixels of `random-<model>`; every other model has its own.
 
     Returns:
-        A module that maps images (B, 3, H, W) to `Tokens`, and whose `transform` makes such images.
+        A module that maps images (B, 3, H, W) to `Tokens`, and whose `transform` prepares such images.
 
     Raises:
         UserError: unknown model, missing or unsuitable file, or weights that cannot be fetched.
@@ -86,10 +86,10 @@ def load_backbone(
 
 
 def trained(name: str, runs: Path, seed: int) -> Path:
-    """The weights of our trained model `<recipe>[+<tag>]-<model>`, see `load_backbone`.
+    """Path of the weights of our trained model `<recipe>[+<tag>]-<model>`, see `load_backbone`.
 
     Raises:
-        UserError: no such model, or it is not trained yet; says what trains it.
+        UserError: no such model, or it is not trained yet; the message gives the training command.
     """
     parsed = names.parse_id(name)
     if parsed is None:
@@ -110,7 +110,7 @@ def _from_file(path: Path, name: str = "") -> Backbone:
     if metadata is None:
         mean, std, share = _preprocessing(naming, path)
         return ViTBackbone(model, name or _stem(path), int(model.patch_embed.img_size[0]), mean, std, path, share)
-    # Exports and checkpoints have the same file names in every run; the id tells more: deit3-vitb_reg4, …-ema, …-last.
+    # Exports and checkpoints have the same file names in every run, so use the id: deit3-vitb_reg4, …-ema, …-last.
     name = metadata.id if path.name == EXPORT else f"{metadata.id}-{path.stem.removeprefix('backbone_')}"
     return ViTBackbone(model, name, metadata.image_size, metadata.mean, metadata.std, path)
 
@@ -121,7 +121,7 @@ def _stem(path: Path) -> str:
 
 
 def _preprocessing(naming: str, path: Path) -> tuple[Sequence[float], Sequence[float], float]:
-    """Mean, std, and the share that the crop keeps, of a foreign model: what lies beside it says, or its naming."""
+    """Mean, std and crop fraction of a foreign model, from the files beside it or from its naming."""
     if naming == "open_clip":
         return *_clip_mean_std(path), 1.0
     processor = hugging_face.read_processor(path) if naming else None
@@ -133,7 +133,7 @@ def _preprocessing(naming: str, path: Path) -> tuple[Sequence[float], Sequence[f
 
 
 def _clip_mean_std(path: Path) -> tuple[Sequence[float], Sequence[float]]:
-    """Of the images of an open_clip model: its own, which a released model has in a file beside it, or OpenAI's."""
+    """Mean and std of an open_clip model: from the file beside a released model, or OpenAI's."""
     file = path.with_name(CLIP_CONFIG)
     if not file.exists():
         return OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -156,10 +156,10 @@ def _from_timm(name: str, pretrained: bool, seed: int) -> Backbone:
     if pretrained and name not in released:
         raise UserError(f"timm has no released weights for '{name}' (random-{full_name} is untrained)")
     options: dict[str, Any] = {"num_classes": 0, "dynamic_img_size": True}
-    with torch.device("meta"):  # its class is known before anything large is fetched or filled
+    with torch.device("meta"):  # its class is needed before anything large is fetched or initialised
         try:
             check_vit(timm.create_model(name, **options), full_name)
-        except TypeError:  # the class does not take other sizes than its own
+        except TypeError:  # the class does not accept other sizes than its own
             del options["dynamic_img_size"]
             check_vit(timm.create_model(name, **options), full_name)
     if pretrained:
@@ -173,7 +173,7 @@ def _from_timm(name: str, pretrained: bool, seed: int) -> Backbone:
 
 
 def _released(name: str) -> dict[str, Any]:
-    """What tells timm to read the weights of a model from the cache of the Hub, after they have been fetched there."""
+    """Options that make timm read a model's weights from the Hub's cache, after fetching them there."""
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id or config.hf_hub_filename:
         return {}  # a release of another kind, which timm fetches itself

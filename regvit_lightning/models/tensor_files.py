@@ -1,4 +1,4 @@
-"""Tensors in files: safetensors, and pickles read by `torch.load(weights_only=True)`, so that nothing is executed."""
+"""Tensor files: safetensors, and pickles read by `torch.load(weights_only=True)`, so that no code is executed."""
 
 import argparse
 import json
@@ -20,11 +20,11 @@ from regvit_lightning.runtime import atomic
 
 HEADER = "regvit_lightning"  # key of our metadata in a safetensors header
 
-WRAPPED = re.compile(r"((module|_orig_mod|backbone)\.)+")  # of our checkpoints: the recipe, torch.compile
+WRAPPED = re.compile(r"((module|_orig_mod|backbone)\.)+")  # in our checkpoints: the recipe, torch.compile
 
 
 def write(path: Path, state: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-    """Write tensors as safetensors with JSON-ready `values` in the header, complete or not at all.
+    """Write tensors as safetensors with JSON-serialisable `values` in the header, atomically.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
@@ -35,10 +35,10 @@ def write(path: Path, state: Mapping[str, Tensor], values: Mapping[str, Any]) ->
 
 
 def read(path: Path) -> tuple[State, Mapping[str, Any] | None]:
-    """The tensors in a file by name, and the metadata of a file of ours; wrappers around the state are taken off.
+    """Read tensors by name, and the metadata of a file of ours; wrappers around the state dict are removed.
 
     Raises:
-        UserError: no such file; truncated, unsafe or no checkpoint at all.
+        UserError: no such file; truncated, unsafe or not a checkpoint.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -57,9 +57,9 @@ def _read_safetensors(path: Path) -> tuple[State, Mapping[str, Any] | None]:
 
 def _read_pickle(path: Path) -> tuple[State, Mapping[str, Any] | None]:
     try:
-        # DeiT's training checkpoints carry their command line, a class of plain attributes.
+        # DeiT's training checkpoints contain their command-line arguments, a class of plain attributes.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on the pickle protocol, just before it is refused
+            warnings.simplefilter("ignore")  # about the pickle protocol, just before the file is rejected
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make the unpickler raise nearly anything
         raise UserError(f"{path}: {_unreadable(error)}") from None

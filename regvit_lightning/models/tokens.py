@@ -1,4 +1,4 @@
-"""The contract of every backbone: its tokens, attention and projections by kind of token."""
+"""Data classes that every backbone returns: tokens, attention and projections by kind of token."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a ViT knows about images, by kind of token.
+    """Output tokens of a ViT, by kind of token.
 
     Attributes:
         cls: (B, D), or None for a model without CLS.
         registers: (B, R, D), R may be 0.
-        patches: (B, h, w, D), row by row from the upper left of the image.
+        patches: (B, h, w, D), row-major from the upper left of the image.
     """
 
     cls: Tensor | None
@@ -22,14 +22,14 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Attention:
-    """Attention probabilities of one block, by the token that asks (the query).
+    """Attention probabilities of one block, by query token.
 
     Attributes:
         cls: (B, heads, h, w), from CLS to each patch; None for a model without CLS.
         registers: (B, heads, R, h, w), from each register to each patch.
         patches: (B, heads, h, w, h, w), from each patch (first h, w) to each patch (last h, w).
-        full: (B, heads, T, T) with T = CLS + R + h w; rows are queries and sum to 1. The others are views of it and
-            sum to less than 1 by what goes to CLS and registers.
+        full: (B, heads, T, T) with T = CLS + R + h w; rows are queries and sum to 1. The others are views of it; their
+            sums are below 1 by the attention to CLS and registers.
     """
 
     cls: Tensor | None
@@ -38,7 +38,7 @@ class Attention:
     full: Tensor
 
     def cut(self, weights: Tensor) -> Tokens:
-        """Cut the last axis of `weights` (…, T), one number for each token, by kind of token.
+        """Split the last axis of `weights` (…, T), one number per token, by kind of token.
 
         Returns:
             cls (…) or None, registers (…, R), patches (…, h, w).
@@ -51,7 +51,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class LastBlock:
-    """Inside the last block.
+    """Internal activations of the last block.
 
     Attributes:
         tokens: output of the block, before the final norm.
@@ -69,10 +69,10 @@ class LastBlock:
 
 @dataclass(frozen=True)
 class Projections:
-    """What the attention of one block compares and passes on.
+    """Queries, keys and values of one block.
 
     Attributes:
-        q, k, v: as in `LastBlock`.
+        q, k, v: see `LastBlock`.
     """
 
     q: Tokens

@@ -1,4 +1,4 @@
-"""From one image to what a model takes: resize, centre crop, mean and std."""
+"""Preprocessing of single images for a model: resize, centre crop, normalisation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from torch import Tensor
 from regvit_lightning.data.transforms import centre_crop, normalise
 from regvit_lightning.errors import UserError
 
-SHARE = 224 / 256  # of the resized short side that the crop keeps: the evaluation view of DINOv2 and DeiT
+SHARE = 224 / 256  # fraction of the resized short side that the crop keeps: the evaluation view of DINOv2 and DeiT
 
 
 @dataclass(frozen=True)
 class Transform:
-    """The view that a model is made for: short side to `resize` pixels (bicubic), then the central `crop` square.
+    """Evaluation view of a model: short side to `resize` pixels (bicubic), then the central `crop` square.
 
     Attributes:
         resize: short side in pixels before the crop.
         crop: side of the output in pixels.
-        mean, std: per channel, of images in 0..1.
+        mean, std: per channel, for images in 0..1.
     """
 
     resize: int
@@ -31,17 +31,17 @@ class Transform:
     std: Sequence[float]
 
     def __call__(self, image: Image.Image | np.ndarray | Tensor) -> Tensor:
-        """One image, normalised.
+        """Preprocess one image, including normalisation.
 
         Args:
             image: a PIL image of any mode, or uint8 RGB as an array or tensor of (H, W, 3) or (3, H, W). All of them
-                take the same way, so that they give the same numbers.
+                are processed alike, so that they give the same numbers.
 
         Returns:
             (3, crop, crop) float32; `[None]` makes it a batch of one.
 
         Raises:
-            UserError: anything else, such as floats, which may or may not be normalised already.
+            UserError: any other input, such as floats, which may or may not be normalised already.
         """
         pixels = centre_crop(self.resize, self.crop)(_as_picture(image))
         return normalise(pixels, torch.tensor(self.mean), torch.tensor(self.std))

@@ -1,4 +1,4 @@
-"""The register ViT: timm's `VisionTransformer` by name, and nothing of our own but mask tokens.
+"""The register ViT: timm's `VisionTransformer` built from a name, with mask tokens as the only addition.
 
 Sequence and initialisation follow the registers paper and DINOv2's code (facts in arXiv 2309.16588, section 2.2): the
 registers stand between CLS and the patches, carry no position embedding, start from N(0, 1e-6), go through every block
@@ -51,7 +51,7 @@ class Architecture:
 
 
 def parse_name(name: str) -> tuple[Architecture, int]:
-    """What a name such as `vitb_reg16` or `vitl14_reg4` stands for; its grammar is in names.py.
+    """Parse a name such as `vitb_reg16` or `vitl14_reg4`; its grammar is in names.py.
 
     Returns:
         The architecture, with the patch size of the name, and the number of registers.
@@ -65,7 +65,7 @@ def parse_name(name: str) -> tuple[Architecture, int]:
 
 
 def with_swiglu(architecture: Architecture) -> Architecture:
-    """The architecture with DINOv2's SwiGLU in place of an MLP of about as many weights.
+    """Replace the MLP of an architecture by DINOv2's SwiGLU with about as many weights.
 
     Its hidden width is two thirds of the MLP's, rounded up to a multiple of 8 (DINOv2's code): 2736 for ViT-L.
     """
@@ -81,12 +81,12 @@ class RegisterViT(VisionTransformer):
         architecture: shape of the backbone.
         registers: number N of register tokens.
         image_size: side of the training images in pixels; fixes the grid of the position embedding. Other sizes,
-            square or not, are served by anti-aliased bicubic interpolation (paper, appendix A).
+            square or not, are handled by anti-aliased bicubic interpolation (paper, appendix A).
         num_classes: outputs of the classifier on CLS; 0 for none.
         layer_scale: initial LayerScale value (DeiT-III 1e-4, DINOv2 1e-5), or None for no LayerScale.
         drop_path: stochastic depth rate, the same in every block (DeiT-III and DINOv2 use a uniform rate).
         mask_token: add the learned embedding that replaces masked patches.
-        pre_norm: CLIP's image tower: CLS, registers and patches go through a norm (`ln_pre`) before the first block,
+        pre_norm: as in CLIP's image tower, CLS, registers and patches pass a norm (`ln_pre`) before the first block,
             the patch embedding has no bias, and all norms have PyTorch's epsilon of 1e-5.
         block: class of the blocks.
     """
@@ -107,7 +107,7 @@ class RegisterViT(VisionTransformer):
         whole = f"image size {size} (crop, image_size) is not a multiple of the patch size {patch}"
         settings.check(size % patch == 0, whole)
         swiglu = architecture.ffn == "swiglu"
-        hidden = architecture.hidden_dim * (2 if swiglu else 1)  # SwiGLUPacked halves the width that it is given
+        hidden = architecture.hidden_dim * (2 if swiglu else 1)  # SwiGLUPacked halves its hidden width
         super().__init__(
             img_size=size,
             patch_size=patch,
@@ -134,17 +134,17 @@ class RegisterViT(VisionTransformer):
     def forward_features(  # type: ignore[override]
         self, x: Tensor, mask: Tensor | None = None, kept: Sequence[Any] | None = None, **attention: Any
     ) -> Tensor:
-        """All tokens after the final norm.
+        """Compute all tokens after the final norm.
 
         Args:
             x: images (B, 3, H, W), H and W multiples of the patch size.
             mask: boolean (B, h, w); True where the patch is replaced by the mask token before the position embedding
                 is added. CLS and registers are never masked.
-            kept: for each block what it takes beside the tokens, where `block` is a class that skips samples.
+            kept: further input of each block besides the tokens, where `block` is a class that skips samples.
             attention: timm's own options (`attn_mask`, `is_causal`), without `mask` and `kept`.
 
         Returns:
-            (B, 1 + N + h * w, D): CLS, registers, patches row by row.
+            (B, 1 + N + h * w, D): CLS, registers, patches in row-major order.
         """
         if mask is None and kept is None:
             return super().forward_features(x, **attention)
@@ -160,7 +160,7 @@ class RegisterViT(VisionTransformer):
         return self.norm(tokens)
 
     def tokens(self, x: Tensor) -> Tokens:
-        """Tokens after the final norm of images (B, 3, H, W), by kind; with a graph, unlike `Backbone`."""
+        """Tokens after the final norm of images (B, 3, H, W), by kind; differentiable, unlike those of `Backbone`."""
         height, width = self.patch_embed.dynamic_feat_size((x.shape[-2], x.shape[-1]))
         lengths = [1, self.num_reg_tokens, height * width]
         cls, registers, patches = self.forward_features(x).split(lengths, dim=1)
@@ -185,12 +185,12 @@ def fuse_attention(model: VisionTransformer, fused: bool) -> None:
 
 
 def build(name: str, *, swiglu: bool = False, **options: Any) -> RegisterViT:
-    """The register ViT called `name` (see `parse_name`), with `options` of `RegisterViT`.
+    """Build the register ViT called `name` (see `parse_name`), with `options` of `RegisterViT`.
 
     Args:
-        name: of the grammar.
-        swiglu: in place of an MLP, see `with_swiglu`.
-        options: of `RegisterViT`.
+        name: name by the grammar.
+        swiglu: use SwiGLU instead of an MLP, see `with_swiglu`.
+        options: arguments of `RegisterViT`.
     """
     architecture, registers = parse_name(name)
     return RegisterViT(with_swiglu(architecture) if swiglu else architecture, registers, **options)

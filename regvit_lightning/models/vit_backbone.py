@@ -1,4 +1,4 @@
-"""A plain ViT as a backbone: the only file that knows how many tokens stand before the patches."""
+"""A plain ViT as a backbone: the only module that knows how many tokens precede the patches."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,10 +21,10 @@ from regvit_lightning.models.transform import SHARE
 
 
 class ViTBackbone(Backbone):
-    """A plain ViT behind the `Tokens` contract, with all that is inside its blocks.
+    """A plain ViT behind the `Tokens` contract, with access to the inside of its blocks.
 
     Args:
-        model: timm's `VisionTransformer`, `Eva` or `Beit`, or a class derived from them; frozen itself, not a copy.
+        model: timm's `VisionTransformer`, `Eva` or `Beit`, or a subclass; it is frozen in place, not copied.
         name, image_size, mean, std, source, share: see `Backbone`.
 
     Raises:
@@ -47,12 +47,12 @@ class ViTBackbone(Backbone):
         self.depth = len(self.model.blocks)
         self.patch_size = self.model.patch_embed.feat_ratio()
         self.has_cls = self.model.cls_token is not None
-        self._prefix: int = self.model.num_prefix_tokens  # CLS and registers: they stand before the patches
+        self._prefix: int = self.model.num_prefix_tokens  # number of CLS and register tokens, which precede the patches
         self.num_registers = self._prefix - self.has_cls
         self.any_size = bool(getattr(model, "dynamic_img_size", False))
 
     def require_plain_vit(self) -> None:
-        pass  # `check_vit` has made sure of it
+        pass  # `check_vit` has ensured it
 
     def linears(self) -> list[nn.Linear]:
         return [module for module in self.model.blocks.modules() if isinstance(module, nn.Linear)]
@@ -137,7 +137,7 @@ class ViTBackbone(Backbone):
         return attention
 
     def _final_norm(self, tokens: Tensor) -> Tensor:
-        # Models that pool the patches keep their final norm behind the pooling, as `fc_norm`.
+        # Models that pool the patches have their final norm after the pooling, as `fc_norm`.
         moved = isinstance(self.model.norm, nn.Identity)
         return (self.model.fc_norm if moved else self.model.norm)(tokens)
 
@@ -190,7 +190,7 @@ def _input(module: nn.Module) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def _unfused(attention: Any) -> Iterator[None]:
-    # Fused kernels never form the matrix of probabilities.
+    # Fused kernels never materialise the attention matrix.
     fused, attention.fused_attn = attention.fused_attn, False
     try:
         yield
@@ -199,7 +199,7 @@ def _unfused(attention: Any) -> Iterator[None]:
 
 
 def _project(attention: Any, tokens: Tensor) -> tuple[Tensor, ...]:
-    # Not by hooks on `qkv`: EVA and BEiT use its weight with biases of their own and never call it.
+    # Not by hooks on `qkv`: EVA and BEiT use its weight with separate biases and never call it.
     if attention.qkv is None:
         return attention.q_proj(tokens), attention.k_proj(tokens), attention.v_proj(tokens)
     bias = attention.qkv.bias

@@ -1,8 +1,8 @@
-"""Weights in files: our export, and the namings of others read strictly into our `RegisterViT`.
+"""Weight files: our export, and third-party namings loaded strictly into our `RegisterViT`.
 
-Read are our export (safetensors with the metadata in its header), our Lightning checkpoints, and `.pth`, `.pt`,
+Supported are our export (safetensors with the metadata in its header), our Lightning checkpoints, and `.pth`, `.pt`,
 `.ckpt`, `.bin` or `.safetensors` files in the naming of DINOv2 (hub and training), DINOv3, DINO, DeiT, DeiT-III, timm,
-open_clip (its image tower) or Hugging Face's transformers, with or without the prefixes of what was trained around it.
+open_clip (its image tower) or Hugging Face's transformers, with or without prefixes from the training modules.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from regvit_lightning.models.vit import Architecture, RegisterViT
 # Not part of a backbone: classifiers, the projection heads of DINO and iBOT, and the embedding of masked patches.
 DROPPED = re.compile(r"(head|dino_head|ibot_head)\..+|mask_token")
 
-# Foreign names, in this order, to ours (which are timm's).
+# Third-party names to ours (which are timm's), applied in this order.
 RENAMES = (
     (re.compile(r"^blocks\.\d+\.(\d+)\."), r"blocks.\1."),  # DINOv2 training wraps blocks in FSDP chunks
     (re.compile(r"^register_tokens$"), "reg_token"),  # DINOv2
@@ -38,18 +38,18 @@ RENAMES = (
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a file of ours says about its weights.
+    """Metadata of the weights in a file of ours.
 
     Attributes:
         name: model name by the grammar (`vitb_reg16`).
-        recipe: recipe that trained it (`deit3`), with the tag of a run with settings of its own (`deit3+lr2e-3`).
-        image_size: side of the images in pixels that the position embedding is made for.
-        mean, std: per channel, of images in 0..1.
+        recipe: recipe that trained it (`deit3`), with the tag of a run with custom settings (`deit3+lr2e-3`).
+        image_size: side in pixels of the images that the position embedding corresponds to.
+        mean, std: per channel, for images in 0..1.
         layer_scale: initial value of LayerScale, or None for a model without.
         registers: number N of registers, as in `name`.
-        info: anything else worth keeping (commit, steps, settings), JSON-ready.
-        pre_norm: CLIP's image tower, see `RegisterViT`.
-        swiglu: in place of the MLP of the name's size, see `vit.with_swiglu`.
+        info: any further information (commit, steps, settings), JSON-serialisable.
+        pre_norm: norm before the first block, as in CLIP's image tower, see `RegisterViT`.
+        swiglu: SwiGLU instead of the MLP of the name's size, see `vit.with_swiglu`.
     """
 
     name: str
@@ -65,12 +65,12 @@ class Metadata:
 
     @property
     def id(self) -> str:
-        """The id of the trained model: `deit3-vitb_reg16`."""
+        """Id of the trained model: `deit3-vitb_reg16`."""
         return f"{self.recipe}-{self.name}"
 
     @classmethod
     def read(cls, values: Mapping[str, Any], source: object) -> "Metadata":
-        """The metadata from the mapping that `dataclasses.asdict` or JSON gave.
+        """Read the metadata from a mapping as returned by `dataclasses.asdict` or JSON.
 
         Raises:
             UserError: keys are missing or unknown, or the registers contradict the name.
@@ -93,8 +93,8 @@ class Metadata:
 def fingerprint(state: Mapping[str, Tensor]) -> str:
     """First 16 hex digits of the SHA-256 of names, dtypes, shapes and bytes, in the order of the names.
 
-    It depends neither on the device nor on the order of the keys. The classifier head and the mask token are left
-    out, so that a checkpoint and its export agree.
+    It depends neither on the device nor on the order of the keys. The classifier head and the mask token are excluded,
+    so that a checkpoint and its export have the same fingerprint.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(_backbone_only(state).items()):
@@ -106,7 +106,7 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 def save(path: Path, model: nn.Module, metadata: Metadata) -> None:
     """Write the backbone weights of `model` (no classifier, no mask token) as safetensors with `metadata`.
 
-    The file appears under `path` complete or not at all.
+    The file is written atomically.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
@@ -119,8 +119,8 @@ class Loaded(NamedTuple):
 
     Attributes:
         model: `Eva` for DINOv3, whose positions are rotary.
-        metadata: of a file of ours, else None.
-        naming: of a foreign file: a kind of `hugging_face`, `open_clip`, or empty for all others.
+        metadata: metadata of a file of ours, else None.
+        naming: naming of a foreign file: a kind of `hugging_face`, `open_clip`, or empty for all others.
     """
 
     model: RegisterViT | Eva
@@ -129,14 +129,14 @@ class Loaded(NamedTuple):
 
 
 def load_weights(path: Path) -> Loaded:
-    """The model in a file of ours (with its metadata) or in a foreign naming (without).
+    """Load the model in a file of ours (with its metadata) or in a third-party naming (without).
 
-    A foreign model is built from the shapes of its tensors and, where it is of transformers, from the `config.json`
-    beside it. Its position embedding keeps its grid: the model's own image size is `model.patch_embed.img_size`.
-    Position entries of CLS and registers are added into these tokens.
+    A foreign model is built from the shapes of its tensors and, for transformers, from the `config.json` beside it.
+    Its position embedding keeps its grid: the model's own image size is `model.patch_embed.img_size`. Position entries
+    of CLS and registers are added to these tokens.
 
     Raises:
-        UserError: no such file; truncated, unsafe or no checkpoint at all; not a plain ViT; or tensors that are
+        UserError: no such file; truncated, unsafe or not a checkpoint; not a plain ViT; or tensors that are
             missing, unexpected or of another shape, all of them named.
     """
     state, values = tensor_files.read(path)
@@ -183,10 +183,10 @@ def _of_transformers(state: State, path: Path) -> RegisterViT | Eva:
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Fill every tensor of `model` from `state`.
+    """Load every tensor of `model` from `state`.
 
     Raises:
-        UserError: names all missing and unexpected keys and all keys of another shape; then nothing is loaded.
+        UserError: lists all missing and unexpected keys and all keys with another shape; then nothing is loaded.
     """
     own = model.state_dict()
     shapes = [
@@ -202,7 +202,7 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
 
 
 def describe(state: Mapping[str, Tensor]) -> str:
-    """What the tensors look like, for a message: width, number of blocks, patch size, registers."""
+    """Summarise the tensors for a message: width, number of blocks, patch size, registers."""
     projection = state.get("patch_embed.proj.weight")
     if projection is None or projection.ndim != 4:
         return f"{len(state)} tensors, no patch embedding"
@@ -212,11 +212,11 @@ def describe(state: Mapping[str, Tensor]) -> str:
 
 
 def _checked(renamed: State, state: Mapping[str, Tensor], source: object) -> State:
-    """A plain ViT under our names, with the positions of the patches only.
+    """Check that the tensors form a plain ViT, and reduce its position embedding to the patches.
 
     Args:
         renamed: the tensors under our names.
-        state: the same as they were, for messages.
+        state: the same tensors under their original names, for messages.
         source: for messages.
 
     Raises:
@@ -238,8 +238,8 @@ def _backbone_only(state: Mapping[str, Tensor]) -> State:
 
 
 def _fold_positions(state: State, source: object) -> State:
-    # The entries before the patches belong to CLS (DINOv2, DeiT) or to CLS and registers (timm without
-    # `no_embed_class`): constants that are added to constant tokens. Which of the cases it is follows from the grid
+    # Position entries before the patches belong to CLS (DINOv2, DeiT) or to CLS and registers (timm without
+    # `no_embed_class`): constants that are added to constant tokens. Which case applies follows from the grid
     # being square; with at most 16 registers that is unambiguous for grids of 9 x 9 and more.
     registers = state["reg_token"].shape[1] if "reg_token" in state else 0
     positions = state["pos_embed"]
@@ -247,7 +247,7 @@ def _fold_positions(state: State, source: object) -> State:
     prefix = next((count for count in (0, 1, 1 + registers) if _is_square(entries - count)), None)
     if prefix is None:
         raise UserError(f"{source}: pos_embed {list(positions.shape)} is not that of a square grid of patches")
-    positions = positions.float()  # the sums of a half-precision file are those of the model that reads it
+    positions = positions.float()  # sum in float32, as the model does that reads a half-precision file
     folded = {**state, "pos_embed": positions[:, prefix:]}
     if prefix and "cls_token" in state:
         folded["cls_token"] = state["cls_token"] + positions[:, :1]
@@ -261,7 +261,7 @@ def _is_square(count: int) -> bool:
 
 
 def _model_like(state: State, source: object, heads: int | None = None) -> RegisterViT:
-    # The model whose tensors have these shapes. Whatever does not fit is an error of the strict loading.
+    # A model whose tensors have these shapes. Strict loading reports everything that does not fit.
     projection, fc1, fc2 = (
         state[name] for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight")
     )
@@ -280,7 +280,7 @@ def _model_like(state: State, source: object, heads: int | None = None) -> Regis
         architecture,
         registers=state["reg_token"].shape[1] if "reg_token" in state else 0,
         image_size=patch * math.isqrt(state["pos_embed"].shape[1]),
-        layer_scale=1e-5 if "blocks.0.ls1.gamma" in state else None,  # the value is overwritten by the file's
+        layer_scale=1e-5 if "blocks.0.ls1.gamma" in state else None,  # overwritten by the value in the file
         pre_norm="norm_pre.weight" in state,
     )
 
@@ -290,7 +290,7 @@ def _depth(state: Mapping[str, Tensor]) -> int:
 
 
 def _heads(width: int, source: object) -> int:
-    # No tensor tells the number of heads. Our own widths and CLIP's say theirs; other released ViTs have heads of 64.
+    # The number of heads cannot be inferred from the tensors: our widths and CLIP's imply it; else heads are 64 wide.
     if width in clip_naming.HEADS:
         return clip_naming.HEADS[width]
     known = [settings.build(Architecture, settings.find("models", size)) for size in settings.names("models")]

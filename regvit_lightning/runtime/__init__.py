@@ -1,1 +1,1 @@
-"""What every process needs: files, signals, seeds, hardware, Slurm, checkpoints."""
+"""Runtime services shared by all programs: files, signals, seeds, hardware, Slurm, checkpoints."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written beside their place, flushed, renamed."""
+"""Atomic file writing: to a temporary file in the same folder, flushed to disk, then renamed."""
 
 import os
 import re
@@ -9,10 +9,10 @@ from regvit_lightning.errors import UserError, one_line
 
 
 def write(path: Path, fill: Callable[[Path], object]) -> None:
-    """Let `fill` write a temporary file beside `path`, flush it to the disk and rename it.
+    """Let `fill` write a temporary file beside `path`, flush it to disk and rename it to `path`.
 
     Raises:
-        UserError: the folder is not writable or the disk is full; what stood at `path` is untouched.
+        UserError: the folder is not writable or the disk is full; an existing file at `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # see `remove_leftovers`
     try:
@@ -29,15 +29,15 @@ def write(path: Path, fill: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write` for a text in UTF-8."""
+    """Write a UTF-8 text file atomically, see `write`."""
     write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def check_writable(path: Path) -> None:
-    """Find out before the work whether `path` can be written after it.
+    """Check, before any work is done, that `path` can be written.
 
     Raises:
-        UserError: it cannot.
+        UserError: it cannot be written.
     """
     probe = path.with_name(f".{path.name}.probe")
     try:
@@ -48,7 +48,7 @@ def check_writable(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of processes that were killed while they wrote into `folder`."""
+    """Remove temporary files in `folder` of processes that were killed while writing."""
     for file in folder.glob(".*.tmp"):
         number = re.search(r"\.(\d+)\.tmp$", file.name)
         if number and not _runs(int(number[1])):
@@ -60,14 +60,14 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # of another user
+    except PermissionError:  # owned by another user
         return True
     return True
 
 
 def remove(path: Path) -> None:
-    """Remove a file if it is there and can be removed."""
+    """Remove a file if it exists and can be removed."""
     try:
         path.unlink(missing_ok=True)
-    except OSError:  # a folder that cannot be entered has no temporary file either
+    except OSError:  # a folder that cannot be accessed has no temporary file either
         return

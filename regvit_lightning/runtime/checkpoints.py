@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or not there, and the guards that keep a bad one from being written."""
+"""Atomic checkpoints, and checks that prevent a corrupt one from being written."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ KEPT = (
 
 
 class TrainingStopped(UserError):
-    """Training cannot go on; the last good checkpoint is kept."""
+    """Training cannot continue; the last good checkpoint is preserved."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -28,14 +28,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         def fill(temporary: Path) -> None:
-            with temporary.open("wb") as file:  # torch, given a path, would not say that the disk is full
+            with temporary.open("wb") as file:  # torch, given a path, would not report a full disk
                 torch.save(checkpoint, file)
 
         atomic.write(Path(path), fill)
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps one checkpoint, replaced every `every` steps, when training ends, and when a signal asks to stop."""
+    """Saves one checkpoint and replaces it every `every` steps, at the end of training and on a stop signal."""
 
     def __init__(self, path: Path, every: int, signals: Signals) -> None:
         self.path, self.every, self.signals = path, every, signals
@@ -60,10 +60,10 @@ class LastCheckpoint(Checkpoint):
 
 
 class FiniteLoss(Callback):
-    """Stops at the first loss that is not finite and names its step.
+    """Stops training at the first non-finite loss and reports its step.
 
-    Losses are looked at together every `every` micro-batches and before each checkpoint, so that the device need not
-    wait for the host at every step; with the weights themselves, so that no checkpoint holds a bad one.
+    Losses are checked in groups of `every` micro-batches and before each checkpoint, so that the device need not wait
+    for the host at every step; the weights are checked too, so that no checkpoint contains non-finite values.
     """
 
     def __init__(self, every: int) -> None:
@@ -88,7 +88,7 @@ class FiniteLoss(Callback):
         self.check()
 
     def check(self) -> None:
-        """Look at the losses since the last look.
+        """Check the losses since the last check.
 
         Raises:
             TrainingStopped: one of them is NaN or infinite.

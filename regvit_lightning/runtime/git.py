@@ -1,19 +1,19 @@
-"""Questions to git."""
+"""Git queries."""
 
 import os
 import subprocess
 from pathlib import Path
 
-ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set in the hooks of a repository, perhaps of another one
+ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set in the hooks of a repository, possibly another one
 
 
 def output(folder: Path, *arguments: str, given: bytes = b"") -> bytes:
-    """What git prints about the repository around `folder`; empty where it fails or there is no git.
+    """Output of a git command on the repository around `folder`; empty if it fails or git is not installed.
 
     Args:
-        folder: in which git runs.
-        arguments: of git.
-        given: its standard input.
+        folder: working directory of git.
+        arguments: command-line arguments of git.
+        given: standard input of git.
     """
     environment = {key: value for key, value in os.environ.items() if key not in ELSEWHERE}
     try:

@@ -1,4 +1,4 @@
-"""What the machine has: which device, which arithmetic, how much memory was used; and leaving its helper processes."""
+"""Hardware queries: device, arithmetic precision, memory use; and the end of multi-device training."""
 
 import os
 import platform
@@ -13,12 +13,12 @@ from regvit_lightning.settings import check
 
 
 def accelerator() -> str:
-    """`cuda` where there is a device, else `cpu`."""
+    """Accelerator in use: `cuda` if there is a device, else `cpu`."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def check_devices(wanted: int) -> None:
-    """Raise `SettingsError` unless this machine has so many devices; on a CPU they are processes."""
+    """Raise `SettingsError` unless this machine has enough devices; on a CPU, devices are processes."""
     check(wanted > 0, f"devices={wanted}: must be at least 1")
     if accelerator() == "cuda":
         there = torch.cuda.device_count()
@@ -26,11 +26,11 @@ def check_devices(wanted: int) -> None:
 
 
 def choose_accelerator(wanted: str, devices: int) -> None:
-    """Take the GPUs of this machine, or its processor; several processes on the processor must be asked for.
+    """Select the GPUs or the CPU of this machine; several processes on the CPU must be requested explicitly.
 
     Args:
-        wanted: `auto`, GPUs where there are any; or `cpu`, which hides them from this process and its children.
-        devices: how many are wanted.
+        wanted: `auto`, GPUs if there are any; or `cpu`, which hides the GPUs from this process and its children.
+        devices: number of devices.
 
     Raises:
         SettingsError: another name, or several devices on a machine without GPU.
@@ -44,20 +44,20 @@ def choose_accelerator(wanted: str, devices: int) -> None:
 
 
 def first_process() -> bool:
-    """Whether this process is the first of a run: it alone claims folders and prints.
+    """Whether this process has rank 0: only this process claims folders and prints.
 
-    Lightning reads it from the environment that torchrun, Slurm or its own launcher made.
+    Lightning reads the rank from the environment set by torchrun, Slurm or its own launcher.
     """
     return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
 
 
 def started_by_cluster() -> bool:
-    """Whether torchrun or Slurm has started this process, among others on further machines."""
+    """Whether torchrun or Slurm started this process, possibly along with others on further machines."""
     return SLURMEnvironment.detect() or TorchElasticEnvironment.detect()
 
 
 def precision(wanted: str) -> str:
-    """`auto` becomes bf16 autocast where the hardware multiplies in bf16, and full fp32 elsewhere.
+    """Resolve `auto` to bf16 autocast where the hardware multiplies in bf16, and to full fp32 elsewhere.
 
     Args:
         wanted: `auto`, `bf16-mixed` or `32-true` (Lightning's names).
@@ -77,12 +77,12 @@ def precision(wanted: str) -> str:
 
 
 def autocast(device: str, precision: str) -> torch.autocast:
-    """bf16 autocast on `device` (`cpu`, `cuda`) for the precision bf16-mixed; for 32-true it changes nothing."""
+    """bf16 autocast on `device` (`cpu`, `cuda`) for the precision bf16-mixed; no effect for 32-true."""
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed")
 
 
 def device_name() -> str:
-    """The GPU's name, or the processor's with its number of threads."""
+    """Name of the GPU, or of the CPU with its number of threads."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
@@ -92,18 +92,18 @@ def device_name() -> str:
 
 
 def forget_peak_memory() -> None:
-    """Start measuring `peak_memory_mib` anew."""
+    """Reset the measurement of `peak_memory_mib`."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         return
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    except OSError:  # not Linux, or not allowed: the peak is then that of the whole process
+    except OSError:  # not Linux, or not permitted: the peak is then that of the process's lifetime
         return
 
 
 def peak_memory_mib() -> float:
-    """Most memory used since `forget_peak_memory`, MiB: of the GPU where there is one, else of this process."""
+    """Peak memory since `forget_peak_memory`, MiB: of the GPU if there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status")
@@ -112,9 +112,10 @@ def peak_memory_mib() -> float:
 
 
 def leave_helpers(trainer: Trainer) -> None:
-    """After training on several devices: end the processes that Lightning started for the further ones.
+    """End the processes that Lightning started for the further devices, after training on several of them.
 
-    What follows (judging, exporting, recording) is done once, on one device, by the process that the user started.
+    The remaining work (evaluating, exporting, recording) is done once, on one device, by the process that the user
+    started.
     """
     if not trainer.is_global_zero:
         raise SystemExit(0)

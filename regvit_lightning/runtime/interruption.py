@@ -1,4 +1,4 @@
-"""Stopping on a signal: the step is finished and kept, and the same command goes on from there."""
+"""Stopping on a signal: the step is completed and saved, and the same command resumes from there."""
 
 import signal
 from types import FrameType
@@ -11,11 +11,11 @@ from regvit_lightning.runtime import slurm
 
 
 class Signals:
-    """While this context is open, signals that ask to stop are remembered until a step is done.
+    """Context manager that records stop signals until the current step is done.
 
-    Those are Ctrl-C, SIGTERM and SIGHUP, the end of the terminal, which nohup has us ignore; and, in a Slurm job,
-    SIGUSR1 and SIGUSR2, which announce that its time is nearly up (Lightning's and submitit's choice). A second Ctrl-C
-    stops at once.
+    Those are Ctrl-C, SIGTERM and SIGHUP, the end of the terminal, which nohup makes the process ignore; and, in a Slurm
+    job, SIGUSR1 and SIGUSR2, which announce that its time limit is near (the convention of Lightning and submitit). A
+    second Ctrl-C stops at once.
     """
 
     def __init__(self) -> None:
@@ -36,20 +36,20 @@ class Signals:
             signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Take the signals; to be called again where Lightning has put its own handlers in place."""
+        """Install the signal handlers; must be called again after Lightning has installed its own."""
         for number in self.numbers:
             signal.signal(number, self._remember)
 
     def agreed(self, trainer: Trainer) -> bool:
-        """Whether a signal has reached any of the devices; asked by all of them at the same step."""
+        """Whether a signal has reached any of the devices; all of them must call it at the same step."""
         return bool(trainer.strategy.reduce_boolean_decision(self.received is not None, all=False))
 
     def stop(self, trainer: Trainer) -> None:
-        """End this process; its state is kept.
+        """End this process after its state was saved.
 
         Raises:
-            Stopped: in the first process, with the line for the user.
-            SystemExit: in the processes of further devices, which say nothing.
+            Stopped: in the first process, with the message for the user.
+            SystemExit: in the processes of further devices, without a message.
         """
         if not trainer.is_global_zero:
             raise SystemExit(0)
@@ -70,6 +70,6 @@ class Signals:
 
 
 def leave_to_main_process(worker: int) -> None:
-    """For loader workers: a signal sent to the whole process group is the business of the process that trains."""
+    """Ignore stop signals in a loader worker: those sent to the process group are handled by the training process."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

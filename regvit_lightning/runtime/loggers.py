@@ -1,4 +1,4 @@
-"""Where a run logs to: TensorBoard, CSV files, Weights & Biases, or nowhere."""
+"""Loggers of a run: TensorBoard, CSV files, Weights & Biases, or none."""
 
 import json
 import os
@@ -16,21 +16,21 @@ from regvit_lightning.runtime import atomic
 from regvit_lightning.settings import check, nearest
 
 KINDS = ("tensorboard", "csv", "wandb", "none")
-PROJECT = "regvit-lightning"  # at Weights & Biases, unless WANDB_PROJECT names another
+PROJECT = "regvit-lightning"  # at Weights & Biases, unless WANDB_PROJECT is set
 
 
 def check_kind(kind: str) -> None:
-    """Raise `SettingsError` unless `kind` is one of `KINDS` and what it needs is installed."""
+    """Raise `SettingsError` unless `kind` is one of `KINDS` and its packages are installed."""
     check(kind in KINDS, f"logger={kind}: {nearest(kind, KINDS)}")
     missing = kind == "wandb" and find_spec("wandb") is None
     check(not missing, "logger=wandb: the package wandb is not installed; pip install wandb, or give another logger")
 
 
 def build(kind: str, folder: Path) -> Logger | bool:
-    """Lightning's logger of a run, which writes below `folder`; False for `none`.
+    """Build the Lightning logger of a run, which writes below `folder`; False for `none`.
 
-    TensorBoard's event files lie in `log/`, `metrics.csv` in `log/`, or where a run is continued in `log_1/` and so on:
-    Lightning's logger would remove the file of the first part. At Weights & Biases a continued run goes on.
+    TensorBoard's event files are written to `log/`; `metrics.csv` to `log/`, or to `log_1/` and so on for a resumed
+    run: Lightning's logger would remove the file of the first part. At Weights & Biases, a resumed run is continued.
 
     Raises:
         SettingsError: see `check_kind`.
@@ -49,7 +49,7 @@ def build(kind: str, folder: Path) -> Logger | bool:
 
 
 def describe(logger: Logger | None, values: Mapping[str, Any], step: int) -> None:
-    """Keep resolved settings with the log, as text in TensorBoard."""
+    """Store resolved settings with the log, as text in TensorBoard."""
     if isinstance(logger, TensorBoardLogger):
         logger.experiment.add_text("settings", f"```json\n{json.dumps(values, indent=1)}\n```", step)
     elif logger is not None:
@@ -57,7 +57,7 @@ def describe(logger: Logger | None, values: Mapping[str, Any], step: int) -> Non
 
 
 def show(logger: Logger | None, name: str, picture: npt.NDArray[np.uint8], step: int) -> None:
-    """Log a picture (H, W, 3) where the logger takes pictures."""
+    """Log an image (H, W, 3) if the logger supports images."""
     if isinstance(logger, TensorBoardLogger):
         logger.experiment.add_image(name, picture, step, dataformats="HWC")
     elif isinstance(logger, WandbLogger):
@@ -65,7 +65,7 @@ def show(logger: Logger | None, name: str, picture: npt.NDArray[np.uint8], step:
 
 
 def _identity(file: Path) -> str:
-    """A name of the run in `folder` for as long as the folder is there."""
+    """Persistent id of the run, the same for as long as its folder exists."""
     if not file.exists():
         atomic.write_text(file, json.dumps({"id": uuid4().hex}) + "\n")
     return str(json.loads(file.read_text(encoding="utf-8"))["id"])

@@ -1,4 +1,4 @@
-"""A LightningModule whose learning rate is a closed form of the step: a resumed run needs no scheduler state."""
+"""LightningModule whose learning rate is a closed form of the step: a resumed run needs no scheduler state."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from torch.optim import Optimizer
 
 
 class ScheduledModule(LightningModule):
-    """Sets what `schedule` says before each update of the optimiser, and logs it as `train/<name>`."""
+    """Applies the values of `schedule` before each optimiser update, and logs them as `train/<name>`."""
 
     def schedule(self, step: int) -> dict[str, float]:
-        """Learning rate `lr`, and whatever else changes with the step, for update `step` (0, 1, …), by name."""
+        """Values by name for update `step` (0, 1, …): the learning rate `lr`, and others that change with the step."""
         raise NotImplementedError
 
     def set_options(self, optimizer: Optimizer, step: int) -> None:

@@ -1,8 +1,8 @@
-"""Random draws that depend on nothing but named numbers: seed, step, sample.
+"""Random draws determined only by named numbers: seed, step, sample.
 
-Every draw of a training run comes from `derive(...)`, so there is no generator state to save or to lose: an interrupted
-run continues with the same draws. Data order and augmentation depend on seed and sample alone, whatever the number of
-devices and workers; what is drawn per batch (mixing, stochastic depth) depends on the batch of a device as well.
+Every draw of a training run comes from `derive(...)`, so there is no generator state to save or to lose: a resumed
+run continues with the same draws. Data order and augmentation depend only on seed and sample, for any number of
+devices and workers; draws per batch (mixing, stochastic depth) also depend on the batch of a device.
 """
 
 import random
@@ -17,7 +17,7 @@ from regvit_lightning.settings import check
 
 
 def derive(*parts: int | str) -> int:
-    """A 63-bit seed from numbers and names, e.g. `derive(seed, "augment", position)`; order matters.
+    """Derive a 63-bit seed from numbers and names, e.g. `derive(seed, "augment", position)`; order matters.
 
     Raises:
         SettingsError: a number is negative.
@@ -42,9 +42,9 @@ def seed_global(*parts: int | str) -> None:
 
 @contextmanager
 def drawn_from(*parts: int | str) -> Iterator[None]:
-    """Inside, global draws on the CPU come from `derive(*parts)`; outside, their states are untouched.
+    """Context manager: global CPU draws come from `derive(*parts)`; the previous states are restored afterwards.
 
-    Those are torch's, and numpy's and Python's, which mmsegmentation's transforms use.
+    It covers torch's generator, and those of numpy and Python, which mmsegmentation's transforms use.
     """
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     seed = derive(*parts)

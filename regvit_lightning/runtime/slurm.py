@@ -1,4 +1,4 @@
-"""The Slurm job that a process belongs to."""
+"""Slurm jobs: Lightning's plugin, the current job, requeueing."""
 
 import os
 import re
@@ -10,13 +10,13 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 def environment() -> list[SLURMEnvironment]:
     """Lightning's plugin for a task of a Slurm job.
 
-    Its own requeueing is left out: it writes a checkpoint of another name in the middle of a step. See `interruption`.
+    Its own requeueing is disabled: it writes a checkpoint of another name in the middle of a step. See `interruption`.
     """
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def job() -> str:
-    """Number of the job that this process is a task of, `12` or `12_3` in an array; empty outside of Slurm."""
+    """Id of the job that this process is a task of, `12`, or `12_3` in an array; empty outside of Slurm."""
     if not SLURMEnvironment.detect():
         return ""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
@@ -24,10 +24,10 @@ def job() -> str:
 
 
 def requeue(number: str) -> str:
-    """Have a running job queued again, with the same number; what Slurm or its user is ending is left to them.
+    """Requeue a running job under the same number, unless Slurm or its user is ending it.
 
     Returns:
-        Why it was not queued again; empty when it was.
+        The reason why it was not requeued; empty on success.
     """
     shown = command("scontrol", "show", "job", "--oneliner", number)
     state = re.search(r"JobState=(\w+)", shown.stdout)
@@ -38,9 +38,9 @@ def requeue(number: str) -> str:
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of Slurm, such as `squeue`, whatever its exit status.
+    """Run a Slurm command, such as `squeue`, and ignore its exit status.
 
     Raises:
-        subprocess.TimeoutExpired: no answer in a minute.
+        subprocess.TimeoutExpired: no response within a minute.
     """
     return subprocess.run(words, capture_output=True, text=True, timeout=60)

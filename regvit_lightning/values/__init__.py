@@ -1,1 +1,1 @@
-"""What settings are worth: how values are written, and how the types of a dataclass read them."""
+"""Values of settings: their notation, and how the types of a dataclass parse them."""

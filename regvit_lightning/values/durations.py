@@ -1,4 +1,4 @@
-"""Durations as people and Slurm write them."""
+"""Durations in the notations of people and of Slurm."""
 
 import re
 
@@ -15,12 +15,12 @@ CLOCK = re.compile(r"(?:([0-9]+)-)?([0-9]+)(?::([0-5]?[0-9]))?(?::([0-5]?[0-9]))
 
 
 def hours(text: str) -> float:
-    """The hours of `text`: `1.5`, `1:30`, `1:30:00`, `90m`, `1h30m`, `2 days`, and `1-12:00:00` as Slurm writes days.
+    """Parse a duration in hours: `1.5`, `1:30`, `1:30:00`, `90m`, `1h30m`, `2 days`, and `1-12:00:00` as in Slurm.
 
-    A number alone is hours, and `1:30` is an hour and a half, where Slurm's own options take a minute and a half.
+    A plain number is hours, and `1:30` is an hour and a half, where Slurm's own options mean a minute and a half.
 
     Raises:
-        ValueError: it is no duration.
+        ValueError: it is not a duration.
     """
     text = text.strip().lower()
     if re.fullmatch(NUMBER, text):

@@ -1,8 +1,8 @@
-"""How values are written in YAML files and in `key=value` words: read as texts, so that a type can say what each means.
+"""Notation of values in YAML files and in `key=value` words: parsed as texts, which a type then interprets.
 
-YAML 1.1 goes by looks: `no` is False, `010` eight, `1:30` ninety, `2024_01` a number. Here a file is a tree of texts,
-and a text becomes a number only where a number is wanted, in decimal notation. Where no type is known, the core schema
-of YAML 1.2 decides: null, true, false and decimal numbers are what they seem, and all else is a text.
+YAML 1.1 guesses types: `no` is False, `010` eight, `1:30` ninety, `2024_01` a number. Here a file is a tree of texts,
+and a text becomes a number only where a number is expected, in decimal notation. Where no type is known, the core
+schema of YAML 1.2 applies: null, true, false and decimal numbers are parsed, and everything else is a text.
 """
 
 import math
@@ -22,13 +22,13 @@ FALSE = ("false", "no", "off", "n", "0")
 
 
 class Quoted(str):
-    """A text in quotes, or a block of text: a text whatever it looks like."""
+    """A text in quotes, or a block of text: always a text, whatever it looks like."""
 
     __slots__ = ()
 
 
 class _Texts(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[misc]
-    """A loader of YAML that leaves every scalar a text."""
+    """YAML loader that leaves every scalar a text."""
 
     def construct_scalar(self, node: yaml.ScalarNode) -> str:
         return Quoted(node.value) if node.style else str(node.value)
@@ -43,10 +43,10 @@ class _Texts(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[mis
 
 
 def parse(text: str) -> Tree:
-    """YAML as a tree of texts; None where nothing is in it.
+    """Parse YAML into a tree of texts; None if it is empty.
 
     Raises:
-        ValueError: it is not YAML, or a key comes twice.
+        ValueError: it is not YAML, or a key is given twice.
     """
     try:
         return yaml.load(text, Loader=_Texts)
@@ -58,15 +58,15 @@ def parse(text: str) -> Tree:
 
 
 def is_null(value: Tree) -> bool:
-    """Whether a field that may be None is None."""
+    """Whether the text is the null value of an optional field."""
     return value is None or (isinstance(value, str) and not isinstance(value, Quoted) and value.lower() in NULL)
 
 
 def whole(text: str) -> int:
-    """A whole number in decimal digits: `010` is ten.
+    """Parse an integer in decimal digits: `010` is ten.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not an integer.
     """
     if not WHOLE.fullmatch(text):
         raise ValueError("expected a whole number")
@@ -74,10 +74,10 @@ def whole(text: str) -> int:
 
 
 def number(text: str) -> float:
-    """A finite number in decimal digits: `0.1`, `.5`, `1e-3`.
+    """Parse a finite number in decimal digits: `0.1`, `.5`, `1e-3`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a finite number.
     """
     if not NUMBER.fullmatch(text) or not math.isfinite(float(text)):
         raise ValueError("expected a number")
@@ -85,7 +85,7 @@ def number(text: str) -> float:
 
 
 def truth(text: str) -> bool:
-    """`true`, `yes`, `on`, `y`, `1` or their opposites, in any case.
+    """Parse a boolean: `true`, `yes`, `on`, `y`, `1` or their opposites, in any case.
 
     Raises:
         ValueError: it is none of them.
@@ -96,14 +96,14 @@ def truth(text: str) -> bool:
 
 
 def merged(before: Tree, after: Tree) -> Tree:
-    """`after` over `before`: mappings key by key, everything else is replaced."""
+    """Merge `after` over `before`: mappings key by key; everything else is replaced."""
     if not (isinstance(before, Mapping) and isinstance(after, Mapping)):
         return after
     return {**before, **{key: merged(before.get(key), value) for key, value in after.items()}}
 
 
 def untyped(value: Tree) -> Any:
-    """A tree of texts as values, where no type says what they are."""
+    """Convert a tree of texts to values where no types are known."""
     if isinstance(value, list):
         return [untyped(item) for item in value]
     if isinstance(value, Mapping):
@@ -120,7 +120,7 @@ def untyped(value: Tree) -> Any:
 
 
 def shown(value: Tree) -> str:
-    """A tree of texts for a message, in YAML's flow notation."""
+    """Format a tree of texts for a message, in YAML's flow notation."""
     if isinstance(value, list):
         return "[" + ", ".join(map(shown, value)) + "]"
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""A dataclass as a schema: trees of texts become values by the types of its fields, which OmegaConf merges."""
+"""A dataclass as a schema: converts trees of texts to values by the types of its fields, for merging by OmegaConf."""
 
 import dataclasses
 import re
@@ -25,11 +25,11 @@ EXPECTED = {
 
 
 class UnknownKey(Exception):
-    """A key that is no field.
+    """A key that is not a field.
 
     Args:
-        key: with the keys that it is nested in, `probes.images`.
-        known: what could stand in its place, written so, too.
+        key: the key with its parents, such as `probes.images`.
+        known: valid keys in its place, in the same form.
     """
 
     def __init__(self, key: str, known: Sequence[str]) -> None:
@@ -38,7 +38,7 @@ class UnknownKey(Exception):
 
 
 class NotSet(Exception):
-    """Fields without a value and without a default; `keys` are their names."""
+    """Raised for fields without a value and without a default; `keys` are their names."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         super().__init__(", ".join(keys))
@@ -47,7 +47,7 @@ class NotSet(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """The type of a field whose texts are read by a function of its own (metadata `reader`)."""
+    """Type of a field whose texts are parsed by a function of its own (metadata `reader`)."""
 
     kind: Any
     reader: Callable[[str], Any]
@@ -55,7 +55,7 @@ class Read:
 
 @cache
 def kinds(schema: Any) -> dict[str, Any]:
-    """Type of every field of a dataclass."""
+    """Types of all fields of a dataclass, by name."""
     hints, fields = get_type_hints(schema), dataclasses.fields(schema)
     readers = {field.name: field.metadata["reader"] for field in fields if "reader" in field.metadata}
     return {
@@ -65,7 +65,7 @@ def kinds(schema: Any) -> dict[str, Any]:
 
 
 def kind_of(kind: Any, path: Sequence[str], above: str = "") -> Any:
-    """Type of the field at `path` below a dataclass or a dict: `["probes", "images"]`.
+    """Type of the field at `path` below a dataclass or a dict, such as `["probes", "images"]`.
 
     Raises:
         UnknownKey: there is no such field.
@@ -85,8 +85,8 @@ def kind_of(kind: Any, path: Sequence[str], above: str = "") -> Any:
 
 
 def read_word(text: str, kind: Any) -> Tree:
-    """The value of a `key=value` word for a field of type `kind`: the text as it stands, or for a list or a mapping
-    what it is in YAML's flow notation (`[1,4]`, `{type: FCNHead}`).
+    """Parse a `key=value` word for a field of type `kind`: the literal text, or for a list or a mapping its YAML flow
+    notation (`[1,4]`, `{type: FCNHead}`).
 
     Raises:
         ValueError: the list or the mapping is not YAML.
@@ -102,16 +102,16 @@ def read_word(text: str, kind: Any) -> Tree:
 
 
 def typed(value: Tree, kind: Any, above: str = "") -> Any:
-    """A tree of texts as a value of the type `kind`; of a dataclass as a dict of those fields that are given.
+    """Convert a tree of texts to a value of type `kind`; for a dataclass, to a dict of the given fields.
 
     Args:
-        value: from a file or from `read_word`; what is no text, such as a number from Python, is only checked.
-        kind: str, int, float, bool, Any, list[…], dict[str, …], a dataclass, one of these or None, or `Read` by a
-            function of the field.
-        above: the keys that it is nested in, `probes.`, for errors.
+        value: from a file or from `read_word`; a non-text value, such as a number from Python, is only checked.
+        kind: str, int, float, bool, Any, list[…], dict[str, …], a dataclass, one of these or None, or `Read` with the
+            reader of the field.
+        above: the keys above it, such as `probes.`, for errors.
 
     Raises:
-        ValueError: it is none; says what is expected.
+        ValueError: the value does not have that type; the message says what is expected.
         UnknownKey: a dataclass has no such field.
     """
     origin, inner = get_origin(kind), get_args(kind)
@@ -143,9 +143,9 @@ def _typed_part(value: Tree, kind: Any, name: str, above: str) -> Any:
 
 
 def updated(config: DictConfig, kind: Any, path: Sequence[str], value: Any) -> DictConfig:
-    """`config`, a structured configuration of the dataclass `kind`, with a typed value at `path`.
+    """Set a typed value at `path` of `config`, a structured configuration of the dataclass `kind`.
 
-    A dataclass is merged into the one that is there, and so are several by name; everything else is replaced.
+    A dataclass is merged into the existing one, and so are dataclasses by name; everything else is replaced.
     """
     value = _literal(value)
     if isinstance(value, Mapping) and not _has_parts(kind_of(kind, path)):
@@ -156,7 +156,7 @@ def updated(config: DictConfig, kind: Any, path: Sequence[str], value: Any) -> D
 
 
 def instance(config: DictConfig) -> Any:
-    """The object that a structured configuration stands for.
+    """Instantiate the object described by a structured configuration.
 
     Raises:
         NotSet: a field has neither a value nor a default.
@@ -168,11 +168,11 @@ def instance(config: DictConfig) -> Any:
 
 
 def _literal(value: Any) -> Any:
-    """A value whose `${…}` mean nothing to OmegaConf: a user's text is a text."""
+    """Escape `${…}` in a value so that OmegaConf does not interpolate it: a user's text is literal."""
     if value == MISSING:
         raise ValueError("??? stands for what is not given")
     if isinstance(value, str):
-        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # backslashes in front count in pairs
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # backslashes before it count in pairs
     if isinstance(value, Mapping):
         return {key: _literal(item) for key, item in value.items()}
     return [_literal(item) for item in value] if isinstance(value, list) else value
@@ -183,11 +183,11 @@ def _has_fields(kind: Any) -> bool:
 
 
 def _has_parts(kind: Any) -> bool:
-    """Whether what is given of a field leaves the rest as it was: a dataclass, or several by name."""
+    """Whether an update of a field preserves the rest of it: a dataclass, or dataclasses by name."""
     kind = _not_none(kind)
     return _has_fields(kind) or (get_origin(kind) is dict and _has_fields(get_args(kind)[1]))
 
 
 def _not_none(kind: Any) -> Any:
-    """The type that a field has where it is not None."""
+    """Type of a field without its None option."""
     return next(one for one in get_args(kind) if one is not NoneType) if get_origin(kind) in UNIONS else kind

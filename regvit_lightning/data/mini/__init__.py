@@ -1,1 +1,1 @@
-"""The rendered data set: scenes, and what is written to disk in the formats of the real data sets."""
+"""Rendered data set: scenes, written to disk in the formats of the real data sets."""

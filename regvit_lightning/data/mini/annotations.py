@@ -1,4 +1,4 @@
-"""The boxes of a rendering in the words of PASCAL VOC (XML) and of COCO (JSON)."""
+"""Bounding boxes of a rendering in the formats of PASCAL VOC (XML) and COCO (JSON)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from regvit_lightning.data.mini.scenes import Rendering
 
 
 def voc_xml(rendering: Rendering, year: str, file_name: str, names: Sequence[str]) -> bytes:
-    """The annotation file of an image; boxes are 1-based and inclusive, as in the real ones.
+    """VOC annotation file of an image; boxes are 1-based and inclusive, as in the real ones.
 
-    The flags follow VOC's guidelines with thresholds of ours: truncated below 80 % visible or out of the frame,
+    The flags follow VOC's guidelines with our own thresholds: truncated below 80 % visible or out of the frame,
     occluded below 95 %, difficult below 30 % or lower than 8 % of the image.
 
     Args:
         year: "VOC2007" or "VOC2012"; only the latter has the flag `occluded`.
-        names: of the classes.
+        names: class names.
     """
     height, width = rendering.semantic.shape
     top = ElementTree.Element("annotation")
@@ -48,9 +48,9 @@ def _add(parent: ElementTree.Element, **texts: object) -> None:
 
 
 def coco_annotations(rendering: Rendering, image_id: int, first_id: int, crowd: bool) -> list[dict[str, Any]]:
-    """The objects of an image: bbox is x, y, width, height; area is the number of visible pixels; categories from 1.
+    """COCO annotations of an image: bbox x, y, width, height; area = number of visible pixels; categories from 1.
 
-    The segmentation is the outline of the box, except for a crowd, which has a mask as run lengths as in COCO. With
+    The segmentation is the outline of the box, except for a crowd, which has a run-length mask as in COCO. With
     `crowd` the farthest object is marked as one.
     """
     annotations = []
@@ -71,7 +71,7 @@ def coco_annotations(rendering: Rendering, image_id: int, first_id: int, crowd: 
 
 
 def run_lengths(mask: npt.NDArray[np.bool_]) -> dict[str, list[int]]:
-    """COCO's uncompressed run lengths of a mask (H, W): column by column, background first (it may be of length 0)."""
+    """COCO's uncompressed run lengths of a mask (H, W): column-major, background first (possibly of length 0)."""
     flat = mask.ravel(order="F").astype(np.int8)
     changes = np.flatnonzero(np.diff(flat, prepend=0))
     return {"counts": np.diff([0, *changes, flat.size]).tolist(), "size": list(mask.shape)}

@@ -1,4 +1,4 @@
-"""Captions of scenes in words: what stands where, with colours, sizes and neighbours."""
+"""Captions of scenes: objects and their positions, with colours, sizes and neighbours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WALL_WORDS = {"brick": "a brick wall", "panels": "wall panels", "plaster": "a pl
 
 
 def colour_name(colour: Colour) -> str:
-    """The everyday word for a colour."""
+    """Common name of a colour."""
     hue, saturation, value = colorsys.rgb_to_hsv(*colour)
     if value < 0.3:
         return "black"
@@ -27,7 +27,7 @@ def colour_name(colour: Colour) -> str:
 
 
 def templates() -> list[str]:
-    """Captions of one object with {} for its class: every size and colour word, grounds and walls in turn."""
+    """Caption templates of one object with {} for its class: every size and colour word, cycling grounds and walls."""
     colours = sorted({*WHEEL, "black", "white", "grey", "brown"})
     objects = [_article(f"{size}{colour} {{}}") for size in ("", "small ", "large ") for colour in colours]
     places = zip(cycle(GROUNDS), cycle(WALLS), strict=False)
@@ -35,7 +35,7 @@ def templates() -> list[str]:
 
 
 def caption(scene: Scene, main: int | None, listed: Sequence[int]) -> str:
-    """'a small red striped ball on planks in front of a brick wall, left of a blue plain box'"""
+    """Caption such as 'a small red striped ball on planks in front of a brick wall, left of a blue plain box'."""
     place = _place(scene.ground.name, scene.wall.name)
     if main is None:
         return f"nothing {place}"
@@ -53,7 +53,7 @@ def _place(ground: str, wall: str) -> str:
 
 def _describe(thing: Thing) -> str:
     first, second = thing.material.colours
-    if thing.material.name == "plain":  # shows the mixture of its colours
+    if thing.material.name == "plain":  # shows the mean of its two colours
         first = ((first[0] + second[0]) / 2, (first[1] + second[1]) / 2, (first[2] + second[2]) / 2)
     return f"{colour_name(first)} {CLASSES[thing.label]}"
 

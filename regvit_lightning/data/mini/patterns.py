@@ -48,7 +48,7 @@ def noise(x: Array, y: Array) -> Array:
 
 
 def cell_value(column: Array, row: Array) -> Array:
-    """A fixed random value in [0, 1) for each cell of a grid (coordinates are whole numbers held in float32)."""
+    """Fixed random value in [0, 1) for each cell of a grid (coordinates are whole numbers stored as float32)."""
     return _tiles()[1][row.astype(np.int32) & (TILE - 1), column.astype(np.int32) & (TILE - 1)]
 
 
@@ -58,7 +58,7 @@ def _split(x: Array) -> tuple[Array, Array]:
 
 
 def _edge(fraction: Array) -> Array:
-    """Distance to the nearer border of a cell, from the position in it: [0, 1) -> [0, 0.5]."""
+    """Distance to the nearer border of a cell, from the position in the cell: [0, 1) -> [0, 0.5]."""
     return 0.5 - np.abs(fraction - 0.5)
 
 
@@ -146,7 +146,7 @@ class Surface(NamedTuple):
     """A texture of the ground or the wall."""
 
     pattern: Pattern
-    frequency: float  # cycles per metre of what matters in it: it fades out where pixels are coarser than that
+    frequency: float  # highest relevant cycles per metre: the texture fades out where pixels are coarser than that
     hue: float  # the hue it often (not always) has, in [0, 1)
 
 
@@ -172,7 +172,7 @@ WALLS = {
 
 
 def plain(x: Array, y: Array) -> Array:
-    """Half and half, so that the mean colour is that of the other textures, which show both in equal parts."""
+    """Constant one half, so that the mean colour equals that of the other textures, which show both equally."""
     return np.full(np.broadcast_shapes(x.shape, y.shape), 0.5, np.float32)
 
 
@@ -214,7 +214,7 @@ def bottle(u: Array, v: Array) -> Array:
 
 
 def star(u: Array, v: Array) -> Array:
-    """Five tips at distance 0.55 from a centre at height 0.445, so that the two lower tips touch the ground."""
+    """Five-pointed star: tips at distance 0.55 from a centre at height 0.445, so that two touch the ground."""
     angle = np.abs((np.arctan2(u, v - 0.445) + 0.1 * TAU) % (0.2 * TAU) - 0.1 * TAU)
     radius = np.hypot(u, v - 0.445)
     inner_x, inner_y = 0.25 * np.cos(0.1 * TAU), 0.25 * np.sin(0.1 * TAU)

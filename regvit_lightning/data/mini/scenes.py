@@ -1,9 +1,9 @@
 """Rendered scenes: objects that stand on a textured ground in front of a textured wall, seen by a pinhole camera.
 
-From one scene follow an image, the class of its main object, a semantic map with ids in 1..150, metric depth, boxes
-and a caption. Sixteen classes are combinations of eight silhouettes with four textures: each silhouette comes in two
-textures and each texture in four silhouettes, and colour, size, place and light are drawn independently of the class,
-so that neither shape, nor texture, nor colour alone tells it.
+Each scene yields an image, the class of its main object, a semantic map with ids in 1..150, metric depth, boxes and
+a caption. The sixteen classes combine eight silhouettes with four textures: each silhouette comes in two textures
+and each texture in four silhouettes, and colour, size, position and light are drawn independently of the class, so
+that neither shape, texture nor colour alone determines it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Rendering:
-    """What a scene gives: `n` objects have at least MIN_PIXELS visible pixels and are listed, nearest first."""
+    """Rendered scene: the `n` objects with at least MIN_PIXELS visible pixels are listed, nearest first."""
 
     image: npt.NDArray[np.uint8]  # (H, W, 3)
     semantic: npt.NDArray[np.uint8]  # (H, W), 0 is unlabelled, else a value of SEMANTIC_IDS
@@ -60,7 +60,7 @@ class Rendering:
     instances: npt.NDArray[np.uint8]  # (H, W), 0 is no listed object, k + 1 is row k of the boxes
     boxes: Array  # (n, 4), left, top, right, bottom of the visible part in pixels, the last two exclusive
     labels: npt.NDArray[np.int64]  # (n,), indices into CLASSES
-    visibility: Array  # (n,), visible share of what an unobstructed view inside the frame would show, in (0, 1]
+    visibility: Array  # (n,), visible fraction of the object as seen unobstructed inside the frame, in (0, 1]
     truncated: npt.NDArray[np.bool_]  # (n,), whether the object leaves the frame
     main_label: int  # index into CLASSES, -1 without any object
     caption: str
@@ -72,16 +72,16 @@ class Rendering:
 def sample_scene(
     rng: np.random.Generator, width: int, height: int, main_class: int | None = None, focal: float | None = None
 ) -> Scene:
-    """Draws a scene.
+    """Draw a random scene.
 
-    With `main_class` (an index into CLASSES) one large, hardly covered object of it stands well inside the frame, with
-    up to three smaller ones of other classes; without, two to six objects stand anywhere. `focal` is in pixels; it is
-    0.9 to 1.4 times the larger side if not given.
+    With `main_class` (an index into CLASSES), one large, mostly unoccluded object of that class is placed well inside
+    the frame, with up to three smaller ones of other classes; without it, two to six objects are placed anywhere.
+    `focal` is in pixels; the default is 0.9 to 1.4 times the larger side.
     """
     if focal is None:
         focal = rng.uniform(0.9, 1.4) * max(width, height)
     horizon = rng.uniform(0.12, 0.42) * height
-    # The ground at the lower edge of the frame is between 0.6 and 5.5 m away, whatever the focal length and the format.
+    # The ground at the lower edge of the frame is 0.6 to 5.5 m away, whatever the focal length and aspect ratio.
     eye = float(np.clip(rng.uniform(0.75, 1.6), 0.6 * (height - horizon) / focal, 5.5 * (height - horizon) / focal))
     camera = Camera(width, height, focal, horizon, eye)
     wall_z = rng.uniform(max(3.0, 1.5 * camera.distance(height)), 9.5)
@@ -131,13 +131,13 @@ def _anywhere(rng: np.random.Generator, camera: Camera, wall_z: float) -> list[T
 
 
 def _random_z(rng: np.random.Generator, camera: Camera, wall_z: float) -> float:
-    """A distance at which the foot of a thing is in the frame, clear of the wall."""
+    """Draw a distance at which the foot of a thing is in the frame, clear of the wall."""
     nearest = max(1.02 * camera.distance(camera.height), NEAR + 0.3)
     return float(np.exp(rng.uniform(np.log(nearest), np.log(wall_z - 0.3))))
 
 
 def _thing(rng: np.random.Generator, label: int, camera: Camera, z: float, height: float, spread: float = 1.0) -> Thing:
-    """A thing of a class at a distance; `spread` is the share of the width of the frame that it is placed in."""
+    """Draw a thing of a class at a distance; `spread` is the fraction of the frame's width that it is placed in."""
     stretch = rng.uniform(0.88, 1.12)
     half = SHAPES[CLASSES[label].split()[1]].half_width * stretch * height * camera.focal / z
     column = camera.width / 2 + spread * rng.uniform(-0.5, 0.5) * (camera.width - 0.6 * half)
@@ -159,7 +159,7 @@ def _clutter(rng: np.random.Generator, camera: Camera, wall_z: float) -> Thing:
 
 
 def _overlap(camera: Camera, first: Thing, second: Thing) -> float:
-    """The share of the second thing's bounding box in the image that the first one's covers."""
+    """Fraction of the second thing's bounding box in the image that the first one's covers."""
     boxes = [bounds(camera, thing) for thing in (first, second)]
     width = min(boxes[0][2], boxes[1][2]) - max(boxes[0][0], boxes[1][0])
     height = min(boxes[0][3], boxes[1][3]) - max(boxes[0][1], boxes[1][1])
@@ -168,7 +168,7 @@ def _overlap(camera: Camera, first: Thing, second: Thing) -> float:
 
 
 def _surface(rng: np.random.Generator, names: Sequence[str], angle: float) -> Material:
-    """A ground or wall texture; in half of the cases its hue is near the usual one, otherwise any."""
+    """Draw a ground or wall texture; its hue is near the usual one in half of the cases, otherwise arbitrary."""
     name = names[int(rng.integers(len(names)))]
     usual = {**GROUNDS, **WALLS}[name].hue + rng.normal(0, 0.04)
     hue = usual if rng.random() < 0.5 else rng.random()
@@ -181,7 +181,7 @@ def _surface(rng: np.random.Generator, names: Sequence[str], angle: float) -> Ma
 
 
 def _contrasting_colours(rng: np.random.Generator) -> tuple[Colour, Colour]:
-    """Two colours, the brighter one first, whose brightness differs enough for the texture to be seen."""
+    """Draw two colours, the brighter one first, with enough contrast in brightness to make the texture visible."""
     while True:
         dark, bright = sorted((_random_colour(rng), _random_colour(rng)), key=_brightness)
         if _brightness(bright) - _brightness(dark) > 0.3:
@@ -212,7 +212,7 @@ def _light(rng: np.random.Generator) -> Light:
 
 
 def render(scene: Scene) -> Rendering:
-    """Renders a scene: the same scene gives the same arrays."""
+    """Render a scene; the same scene gives the same arrays."""
     canvas = _Canvas(scene)
     for thing in scene.things:
         canvas.shade_ground(thing)
@@ -222,7 +222,7 @@ def render(scene: Scene) -> Rendering:
 
 
 class _Canvas:
-    """The arrays that a scene is painted into; `owner` holds the index of the thing at each pixel, or -1."""
+    """Arrays that a scene is painted into; `owner` stores the index of the thing at each pixel, or -1."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene, camera = scene, scene.camera
@@ -240,20 +240,20 @@ class _Canvas:
         self.image = np.concatenate([self._wall(), self._ground()])
 
     def _ground(self) -> Array:
-        """(rows of the ground, W, 3)"""
+        """Colours of the ground (rows of the ground, W, 3)."""
         camera, z = self.scene.camera, self.ground_z[self.first_ground_row :]
         x = (self.columns - np.float32(camera.width / 2)) * (z / np.float32(camera.focal))
         return _surface_colour(self.scene.ground, x, z, z**2 / np.float32(camera.focal * camera.eye))
 
     def _wall(self) -> Array:
-        """(rows of the wall, W, 3)"""
+        """Colours of the wall (rows of the wall, W, 3)."""
         camera, metres = self.scene.camera, np.float32(self.scene.wall_z / self.scene.camera.focal)
         x = (self.columns - np.float32(camera.width / 2)) * metres
         y = (np.float32(camera.row(self.scene.wall_z)) - self.rows[: self.first_ground_row]) * metres
         return _surface_colour(self.scene.wall, x, y, np.full_like(y, metres))
 
     def shade_ground(self, thing: Thing) -> None:
-        """A soft contact shadow: an ellipse on the ground, drawn out to the side away from the light."""
+        """Add a soft contact shadow: an ellipse on the ground, elongated away from the light."""
         camera, width = self.scene.camera, 1.3 * thing.half_width
         z = self.ground_z[self.first_ground_row :]
         inside = np.flatnonzero(np.abs(z[:, 0] - thing.z) < 0.7 * width)
@@ -267,7 +267,7 @@ class _Canvas:
         self.image[rows] *= (1 - 0.6 * np.clip(1.25 - 1.25 * reach, 0, 1))[..., None]
 
     def paint(self, index: int) -> None:
-        """Paints one thing where it is nearer than what is there: its relief swells towards the camera."""
+        """Paint one thing where it is nearer than the current depth; its relief bulges towards the camera."""
         thing, camera = self.scene.things[index], self.scene.camera
         left, top, right, bottom = bounds(camera, thing)
         rows = slice(max(int(top) - 1, 0), min(int(bottom) + 2, camera.height))
@@ -341,7 +341,7 @@ def _blend(colours: tuple[Colour, Colour], share: Array) -> Array:
 
 
 def _shading(relief: Array, light: Light) -> Array:
-    """Lambert shading (h, w, 1) of a relief in pixels, with a share of light from everywhere."""
+    """Lambert shading (h, w, 1) of a relief in pixels, plus ambient light."""
     lx, ly = light.direction
     if min(relief.shape) < 2:
         return np.ones((*relief.shape, 1), np.float32)
@@ -352,7 +352,7 @@ def _shading(relief: Array, light: Light) -> Array:
 
 
 def _expose(image: Array, light: Light) -> npt.NDArray[np.uint8]:
-    """Light falling off across the image, gain and grain; (H, W, 3) in [0, 1] -> bytes."""
+    """Simulate exposure: light fall-off across the image, gain and grain; (H, W, 3) in [0, 1] -> bytes."""
     height, width = image.shape[:2]
     across, down = np.linspace(-0.5, 0.5, width, dtype=np.float32), np.linspace(-0.5, 0.5, height, dtype=np.float32)
     level = 1 + np.float32(light.slope[0]) * across[None] + np.float32(light.slope[1]) * down[:, None]

@@ -1,4 +1,4 @@
-"""What the rendered world consists of: classes and their semantic ids, and the description of one scene.
+"""Definition of the rendered world: classes and their semantic ids, and the description of one scene.
 
 The world is metric: x to the right of the camera, y up from the ground, z along the optical axis, which is parallel to
 the ground (the horizon is moved by shifting the lens, so upright things stay upright). Pixel (row, column) has its
@@ -29,12 +29,12 @@ CLASSES = (
     "striped cross",
     "checked cross",
 )
-CLUTTER = -1  # the label of the small litter that no class covers: its pixels have the semantic id 0
+CLUTTER = -1  # label of small litter that belongs to no class: its pixels have the semantic id 0
 
 _NAMES = (*GROUNDS, *WALLS, *CLASSES)
 SEMANTIC_IDS = {name: 1 + 149 * i // (len(_NAMES) - 1) for i, name in enumerate(_NAMES)}
 
-NEAR, FAR = 0.5, 10.0  # metres: no depth lies outside
+NEAR, FAR = 0.5, 10.0  # metres: range of all depths
 MIN_PIXELS = 16  # an object with fewer visible pixels gets no box
 
 Colour = tuple[float, float, float]  # red, green, blue in [0, 1]
@@ -51,17 +51,17 @@ class Camera:
     eye: float  # metres above the ground
 
     def row(self, z: float) -> float:
-        """The row where the ground is `z` metres away."""
+        """Image row where the ground is `z` metres away."""
         return self.horizon + self.focal * self.eye / z
 
     def distance(self, row: float) -> float:
-        """The distance in metres of the ground seen at a row below the horizon."""
+        """Distance in metres of the ground at a row below the horizon."""
         return self.focal * self.eye / (row - self.horizon)
 
 
 @dataclass(frozen=True)
 class Material:
-    """A named texture with its two colours and its place in the surface."""
+    """A named texture with its two colours and its placement on the surface."""
 
     name: str
     colours: tuple[Colour, Colour]
@@ -87,13 +87,13 @@ class Thing:
 
     @property
     def half_width(self) -> float:
-        """Metres."""
+        """Half of the width in metres."""
         return SHAPES[self.shape].half_width * self.stretch * self.height
 
 
 @dataclass(frozen=True)
 class Light:
-    """Where light comes from and what the sensor does with it."""
+    """Light direction and camera response."""
 
     direction: tuple[float, float]  # of the light in x and y; z follows, towards the camera
     gain: Colour

@@ -1,4 +1,4 @@
-"""Writes the rendered data set to disk in the real data sets' own formats, so that one loader reads both.
+"""Writes the rendered data set to disk in the formats of the real data sets, so that one loader reads both.
 
     <root>/imagenet/{train,val}/<class>/<class>_<n>.JPEG
     <root>/ADEChallengeData2016/{images,annotations}/{training,validation}/ADE_{train,val}_<n>.{jpg,png}
@@ -6,11 +6,11 @@
     <root>/VOCdevkit/{VOC2007,VOC2012}/{JPEGImages,Annotations,ImageSets/Main}
     <root>/coco/{images/train2014, annotations/instances_train2014.json, coco_20k_filenames.txt}
     <root>/shards/{train,val}-<n>.tar                                      webdataset: <key>.jpg, .txt, .cls
-    <root>/settings.json, complete.json                                    what is being, and what was, written
+    <root>/settings.json, complete.json                                    settings of started, of complete data
 
-Every image has a generator of its own, seeded by (seed, split, index): any image can be rendered alone, and the bytes
-depend neither on the number of workers nor on interruptions. Every file is written under a temporary name and renamed;
-files that exist are not written again. One process at a time may write to a root.
+Every image has its own generator, seeded by (seed, split, index): any image can be rendered alone, and the bytes
+depend neither on the number of workers nor on interruptions. Every file is written under a temporary name and
+renamed; existing files are not rewritten. Only one process at a time may write to a root.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from regvit_lightning.data.mini.annotations import coco_annotations, voc_xml
 from regvit_lightning.data.mini.scenes import CLASSES, Rendering, render, sample_scene
 from regvit_lightning.errors import UserError
 
-VERSION = 4  # of the pictures and of the files: raise it whenever either changes, and old data sets are rewritten
+VERSION = 4  # of pictures and files: increment it when either changes, so that old data sets are rewritten
 FOLDERS = ("imagenet", "ADEChallengeData2016", "nyu", "VOCdevkit", "coco", "shards")
 FOLDER_NAMES = tuple(name.replace(" ", "_") for name in CLASSES)
-NYU_FOCAL = 518.8579  # pixels, the colour camera of NYU Depth v2 as it stands in the BTS lists
+NYU_FOCAL = 518.8579  # pixels, the colour camera of NYU Depth v2 as given in the BTS lists
 TASK_IMAGES = 32  # images of about 96 x 96 in a task of one worker: about a tenth of a second
 
 
 @dataclass(frozen=True)
 class MiniSettings:
-    """How much is written. The defaults take about half a minute on two cores; all sizes are numbers of images."""
+    """Sizes of the data set. The defaults take about half a minute on two cores; all sizes are numbers of images."""
 
     seed: int = 0
     imagenet_train: int = 300  # per class
@@ -69,25 +69,25 @@ class MiniSettings:
 
 
 def is_complete(root: Path, settings: MiniSettings | None = None) -> bool:
-    """Whether `root` holds a whole data set of this version, and of these settings where they are given."""
+    """Whether `root` contains a complete data set of this version, and of these settings if given."""
     kept = _read_json(Path(root) / "complete.json") or {}
     wanted, present = kept.get("files"), _count_files(Path(root))
     if kept.get("version") != VERSION or not isinstance(wanted, dict):
         return False
     if settings is not None and kept.get("settings") != dataclasses.asdict(settings):
         return False
-    # More files are no harm: some loaders leave their caches beside the data.
+    # Additional files do no harm: some loaders leave their caches beside the data.
     return all(present[name] >= wanted.get(name, 0) for name in FOLDERS)
 
 
 def write(root: Path, settings: MiniSettings, workers: int) -> Iterator[tuple[int, int]]:
-    """Writes what is missing under `root` and yields (images done, images in all) along the way.
+    """Write what is missing under `root` and yield (images done, total images) along the way.
 
-    With one worker or none everything happens in this process, else in `workers` fresh processes. Stopping early
-    leaves a data set that the next call finishes.
+    With one worker or none everything runs in this process, otherwise in `workers` new processes. An interrupted data
+    set is completed by the next call.
 
     Raises:
-        UserError: `root` cannot be written to, or holds data sets that this function did not write.
+        UserError: `root` cannot be written to, or contains data sets that this function did not write.
     """
     root = Path(root)
     if is_complete(root, settings):
@@ -110,16 +110,16 @@ def write(root: Path, settings: MiniSettings, workers: int) -> Iterator[tuple[in
 
 @dataclass(frozen=True)
 class RenderTask:
-    """A run of images of one part, small enough for the progress to be seen."""
+    """A range of images of one part, small enough to report progress."""
 
     part: str
     start: int
     stop: int
-    when: float  # its place among the tasks of its part, in (0, 1)
+    when: float  # relative position among the tasks of its part, in (0, 1)
 
 
 def _tasks(settings: MiniSettings) -> list[RenderTask]:
-    """The parts interleaved, so that images take the same time all along and the time left can be told."""
+    """Tasks with the parts interleaved, so that the time per image is uniform and the remaining time predictable."""
     tasks = []
     for part, (_, size, cost) in PARTS.items():
         count, step = size(settings), max(1, TASK_IMAGES // cost)
@@ -138,7 +138,7 @@ def _run(root: Path, settings: MiniSettings, tasks: Sequence[RenderTask], worker
             _work(root, settings, task)
             yield task
         return
-    # Fresh processes: forking one that has started the threads of torch may hang.
+    # New processes: forking one that has started torch's threads may deadlock.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         with _signals_are_ours():
             futures = {pool.submit(_work, root, settings, task): task for task in tasks}
@@ -152,7 +152,7 @@ def _run(root: Path, settings: MiniSettings, tasks: Sequence[RenderTask], worker
 
 @contextlib.contextmanager
 def _signals_are_ours() -> Iterator[None]:
-    """Processes started inside ignore Ctrl-C and a closed terminal, from their first moment on; we end them."""
+    """Context manager: child processes ignore Ctrl-C and SIGHUP from their start; this process ends them."""
     if threading.current_thread() is not threading.main_thread():  # which cannot set signals
         yield
         return
@@ -174,13 +174,13 @@ def _rng(settings: MiniSettings, part: str, index: int) -> np.random.Generator:
 
 
 def _main_object(settings: MiniSettings, part: str, index: int) -> Rendering:
-    """An image of which each class is the main object in turn."""
+    """Render an image with a main object; the classes are cycled through."""
     side = settings.imagenet_side
     return render(sample_scene(_rng(settings, part, index), side, side, index % len(CLASSES)))
 
 
 def _any_objects(settings: MiniSettings, part: str, index: int, side: int) -> Rendering:
-    """An image of any objects in one of the usual formats, its larger side between 0.9 and 1.1 times `side`."""
+    """Render an image of arbitrary objects in a common aspect ratio, its larger side 0.9 to 1.1 times `side`."""
     rng = _rng(settings, part, index)
     longer = round(side * rng.uniform(0.9, 1.1))
     shorter = round(longer * rng.choice([0.667, 0.75, 0.75, 1.0]))
@@ -226,7 +226,7 @@ def _nyu_folder(part: str) -> str:
 
 
 def _nyu_names(index: int) -> tuple[str, str]:
-    """Image and depth of a frame, ten frames to a scene folder."""
+    """File names of image and depth of a frame, ten frames to a scene folder."""
     folder = f"scene_{index // 10:04d}"
     return f"{folder}/rgb_{index % 10:05d}.jpg", f"{folder}/sync_depth_{index % 10:05d}.png"
 
@@ -247,7 +247,7 @@ def _voc_name(part: str, index: int) -> str:
 
 
 def _coco(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
-    """All images at once, because one JSON holds the annotations of all."""
+    """Write all images at once, because one JSON file contains the annotations of all."""
     summary = root / "coco" / "annotations" / "instances_train2014.json"
     paths = [root / "coco" / "images" / _coco_name(index) for index in indices]
     if summary.exists() and all(path.exists() for path in paths):
@@ -260,7 +260,7 @@ def _coco(root: Path, settings: MiniSettings, part: str, indices: range) -> None
             _write_jpeg(path, rendering)
         height, width = rendering.semantic.shape
         images.append({"id": _coco_id(index), "file_name": path.name, "height": height, "width": width, "license": 1})
-        crowd = index % 20 == 7  # rare, but there, as in the real annotations
+        crowd = index % 20 == 7  # rare but present, as in the real annotations
         annotations += coco_annotations(rendering, _coco_id(index), first_id=len(annotations) + 1, crowd=crowd)
     categories = [{"id": i + 1, "name": name, "supercategory": name.split()[1]} for i, name in enumerate(CLASSES)]
     info = {"description": "RegViT mini, rendered", "version": str(VERSION), "year": 2014}
@@ -272,7 +272,7 @@ def _coco(root: Path, settings: MiniSettings, part: str, indices: range) -> None
 
 
 def _coco_id(index: int) -> int:
-    """The real ids have gaps, too."""
+    """Image id with gaps, like the real ids."""
     return 9 + 31 * index
 
 
@@ -281,7 +281,7 @@ def _coco_name(index: int) -> str:
 
 
 def _shards(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
-    """One shard; the members carry no time and no owner, so that the bytes depend on the pairs only."""
+    """Write one shard; its members have no time and no owner, so that the bytes depend on the pairs only."""
     path = root / "shards" / f"{part.split()[1]}-{indices.start // settings.shard_pairs:06d}.tar"
     if path.exists():
         return
@@ -297,7 +297,7 @@ def _shards(root: Path, settings: MiniSettings, part: str, indices: range) -> No
     _write_bytes(path, buffer.getvalue())
 
 
-# part: (what writes it, number of images, cost of an image in units of one of 96 x 96)
+# part: (function that writes it, number of images, cost of an image relative to one of 96 x 96)
 PARTS: dict[str, tuple[Callable[[Path, MiniSettings, str, range], None], Callable[[MiniSettings], int], int]] = {
     "imagenet train": (_imagenet, lambda s: s.imagenet_train * len(CLASSES), 1),
     "imagenet val": (_imagenet, lambda s: s.imagenet_val * len(CLASSES), 1),
@@ -314,7 +314,7 @@ PARTS: dict[str, tuple[Callable[[Path, MiniSettings, str, range], None], Callabl
 
 
 def _write_lists(root: Path, settings: MiniSettings) -> None:
-    """The lists that name the files: cheap, so they are always written anew."""
+    """Write the lists of file names; they are cheap, so they are always rewritten."""
     for part, name, lead in (("nyu train", "nyu_train.txt", "/"), ("nyu test", "nyu_test.txt", "")):
         frames = [_nyu_names(index) for index in range(PARTS[part][1](settings))]
         _write_lines(root / "nyu" / name, [f"{lead}{image} {lead}{depth} {NYU_FOCAL}" for image, depth in frames])
@@ -341,7 +341,7 @@ def _write_jpeg(path: Path, rendering: Rendering) -> None:
 
 
 def _write_png(path: Path, values: np.ndarray) -> None:
-    """8 or 16 bits, one channel."""
+    """Write a PNG of one channel with 8 or 16 bits."""
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, "PNG", compress_level=3)
     _write_bytes(path, buffer.getvalue())
@@ -356,7 +356,7 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
-    # Unlike atomic.write, without a flush to the disk for each of thousands of files: a lost one is rendered again.
+    # Unlike atomic.write, without flushing each of thousands of files to disk: a lost one is rendered again.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content)
@@ -383,7 +383,7 @@ def _count_files(root: Path) -> dict[str, int]:
 
 
 def _prepare(root: Path, settings: MiniSettings) -> None:
-    """Makes `root` hold nothing but finished files of these settings."""
+    """Ensure that `root` contains only finished files of these settings."""
     marker = root / "settings.json"
     (root / "complete.json").unlink(missing_ok=True)
     if _read_json(marker) != _identity(settings):
@@ -402,7 +402,7 @@ def _prepare(root: Path, settings: MiniSettings) -> None:
 
 @contextlib.contextmanager
 def _telling(root: Path) -> Iterator[None]:
-    """Turns what the file system refuses into one line for the user."""
+    """Context manager that turns file-system errors into one line for the user."""
     try:
         yield
     except OSError as error:
