@@ -1,4 +1,4 @@
-"""The curve of a training run as a small CSV, kept beside the results."""
+"""Training curves of a run as a small CSV, stored beside the results."""
 
 import csv
 import io
@@ -14,18 +14,18 @@ from torch import Tensor
 from regvit_lightning.runtime import atomic
 
 PREFIX = "train/"
-ROWS = 200  # at most, with one more for the last step
+ROWS = 200  # at most, plus one for the last step
 
 
 class Curve(Callback):
-    """Writes the logged training scalars as columns: `step`, then `loss`, `lr` and what else the recipe logs.
+    """Writes the logged training scalars as CSV columns: `step`, then `loss`, `lr` and whatever else the recipe logs.
 
-    A value is the mean over the steps since the row before, and over all devices; of an accumulated step its last
-    micro-batch counts. The rows are part of the checkpoint, so that a resumed run writes the file that an uninterrupted
-    one would have written.
+    Each value is the mean over the steps since the previous row and over all devices; with gradient accumulation, a
+    step is represented by its last micro-batch. The rows are part of the checkpoint, so a resumed run writes the same
+    file as an uninterrupted one.
 
     Args:
-        path: of the CSV; written whole at each row.
+        path: path of the CSV; the whole file is rewritten at each row.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,7 +39,7 @@ class Curve(Callback):
         self.step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step == self.step:  # between the micro-batches of a step
+        if trainer.global_step == self.step:  # between the micro-batches of one step
             return
         self.step = trainer.global_step
         for name, value in trainer.callback_metrics.items():
@@ -69,7 +69,7 @@ class Curve(Callback):
 
 
 def table(rows: list[dict[str, float]]) -> str:
-    """Rows as CSV: `step` and `loss` first, the other columns by name; empty where a row lacks a value."""
+    """Rows as CSV text: `step` and `loss` first, other columns in alphabetical order; missing values are empty."""
     names = {name for row in rows for name in row}
     columns = sorted(names, key=lambda name: (name != "step", name != f"{PREFIX}loss", name))
     text = io.StringIO()

@@ -1,4 +1,4 @@
-"""The training images of a recipe as a LightningDataModule: indexed by one process, read by all."""
+"""LightningDataModule of the training images of a recipe: one process builds the index, all processes read it."""
 
 from typing import Any
 
@@ -13,24 +13,24 @@ from regvit_lightning.settings import check
 
 
 class PretrainingData(Streamed):
-    """Batches of the recipe that is being trained, in the order of its stream.
+    """Training batches of a recipe, in the order of its sample stream.
 
-    After `prepare_data` and `setup` it knows what a recipe is built with: `num_classes` and `steps`.
+    After `prepare_data` and `setup`, `num_classes` and `steps`, which the recipe is built with, are available.
 
     Args:
-        settings: of the recipe.
-        data: where the images are.
-        seed: of the order.
+        settings: settings of the recipe.
+        data: location of the images.
+        seed: seed of the sampling order.
     """
 
     def __init__(self, settings: RecipeSettings, data: DataSettings, seed: int) -> None:
         super().__init__(Loading(settings.workers, settings.device_batch))
-        self.prepare_data_per_node = False  # all machines see the same files
+        self.prepare_data_per_node = False  # all nodes see the same files
         self.settings, self.data, self.seed = settings, data, seed
         self.indexed: Files | None = None
 
     def prepare_data(self) -> None:
-        """List the images; Lightning asks one process to. The index is kept beside them, so the others read it.
+        """Index the images; Lightning calls this in one process. The index is cached on disk, where the others read it.
 
         Raises:
             DataError: the data is missing, incomplete or damaged.
@@ -39,11 +39,11 @@ class PretrainingData(Streamed):
             self.indexed = recipe_class(self.settings.module).files(self.settings, self.data)
 
     def setup(self, stage: str) -> None:
-        """Open the index, in every process.
+        """Open the index; Lightning calls this in every process.
 
         Raises:
             DataError: the data is missing, incomplete or damaged.
-            SettingsError: there are fewer images than a step takes.
+            SettingsError: there are fewer images than one step needs.
         """
         self.prepare_data()
         epochs, batch_size = self.settings.epochs, self.settings.batch_size
@@ -52,13 +52,13 @@ class PretrainingData(Streamed):
 
     @property
     def files(self) -> Files:
-        """The images."""
+        """Index of the training images."""
         assert self.indexed is not None, "prepare_data comes first"
         return self.indexed
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, 0 for images without labels."""
+        """Number of classes; 0 for images without labels."""
         return len(self.files.classes)
 
     @property
@@ -67,7 +67,7 @@ class PretrainingData(Streamed):
         return self.settings.epochs * len(self.files) // self.settings.batch_size
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """The stream, from the step that the run has reached, in batches of one device."""
+        """Loader of per-device batches, starting at the step that the run has reached."""
         assert self.trainer is not None, "the recipe that is trained augments the images"
         recipe = self.trainer.lightning_module
         assert isinstance(recipe, Recipe), "a recipe of regvit_lightning/pretrain"

@@ -1,7 +1,7 @@
-"""DeiT-III: supervised pretraining (Touvron et al. 2022, arXiv 2204.07118), the labels family of the registers paper.
+"""DeiT-III: supervised pretraining (Touvron et al. 2022, arXiv 2204.07118), the registers paper's supervised family.
 
 Two objectives share this file: softmax cross-entropy with label smoothing (ImageNet-22k) and binary cross-entropy
-on whether a class is present in a mixed image (ImageNet-1k). Constants stand in `configs/recipes/deit3*.yaml`.
+on the presence of each class in a mixed image (ImageNet-1k). Hyperparameters are in `configs/recipes/deit3*.yaml`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -27,17 +27,17 @@ class DeiT3Settings(recipe.RecipeSettings):
     """Settings of DeiT-III.
 
     Attributes:
-        lr, warmup_lr, min_lr: learning rate at its peak, at step 0 and at the end; not scaled by the batch.
+        lr, warmup_lr, min_lr: learning rate at its peak, at step 0 and at the end; not scaled by the batch size.
         warmup_epochs: length of the linear warm-up; may be a fraction.
-        weight_decay: not on biases, norms, LayerScale, CLS, registers and position embedding.
+        weight_decay: not applied to biases, norms, LayerScale, CLS, registers and position embedding.
         loss: `softmax` or `bce`.
-        label_smoothing: of the softmax loss, 0-1.
-        mixup, cutmix: alpha of the Beta distribution, 0 for none; with both, each batch takes one of them.
+        label_smoothing: label smoothing of the softmax loss, 0-1.
+        mixup, cutmix: alpha of the Beta distribution, 0 to disable; with both, one of them is drawn for each batch.
         crop: `simple` or `resized` (see `three_augment`).
-        colour_jitter: strength, 0-1.
-        repeats: repeated augmentation, 1 for none.
-        drop_path: stochastic depth rate, uniform over the blocks.
-        ema_decay: of the averaged weights, exported beside the trained ones.
+        colour_jitter: strength of the colour jitter, 0-1.
+        repeats: times each image is repeated (repeated augmentation), 1 for none.
+        drop_path: stochastic depth rate, the same in all blocks.
+        ema_decay: decay of the EMA weights, which are exported beside the trained ones.
     """
 
     lr: float = MISSING
@@ -66,7 +66,7 @@ class DeiT3Settings(recipe.RecipeSettings):
 
 
 class DeiT3(recipe.Recipe):
-    """Register ViT with a linear classifier on CLS, trained on class folders."""
+    """Register ViT with a linear classifier on CLS, trained on an image-folder data set."""
 
     SETTINGS = DeiT3Settings
     settings: DeiT3Settings
@@ -78,7 +78,7 @@ class DeiT3(recipe.Recipe):
         settings = self.settings
         options: dict[str, Any] = {"layer_scale": settings.layer_scale, "drop_path": settings.drop_path}
         self.backbone = vit.build(model, image_size=settings.image_size, num_classes=num_classes, **options)
-        # DeiT-III draws CLS from a truncated normal; registers keep the paper's 1e-6.
+        # DeiT-III initialises CLS from a truncated normal; registers keep the 1e-6 of the registers paper.
         nn.init.trunc_normal_(cast(Tensor, self.backbone.cls_token), std=0.02)
         average = get_ema_multi_avg_fn(settings.ema_decay)
         self.ema = AveragedModel(self.backbone, multi_avg_fn=average).requires_grad_(False)
@@ -96,7 +96,7 @@ class DeiT3(recipe.Recipe):
         return loss
 
     def configure_optimizers(self) -> Lamb:
-        tokens = ("cls_token", "reg_token", "pos_embed")  # older timm leaves registers out of its list
+        tokens = ("cls_token", "reg_token", "pos_embed")  # older versions of timm omit registers from their list
         groups = param_groups_weight_decay(self.backbone, self.settings.weight_decay, no_weight_decay_list=tokens)
         return Lamb(groups, lr=self.settings.lr, weight_decay=self.settings.weight_decay)
 
@@ -105,13 +105,13 @@ class DeiT3(recipe.Recipe):
         self.ema.update_parameters(self.backbone)
 
     def schedule(self, step: int) -> dict[str, float]:
-        """Warm-up and cosine of the learning rate, per step (DeiT's code moves once per epoch)."""
+        """Learning rate: linear warm-up, then cosine decay, updated per step (DeiT's code updates once per epoch)."""
         settings = self.settings
         warmup = round(self.steps * settings.warmup_epochs / settings.epochs)
         return {"lr": warmup_cosine(step, self.steps, warmup, settings.lr, settings.warmup_lr, settings.min_lr)}
 
     def exports(self) -> Iterator[tuple[str, vit.RegisterViT]]:
-        """The moving average, and the trained backbone, which is what DeiT evaluates."""
+        """EMA backbone, and the trained backbone, which is the one that DeiT evaluates."""
         yield "backbone_ema.safetensors", cast(vit.RegisterViT, self.ema.module)
         yield EXPORT, self.backbone
 
@@ -120,9 +120,9 @@ SETTINGS, RECIPE = DeiT3Settings, DeiT3
 
 
 def mixing(mixup: float, cutmix: float, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Batch-wise Mixup or CutMix: (images, labels (B,)) to (images, class shares (B, num_classes)).
+    """Batch-wise Mixup or CutMix: maps (images, labels (B,)) to (images, soft labels (B, num_classes)).
 
-    With both, each batch draws one of them with equal odds (timm's `switch_prob` 0.5, as in DeiT).
+    With both, one of them is drawn for each batch with equal probability (timm's `switch_prob` 0.5, as in DeiT).
     """
     kinds: list[v2.Transform] = []
     if mixup > 0:
@@ -135,11 +135,11 @@ def mixing(mixup: float, cutmix: float, num_classes: int) -> Callable[[Tensor, T
 
 
 def objective(logits: Tensor, targets: Tensor, loss: str, label_smoothing: float) -> Tensor:
-    """Mean loss over the batch.
+    """Classification loss, averaged over the batch.
 
     Args:
         logits: (B, K) float32.
-        targets: (B, K) class shares that sum to 1.
+        targets: (B, K) soft labels that sum to 1.
         loss: `softmax`: cross-entropy with smoothed targets. `bce`: binary cross-entropy averaged over images and
             classes, with target 1 for every class that is present (DeiT-III's code: mixed label > 0).
     """

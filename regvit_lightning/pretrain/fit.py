@@ -1,4 +1,4 @@
-"""One pretraining run: from settings to exported weights, resumed when the command is given again."""
+"""One pretraining run, from settings to exported weights; running the same command again resumes it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,26 +24,26 @@ from regvit_lightning.runtime import atomic, hardware, loggers, seeds, slurm
 from regvit_lightning.runtime.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint
 from regvit_lightning.runtime.interruption import Signals
 
-LAST = "last.ckpt"  # checkpoint in the folder of a run
+LAST = "last.ckpt"  # name of the checkpoint in the folder of a run
 
 
 def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Path | None:
-    """Train, or continue, and export the weights.
+    """Train, resuming from a checkpoint if there is one, and export the weights.
 
     Args:
         run: what to train.
-        callbacks: for showing progress.
-        force: begin anew, whatever the folder holds.
+        callbacks: further callbacks, such as a progress bar.
+        force: start from scratch, deleting whatever the folder holds.
 
     Returns:
-        The exported backbone, `EXPORT` in the folder. None where training ended before its last step, by an option of
-        the Trainer such as `limit_train_batches` or by a callback: nothing is exported then. With `fast_dev_run`
-        nothing at all is kept, nor looked for, in the folder.
+        Path of the exported backbone, `EXPORT` in the folder. None if training ended before its last step because of
+        a Trainer option such as `limit_train_batches` or a callback: nothing is exported then. With `fast_dev_run` the
+        run is neither resumed from nor saved to the folder.
 
     Raises:
         UserError: the data or the folder cannot be used, the folder holds a run with other settings, or training
-            cannot go on.
-        Stopped: a signal asked to stop; a checkpoint is written.
+            cannot continue.
+        Stopped: a signal interrupted training; a checkpoint has been written.
     """
     trial = bool(run.settings.trainer.get("fast_dev_run"))
     if not trial and finished(run) and not force:
@@ -63,7 +63,7 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
     trainer = _train(run, recipe, images, callbacks, reports=run.folder)
     if trainer.global_step < images.steps:
         return None
-    if isinstance(trainer.strategy, ModelParallelStrategy):  # this process holds a shard of the weights, the file all
+    if isinstance(trainer.strategy, ModelParallelStrategy):  # this process holds only a shard of the weights
         recipe = _recipe(run, images.num_classes, images.steps)
         state = torch.load(run.folder / LAST, map_location="cpu", weights_only=True)["state_dict"]
         recipe.load_state_dict(state)
@@ -77,7 +77,7 @@ def _recipe(run: Run, num_classes: int, steps: int) -> Recipe:
 
 
 def _train(run: Run, recipe: Recipe, images: PretrainingData, callbacks: Sequence[Callback], reports: Path) -> Trainer:
-    """Train, from the checkpoint in the folder where there is one; then the process that was started goes on alone."""
+    """Train, from the checkpoint in the folder if there is one; afterwards only the launching process continues."""
     options, last = run.settings, run.folder / LAST
     with Signals() as signals:
         logged = AugmentedImages(run.folder), RunLog(described(run), options.batch_size, options.log_every)
@@ -89,7 +89,7 @@ def _train(run: Run, recipe: Recipe, images: PretrainingData, callbacks: Sequenc
             num_nodes=run.nodes,
             strategy=parallel.strategy(options.strategy, run.world),
             precision=options.precision,  # type: ignore[arg-type]
-            max_epochs=1,  # the stream of all steps
+            max_epochs=1,  # one epoch is the stream of all steps
             max_steps=images.steps,
             accumulate_grad_batches=accumulation(options.batch_size, run.world, recipe.micro_batch()),
             logger=loggers.build(options.logger, run.folder),
@@ -107,7 +107,7 @@ def _train(run: Run, recipe: Recipe, images: PretrainingData, callbacks: Sequenc
 
 
 class AugmentedImages(Callback):
-    """Shows the first batch as the network sees it, in the log and as `augmented.png` in the run's folder."""
+    """Saves the first augmented batch to the logger and as `augmented.png` in the run's folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

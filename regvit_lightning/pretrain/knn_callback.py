@@ -1,7 +1,7 @@
-"""kNN on held-out train images while a backbone is pretrained: whether its features tell classes apart already.
+"""kNN accuracy on held-out train images during pretraining: an early measure of how well features separate classes.
 
-Every so many steps the backbone sees the same train images. A fifth of them is held out and classified by its
-neighbours among the rest, as `imagenet_knn` does afterwards; the labels are used for nothing else.
+At regular intervals the backbone embeds the same train images. A fifth of them is held out and classified by nearest
+neighbours among the rest, with the method of `imagenet_knn`; the labels are used for nothing else.
 """
 
 from collections.abc import Iterator
@@ -22,22 +22,22 @@ from regvit_lightning.pretrain.preserved import preserved
 from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import check
 
-HELD_OUT = 5  # one image of so many
-LEAST = 2 * HELD_OUT  # images, below which nothing is measured
+HELD_OUT = 5  # one in five images is held out
+LEAST = 2 * HELD_OUT  # minimum number of images; with fewer, nothing is measured
 NEIGHBOURS, TEMPERATURE = 10, 0.07
 
 
 class HeldOutKnn(Callback):
-    """Logs `monitor/knn_top1` (percent) every so many steps, at the first and at the last one.
+    """Logs `monitor/knn_top1` (percent) every `every` steps and at the first and last step.
 
-    All devices take part, each with its share of the images. Nothing is drawn from the generators of the training, and
-    no weight and no mode of a module is changed.
+    The images are split over all devices. The measurement leaves training unaffected: it uses random generators of its
+    own and changes neither the weights nor the train/eval mode of any module.
 
     Args:
         every: steps between two measurements.
-        images: at most so many train images.
-        batch: images at once on one device.
-        workers: decoding processes of each device.
+        images: maximum number of train images.
+        batch: images per forward pass on one device.
+        workers: data-loading processes per device.
 
     Raises:
         SettingsError: too few images.
@@ -46,10 +46,10 @@ class HeldOutKnn(Callback):
     def __init__(self, every: int, images: int, batch: int, workers: int) -> None:
         check(images >= LEAST, f"monitor_images={images}: kNN on held-out images needs at least {LEAST}")
         self.every, self.images, self.batch, self.workers = every, images, batch, workers
-        self.measured = -1  # the last step
+        self.measured = -1  # step of the last measurement
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step > 0:  # continued; that step was measured before the checkpoint
+        if trainer.global_step > 0:  # resumed: this step was measured before the checkpoint was written
             self.measured = trainer.global_step
         self._when_due(trainer, pl_module)
 
@@ -59,8 +59,8 @@ class HeldOutKnn(Callback):
     def _when_due(self, trainer: Trainer, recipe: Any) -> None:
         step = trainer.global_step
         due = step % self.every == 0 or step == trainer.max_steps
-        # A step has several batches where gradients are accumulated.
-        # Data modules of users have no files of ours.
+        # With gradient accumulation, a step has several batches.
+        # Data modules of users need not have `files`.
         files: Any = getattr(trainer.datamodule, "files", ())  # type: ignore[attr-defined]
         if not due or step <= self.measured or len(files) < LEAST:
             return
@@ -70,31 +70,31 @@ class HeldOutKnn(Callback):
             trainer.logger.log_metrics(values, step)
 
     def measure(self, trainer: Trainer, recipe: Any, files: ImageFiles) -> dict[str, float]:
-        """Curves of `recipe` as it is now on images of `files`, by name."""
+        """Current metrics of `recipe` on images of `files`, by name."""
         order = torch.randperm(len(files), generator=seeds.generator(recipe.seed, "monitor"))[: self.images]
         drawn = order[: len(order) // trainer.world_size * trainer.world_size]
         mine = files.subset(drawn[trainer.global_rank :: trainer.world_size].tolist())
-        eager = torch.compiler.set_stance("force_eager")  # compiled blocks would be compiled anew for these shapes
+        eager = torch.compiler.set_stance("force_eager")  # compiled blocks would be recompiled for these shapes
         with preserved(recipe), torch.no_grad(), trainer.precision_plugin.forward_context(), eager:
             recipe.eval()
             parts = [{"label": labels, **self.look(recipe, images)} for images, labels in self._batches(mine, recipe)]
         seen = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        if trainer.world_size > 1:  # in the order of one device
+        if trainer.world_size > 1:  # restore the order of a single device
             seen = {name: recipe.all_gather(value).transpose(0, 1).flatten(0, 1) for name, value in seen.items()}
         return self.summary(seen, len(files.classes))
 
     def look(self, recipe: Any, images: Tensor) -> dict[str, Tensor]:
-        """What is kept of a batch of uint8 images (B, 3, H, W), by name: `cls` (B, D), unit vectors."""
+        """Per-image outputs for a batch of uint8 images (B, 3, H, W), by name: `cls` (B, D), unit vectors."""
         return {"cls": F.normalize(recipe(images).cls.float(), dim=1)}
 
     def summary(self, seen: dict[str, Tensor], classes: int) -> dict[str, float]:
-        """Curves by name, of what `look` kept of all images of all devices and their `label` (N,)."""
+        """Metrics by name, from the outputs of `look` for all images of all devices and their `label` (N,)."""
         return {"monitor/knn_top1": knn_top1(seen["cls"], seen["label"], classes)}
 
     def _batches(self, files: ImageFiles, recipe: Any) -> Iterator[tuple[Tensor, Tensor]]:
         size = recipe.settings.image_size
         view = centre_crop(round(size * 256 / 224), size)
-        # The generator of its own keeps the loader from drawing a number from that of the training.
+        # A separate generator keeps the loader from drawing from the global one, which training uses.
         own = seeds.generator(recipe.seed, "monitor", "loader")
         loader = DataLoader(_Readable(files, view), self.batch, num_workers=self.workers, generator=own)
         for images, labels in loader:
@@ -102,7 +102,7 @@ class HeldOutKnn(Callback):
 
 
 class _Readable(Dataset[tuple[Tensor, int]]):
-    """Every image once, in order; one that cannot be read, which training leaves out, is replaced by the next."""
+    """Data set of every image once, in order; an unreadable image, which training skips, is replaced by the next."""
 
     def __init__(self, files: ImageFiles, transform: Transform) -> None:
         self.files, self.transform = files, transform
@@ -116,12 +116,12 @@ class _Readable(Dataset[tuple[Tensor, int]]):
 
 
 def knn_top1(features: Tensor, labels: Tensor, classes: int) -> float:
-    """Percent of the held-out images, every fifth, whose neighbours among the others vote for their class.
+    """kNN accuracy in percent: every fifth image is held out and classified by its neighbours among the others.
 
     Args:
         features: (N, D) unit vectors, N at least 10.
-        labels: (N,) class numbers.
-        classes: how many there are.
+        labels: (N,) class indices.
+        classes: number of classes.
     """
     held = torch.arange(len(features), device=features.device) % HELD_OUT == 0
     neighbours = min(NEIGHBOURS, int((~held).sum()))

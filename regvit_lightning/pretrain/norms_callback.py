@@ -1,7 +1,7 @@
-"""Norms and outliers of every block while a backbone is pretrained (Darcet et al. 2023, arXiv 2309.16588, fig. 4b).
+"""Token norms and outliers per block during pretraining (Darcet et al. 2023, arXiv 2309.16588, fig. 4b).
 
-A fixed batch goes through the backbone every so many steps; nothing is drawn and nothing of the training is changed.
-The backbone must be whole on the device: on one device, or with DDP, where the first process measures.
+A fixed batch is passed through the backbone at regular intervals, without random draws or any effect on training. The
+backbone must not be sharded: this works on one device and with DDP, where the process of rank 0 measures.
 """
 
 import csv
@@ -34,41 +34,41 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FILE = "norms.csv"
-IMAGES = 32  # that are measured
+IMAGES = 32  # number of images measured
 QUANTILES = {"min": 0.0, "q01": 0.01, "q25": 0.25, "median": 0.5, "q75": 0.75, "q99": 0.99, "max": 1.0}
 
-COLUMNS = ["step", "block", *QUANTILES, *Rules().words()]  # quantiles of the norms of patches, shares of outliers
+COLUMNS = ["step", "block", *QUANTILES, *Rules().words()]  # quantiles of patch norms, outlier shares
 
-Row = dict[str, float]  # by column
+Row = dict[str, float]  # value by column name
 
 
 class NormsDuringTraining(Callback):
-    """Writes norm quantiles and outlier shares per block against the step to `norms.csv`, and logs them as one picture.
+    """Writes norm quantiles and outlier shares per step and block to `norms.csv`, and logs them as one figure.
 
-    The file has one row for each measured step and block 1..depth, in order and once each: a run that goes on from a
-    checkpoint drops the rows of later steps. It is rewritten as a whole, so it is never cut off. At the end of the run
-    `norms.png` shows it.
+    The file has exactly one row for each measured step and block 1..depth, in order: a run that resumes from a
+    checkpoint drops the rows of later steps. It is rewritten atomically, so it is never truncated. At the end of the
+    run it is plotted to `norms.png`.
 
     Args:
         images: (B, 3, H, W) uint8, the same at every step.
-        folder: of the run.
+        folder: folder of the run.
         every: steps between measurements; step 0 is measured too.
-        rules: for outliers.
+        rules: outlier rules.
 
     Raises:
         SettingsError: `every` is below 1.
-        UserError: the file cannot be written, or is not one of this callback (while training).
+        UserError: the file cannot be written, or was not written by this callback (while training).
     """
 
     def __init__(self, images: Tensor, folder: Path, every: int, rules: Rules) -> None:
         check(every > 0, f"every={every}: must be at least 1")
         self.images, self.path, self.every, self.rules = images, folder / FILE, every, rules
         self.rows: list[Row] = []
-        self.measured = -1  # the last step
+        self.measured = -1  # step of the last measurement
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self.every = trainer.max_steps + 1  # such a run keeps nothing
+            self.every = trainer.max_steps + 1  # a trial run writes nothing
             return
         self.rows = [row for row in read(self.path) if row["step"] <= trainer.global_step]
         self.measured = int(self.rows[-1]["step"]) if self.rows else -1
@@ -84,7 +84,7 @@ class NormsDuringTraining(Callback):
 
     def _when_due(self, trainer: Trainer, recipe: Any) -> None:
         step = trainer.global_step
-        # A step has several batches where gradients are accumulated.
+        # With gradient accumulation, a step has several batches.
         if step % self.every or step <= self.measured or not trainer.is_global_zero:
             return
         self.measured = step
@@ -95,17 +95,17 @@ class NormsDuringTraining(Callback):
 
     def _measure(self, recipe: Recipe) -> Norms:
         images = recipe.normalise(self.images.to(recipe.device))
-        with preserved(recipe.backbone), torch.compiler.set_stance("force_eager"):  # compiled blocks do not heed hooks
+        with preserved(recipe.backbone), torch.compiler.set_stance("force_eager"):  # compiled blocks ignore hooks
             facts = recipe.settings.image_size, recipe.mean.tolist(), recipe.std.tolist()
             backbone = ViTBackbone(recipe.backbone, recipe.model, *facts)
             return measure(backbone, images)
 
 
 def fixed_images(files: Files, size: int) -> Tensor:
-    """Images to measure, uint8 (32, 3, size, size) or fewer: evenly spread over `files`, unreadable ones left out.
+    """Images to measure, uint8 (32, 3, size, size) or fewer: evenly spaced over `files`, skipping unreadable ones.
 
     Raises:
-        DataError: none of those looked at can be read.
+        DataError: none of the selected images can be read.
     """
     view, views = centre_crop(size, size), list[Tensor]()
     for index in dense.examples(len(files), IMAGES):
@@ -119,7 +119,7 @@ def fixed_images(files: Files, size: int) -> Tensor:
 
 
 def describe(norms: Norms, rules: Rules, step: int) -> list[Row]:
-    """One row for each block 1..depth: quantiles of the norms of patches, and the share of outliers by each rule."""
+    """One row for each block 1..depth: quantiles of patch norms and the share of outliers under each rule."""
     levels = torch.tensor(list(QUANTILES.values()), dtype=torch.float64)
     rows: list[Row] = []
     for block in range(norms.depth):
@@ -131,10 +131,10 @@ def describe(norms: Norms, rules: Rules, step: int) -> list[Row]:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a `norms.csv`; none where there is no file.
+    """Rows of a `norms.csv`; empty if the file does not exist.
 
     Raises:
-        UserError: the file is not readable as such.
+        UserError: the file is not a valid `norms.csv`.
     """
     if not path.exists():
         return []
@@ -150,7 +150,7 @@ def read(path: Path) -> list[Row]:
 
 
 def _pixels(figure: "Figure") -> npt.NDArray[np.uint8]:
-    """A figure as a picture (H, W, 3)."""
+    """Render a figure to an RGB image (H, W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

@@ -1,8 +1,8 @@
-"""OpenCLIP: an image and a text tower trained on pairs (Radford et al. 2021, arXiv 2103.00020), the text family.
+"""OpenCLIP: contrastive image-text pretraining (Radford et al. 2021, arXiv 2103.00020), the text-supervised family.
 
 Text tower, tokenizer and loss are those of open_clip; the image tower is the register ViT with CLIP's norm before the
-first block. How the registers paper inserted them is not published: here they stand between CLS and the patches and
-pass that norm as CLS does. Constants stand in `configs/recipes/openclip*.yaml`.
+first block. How the registers paper inserts registers here is not published: in this code they stand between CLS and
+the patches and pass through that norm as CLS does. Hyperparameters are in `configs/recipes/openclip*.yaml`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -36,14 +36,14 @@ class OpenClipSettings(recipe.RecipeSettings):
     """Settings of OpenCLIP.
 
     Attributes:
-        lr: learning rate at its peak; not scaled by the batch.
-        warmup_steps: length of the linear warm-up.
-        weight_decay: not on biases, norms, CLS, registers and the logit scale.
-        beta2, epsilon: of AdamW.
-        smallest_crop: smallest share of the area in a random crop.
-        embed_dim: dimensions of the space that images and texts share.
-        text_width, text_layers, text_heads, context_length: of the text tower, see `TextArchitecture`.
-        monitor_every: 0, as kNN on held-out images needs labels, which pairs do not have.
+        lr: peak learning rate; not scaled by the batch size.
+        warmup_steps: steps of the linear warm-up.
+        weight_decay: not applied to biases, norms, CLS, registers and the logit scale.
+        beta2, epsilon: AdamW's beta2 and epsilon.
+        smallest_crop: smallest area of a random crop, as a share of the image.
+        embed_dim: dimension of the joint space of images and texts.
+        text_width, text_layers, text_heads, context_length: size of the text tower, see `TextArchitecture`.
+        monitor_every: must be 0, as kNN on held-out images needs labels, which pairs do not have.
     """
 
     lr: float = MISSING
@@ -73,7 +73,7 @@ class OpenClipSettings(recipe.RecipeSettings):
 
 
 class OpenClip(recipe.Recipe):
-    """Register ViT and text tower, each pair contrasted with all others of the global batch."""
+    """Register ViT and text tower, trained by contrasting each pair with all others in the global batch."""
 
     MEAN, STD = OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
     collate = staticmethod(collate_pairs)
@@ -102,37 +102,37 @@ class OpenClip(recipe.Recipe):
         )
 
     def _draw_tokens(self) -> None:
-        # As CLIP draws its class and position embeddings. Registers as CLS: the norm before the first block would
-        # divide their 1e-6 by the root of its epsilon.
+        # CLIP's initialisation of class and position embeddings. Registers are initialised like CLS: with 1e-6, the
+        # norm before the first block would divide them by the square root of its epsilon.
         for token in (self.backbone.cls_token, self.backbone.reg_token, self.backbone.pos_embed):
             if token is not None:
                 nn.init.normal_(token, std=self.backbone.embed_dim**-0.5)
 
     @classmethod
     def files(cls, settings: OpenClipSettings, data: DataSettings) -> Files:
-        """The image–text pairs.
+        """Training image–text pairs.
 
         Raises:
-            DataError: missing, incomplete or damaged.
+            DataError: the data is missing, incomplete or damaged.
         """
         return train_pairs(data)
 
     @classmethod
     def work(cls, settings: OpenClipSettings, images: ImageCounts) -> Work:
-        """Every pair of every pass, forward and backward, through both towers."""
+        """Compute of a run: every pair of every epoch, forward and backward through both towers."""
         count, side = settings.epochs * images["pairs"][0], settings.image_size
         return Work([Pass(count, side, side, trained=True, more_macs=_text_macs(settings))])
 
     def dataset(self, files: Files) -> DrawnCaptionedImages:
-        """Augmented images with the tokens of their captions."""
+        """Data set of augmented images with the tokens of their captions."""
         return DrawnCaptionedImages(cast(CaptionedImages, files), self.augmentation(), self.space.tokenize, self.seed)
 
     def micro_batch(self) -> int:
-        """Everything: the loss compares all pairs of a step; `device_batch` cuts the towers' passes, see `embed`."""
+        """Whole batch as one micro-batch, for a loss over all pairs; `device_batch` splits the passes, see `embed`."""
         return self.settings.batch_size
 
     def augmentation(self) -> Callable[[Image.Image], Tensor]:
-        """OpenCLIP's only augmentation, a random crop of nearly everything."""
+        """OpenCLIP's only augmentation: a random crop of at least `smallest_crop` of the image."""
         scale = (self.settings.smallest_crop, 1.0)
         crop = v2.RandomResizedCrop(self.settings.image_size, scale=scale, interpolation=BICUBIC, antialias=True)
         return v2.Compose([crop, v2.PILToTensor()])
@@ -140,7 +140,7 @@ class OpenClip(recipe.Recipe):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images, texts = self.embed(batch["image"], batch["text"])
         contrast = ClipLoss(
-            local_loss=True,  # each device its own rows, against the features of all: their mean is the whole loss
+            local_loss=True,  # each device contrasts its pairs with the features of all; the mean is the full loss
             gather_with_grad=True,
             rank=self.global_rank,
             world_size=self.trainer.world_size,
@@ -151,15 +151,15 @@ class OpenClip(recipe.Recipe):
         return loss
 
     def blocks(self) -> Iterator[nn.Module]:
-        """The blocks of both towers."""
+        """Transformer blocks of both towers."""
         yield from super().blocks()
         yield from self.space.text.transformer.resblocks
 
     def embed(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors (B, E) of images uint8 (B, 3, H, W) and of texts (B, L), `device_batch` at once.
+        """Unit vectors (B, E) of images uint8 (B, 3, H, W) and of texts (B, L), `device_batch` at a time.
 
-        A batch above that goes through the towers in parts, which the backward pass computes once more (as GradCache,
-        Gao et al. 2021, arXiv 2101.06983): the memory is that of one part, the gradient that of the whole batch.
+        A larger batch passes through the towers in chunks, which the backward pass recomputes (as in GradCache, Gao et
+        al. 2021, arXiv 2101.06983): memory is that of one chunk, the gradient that of the whole batch.
         """
         size = self.settings.device_batch
         if len(images) <= size:
@@ -183,12 +183,12 @@ class OpenClip(recipe.Recipe):
         self.space.clamp_scale()
 
     def schedule(self, step: int) -> dict[str, float]:
-        """Learning rate: linear warm-up that begins with one share of it, then half a cosine to 0."""
+        """Learning rate: linear warm-up from lr / warmup_steps, then cosine decay to 0."""
         warmup, lr = self.settings.warmup_steps, self.settings.lr
         return {"lr": lr * (step + 1) / warmup if step < warmup else cosine(step - warmup, self.steps - warmup, lr)}
 
     def export(self, folder: Path, metadata: Metadata) -> None:
-        """The text tower and the projection for zero-shot, then the image tower as the backbone of every task."""
+        """Write the text tower and projection for zero-shot, then the image tower as the backbone for all tasks."""
         joint_space.save(folder / joint_space.TEXT, self.space, weights.fingerprint(self.backbone.state_dict()))
         super().export(folder, metadata)
 
@@ -197,9 +197,9 @@ SETTINGS, RECIPE = OpenClipSettings, OpenClip
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """OpenCLIP's two groups: without decay what has one axis, as norms, biases and the logit scale.
+    """OpenCLIP's two parameter groups: tensors with at most one axis (norms, biases, logit scale) have no weight decay.
 
-    CLS and registers are one vector each in timm's (1, N, D), so they do not decay either; position embeddings do.
+    CLS and registers are single vectors stored in timm's (1, N, D), so they have none either; position embeddings do.
     """
     single: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
@@ -210,6 +210,6 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 def _text_macs(settings: OpenClipSettings) -> int:
-    """Of the matrix products of the text tower for one text, with an MLP of ratio 4; see `vit.block_macs`."""
+    """MACs of the text tower's matrix products for one text, with an MLP ratio of 4; see `vit.block_macs`."""
     tokens, width = settings.context_length, settings.text_width
     return settings.text_layers * (12 * tokens * width**2 + 2 * tokens**2 * width)

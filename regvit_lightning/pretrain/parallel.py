@@ -1,4 +1,4 @@
-"""How a recipe is spread over devices: DDP, or FSDP for what does not fit on one of them."""
+"""Distributed training of a recipe: DDP, or FSDP for models that do not fit on one device."""
 
 from collections.abc import Iterable
 
@@ -11,11 +11,10 @@ STRATEGIES = ("ddp", "fsdp")
 
 
 def strategy(name: str, world: int) -> str | Strategy:
-    """Lightning's strategy for `world` devices over all nodes; with one there is nothing to spread.
+    """Lightning's strategy for `world` devices over all nodes; `auto` for a single device.
 
-    FSDP is PyTorch's second (`fully_shard`), which Lightning calls model parallel: its parameters keep their shape, so
-    that LAMB's norms per tensor are those of the whole tensor. Checkpoints hold the whole state in one file, as
-    those of DDP do.
+    FSDP is PyTorch's FSDP2 (`fully_shard`), which Lightning calls model parallel: its parameters keep their shape, so
+    LAMB's per-tensor norms are those of the whole tensor. Checkpoints hold the full state in one file, as with DDP.
     """
     if world == 1:
         return "auto"
@@ -27,8 +26,8 @@ def strategy(name: str, world: int) -> str | Strategy:
 def shard(module: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh) -> None:
     """Shard parameters, gradients and optimiser state over `mesh`.
 
-    Each of `blocks` is gathered when it runs and let go after it; everything else of `module` is gathered for the
-    whole of its `training_step`, whichever of its parts that calls.
+    Each of `blocks` is gathered when it runs and freed afterwards; all other parameters of `module` are gathered for
+    the whole of its `training_step`, whichever submodules that calls.
     """
     for block in blocks:
         fully_shard(block, mesh=mesh)

@@ -1,4 +1,4 @@
-"""Looking at a model while it trains without leaving a trace."""
+"""Inspecting a model during training without side effects."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Afterwards the modes of all modules and the gradient flags of all parameters are what they were before."""
+    """Restore the train/eval modes of all modules and `requires_grad` of all parameters on exit."""
     modes = {module: module.training for module in model.modules()}
     trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:

@@ -1,4 +1,4 @@
-"""What every pretraining recipe shares: its settings, the seeding of each step, the register ViT inside."""
+"""Base of the pretraining recipes: common settings, seeding of each step, and the register ViT backbone."""
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
@@ -34,29 +34,28 @@ from regvit_lightning.work import ImageCounts, Pass, Work
 
 @dataclass
 class RecipeSettings:
-    """Settings of every recipe.
+    """Settings common to all recipes.
 
     Attributes:
         module: file of `regvit_lightning/pretrain/` with the recipe's `SETTINGS` and `RECIPE`.
         epochs: passes over the data.
-        batch_size: images per optimiser step over all devices; never depends on their number.
-        device_batch: images at once on one device; what does not fit is accumulated.
-        images: what the data names to train on: `imagenet` or `imagenet22k`, labelled images; `pairs`, images with
-            captions.
+        batch_size: images per optimiser step over all devices; independent of their number.
+        device_batch: images per device and forward pass; larger shares of a step are accumulated.
+        images: training images: `imagenet` or `imagenet22k`, labelled images; `pairs`, images with captions.
         image_size: side of the training images in pixels.
         layer_scale: initial LayerScale value, null for none.
-        precision: bf16-mixed or 32-true; auto becomes the first where the hardware has it.
-        workers: decoding processes per device.
+        precision: bf16-mixed or 32-true; auto selects bf16-mixed where the hardware supports it.
+        workers: data-loading processes per device.
         checkpoint_every: steps between checkpoints.
         log_every: steps between logged scalars.
-        norms_every: steps between measurements of the norms of every block, 0 for none.
-        grad_checkpointing: compute the blocks once more in the backward pass instead of keeping what is inside them;
-            less memory, about a third more computation, the same weights.
+        norms_every: steps between measurements of the token norms of every block, 0 for none.
+        grad_checkpointing: recompute the activations of the blocks in the backward pass instead of storing them; less
+            memory, about a third more computation, the same weights.
         compile: run the blocks through torch.compile; the weights keep their names.
-        strategy: of several devices: `ddp`, or `fsdp` for a model that does not fit on one.
-        monitor_every: steps between measurements of kNN on held-out train images, and of what else a recipe watches;
+        strategy: strategy for several devices: `ddp`, or `fsdp` for a model that does not fit on one.
+        monitor_every: steps between measurements of kNN on held-out train images and of other monitors of a recipe;
             0 for none.
-        monitor_images: train images for it, at most.
+        monitor_images: maximum number of train images for kNN.
         logger: tensorboard, csv, wandb or none.
         trainer: options of Lightning's Trainer, given as words `trainer.<name>=<value>`; see `trainer_options`.
     """
@@ -94,26 +93,26 @@ class RecipeSettings:
 
 
 class Recipe(ScheduledModule):
-    """Base of the recipes: owns `self.backbone`, a `RegisterViT`, and draws everything from (seed, step).
+    """Base class of the recipes: has `self.backbone`, a `RegisterViT`, and derives all randomness from (seed, step).
 
-    A recipe's file names `SETTINGS` (a `RecipeSettings`) and `RECIPE` (a subclass of this class), which adds
-    `training_step`, `configure_optimizers`, `schedule` and `augmentation`. One that reads something else than class
-    folders overrides `files`, `dataset` and `collate`.
+    A recipe's file defines `SETTINGS` (a `RecipeSettings`) and `RECIPE` (a subclass of this class), which adds
+    `training_step`, `configure_optimizers`, `schedule` and `augmentation`. A recipe for data other than class folders
+    overrides `files`, `dataset` and `collate`.
 
-    Every checkpoint holds the arguments, so `load_from_checkpoint` needs nothing but the file.
+    Every checkpoint stores the arguments, so `load_from_checkpoint` needs nothing but the file.
 
     Args:
-        settings: of the recipe, or what `settings.resolved` made of them.
+        settings: settings of the recipe, or their `settings.resolved` form.
         model: name of the register ViT.
-        num_classes: classes of the data, for recipes with labels.
+        num_classes: number of classes of the data, for recipes with labels.
         steps: optimiser steps of the whole run.
-        seed: of initialisation and of every later draw.
+        seed: seed of the initialisation and of all later randomness.
 
     Attributes:
         SETTINGS: dataclass of the settings.
-        MEAN, STD: per channel, of images in 0..1.
-        repeats: how often an image of a pass is drawn (repeated augmentation).
-        collate: makes a batch of a list of samples.
+        MEAN, STD: per-channel mean and standard deviation of images in 0..1.
+        repeats: times an image is drawn per epoch (repeated augmentation).
+        collate: makes a batch from a list of samples.
     """
 
     SETTINGS: type[RecipeSettings] = RecipeSettings
@@ -137,42 +136,42 @@ class Recipe(ScheduledModule):
 
     @classmethod
     def files(cls, settings: Any, data: DataSettings) -> Files:
-        """What is trained on: the train split of class folders.
+        """Training images: the train split of an image-folder data set.
 
         Raises:
-            DataError: missing or incomplete.
+            DataError: the data is missing or incomplete.
         """
         return train_files(data, settings.images)
 
     @classmethod
     def work(cls, settings: Any, images: ImageCounts) -> Work:
-        """Every image of every pass, forward and backward."""
+        """Compute of a run: every image of every epoch, forward and backward."""
         count = settings.epochs * images[settings.images][0]
         return Work([Pass(count, settings.image_size, settings.image_size, trained=True)])
 
     def dataset(self, files: Files) -> Dataset[Any]:
-        """Training samples of `files`, asked for by (position in the run, index in the files)."""
+        """Data set of training samples, indexed by (position in the run, index into `files`)."""
         return Drawn(cast(ImageFiles, files), self.augmentation(), self.seed, replace=True)
 
     def micro_batch(self) -> int:
-        """Images of a training batch on one device, at most; a larger share of a step is accumulated."""
+        """Maximum number of images in a training batch of one device; a larger share of a step is accumulated."""
         return self.settings.device_batch
 
     def augmentation(self) -> Callable[[Image.Image], Any]:
-        """Training transform of one image, to uint8 (3, image_size, image_size) or to several such views by name."""
+        """Training transform of one image to uint8 (3, image_size, image_size), or to several such views by name."""
         raise NotImplementedError
 
     def examples(self, batch: dict[str, Any]) -> Tensor:
-        """What the network sees of a batch, uint8 (n, 3, H, W), to be shown."""
+        """Network inputs of a batch for display, uint8 (n, 3, H, W)."""
         images: Tensor = batch["image"]
         return images
 
     def exports(self) -> Iterator[tuple[str, vit.RegisterViT]]:
-        """Backbones to keep at the end, by file name; the evaluations take `EXPORT`, which comes last."""
+        """Backbones to export at the end, by file name; evaluations use `EXPORT`, which comes last."""
         yield EXPORT, self.backbone
 
     def export(self, folder: Path, metadata: Metadata) -> None:
-        """Write what a finished run leaves; `EXPORT`, the mark of the finished run, comes last.
+        """Write the exported weights of a finished run; `EXPORT`, which marks the run as finished, is written last.
 
         Raises:
             UserError: the folder cannot be written, or the disk is full.
@@ -181,7 +180,7 @@ class Recipe(ScheduledModule):
             weights.save(folder / name, backbone, metadata)
 
     def metadata(self, recipe: str) -> Metadata:
-        """What must be known to rebuild the backbone from its weights; `recipe` is the name in `configs/recipes`."""
+        """Metadata needed to rebuild the backbone from its weights; `recipe` is the name in `configs/recipes`."""
         return Metadata(
             name=self.model,
             recipe=recipe,
@@ -196,13 +195,13 @@ class Recipe(ScheduledModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *more: Any, **options: Any) -> Self:
-        """The recipe in a checkpoint of a run, such as `last.ckpt`, with its weights.
+        """Load a recipe with its weights from a checkpoint of a run, such as `last.ckpt`.
 
-        `Recipe.load_from_checkpoint` finds the class of the recipe by itself.
+        `Recipe.load_from_checkpoint` determines the class of the recipe from the file.
 
         Args:
-            checkpoint_path: of the file.
-            more, options: of Lightning's method of this name.
+            checkpoint_path: path of the checkpoint.
+            more, options: further arguments of Lightning's `load_from_checkpoint`.
 
         Raises:
             UserError: the file is not a checkpoint of a recipe.
@@ -211,42 +210,42 @@ class Recipe(ScheduledModule):
         return cast(Self, super(Recipe, kind).load_from_checkpoint(checkpoint_path, *more, **options))
 
     def forward(self, images: Tensor) -> Tokens:
-        """Tokens of the backbone after its final norm, of uint8 images (B, 3, H, W) of any size in whole patches.
+        """Tokens after the final norm for uint8 images (B, 3, H, W) whose sides are multiples of the patch size.
 
         Raises:
-            SettingsError: other images.
+            SettingsError: the images have another shape or dtype.
         """
         known = images.ndim == 4 and images.shape[1] == 3 and images.dtype == torch.uint8
         check(known, f"images: expected uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
         return self.backbone.tokens(self.normalise(images))
 
     def name_backbone(self, recipe: str) -> Metadata:
-        """Keep with every checkpoint what must be known of its backbone, see `metadata`."""
+        """Store the metadata of the backbone in every checkpoint, see `metadata`."""
         metadata = self.metadata(recipe)
         self.save_hyperparameters({"backbone": asdict(metadata)}, logger=False)
         return metadata
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, H, W) to the float input of the backbone."""
+        """Convert uint8 images (B, 3, H, W) to the normalised float input of the backbone."""
         return normalise(images, self.mean, self.std)
 
     def blocks(self) -> Iterator[nn.Module]:
-        """The transformer blocks, each of which is compiled and sharded by itself: of every register ViT inside."""
+        """Transformer blocks of every register ViT in the recipe; each is compiled and sharded separately."""
         for model in self._models():
             yield from model.blocks
 
     def setup(self, stage: str) -> None:
-        if "backbone" not in self.hparams:  # so that a checkpoint can be evaluated as well
+        if "backbone" not in self.hparams:  # lets the checkpoint itself be evaluated
             self.name_backbone(self.settings.module)
         for model in self._models():
-            # The fused kernel's backward pass is slow on CPUs: it doubles the step of the nano model.
+            # The fused kernel's backward pass is slow on CPUs: it doubles the step time of the nano model.
             vit.fuse_attention(model, self.trainer.strategy.root_device.type != "cpu")
             model.set_grad_checkpointing(self.settings.grad_checkpointing)
         for block in self.blocks() if self.settings.compile else ():
-            block.compile()  # in place: no `_orig_mod` in the names of the weights
+            block.compile()  # in place, so the weights' names get no `_orig_mod`
 
     def configure_model(self) -> None:
-        if self.device_mesh is not None:  # with strategy=fsdp, and only once Lightning has set up the processes
+        if self.device_mesh is not None:  # only with strategy=fsdp, once Lightning has set up the processes
             parallel.shard(self, self.blocks(), self.device_mesh["data_parallel"])
 
     def _models(self) -> list[vit.RegisterViT]:
@@ -261,26 +260,26 @@ class Recipe(ScheduledModule):
 
 
 def recipe_class(module: str) -> type[Recipe]:
-    """The recipe in a file of `regvit_lightning/pretrain/`."""
+    """Recipe class defined in a module of `regvit_lightning/pretrain/`."""
     recipe: type[Recipe] = importlib.import_module(f"regvit_lightning.pretrain.{module}").RECIPE
     return recipe
 
 
 def recipe_in(checkpoint: Path) -> type[Recipe]:
-    """The class of the recipe that wrote a checkpoint.
+    """Class of the recipe that wrote a checkpoint.
 
     Raises:
-        UserError: not readable as a checkpoint of a recipe.
+        UserError: the file is not a checkpoint of a recipe.
     """
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         return recipe_class(content["hyper_parameters"]["settings"]["module"])
-    except Exception as error:  # damaged files make the unpickler raise nearly anything
+    except Exception as error:  # on damaged files the unpickler may raise almost any exception
         raise UserError(f"{checkpoint}: not a checkpoint of a pretraining recipe ({one_line(error)})") from None
 
 
 def example_grid(images: Tensor, count: int = 32) -> npt.NDArray[np.uint8]:
-    """The first `count` uint8 images of a batch (n, 3, H, W) as one picture (rows, columns, 3), eight in a row."""
+    """First `count` uint8 images of a batch (n, 3, H, W) as one image grid (H, W, 3), eight per row."""
     from torchvision.utils import make_grid
 
     grid: Tensor = make_grid(images[:count].cpu(), nrow=8, padding=2, pad_value=255)

@@ -1,4 +1,4 @@
-"""A pretraining run: what is trained and where it is kept, and whether a folder holds this very run."""
+"""Description of a pretraining run, and the check that a folder holds this run and no other."""
 
 import json
 import shutil
@@ -14,25 +14,25 @@ from regvit_lightning.pretrain import trainer_options
 from regvit_lightning.pretrain.recipe import RecipeSettings
 from regvit_lightning.runtime import atomic
 
-# Settings that may differ when a run is continued: they change how it runs, not what it computes. The device batch is
-# not among them: mixing and stochastic depth are drawn per batch, and Lightning counts micro-batches.
+# Settings that may change when a run is resumed: they affect how it runs, not what it computes. device_batch is not
+# among them: mixing and stochastic depth are drawn per batch, and Lightning counts micro-batches.
 LOOKS = ("log_every", "norms_every", "monitor_every", "monitor_images", "logger")
 FREE_TO_CHANGE = ("workers", "checkpoint_every", "grad_checkpointing", *LOOKS)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is trained, and where it is kept.
+    """Everything that defines a pretraining run, and its folder.
 
     Attributes:
         model: name of the register ViT.
-        recipe: name of the recipe, as in `configs/recipes/`, with the tag of a run with settings of its own.
+        recipe: name of the recipe in `configs/recipes/`, with the tag of a run with modified settings.
         settings: resolved settings of the recipe.
-        data: where the images are.
-        seed: of everything drawn.
-        folder: of checkpoint, logs and exported weights.
-        devices: number of devices of each machine.
-        nodes: number of machines.
+        data: location of the images.
+        seed: seed of all randomness.
+        folder: folder of the checkpoint, logs and exported weights.
+        devices: number of devices per node.
+        nodes: number of nodes.
     """
 
     model: str
@@ -46,31 +46,31 @@ class Run:
 
     @property
     def world(self) -> int:
-        """Number of devices in all."""
+        """Total number of devices."""
         return self.devices * self.nodes
 
 
 def finished(run: Run) -> bool:
-    """Whether the run with these settings has been carried to its end."""
+    """True if a run with exactly these settings has been completed in its folder."""
     return (run.folder / EXPORT).exists() and changes(run) == []
 
 
 def _description(run: Run) -> dict[str, Any]:
-    """What of a run must stay the same when it is continued."""
+    """Settings of a run that must stay the same when it is resumed."""
     kept = {key: value for key, value in described(run).items() if key not in FREE_TO_CHANGE}
     words = {name: value for name, value in run.settings.trainer.items() if name not in trainer_options.FREE}
     return {**kept, "trainer": words}
 
 
 def described(run: Run) -> dict[str, Any]:
-    """Everything that was chosen for a run, by name, JSON-ready."""
+    """All settings of a run by name, JSON-serialisable."""
     data = str(Path(run.data.root).resolve())
     about = {"model": run.model, "recipe": run.recipe, "data": data, "seed": run.seed, "devices": run.world}
     return {**about, **settings.resolved(run.settings)}
 
 
 def changes(run: Run) -> list[str] | None:
-    """Differences between the run in the folder and this one, as text; None where the folder holds no run."""
+    """Differences between the run in the folder and this one, as text; None if the folder holds no run."""
     try:
         kept = dict(json.loads((run.folder / "run.json").read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
@@ -78,20 +78,20 @@ def changes(run: Run) -> list[str] | None:
     except (OSError, ValueError) as error:
         return [f"run.json is not readable: {one_line(error)}"]
     wanted = _description(run)
-    kept = {**_defaults(run.settings), **kept}  # a run of before a setting was there had its default
+    kept = {**_defaults(run.settings), **kept}  # runs older than a setting used its default
     keys = [key for key in {**wanted, **kept} if key not in FREE_TO_CHANGE and kept.get(key) != wanted.get(key)]
     return [f"{key}: {kept.get(key)} -> {wanted.get(key)}" for key in keys]
 
 
 def _defaults(options: RecipeSettings) -> dict[str, Any]:
-    """Of the settings that have one, by name."""
+    """Default values by name, for the settings that have one."""
     values = {field.name: field.default for field in fields(options) if field.default is not MISSING}
     values |= {field.name: field.default_factory() for field in fields(options) if field.default_factory is not MISSING}
     return {name: value for name, value in values.items() if value != settings.MISSING}
 
 
 def claim(run: Run, force: bool) -> None:
-    """Write what is about to be trained into the folder, or refuse to mix it with another run."""
+    """Record the run in its folder; refuse a folder that holds a different run."""
     if force and run.folder.exists():
         shutil.rmtree(run.folder)
     atomic.remove_leftovers(run.folder)

@@ -1,4 +1,4 @@
-"""What every pretraining run logs beside its losses: resolved settings, speed, memory, and the gradient's norm."""
+"""Logging of resolved settings, throughput, memory and gradient norm for every pretraining run."""
 
 import time
 from collections.abc import Mapping
@@ -14,20 +14,20 @@ from regvit_lightning.runtime import hardware, loggers
 
 
 class RunLog(Callback):
-    """Logs the settings as text, and every so many steps `run/images_per_second`, `memory_mib` and `gradient_norm`.
+    """Logs the settings as text, and periodically `run/images_per_second`, `memory_mib` and `gradient_norm`.
 
-    Speed is the mean since the time before, with everything that a run does between two steps; memory is the most used
-    so far, see `hardware.peak_memory_mib`; the norm is that of the gradient of the whole step, before any clipping.
+    Throughput is averaged since the previous entry and includes all overhead between steps; memory is the peak so far,
+    see `hardware.peak_memory_mib`; the norm is that of the full gradient of the step, before any clipping.
 
     Args:
-        settings: resolved, by name.
-        batch_size: images of a step on all devices.
+        settings: resolved settings by name.
+        batch_size: images per step over all devices.
         every: steps between two entries.
     """
 
     def __init__(self, settings: Mapping[str, Any], batch_size: int, every: int) -> None:
         self.settings, self.batch_size, self.every = settings, batch_size, every
-        self.step, self.begun = 0, 0.0  # of the entry before
+        self.step, self.begun = 0, 0.0  # of the previous entry
         self.norm = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -40,7 +40,7 @@ class RunLog(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         step = trainer.global_step
-        if step == self.step or step % self.every:  # a step has several batches where gradients are accumulated
+        if step == self.step or step % self.every:  # with accumulation, a step has several batches
             return
         now = time.perf_counter()
         values = {
@@ -54,6 +54,6 @@ class RunLog(Callback):
 
 
 def gradient_norm(module: nn.Module) -> float:
-    """Euclidean norm of the gradients of all parameters together, over all shards."""
+    """Global L2 norm of the gradients of all parameters, over all shards."""
     norm = get_total_norm([parameter.grad for parameter in module.parameters() if parameter.grad is not None])
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)

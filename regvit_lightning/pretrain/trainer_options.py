@@ -1,4 +1,4 @@
-"""Words `trainer.<name>=<value>` of a recipe: options of Lightning's Trainer that the suite leaves to its user."""
+"""Settings `trainer.<name>=<value>` of a recipe: options of Lightning's Trainer that are left to the user."""
 
 import inspect
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfi
 from regvit_lightning.errors import one_line
 from regvit_lightning.settings import SettingsError, check, nearest, word
 
-# Options that the suite sets itself, and what to give in their place.
+# Options that the suite sets itself, and what to use instead.
 OWN = {
     "accelerator": "the suite takes the GPU where there is one",
     "accumulate_grad_batches": "it follows from batch_size and device_batch",
@@ -38,7 +38,7 @@ OWN = {
 }
 ALLOWED = tuple(name for name in inspect.signature(Trainer).parameters if name not in OWN)
 
-# Of those, what changes how a run is carried out or when it stops, but nothing that it computes until then.
+# Allowed options that affect how a run is executed or when it stops, but not what it computes until then.
 FREE = ("detect_anomaly", "fast_dev_run", "max_time", "profiler")
 
 PROFILERS: dict[str, type[Profiler]] = {
@@ -49,7 +49,7 @@ PROFILERS: dict[str, type[Profiler]] = {
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Raise `SettingsError` unless every name is in `ALLOWED` and a profiler in `PROFILERS`."""
+    """Raise `SettingsError` unless every name is in `ALLOWED` and the profiler, if any, in `PROFILERS`."""
     for name, value in options.items():
         check(name not in OWN, f"trainer.{name}: {OWN.get(name)}")
         check(name in ALLOWED, f"trainer.{name}: Lightning's Trainer has no such option; {nearest(name, ALLOWED)}")
@@ -58,7 +58,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 
 def try_out(options: Mapping[str, Any]) -> None:
-    """Raise `SettingsError` unless Lightning takes the values."""
+    """Raise `SettingsError` unless Lightning accepts the values."""
     if not options:
         return
     try:
@@ -68,7 +68,7 @@ def try_out(options: Mapping[str, Any]) -> None:
 
 
 def with_reports(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The options, with a profiler that writes its report into `folder`, as `fit-profile*.txt`."""
+    """Options in which the profiler, if any, writes its report to `folder` as `fit-profile*.txt`."""
     if not options.get("profiler"):
         return dict(options)
     kind = PROFILERS[options["profiler"]]
@@ -76,5 +76,5 @@ def with_reports(options: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def in_words(options: Mapping[str, Any]) -> str:
-    """Options as they are given: `trainer.max_time=00:01:00:00 trainer.profiler=simple`."""
+    """Options in command-line form: `trainer.max_time=00:01:00:00 trainer.profiler=simple`."""
     return " ".join(f"trainer.{name}={word(value)}" for name, value in options.items())

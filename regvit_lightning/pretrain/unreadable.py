@@ -1,4 +1,4 @@
-"""Counts the training images that cannot be decoded, and stops where they are too many."""
+"""Counting of training images that cannot be decoded; too many of them stop the run."""
 
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from regvit_lightning.runtime import atomic
 
 
 class Unreadable(Callback):
-    """Counts the files that could not be decoded; above 1 % of the data set training stops.
+    """Counts the images that cannot be decoded; training stops when they exceed 1 % of the data set.
 
     Attributes:
-        indices: into `files` of the unreadable images met so far.
+        indices: indices into `files` of the unreadable images encountered so far.
     """
 
     LIMIT = 0.01
@@ -29,7 +29,7 @@ class Unreadable(Callback):
         if not new:
             return
         self.indices |= new
-        if not trainer.is_global_zero:  # every device meets every file in time; one reports
+        if not trainer.is_global_zero:  # every device eventually reads every file, so one report suffices
             return
         lines = "".join(f"{self.files.path(index)}\n" for index in sorted(self.indices))
         atomic.write_text(self.report, lines)

@@ -1,7 +1,7 @@
 """Block-wise masks for iBOT (Zhou et al. 2022, arXiv 2111.07832; the blocks are BEiT's, arXiv 2106.08254).
 
-Masks of a group of images are drawn together, as DINOv2 draws them for the batch of a GPU: a share of the crops has
-one, and their ratios are spread over equal slices of the range, so that the number of masked patches hardly varies.
+Masks of a group of images are drawn jointly, as DINOv2 draws them for the batch of one GPU: a fraction of the crops is
+masked, with ratios drawn from equal slices of the range, so that the number of masked patches hardly varies.
 """
 
 import math
@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 Mask = npt.NDArray[np.bool_]
 
-MIN_PATCHES = 4  # of a block
-MIN_ASPECT = 0.3  # height over width lies between this and its inverse
-ATTEMPTS = 10  # at a block, before the mask stays as it is
+MIN_PATCHES = 4  # smallest block
+MIN_ASPECT = 0.3  # smallest height / width; the largest is its inverse
+ATTEMPTS = 10  # to add a block, before the mask is left as it is
 
 
 def group_masks(
@@ -22,11 +22,11 @@ def group_masks(
     """Masks of the crops of one group.
 
     Args:
-        rng: gives every draw.
-        crops: C.
+        rng: random generator of all draws.
+        crops: number of crops C.
         grid: patches (h, w) of a crop.
         ratios: smallest and largest share of masked patches.
-        probability: share of the crops that have a mask.
+        probability: share of the crops that are masked.
 
     Returns:
         (C, h, w), True where masked; crops without a mask are all False.
@@ -41,7 +41,7 @@ def group_masks(
 
 
 def block_mask(rng: np.random.Generator, grid: tuple[int, int], target: int) -> Mask:
-    """A mask (h, w) of at most `target` patches, and fewer only where ten attempts at a further block did not fit."""
+    """Mask (h, w) of `target` patches, or fewer if ten attempts to add another block have failed."""
     mask, largest = np.zeros(grid, dtype=bool), grid[0] * grid[1] / 2
     while (left := target - int(mask.sum())) > 0:
         if not _add_block(rng, mask, min(left, largest)):
@@ -50,7 +50,7 @@ def block_mask(rng: np.random.Generator, grid: tuple[int, int], target: int) -> 
 
 
 def block_shape(rng: np.random.Generator, largest: float) -> tuple[int, int]:
-    """Height and width in patches: area uniform from `MIN_PATCHES` to `largest`, aspect log-uniform, both rounded."""
+    """Block size (h, w) in patches, rounded: area uniform from `MIN_PATCHES` to `largest`, aspect log-uniform."""
     area = _between(rng, MIN_PATCHES, largest)
     aspect = math.exp(_between(rng, math.log(MIN_ASPECT), -math.log(MIN_ASPECT)))
     return round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
@@ -70,5 +70,5 @@ def _add_block(rng: np.random.Generator, mask: Mask, largest: float) -> bool:
 
 
 def _between(rng: np.random.Generator, start: float, end: float) -> float:
-    # Not rng.uniform: a block may be smaller than MIN_PATCHES when fewer are left, and then the ends are reversed.
+    # Not rng.uniform: when fewer than MIN_PATCHES patches are left, start is above end.
     return start + (end - start) * rng.random()

@@ -1,4 +1,4 @@
-"""Whether a self-supervised run is healthy: kNN, what collapses, and the norms of registers, while it trains."""
+"""Monitoring of self-supervised training: kNN accuracy, signs of collapse, and token norms including registers."""
 
 import math
 import warnings
@@ -15,30 +15,31 @@ from regvit_lightning.data.imagenet import ImageFiles
 from regvit_lightning.pretrain.knn_callback import HeldOutKnn, knn_top1
 from regvit_lightning.rank import effective_rank
 
-RANK_IMAGES = 2048  # RankMe needs no more than a few times the width
+RANK_IMAGES = 2048  # RankMe needs no more than a few times the feature dimension
 
-# What counts as collapsed. An untrained teacher over 65,536 prototypes has an entropy of 0.96.
-UNIFORM = 0.99  # share of the largest possible entropy
-ALIKE = 0.999  # mean cosine between images
-FEW = 0.01  # share of the prototypes that the images could use
+# Thresholds for collapse. An untrained teacher over 65,536 prototypes has a relative entropy of 0.96.
+UNIFORM = 0.99  # entropy, as a share of its maximum
+ALIKE = 0.999  # mean cosine similarity between images
+FEW = 0.01  # used prototypes, as a share of those that the images could use
 
 
 class CollapseWarning(UserWarning):
-    """The features of a run say less and less about the image."""
+    """Warning that the features of a run are collapsing."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """What the teacher's features and prototypes look like at one step.
+    """Collapse metrics of the teacher's features and prototypes at one step.
 
     Attributes:
-        knn_top1: of held-out train images, percent.
-        teacher_entropy: mean entropy of the teacher's softmax, over log K: 1 is uniform.
-        teacher_information: nats that the prototype says about the image; 0 for every kind of collapse.
-        prototype_usage: share of the prototypes, or of the images if they are fewer, that are somebody's nearest.
+        knn_top1: kNN accuracy on held-out train images, percent.
+        teacher_entropy: mean entropy of the teacher's softmax, divided by log K: 1 is uniform.
+        teacher_information: mutual information between prototype and image in nats; 0 for every kind of collapse.
+        prototype_usage: number of prototypes that are the argmax of some image, as a share of the prototypes, or of
+            the images if they are fewer.
         feature_rank: effective rank of CLS over images (RankMe), 1 to D.
-        feature_cosine: mean cosine between CLS of different images.
-        norms: mean norm before the final norm of `cls`, `register<k>` and `patches`, and the largest of a patch.
+        feature_cosine: mean cosine similarity between CLS of different images.
+        norms: mean token norms of `cls`, `register<k>` and `patches` before the final norm, and the largest patch norm.
     """
 
     knn_top1: float
@@ -50,12 +51,12 @@ class Health:
     norms: dict[str, float] = field(default_factory=dict)
 
     def scalars(self) -> dict[str, float]:
-        """All numbers by the name of their curve."""
+        """All metrics by their logged name."""
         own = {f"monitor/{name}": value for name, value in vars(self).items() if name != "norms"}
         return own | {f"monitor/norm_{name}": value for name, value in self.norms.items()}
 
     def warnings(self) -> list[str]:
-        """What has collapsed, in words; empty for a healthy run."""
+        """One message for each sign of collapse; empty for a healthy run."""
         warnings = []
         if self.teacher_entropy > UNIFORM:
             warnings.append(
@@ -76,14 +77,14 @@ class Health:
 
 
 class CollapseMonitor(HeldOutKnn):
-    """Logs `Health` every so many steps and warns of a collapse.
+    """Logs `Health` every `every` steps and warns of collapse.
 
     Args:
         every, images, batch, workers: as for `HeldOutKnn`.
-        quiet_until: step up to which nothing is warned of (the warm-up).
+        quiet_until: step up to which no warnings are issued (the warm-up).
 
     Attributes:
-        health: at the last measurement.
+        health: result of the last measurement.
     """
 
     def __init__(self, every: int, images: int, batch: int, workers: int, quiet_until: int) -> None:
@@ -92,7 +93,7 @@ class CollapseMonitor(HeldOutKnn):
         self.health: Health | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if isinstance(pl_module, FSDPModule):  # gathers the weights for a method that is not `forward`
+        if isinstance(pl_module, FSDPModule):  # gather the weights for a method other than `forward`
             register_fsdp_forward_method(pl_module, "look")
         super().on_train_start(trainer, pl_module)
 
@@ -104,7 +105,7 @@ class CollapseMonitor(HeldOutKnn):
         return values
 
     def look(self, recipe: Any, images: Tensor) -> dict[str, Tensor]:
-        """One row for each image, but for `shares`: one row (K,), the sum over the images of the teacher's shares."""
+        """Outputs with one row per image, except `shares`: one row (K,), the teacher softmax summed over the images."""
         norms, cls, shares = recipe.look(recipe.normalise(images))
         prefix = recipe.backbone.num_prefix_tokens
         single, patches = norms[:, :prefix], norms[:, prefix:]
@@ -122,7 +123,7 @@ class CollapseMonitor(HeldOutKnn):
 
 
 def health(seen: dict[str, Tensor], classes: int) -> Health:
-    """Of what `CollapseMonitor.look` kept of all images and their `label`."""
+    """Collapse metrics from the outputs of `CollapseMonitor.look` for all images and their `label`."""
     cls, mean = seen["cls"], seen["shares"].sum(dim=0) / len(seen["cls"])
     some, prototypes = cls[:RANK_IMAGES], len(mean)
     entropy = float(seen["entropy"].mean())

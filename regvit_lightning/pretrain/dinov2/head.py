@@ -1,7 +1,7 @@
-"""Projection head of DINO and iBOT: an MLP to the unit sphere of a bottleneck, then cosines to prototypes.
+"""Projection head of DINO and iBOT: an MLP to an L2-normalised bottleneck, then weight-normalised prototypes.
 
-Source: Caron et al. 2021 (arXiv 2104.14294, appendix C); as in DINOv2's code the gain of each prototype starts at 1 and
-is learned.
+Source: Caron et al. 2021 (arXiv 2104.14294, appendix C); as in DINOv2's code, the gain of each prototype is learned,
+starting at 1.
 """
 
 import torch
@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 
 class Prototypes(nn.Module):
-    """Scalar products with weight-normalised prototypes, (M, d) to (M, K).
+    """Weight-normalised linear layer of prototypes, (M, d) to (M, K).
 
     Attributes:
-        direction: (K, d), of any length.
+        direction: (K, d), normalised when used.
         gain: (K, 1).
     """
 
@@ -28,13 +28,13 @@ class Prototypes(nn.Module):
 
 
 class DinoHead(nn.Module):
-    """Tokens (M, D) to logits (M, K).
+    """Projection head that maps tokens (M, D) to prototype logits (M, K).
 
     Args:
-        dim: D.
-        prototypes: K.
+        dim: token dimension D.
+        prototypes: number of prototypes K.
         hidden: width of the two hidden layers.
-        bottleneck: width d of the sphere.
+        bottleneck: dimension d of the bottleneck.
     """
 
     def __init__(self, dim: int, prototypes: int, hidden: int, bottleneck: int) -> None:
@@ -52,5 +52,5 @@ class DinoHead(nn.Module):
         return logits
 
     def directions(self, tokens: Tensor) -> Tensor:
-        """Points (M, d) on the sphere for tokens (M, D)."""
+        """L2-normalised bottleneck features (M, d) of tokens (M, D)."""
         return F.normalize(self.mlp(tokens), dim=1)

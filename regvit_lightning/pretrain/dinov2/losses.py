@@ -1,6 +1,6 @@
 """The three losses of DINOv2 (Oquab et al. 2023, arXiv 2304.07193, section 4), weighted as in its released code.
 
-Crops of a batch are laid out crop by crop: (crops, B, ...), all images of the first crop, then all of the second.
+Crops of a batch are ordered crop by crop, (crops, B, ...): the first crop of all images, then the second of all.
 """
 
 import torch
@@ -11,56 +11,56 @@ from torch.nn import functional as F
 def cross_entropy(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """Cross-entropy over the last axis of logits (..., K) against targets (..., K) that sum to 1: (...) float32.
 
-    log sum exp minus the scalar product, so that no matrix of log-probabilities is kept for the backward pass.
+    Computed as logsumexp minus dot product, so that no matrix of log-probabilities is stored for the backward pass.
     """
     scaled = logits.float() / temperature
     return scaled.logsumexp(dim=-1) - (targets * scaled).sum(dim=-1)
 
 
 def dino(local: Tensor, wide: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of CLS between each student crop and each global teacher crop other than itself.
+    """DINO loss: cross-entropy of CLS between each student crop and each global teacher crop other than itself.
 
-    The mean over all pairs of crops: with 8 local crops, 16 local pairs and 2 global ones, each a mean over the batch.
+    It is the mean over all pairs of crops (with 8 local crops, 16 local and 2 global pairs) and over the batch.
 
     Args:
         local: (L, B, K) student logits of the local crops; L may be 0.
         wide: (2, B, K) student logits of the global crops.
-        targets: (2, B, K) of the teacher.
-        temperature: of the student.
+        targets: (2, B, K) targets of the teacher.
+        temperature: temperature of the student.
 
     Returns:
-        The parts of local and of global pairs; their sum is the loss.
+        The terms of the local and of the global pairs; their sum is the loss.
     """
     pairs, batch = 2 * len(local) + 2, wide.shape[1]
-    # Both teachers meet the same student: the sum of both cross-entropies is twice that to their mean.
+    # Both teacher crops share the student crop: the two cross-entropies sum to twice that with the mean target.
     near = 2 * cross_entropy(local, targets.mean(dim=0), temperature).sum()
     far = cross_entropy(wide, targets.flip(0), temperature).sum()
     return near / (pairs * batch), far / (pairs * batch)
 
 
 def ibot(logits: Tensor, targets: Tensor, weights: Tensor, crops: int, temperature: float) -> Tensor:
-    """Cross-entropy of the masked patches: mean over those of a crop, summed, over all crops, masked or not.
+    """iBOT loss: cross-entropy averaged over the masked patches of each crop, then over all crops, masked or not.
 
     Args:
-        logits: (M, K) of the student, for all masked patches.
-        targets: (M, K) of the teacher, which sees these patches.
+        logits: (M, K) student logits of all masked patches.
+        targets: (M, K) targets of the teacher, which sees these patches.
         weights: (M,), 1 / number of masked patches of the same crop.
         crops: number of global crops of the batch.
-        temperature: of the student.
+        temperature: temperature of the student.
     """
     return (cross_entropy(logits, targets, temperature) * weights).sum() / crops
 
 
 def koleo(features: Tensor, group: int, eps: float = 1e-8) -> Tensor:
-    """Mean of -log of the distance to the nearest neighbour, which spreads features evenly over the sphere.
+    """KoLeo regulariser: mean of -log of the distance to the nearest neighbour, which spreads features over the sphere.
 
-    Kozachenko-Leonenko estimate of the entropy (Sablayrolles et al. 2018, arXiv 1806.03198). Neighbours are looked for
-    among the images of a group, which the released code has on one GPU.
+    It uses the Kozachenko-Leonenko entropy estimator (Sablayrolles et al. 2018, arXiv 1806.03198). Neighbours are
+    searched within a group of images, which in the released code is the batch of one GPU.
 
     Args:
         features: (B, D) CLS of one crop before the head, B a multiple of `group`.
-        group: images, at least 2.
-        eps: keeps the logarithm of equal features finite.
+        group: images per group, at least 2.
+        eps: keeps the logarithm finite for identical features.
     """
     with torch.autocast(features.device.type, enabled=False):
         unit = F.normalize(features.float(), dim=1, eps=eps).unflatten(0, (-1, group))

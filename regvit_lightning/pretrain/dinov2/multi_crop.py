@@ -1,7 +1,7 @@
 """Multi-crop augmentation of DINOv2: two global and several local crops of an image.
 
-Sources: Caron et al. 2020 (arXiv 2006.09882, multi-crop), Grill et al. 2020 (arXiv 2006.07733, colours), constants of
-DINOv2's released code.
+Sources: Caron et al. 2020 (arXiv 2006.09882, multi-crop), Grill et al. 2020 (arXiv 2006.07733, colour augmentation);
+constants from DINOv2's released code.
 """
 
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from torchvision.transforms import v2
 
 from regvit_lightning.data.transforms import BICUBIC
 
-BLUR = {"global1": 1.0, "global2": 0.1, "local": 0.5}  # probabilities, as intended
+BLUR = {"global1": 1.0, "global2": 0.1, "local": 0.5}  # blur probabilities, as intended
 
 
 @dataclass(frozen=True)
 class Crops:
-    """Sizes of the crops.
+    """Sizes of the crops and settings of the blur.
 
     Attributes:
-        size, local_size: sides in pixels.
-        scale, local_scale: share of the image's area.
+        size, local_size: side of the global and local crops in pixels.
+        scale, local_scale: smallest and largest area of a crop, as a share of the image.
         local: number of local crops.
-        invert_blur: blur with probability 1 - p.
+        invert_blur: blur with probability 1 - p, as the released code does.
         blur_sigma: smallest and largest standard deviation of the blur in pixels.
     """
 
@@ -39,7 +39,7 @@ class Crops:
 
 
 class MultiCrop:
-    """An image to `{"global": uint8 (2, 3, S, S), "local": uint8 (L, 3, s, s)}`; draws from torch's generator."""
+    """Transform of an image to `{"global": uint8 (2, 3, S, S), "local": uint8 (L, 3, s, s)}`, random by torch's RNG."""
 
     def __init__(self, crops: Crops) -> None:
         blur = {name: 1 - p if crops.invert_blur else p for name, p in BLUR.items()}

@@ -1,4 +1,4 @@
-"""Which learning rate and weight decay a parameter has, by the rules of DINOv2's released code."""
+"""Learning rate and weight decay of each parameter, following DINOv2's released code."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,25 +7,25 @@ from torch import nn
 
 from regvit_lightning.models.vit import RegisterViT
 
-INPUT = ("pos_embed", "patch_embed", "mask_token", "cls_token")  # registers are not among them in the released code
+INPUT = ("pos_embed", "patch_embed", "mask_token", "cls_token")  # without registers, as in the released code
 
 
 def groups(
     backbone: RegisterViT, heads: nn.Module, layer_decay: float, patch_embed_lr: float, decay_registers: bool
 ) -> list[dict[str, Any]]:
-    """Groups for the optimiser.
+    """Parameter groups for the optimiser.
 
-    Biases, norms and LayerScale are not under weight decay; CLS, mask token, position embedding and the gain of the
-    prototypes are.
+    Biases, norms and LayerScale have no weight decay; CLS, mask token, position embedding and the gain of the
+    prototypes do.
 
     Args:
-        backbone, heads: of the student.
-        layer_decay: factor of the learning rate from a block to the one before it.
-        patch_embed_lr: factor of the learning rate of the patch embedding.
-        decay_registers: whether weight decay counts registers in, as in the released code.
+        backbone, heads: backbone and heads of the student.
+        layer_decay: learning rate of a block relative to that of the next block.
+        patch_embed_lr: learning-rate multiplier of the patch embedding.
+        decay_registers: apply weight decay to the registers, as in the released code.
 
     Returns:
-        Groups with `params`, `lr_factor`, `decay_factor` (0 or 1) and `last_layer` (of a head).
+        Groups with `params`, `lr_factor`, `decay_factor` (0 or 1) and `last_layer` (True for prototypes).
     """
     grouped: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in backbone.named_parameters():
@@ -39,7 +39,7 @@ def groups(
 
 
 def layer(name: str, depth: int) -> int:
-    """Place of a parameter in the backbone: 0 for the input, 1 to `depth` for the blocks, then registers and norm."""
+    """Layer index of a parameter: 0 for the input, 1 to `depth` for the blocks, `depth` + 1 for registers and norm."""
     if name.startswith(INPUT):
         return 0
     return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else depth + 1

@@ -1,4 +1,4 @@
-"""A phase of pretraining that starts from the weights of another, at another resolution (DINOv2's last, at 518 px)."""
+"""Initialisation from an earlier phase of pretraining at another resolution (DINOv2's final phase, at 518 px)."""
 
 from pathlib import Path
 
@@ -10,18 +10,18 @@ from regvit_lightning.errors import UserError, one_line
 
 
 def phase_before(path: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a checkpoint of this recipe, with the position embedding on the grid of `own`.
+    """Weights from a checkpoint of this recipe, with the position embedding resampled to the grid of `own`.
 
     Args:
-        path: a `last.ckpt`.
-        own: state of the recipe that is to start from it.
+        path: path of a `last.ckpt`.
+        own: state dict of the recipe to be initialised.
 
     Raises:
-        UserError: not readable, or of another model or with other heads.
+        UserError: the file is not readable, or holds another model or other heads.
     """
     try:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except Exception as error:  # damaged files make the unpickler raise nearly anything
+    except Exception as error:  # on damaged files the unpickler may raise almost any exception
         raise UserError(f"start_from={path}: not a checkpoint of a run: {one_line(error)}") from None
     for name in ("backbone.pos_embed", "student.backbone.pos_embed"):
         if name in state and state[name].shape[2] == own[name].shape[2]:

@@ -1,12 +1,13 @@
-"""DINOv2: self-supervised pretraining (Oquab et al. 2023, arXiv 2304.07193), the family without labels of the paper.
+"""DINOv2 pretraining (Oquab et al. 2023, arXiv 2304.07193), the self-supervised family of the registers paper.
 
-A student learns to tell from its crops what a teacher, its moving average, sees in the whole image: for CLS (DINO), and
-for masked patches (iBOT); KoLeo spreads the features. Constants stand in `configs/recipes/dinov2*.yaml`.
+A student learns to predict from its crops the outputs of a teacher, its exponential moving average, for the global
+crops: for CLS (DINO) and for masked patches (iBOT); KoLeo spreads the features. Hyperparameters are in
+`configs/recipes/dinov2*.yaml`.
 
-Nothing depends on the number of devices: masks, stochastic depth and the neighbours of KoLeo belong to groups of
-consecutive images of a step, as many as the original has on one GPU, and a device always holds whole groups. Centres
-and Sinkhorn-Knopp see the images of the step on all devices. What a device cannot hold at once goes through the
-networks in parts of `device_batch` images.
+Results do not depend on the number of devices: masks, stochastic depth and KoLeo's neighbours are defined within groups
+of consecutive images of a step, as many as the original has on one GPU, and a device always holds whole groups.
+Centring and Sinkhorn-Knopp use the images of the step on all devices. A share of a step that does not fit on a device
+passes through the networks in chunks of `device_batch` images.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -46,14 +47,14 @@ TERMS = ("dino_local", "dino_global", "ibot", "koleo")
 
 @dataclass(frozen=True)
 class Part:
-    """Whole groups of images that go through the networks at once, crop by crop.
+    """Chunk of whole groups of images that passes through the networks at once, ordered crop by crop.
 
     Attributes:
-        wide: (2 B, 3, S, S), uint8.
-        local: (L B, 3, s, s), uint8.
-        masks: (2 B, h, w) of the global crops.
+        wide: global crops (2 B, 3, S, S), uint8.
+        local: local crops (L B, 3, s, s), uint8.
+        masks: masks (2 B, h, w) of the global crops.
         masked: (M,) indices of the masked patches in the flattened masks.
-        groups: step and number of each group, from which draws are derived.
+        groups: step and index of each group, from which its random draws are derived.
     """
 
     wide: Tensor
@@ -64,13 +65,13 @@ class Part:
 
 
 class DINOv2(recipe.Recipe):
-    """Student and teacher.
+    """DINOv2 recipe: a student and its EMA teacher.
 
     Attributes:
-        backbone: the teacher's, which is evaluated and exported.
-        student: `backbone`, `dino_head` and, where iBOT has its own, `ibot_head`.
-        teacher_heads: the teacher's heads.
-        targets: what finds the offsets of the teacher's logits, for `dino` and `ibot`.
+        backbone: backbone of the teacher, which is evaluated and exported.
+        student: `backbone`, `dino_head` and, with separate heads, `ibot_head`.
+        teacher_heads: heads of the teacher.
+        targets: modules that compute the offsets of the teacher's logits, for `dino` and `ibot`.
     """
 
     SETTINGS = DINOv2Settings
@@ -93,7 +94,7 @@ class DINOv2(recipe.Recipe):
         self.targets = nn.ModuleDict({"dino": self._targets(settings.prototypes), "ibot": self._targets(ibot)})
         for follower, leader in zip(*self._both(), strict=True):
             follower.requires_grad_(False).copy_(leader.detach())
-        self.hparams["settings"]["start_from"] = ""  # whoever loads a checkpoint has its weights, not those before them
+        self.hparams["settings"]["start_from"] = ""  # a checkpoint needs no initial weights
         if settings.start_from:
             self.load_state_dict(phase_before(Path(settings.start_from), self.state_dict()))
 
@@ -108,7 +109,7 @@ class DINOv2(recipe.Recipe):
         return SinkhornTargets() if self.settings.centring == "sinkhorn" else CentredTargets(prototypes)
 
     def _both(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """Parameters of the teacher, and those of the student that they follow; the mask token is the student's own."""
+        """Parameters of the teacher and the corresponding ones of the student; only the student has a mask token."""
         student = dict(self.student.named_parameters())
         teacher = {f"backbone.{name}": parameter for name, parameter in self.backbone.named_parameters()}
         teacher |= dict(self.teacher_heads.named_parameters())
@@ -116,7 +117,7 @@ class DINOv2(recipe.Recipe):
 
     @classmethod
     def work(cls, settings: Any, images: ImageCounts) -> Work:
-        """The student takes two global and all local crops, the teacher the global ones, without a backward pass."""
+        """Compute of a run: student on two global and all local crops, teacher on the global ones, forward only."""
         count, side, small = settings.epochs * images[settings.images][0], settings.image_size, settings.local_size
         wide, near = Pass(2 * count, side, side, trained=True), Pass(settings.local_crops * count, small, small, True)
         return Work([wide, near, Pass(2 * count, side, side)])
@@ -128,11 +129,11 @@ class DINOv2(recipe.Recipe):
         return MultiCrop(Crops(s.image_size, wide, s.local_crops, s.local_size, near, s.invert_blur, sigma))
 
     def micro_batch(self) -> int:
-        """Everything: Sinkhorn-Knopp sees all images of a step; `device_batch` cuts the networks' passes."""
+        """Whole batch as one micro-batch, for Sinkhorn-Knopp over a step; `device_batch` splits the forward passes."""
         return self.settings.batch_size
 
     def examples(self, batch: dict[str, Any]) -> Tensor:
-        """Crops of the first images, image by image, the local ones on black, (n, 3, H, W)."""
+        """Crops of the first images, image by image, (n, 3, H, W); local crops are padded with black."""
         wide, local = (batch["image"][name][:32] for name in ("global", "local"))
         around = wide.new_zeros(*local.shape[:2], *wide.shape[2:])
         around[..., : local.shape[3], : local.shape[4]] = local
@@ -152,10 +153,10 @@ class DINOv2(recipe.Recipe):
         return loss
 
     def groups_of(self, images: int) -> list[tuple[int, int]]:
-        """Step and number of each group of this device's images.
+        """Step and index of each group among this device's images.
 
         Raises:
-            SettingsError: the images are not whole groups.
+            SettingsError: the number of images is not a multiple of the group size.
         """
         group = self.settings.group
         whole = f"{images} images of a device are not whole groups of group={group}"
@@ -164,15 +165,15 @@ class DINOv2(recipe.Recipe):
         return [(self.global_step, first + number) for number in range(images // group)]
 
     def losses(self, crops: dict[str, Tensor], groups: list[tuple[int, int]], step: int) -> dict[str, Tensor]:
-        """The weighted losses of the images of some groups; their sum is minimised.
+        """Weighted loss terms for the images of the given groups; training minimises their sum.
 
-        Of images above `device_batch`, first the teacher sees all, part by part; then each part of the student is
-        computed, and once more in the backward pass: the memory is that of one part.
+        With more images than `device_batch`, the teacher first processes all of them chunk by chunk; then the student
+        processes each chunk, which the backward pass recomputes, so memory is that of one chunk.
 
         Args:
             crops: `global` (B, 2, 3, S, S) and `local` (B, L, 3, s, s), uint8.
-            groups: step and number of each of the groups that the images make up, from which draws are derived.
-            step: that the schedules have reached.
+            groups: step and index of each group of the images, from which its random draws are derived.
+            step: optimiser step, for the schedules.
 
         Returns:
             `dino_local`, `dino_global`, `ibot` and `koleo`.
@@ -204,18 +205,18 @@ class DINOv2(recipe.Recipe):
             images = slice(first * group, (first + len(some)) * group)
             wide, local = (crops[name][images].transpose(0, 1).flatten(0, 1) for name in ("global", "local"))
             masks = self.masks_of(some)
-            indices = masks.flatten().nonzero().flatten()  # on the host: the device need not be waited for
+            indices = masks.flatten().nonzero().flatten()  # on the host, to avoid a device synchronisation
             masks, indices = (value.to(device, non_blocking=True) for value in (masks, indices))
             yield Part(wide, local, masks, indices, some)
 
     def _seen_by_teacher(self, part: Part) -> dict[str, Tensor]:
-        """Unit vectors before the prototypes: of CLS (2 B, d) for `dino`, of the masked patches (M, d) for `ibot`."""
+        """Teacher's bottleneck features: of CLS (2 B, d) for `dino`, of the masked patches (M, d) for `ibot`."""
         cls, patches = self._cls_and_patches(self.backbone, part.wide, part.masked)
         heads = self.teacher_heads
         return {"dino": _head(heads, "dino").directions(cls), "ibot": _head(heads, "ibot").directions(patches)}
 
     def _terms(self, part: Part, targets: Callable[[str], Tensor]) -> Tensor:
-        """The weighted losses (4,) of a part, in the order of `TERMS`."""
+        """Weighted loss terms (4,) of a chunk, in the order of `TERMS`."""
         s, student = self.settings, self._student()
         cls, patches = self._cls_and_patches(
             student, part.wide, part.masked, part.masks, self._kept(part.groups, "global")
@@ -243,21 +244,21 @@ class DINOv2(recipe.Recipe):
         return tokens[:, 0], tokens[:, backbone.num_prefix_tokens :].flatten(0, 1)[indices]
 
     def _logits(self, cls: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """The student's logits of CLS tokens and of patches, in one pass where they share a head."""
+        """Student logits of CLS tokens and of patches, in one pass if they share a head."""
         if self.settings.separate_heads:
             return self.student["dino_head"](cls), self.student["ibot_head"](patches)
         both = self.student["dino_head"](torch.cat([cls, patches]))
         return both[: len(cls)], both[len(cls) :]
 
     def metadata(self, recipe: str) -> Metadata:
-        """With the kind of MLP."""
+        """Metadata of the backbone, including the type of MLP."""
         return replace(super().metadata(recipe), swiglu=self.settings.swiglu)
 
     def look(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the teacher makes of normalised images (B, 3, H, W).
+        """Teacher outputs for normalised images (B, 3, H, W).
 
         Returns:
-            Norms of all tokens before the final norm (B, T), CLS after it (B, D), and the shares of the prototypes
+            Norms of all tokens before the final norm (B, T), CLS after it (B, D), and the softmax over the prototypes
             without centring (B, K); float32.
         """
         raw: list[Tensor] = []
@@ -304,7 +305,7 @@ class DINOv2(recipe.Recipe):
         self.update_teacher(momentum)
 
     def set_options(self, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Set learning rate and weight decay of each parameter group for update `step`."""
+        """Set the learning rate and weight decay of each parameter group for update `step`."""
         values = self.schedule(step)
         for group in optimizer.param_groups:
             frozen = group["last_layer"] and step < self._part(self.settings.freeze_last_layer)
@@ -312,14 +313,14 @@ class DINOv2(recipe.Recipe):
             group["weight_decay"] = values["weight_decay"] * group["decay_factor"]
 
     def update_teacher(self, momentum: float) -> None:
-        """Teacher = momentum × teacher + (1 - momentum) × student."""
+        """EMA update of the teacher: momentum × teacher + (1 - momentum) × student."""
         get_ema_multi_avg_fn(momentum)(*self._both(), None)
 
     def schedule(self, step: int) -> dict[str, float]:
-        """Learning rate, weight decay, and momentum of the moving average that is the teacher, for update `step`.
+        """Learning rate, weight decay and EMA momentum of the teacher for update `step`.
 
-        The learning rate warms up linearly from 0 and falls along a cosine; the weight decay goes along a cosine from
-        its first to its last value, the momentum from settings.momentum to 1.
+        The learning rate has a linear warm-up from 0, then cosine decay; weight decay follows a cosine from its initial
+        to its final value, and so does the momentum, from settings.momentum to 1.
         """
         s, steps = self.settings, self.steps
         return {
@@ -329,20 +330,20 @@ class DINOv2(recipe.Recipe):
         }
 
     def teacher_temperature(self, step: int) -> float:
-        """Temperature of the teacher's softmax at `step`: linear from the first to the second value, then constant."""
+        """Temperature of the teacher's softmax at `step`: linear warm-up from the initial value, then constant."""
         start, end = self.settings.teacher_temperature_start, self.settings.teacher_temperature
         return warmup_cosine(step, self.steps, self._part(self.settings.teacher_warmup), end, start, end)
 
     def _part(self, epochs: float) -> int:
-        """Steps of so many epochs of the schedule."""
+        """Optimiser steps in the given number of schedule epochs."""
         return round(self.steps * epochs / self.settings.schedule_epochs)
 
     def exports(self) -> Iterator[tuple[str, vit.RegisterViT]]:
-        """The student, and the teacher, which is what DINOv2 evaluates."""
+        """Student backbone, and the teacher backbone, which is the one that DINOv2 evaluates."""
         yield "backbone_student.safetensors", self._student()
         yield EXPORT, self.backbone
 
 
 def _head(heads: nn.ModuleDict, name: str) -> DinoHead:
-    """That of `dino` or `ibot`, which may be one."""
+    """Head of `dino` or `ibot`, which may be shared."""
     return cast(DinoHead, heads[f"{name}_head" if f"{name}_head" in heads else "dino_head"])

@@ -1,4 +1,4 @@
-"""Settings of DINOv2 (Oquab et al. 2023, arXiv 2304.07193); their values stand in `configs/recipes/dinov2*.yaml`."""
+"""Settings of DINOv2 (Oquab et al. 2023, arXiv 2304.07193); their values are in `configs/recipes/dinov2*.yaml`."""
 
 from dataclasses import dataclass, field
 
@@ -13,39 +13,39 @@ class DINOv2Settings(recipe.RecipeSettings):
     """Settings of DINOv2.
 
     Attributes:
-        swiglu: the blocks have SwiGLU in place of an MLP, as the original's ViT-L/14.
-        base_lr: peak learning rate at batch 1024; grows with the square root of the batch.
-        min_lr: at the end.
-        schedule_epochs: parts that the schedules cut the run into (the original calls 1250 steps an epoch); the next
-            three are counted in them.
-        warmup: of the learning rate, from 0.
-        teacher_warmup: of the teacher temperature.
-        freeze_last_layer: so long the prototypes are not trained.
-        weight_decay, weight_decay_end: cosine from the first to the second.
-        momentum: of the teacher, cosine from here to 1.
-        teacher_temperature_start, teacher_temperature: linear from the first to the second, then constant.
-        student_temperature: constant.
-        layer_decay: factor of the learning rate from a block to the one before it.
-        patch_embed_lr: factor of the learning rate of the patch embedding.
-        decay_registers: registers are under weight decay.
-        clip: largest norm of the gradient, for the backbone and for each head by itself.
-        drop_path: share of the samples that each branch skips, uniform over the blocks.
-        group: images of a group, as many as the original has on one GPU; at most `device_batch`.
-        separate_heads: iBOT has a head of its own; else it shares DINO's and the two settings of iBOT's are not used.
-        prototypes, ibot_prototypes: outputs of the heads.
-        bottleneck, ibot_bottleneck: width of the heads' sphere.
+        swiglu: use SwiGLU instead of an MLP in the blocks, as in the original's ViT-L/14.
+        base_lr: peak learning rate at batch size 1024; scales with the square root of the batch size.
+        min_lr: learning rate at the end.
+        schedule_epochs: length of the run in schedule epochs (1250 steps in the original), the unit of the next three
+            settings.
+        warmup: schedule epochs of linear learning-rate warm-up from 0.
+        teacher_warmup: schedule epochs of warm-up of the teacher temperature.
+        freeze_last_layer: schedule epochs during which the prototypes are frozen.
+        weight_decay, weight_decay_end: weight decay at the start and at the end of a cosine schedule.
+        momentum: initial EMA momentum of the teacher; cosine schedule to 1.
+        teacher_temperature_start, teacher_temperature: linear warm-up from the first to the second, then constant.
+        student_temperature: temperature of the student, constant.
+        layer_decay: learning rate of a block relative to that of the next block.
+        patch_embed_lr: learning-rate multiplier of the patch embedding.
+        decay_registers: apply weight decay to the registers.
+        clip: maximum gradient norm, applied separately to the backbone and to each head.
+        drop_path: share of the samples that each residual branch skips, the same in all blocks.
+        group: images per group, as many as the original has on one GPU; at most `device_batch`.
+        separate_heads: give iBOT a separate head; otherwise it shares DINO's and the two iBOT head settings are unused.
+        prototypes, ibot_prototypes: number of prototypes (outputs) of each head.
+        bottleneck, ibot_bottleneck: bottleneck dimension of each head.
         head_hidden: width of the heads' hidden layers.
-        centring: `sinkhorn` or `moving_average`.
-        dino_weight, ibot_weight, koleo_weight: of the losses.
-        koleo_crops: global crops that KoLeo is summed over, 1 or 2.
-        mask_probability: share of the global crops with a mask.
+        centring: centring of the teacher, `sinkhorn` or `moving_average`.
+        dino_weight, ibot_weight, koleo_weight: weights of the losses.
+        koleo_crops: number of global crops that KoLeo is summed over, 1 or 2.
+        mask_probability: share of the global crops that are masked.
         mask_ratios: smallest and largest share of masked patches.
         local_crops, local_size: number of local crops and their side in pixels.
-        global_scale, local_scale: share of the image's area in a crop.
-        invert_blur: blur with probability 1 - p.
+        global_scale, local_scale: smallest and largest area of a crop, as a share of the image.
+        invert_blur: blur with probability 1 - p, as the released code does.
         blur_sigma: smallest and largest standard deviation of the blur in pixels.
-        start_from: a `last.ckpt` of this recipe whose weights training starts from (a final phase at a higher
-            resolution); empty to start anew.
+        start_from: a `last.ckpt` of this recipe to initialise the weights from (for a final phase at a higher
+            resolution); empty to train from scratch.
     """
 
     swiglu: bool = MISSING
@@ -119,15 +119,15 @@ class DINOv2Settings(recipe.RecipeSettings):
 
     @property
     def lr(self) -> float:
-        """Peak learning rate of the batch."""
+        """Peak learning rate, scaled to the batch size."""
         return self.base_lr * float(np.sqrt(self.batch_size / 1024))
 
 
 def check_crop(name: str, size: int, patch: int) -> None:
-    """See that a crop is made of whole patches.
+    """Check that the crop size is a multiple of the patch size.
 
     Raises:
-        SettingsError: it is not; names the nearest sizes that are.
+        SettingsError: it is not; the message names the nearest valid sizes.
     """
     below = size // patch * patch
     nearest = " and ".join(str(valid) for valid in (below, below + patch) if valid > 0)

@@ -1,7 +1,7 @@
-"""Stochastic depth (Huang et al. 2016, arXiv 1603.09382) that skips what it drops, as in DINOv2 (section 5).
+"""Stochastic depth (Huang et al. 2016, arXiv 1603.09382) that skips dropped samples, as in DINOv2 (section 5).
 
-Each residual branch is computed for a subset of the samples of fixed size alone, and scaled so that its expectation is
-that of the whole batch. With rate 0.4, four tenths of the work of every block is never done.
+Each residual branch is computed only for a random subset of the samples, of fixed size, and rescaled so that its
+expectation is that of the whole batch. A rate of 0.4 saves 40 % of the computation of every block.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,19 +13,19 @@ from torch import Tensor
 
 from regvit_lightning.runtime import seeds
 
-Rows = tuple[Tensor, Tensor]  # samples of the batch that keep the attention, and the MLP, of a block
+Rows = tuple[Tensor, Tensor]  # indices of the samples that keep a block's attention, and its MLP
 
 
 class SkippingBlock(Block):
-    """timm's block, whose branches may be computed for some samples of the batch alone."""
+    """timm's transformer block, whose branches can be restricted to a subset of the batch."""
 
     def forward(self, x: Tensor, kept: Rows | None = None, **attention: Any) -> Tensor:  # type: ignore[override]
-        """All tokens (B, T, D) after the block.
+        """Tokens (B, T, D) after the block, for all samples.
 
         Args:
             x: tokens (B, T, D).
-            kept: indices of samples, (n,) each; None keeps all.
-            attention: timm's own options.
+            kept: indices of the samples that keep each branch, (n,) each; None for all.
+            attention: timm's options of the attention.
         """
         if kept is None:
             return super().forward(x, **attention)
@@ -34,7 +34,7 @@ class SkippingBlock(Block):
 
 
 def add_branch(x: Tensor, rows: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
-    """Add to x (B, T, D) the branch of the samples `rows` (n,), times B / n."""
+    """Add the branch output of the samples `rows` (n,), scaled by B / n, to x (B, T, D)."""
     residual = branch(x[rows]).to(x.dtype)
     return torch.index_add(x, 0, rows, residual, alpha=len(x) / len(rows))
 
@@ -42,21 +42,21 @@ def add_branch(x: Tensor, rows: Tensor, branch: Callable[[Tensor], Tensor]) -> T
 def draw(
     names: Sequence[Sequence[int | str]], crops: int, images: int, depth: int, rate: float, device: torch.device
 ) -> list[Rows] | None:
-    """Samples that each block keeps, drawn for each group of images by itself.
+    """Samples that each block keeps, drawn independently for each group of images.
 
-    The draws belong to the images, so they are the same however many groups a device holds; every device has the same
-    number of samples to compute.
+    The draws depend on the group, not on how many groups a device holds; every device computes the same number of
+    samples.
 
     Args:
-        names: what the draws of each group are derived from.
-        crops: crops of each image, which stand crop by crop in the batch.
-        images: in a group.
+        names: seed names that the draws of each group are derived from.
+        crops: crops per image; the batch is ordered crop by crop.
+        images: images per group.
         depth: number of blocks.
-        rate: share that is dropped, 0-1.
-        device: of the result.
+        rate: share of samples that is dropped, 0-1.
+        device: device of the result.
 
     Returns:
-        For each block the kept rows of the batch of crops × groups × images samples; None for rate 0.
+        For each block the kept rows of the batch of crops × groups × images samples; None for rate 0 or no crops.
     """
     if rate == 0 or crops == 0:
         return None

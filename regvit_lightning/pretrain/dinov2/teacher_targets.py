@@ -1,10 +1,11 @@
-"""From the teacher's logits to the student's targets: Sinkhorn-Knopp over all devices, or moving-average centring.
+"""Student targets from the teacher's logits: Sinkhorn-Knopp over all devices, or moving-average centring.
 
 Sources: Caron et al. 2020 (arXiv 2006.09882, Sinkhorn-Knopp), Caron et al. 2021 (arXiv 2104.14294, centring), Oquab et
 al. 2023 (arXiv 2304.07193, section 4: the first replaces the second).
 
-Both end in a softmax with one offset for each prototype. The offsets come from all images of a step, which a device may
-hold in parts: so the targets of a part need no other part, and a step gives the same targets however it is cut up.
+Both end in a softmax with one offset for each prototype. The offsets are computed from all images of a step, which a
+device may process in chunks: given them, the targets of a chunk depend on no other chunk, and the targets of a step do
+not depend on the chunking.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ T = TypeVar("T")
 
 
 class Computed(Generic[T]):
-    """`function` of each item: kept where there is one item, else computed anew whenever it is looked at."""
+    """Lazy sequence of `function` applied to each item; cached if there is one item, otherwise recomputed on access."""
 
     def __init__(self, function: Callable[[Any], T], items: "Parts[Any]") -> None:
         self.function, self.items = function, items
@@ -35,28 +36,28 @@ class Computed(Generic[T]):
         return (self[index] for index in range(len(self)))
 
 
-Parts = Sequence[T] | Computed[T]  # of what a device has of a step
+Parts = Sequence[T] | Computed[T]  # chunks of a step on one device
 
 
 def assign(logits: Tensor, temperature: float, offsets: Tensor) -> Tensor:
-    """Targets (M, K) float32, whose rows sum to 1, of logits (M, K) with the offsets (K,) of `sinkhorn` or a centre."""
+    """Targets (M, K) float32, rows summing to 1, from logits (M, K) and the offsets (K,) of `sinkhorn` or a centre."""
     return F.softmax(logits.float() / temperature + offsets, dim=1)
 
 
 def sinkhorn(parts: Parts[Tensor], temperature: float, iterations: int = 3) -> Tensor:
-    """Offsets with which the samples of all parts on all devices share the prototypes evenly.
+    """Sinkhorn-Knopp offsets that assign the samples of all chunks on all devices evenly to the prototypes.
 
-    Alternately, each prototype is given the same weight, then each sample the weight 1. The matrix itself is never
-    changed, only the factors of its rows and columns, so an iteration is two products of a matrix with a vector.
+    Columns are normalised to equal prototype weights and rows to sample weight 1, in turn. Only the scaling factors of
+    rows and columns are updated, never the matrix itself, so an iteration is two matrix-vector products.
 
     Args:
-        parts: logits (M, K) of this device; M may differ and may be 0, but not everywhere. What lies more than 80
-            temperatures below the largest of its row counts as nothing (cosines at 0.04: 50 at most).
-        temperature: of the teacher.
-        iterations: 3 in DINOv2.
+        parts: logits (M, K) of this device; M may vary and may be 0, but not for all chunks of all devices. Logits more
+            than 80 temperatures below their row's maximum are treated as zero weight (cosines at 0.04: 50 at most).
+        temperature: temperature of the teacher.
+        iterations: number of iterations, 3 in DINOv2.
 
     Returns:
-        (K,) float32. The columns of `assign` over all devices sum to samples / K, with enough iterations.
+        Offsets (K,) float32. With enough iterations, the columns of `assign` over all devices sum to samples / K.
     """
     looked = Computed(partial(_shares, temperature=temperature), parts)
     largest = _largest(torch.cat([top for _, top in looked]))
@@ -69,36 +70,36 @@ def sinkhorn(parts: Parts[Tensor], temperature: float, iterations: int = 3) -> T
 
 
 def _shares(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    # (M, K), at most 1: no overflow, and every sample has a prototype that counts; and what was taken off (M,).
+    # (M, K) with row maximum 1, so nothing overflows and no row vanishes; and the subtracted row maxima (M,).
     scaled = logits.float() / temperature
     top = scaled.amax(dim=1)
     return (scaled - top[:, None]).exp(), top
 
 
 def _weights(shares: Tensor, top: Tensor, largest: Tensor, prototypes: Tensor | None) -> Tensor:
-    # What each prototype (K,) has of these samples: of the samples as they are, then of samples of weight 1.
+    # Total weight of each prototype (K,): of the unnormalised samples first, then of samples of weight 1.
     with torch.autocast(shares.device.type, enabled=False):
         samples = (top - largest).exp() if prototypes is None else 1 / (shares @ prototypes)
         return samples @ shares
 
 
 class SinkhornTargets(nn.Module):
-    """`sinkhorn` as a module without state."""
+    """Sinkhorn-Knopp as a module without state, see `sinkhorn`."""
 
     def forward(self, parts: Parts[Tensor], temperature: float) -> Tensor:
-        """Offsets (K,) from the logits (M, K) of each part of this step on this device."""
+        """Offsets (K,) from the logits (M, K) of each chunk of this step on this device."""
         return sinkhorn(parts, temperature)
 
 
 class CentredTargets(nn.Module):
-    """The moving average of the logits is taken off them.
+    """Centring: subtracts a moving average of the logits.
 
     Args:
-        prototypes: K.
-        momentum: of the average.
+        prototypes: number of prototypes K.
+        momentum: momentum of the moving average.
 
     Attributes:
-        centre: (K,), part of the checkpoint.
+        centre: moving average (K,), part of the checkpoint.
     """
 
     centre: Tensor
@@ -109,11 +110,11 @@ class CentredTargets(nn.Module):
         self.register_buffer("centre", torch.zeros(prototypes))
 
     def forward(self, parts: Parts[Tensor], temperature: float) -> Tensor:
-        """Offsets (K,) by the centre of the steps before, which then moves to the mean over this step.
+        """Offsets (K,) from the centre of the previous steps, which is then updated with the mean over this step.
 
         Args:
-            parts: logits (M, K) of each part of this step on this device.
-            temperature: of the teacher.
+            parts: logits (M, K) of each chunk of this step on this device.
+            temperature: temperature of the teacher.
         """
         offsets = -self.centre / temperature
         sums = [torch.cat([part.float().sum(dim=0), offsets.new_tensor([len(part)])]) for part in parts]
