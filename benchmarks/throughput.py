@@ -83,14 +83,16 @@ def block_speed(shape: BlockShape, most_images: int, precision: str = "auto") ->
     device = hardware.accelerator()
     shape = replace(shape, tokens=max(int(shape.tokens * min(AIM[device] / shape.flops, 1)), 1))
     images = int(min(max(AIM[device] / shape.flops, 1), most_images))
-    step = _step(shape, images, device, hardware.precision(precision) == "bf16-mixed")
+    step = _step(shape, images, device, hardware.precision(precision))
     return images * shape.flops / _seconds(step)
 
 
-def _step(shape: BlockShape, images: int, device: str, bf16: bool) -> Callable[[], object]:
+def _step(shape: BlockShape, images: int, device: str, precision: str) -> Callable[[], object]:
     """Timed step: forward pass of the block, and backward if trained, with device synchronisation."""
     import torch
     from timm.models.vision_transformer import Block
+
+    from regvit_lightning.runtime import hardware
 
     with torch.random.fork_rng(devices=[]):  # keeps the random state of the training unchanged
         block: Any = Block(shape.width, shape.heads, mlp_ratio=shape.hidden / shape.width).to(device)
@@ -98,7 +100,7 @@ def _step(shape: BlockShape, images: int, device: str, bf16: bool) -> Callable[[
     block.attn.fused_attn = device == "cuda" or not shape.trained  # as in recipes: its backward pass is slow on CPUs
 
     def step() -> None:
-        with torch.set_grad_enabled(shape.trained), torch.autocast(device, torch.bfloat16, enabled=bf16):
+        with torch.set_grad_enabled(shape.trained), hardware.autocast(device, precision):
             output = block(tokens)
         if shape.trained:
             output.float().sum().backward()
