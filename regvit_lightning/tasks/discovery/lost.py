@@ -99,8 +99,8 @@ class LOST:
         """Line for a run in which `count` of the images have equal degrees everywhere."""
         return (
             f"in {count} of {images} images every patch is similar to equally many others: the seed is the upper left "
-            "patch and the box tells nothing. Take another feature (feature=q, k or v) or another bias (if all products "
-            "are positive: l2=true bias=-0.8); lost_sweep tries them"
+            "patch and the box tells nothing. Take another feature (feature=q, k or v) or another bias (if all "
+            "products are positive: l2=true bias=-0.8); lost_sweep tries them"
         )
 
     def steps(self, features: Sequence[Tensor]) -> Steps:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
+from regvit_lightning.frozen.settings import TELLING, uncertainty
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import MISSING, check, check_at_least
@@ -64,6 +65,12 @@ class LostSweepSettings(DiscoverySettings):
         axes = product(self.blocks, self.features, self.centred, biases)
         return [Choice(feature, block, centred, l2, bias, not l2) for block, feature, centred, (l2, bias) in axes]
 
+    def caveat(self, choices: int, images: int) -> str:
+        """Warning for the record where `images` held-out images cannot tell the settings apart, else empty."""
+        known = f"where CorLoc is known to ±{uncertainty(images):.1f} points only"
+        few = uncertainty(images) > TELLING
+        return f"one of {choices} settings is chosen on {images:,} held-out images, {known}" if few else ""
+
 
 SETTINGS = LostSweepSettings
 
@@ -96,6 +103,7 @@ def run(backbone: Backbone, data: DataSettings, settings: LostSweepSettings, how
             **vars(chosen),
             "k": settings.k,
             "chosen_on": f"{len(held)} held-out images: the first of {equal} best among {len(choices)} settings",
+            "caveat": settings.caveat(len(choices), len(held)),
             "best_on_test": choices[best(on_rest)[0]].words(),
             "ties": TIES,
             "fallback": FALLBACK,

@@ -189,11 +189,12 @@ class Doubts:
 
     def facts(self, method: Method) -> dict[str, Any]:
         """Entries of the record: the number of fallbacks, shares in 0..1, and the warning if there is one."""
+        warnings = self.remarks(method)
         shares = {method.uniform: self.uniform, "tied_seed_share": self.tied}
         return {
             "fallbacks": self.fallbacks,
             **{name: round(count / self.images, 4) for name, count in shares.items()},
-            **{"warning": remark for remark in self.remarks(method)},
+            **({"warning": warnings[0]} if warnings else {}),
         }
 
     def remarks(self, method: Method) -> list[str]:

@@ -34,6 +34,9 @@ def test_the_setting_is_that_of_the_held_out_images_although_another_is_best_on_
     data = disagreeing(tmp_path, held, 12)
     outcome = lost_sweep.run(colour_backbone(), data, mini_settings(*words, task="lost_sweep_voc07"))
     assert outcome.protocol["bias"] == 0.0
+    # 1.96 × √(0.5 × 0.5 / 4) = 0.49
+    caveat = "one of 2 settings is chosen on 4 held-out images, where CorLoc is known to ±49.0 points only"
+    assert outcome.protocol["caveat"] == caveat
     assert outcome.metrics == {"corloc": 0.0, "corloc_best_on_test": 100.0}
     assert outcome.protocol["best_on_test"] == "feature=k block=-1 centred=false l2=false scaled=true bias=-2"
     assert outcome.protocol["grid"]["corloc_held_out"] == {
