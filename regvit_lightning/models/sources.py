@@ -105,6 +105,25 @@ def trained(name: str, runs: Path, seed: int) -> Path:
     return path
 
 
+def weights_files(name: str, runs: Path, seed: int) -> list[Path]:
+    """Files that determine the weights of a model, as `load_backbone` would read them; empty where there are none.
+
+    There are none for untrained models, for those of a user's function, and for releases that timm fetches itself.
+
+    Raises:
+        UserError: no such model, or weights that cannot be fetched.
+    """
+    if name.startswith((origins.PYTHON, origins.RANDOM)):
+        return []
+    if name.startswith(origins.TIMM):
+        released = _released(name.removeprefix(origins.TIMM))
+        return [Path(released["file"])] if "file" in released else []
+    if origins.is_file(name):
+        path = Path(name).expanduser()
+        return [hugging_face.weights_in(path) if path.is_dir() else path]
+    return [hub.fetch_model(name) if name.startswith(origins.HUB) else trained(name, runs, seed)]
+
+
 def _from_file(path: Path, name: str = "") -> Backbone:
     path = hugging_face.weights_in(path) if path.is_dir() else path
     model, metadata, naming, kind = weights.load_weights(path)
