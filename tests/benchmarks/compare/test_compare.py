@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import compare
+from benchmarks.compare import comment, lines
 from benchmarks.tables import scored_records
 from benchmarks.tables.scored_records import ScoredRecord
 from regvit_lightning import records
@@ -73,11 +73,11 @@ def repository(tmp_path_factory):
 
 
 def judged(results, base, head=""):
-    lines = compare.compare_records(
+    compared = lines.compare_records(
         scored_records.read_scored_records(results, "mini", base),
         scored_records.read_scored_records(results, "mini", head),
     )
-    return {line.row.model: line.verdict for line in lines}
+    return {line.row.model: line.verdict for line in compared}
 
 
 def test_every_verdict_between_a_commit_and_the_folder(repository):
@@ -107,7 +107,7 @@ def test_records_of_a_commit_are_those_of_its_files(repository):
 
 def test_the_comment_shows_old_new_difference_interval_and_verdict(repository):
     base, head = (scored_records.read_scored_records(repository / "results", "mini", side) for side in ("HEAD~1", ""))
-    shown = compare.markdown(base, head, "mini", compare.compare_records(base, head))
+    shown = comment.markdown(base, head, "mini", lines.compare_records(base, head))
     title = "### Results on mini: **1 worse**, 1 better, 1 within noise, 1 protocol changed, 1 new, 1 gone, 1 the same"
     assert shown.splitlines()[0] == title
     cells = [[part.strip() for part in line.split("|")[1:-1]] for line in shown.splitlines() if "| deit3" in line]
