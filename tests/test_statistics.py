@@ -166,3 +166,12 @@ def test_intervals_are_those_of_the_kept_records():
     """Golden, of commit 5c0f96c: the draws of a seed stay what they were, so that old intervals can be made again."""
     scores = torch.arange(50.0).square()
     assert statistics.bootstrap(scores, seed=3) == pytest.approx((621.882, 1017.7255), rel=1e-12)
+
+
+@pytest.mark.parametrize("right", [0.0, 100.0])
+def test_an_accuracy_of_none_or_all_has_an_exact_interval(right):
+    low, high = statistics.accuracy_interval(torch.full((20,), right))
+    far = 100 * (1 - 0.025 ** (1 / 20))  # the rule for none of 20
+    assert (low, high) == pytest.approx((0, far) if right == 0 else (100 - far, 100))
+    mixed = torch.tensor([0.0, 100, 100, 0, 100])
+    assert statistics.accuracy_interval(mixed, 3) == statistics.bootstrap(mixed, 3)

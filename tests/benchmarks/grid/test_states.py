@@ -114,7 +114,7 @@ def test_a_record_is_done_whatever_hardware_chose_its_precision_or_says_why_not(
     made(place, precision="bf16-mixed")
     assert known(place)[MODEL, "imagenet_knn"] == State("done")
     made(place, version=0)
-    assert known(place)[MODEL, "imagenet_knn"] == State("stale", "settings changed: version 0 -> 1")
+    assert known(place)[MODEL, "imagenet_knn"] == State("stale", "settings changed: version 0 -> 2")
     made(place, weights="0123")
     assert known(place)[MODEL, "imagenet_knn"].note.startswith("weights changed: 0123 -> ")
     # LOST says a precision, so that another one is another protocol.
