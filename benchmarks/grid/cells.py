@@ -115,13 +115,19 @@ class Cells:
         return self.runs / (self.data.trained_on or self.data.name)
 
     def base(self, cell: Cell) -> Path:
-        """Path, without suffix, of the lock, log and outcome of a cell."""
+        """Path, without suffix, of the log and outcome of a cell."""
         return self.runs / self.data.name / "grid" / cell.folder_name() / f"{cell.task}.seed{cell.seed}"
 
     def file(self, cell: Cell, suffix: str) -> Path:
         """Path `<base><suffix>` of a cell."""
         base = self.base(cell)
         return base.with_name(base.name + suffix)
+
+    def folder(self, cell: Cell) -> Path:
+        """Folder that a cell writes to while it runs, whose lock it holds."""
+        if cell.pretrains:
+            return self.trained / cell.model / f"seed{cell.seed}"
+        return self.runs / self.data.name / cell.folder_name() / f"seed{cell.seed}" / cell.task
 
     def devices(self, cell: Cell) -> int:
         """Number of devices that a cell uses."""
@@ -143,6 +149,7 @@ def build(chosen: Chosen, images_needed: bool = True) -> Cells:
     variant = data.variant if chosen.variant == "auto" else chosen.variant
     file = settings.build(GridFile, _files(chosen.grid))
     models = _models(chosen.grid, file, variant)
+    _check_ids(chosen.grid, [model.name for model in models])
     pretrainings: list[Cell] = []
     evaluations: list[Cell] = []
     lacking = {task: {model.name: _lacks(model, task, variant) for model in models} for task in file.tasks}
@@ -158,6 +165,16 @@ def build(chosen: Chosen, images_needed: bool = True) -> Cells:
     left_out = [line for task, reasons in lacking.items() for line in _left_out(task, reasons)]
     folders = Path(chosen.runs), Path(chosen.results)
     return Cells([*pretrainings, *evaluations], left_out, data, variant, *folders, chosen.pretrain_devices)
+
+
+def _check_ids(grid: str, names: Sequence[str]) -> None:
+    """Raise `SettingsError` if two models would have the same records."""
+    of_id: dict[str, str] = {}
+    for name in names:
+        identity = origins.model_id(name)
+        other = of_id.setdefault(identity, name)
+        twice = "is listed twice" if other == name else f"and {name} would share the records of {identity}"
+        check(other is name, f"grid {grid}: {other} {twice}; rename a file, or take one of them out")
 
 
 def _models(grid: str, file: GridFile, variant: str) -> list[GridModel]:

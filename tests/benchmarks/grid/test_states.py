@@ -9,13 +9,13 @@ import pytest
 from benchmarks import evaluate, status
 from benchmarks.grid import __main__ as grid
 from benchmarks.grid import cells as grids
-from benchmarks.grid import locks
 from benchmarks.grid.outcomes import CellOutcome
 from benchmarks.grid.states import State, States
 from regvit_lightning import settings
 from regvit_lightning.evaluation import Evaluation
 from regvit_lightning.models import sources
 from regvit_lightning.records import Record
+from regvit_lightning.runtime import locks
 from regvit_lightning.settings import SettingsError
 from tests.benchmarks.test_chain import mistake, program
 from tests.by_hand import saved_records
@@ -161,7 +161,7 @@ def test_failed_running_and_done_again(place):
     file = made(place, version=0)
     os.utime(file, (time.time() + 5, time.time() + 5))  # made after the failure: what failed is past
     assert known(place)[MODEL, "imagenet_knn"].kind == "stale"
-    lock = locks.acquire(built.file(cell, ".lock"))
+    lock = locks.acquire(locks.beside(built.folder(cell)))
     lock.say(host="node7", device="GPU 3", since=1000.0)
     state = known(place)[MODEL, "imagenet_knn"]
     assert (state.kind, state.note, state.since) == ("running", "GPU 3 of node7", 1000.0)
