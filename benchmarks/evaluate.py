@@ -64,6 +64,8 @@ def main(options: Evaluate, words: list[str]) -> None:
     how = RunOptions(options.seed, options.devices, [progress.Progress(name)], folder)
     outcome, saved = evaluation.run_and_record(cell, backbone, results, how, options.force)
     print(f"evaluate: {name}: {cell.summary(outcome)}; record in {saved}")
+    if outcome.protocol.get("caveat"):
+        print(f"evaluate: caution: {outcome.protocol['caveat']}")
 
 
 def cli() -> None:

@@ -82,8 +82,16 @@ class Evaluation:
         )
 
     def run(self, backbone: "Backbone", options: "RunOptions") -> "Outcome":
-        """Compute the cell; writes only to `options.folder`."""
-        return self.task.run(backbone, self.data, self.settings, options)
+        """Compute the cell; writes only to `options.folder`.
+
+        Raises:
+            UserError: raised by the task, or a result is not finite.
+        """
+        from regvit_lightning.frozen.finiteness import require_finite
+
+        outcome = self.task.run(backbone, self.data, self.settings, options)
+        require_finite(self.name, self.task.METRICS, outcome)
+        return outcome
 
     def record(self, backbone: "Backbone", outcome: "Outcome", seconds: float) -> Record:
         """The record of an outcome, with rounded metrics; its file of per-image scores is not filled in yet."""

@@ -146,7 +146,12 @@ def rank(scores: Tensor, labels: Tensor) -> Tensor:
     Args:
         scores: (B, K).
         labels: (B,).
+
+    Raises:
+        UserError: a score is not finite, so that no class has a rank.
     """
+    if not scores.isfinite().all():
+        raise UserError("zero-shot: a similarity of image and text is not finite; check the weights of both towers")
     own = scores.gather(1, labels[:, None])
     earlier = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
     return ((scores > own) | ((scores == own) & earlier)).sum(dim=1)

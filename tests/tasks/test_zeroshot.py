@@ -122,6 +122,15 @@ def test_a_collapsed_model_scores_chance():
     assert (ranks < 5).sum() == 5
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_have_no_rank(value):
+    """`scores > own` is False for NaN: the true class of every image would rank first, and top-1 be 100."""
+    scores = torch.rand(3, 4)
+    scores[1, 2] = value
+    with pytest.raises(UserError, match="a similarity of image and text is not finite"):
+        zeroshot.rank(scores, torch.tensor([0, 1, 2]))
+
+
 def test_names_of_classes():
     assert zeroshot.names_of(["plain_box", "ring"], "folders") == ["plain box", "ring"]
     with pytest.raises(UserError, match=r"but the data has 2, plain_box … ring; give class_names=folders"):
