@@ -149,7 +149,6 @@ def build(chosen: Chosen, images_needed: bool = True) -> Cells:
     variant = data.variant if chosen.variant == "auto" else chosen.variant
     file = settings.build(GridFile, _files(chosen.grid))
     models = _models(chosen.grid, file, variant)
-    _check_ids(chosen.grid, [model.name for model in models])
     pretrainings: list[Cell] = []
     evaluations: list[Cell] = []
     lacking = {task: {model.name: _lacks(model, task, variant) for model in models} for task in file.tasks}
@@ -165,16 +164,6 @@ def build(chosen: Chosen, images_needed: bool = True) -> Cells:
     left_out = [line for task, reasons in lacking.items() for line in _left_out(task, reasons)]
     folders = Path(chosen.runs), Path(chosen.results)
     return Cells([*pretrainings, *evaluations], left_out, data, variant, *folders, chosen.pretrain_devices)
-
-
-def _check_ids(grid: str, names: Sequence[str]) -> None:
-    """Raise `SettingsError` if two models would have the same records."""
-    of_id: dict[str, str] = {}
-    for name in names:
-        identity = origins.model_id(name)
-        other = of_id.setdefault(identity, name)
-        twice = "is listed twice" if other == name else f"and {name} would share the records of {identity}"
-        check(other is name, f"grid {grid}: {other} {twice}; rename a file, or take one of them out")
 
 
 def _models(grid: str, file: GridFile, variant: str) -> list[GridModel]:

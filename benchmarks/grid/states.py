@@ -12,6 +12,7 @@ from regvit_lightning.errors import UserError
 from regvit_lightning.evaluation import Evaluation
 from regvit_lightning.models import EXPORT, origins
 from regvit_lightning.runtime import locks
+from regvit_lightning.settings import check
 
 DONE, RUNNING, QUEUED, FAILED, STALE, MISSING = "done", "running", "queued", "failed", "stale", "missing"
 ORDER = (DONE, RUNNING, QUEUED, FAILED, STALE, MISSING)
@@ -97,6 +98,24 @@ class States:
         if changed:
             return State(STALE, f"settings changed: {'; '.join(changed)}")
         return State(DONE if (folder / EXPORT).exists() else MISSING)
+
+    def check_ids(self) -> None:
+        """Check that no two cells write the same record or train the same model; models given as files are loaded.
+
+        Raises:
+            SettingsError: two do, such as the same cell listed twice or two files of one name.
+        """
+        owners: dict[Path, Cell] = {}
+        for cell in self.cells.cells:
+            try:
+                target = self.cells.folder(cell) if cell.pretrains else self.record(cell)
+            except UserError:  # a model that cannot be read, which its cell reports
+                continue
+            other = owners.setdefault(target, cell)
+            twice = f"{cell.name} is listed twice"
+            if other.model != cell.model:
+                twice = f"{other.model} and {cell.model} have the same id, so both would write {target}"
+            check(other is cell, f"{twice}; take one out of the grid, or rename its file")
 
     def record(self, cell: Cell) -> Path:
         """Path of the record of an evaluation."""

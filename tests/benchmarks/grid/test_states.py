@@ -13,7 +13,8 @@ from benchmarks.grid.outcomes import CellOutcome
 from benchmarks.grid.states import State, States
 from regvit_lightning import settings
 from regvit_lightning.evaluation import Evaluation
-from regvit_lightning.models import sources
+from regvit_lightning.models import sources, vit, weights
+from regvit_lightning.models.weights import Metadata
 from regvit_lightning.records import Record
 from regvit_lightning.runtime import locks
 from regvit_lightning.settings import SettingsError
@@ -114,7 +115,7 @@ def test_a_record_is_done_whatever_hardware_chose_its_precision_or_says_why_not(
     made(place, precision="bf16-mixed")
     assert known(place)[MODEL, "imagenet_knn"] == State("done")
     made(place, version=0)
-    assert known(place)[MODEL, "imagenet_knn"] == State("stale", "settings changed: version 0 -> 1")
+    assert known(place)[MODEL, "imagenet_knn"] == State("stale", "settings changed: version 0 -> 2")
     made(place, weights="0123")
     assert known(place)[MODEL, "imagenet_knn"].note.startswith("weights changed: 0123 -> ")
     # LOST says a precision, so that another one is another protocol.
@@ -166,6 +167,21 @@ def test_failed_running_and_done_again(place):
     state = known(place)[MODEL, "imagenet_knn"]
     assert (state.kind, state.note, state.since) == ("running", "GPU 3 of node7", 1000.0)
     lock.release()
+
+
+def test_two_models_of_one_id_are_refused(place):
+    metadata = Metadata("vitn_reg4", "deit3", 64, (0.5,) * 3, (0.5,) * 3, None, 4)
+    for folder in ("a", "b"):
+        weights.save(place / folder / "mine.safetensors", vit.build("vitn_reg4", image_size=64), metadata)
+    words = [f"grid={place}/small.yaml", f"runs={place}/runs", f"results={place}/results"]
+    start = "tasks: [imagenet_knn]\nseeds: [0]\nmodels: "
+    (place / "small.yaml").write_text(f"{start}[{place}/a/mine.safetensors, {place}/b/mine.safetensors]\n")
+    record = f"{place}/results/mini/cells/deit3-vitn_reg4-mine/imagenet_knn.seed0.json"
+    told = f"{place}/a/mine.safetensors and {place}/b/mine.safetensors have the same id, so both would write {record}"
+    assert told in mistake("grid", *words)
+    assert told in mistake("status", *words)
+    (place / "small.yaml").write_text(f"{start}[{MODEL}, {MODEL}]\n")
+    assert f"{MODEL} imagenet_knn seed 0 is listed twice; take one out" in mistake("grid", *words)
 
 
 def test_what_a_grid_does(place):
