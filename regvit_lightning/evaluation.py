@@ -117,9 +117,8 @@ class Evaluation:
         )
 
     def summary(self, outcome: "Outcome") -> str:
-        """The metrics shown in tables, as text: `top1 62.08, top1_best_on_test 62.50`."""
-        metrics = self.task.METRICS.items()
-        return ", ".join(f"{key} {outcome.metrics[key]:.{metric.decimals + 1}f}" for key, metric in metrics)
+        """The metrics shown in tables and their floors: `corloc 34.21 (floors: whole image 30.02), …`."""
+        return ", ".join(_with_floors(outcome, key, metric.decimals + 1) for key, metric in self.task.METRICS.items())
 
 
 def prepare(
@@ -268,6 +267,13 @@ def _show(picture: "Figure", file: Path, folder: Path) -> None:
     atomic.write(file, lambda temporary: picture.savefig(temporary, format="png"))
     with SummaryWriter(str(folder / "log")) as writer:
         writer.add_figure("test/examples", picture)
+
+
+def _with_floors(outcome: "Outcome", metric: str, decimals: int) -> str:
+    """One metric with the floors that have it, as text."""
+    floors = [f"{name} {floor[metric]:.{decimals}f}" for name, floor in outcome.floors.items() if metric in floor]
+    shown = f"{metric} {outcome.metrics[metric]:.{decimals}f}"
+    return f"{shown} (floor{'s' * (len(floors) > 1)}: {', '.join(floors)})" if floors else shown
 
 
 def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
