@@ -133,6 +133,32 @@ def bootstrap(
     return _percentiles(drawn[~np.isnan(drawn)] if not np.isnan(drawn).all() else drawn)
 
 
+def accuracy_interval(right: "Tensor", seed: int = 0) -> tuple[float, float]:
+    """95 % interval in percent of an accuracy: exact where it is 0 or 100, which resampling takes for certain.
+
+    Args:
+        right: (N,) per image, 0 or 100.
+        seed: seed of the bootstrap.
+    """
+    share, images = float(right.double().mean()) / 100, len(right)
+    if share not in (0, 1):
+        return bootstrap(right, seed)
+    low, high = binomial_interval(round(share) * images, images)
+    return 100 * low, 100 * high
+
+
+def binomial_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95 % interval of a share, in 0..1, that is exact for any number of trials, also for 0 and for all successes.
+
+    Source: Clopper and Pearson 1934 (Biometrika 26:404).
+    """
+    from scipy.special import betaincinv
+
+    low = betaincinv(successes, trials - successes + 1, LEVELS[0]) if successes else 0.0
+    high = betaincinv(successes + 1, trials - successes, LEVELS[1]) if successes < trials else 1.0
+    return float(low), float(high)
+
+
 def paired_interval(metric: str, pairs: Sequence[tuple[Scores, Scores]], draws: int = DRAWS) -> tuple[float, float]:
     """95 % percentile bootstrap interval of the difference of a metric, second minus first.
 

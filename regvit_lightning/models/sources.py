@@ -19,6 +19,7 @@ from regvit_lightning.models import (
     foreign,
     hub,
     hugging_face,
+    kinds,
     names,
     origins,
     vit,
@@ -125,13 +126,20 @@ def weights_files(name: str, runs: Path, seed: int) -> list[Path]:
 
 def _from_file(path: Path, name: str = "") -> Backbone:
     path = hugging_face.weights_in(path) if path.is_dir() else path
-    model, metadata, naming = weights.load_weights(path)
+    model, metadata, naming, kind = weights.load_weights(path)
     if metadata is None:
         mean, std, share = _preprocessing(naming, path)
-        return ViTBackbone(model, name or _stem(path), int(model.patch_embed.img_size[0]), mean, std, path, share)
+        size = int(model.patch_embed.img_size[0])
+        return _of_kind(kind, ViTBackbone(model, name or _stem(path), size, mean, std, path, share))
     # Exports and checkpoints have the same file names in every run, so use the id: deit3-vitb_reg4, …-ema, …-last.
     name = metadata.id if path.name == EXPORT else f"{metadata.id}-{path.stem.removeprefix('backbone_')}"
-    return ViTBackbone(model, name, metadata.image_size, metadata.mean, metadata.std, path)
+    return _of_kind(kind, ViTBackbone(model, name, metadata.image_size, metadata.mean, metadata.std, path))
+
+
+def _of_kind(kind: str, backbone: ViTBackbone) -> ViTBackbone:
+    """Set the kind of a backbone where its origin tells more than its structure."""
+    backbone.kind = backbone.kind if kind == kinds.OTHER else kind
+    return backbone
 
 
 def _stem(path: Path) -> str:
@@ -188,7 +196,8 @@ def _from_timm(name: str, pretrained: bool, seed: int) -> Backbone:
     config = resolve_model_data_config(model)
     label = f"timm-{name}" if pretrained else f"random-timm-{name}"
     size, share = config["input_size"][-1], config["crop_pct"]
-    return ViTBackbone(model, label, size, config["mean"], config["std"], share=share)
+    backbone = ViTBackbone(model, label, size, config["mean"], config["std"], share=share)
+    return _of_kind(kinds.of_architecture(name), backbone)
 
 
 def _released(name: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.neighbours import search, votes
 from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import MISSING, check, check_positive
-from regvit_lightning.statistics import accuracy, bootstrap
+from regvit_lightning.statistics import accuracy, accuracy_interval
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {"top1": Metric(), "top1_best_on_test": Metric()}
@@ -173,7 +173,7 @@ def _outcome(module: KNN, seed: int) -> Outcome:
     return Outcome(
         metrics={"top1": on_test[chosen].item(), "top1_best_on_test": on_test.max().item(), **by_k},
         images=len(module.labels),
-        intervals={"top1": bootstrap(scores["top1"], seed)},
+        intervals={"top1": accuracy_interval(scores["top1"], seed)},
         scores=scores,
         protocol={
             "k": settings.neighbours[chosen],

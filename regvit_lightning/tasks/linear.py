@@ -29,7 +29,7 @@ from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
 from regvit_lightning.schedules import cosine
 from regvit_lightning.settings import MISSING, check, check_at_least, from_resolved, resolved
-from regvit_lightning.statistics import accuracy, bootstrap
+from regvit_lightning.statistics import accuracy, accuracy_interval
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {"top1": Metric(), "top1_best_on_test": Metric()}
@@ -245,7 +245,7 @@ def _outcome(module: LinearProbe, train_images: int, images: int, seed: int) -> 
             "top1_best_on_test": on_test.max().item(),
         },
         images=images,
-        intervals={"top1": bootstrap(right[:, 0], seed)},
+        intervals={"top1": accuracy_interval(right[:, 0], seed)},
         scores={"top1": right[:, 0], "top1_best_on_test": right[:, 1]},
         protocol={
             "head": vars(module.grid[chosen]),

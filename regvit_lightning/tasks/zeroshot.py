@@ -27,7 +27,7 @@ from regvit_lightning.models import joint_space
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.joint_space import JointSpace
 from regvit_lightning.settings import MISSING, check, check_at_least
-from regvit_lightning.statistics import bootstrap
+from regvit_lightning.statistics import accuracy_interval
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {"top1": Metric(), "top5": Metric()}
@@ -179,7 +179,7 @@ def run(backbone: Backbone, data: DataSettings, settings: ZeroShotSettings, how:
     return Outcome(
         metrics={name: right.mean().item() for name, right in within.items()},
         images=len(test),
-        intervals={name: bootstrap(right, how.seed) for name, right in within.items()},
+        intervals={name: accuracy_interval(right, how.seed) for name, right in within.items()},
         scores=within,
         protocol={
             "view": settings.view_in_words(),
