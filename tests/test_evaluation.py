@@ -8,8 +8,9 @@ import pytest
 from regvit_lightning import evaluation
 from regvit_lightning.errors import UserError
 from regvit_lightning.models.sources import load_backbone
+from regvit_lightning.runtime import locks
 from regvit_lightning.settings import SettingsError
-from tests.benchmarks.test_chain import program
+from tests.benchmarks.test_chain import mistake, program
 
 SETTINGS = {"workers": 0, "precision": "32-true", "neighbours": [1, 5], "held_out": 0.5}
 
@@ -43,3 +44,19 @@ def test_data_that_is_not_there_is_one_line(tmp_path):
     backbone = load_backbone("random-vitn_reg0", Path("none"), image_size=64)
     with pytest.raises(UserError, match="neither a folder nor a name"):
         evaluation.evaluate(backbone, "imagenet_knn", str(tmp_path / "nothing"))
+
+
+def test_a_cell_that_another_process_computes_is_refused_and_kept(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "PATIENCE", 0.0)
+    backbone, place = load_backbone("random-vitn_reg2", Path("none"), image_size=64), tmp_path / "runs" / "imagenet"
+    cell = place / "random-vitn_reg2" / "seed0" / "imagenet_knn"
+    cell.mkdir(parents=True)
+    (cell / "last.ckpt").write_text("of a head")
+    words = ["model=random-vitn_reg2", "task=imagenet_knn", f"data={folder}", "variant=mini", "force=true"]
+    with locks.held(cell):
+        line = mistake("evaluate", *words, f"results={tmp_path / 'results'}", f"runs={tmp_path / 'runs'}")
+        with pytest.raises(UserError, match="imagenet_knn is in use by process"):
+            evaluation.evaluate(backbone, "imagenet_knn", folder, variant="mini", settings=SETTINGS, folder=cell)
+    assert line.startswith(f"{cell} is in use by process ")
+    assert (cell / "last.ckpt").exists()
+    evaluation.evaluate(backbone, "imagenet_knn", folder, variant="mini", settings=SETTINGS, folder=cell)
