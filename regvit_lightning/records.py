@@ -115,6 +115,7 @@ def read_record(file: Path) -> Record:
 
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,150}", re.ASCII)  # of a model, a task, a file: safe as the name of a folder
+NAME_RULE = "expected letters of ASCII, digits, '_', '.', '+' and '-', at most 151, a letter or a digit first"
 NUMBERS = {str: float}
 COLUMN = {"better": int, "unit": str, "decimals": int}
 PATTERN = {
@@ -174,10 +175,9 @@ def parse(content: bytes, where: str) -> Record:
 
 def _out_of_range(values: dict[str, Any]) -> str:
     """What no record holds although the types are right, or ''."""
-    columns = values["columns"].items()
-    wrong = next((key for key, one in columns if abs(one["better"]) > 1 or not 0 <= one["decimals"] <= 9), None)
+    wrong = next((key for key, column in values["columns"].items() if not _is_column(column)), None)
     if wrong is not None:
-        return f"columns.{wrong}: better must lie in -1..1 and decimals in 0..9"
+        return f"columns.{wrong}: expected better in -1..1, unit, and decimals in 0..9"
     odd = next((key for key, (low, high) in values["intervals"].items() if low > high), None)
     if odd is not None:
         return f"intervals.{odd}: its ends are in the wrong order"
@@ -193,13 +193,21 @@ def _out_of_range(values: dict[str, Any]) -> str:
     return ""
 
 
+def _is_column(column: dict[str, Any]) -> bool:
+    return column.keys() == COLUMN.keys() and abs(column["better"]) <= 1 and 0 <= column["decimals"] <= 9
+
+
 def scores_path(record: Path) -> Path:
     """Path of the file with the per-image scores, beside their record."""
     return record.with_name(record.stem + statistics.SUFFIX)
 
 
 def stale(
-    record: Record, settings: dict[str, Any], weights: str, layout: dict[str, Any], digests: dict[str, str] | None = None
+    record: Record,
+    settings: dict[str, Any],
+    weights: str,
+    layout: dict[str, Any],
+    digests: dict[str, str] | None = None,
 ) -> str:
     """Why `record` is out of date for these settings, weights and data, or '' when it is valid.
 

@@ -2,13 +2,14 @@
 
 import time
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from benchmarks.grid import cluster, locks, outcomes
 from benchmarks.grid.cells import Cell, Cells, recipe_settings, task_module
 from benchmarks.grid.variations import recipe
 from regvit_lightning import records
+from regvit_lightning.data import digest
 from regvit_lightning.errors import UserError
 from regvit_lightning.evaluation import Evaluation
 from regvit_lightning.models import EXPORT, origins
@@ -46,10 +47,12 @@ class States:
         self.cells = cells
         self.queue = cluster.Queue()
         self._known: dict[tuple[str, int, int, int], tuple[str, str]] = {}
+        self._digests = cache(partial(digest.digests, cells.data))
 
     def look_again(self) -> None:
-        """Query Slurm again; everything else is read on each call anyway."""
+        """Query Slurm and look through the images again; everything else is read on each call anyway."""
         self.queue = cluster.Queue()
+        self._digests.cache_clear()
 
     def of(self, cell: Cell) -> State:
         """State of a cell."""
@@ -78,7 +81,8 @@ class States:
                 return State(MISSING)
             task, chosen, free = task_module(cell.task, self.cells.variant)
             evaluation = Evaluation(cell.task, task, chosen, self.cells.data, cell.seed, free)
-            reason = evaluation.stale(file, partial(self._weights, cell.model, cell.seed, chosen.untrained_size))
+            weights = partial(self._weights, cell.model, cell.seed, chosen.untrained_size)
+            reason = evaluation.stale(file, weights, partial(self._digests, evaluation.section))
         except UserError as error:  # a model that cannot be read
             return State(MISSING, str(error), runnable=False)
         return State(STALE, reason) if reason else State(DONE)

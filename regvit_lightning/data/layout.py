@@ -216,8 +216,11 @@ class DataSettings:
 @cache
 def published_sets() -> dict[str, BoxedSet]:
     """Sets with boxes listed in `configs/data/full.yaml`."""
-    listed = [layer for layer in settings.layers("data", PUBLISHED) if "discovery" in layer.values]
-    sets = {name: Layer(layer.origin, facts, layer.file) for layer in listed for name, facts in layer.values["discovery"].items()}
+    sets = {
+        name: Layer(layer.origin, facts, layer.file)
+        for layer in settings.layers("data", PUBLISHED)
+        for name, facts in layer.values.get("discovery", {}).items()
+    }
     return {name: settings.build(BoxedSet, [layer]) for name, layer in sets.items()}
 
 
@@ -232,14 +235,13 @@ def resolve(data: str, root_needed: bool = True) -> DataSettings:
     Raises:
         SettingsError: none of these, or `DATA_ROOT` is needed and not set.
     """
-    if data.endswith(SUFFIXES) and Path(data).is_file():
-        return _from_files(_with_base(Path(data)), root_needed)
-    if data in settings.names("data"):
-        return _from_files(settings.layers("data", data), root_needed)
+    files = layers(data)
+    if files:
+        return _from_files(files, root_needed)
     folder = Path(data)
     if not folder.is_dir():
         hint = settings.nearest(data, settings.names("data"))
-        raise SettingsError(f"data '{data}' is neither a folder or YAML file nor a name of configs/data; {hint}")
+        raise SettingsError(f"data '{data}' is neither a folder nor a name of configs/data; {hint}")
     get = (
         "a folder given by path needs train/<class>/<image> and val/<class>/<image> for the ImageNet tasks, "
         "ADEChallengeData2016/ for segmentation, nyu/ for depth, VOCdevkit/ or coco/ for object discovery, "
@@ -249,17 +251,26 @@ def resolve(data: str, root_needed: bool = True) -> DataSettings:
     return DataSettings(name=name, root=data, imagenet=".", imagenet22k=".", pairs=pairs, get=get)
 
 
-def _from_files(layers: Sequence[Layer], root_needed: bool) -> DataSettings:
+def layers(data: str) -> list[Layer]:
+    """The layers of a name of `configs/data/`, or of a YAML file of data given by its path; none for anything else.
+
+    Raises:
+        SettingsError: a file that is missing or unreadable, or whose `base` does not exist.
+    """
+    if data in settings.names("data"):
+        return settings.layers("data", data)
+    if not data.endswith(SUFFIXES):
+        return []
+    file = Path(data)
+    values = settings.read_texts(file)
+    base = settings.layers("data", str(values["base"])) if "base" in values else []
+    return [*base, Layer(f"the name of {file}", {"name": file.stem}), Layer(str(file), values, file)]
+
+
+def _from_files(files: Sequence[Layer], root_needed: bool) -> DataSettings:
     try:
-        return settings.build(DataSettings, layers, environment=True)
+        return settings.build(DataSettings, files, environment=True)
     except SettingsError:
         if root_needed:
             raise
-        return settings.build(DataSettings, layers, ["root=DATA_ROOT"])
-
-
-def _with_base(file: Path) -> list[Layer]:
-    """Layers of a YAML file of data given by its path: those of its base, its stem as the name, and its own."""
-    values = settings.read_texts(file)
-    base = settings.layers("data", str(values["base"])) if "base" in values else []
-    return [*base, Layer(str(file), {"name": file.stem}), Layer(str(file), values, file)]
+        return settings.build(DataSettings, files, ["root=DATA_ROOT"])

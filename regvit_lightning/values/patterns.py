@@ -13,7 +13,7 @@ A pattern is written like the value that it describes:
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping"}
@@ -54,7 +54,7 @@ def _words(pattern: Any) -> str:
     return "nothing" if pattern is None else WORDS.get(pattern, "a value")
 
 
-def _of_list(value: Any, pattern: Sequence[Any], where: str) -> str:
+def _of_list(value: Any, pattern: list[Any], where: str) -> str:
     if not isinstance(value, list) or (len(pattern) > 1 and len(value) != len(pattern)):
         return f"{where}: expected a list{f' of {len(pattern)}' if len(pattern) > 1 else ''}"
     each = pattern if len(pattern) > 1 else pattern * len(value)
