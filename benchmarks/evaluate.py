@@ -69,6 +69,10 @@ def main(options: Evaluate, words: list[str]) -> None:
     folder = runs / data.name / backbone.name / f"seed{options.seed}" / options.task
     how = RunOptions(options.seed, options.devices, [progress.Progress(name)], folder)
     outcome, saved = evaluation.run_and_record(cell, backbone, results, how, options.force)
+    for remark in outcome.remarks:
+        print(f"evaluate: {name}: {remark}")
+    if outcome.protocol.get("caveat"):
+        print(f"evaluate: caution: {outcome.protocol['caveat']}")
     print(f"evaluate: {name}: {cell.summary(outcome)}; record in {saved}")
 
 

@@ -120,8 +120,16 @@ class Evaluation:
             raise UserError(f"{file} was made from the images of {other}: {advice}; FORCE=1 replaces it")
 
     def run(self, backbone: "Backbone", options: "RunOptions") -> "Outcome":
-        """Compute the cell; writes only to `options.folder`."""
-        return self.task.run(backbone, self.data, self.settings, options)
+        """Compute the cell; writes only to `options.folder`.
+
+        Raises:
+            UserError: raised by the task, or a result is not finite.
+        """
+        from regvit_lightning.frozen.finiteness import require_finite
+
+        outcome = self.task.run(backbone, self.data, self.settings, options)
+        require_finite(self.name, self.task.METRICS, outcome)
+        return outcome
 
     def record(self, backbone: "Backbone", outcome: "Outcome", seconds: float, digests: dict[str, str]) -> Record:
         """The record of an outcome, with rounded metrics; its file of per-image scores is not filled in yet."""
@@ -149,9 +157,8 @@ class Evaluation:
         )
 
     def summary(self, outcome: "Outcome") -> str:
-        """The metrics shown in tables, as text: `top1 62.08, top1_best_on_test 62.50`."""
-        metrics = self.task.METRICS.items()
-        return ", ".join(f"{key} {outcome.metrics[key]:.{metric.decimals + 1}f}" for key, metric in metrics)
+        """The metrics shown in tables and their floors: `corloc 34.21 (floors: whole image 30.02), …`."""
+        return ", ".join(_with_floors(outcome, key, metric.decimals + 1) for key, metric in self.task.METRICS.items())
 
 
 def prepare(
@@ -294,6 +301,13 @@ def _show(picture: "Figure", file: Path, folder: Path) -> None:
     atomic.write(file, lambda temporary: picture.savefig(temporary, format="png"))
     with SummaryWriter(str(folder / "log")) as writer:
         writer.add_figure("test/examples", picture)
+
+
+def _with_floors(outcome: "Outcome", metric: str, decimals: int) -> str:
+    """One metric with the floors that have it, as text."""
+    floors = [f"{name} {floor[metric]:.{decimals}f}" for name, floor in outcome.floors.items() if metric in floor]
+    shown = f"{metric} {outcome.metrics[metric]:.{decimals}f}"
+    return f"{shown} (floor{'s' * (len(floors) > 1)}: {', '.join(floors)})" if floors else shown
 
 
 def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:

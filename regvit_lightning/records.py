@@ -90,10 +90,14 @@ class Record:
         """Write the record atomically and return its path.
 
         Raises:
-            UserError: the folder cannot be written.
+            UserError: the folder cannot be written, or a value is not finite, which JSON does not have.
         """
         target = self.path(results)
-        atomic.write_text(target, json.dumps(asdict(self), indent=1) + "\n")
+        try:
+            text = json.dumps(asdict(self), indent=1, allow_nan=False)
+        except ValueError as error:
+            raise UserError(f"{self.task} of {self.model}: not saved, as a value is not finite ({error})") from None
+        atomic.write_text(target, text + "\n")
         return target
 
 

@@ -76,6 +76,7 @@ NOT_RECORDS = [  # a change of a valid record, and what is said of it
     ({"metrics": {"top1": 1e400}}, "Infinity is no number"),
     ({"metrics": {"top1": "50"}}, r"metrics\.top1: expected a number"),
     ({"metrics": {"top1": True}}, r"metrics\.top1: expected a number"),
+    ({"images": 10**400}, "a number is not finite or not below 1e"),
     ({"images": 10**16}, "a number is not finite or not below 1e"),
     ({"images": -1}, "images: must not be negative"),
     ({"seed": 1.0}, "seed: expected a whole number"),

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from scipy.stats import binomtest
 
 from regvit_lightning import statistics
 from regvit_lightning.errors import UserError
@@ -102,3 +103,19 @@ def test_intervals_are_those_of_the_kept_records_and_tables():
     assert statistics.paired_interval("rmse", [(first, second)]) == pytest.approx((-386.12, 401.849), rel=1e-12)
     pairs = [(first, second), (first, first + 1)]
     assert statistics.paired_interval("rmse", pairs) == pytest.approx((-243.089, 264.8575), rel=1e-12)
+
+
+@given(st.integers(1, 300).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials))))
+def test_the_binomial_interval_is_that_of_scipy(case):
+    successes, trials = case
+    truth = binomtest(successes, trials).proportion_ci(0.95, "exact")
+    assert statistics.binomial_interval(successes, trials) == pytest.approx((truth.low, truth.high), abs=1e-9)
+
+
+@pytest.mark.parametrize("right", [0.0, 100.0])
+def test_an_accuracy_of_none_or_all_has_an_exact_interval(right):
+    low, high = statistics.accuracy_interval(torch.full((20,), right))
+    far = 100 * (1 - 0.025 ** (1 / 20))  # the rule for none of 20
+    assert (low, high) == pytest.approx((0, far) if right == 0 else (100 - far, 100))
+    mixed = torch.tensor([0.0, 100, 100, 0, 100])
+    assert statistics.accuracy_interval(mixed, 3) == statistics.bootstrap(mixed, 3)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.grid import cluster, locks, outcomes
 from benchmarks.grid.cells import Cell, Cells, recipe_settings, task_module
-from benchmarks.grid.variations import recipe
+from benchmarks.grid.fingerprints import Fingerprints
 from regvit_lightning import records
 from regvit_lightning.data import digest
 from regvit_lightning.errors import UserError
@@ -41,12 +41,12 @@ class State:
 
 
 class States:
-    """Determines the states of a grid's cells, loading each model at most once."""
+    """Determines the states of a grid's cells; a model is loaded only if its files have changed since the last time."""
 
     def __init__(self, cells: Cells) -> None:
         self.cells = cells
         self.queue = cluster.Queue()
-        self._known: dict[tuple[str, int, int, int], tuple[str, str]] = {}
+        self._fingerprints = Fingerprints(cells.trained)
         self._digests = cache(partial(digest.digests, cells.data))
 
     def look_again(self) -> None:
@@ -150,23 +150,8 @@ class States:
         return None
 
     def _model_id(self, model: str) -> str:
-        return self._loaded(model, 0, 0)[0] if origins.is_file(model) else origins.record_id(model)
+        return self._fingerprints.of(model, 0, 0)[0] if origins.is_file(model) else origins.record_id(model)
 
     def _weights(self, model: str, seed: int, untrained_size: int) -> str:
         untrained = model.startswith("random-")
-        return self._loaded(model, seed, untrained_size if untrained else 0)[1]
-
-    def _loaded(self, model: str, seed: int, image_size: int) -> tuple[str, str]:
-        """Id and fingerprint of a model, loaded once for each version of a pretrained one."""
-        from regvit_lightning.models import sources
-
-        key = model, seed, image_size, self._written(model, seed)
-        if key not in self._known:
-            backbone = sources.load_backbone(model, self.cells.trained, seed, image_size=image_size or 224)
-            self._known[key] = backbone.name, backbone.fingerprint
-        return self._known[key]
-
-    def _written(self, model: str, seed: int) -> int:
-        from regvit_lightning.models import sources
-
-        return sources.trained(model, self.cells.trained, seed).stat().st_mtime_ns if recipe(model) else 0
+        return self._fingerprints.of(model, seed, untrained_size if untrained else 0)[1]

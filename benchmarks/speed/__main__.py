@@ -120,7 +120,7 @@ def knn_cell(options: Bench, peak: float) -> Measurement:
     count = sum(len(part) for part in files)
     sample = Ordered(files[1], transforms.centre_crop(cell.resize, cell.crop))
     device = hardware.accelerator()
-    module = knn.KNN(backbone, cell, len(files[0].classes)).to(device)
+    module = knn.KNN(backbone, cell, len(files[0].classes), len(files[0])).to(device)
     batch = torch.stack([sample[i][0] for i in range(cell.device_batch)]).to(device)
 
     def forward() -> float:

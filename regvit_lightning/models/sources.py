@@ -19,6 +19,7 @@ from regvit_lightning.models import (
     foreign,
     hub,
     hugging_face,
+    kinds,
     names,
     origins,
     vit,
@@ -109,19 +110,46 @@ def trained(name: str, runs: Path, seed: int) -> Path:
     return path
 
 
+def weights_files(name: str, runs: Path, seed: int) -> list[Path]:
+    """Files that determine the weights of a model, as `load_backbone` would read them; empty where there are none.
+
+    There are none for untrained models, for those of a user's function, and for releases that timm fetches itself.
+
+    Raises:
+        UserError: no such model, or weights that cannot be fetched.
+    """
+    if name.startswith((origins.PYTHON, origins.RANDOM)):
+        return []
+    if name.startswith(origins.TIMM):
+        released = _released(name.removeprefix(origins.TIMM))
+        return [Path(released["file"])] if "file" in released else []
+    if origins.is_file(name):
+        path = Path(name).expanduser()
+        return [hugging_face.weights_in(path) if path.is_dir() else path]
+    return [hub.fetch_model(name) if name.startswith(origins.HUB) else trained(name, runs, seed)]
+
+
 def _from_file(path: Path, name: str = "") -> Backbone:
     path = hugging_face.weights_in(path) if path.is_dir() else path
-    model, metadata, naming = weights.load_weights(path)
+    model, metadata, naming, kind = weights.load_weights(path)
     if metadata is None:
         mean, std, share = _preprocessing(naming, path)
         size = int(model.patch_embed.img_size[0])
-        backbone = ViTBackbone(model, name or origins.record_id(path.stem), size, mean, std, path, share)
+        backbone = _of_kind(
+            kind, ViTBackbone(model, name or origins.record_id(path.stem), size, mean, std, path, share)
+        )
         if not name:
             backbone.name = _file_id(path, backbone)
         return backbone
     # Exports and checkpoints have the same file names in every run, so use the id: deit3-vitb_reg4, …-ema, …-last.
     name = metadata.id if path.name == EXPORT else f"{metadata.id}-{path.stem.removeprefix('backbone_')}"
-    return ViTBackbone(model, name, metadata.image_size, metadata.mean, metadata.std, path)
+    return _of_kind(kind, ViTBackbone(model, name, metadata.image_size, metadata.mean, metadata.std, path))
+
+
+def _of_kind(kind: str, backbone: ViTBackbone) -> ViTBackbone:
+    """Set the kind of a backbone where its origin tells more than its structure."""
+    backbone.kind = backbone.kind if kind == kinds.OTHER else kind
+    return backbone
 
 
 def _file_id(path: Path, backbone: Backbone) -> str:
@@ -183,7 +211,8 @@ def _from_timm(name: str, pretrained: bool, seed: int) -> Backbone:
     config = resolve_model_data_config(model)
     label = f"timm-{name}" if pretrained else f"random-timm-{name}"
     size, share = config["input_size"][-1], config["crop_pct"]
-    return ViTBackbone(model, label, size, config["mean"], config["std"], share=share)
+    backbone = ViTBackbone(model, label, size, config["mean"], config["std"], share=share)
+    return _of_kind(kinds.of_architecture(name), backbone)
 
 
 def _released(name: str) -> dict[str, Any]:

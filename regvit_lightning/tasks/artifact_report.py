@@ -157,6 +157,7 @@ def run(
             "view": f"resize {settings.resize}, centre crop {settings.crop}, bicubic",
             "train_images": len(train),
             "without_outlier": probes.WITHOUT_OUTLIER[settings.probes.tokens.without_outlier],
+            "position_tokens": f"at most {settings.probes.local.position_tokens:,}, drawn, as many of each train image",
             "pixel_scale": local_probes.PIXEL_SCALES[settings.probes.local.pixels],
             **report.facts(),
         },

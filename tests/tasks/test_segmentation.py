@@ -1,10 +1,12 @@
 """Segmentation: scores by hand and by mmsegmentation's own, its slide inference, the head, the protocol around them."""
 
 import copy
+import math
 import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,12 +21,13 @@ from torch import nn
 from regvit_lightning import settings, statistics
 from regvit_lightning.data import ade20k, mmsegmentation
 from regvit_lightning.data.layout import DataSettings, Segmentation
-from regvit_lightning.errors import Stopped
+from regvit_lightning.errors import Stopped, UserError
 from regvit_lightning.frozen import trainer
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.frozen.trainer import HEAD, LAST
 from regvit_lightning.models import sources
 from regvit_lightning.settings import SettingsError
+from regvit_lightning.statistics import bootstrap
 from regvit_lightning.tasks import segmentation
 from regvit_lightning.tasks.batch_norm import BatchNorm
 from regvit_lightning.tasks.segmentation import Segmenter
@@ -77,6 +80,19 @@ def test_scores_are_those_of_mmsegmentation(seed, classes, images):
     ours = segmentation.scores(total)
     expected = np.nanmean(theirs["IoU"]), np.nanmean(theirs["Acc"]), theirs["aAcc"]
     assert list(ours.values()) == pytest.approx([100 * float(value) for value in expected], rel=1e-5)
+
+
+def test_without_a_labelled_pixel_there_is_no_score(recwarn):
+    """No record then; and an interval leaves out the resampled sets that hold unlabelled images only."""
+    assert all(math.isnan(value) for value in segmentation.scores(torch.zeros(3, 4)).values())
+    empty, right = torch.zeros(3, 4), torch.ones(3, 4)
+    low, high = bootstrap(torch.stack([empty, right]), 0, lambda mean: segmentation.scores(mean)["miou"])
+    assert (low, high) == (100, 100)
+    module = SimpleNamespace(areas=torch.zeros(5, 3, 4, dtype=torch.long))
+    data = DataSettings(name="none", segmentation=Segmentation(classes=4, vocabulary=""))
+    with pytest.raises(UserError, match="miou is undefined: no pixel of the 5 test masks has a label"):
+        segmentation._outcome(module, data, 1, 0)
+    assert not recwarn.list
 
 
 def test_a_perfect_predictor_scores_100_and_a_constant_one_what_it_should():
