@@ -64,7 +64,7 @@ pretrain: setup  ## MODEL=vitb_reg16 RECIPE=deit3 TAG=<name of a run with other 
 eval: setup  ## MODEL=deit3-vitb_reg16|deit3+<tag>-vitb_reg16|timm/…|<file>|random-… TASK=imagenet_knn|imagenet_linear|ade20k_linear|nyud_linear1|… NAME=<id in records> DATA=<name|folder|file.yaml> SEED= GPUS= VARIANT= FORCE=1 ARGS=
 	@$(PY) -m benchmarks.evaluate $(if $(MODEL),,model=deit3-vitn_reg4) $(if $(TASK),,task=imagenet_knn) $(WORDS)
 
-artifacts: setup  ## the artifact report of MODEL=, on the test images of DATA= (SEED=, GPUS=, VARIANT=, FORCE=, ARGS= as for eval)
+artifacts: setup  ## the artifact report of MODEL=, on the test images of DATA= (NAME=, SEED=, GPUS=, VARIANT=, FORCE=, ARGS= as for eval)
 	@$(PY) -m benchmarks.evaluate task=artifact_report $(if $(MODEL),,model=deit3-vitn_reg4) $(WORDS)
 
 cost: setup  ## parameters and multiply-adds of MODEL= with 0 to 16 registers; ARGS="image_size=518"
@@ -95,7 +95,7 @@ bench: setup  ## speed, as ratios measured in one run: results/bench/: DATA=mini
 	@$(PY) -m benchmarks.speed $(WORDS)
 
 test: setup  ## the tests: ARGS="tests/test_vit.py -k macs"
-	@$(PY) -m pytest $(WORDS)
+	@$(PY) -m pytest --numprocesses=2 --dist=worksteal $(WORDS)
 
 test-slurm: setup  ## the tests that start a Slurm of their own; as root, with Debian's slurm-wlm and munge: ARGS=
 	@$(PY) -m pytest tests/slurm $(WORDS)

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from regvit_lightning.data import digest, layout
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.errors import UserError
 from regvit_lightning.records import Record
-from regvit_lightning.runtime import atomic
+from regvit_lightning.runtime import atomic, locks
 from regvit_lightning.settings import word
 
 if TYPE_CHECKING:
@@ -228,7 +229,8 @@ def evaluate(
     if where.rendered:
         for _ in writer.write(Path(where.root), writer.MiniSettings(), workers=1):
             pass
-    return evaluation.run(backbone, RunOptions(seed, devices, callbacks, folder))
+    with _alone_in(folder):
+        return evaluation.run(backbone, RunOptions(seed, devices, callbacks, folder))
 
 
 def run_and_record(
@@ -247,31 +249,39 @@ def run_and_record(
         The outcome and the path of the record.
 
     Raises:
-        UserError: raised by the task; or the record is of another model or of other data with the same name, see
-            `Evaluation.check_same_origin`; or a file cannot be written.
+        UserError: raised by the task; another process works in the cell's folder; the record is of another model or of
+            other data with the same name, see `Evaluation.check_same_origin`; or a file cannot be written.
     """
     from regvit_lightning.frozen.trainer import LAST
     from regvit_lightning.runtime import hardware
 
     assert options.folder is not None, "a cell that is recorded has a folder"
-    hardware.forget_peak_memory()
-    begun, digests = time.monotonic(), evaluation.digests()
-    file = evaluation.file(results, backbone.name)
-    if not force:
-        evaluation.check_same_origin(file, backbone)
-    _claim(options.folder, _description(evaluation, backbone, digests), force)
-    outcome = evaluation.run(backbone, options)
-    record = evaluation.record(backbone, outcome, time.monotonic() - begun, digests)
-    if outcome.picture is not None:
-        _show(outcome.picture, file.with_suffix(".png"), options.folder)
-    if outcome.scores:
-        packed = statistics.pack({key: values.cpu() for key, values in outcome.scores.items()})
-        beside = records.scores_path(file)
-        atomic.write(beside, lambda temporary: temporary.write_bytes(packed))
-        record.scores.update(file=beside.name, digest=statistics.digest(packed))
-    saved = record.save(results)
-    atomic.remove(options.folder / LAST)
-    return outcome, saved
+    with _alone_in(options.folder):
+        hardware.forget_peak_memory()
+        begun, digests = time.monotonic(), evaluation.digests()
+        file = evaluation.file(results, backbone.name)
+        if not force:
+            evaluation.check_same_origin(file, backbone)
+        _claim(options.folder, _description(evaluation, backbone, digests), force)
+        outcome = evaluation.run(backbone, options)
+        record = evaluation.record(backbone, outcome, time.monotonic() - begun, digests)
+        if outcome.picture is not None:
+            _show(outcome.picture, file.with_suffix(".png"), options.folder)
+        if outcome.scores:
+            packed = statistics.pack({key: values.cpu() for key, values in outcome.scores.items()})
+            beside = records.scores_path(file)
+            atomic.write(beside, lambda temporary: temporary.write_bytes(packed))
+            record.scores.update(file=beside.name, digest=statistics.digest(packed))
+        saved = record.save(results)
+        atomic.remove(options.folder / LAST)
+        return outcome, saved
+
+
+def _alone_in(folder: Path | None) -> AbstractContextManager[None]:
+    """Context that holds the lock of a cell's folder, if it has one; in the process that the user started."""
+    from regvit_lightning.runtime import hardware
+
+    return nullcontext() if folder is None or not hardware.first_process() else locks.held(folder)
 
 
 def _description(evaluation: Evaluation, backbone: "Backbone", digests: dict[str, str]) -> dict[str, Any]:
@@ -289,7 +299,7 @@ def _claim(folder: Path, description: dict[str, Any], force: bool) -> None:
     if not hardware.first_process():
         return
     file, text = folder / "cell.json", json.dumps(description, indent=1) + "\n"
-    if force or not file.exists() or file.read_text(encoding="utf-8") != text:
+    if force or not file.exists() or file.read_bytes() != text.encode():
         shutil.rmtree(folder, ignore_errors=True)
         atomic.write_text(file, text)
 

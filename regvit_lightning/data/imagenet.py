@@ -93,8 +93,9 @@ SETTLED = 2_000_000_000  # nanoseconds: a more recently changed folder might cha
 def index(folder: Path, get: str = "") -> ImageFiles:
     """Index `folder/<class>/**/<image>`.
 
-    The index is stored in the hidden folder `.index` beside `folder` and remains valid until a file or a folder is
-    added or removed. Of several concurrent processes, one lists the files and the others wait for it.
+    The index is stored in the hidden folder `.index` beside `folder`, or in the user's cache where that cannot be
+    written, see `kept_index.location`; it remains valid until a file or a folder is added or removed. Of several
+    concurrent processes, one lists the files and the others wait for it.
 
     Args:
         folder: one split, `train` or `val`.
@@ -106,15 +107,28 @@ def index(folder: Path, get: str = "") -> ImageFiles:
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: expected class folders of images{f'; {get}' if get else ''}")
     beside = folder.parent / ".index" / folder.name
-    with kept_index.in_turn(beside):
-        arrays = kept_index.read(beside, KEPT)
-        if arrays is None or not _as_listed(folder, arrays):
-            begun = time.time_ns()
-            arrays = _list(folder, f"; {get}" if get else "")
-            if begun - int(arrays["times"].max()) > SETTLED and kept_index.keep(beside, arrays):
-                arrays = kept_index.read(beside, KEPT) or arrays
+    arrays = _stored(folder, beside)
+    if arrays is None:
+        kept = kept_index.location(beside)
+        with kept_index.in_turn(kept):
+            arrays = _stored(folder, kept) or _indexed(folder, kept, f"; {get}" if get else "")
     classes = tuple(os.fsdecode(bytes(name)) for name in arrays["classes"])
     return ImageFiles(classes, arrays["paths"], arrays["labels"], str(folder))
+
+
+def _stored(folder: Path, kept: Path) -> kept_index.Arrays | None:
+    """The index stored in `kept`, if there is one that still holds."""
+    arrays = kept_index.read(kept, KEPT)
+    return arrays if arrays is not None and _as_listed(folder, arrays) else None
+
+
+def _indexed(folder: Path, kept: Path, advice: str) -> kept_index.Arrays:
+    """List the files of `folder`, and store the index in `kept` if no folder has changed a moment ago."""
+    begun = time.time_ns()
+    arrays = _list(folder, advice)
+    if begun - int(arrays["times"].max()) > SETTLED and kept_index.keep(kept, arrays):
+        return kept_index.read(kept, KEPT) or arrays
+    return arrays
 
 
 def _as_listed(folder: Path, kept: kept_index.Arrays) -> bool:

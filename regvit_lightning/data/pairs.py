@@ -135,14 +135,15 @@ def train_pairs(data: DataSettings) -> CaptionedImages:
 
 
 def from_shards(shards: Sequence[Path], pattern: Path, get: str = "") -> CaptionedImages:
-    """Index tar shards, about 10,000 pairs a second; the index is stored beside them in a hidden folder, if possible.
+    """Index tar shards, about 10,000 pairs a second; the index is stored, see `kept_index.location`.
 
     Raises:
         DataError: no shards, or one is truncated, empty or compressed, or has an image or a caption without partner.
     """
     if not shards:
         raise DataError(f"no image-text pairs: no shard {pattern}{f'; {get}' if get else ''}")
-    kept = shards[0].parent / f".index-{_fingerprint(shards)}"
+    beside = shards[0].parent / f".index-{_fingerprint(shards)}"
+    kept = beside if beside.is_dir() else kept_index.location(beside)
     with kept_index.in_turn(kept):
         arrays = kept_index.read(kept, KEPT)
         if arrays is None:
