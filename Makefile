@@ -94,7 +94,7 @@ bench: setup  ## speed, as ratios measured in one run: results/bench/: DATA=mini
 	@$(PY) -m benchmarks.speed $(WORDS)
 
 test: setup  ## the tests: ARGS="tests/test_vit.py -k macs"
-	@$(PY) -m pytest $(WORDS)
+	@$(PY) -m pytest --numprocesses=2 --dist=worksteal $(WORDS)
 
 test-slurm: setup  ## the tests that start a Slurm of their own; as root, with Debian's slurm-wlm and munge: ARGS=
 	@$(PY) -m pytest tests/slurm $(WORDS)
