@@ -30,6 +30,7 @@ class Segmentation:
         image_suffix, mask_suffix: ends of the file names.
         vocabulary: source of the class names and colours: a data set of mmsegmentation (`ade`, `voc`,
             `cityscapes`), `rendered`, or empty for numbers.
+        class_names: names of the classes of one's own set, in the order of the class indices; instead of `vocabulary`.
         classes: number of classes, without the unlabelled and the ignored.
         zero_is_unlabelled: mask value 0 means no label, and value n + 1 means class n.
         ignored: mask value that is neither trained on nor scored.
@@ -41,6 +42,7 @@ class Segmentation:
     image_suffix: str = ".jpg"
     mask_suffix: str = ".png"
     vocabulary: str = "ade"
+    class_names: list[str] = field(default_factory=list)
     classes: int = 150
     zero_is_unlabelled: bool = True
     ignored: int = 255
@@ -50,6 +52,16 @@ class Segmentation:
             settings.check(len(folders) == 2, f"segmentation.{name}: expected [train, test], got {folders}")
         settings.check(len(self.lists) in (0, 2), f"segmentation.lists: expected [train, test], got {self.lists}")
         settings.check(2 <= self.classes <= 254, f"segmentation.classes={self.classes}: must lie in 2..254")
+        if self.class_names:
+            self._check_names()
+
+    def _check_names(self) -> None:
+        given, different = len(self.class_names), len(set(self.class_names))
+        expected = f"segmentation.class_names: {given} names, {different} of them different"
+        settings.check(
+            given == different == self.classes, f"{expected}: expected classes={self.classes} different ones"
+        )
+        self.vocabulary = ""
 
 
 @dataclass
@@ -61,17 +73,22 @@ class Depth:
         folders: folders below root that are the base of the paths in the lists.
         mat: the official `nyu_depth_v2_labeled.mat` below root, instead of the lists; empty takes the lists.
         splits: the official `splits.mat` below root, for `mat`.
+        units_per_metre: what the depth maps of the lists store per metre: 1000 for millimetres, 100 for centimetres,
+            5000 for TUM RGB-D, 256 for KITTI. 0 takes millimetres and refuses maps in which they are not plausible.
     """
 
     lists: list[str] = field(default_factory=lambda: ["nyu/nyu_train.txt", "nyu/nyu_test.txt"])
     folders: list[str] = field(default_factory=lambda: ["nyu/sync", "nyu/official_splits/test"])
     mat: str = ""
     splits: str = ""
+    units_per_metre: float = 0
 
     def __post_init__(self) -> None:
         for name, pair in (("lists", self.lists), ("folders", self.folders)):
             settings.check(len(pair) == 2, f"depth.{name}: expected [train, test], got {pair}")
         settings.check(bool(self.mat) == bool(self.splits), "depth: give mat and splits, or neither")
+        unit = self.units_per_metre
+        settings.check(0 <= unit < float("inf"), f"depth.units_per_metre={unit}: must be a number of at least 0")
 
 
 @dataclass
@@ -126,6 +143,7 @@ SUFFIXES = (".yaml", ".yml")  # of a file like those of configs/data that is giv
 VOC_NAMES = "ImageSets/Main/trainval.txt"
 ALL = "all"  # instead of a file of names
 PUBLISHED = "full"  # the file of configs/data whose sets with boxes are available in any data
+OPTIONAL = ("class_names", "units_per_metre")  # recorded only where they are given, as earlier records lack them
 NOT_SETS = ("imagenet", "imagenet22k", "segmentation", "depth", "pairs")  # other keys of `counts`
 
 
@@ -188,7 +206,7 @@ class DataSettings:
         if name == "imagenet":
             return {"imagenet": self.imagenet}
         if name in ("segmentation", "depth"):
-            return asdict(getattr(self, name))
+            return {key: value for key, value in asdict(getattr(self, name)).items() if value or key not in OPTIONAL}
         together = published_sets() if name in published_sets() else [name]
         return {one: self.boxed_set(one).recorded() for one in together}
 

@@ -11,7 +11,6 @@ Pairs are read by index, so their order is drawn as for class folders, and a res
 import csv
 import glob
 import hashlib
-import io
 import os
 import tarfile
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ from torch.utils.data import Dataset
 
 from regvit_lightning.data import kept_index
 from regvit_lightning.data.completeness import check_count, check_rendered
-from regvit_lightning.data.images import EXTENSIONS, UNDECODABLE, Transform, decoding_error, open_readable
+from regvit_lightning.data.images import EXTENSIONS, Transform, as_rgb, decode, open_image, open_readable
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.errors import one_line
 from regvit_lightning.runtime import seeds
@@ -98,14 +97,16 @@ class CaptionedImages:
         Raises:
             DataError: it cannot be read or is truncated.
         """
+        file = self._file(index)
+        if self.size[index] < 0:
+            return open_image(file)
         try:
-            with open(self._file(index), "rb") as file:
-                file.seek(int(self.offset[index]))
-                content = file.read(int(self.size[index]))
-            with Image.open(io.BytesIO(content)) as image:
-                return image.convert("RGB")
-        except UNDECODABLE as error:
-            raise decoding_error(f"image {self.path(index)}", error, "restore or remove it") from None
+            with open(file, "rb") as shard:
+                shard.seek(int(self.offset[index]))
+                content = shard.read(int(self.size[index]))
+        except OSError as error:
+            raise DataError(f"unreadable image {self.path(index)}: {one_line(error)}; restore it") from None
+        return decode(content, lambda: f"image {self.path(index)}", as_rgb, "restore or remove it")
 
     def _file(self, index: int) -> str:
         return os.fsdecode(bytes(self.files[self.file[index]]))
