@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import evaluate
+from benchmarks.evaluate import Evaluate
 from regvit_lightning import evaluation, records
 from regvit_lightning.data import layout
 from regvit_lightning.errors import UserError
@@ -65,6 +67,26 @@ def test_a_cell_that_another_process_computes_is_refused_and_kept(folder, tmp_pa
     assert line.startswith(f"{cell} is in use by process ")
     assert (cell / "last.ckpt").exists()
     evaluation.evaluate(backbone, "imagenet_knn", folder, variant="mini", settings=SETTINGS, folder=cell)
+
+
+def test_the_final_line_has_the_floors_and_what_is_said_stands_above_it(monkeypatch, tmp_path, capsys):
+    floors = {"whole image": {"corloc": 30.0}, "centred box": {"corloc": 33.333}, "other": {"top1": 1.0}}
+    outcome = Outcome({"corloc": 34.214}, 9, floors=floors, remarks=["in 9 of 9 images nothing can be cut"])
+    monkeypatch.setattr(evaluation, "run_and_record", lambda *_: (outcome, tmp_path / "record.json"))
+    options = Evaluate(model="random-vitn_reg0", task="lost_voc07", results=str(tmp_path), runs=str(tmp_path))
+    monkeypatch.setattr("benchmarks.data.rendering.render", lambda *_: None)
+    evaluate.main(options, [])
+    *_, said, last = capsys.readouterr().out.splitlines()
+    assert said.endswith(": in 9 of 9 images nothing can be cut")
+    assert "corloc 34.21 (floors: whole image 30.00, centred box 33.33); record in " in last
+
+
+def test_a_metric_without_a_floor_stands_alone():
+    cell = evaluation.prepare("imagenet_knn", evaluation.layout.resolve("mini"))
+    metrics = {"top1": 62.081, "top1_best_on_test": 63.0}
+    assert cell.summary(Outcome(metrics, 9)) == "top1 62.08, top1_best_on_test 63.00"
+    one = cell.summary(Outcome(metrics, 9, floors={"chance": {"top1": 10.0}}))
+    assert one == "top1 62.08 (floor: chance 10.00), top1_best_on_test 63.00"
 
 
 # ------------------------------------------------------------------------------------------------------- who is who
