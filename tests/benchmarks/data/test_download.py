@@ -174,7 +174,7 @@ def test_a_full_disk_is_told_before_the_download(server, tmp_path, monkeypatch):
 
 
 def test_a_disk_that_fills_up_is_told(server, monkeypatch, tmp_path):
-    monkeypatch.setattr(download, "_opened", lambda *_: Path("/dev/full").open("wb"))
+    monkeypatch.setattr(download, "_opened", lambda *_: Path("/dev/full").open("wb"))  # noqa: SIM115
     with pytest.raises(UserError, match="No space left on device; make room"):
         fetch([server.url], tmp_path / "file.tar", WHOLE, lambda *_: None)
 
