@@ -241,7 +241,7 @@ def compare(metric: str, first: Sequence[Scores], second: Sequence[Scores]) -> C
         return Comparison(value, paired=True)
     differences = sides[1].mean(axis=0) - sides[0].mean(axis=0)
     centre = value
-    if all(np.isin(side, (0, 100)).all() for side in sides):
+    if all(np.isin(side, (0, 100)).all() for side in sides) and any(side.any() for side in sides):
         centre = value * len(differences) / (len(differences) + 2)
         differences = np.append(differences, [-100.0, 100.0])
     parts = [(float(differences.var(ddof=1)) / len(differences), len(differences) - 1)]

@@ -105,6 +105,7 @@ def test_two_images_tell_nothing_about_accuracy_and_one_gives_no_interval():
     assert (few.value, few.beyond_noise) == (100.0, False)
     # With Bonett and Price's two images: differences 100, 100, 100, -100, whose mean is 50 and standard error 50.
     assert few.interval == pytest.approx((50 - 50 * stats.t.ppf(0.975, 3), 50 + 50 * stats.t.ppf(0.975, 3)))
+    assert statistics.compare("outlier_share", [wrong], [wrong]).interval == (0, 0)  # may be no accuracy at all
     one = statistics.compare("top1", [wrong[:1]], [right[:1]])
     assert (one.value, one.interval, one.p, one.beyond_noise) == (100.0, None, None, False)
 
