@@ -40,15 +40,14 @@ class Segmentation:
     image_suffix: str = ".jpg"
     mask_suffix: str = ".png"
     vocabulary: str = "ade"
-    classes: int = 150
+    classes: int = settings.number("[2, 254]", 150)
     zero_is_unlabelled: bool = True
-    ignored: int = 255
+    ignored: int = settings.number("[0, 65535]", 255)
 
     def __post_init__(self) -> None:
         for name, folders in (("images", self.images), ("masks", self.masks)):
             settings.check(len(folders) == 2, f"segmentation.{name}: expected [train, test], got {folders}")
         settings.check(len(self.lists) in (0, 2), f"segmentation.lists: expected [train, test], got {self.lists}")
-        settings.check(2 <= self.classes <= 254, f"segmentation.classes={self.classes}: must lie in 2..254")
 
 
 @dataclass
@@ -161,7 +160,7 @@ class DataSettings:
     discovery: dict[str, BoxedSet] = field(default_factory=dict)
     trained_on: str = ""
     rendered: bool = False
-    counts: dict[str, list[int]] = field(default_factory=dict)
+    counts: dict[str, list[int]] = settings.number("[0, 1e12]", {})
     get: str = ""
 
     def __post_init__(self) -> None:
