@@ -192,7 +192,7 @@ def makespan(rows: Sequence[PlanRow], grid: Cells, pretrain_devices: int, count:
         cell = row.cell
         devices = pretrain_devices if cell.pretrains else row.devices
         needs, seconds = cell.needs.name if cell.needs else "", row.seconds * row.devices / devices
-        jobs.append(queueing.LocalJob(cell.name, [], grid.base(cell), devices, needs, seconds))
+        jobs.append(queueing.LocalJob(cell.name, [], grid.base(cell), grid.folder(cell), devices, needs, seconds))
     return queueing.makespan(jobs, count)
 
 

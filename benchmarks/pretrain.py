@@ -194,8 +194,8 @@ def _submit(run: "Run", options: Pretrain, words: list[str]) -> None:
         partition=options.partition,
     )
     executor = launch.prepare(job)
-    fit.claim(run, options.force)
-    print(f"pretrain: {launch.advice(job, launch.submit(job, executor))}")
+    with fit.claimed(run, options.force):
+        print(f"pretrain: {launch.advice(job, launch.submit(job, executor))}")
     terminal.show(_opening(run, options))
 
 

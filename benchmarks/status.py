@@ -33,6 +33,7 @@ def main(options: Status, words: list[str]) -> None:
 
     grid = grids.build(options)
     known = States(grid)
+    known.check_ids()
     of_cells = {cell: known.of(cell) for cell in grid.cells}
     print(table(grid, of_cells))
     for line in [*notes(of_cells, time.time()), *(f"left out: {line}" for line in grid.left_out)]:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import command, compare, cost, evaluate, plan, pretrain, status
+from benchmarks import command, cost, evaluate, plan, pretrain, status
+from benchmarks.compare import __main__ as compare
 from benchmarks.data import __main__ as data
 from benchmarks.grid import __main__ as grid
 from benchmarks.report import __main__ as report

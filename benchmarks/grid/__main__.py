@@ -58,6 +58,7 @@ def main(options: Grid, words: list[str]) -> None:
     for line in grid.left_out:
         print(f"grid: left out: {line}")
     known = States(grid)
+    known.check_ids()
     if here:
         check_cluster(grid, known)
     todo, failed = choose(grid, known, options.force)

@@ -115,13 +115,19 @@ class Cells:
         return self.runs / (self.data.trained_on or self.data.name)
 
     def base(self, cell: Cell) -> Path:
-        """Path, without suffix, of the lock, log and outcome of a cell."""
+        """Path, without suffix, of the log and outcome of a cell."""
         return self.runs / self.data.name / "grid" / cell.folder_name() / f"{cell.task}.seed{cell.seed}"
 
     def file(self, cell: Cell, suffix: str) -> Path:
         """Path `<base><suffix>` of a cell."""
         base = self.base(cell)
         return base.with_name(base.name + suffix)
+
+    def folder(self, cell: Cell) -> Path:
+        """Folder that a cell writes to while it runs, whose lock it holds."""
+        if cell.pretrains:
+            return self.trained / cell.model / f"seed{cell.seed}"
+        return self.runs / self.data.name / cell.folder_name() / f"seed{cell.seed}" / cell.task
 
     def devices(self, cell: Cell) -> int:
         """Number of devices that a cell uses."""

@@ -11,10 +11,11 @@ from benchmarks.tables import model_names, published
 from benchmarks.tables.model_names import twins
 from benchmarks.tables.published import Published
 from benchmarks.tables.scored_records import ScoredRecord
+from benchmarks.tables.verdicts import BETTER, verdict
 from regvit_lightning import records, statistics
 from regvit_lightning.models.names import without_tag_first
 from regvit_lightning.records import Record
-from regvit_lightning.statistics import Scores
+from regvit_lightning.statistics import Comparison, Scores
 
 Interval = tuple[float, float]
 
@@ -97,26 +98,6 @@ BySeed = Mapping[int, Measured]
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Difference of two means over seeds.
-
-    Attributes:
-        value: second minus first.
-        interval: its 95 % interval, None if neither per-image scores nor intervals are stored.
-        paired: whether the interval is paired over the same images; else both sides are treated as independent.
-    """
-
-    value: float
-    interval: Interval | None
-    paired: bool
-
-    @property
-    def beyond_noise(self) -> bool:
-        """True if the difference exceeds its interval."""
-        return statistics.excludes_zero(self.interval)
-
-
-@dataclass(frozen=True)
 class Score:
     """One cell of a table.
 
@@ -125,7 +106,7 @@ class Score:
         cells: the records that the values come from, in the same order.
         interval: 95 % interval of a single seed's value over test images, if the record has one.
         change: difference to the twin without registers.
-        best: whether it beats all others of its column by more than the interval of the difference.
+        best: whether it beats all others of its column by more than the noise of images and seeds.
         marks: its marks, keys of `MARKS`.
         published: published value of this model under this protocol.
     """
@@ -133,7 +114,7 @@ class Score:
     values: tuple[float, ...]
     cells: tuple[ScoredRecord, ...] = ()
     interval: Interval | None = None
-    change: Difference | None = None
+    change: Comparison | None = None
     best: bool = False
     marks: str = ""
     published: Published | None = None
@@ -153,7 +134,7 @@ MARKS = {
     "d": "measured with uncommitted changes of the code",
     "s": "stale: a newer record of this model and seed has other weights",
     "v": "measured under another version of the protocol than the present one",
-    "u": "interval as of independent images and without the spread over seeds: scores of single images are not kept",
+    "u": "interval as of independent images: scores of single images are not kept",
 }
 
 
@@ -238,52 +219,41 @@ def build(
     return Table(name, title, labels, rows, columns, scores, seeds, notes)
 
 
-def difference(column: Column, old: BySeed, new: BySeed) -> Difference:
+def difference(column: Column, old: BySeed, new: BySeed) -> Comparison:
     """Difference of the means over seeds, new minus old.
 
-    Its interval is paired over images if both sides have per-image scores of the same seeds and images.
+    Its interval is paired over images if all values of both sides have scores of the same images, see
+    `statistics.compare`; else it is that of independent images, if all values have an interval.
     """
-    value = fmean(n.value for n in new.values()) - fmean(o.value for o in old.values())
-    pairs = _pairs(old, new)
-    if pairs:
-        return Difference(value, statistics.paired_interval(column.metric, pairs), True)
-    sides = [_interval(side) for side in (old, new)]
-    if sides[0] is None or sides[1] is None:
-        return Difference(value, None, False)
-    return Difference(value, statistics.unpaired_interval(*sides[0], *sides[1]), False)
+    sides = [list(side.values()) for side in (old, new)]
+    scores = [[number.scores for number in side if number.scores is not None] for side in sides]
+    if len({one.shape for side in scores for one in side}) == 1 and list(map(len, scores)) == list(map(len, sides)):
+        return statistics.compare(column.metric, *scores)
+    values = [[number.value for number in side] for side in sides]
+    intervals = [[number.interval for number in side if number.interval is not None] for side in sides]
+    if list(map(len, intervals)) < list(map(len, sides)):
+        return Comparison(fmean(values[1]) - fmean(values[0]))
+    (first, of_first), (second, of_second) = zip(values, map(_mean_interval, intervals), strict=True)
+    return statistics.compare_summaries(first, of_first, second, of_second)
 
 
-def _pairs(old: BySeed, new: BySeed) -> list[tuple[Scores, Scores]]:
-    """Pair the per-image scores of both sides by seed; empty unless all exist."""
-    if set(old) != set(new):
-        return []
-    pairs = []
-    for seed in sorted(new):
-        first, second = old[seed].scores, new[seed].scores
-        if first is None or second is None or first.shape != second.shape:
-            return []
-        pairs.append((first, second))
-    return pairs
-
-
-def _interval(side: BySeed) -> tuple[float, Interval] | None:
-    """Mean over seeds and its interval over images; all seeds have the same images."""
-    known = [number.interval for number in side.values() if number.interval is not None]
-    if len(known) < len(side):
-        return None
-    low, high = (fmean(ends) for ends in zip(*known, strict=True))
-    return fmean(number.value for number in side.values()), (low, high)
+def _mean_interval(intervals: Sequence[Interval]) -> Interval:
+    low, high = (fmean(ends) for ends in zip(*intervals, strict=True))
+    return low, high
 
 
 def best_row(column: Column, groups: Mapping[TableRow, BySeed]) -> tuple[TableRow, Column] | None:
-    """Row that beats every other model by more than the interval of the difference; floors do not count."""
+    """Row that beats every other model by more than the noise of images and seeds; floors do not count.
+
+    None if any of these comparisons rests on one seed.
+    """
     models = {row: group for row, group in groups.items() if not row.floor}
     if len(models) < 2 or not column.better:
         return None
     means = {row: fmean(number.value for number in group.values()) for row, group in models.items()}
     first = max(means, key=lambda row: column.better * means[row])
     rest = (difference(column, models[row], models[first]) for row in models if row != first)
-    return (first, column) if all(d.beyond_noise and d.value * column.better > 0 for d in rest) else None
+    return (first, column) if all(verdict(change, column.better) == BETTER for change in rest) else None
 
 
 # ---------------------------------------------------------------------------------------------------- from records

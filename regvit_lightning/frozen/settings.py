@@ -1,5 +1,6 @@
 """Settings shared by the frozen evaluations."""
 
+import math
 from dataclasses import dataclass
 
 from regvit_lightning.data.images import Transform
@@ -71,3 +72,22 @@ class ClassificationSettings(ViewSettings):
     """
 
     held_out: float = number("(0, 1)")
+
+    def chosen_on(self, images: int) -> str:
+        """What a choice was made on, for the record: the share of train, and how well `images` images measure."""
+        return f"{self.held_out:.0%} of train, held out: {images:,} images, ±{uncertainty(images):.1f} points"
+
+    def caveat(self, candidates: str, images: int) -> str:
+        """Warning for the record where `images` images cannot tell the `candidates` apart; empty where they can."""
+        if uncertainty(images) <= TELLING:
+            return ""
+        known = f"where an accuracy is known to ±{uncertainty(images):.1f} points only"
+        return f"one of {candidates} is chosen on {images:,} held-out images, {known}"
+
+
+TELLING = 1.0  # points: a choice between accuracies that are known less well than this is named as uncertain
+
+
+def uncertainty(images: int) -> float:
+    """Half the width in points of the 95 % interval of an accuracy of 50 % on so many images (normal approximation)."""
+    return 98.0 / math.sqrt(images)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from PIL import Image
 from timm.optim import Lamb, param_groups_weight_decay
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms import v2
@@ -74,8 +74,6 @@ class DeiT3(recipe.Recipe):
         settings = self.settings
         options: dict[str, Any] = {"layer_scale": settings.layer_scale, "drop_path": settings.drop_path}
         self.backbone = vit.build(model, image_size=settings.image_size, num_classes=num_classes, **options)
-        # DeiT-III initialises CLS from a truncated normal; registers keep the 1e-6 of the registers paper.
-        nn.init.trunc_normal_(cast(Tensor, self.backbone.cls_token), std=0.02)
         average = get_ema_multi_avg_fn(settings.ema_decay)
         self.ema = AveragedModel(self.backbone, multi_avg_fn=average).requires_grad_(False)
         self.repeats = settings.repeats

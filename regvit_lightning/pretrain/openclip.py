@@ -5,6 +5,7 @@ first block. How the registers paper inserts registers here is not published: in
 the patches and pass through that norm as CLS does. Hyperparameters are in `configs/recipes/openclip*.yaml`.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ class OpenClip(recipe.Recipe):
         check(settings.warmup_steps <= steps, too_long)
         options: dict[str, Any] = {"image_size": settings.image_size, "layer_scale": settings.layer_scale}
         self.backbone = vit.build(model, **options, pre_norm=True)
-        self._draw_tokens()
+        draw_image_tower(self.backbone)
         self.space = JointSpace(
             TextArchitecture(
                 width=settings.text_width,
@@ -97,13 +98,6 @@ class OpenClip(recipe.Recipe):
             ),
             self.backbone.embed_dim,
         )
-
-    def _draw_tokens(self) -> None:
-        # CLIP's initialisation of class and position embeddings. Registers are initialised like CLS: with 1e-6, the
-        # norm before the first block would divide them by the square root of its epsilon.
-        for token in (self.backbone.cls_token, self.backbone.reg_token, self.backbone.pos_embed):
-            if token is not None:
-                nn.init.normal_(token, std=self.backbone.embed_dim**-0.5)
 
     @classmethod
     def files(cls, settings: OpenClipSettings, data: DataSettings) -> Files:
@@ -191,6 +185,29 @@ class OpenClip(recipe.Recipe):
 
 
 SETTINGS, RECIPE = OpenClipSettings, OpenClip
+
+
+@torch.no_grad()
+def draw_image_tower(backbone: vit.RegisterViT) -> None:
+    """Initialise an image tower as open_clip does: tokens from N(0, 1 / D), linear layers by PyTorch's defaults.
+
+    CLS starts as the sum of open_clip's class embedding and its position entry, so with variance 2 / D. Registers have
+    no position entry; smaller values, such as 1e-6, would be divided by the square root of the epsilon of the norm
+    before the first block.
+
+    Args:
+        backbone: image tower of width D with an MLP in each block; its patch embedding and norms are left as they are.
+    """
+    scale = backbone.embed_dim**-0.5
+    stds = {backbone.cls_token: math.sqrt(2) * scale, backbone.reg_token: scale, backbone.pos_embed: scale}
+    for token, std in stds.items():
+        if token is not None:
+            nn.init.normal_(token, std=std)
+    for block in cast(Any, backbone.blocks):
+        nn.init.xavier_uniform_(block.attn.qkv.weight)  # as in PyTorch's MultiheadAttention, whose biases are 0
+        for linear in (block.attn.proj, block.mlp.fc1, block.mlp.fc2):
+            linear.reset_parameters()
+        nn.init.zeros_(block.attn.proj.bias)
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.models import EXPORT
 from regvit_lightning.pretrain import trainer_options
 from regvit_lightning.pretrain.recipe import RecipeSettings
-from regvit_lightning.runtime import atomic
+from regvit_lightning.runtime import atomic, locks
 
 # Settings that may change when a run is resumed: they affect how it runs, not what it computes. device_batch is not
 # among them: mixing and stochastic depth are drawn per batch, and Lightning counts micro-batches.
@@ -90,10 +92,24 @@ def _defaults(options: RecipeSettings) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != settings.MISSING}
 
 
-def claim(run: Run, force: bool) -> None:
-    """Record the run in its folder; refuse a folder that holds a different run."""
+@contextmanager
+def claimed(run: Run, force: bool) -> Iterator[None]:
+    """Hold the lock of the run's folder, and record the run there.
+
+    Raises:
+        UserError: another process works in the folder, it holds a different run, or it cannot be written.
+    """
+    with locks.held(run.folder):
+        _claim(run, force)
+        yield
+
+
+def _claim(run: Run, force: bool) -> None:
     if force and run.folder.exists():
-        shutil.rmtree(run.folder)
+        with ExitStack() as evaluations:
+            for cell in run.folder.glob("*.lock"):
+                evaluations.enter_context(locks.held(cell.with_suffix("")))
+            shutil.rmtree(run.folder)
     atomic.remove_leftovers(run.folder)
     changed = changes(run)
     if changed:

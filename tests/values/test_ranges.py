@@ -17,6 +17,7 @@ from regvit_lightning.settings import SettingsError
 from regvit_lightning.values.ranges import Range
 
 ROOT = Path(__file__).resolve().parents[2]
+FILLED = ("Child", "Peak", "_Walk")  # dataclasses that a process fills while it works, no settings
 
 
 @pytest.mark.parametrize(
@@ -55,12 +56,14 @@ def _modules():
 
 
 def settings_classes() -> list[type]:
-    """All dataclasses that can be changed; those that hold results are frozen, but for a grid's `Child`."""
+    """All dataclasses that can be changed; those that hold results are frozen, but for `FILLED`."""
     classes: dict[str, type] = {}
     for module in _modules():
         own = [value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__]
         changeable = [kind for kind in own if hasattr(kind, "__dataclass_params__") and not _is_frozen(kind)]
-        classes.update({f"{kind.__module__}.{kind.__name__}": kind for kind in changeable if kind.__name__ != "Child"})
+        classes.update(
+            {f"{kind.__module__}.{kind.__name__}": kind for kind in changeable if kind.__name__ not in FILLED}
+        )
     return [classes[name] for name in sorted(classes)]
 
 

@@ -80,6 +80,12 @@ def is_complete(root: Path, settings: MiniSettings | None = None) -> bool:
     return all(present[name] >= wanted.get(name, 0) for name in FOLDERS)
 
 
+def rendered_as(root: Path) -> dict[str, Any] | None:
+    """Version and settings of the data set in `root`; None if it is missing or half-written."""
+    kept = _read_json(Path(root) / "complete.json") or {}
+    return {key: kept.get(key) for key in ("version", "settings")} if "version" in kept else None
+
+
 def write(root: Path, settings: MiniSettings, workers: int) -> Iterator[tuple[int, int]]:
     """Write what is missing under `root` and yield (images done, total images) along the way.
 

@@ -25,7 +25,8 @@ class DINOv2Settings(recipe.RecipeSettings):
         momentum: initial EMA momentum of the teacher; cosine schedule to 1.
         teacher_temperature_start, teacher_temperature: linear warm-up from the first to the second, then constant.
         student_temperature: temperature of the student, constant.
-        layer_decay: learning rate of a block relative to that of the next block.
+        layer_decay: learning rate of a block relative to that of the next block; CLS, registers and embeddings count as
+            the block before the first.
         patch_embed_lr: learning-rate multiplier of the patch embedding.
         decay_registers: apply weight decay to the registers.
         clip: maximum gradient norm, applied separately to the backbone and to each head.

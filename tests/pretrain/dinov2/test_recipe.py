@@ -250,7 +250,7 @@ def test_parameter_groups_by_name():
         "blocks.0.attn.qkv.weight": (0.9**4, 1.0, False),
         "blocks.3.norm1.weight": (0.9, 0.0, False),
         "blocks.3.ls2.gamma": (0.9, 0.0, False),
-        "reg_token": (1.0, 1.0, False),
+        "reg_token": (0.9**5, 1.0, False),
         "norm.weight": (1.0, 0.0, False),
         "ibot_head.mlp.0.weight": (1.0, 1.0, False),
         "ibot_head.mlp.0.bias": (1.0, 0.0, False),

@@ -1,0 +1,1 @@
+"""Compare results with another version of them: `python -m benchmarks.compare base=origin/main data=mini`."""
