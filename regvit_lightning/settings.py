@@ -36,6 +36,7 @@ def _configs() -> Path:
 
 
 CONFIGS = _configs()
+FILES_USED: set[Path] = set()  # files whose values have entered settings of this process
 
 
 class SettingsError(UserError):
@@ -299,8 +300,9 @@ def build(
         SettingsError: an unknown key, a wrong type, a missing value, or a value out of range.
     """
     config = OmegaConf.structured(kind)
-    for layer in [file if isinstance(file, Layer) else Layer(_relative(file), _content(file)) for file in files]:
+    for layer in [file if isinstance(file, Layer) else Layer(_relative(file), _content(file), file) for file in files]:
         texts = {key: value for key, value in layer.values.items() if key != "base"}
+        FILES_USED.update([layer.file] if layer.file else [])
         for key, value in (_with_environment(texts, layer.origin) if environment else texts).items():
             config = _set(kind, config, [key], value, f"{layer.origin}: ", also_known)
     for key, text in read_words(words).items():

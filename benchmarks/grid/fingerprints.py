@@ -89,7 +89,7 @@ def _read(file: Path) -> dict[str, tuple[list[Any], str, str]]:
     """Entries of a stored file; nothing where there is none, or one that is damaged."""
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return {key: entry for key, entry in stored.items() if _is_entry(entry)} if isinstance(stored, dict) else {}
 

@@ -1,13 +1,14 @@
 """State of every cell of a grid: done, running, failed, stale or missing, and why."""
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from benchmarks.grid import cluster, outcomes
 from benchmarks.grid.cells import Cell, Cells, recipe_settings, task_module
 from benchmarks.grid.fingerprints import Fingerprints
 from regvit_lightning import records
+from regvit_lightning.data import digest
 from regvit_lightning.errors import UserError
 from regvit_lightning.evaluation import Evaluation
 from regvit_lightning.models import EXPORT, origins
@@ -47,10 +48,12 @@ class States:
         self.cells = cells
         self.queue = cluster.Queue()
         self._fingerprints = Fingerprints(cells.trained)
+        self._digests = cache(partial(digest.digests, cells.data))
 
     def look_again(self) -> None:
-        """Query Slurm again; everything else is read on each call anyway."""
+        """Query Slurm and look through the images again; everything else is read on each call anyway."""
         self.queue = cluster.Queue()
+        self._digests.cache_clear()
 
     def of(self, cell: Cell) -> State:
         """State of a cell."""
@@ -79,7 +82,8 @@ class States:
                 return State(MISSING)
             task, chosen, free = task_module(cell.task, self.cells.variant)
             evaluation = Evaluation(cell.task, task, chosen, self.cells.data, cell.seed, free)
-            reason = evaluation.stale(file, partial(self._weights, cell.model, cell.seed, chosen.untrained_size))
+            weights = partial(self._weights, cell.model, cell.seed, chosen.untrained_size)
+            reason = evaluation.stale(file, weights, partial(self._digests, evaluation.section))
         except UserError as error:  # a model that cannot be read
             return State(MISSING, str(error), runnable=False)
         return State(STALE, reason) if reason else State(DONE)

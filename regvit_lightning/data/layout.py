@@ -1,7 +1,8 @@
-"""Location and layout of a data set: a name from `configs/data/`, or the path of any folder in ImageNet's layout."""
+"""Location and layout of a data set: a name from `configs/data/`, a YAML file, or a folder in ImageNet's layout."""
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -138,6 +139,7 @@ class BoxedSet:
         return self.paths() + ([self.image_suffix] if self.image_suffix != ".jpg" else [])
 
 
+SUFFIXES = (".yaml", ".yml")  # of a file like those of configs/data that is given by its path
 VOC_NAMES = "ImageSets/Main/trainval.txt"
 ALL = "all"  # instead of a file of names
 PUBLISHED = "full"  # the file of configs/data whose sets with boxes are available in any data
@@ -232,29 +234,28 @@ class DataSettings:
 @cache
 def published_sets() -> dict[str, BoxedSet]:
     """Sets with boxes listed in `configs/data/full.yaml`."""
-    listed = [layer for layer in settings.layers("data", PUBLISHED) if "discovery" in layer.values]
-    sets = {name: Layer(layer.origin, facts) for layer in listed for name, facts in layer.values["discovery"].items()}
+    sets = {
+        name: Layer(layer.origin, facts, layer.file)
+        for layer in settings.layers("data", PUBLISHED)
+        for name, facts in layer.values.get("discovery", {}).items()
+    }
     return {name: settings.build(BoxedSet, [layer]) for name, layer in sets.items()}
 
 
 def resolve(data: str, root_needed: bool = True) -> DataSettings:
-    """Resolve a name of `configs/data/`, or the path of a folder in ImageNet's layout, to data settings.
+    """Resolve a name of `configs/data/`, a YAML file like those, or a folder in ImageNet's layout to data settings.
 
     Args:
-        data: name of a file of `configs/data/`, or a folder.
+        data: name of a file of `configs/data/`; path of such a file (`.yaml`) anywhere, whose `base`, if any, is a name
+            of `configs/data/` and whose `name` is its own file's if it gives none; or path of a folder.
         root_needed: images will be read; otherwise a data set without a given root gets the root `DATA_ROOT`.
 
     Raises:
-        SettingsError: neither a name of `configs/data/` nor a folder, or `DATA_ROOT` is needed and not set.
+        SettingsError: none of these, or `DATA_ROOT` is needed and not set.
     """
-    if data in settings.names("data"):
-        files = settings.find("data", data)
-        try:
-            return settings.build(DataSettings, files, environment=True)
-        except SettingsError:
-            if root_needed:
-                raise
-            return settings.build(DataSettings, files, ["root=DATA_ROOT"])
+    files = layers(data)
+    if files:
+        return _from_files(files, root_needed)
     folder = Path(data)
     if not folder.is_dir():
         hint = settings.nearest(data, settings.names("data"))
@@ -266,3 +267,28 @@ def resolve(data: str, root_needed: bool = True) -> DataSettings:
     )
     name, pairs = folder.resolve().name, "pairs/*.tar"
     return DataSettings(name=name, root=data, imagenet=".", imagenet22k=".", pairs=pairs, get=get)
+
+
+def layers(data: str) -> list[Layer]:
+    """The layers of a name of `configs/data/`, or of a YAML file of data given by its path; none for anything else.
+
+    Raises:
+        SettingsError: a file that is missing or unreadable, or whose `base` does not exist.
+    """
+    if data in settings.names("data"):
+        return settings.layers("data", data)
+    if not data.endswith(SUFFIXES):
+        return []
+    file = Path(data)
+    values = settings.read_texts(file)
+    base = settings.layers("data", str(values["base"])) if "base" in values else []
+    return [*base, Layer(f"the name of {file}", {"name": file.stem}), Layer(str(file), values, file)]
+
+
+def _from_files(files: Sequence[Layer], root_needed: bool) -> DataSettings:
+    try:
+        return settings.build(DataSettings, files, environment=True)
+    except SettingsError:
+        if root_needed:
+            raise
+        return settings.build(DataSettings, files, ["root=DATA_ROOT"])

@@ -8,7 +8,7 @@ import os
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +25,7 @@ HIDDEN = "hidden or left by the system"
 OTHER_KIND = "not an image that can be read"
 NAMED_AS_IMAGE = "folder named as an image"
 CIRCLE = "link to a folder that contains it"
-NAMED = 3  # examples per reason in the message
+NAMED, LONGEST = 3, 200  # examples per reason in the message, and letters of each
 
 
 def composed(name: str) -> str:
@@ -60,7 +60,13 @@ class LeftOut:
         self.counts[reason] += count
         named = self.examples.setdefault(reason, [])
         if len(named) < NAMED:
-            named.append(name)
+            named.append("".join(letter if letter.isprintable() else "?" for letter in name[:LONGEST]))
+
+    def merge(self, other: "LeftOut") -> None:
+        """Add the entries of another folder or file."""
+        for reason, count in other.counts.items():
+            self.counts[reason] += count
+            self.examples[reason] = [*self.examples.get(reason, []), *other.examples[reason]][:NAMED]
 
     def __str__(self) -> str:
         reasons = []
@@ -91,13 +97,14 @@ class Folder:
     images: list[str]
 
 
-def walk(base: Path, below: str, left_out: LeftOut) -> Iterator[Folder]:
+def walk(base: Path, below: str, left_out: LeftOut, is_taken: Callable[[str], bool] = is_image) -> Iterator[Folder]:
     """List the images in the folder `below` of `base` and in its subfolders, following links.
 
     Args:
         base: folder that the results are relative to.
         below: relative path of the first folder.
         left_out: counts the entries that are not taken.
+        is_taken: decides by its name whether a file is taken.
 
     Raises:
         DataError: a folder that cannot be listed.
@@ -111,14 +118,14 @@ def walk(base: Path, below: str, left_out: LeftOut) -> Iterator[Folder]:
             if identity in above:
                 left_out.add(CIRCLE, path)
                 continue
-            folders, images = _entries(base, path, left_out)
+            folders, images = _entries(base, path, left_out, is_taken)
         except OSError as error:
             raise DataError(f"cannot list {base / path}: {error.strerror}; allow it or remove the folder") from None
         pending += [(folder, above | {identity}) for folder in reversed(folders)]
         yield Folder(path, facts.st_mtime_ns, images)
 
 
-def _entries(base: Path, path: str, left_out: LeftOut) -> tuple[list[str], list[str]]:
+def _entries(base: Path, path: str, left_out: LeftOut, is_taken: Callable[[str], bool]) -> tuple[list[str], list[str]]:
     """Subfolders, as paths relative to `base`, and names of the images of one folder."""
     folders, images = [], []
     with os.scandir(base / path) as entries:
@@ -131,7 +138,7 @@ def _entries(base: Path, path: str, left_out: LeftOut) -> tuple[list[str], list[
                     left_out.add(NAMED_AS_IMAGE, below)
                 else:
                     folders.append(below)
-            elif is_image(entry.name) and entry.is_file():
+            elif is_taken(entry.name) and entry.is_file():
                 images.append(entry.name)
             else:
                 left_out.add(OTHER_KIND, below)

@@ -29,6 +29,7 @@ class Backbone(nn.Module):
         share: fraction of the resized short side that the crop of `transform` keeps.
 
     Attributes:
+        origin: path of the file or folder that the model was given as; empty for one that its name alone identifies.
         embed_dim: width D.
         depth: number of blocks whose tokens are available.
         patch_size: side in pixels of the image patch behind one patch token.
@@ -62,6 +63,7 @@ class Backbone(nn.Module):
         self.name, self.image_size = name, image_size
         self.mean, self.std = tuple(mean), tuple(std)
         self.source = source
+        self.origin = ""
         self.kind = kinds.of_module(model)
         self.transform = Transform(int(image_size / share + 1e-6), image_size, self.mean, self.std)
         self.requires_grad_(False)

@@ -34,7 +34,7 @@ CLIP_CONFIG = "open_clip_config.json"  # beside the weights of a released open_c
 
 VIT_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit")  # of timm, for suggestions
 
-GENERIC = ("model", "pytorch_model")  # uninformative file stems: the folder is used instead
+DIGITS = 8  # of the fingerprint, in the id of a file whose name says nothing
 
 
 def load_backbone(
@@ -66,7 +66,12 @@ def load_backbone(
     Raises:
         UserError: unknown model, missing or unsuitable file, or weights that cannot be fetched.
     """
-    name = str(name)
+    backbone = _load(str(name), Path(runs), seed, pretrained, image_size)
+    backbone.origin = origins.origin(str(name))
+    return backbone
+
+
+def _load(name: str, runs: Path, seed: int, pretrained: bool, image_size: int) -> Backbone:
     if name.startswith(origins.PYTHON):
         return foreign.load_foreign(name, seed)
     start, _, rest = name.partition("/")
@@ -80,7 +85,7 @@ def load_backbone(
         return _from_file(Path(name).expanduser())
     if name.startswith(origins.HUB):
         return _from_file(hub.fetch_model(name), origins.record_id(name))
-    backbone = _from_file(trained(name, Path(runs), seed))
+    backbone = _from_file(trained(name, runs, seed))
     if backbone.name != name:
         raise UserError(f"{backbone.source}: holds {backbone.name}, not {name}")
     return backbone
@@ -130,7 +135,12 @@ def _from_file(path: Path, name: str = "") -> Backbone:
     if metadata is None:
         mean, std, share = _preprocessing(naming, path)
         size = int(model.patch_embed.img_size[0])
-        return _of_kind(kind, ViTBackbone(model, name or _stem(path), size, mean, std, path, share))
+        backbone = _of_kind(
+            kind, ViTBackbone(model, name or origins.record_id(path.stem), size, mean, std, path, share)
+        )
+        if not name:
+            backbone.name = _file_id(path, backbone)
+        return backbone
     # Exports and checkpoints have the same file names in every run, so use the id: deit3-vitb_reg4, …-ema, …-last.
     name = metadata.id if path.name == EXPORT else f"{metadata.id}-{path.stem.removeprefix('backbone_')}"
     return _of_kind(kind, ViTBackbone(model, name, metadata.image_size, metadata.mean, metadata.std, path))
@@ -142,9 +152,14 @@ def _of_kind(kind: str, backbone: ViTBackbone) -> ViTBackbone:
     return backbone
 
 
-def _stem(path: Path) -> str:
-    generic = path.stem in GENERIC and path.with_name(hugging_face.CONFIG).exists()
-    return origins.record_id(path.absolute().parent.name if generic else path.stem)
+def _file_id(path: Path, backbone: Backbone) -> str:
+    """Id of a foreign file: its stem; or that of its folder in the Hub's layout; or both with a hash of the weights."""
+    folder = path.absolute().parent.name
+    if not origins.is_generic(path.stem):
+        return origins.record_id(path.stem)
+    if path.with_name(hugging_face.CONFIG).exists() and not origins.is_generic(folder):
+        return origins.record_id(folder)
+    return origins.record_id(f"{folder}-{path.stem}-{backbone.fingerprint[:DIGITS]}")
 
 
 def _preprocessing(naming: str, path: Path) -> tuple[Sequence[float], Sequence[float], float]:

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from regvit_lightning.analysis import controls, cost, local_probes, outliers, positions, probes, replacement
+from regvit_lightning.analysis import controls, cost, local_probes, outliers, positions, probes, replacement, verdict
 from regvit_lightning.analysis.contents import Contents, OutlierMask, ProbeSettings, TokenPass
 from regvit_lightning.analysis.controls import Effect, ReplacedPass
 from regvit_lightning.analysis.last_block import LastBlockPass
@@ -30,7 +30,7 @@ from regvit_lightning.frozen.settings import TaskSettings
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.settings import MISSING, boxed_sets, check
-from regvit_lightning.statistics import bootstrap
+from regvit_lightning.statistics import binomial_interval, bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {
@@ -137,7 +137,7 @@ def run(
 
     Raises:
         DataError: the data is missing, incomplete or unreadable.
-        UserError: the backbone has no plain attention in its last block.
+        UserError: the backbone has no plain attention in its last block, or norms that are not finite.
     """
     backbone.require_plain_vit()
     train, test = _files(data, settings)
@@ -149,7 +149,7 @@ def run(
     return Outcome(
         metrics=report.metrics(),
         images=len(test),
-        intervals={"outlier_share": bootstrap(share, how.seed)},
+        intervals={"outlier_share": _share_interval(report.masks, share, how.seed)},
         scores={"outlier_share": share},
         protocol={
             "images_of": settings.source,
@@ -162,7 +162,18 @@ def run(
             **report.facts(),
         },
         picture=figures_report.page(report),
+        remarks=[report.verdict],
     )
+
+
+def _share_interval(masks: Tensor, shares: Tensor, seed: int) -> tuple[float, float]:
+    """95 % interval in percent of the share of outliers, from masks (N, h, w) and the share of each image (N,).
+
+    Images are resampled; without any outlier that would be certain, so that patches are then counted as independent.
+    """
+    if masks.any():
+        return bootstrap(shares, seed)
+    return 0.0, 100 * binomial_interval(0, masks.numel())[1]
 
 
 def _files(data: DataSettings, settings: ArtifactReportSettings) -> tuple[ImageFiles, ImageFiles]:
@@ -194,6 +205,7 @@ def _report(backbone: Backbone, norms: Norms, passes: Passes, settings: Artifact
         rule=rule,
         norms=norms,
         findings=outliers.find(norms, settings.rules, seed),
+        high=verdict.high_norms(norms, settings.rules),
         masks=masks,
         placed=positions.placement(masks, seed),
         neighbours=positions.compare_neighbours(norms.neighbours, masks, seed),

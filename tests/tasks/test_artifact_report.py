@@ -44,7 +44,11 @@ def test_the_report_finds_the_planted_neuron(truth, photographs):
     facts = found.protocol
     assert found.metrics["outlier_share"] == pytest.approx(100 * 2 / 64)
     assert found.scores["outlier_share"].mean().item() == pytest.approx(100 * 2 / 64)
-    assert facts["verdict"].startswith("planted has artifacts from block 3 of 4 on, by ")
+    assert facts["verdict"].startswith("planted has artifacts after blocks 3–4 of 4: ")
+    assert "3.12% of patches, in 32 of 32 images" in facts["verdict"]
+    assert found.remarks == [facts["verdict"]]
+    assert facts["artifact_blocks"] == [[3, 4]]
+    assert [one["images"] for one in facts["high_norms_by_block"]] == [0, 0, 32, 32]
     assert {name: facts["findings"][name]["first"] for name in ("sigmas", "mads", "factor")} == dict.fromkeys(
         ("sigmas", "mads", "factor"), 3
     )
@@ -59,6 +63,9 @@ def test_the_report_finds_the_planted_neuron(truth, photographs):
 def test_the_same_model_without_the_neuron_has_none(truth, photographs):
     found = report(truth.clean, photographs, "resize=64")
     assert found.metrics["outlier_share"] == 0
+    # None of 32 × 64 patches: the largest share with a chance of 2.5 % of none.
+    assert found.intervals["outlier_share"] == (0, pytest.approx(100 * (1 - 0.025 ** (1 / 2048))))
+    assert found.protocol["artifact_blocks"] == []
     assert "no artifacts" in found.protocol["verdict"]
     assert found.protocol["single_tokens"]["outlier"] is None
     assert found.protocol["position"]["outlier"] is None
