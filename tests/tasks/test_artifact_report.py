@@ -114,7 +114,7 @@ def test_images_with_boxes_have_no_classes(truth, tmp_path):
         (["images=32", "detailed=64"], "expected them to rise"),
         (["rule=most"], "rule=most: expected one of cutoff, sigmas"),
         (["source=voc99"], "source=voc99: expected one of imagenet, voc07"),
-        (["probes={train_images: 1}"], "train_images=1: must be at least 2"),
+        (["probes={train_images: 1}"], r"probes=\{train_images: 1\}: train_images: must lie in \[2, 1e9\]"),
     ],
 )
 def test_settings_out_of_range(words, message):
