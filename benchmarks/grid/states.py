@@ -98,7 +98,7 @@ class States:
         name, label = cell.identity.name, cell.identity.label
         run = Run(name, label, options, cells.data, cell.seed, folder, cells.pretrain_devices)
         ignored = FREE_IN_PRETRAINING if free else {"devices"}
-        changed = [text for text in changes(run) or [] if text.partition(":")[0] not in ignored]
+        changed = [text for text in changes(run, self._digests) or [] if text.partition(":")[0] not in ignored]
         if changed:
             return State(STALE, f"settings changed: {'; '.join(changed)}")
         return State(DONE if (folder / EXPORT).exists() else MISSING)

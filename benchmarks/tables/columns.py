@@ -57,6 +57,7 @@ class Column:
         decimals: number of digits shown after the decimal point.
         rank: sort key of columns.
         facts: settings of the protocol, see `headings.protocol_facts`.
+        compared: whether the change against the twin is shown.
     """
 
     task: str
@@ -68,6 +69,10 @@ class Column:
     decimals: int = field(default=1, compare=False)
     rank: tuple[Any, ...] = field(default=(), compare=False)
     facts: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    compared: bool = field(default=True, compare=False)
+
+
+LEAST_TRIALS = 50  # images or tokens below which a table shows a dash in place of a value
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ class Measured:
 
     Attributes:
         floor: whether the value is of a predictor without a backbone, not of the record's model.
+        trials: number of images or tokens behind the value; None for the test images of the record.
+        share: whether the value is the percentage of these that are right: its interval is then exact.
     """
 
     row: TableRow
@@ -83,10 +90,20 @@ class Measured:
     value: float
     cell: ScoredRecord
     floor: bool = False
+    trials: int | None = None
+    share: bool = False
+
+    @property
+    def enough(self) -> bool:
+        """Whether the value rests on enough images or tokens to be shown."""
+        return self.trials is None or self.trials >= LEAST_TRIALS
 
     @property
     def interval(self) -> Interval | None:
-        """95 % bootstrap interval of the metric over test images, if the record has one."""
+        """95 % interval of the metric over test images or tokens, if it is known."""
+        if self.share and self.trials:
+            low, high = statistics.binomial_interval(round(self.value / 100 * self.trials), self.trials)
+            return 100 * low, 100 * high
         ends = None if self.floor else self.cell.record.intervals.get(self.column.metric)
         return None if ends is None else (ends[0], ends[1])
 
@@ -195,10 +212,11 @@ def build(
     """
     groups: dict[tuple[TableRow, Column], dict[int, Measured]] = {}
     for number in measured:
-        groups.setdefault((number.row, number.column), {})[number.cell.record.seed] = number
+        if number.enough:
+            groups.setdefault((number.row, number.column), {})[number.cell.record.seed] = number
     groups = {key: dict(sorted(group.items())) for key, group in groups.items()}
-    rows = sorted({row for row, _ in groups}, key=TableRow.order)
-    columns = sorted({column for _, column in groups}, key=lambda c: (c.rank, c.protocol, c.metric))
+    rows = sorted({number.row for number in measured}, key=TableRow.order)
+    columns = sorted({number.column for number in measured}, key=lambda c: (c.rank, c.protocol, c.metric))
     best = {best_row(column, {r: groups[r, column] for r in rows if (r, column) in groups}) for column in columns}
     scores = {}
     for (row, column), group in groups.items():
@@ -209,14 +227,14 @@ def build(
             values=tuple(number.value for number in numbers),
             cells=tuple(number.cell for number in numbers),
             interval=numbers[0].interval if len(numbers) == 1 else None,
-            change=difference(column, twin, group) if twin else None,
+            change=difference(column, twin, group) if twin and column.compared else None,
             best=(row, column) in best,
             marks="".join(sorted({mark for number in numbers for mark in marks.get(key(number.cell.record), "")})),
             published=published.beside(entries, row.model, row.part, column.metric, numbers[0].cell.record),
         )
-    seeds = {row: len({seed for (other, _), group in groups.items() if other == row for seed in group}) for row in rows}
-    notes = sorted({footnote(number.cell.record) for number in measured})
-    return Table(name, title, labels, rows, columns, scores, seeds, notes)
+    seeds = {row: len({number.cell.record.seed for number in measured if number.row == row}) for row in rows}
+    records = [number.cell.record for number in measured]
+    return Table(name, title, labels, rows, columns, scores, seeds, footnotes(records))
 
 
 def difference(column: Column, old: BySeed, new: BySeed) -> Comparison:
@@ -317,6 +335,19 @@ def footnote(record: Record) -> str:
     """Footnote with the number of test images and the protocol details that matter for comparisons."""
     facts = [f"{key.replace('_', ' ')}: {record.protocol[key]}" for key in record.footnote]
     return f"{record.task}: {record.images:,} test images; {'; '.join(facts)}"
+
+
+def footnotes(records: Sequence[Record]) -> list[str]:
+    """Footnotes of records, sorted; where those of one task differ, each names the models that it is of."""
+    models: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        models.setdefault((record.task, footnote(record)), set()).add(record.model)
+    tasks = [task for task, _ in models]
+    notes = []
+    for (task, note), names in models.items():
+        several = f"{task} ({', '.join(sorted(names))})" if tasks.count(task) > 1 else task
+        notes.append(f"{several}{note.removeprefix(task)}")
+    return sorted(notes)
 
 
 def key(record: Record) -> str:

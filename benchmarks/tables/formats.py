@@ -111,7 +111,8 @@ def _labels(table: Table, row: TableRow) -> list[str]:
 
 def plain_lines(lines: Sequence[str]) -> list[str]:
     """Items of a Markdown list whose text comes from records or names of files."""
-    return [f"- {in_markdown(line)}" for line in lines]
+    texts = (in_markdown(line).strip() for line in lines)
+    return [rf"- \{text}" if text.startswith(("#", ">", "-", "+")) else f"- {text}" for text in texts]
 
 
 # ------------------------------------------------------------------------------------------------------------ formats

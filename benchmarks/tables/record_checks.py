@@ -7,14 +7,14 @@ from regvit_lightning.records import Record
 from regvit_lightning.values import patterns
 
 NORMS = {"levels": [float], "patches": [[float]]}
-SCORE = {"top1": float, "std_over_draws": (None, float)}
+SCORE = {"top1": float, "std_over_draws": (None, float), "test_images": int}
 COST = {"registers": int, "parameters": float, "macs": float, "more_parameters": float, "more_macs": float}
 REPORT = {  # what tables and page read from an artifact report
     "norms_of_last_block": [float],
     "norms_by_block": NORMS,
     "single_tokens": {str: (None, SCORE)},
-    "position": {"normal?": (None, {"top1?": (None, float), "distance?": (None, float)})},
-    "pixels": {"normal?": (None, {"l2?": (None, float), "rms?": (None, float)})},
+    "position": {"normal?": (None, {"top1?": (None, float), "distance?": (None, float), "patches": int})},
+    "pixels": {"normal?": (None, {"l2?": (None, float), "rms?": (None, float), "patches": int})},
     "pixel_scale": str,
     "findings": {str: {"shares": [float]}},
     "cost": [COST],

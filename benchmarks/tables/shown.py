@@ -58,7 +58,7 @@ def shown(score: Score, column: Column) -> Shown:
 def _spread(score: Score, column: Column) -> tuple[str, str]:
     if score.interval:
         return interval_shown(score.interval, column.decimals), "95 % interval over test images"
-    if score.deviation is not None:
+    if score.deviation is not None and (column.compared or score.deviation):
         return f"± {score.deviation:.{column.decimals}f}", f"standard deviation over {len(score.values)} seeds"
     return "", ""
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -18,7 +21,7 @@ from regvit_lightning.data.layout import DataError
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import sources, weights
 from regvit_lightning.pretrain import fit
-from regvit_lightning.pretrain.run import changes
+from regvit_lightning.pretrain.run import _same, changes
 from regvit_lightning.runtime import atomic, locks
 from regvit_lightning.runtime.checkpoints import TrainingStopped
 from regvit_lightning.settings import SettingsError
@@ -134,6 +137,66 @@ def test_a_run_of_before_a_setting_was_there_had_its_default(tiny, whole, tmp_pa
     file.write_text(json.dumps(said))
     assert fit.finished(run)
     assert changes(prepare(tiny, tmp_path, "strategy=fsdp", "norms_every=0")) == ["strategy: ddp -> fsdp"]
+
+
+def test_a_run_is_the_same_wherever_its_folder_and_its_images_stand(tiny, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "elsewhere" / "run")
+    root = tmp_path / "mount"
+    shutil.copytree(Path(tiny.root), root, symlinks=True)
+    moved = replace(tiny, root=str(root))
+    assert fit.finished(prepare(moved, tmp_path / "elsewhere" / "run"))
+    away = replace(tiny, root=str(tmp_path / "not-mounted"))
+    assert fit.finished(prepare(away, tmp_path / "elsewhere" / "run"))
+    added = next((root / "imagenet" / "train").rglob("*.JPEG"))
+    shutil.copy(added, added.with_name("added.JPEG"))
+    (change,) = changes(prepare(moved, tmp_path / "elsewhere" / "run"))
+    assert change.startswith("images of train: ")
+    with pytest.raises(UserError, match=r"other settings \(images of train: \w+ -> \w+\)"):
+        fit.fit(prepare(moved, tmp_path / "elsewhere" / "run"))
+
+
+def test_an_interrupted_run_goes_on_where_its_images_were_moved(tiny, whole, tmp_path):
+    root = tmp_path / "mount"
+    shutil.copytree(Path(tiny.root), root, symlinks=True)
+    die_at(prepare(tiny, tmp_path / "run"), 7)
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    fit.fit(prepare(replace(tiny, root=str(root)), tmp_path / "moved"))
+    assert same_bits(tmp_path / "moved", whole)
+
+
+def test_initial_weights_may_be_moved_with_their_runs(tmp_path):
+    settings = {"start_from": "runs/full/dinov2-vitl14_reg4/seed0/last.ckpt"}
+    moved = {"start_from": "/new/runs/full/dinov2-vitl14_reg4/seed0/last.ckpt"}
+    assert _same("start_from", settings, moved)
+    assert not _same("start_from", settings, {"start_from": "runs/full/dinov2-vitl14_reg4/seed1/last.ckpt"})
+    assert not _same("start_from", settings, {"start_from": ""})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=9), values, max_size=3),
+    max_leaves=9,
+)
+
+
+@settings_of_hypothesis(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_description_of_another_shape_is_told_in_a_line(tiny, whole, tmp_path, data):
+    """run.json torn, of another kind, with keys missing or values of other types."""
+    kept = (whole / "run.json").read_bytes()
+    values = json.loads(kept)
+    key = st.sampled_from(sorted(values))
+    made = data.draw(
+        st.integers(0, len(kept) - 2).map(lambda end: kept[:end])
+        | st.binary(max_size=30)
+        | JSON.map(lambda value: json.dumps(value).encode())
+        | st.tuples(key, JSON).map(lambda pair: json.dumps({**values, pair[0]: pair[1]}).encode())
+        | key.map(lambda name: json.dumps({k: v for k, v in values.items() if k != name}).encode())
+    )
+    (tmp_path / "run.json").write_bytes(made)
+    lines = changes(prepare(tiny, tmp_path))
+    assert isinstance(lines, list)
+    assert all("\n" not in line and len(line) < 250 for line in lines)
 
 
 def test_another_runs_folder_is_refused_and_kept(tiny, whole):

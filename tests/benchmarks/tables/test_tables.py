@@ -327,6 +327,77 @@ def test_registers_hold_what_outliers_held_in_table_4():
     assert rows[1]["[CLS] change"] == "0.0000"
 
 
+def with_outliers(model, images, top1=50.0, seed=0):
+    """A report in which so many test images have an outlier."""
+    made = report(model)
+    tokens = {**made.record.protocol["single_tokens"]}
+    tokens["outlier"] = {**tokens["CLS"], "top1": top1, "test_images": images}
+    record = replace(made.record, seed=seed, protocol={**made.record.protocol, "single_tokens": tokens})
+    return replace(made, record=record)
+
+
+@pytest.mark.parametrize("name", ["table1", "table4", "table6"])
+@pytest.mark.parametrize(("images", "shown"), [(2, False), (49, False), (50, True), (400, True)])
+def test_a_token_of_few_images_has_a_dash_and_its_n(name, images, shown):
+    table = built([with_outliers("deit3-vitn_reg0", images)], name)
+    text = formats(table, CELLS)
+    if name == "table4":
+        row = rows_of_csv(table)["deit3-vitn_reg0"]
+        top1, n = row["outlier patch"], row["n outlier patch"]
+        assert (row["[CLS]"], row["n [CLS]"]) == ("80.0000", "80.0000")
+    else:
+        row = list(csv.DictReader(io.StringIO(text["csv"])))[2]
+        top1, n = row["top-1"], row["n"]
+        assert (row["std over draws"] != "") is shown if name == "table6" else True
+    assert (top1, n) == ("50.0000" if shown else "", f"{images}.0000")
+    (line,) = (line for line in text["md"].splitlines() if re.search(rf"\| +{images}ᵛ? +\|", line))
+    assert ("50.0" in line) is shown
+    assert "– |" in re.sub(" +", " ", line) or shown
+    assert "– below 50" in text["md"]
+
+
+def test_the_interval_of_a_token_is_exact():
+    for images, top1 in ((60, 50.0), (400, 0.0), (80, 100.0)):
+        rows = rows_of_csv(built([with_outliers("deit3-vitn_reg0", images, top1)], "table4"))
+        row = rows["deit3-vitn_reg0"]
+        truth = stats.binomtest(round(top1 / 100 * images), images).proportion_ci(0.95, "exact")
+        ends = float(row["outlier patch low"]), float(row["outlier patch high"])
+        assert ends == pytest.approx((100 * truth.low, 100 * truth.high), abs=1e-3)
+
+
+def test_counts_have_no_change_and_no_deviation_of_zero():
+    cells = [with_outliers(model, 90, seed=seed) for model in ("deit3-vitn_reg0", "deit3-vitn_reg4") for seed in (0, 1)]
+    table = built(cells, "table4")
+    row = rows_of_csv(table)["deit3-vitn_reg4"]
+    assert (row["n outlier patch"], row["n outlier patch change"]) == ("90.0000", "")
+    assert row["outlier patch change"] == "0.0000"
+    assert "90 ±" not in formats(table, cells)["md"]
+
+
+def test_local_percentages_have_the_number_of_patches_and_an_exact_interval():
+    row = rows_of_csv(paper("table5")[1])["deit3-vitn_reg0"]
+    truth = stats.binomtest(375, 900).proportion_ci(0.95, "exact")
+    assert row["n"] == "900.0000"
+    assert float(row["position top-1 low"]) == pytest.approx(100 * truth.low, abs=1e-3)
+    assert row["reconstruction L2 error low"] == ""
+
+
+def test_footnotes_that_differ_name_their_models():
+    """Keys for one model and values for another stand in one column: the footnotes say which is which."""
+    facts = {"columns": {"corloc": {"better": 1, "unit": "%", "decimals": 1}}, "intervals": {}, "footnote": ["feature"]}
+    found = [
+        cell(model, "lost_voc07", metrics={"corloc": 30.0}, protocol={"feature": feature}, **facts)
+        for model, feature in (("deit3-vitn_reg0", "v"), ("dinov2-vitn_reg0", "k"), ("deit3-vitn_reg4", "v"))
+    ]
+    table = built(found)
+    assert len(table.columns) == 1
+    assert table.footnotes == [
+        "lost_voc07 (deit3-vitn_reg0, deit3-vitn_reg4): 960 test images; feature: v",
+        "lost_voc07 (dinov2-vitn_reg0): 960 test images; feature: k",
+    ]
+    assert built(found[:1]).footnotes == ["lost_voc07: 960 test images; feature: v"]
+
+
 def test_local_information_is_table_5():
     rows, table = paper("table5")
     assert [float(row["position top-1"]) for row in rows] == [41.7, 41.7]

@@ -405,8 +405,8 @@ def test_a_sweep_chooses_on_one_part_and_reports_the_other(tiny_voc):
     grid, facts = found.protocol["grid"], found.protocol
     assert found.images == 8
     held_out = list(grid["corloc_held_out"].values())
-    equal = held_out.count(max(held_out))
-    assert facts["chosen_on"] == f"4 held-out images: the first of {equal} best among {len(choices)} settings"
+    assert facts["equally_good"] == held_out.count(max(held_out))
+    assert facts["chosen_on"] == f"4 held-out images, the first of the best among {len(choices)} settings"
     assert set(grid["corloc"]) == set(grid["corloc_held_out"]) == {choice.words() for choice in choices}
     chosen = Choice(*(facts[name] for name in ("feature", "block", "centred", "l2", "bias", "scaled"))).words()
     assert list(grid["corloc_held_out"]).index(chosen) == held_out.index(max(held_out))
