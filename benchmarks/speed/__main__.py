@@ -39,9 +39,9 @@ class Bench:
     data: str = setting("data whose images are read", "mini")
     evaluated: str = setting("model of the cells, at the protocols' sizes", "vitt_reg4")
     pretrained: str = setting("model of the pretraining step, at 224 px", "vits_reg4")
-    batch: int = setting("images per pretraining step", 32)
-    workers: int = setting("decoding processes", 1)
-    steps: int = setting("pretraining steps that are timed", 12)
+    batch: int = setting("images per pretraining step", 32, within="[1, 1e5]")
+    workers: int = setting("decoding processes", 1, within="[0, 256]")
+    steps: int = setting("pretraining steps that are timed", 12, within="[1, 1e6]")
     only: str = setting("letters of the measurements, such as 'ce'; empty takes all", "")
     results: str = setting("folder of the results", "results")
 
