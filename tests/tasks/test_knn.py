@@ -150,6 +150,7 @@ def test_k_is_chosen_on_held_out_train_even_where_test_says_otherwise(tmp_path):
     assert outcome.protocol["k"] == 1
     assert outcome.metrics["top1"] == outcome.scores["top1"].mean() == 0
     assert outcome.metrics["top1_best_on_test"] == outcome.metrics["top1_k5"] == 100
+    assert outcome.scores["top1_best_on_test"].mean() == 100
 
 
 def test_held_out_images_are_not_their_own_neighbours(tmp_path):
