@@ -88,7 +88,7 @@ def test_facts_and_page(truth, photographs):
 
 def test_a_model_without_registers_and_without_cls(photographs):
     for name in ("random-vitn_reg0", "random-timm/vit_tiny_patch16_224"):
-        backbone = sources.load_backbone(name, None, image_size=64)
+        backbone = sources.load_backbone(name, "runs", image_size=64)
         found = report(backbone, photographs, "resize=64")
         assert found.protocol["register_replacement"] == {}
         assert found.protocol["cost"][0]["registers"] == 0
