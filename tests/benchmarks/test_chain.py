@@ -282,7 +282,11 @@ def test_pairs_are_checked_and_broken_shards_named(tiny, tmp_path):
         ("pretrain", ["model=vitn_reg4", "data=minni"], "neither a folder nor a name of configs/data; nearest: mini"),
         ("pretrain", ["model=vitn_reg4", "variant=huge"], "no variant 'huge'"),
         ("pretrain", [], "not set: model"),
-        ("evaluate", ["model=random-vitn_reg4", "task=imagenet_knn", "seed=-1"], "seed=-1: must not be negative"),
+        (
+            "evaluate",
+            ["model=random-vitn_reg4", "task=imagenet_knn", "seed=-1"],
+            "seed=-1: must lie in [0, 4294967295]",
+        ),
         (
             "evaluate",
             ["model=random-vitn_reg4", "task=imagenet_nn"],

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from regvit_lightning import settings
 from regvit_lightning.data import nyu
 from regvit_lightning.data.layout import DataError, DataSettings, Depth
 from regvit_lightning.data.nyu import Augmentation, DepthPair
@@ -443,8 +444,8 @@ def test_real_depth_maps_are_plausible_millimetres():
 
 def test_a_unit_must_be_a_number():
     for unit in (-1, math.inf, math.nan):
-        with pytest.raises(SettingsError, match=r"depth\.units_per_metre="):
-            Depth(units_per_metre=unit)
+        with pytest.raises(SettingsError, match=r"units_per_metre: must lie in \[0, 1e9\]"):
+            settings.from_resolved(DataSettings, {"name": "own", "root": ".", "depth": {"units_per_metre": unit}})
 
 
 def test_bad_test_maps_are_found_before_the_training(tmp_path):

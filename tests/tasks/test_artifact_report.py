@@ -88,7 +88,7 @@ def test_facts_and_page(truth, photographs):
 
 def test_a_model_without_registers_and_without_cls(photographs):
     for name in ("random-vitn_reg0", "random-timm/vit_tiny_patch16_224"):
-        backbone = sources.load_backbone(name, None, image_size=64)
+        backbone = sources.load_backbone(name, "runs", image_size=64)
         found = report(backbone, photographs, "resize=64")
         assert found.protocol["register_replacement"] == {}
         assert found.protocol["cost"][0]["registers"] == 0
@@ -114,7 +114,7 @@ def test_images_with_boxes_have_no_classes(truth, tmp_path):
         (["images=32", "detailed=64"], "expected them to rise"),
         (["rule=most"], "rule=most: expected one of cutoff, sigmas"),
         (["source=voc99"], "source=voc99: expected one of imagenet, voc07"),
-        (["probes={train_images: 1}"], "train_images=1: must be at least 2"),
+        (["probes={train_images: 1}"], r"probes=\{train_images: 1\}: train_images: must lie in \[2, 1e9\]"),
     ],
 )
 def test_settings_out_of_range(words, message):
