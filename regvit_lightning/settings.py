@@ -137,12 +137,26 @@ def _inherited(group: str, file: str, boxed_set: str) -> list[tuple[str, str]]:
 def _meaning(group: str, name: str) -> tuple[str, str]:
     """The file behind a name, and the set with boxes that the name ends in, or ''."""
     meanings = _meanings(group)
+    if name not in meanings and (own := _on_own_set(group, name)):
+        return own
     if name not in meanings:
         raise SettingsError(f"unknown {group.rstrip('s')} '{name}'; {nearest(name, meanings)}")
     if len(meanings[name]) > 1:
         both = " or ".join(f"{file}.yaml of the set '{boxed_set}'" for file, boxed_set in meanings[name])
         raise SettingsError(f"{group.rstrip('s')} '{name}' may be {both}; give the set or the file another name")
     return meanings[name][0]
+
+
+def _on_own_set(group: str, name: str) -> tuple[str, str] | None:
+    """The task file and the set of a name such as `lost_cats`, whose set is in a YAML of data outside `configs/data`.
+
+    Whether there is such a set is known where the data is: it names those that it has.
+    """
+    if group != "tasks":
+        return None
+    files = [file for file in _files(group) if name.startswith(f"{file}_") and _is_on_every_set(file)]
+    file = max(files, key=len, default="")
+    return (file, name.removeprefix(f"{file}_")) if file else None
 
 
 def _meanings(group: str) -> dict[str, list[tuple[str, str]]]:
