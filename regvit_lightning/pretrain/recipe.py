@@ -187,7 +187,7 @@ class Recipe(ScheduledModule):
             std=self.STD,
             layer_scale=self.settings.layer_scale,
             registers=self.backbone.num_reg_tokens,
-            info={"steps": self.steps, "seed": self.seed},
+            info={"steps": self.steps, "seed": self.seed, "settings": resolved(self.settings)},
             pre_norm=self.backbone.pre_norm,
         )
 
