@@ -13,8 +13,9 @@ TARGETS = help setup demo data pretrain eval artifacts cost eval-all all status 
 demo.takes = grid=GRID jobs=JOBS runs=RUNS results=RESULTS
 data.takes = data=DATA get=GET archives=ARCHIVES ARGS
 eval.takes = task=TASK $(artifacts.takes)
-artifacts.takes = model=MODEL data=DATA variant=VARIANT seed=SEED devices=GPUS force=FORCE runs=RUNS results=RESULTS ARGS
-pretrain.takes = recipe=RECIPE tag=TAG nodes=NODES launcher=LAUNCHER partition=PARTITION $(artifacts.takes)
+artifacts.takes = name=NAME $(run.takes)
+pretrain.takes = recipe=RECIPE tag=TAG nodes=NODES launcher=LAUNCHER partition=PARTITION $(run.takes)
+run.takes = model=MODEL data=DATA variant=VARIANT seed=SEED devices=GPUS force=FORCE runs=RUNS results=RESULTS ARGS
 cost.takes = model=MODEL runs=RUNS ARGS
 status.takes = grid=GRID data=DATA variant=VARIANT runs=RUNS results=RESULTS ARGS
 plan.takes = gpus=GPUS $(status.takes)
@@ -60,10 +61,10 @@ data: setup  ## make or check data: DATA=mini (rendered, with a contact sheet), 
 pretrain: setup  ## MODEL=vitb_reg16 RECIPE=deit3 TAG=<name of a run with other settings> DATA=mini|full|<folder> SEED=0 GPUS=1 NODES=1 LAUNCHER=local|slurm PARTITION= VARIANT= FORCE=1 ARGS="epochs=2"
 	@$(PY) -m benchmarks.pretrain $(if $(MODEL),,model=vitn_reg4) $(WORDS)
 
-eval: setup  ## MODEL=deit3-vitb_reg16|deit3+<tag>-vitb_reg16|timm/…|<file>|random-… TASK=imagenet_knn|imagenet_linear|ade20k_linear|nyud_linear1|… DATA= SEED= GPUS= VARIANT= FORCE=1 ARGS=
+eval: setup  ## MODEL=deit3-vitb_reg16|deit3+<tag>-vitb_reg16|timm/…|<file>|random-… TASK=imagenet_knn|imagenet_linear|ade20k_linear|nyud_linear1|… NAME=<id in records> DATA=<name|folder|file.yaml> SEED= GPUS= VARIANT= FORCE=1 ARGS=
 	@$(PY) -m benchmarks.evaluate $(if $(MODEL),,model=deit3-vitn_reg4) $(if $(TASK),,task=imagenet_knn) $(WORDS)
 
-artifacts: setup  ## the artifact report of MODEL=, on the test images of DATA= (SEED=, GPUS=, VARIANT=, FORCE=, ARGS= as for eval)
+artifacts: setup  ## the artifact report of MODEL=, on the test images of DATA= (NAME=, SEED=, GPUS=, VARIANT=, FORCE=, ARGS= as for eval)
 	@$(PY) -m benchmarks.evaluate task=artifact_report $(if $(MODEL),,model=deit3-vitn_reg4) $(WORDS)
 
 cost: setup  ## parameters and multiply-adds of MODEL= with 0 to 16 registers; ARGS="image_size=518"
@@ -94,7 +95,7 @@ bench: setup  ## speed, as ratios measured in one run: results/bench/: DATA=mini
 	@$(PY) -m benchmarks.speed $(WORDS)
 
 test: setup  ## the tests: ARGS="tests/test_vit.py -k macs"
-	@$(PY) -m pytest $(WORDS)
+	@$(PY) -m pytest --numprocesses=2 --dist=worksteal $(WORDS)
 
 test-slurm: setup  ## the tests that start a Slurm of their own; as root, with Debian's slurm-wlm and munge: ARGS=
 	@$(PY) -m pytest tests/slurm $(WORDS)

@@ -16,7 +16,7 @@ class CostOf:
     """Settings of the program."""
 
     model: str = setting("as for make eval, or a bare name such as vitb_reg4")
-    image_size: int = setting("side of the image in pixels, 0 for the model's own", 0)
+    image_size: int | None = setting("side of the image in pixels; not given, the model's own", None, within="[1, 1e4]")
     runs: str = setting("folder of the runs", "runs")
 
 

@@ -9,7 +9,7 @@ from benchmarks.data.rendering import render
 from benchmarks.throughput import block_speed, duration, flops, shape_of
 from regvit_lightning.data import layout
 from regvit_lightning.models import names
-from regvit_lightning.settings import check, setting
+from regvit_lightning.settings import SEEDS, check, setting
 from regvit_lightning.values import durations
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ class Pretrain:
     tag: str = setting("name of a run with settings of its own: lr2e-3 makes deit3+lr2e-3-vitb_reg16", "")
     data: str = setting("a file of configs/data, or a folder with train/<class>/<image>", "mini")
     variant: str = setting("overlay of the recipe; 'auto' takes the data's own", "auto")
-    seed: int = setting("of everything drawn", 0)
-    devices: int = setting("GPUs of each machine to train on", 1)
-    nodes: int = setting("machines with so many GPUs each", 1)
+    seed: int = setting("of everything drawn", 0, within=SEEDS)
+    devices: int = setting("GPUs of each machine to train on", 1, within="[1, 1024]")
+    nodes: int = setting("machines with so many GPUs each", 1, within="[1, 1e5]")
     accelerator: str = setting("auto: GPUs where there are any; cpu: so many processes on the processor", "auto")
     runs: str = setting("folder of the runs", "runs")
     results: str = setting("folder of the results", "results")
@@ -45,7 +45,10 @@ class Pretrain:
     launcher: str = setting("local, or slurm: submit the command as a job", "local")
     partition: str = setting("of the Slurm cluster; empty takes its default", "")
     hours: float = setting(
-        "time limit of a Slurm job; after it the job is queued again and goes on", 24.0, reader=durations.hours
+        "time limit of a Slurm job; after it the job is queued again and goes on",
+        24.0,
+        durations.hours,
+        within="(0, 8760]",
     )
 
 
@@ -191,8 +194,8 @@ def _submit(run: "Run", options: Pretrain, words: list[str]) -> None:
         partition=options.partition,
     )
     executor = launch.prepare(job)
-    fit.claim(run, options.force)
-    print(f"pretrain: {launch.advice(job, launch.submit(job, executor))}")
+    with fit.claimed(run, options.force):
+        print(f"pretrain: {launch.advice(job, launch.submit(job, executor))}")
     terminal.show(_opening(run, options))
 
 

@@ -17,7 +17,8 @@ from typing import Any
 from regvit_lightning.errors import UserError, one_line
 
 # Characters printed by the programs that do not decompose into ASCII by themselves, as é and … do.
-ASCII = dict(zip("–—·−×━─", "----x#-", strict=True)) | {"±": "+-", "→": "->", "≥": ">=", "≤": "<="}
+ASCII = dict(zip("–—·−×━─", "----x#-", strict=True)) | {"±": "+-", "→": "->", "≥": ">=", "≤": "<=", "≈": "~"}
+ASCII |= {"▲": "++", "▼": "--", "△": "+", "▽": "-"}
 NOBODY_READS = (errno.EPIPE, errno.EIO)  # the reader of a pipe has exited; the terminal was closed
 SHOW_CURSOR = "\x1b[?25h"
 

@@ -1,10 +1,11 @@
 """Settings: dataclasses filled from the YAML files of `configs/` and from `key=value` words.
 
 Files are merged left to right by OmegaConf, then the words. Each value is parsed by the type of its field
-(`values/`); an unknown key is an error that names its nearest neighbours. This module imports nothing heavy, so that
-`--help` answers at once.
+(`values/`) and must lie in its range; an unknown key is an error that names its nearest neighbours. This module imports
+nothing heavy, so that `--help` answers at once.
 """
 
+import copy
 import dataclasses
 import difflib
 import importlib
@@ -22,7 +23,9 @@ from omegaconf.errors import InterpolationResolutionError
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.values import notation, schema
 from regvit_lightning.values.notation import Tree
+from regvit_lightning.values.ranges import Range
 
+SEEDS = "[0, 4294967295]"  # range of seeds: 32 bits
 EVERY_SET = "<set>"  # as `images` in a task's file: the task name ends in the name of a set with boxes
 
 T = TypeVar("T")
@@ -36,6 +39,7 @@ def _configs() -> Path:
 
 
 CONFIGS = _configs()
+FILES_USED: set[Path] = set()  # files whose values have entered settings of this process
 
 
 class SettingsError(UserError):
@@ -288,7 +292,7 @@ def build(
     """Merge `files` and `key=value` `words` over the defaults of the dataclass `kind`, parsed by the fields' types.
 
     Args:
-        kind: a dataclass; its `__post_init__` may check ranges by raising `SettingsError`.
+        kind: a dataclass; its `__post_init__` may check what no range of a field says by raising `SettingsError`.
         files: YAML files, or their layers; later ones win. A `base` key is ignored (see `layers`).
         words: `key=value`. A string is taken literally; lists and mappings are YAML (`layers=[1,4]`); `null` is
             None; a dot selects a nested setting (`probes.images=150`).
@@ -299,8 +303,9 @@ def build(
         SettingsError: an unknown key, a wrong type, a missing value, or a value out of range.
     """
     config = OmegaConf.structured(kind)
-    for layer in [file if isinstance(file, Layer) else Layer(_relative(file), _content(file)) for file in files]:
+    for layer in [file if isinstance(file, Layer) else Layer(_relative(file), _content(file), file) for file in files]:
         texts = {key: value for key, value in layer.values.items() if key != "base"}
+        FILES_USED.update([layer.file] if layer.file else [])
         for key, value in (_with_environment(texts, layer.origin) if environment else texts).items():
             config = _set(kind, config, [key], value, f"{layer.origin}: ", also_known)
     for key, text in read_words(words).items():
@@ -360,37 +365,38 @@ def from_resolved(kind: type[T], values: T | Mapping[str, Any]) -> T:
     return build(kind, [Layer(f"not settings of {kind.__name__}", cast(Mapping[str, Any], values))])
 
 
-def setting(help: str, default: Any = MISSING, reader: Callable[[str], Any] | None = None) -> Any:
+def setting(help: str, default: Any = MISSING, reader: Callable[[str], Any] | None = None, within: str = "") -> Any:
     """A dataclass field with the line that `--help` prints for it; without `default` it is required.
 
     Args:
         reader: parses the texts of the field, where its type is not enough; raises `ValueError`.
+        within: range of a number, see `number`.
     """
-    metadata = {"help": help, **({"reader": reader} if reader else {})}
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    rules = {"reader": reader, "range": Range(within) if within else None}
+    return _field(default, {"help": help, **{key: rule for key, rule in rules.items() if rule}})
+
+
+def number(within: str, default: Any = MISSING, pair: bool = False) -> Any:
+    """A dataclass field of a number, or of a list or mapping of numbers, that `build` accepts in a range alone.
+
+    Args:
+        within: finite interval such as `(0, 1]`, see `ranges.Range`.
+        default: its value where none is given; without it the field is required.
+        pair: it is a list of two numbers, the smaller one first.
+    """
+    return _field(default, {"range": Range(within, pair)})
+
+
+def _field(default: Any, metadata: Mapping[str, Any]) -> Any:
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: copy.copy(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def check(condition: bool, message: str) -> None:
-    """Raise `SettingsError(message)` unless `condition`: for range checks in `__post_init__`."""
+    """Raise `SettingsError(message)` unless `condition`: for checks of several fields in `__post_init__`."""
     if not condition:
         raise SettingsError(message)
-
-
-def check_at_least(settings: object, least: int, *names: str) -> None:
-    """Raise `SettingsError` if one of the fields `names` of a settings dataclass is below `least`."""
-    for name in names:
-        value = getattr(settings, name)
-        rule = f"must be at least {least}" if least else "must not be negative"
-        check(value >= least, f"{name}={value}: {rule}")
-
-
-def check_positive(settings: object, *names: str) -> None:
-    """Raise `SettingsError` if one of the fields `names` of a settings dataclass is not above 0."""
-    for name in names:
-        value = getattr(settings, name)
-        check(value > 0, f"{name}={value}: must be above 0")
 
 
 def word(value: Any) -> str:

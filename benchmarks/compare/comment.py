@@ -4,12 +4,14 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from benchmarks.compare.lines import BETTER, VERDICTS, WORSE, Line
+from benchmarks.compare.lines import VERDICTS, Line
 from benchmarks.tables import columns
 from benchmarks.tables.columns import MARKS, BySeed, key
-from benchmarks.tables.formats import INTERVAL, RAISED, change_shown, made, row_name
+from benchmarks.tables.formats import INTERVAL, RAISED, made, row_name
 from benchmarks.tables.markdown import table as aligned
 from benchmarks.tables.scored_records import ScoredRecords
+from benchmarks.tables.shown import change_parts
+from benchmarks.tables.verdicts import BETTER, WORSE
 
 
 def markdown(base: ScoredRecords, head: ScoredRecords, data: str, lines: Sequence[Line]) -> str:
@@ -30,7 +32,9 @@ def markdown(base: ScoredRecords, head: ScoredRecords, data: str, lines: Sequenc
         text += ["", f"#### {task}", "", aligned([[cell.replace("|", r"\|") for cell in row] for row in heads + rows])]
     if changed:
         raised = {RAISED[mark]: words for mark, words in MARKS.items() if RAISED[mark] in "".join(text)}
-        legend = [f"difference: new minus old, {INTERVAL}; noise is what has 0 inside it"]
+        legend = [f"difference: new minus old, and {INTERVAL}; noise is what has 0 inside it"]
+        if any(line.change and line.change.interval and not line.change.over_seeds for line in changed):
+            legend.append("one seed cannot tell a better recipe from a lucky training: compare several, SEED=0, 1, 2")
         text += ["", *(f"- {line}" for line in legend + [f"{mark}: {words}" for mark, words in raised.items()])]
     return "\n".join(text) + "\n"
 
@@ -42,7 +46,7 @@ def _row(line: Line, marks: tuple[Mapping[str, str], Mapping[str, str]]) -> list
     change = ""
     if line.change is not None:
         unpaired = RAISED["u"] if line.change.interval and not line.change.paired else ""
-        change = change_shown(line.change, column.decimals) + unpaired
+        change = " ".join(filter(None, change_parts(line.change, column.decimals))) + unpaired
     metric = f"{column.metric} in {column.unit}{' ↓' if column.better < 0 else ''}"
     verdict = f"**{line.verdict}**" if line.verdict in (BETTER, WORSE) else line.verdict
     return [row_name(line.row), metric, numbers, change, verdict]

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from benchmarks.tables.columns import Column, Score, Table, key
-from benchmarks.tables.formats import RAISED, change_parts, marks_of, row_name, source_of, sources_of
+from benchmarks.tables.formats import RAISED, row_name, source_of, sources_of
+from benchmarks.tables.shown import Shown, shown
 
 ARROWS = {1: ("↑", "higher is better"), 0: ("", "neither direction is better"), -1: ("↓", "lower is better")}
 
@@ -31,28 +32,20 @@ class Number:
 
     Attributes:
         value: full-precision value, to sort by.
-        mean: mean as shown.
+        text: its texts.
         cells: indices of its records in the page's list, separated by spaces.
-        best: whether it beats all others of its column beyond the interval of the difference.
+        best: whether it beats all others of its column by more than the noise of images and seeds.
         dirty: whether it was measured with uncommitted changes.
         marks: superscript letters, see the notes below the table.
-        spread: spread over seeds, or over images for a single seed; empty if unknown.
-        spread_meaning: description of `spread`.
-        change: difference to the same model without registers, empty if there is no such model.
-        interval: 95 % interval of the change, empty if unknown.
         published: published value and number of its source, empty if there is none.
     """
 
     value: str
-    mean: str
+    text: Shown
     cells: str
     best: bool
     dirty: bool
     marks: str
-    spread: str
-    spread_meaning: str
-    change: str
-    interval: str
     published: str
 
 
@@ -100,7 +93,7 @@ def rows(table: Table, indices: Mapping[str, int], commands: Sequence[str]) -> l
     """
     columns = [column for group in groups(table) for column in group.columns]
     sources = sources_of(table)
-    shown = []
+    lines = []
     for row in table.rows:
         scores = [table.scores.get((row, column)) for column in columns]
         cells = {key(cell.record): cell for score in scores if score for cell in score.cells}
@@ -109,36 +102,21 @@ def rows(table: Table, indices: Mapping[str, int], commands: Sequence[str]) -> l
         for column, score in zip(columns, scores, strict=True):
             numbers.append((column, _number(column, score, indices, sources) if score else None))
         again = "\n".join(commands[index] for index in makers)
-        shown.append(Row(row_name(row), row.model, row.floor, again, numbers))
-    return shown
+        lines.append(Row(row_name(row), row.model, row.floor, again, numbers))
+    return lines
 
 
 def _number(column: Column, score: Score, indices: Mapping[str, int], sources: Sequence[str]) -> Number:
-    marks, (spread, meaning) = marks_of(score), _spread(column, score)
-    change, interval = change_parts(score.change, column.decimals) if score.change else ("", "")
+    text = shown(score, column)
     return Number(
         value=repr(score.mean),
-        mean=f"{score.mean:.{column.decimals}f}",
+        text=text,
         cells=joined(score, indices),
         best=score.best,
-        dirty="d" in marks,
-        marks="".join(RAISED[mark] for mark in marks),
-        spread=spread,
-        spread_meaning=meaning,
-        change=change,
-        interval=interval,
+        dirty="d" in text.marks,
+        marks="".join(RAISED[mark] for mark in text.marks),
         published=f"{score.published.value:g} [{sources.index(source_of(score)) + 1}]" if score.published else "",
     )
-
-
-def _spread(column: Column, score: Score) -> tuple[str, str]:
-    """Format the spread, `± 0.4` over seeds or `53.5–60.2` over images of a single seed, and its description."""
-    if score.interval:
-        ends = "–".join(f"{end:.{column.decimals}f}" for end in score.interval)
-        return ends, "95 % interval over test images"
-    if score.deviation:  # zero for a constant predictor
-        return f"± {score.deviation:.{column.decimals}f}", f"standard deviation over {len(score.values)} seeds"
-    return "", ""
 
 
 def joined(score: Score, indices: Mapping[str, int]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, overload
 from torch import Tensor, nn
 
 from regvit_lightning.errors import UserError
-from regvit_lightning.models import weights
+from regvit_lightning.models import kinds, weights
 from regvit_lightning.models.tokens import LastBlock, Projections, Tokens
 from regvit_lightning.models.transform import SHARE, Transform
 
@@ -29,12 +29,14 @@ class Backbone(nn.Module):
         share: fraction of the resized short side that the crop of `transform` keeps.
 
     Attributes:
+        origin: path of the file or folder that the model was given as; empty for one that its name alone identifies.
         embed_dim: width D.
         depth: number of blocks whose tokens are available.
         patch_size: side in pixels of the image patch behind one patch token.
         num_registers: R.
         has_cls: whether there is a CLS token.
         any_size: accepts images of any size in multiples of the patch size; else only `image_size`.
+        kind: how it was trained, a constant of `kinds`; the model's structure decides where nothing else is known.
         transform: from a PIL image or uint8 pixels to (3, image_size, image_size), see `Transform`.
     """
 
@@ -61,6 +63,8 @@ class Backbone(nn.Module):
         self.name, self.image_size = name, image_size
         self.mean, self.std = tuple(mean), tuple(std)
         self.source = source
+        self.origin = ""
+        self.kind = kinds.of_module(model)
         self.transform = Transform(int(image_size / share + 1e-6), image_size, self.mean, self.std)
         self.requires_grad_(False)
         self.train(False)
@@ -72,7 +76,7 @@ class Backbone(nn.Module):
 
     def facts(self) -> dict[str, Any]:
         """Facts about the model that records store."""
-        names = ("embed_dim", "depth", "patch_size", "num_registers", "has_cls", "image_size")
+        names = ("embed_dim", "depth", "patch_size", "num_registers", "has_cls", "image_size", "kind")
         return {**{name: getattr(self, name) for name in names}, "mean": list(self.mean), "std": list(self.std)}
 
     def train(self, mode: bool = True) -> "Backbone":

@@ -19,6 +19,7 @@ from regvit_lightning.models import (
     foreign,
     hub,
     hugging_face,
+    kinds,
     names,
     origins,
     vit,
@@ -33,7 +34,7 @@ CLIP_CONFIG = "open_clip_config.json"  # beside the weights of a released open_c
 
 VIT_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit")  # of timm, for suggestions
 
-GENERIC = ("model", "pytorch_model")  # uninformative file stems: the folder is used instead
+DIGITS = 8  # of the fingerprint, in the id of a file whose name says nothing
 
 
 def load_backbone(
@@ -65,7 +66,12 @@ def load_backbone(
     Raises:
         UserError: unknown model, missing or unsuitable file, or weights that cannot be fetched.
     """
-    name = str(name)
+    backbone = _load(str(name), Path(runs), seed, pretrained, image_size)
+    backbone.origin = origins.origin(str(name))
+    return backbone
+
+
+def _load(name: str, runs: Path, seed: int, pretrained: bool, image_size: int) -> Backbone:
     if name.startswith(origins.PYTHON):
         return foreign.load_foreign(name, seed)
     start, _, rest = name.partition("/")
@@ -79,7 +85,7 @@ def load_backbone(
         return _from_file(Path(name).expanduser())
     if name.startswith(origins.HUB):
         return _from_file(hub.fetch_model(name), origins.record_id(name))
-    backbone = _from_file(trained(name, Path(runs), seed))
+    backbone = _from_file(trained(name, runs, seed))
     if backbone.name != name:
         raise UserError(f"{backbone.source}: holds {backbone.name}, not {name}")
     return backbone
@@ -104,20 +110,56 @@ def trained(name: str, runs: Path, seed: int) -> Path:
     return path
 
 
+def weights_files(name: str, runs: Path, seed: int) -> list[Path]:
+    """Files that determine the weights of a model, as `load_backbone` would read them; empty where there are none.
+
+    There are none for untrained models, for those of a user's function, and for releases that timm fetches itself.
+
+    Raises:
+        UserError: no such model, or weights that cannot be fetched.
+    """
+    if name.startswith((origins.PYTHON, origins.RANDOM)):
+        return []
+    if name.startswith(origins.TIMM):
+        released = _released(name.removeprefix(origins.TIMM))
+        return [Path(released["file"])] if "file" in released else []
+    if origins.is_file(name):
+        path = Path(name).expanduser()
+        return [hugging_face.weights_in(path) if path.is_dir() else path]
+    return [hub.fetch_model(name) if name.startswith(origins.HUB) else trained(name, runs, seed)]
+
+
 def _from_file(path: Path, name: str = "") -> Backbone:
     path = hugging_face.weights_in(path) if path.is_dir() else path
-    model, metadata, naming = weights.load_weights(path)
+    model, metadata, naming, kind = weights.load_weights(path)
     if metadata is None:
         mean, std, share = _preprocessing(naming, path)
-        return ViTBackbone(model, name or _stem(path), int(model.patch_embed.img_size[0]), mean, std, path, share)
+        size = int(model.patch_embed.img_size[0])
+        backbone = _of_kind(
+            kind, ViTBackbone(model, name or origins.record_id(path.stem), size, mean, std, path, share)
+        )
+        if not name:
+            backbone.name = _file_id(path, backbone)
+        return backbone
     # Exports and checkpoints have the same file names in every run, so use the id: deit3-vitb_reg4, …-ema, …-last.
     name = metadata.id if path.name == EXPORT else f"{metadata.id}-{path.stem.removeprefix('backbone_')}"
-    return ViTBackbone(model, name, metadata.image_size, metadata.mean, metadata.std, path)
+    return _of_kind(kind, ViTBackbone(model, name, metadata.image_size, metadata.mean, metadata.std, path))
 
 
-def _stem(path: Path) -> str:
-    generic = path.stem in GENERIC and path.with_name(hugging_face.CONFIG).exists()
-    return origins.record_id(path.absolute().parent.name if generic else path.stem)
+def _of_kind(kind: str, backbone: ViTBackbone) -> ViTBackbone:
+    """Set the kind of a backbone where its origin tells more than its structure."""
+    backbone.kind = backbone.kind if kind == kinds.OTHER else kind
+    return backbone
+
+
+def _file_id(path: Path, backbone: Backbone) -> str:
+    """Id of a foreign file: its stem; or that of its folder in the Hub's layout; or both with a hash of the weights."""
+    folder = path.absolute().parent.name
+    if not origins.is_generic(path.stem):
+        return origins.record_id(path.stem)
+    if path.with_name(hugging_face.CONFIG).exists() and not origins.is_generic(folder):
+        return origins.record_id(folder)
+    return origins.record_id(f"{folder}-{path.stem}-{backbone.fingerprint[:DIGITS]}")
 
 
 def _preprocessing(naming: str, path: Path) -> tuple[Sequence[float], Sequence[float], float]:
@@ -169,7 +211,8 @@ def _from_timm(name: str, pretrained: bool, seed: int) -> Backbone:
     config = resolve_model_data_config(model)
     label = f"timm-{name}" if pretrained else f"random-timm-{name}"
     size, share = config["input_size"][-1], config["crop_pct"]
-    return ViTBackbone(model, label, size, config["mean"], config["std"], share=share)
+    backbone = ViTBackbone(model, label, size, config["mean"], config["std"], share=share)
+    return _of_kind(kinds.of_architecture(name), backbone)
 
 
 def _released(name: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from regvit_lightning import settings
 from regvit_lightning.errors import UserError
-from regvit_lightning.models import clip_naming, dinov3, hugging_face, prefixes, tensor_files, vit
+from regvit_lightning.models import clip_naming, dinov3, hugging_face, kinds, prefixes, tensor_files, vit
 from regvit_lightning.models.clip_naming import State
 from regvit_lightning.models.vit import Architecture, RegisterViT
 
@@ -121,11 +121,13 @@ class Loaded(NamedTuple):
         model: `Eva` for DINOv3, whose positions are rotary.
         metadata: metadata of a file of ours, else None.
         naming: naming of a foreign file: a kind of `hugging_face`, `open_clip`, or empty for all others.
+        kind: how the model was trained, see `kinds`.
     """
 
     model: RegisterViT | Eva
     metadata: Metadata | None
     naming: str
+    kind: str
 
 
 def load_weights(path: Path) -> Loaded:
@@ -142,11 +144,12 @@ def load_weights(path: Path) -> Loaded:
     state, values = tensor_files.read(path)
     if values is not None:
         metadata = Metadata.read(values, path)
-        return Loaded(_ours(state, metadata, path), metadata, "")
+        return Loaded(_ours(state, metadata, path), metadata, "", kinds.of_recipe(metadata.recipe))
     state = prefixes.without_prefix(state, path)
-    kind = hugging_face.kind_of(state)
-    model = _of_transformers(state, path) if kind else _foreign(state, path)
-    return Loaded(model, None, kind or ("open_clip" if clip_naming.is_clip(state) else ""))
+    naming = hugging_face.kind_of(state)
+    model = _of_transformers(state, path) if naming else _foreign(state, path)
+    naming = naming or ("open_clip" if clip_naming.is_clip(state) else "")
+    return Loaded(model, None, naming, kinds.of_tensors(state))
 
 
 def _ours(state: State, metadata: Metadata, path: Path) -> RegisterViT:

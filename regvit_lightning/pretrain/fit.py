@@ -1,6 +1,7 @@
 """One pretraining run, from settings to exported weights; running the same command again resumes it."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +18,7 @@ from regvit_lightning.models import EXPORT
 from regvit_lightning.pretrain import parallel, trainer_options
 from regvit_lightning.pretrain.data import PretrainingData
 from regvit_lightning.pretrain.recipe import Recipe, example_grid, recipe_class
-from regvit_lightning.pretrain.run import Run, claim, described, finished
+from regvit_lightning.pretrain.run import Run, claimed, described, finished
 from regvit_lightning.pretrain.run_log import RunLog
 from regvit_lightning.pretrain.unreadable import Unreadable
 from regvit_lightning.runtime import atomic, hardware, loggers, seeds, slurm
@@ -58,16 +59,15 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
         with TemporaryDirectory() as folder:
             _train(replace(run, folder=Path(folder)), recipe, images, callbacks, reports=run.folder)
         return None
-    if hardware.first_process():
-        claim(run, force)
-    trainer = _train(run, recipe, images, callbacks, reports=run.folder)
-    if trainer.global_step < images.steps:
-        return None
-    if isinstance(trainer.strategy, ModelParallelStrategy):  # this process holds only a shard of the weights
-        recipe = _recipe(run, images.num_classes, images.steps)
-        state = torch.load(run.folder / LAST, map_location="cpu", weights_only=True)["state_dict"]
-        recipe.load_state_dict(state)
-    recipe.export(run.folder, metadata)
+    with claimed(run, force) if hardware.first_process() else nullcontext():
+        trainer = _train(run, recipe, images, callbacks, reports=run.folder)
+        if trainer.global_step < images.steps:
+            return None
+        if isinstance(trainer.strategy, ModelParallelStrategy):  # this process holds only a shard of the weights
+            recipe = _recipe(run, images.num_classes, images.steps)
+            state = torch.load(run.folder / LAST, map_location="cpu", weights_only=True)["state_dict"]
+            recipe.load_state_dict(state)
+        recipe.export(run.folder, metadata)
     return run.folder / EXPORT
 
 

@@ -28,7 +28,7 @@ from regvit_lightning.pretrain import parallel, trainer_options
 from regvit_lightning.pretrain.knn_callback import HeldOutKnn
 from regvit_lightning.runtime import hardware, loggers, seeds
 from regvit_lightning.runtime.scheduled import ScheduledModule
-from regvit_lightning.settings import MISSING, check, check_at_least, from_resolved, resolved
+from regvit_lightning.settings import MISSING, check, from_resolved, number, resolved
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 
@@ -61,29 +61,27 @@ class RecipeSettings:
     """
 
     module: str = MISSING
-    epochs: int = MISSING
-    batch_size: int = MISSING
-    device_batch: int = MISSING
+    epochs: int = number("[1, 1e6]")
+    batch_size: int = number("[1, 1e6]")
+    device_batch: int = number("[1, 1e5]")
     images: str = MISSING
-    image_size: int = MISSING
-    layer_scale: float | None = MISSING
+    image_size: int = number("[1, 1e4]")
+    layer_scale: float | None = number("(0, 10]")
     precision: str = MISSING
-    workers: int = MISSING
-    checkpoint_every: int = MISSING
-    log_every: int = MISSING
-    norms_every: int = MISSING
+    workers: int = number("[0, 256]")
+    checkpoint_every: int = number("[1, 1e9]")
+    log_every: int = number("[1, 1e9]")
+    norms_every: int = number("[0, 1e9]")
     grad_checkpointing: bool = False
     compile: bool = False
     strategy: str = "ddp"
-    monitor_every: int = 2500
-    monitor_images: int = 20_000
+    monitor_every: int = number("[0, 1e9]", 2500)
+    monitor_images: int = number("[2, 1e9]", 20_000)
     logger: str = "tensorboard"
     trainer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.precision = hardware.precision(self.precision)
-        check_at_least(self, 1, "epochs", "batch_size", "device_batch", "image_size", "checkpoint_every", "log_every")
-        check_at_least(self, 0, "workers", "norms_every", "monitor_every")
         loggers.check_kind(self.logger)
         trainer_options.check_options(self.trainer)
         known = ", ".join(parallel.STRATEGIES)

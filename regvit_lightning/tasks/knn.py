@@ -21,8 +21,8 @@ from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.neighbours import search, votes
 from regvit_lightning.runtime import seeds
-from regvit_lightning.settings import MISSING, check, check_positive
-from regvit_lightning.statistics import accuracy, bootstrap
+from regvit_lightning.settings import check, number
+from regvit_lightning.statistics import accuracy, accuracy_interval
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {"top1": Metric(), "top1_best_on_test": Metric()}
@@ -42,15 +42,14 @@ class KnnSettings(ClassificationSettings):
         bank_chunk: number of train features compared with a batch of queries at once; bounds memory.
     """
 
-    neighbours: list[int] = MISSING
-    temperature: float = MISSING
-    held_out_limit: int = MISSING
-    bank_chunk: int = MISSING
+    neighbours: list[int] = number("[1, 1e6]")
+    temperature: float = number("(0, 1e3]")
+    held_out_limit: int = number("[1, 1e9]")
+    bank_chunk: int = number("[1, 1e9]")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "temperature")
-        check(len(self.neighbours) > 0 and min(self.neighbours) > 0, "neighbours: expected a list such as [10,20]")
+        check(len(self.neighbours) > 0, "neighbours: expected a list such as [10,20]")
 
 
 SETTINGS = KnnSettings
@@ -173,7 +172,7 @@ def _outcome(module: KNN, seed: int) -> Outcome:
     return Outcome(
         metrics={"top1": on_test[chosen].item(), "top1_best_on_test": on_test.max().item(), **by_k},
         images=len(module.labels),
-        intervals={"top1": bootstrap(scores["top1"], seed)},
+        intervals={"top1": accuracy_interval(scores["top1"], seed)},
         scores=scores,
         protocol={
             "k": settings.neighbours[chosen],

@@ -79,7 +79,6 @@ def test_from_folders_to_a_table(trained):
     assert len(curve) == 1 + 6
     for record in found:
         assert record.images == 32
-        assert 0 <= record.metrics["top1"] <= 100
         assert record.weights
         assert record.backbone["num_registers"] == (0 if "reg0" in record.model else 4)
     for cell in scored_records.read_scored_records(trained / "results", "imagenet").cells:
@@ -283,7 +282,11 @@ def test_pairs_are_checked_and_broken_shards_named(tiny, tmp_path):
         ("pretrain", ["model=vitn_reg4", "data=minni"], "neither a folder nor a name of configs/data; nearest: mini"),
         ("pretrain", ["model=vitn_reg4", "variant=huge"], "no variant 'huge'"),
         ("pretrain", [], "not set: model"),
-        ("evaluate", ["model=random-vitn_reg4", "task=imagenet_knn", "seed=-1"], "seed=-1: must not be negative"),
+        (
+            "evaluate",
+            ["model=random-vitn_reg4", "task=imagenet_knn", "seed=-1"],
+            "seed=-1: must lie in [0, 4294967295]",
+        ),
         (
             "evaluate",
             ["model=random-vitn_reg4", "task=imagenet_nn"],

@@ -240,7 +240,7 @@ def mistake_lines(*words):
 
 
 def test_mistakes(words):
-    assert "mfu=2.0: must lie in [0, 1]" in mistake("plan", *words, "mfu=2")
+    assert "mfu=2: must lie in (0, 1]" in mistake("plan", *words, "mfu=2")
     assert "gpus=0: must be at least 1" in mistake("plan", *words, "gpus=0")
     assert "gpus=many: expected a number, or all" in mistake("plan", *words, "gpus=many")
     line = mistake("plan", *words, "pretrain_devices=8", "gpus=4")

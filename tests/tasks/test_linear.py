@@ -26,7 +26,7 @@ def mini_settings(*words):
 
 
 def nano():
-    return sources.load_backbone("random-vitn_reg4", None, image_size=64)
+    return sources.load_backbone("random-vitn_reg4", "runs", image_size=64)
 
 
 def test_the_grid_has_dinov2s_52_heads():
@@ -105,7 +105,7 @@ def test_outcome_states_its_protocol(tiny):
 
 
 def test_without_cls_the_mean_patch_takes_its_place(tiny):
-    backbone = sources.load_backbone("random-timm/vit_wee_patch16_reg1_gap_256", None)
+    backbone = sources.load_backbone("random-timm/vit_wee_patch16_reg1_gap_256", "runs")
     module = linear.LinearProbe(backbone, mini_settings(), 16)
     assert len(module.grid) == 26
     features = module.features(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8))

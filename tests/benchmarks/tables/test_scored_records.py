@@ -55,5 +55,5 @@ def test_what_is_wrong_with_a_record_is_wrong_in_a_commit_too(tmp_path):
 def test_where_nothing_is_sound_the_reasons_are_given(tmp_path):
     file = save(tmp_path, cell("deit3-vitn_reg4"))
     file.write_text("[]")
-    with pytest.raises(UserError, match=r"no record in .*mini/cells \(.*not a record of schema 3.*\); make some with"):
+    with pytest.raises(UserError, match=r"no record in .*mini/cells \(.*not a record of schema 4.*\); make some with"):
         scored_records.read_scored_records(tmp_path, "mini")
