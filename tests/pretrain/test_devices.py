@@ -34,7 +34,7 @@ RECIPES = {
     "dinov2": [*DINOV2, "monitor_every=100", "monitor_images=40"],
     "openclip": ["epochs=16", "warmup_steps=1", "epsilon=1e-3", "lr=1e-2"],
 }
-# Share of the distance moved. Measured: 1e-6 for LAMB, and for AdamW with an epsilon of 1e-3. That of DINOv2 is 1e-8: its
+# Share of the distance moved. Measured: 1e-6 for LAMB and AdamW with an epsilon of 1e-3. DINOv2 has one of 1e-8: its
 # first updates are about sign(gradient), and the few gradients as small as their rounding errors may have either sign;
 # with errors of 1e-7 that is sqrt(1e-7) of the distance. Measured: 1.5e-4.
 CLOSE = {"deit3": 1e-4, "openclip": 1e-4, "dinov2": 1e-3}
