@@ -7,6 +7,7 @@ from benchmarks import command
 from benchmarks.data.rendering import render
 from regvit_lightning.data import layout
 from regvit_lightning.settings import SEEDS, check, setting
+from regvit_lightning.values import texts
 
 DESCRIPTION = """Evaluates a frozen backbone on one task and writes its record,
 <results>/<data>/cells/<model>/<task>.seed<k>.json, with a picture beside it where the task has one. A cell whose record
@@ -28,8 +29,8 @@ class Evaluate:
     seed: int = setting("of the trained model and of the evaluation", 0, within=SEEDS)
     devices: int = setting("GPUs of this machine, for tasks that train a head", 1, within="[1, 1024]")
     accelerator: str = setting("auto: GPUs where there are any; cpu: so many processes on the processor", "auto")
-    runs: str = setting("folder of the runs", "runs")
-    results: str = setting("folder of the results", "results")
+    runs: str = setting("folder of the runs", "runs", texts.folder)
+    results: str = setting("folder of the results", "results", texts.folder)
     force: bool = setting("run the cell although its record holds", False)
 
 

@@ -10,7 +10,7 @@ from benchmarks.throughput import block_speed, duration, flops, shape_of
 from regvit_lightning.data import layout
 from regvit_lightning.models import names
 from regvit_lightning.settings import SEEDS, check, setting
-from regvit_lightning.values import durations
+from regvit_lightning.values import durations, texts
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -39,8 +39,8 @@ class Pretrain:
     devices: int = setting("GPUs of each machine to train on", 1, within="[1, 1024]")
     nodes: int = setting("machines with so many GPUs each", 1, within="[1, 1e5]")
     accelerator: str = setting("auto: GPUs where there are any; cpu: so many processes on the processor", "auto")
-    runs: str = setting("folder of the runs", "runs")
-    results: str = setting("folder of the results", "results")
+    runs: str = setting("folder of the runs", "runs", texts.folder)
+    results: str = setting("folder of the results", "results", texts.folder)
     force: bool = setting("begin anew, whatever the folder holds", False)
     launcher: str = setting("local, or slurm: submit the command as a job", "local")
     partition: str = setting("of the Slurm cluster; empty takes its default", "")

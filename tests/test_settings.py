@@ -106,13 +106,13 @@ def test_the_environment_is_asked_by_files_of_data_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "/s")
     file = tmp_path / "a.yaml"
     file.write_text("path: ${oc.env:SECRET}/a\nprobes: {path: '${oc.env:SECRET}'}\n")
-    assert settings.build(Whole, [file], environment=True) == Whole(Nested(path="/s"), path="/s/a")
+    assert settings.build(Whole, [file], environment=["path"]) == Whole(Nested(path="${oc.env:SECRET}"), path="/s/a")
     assert settings.build(Whole, [file]).path == "${oc.env:SECRET}/a"
     word = "path=${oc.env:SECRET}"
-    assert settings.build(Whole, [file], [word], environment=True).path == "${oc.env:SECRET}"
+    assert settings.build(Whole, [file], [word], environment=["path"]).path == "${oc.env:SECRET}"
     monkeypatch.delenv("SECRET")
     with pytest.raises(SettingsError, match=r"a\.yaml: SECRET is not set \(give SECRET=<folder>\)"):
-        settings.build(Whole, [file], environment=True)
+        settings.build(Whole, [file], environment=["path"])
 
 
 def test_a_grid_does_not_ask_the_environment(tmp_path, monkeypatch):

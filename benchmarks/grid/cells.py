@@ -13,6 +13,7 @@ from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.models import names, origins
 from regvit_lightning.models.names import ModelId
 from regvit_lightning.settings import SettingsError, setting
+from regvit_lightning.values import texts
 
 PRETRAINING = "pretrain"  # takes the position of a task
 
@@ -26,8 +27,8 @@ class Chosen:
     variant: str = setting("overlay of recipes and tasks; 'auto' takes the data's own", "auto")
     pretrain: bool = setting("the pretraining of the models is part of the grid", False)
     pretrain_devices: int = setting("GPUs of one pretraining", 1, within="[1, 1024]")
-    runs: str = setting("folder of the runs", "runs")
-    results: str = setting("folder of the results", "results")
+    runs: str = setting("folder of the runs", "runs", texts.folder)
+    results: str = setting("folder of the results", "results", texts.folder)
 
 
 @dataclass

@@ -105,8 +105,7 @@ def _values(layers: Sequence[Layer], words: Sequence[str], fields: Sequence[Docu
         path = key.split(".")
         if path[0] not in (known := [field.name for field in fields]):
             raise SettingsError(f"unknown key '{key}'; {settings.nearest(path[0], known)}")
-        value: Any = notation.parse(text) if text[:1] in ("[", "{") else text
-        tree = notation.merged(tree, reduce(lambda inner, part: {part: inner}, reversed(path), value))
+        tree = notation.merged(tree, reduce(lambda inner, part: {part: inner}, reversed(path), notation.flow(text)))
     content: Mapping[str, Any] = tree
     return content
 

@@ -16,8 +16,10 @@ from torch.nn import functional as F
 from benchmarks.speed.memory import peak_memory
 from benchmarks.speed.timing import Measurement
 from regvit_lightning import settings, statistics
-from regvit_lightning.analysis import local_probes, positions, probes
+from regvit_lightning.analysis import local_probes, outliers, positions, probes
 from regvit_lightning.analysis.local_probes import Patches
+from regvit_lightning.analysis.norms import Norms
+from regvit_lightning.analysis.outliers import Rules
 from regvit_lightning.analysis.probes import Features, TokenSettings
 from regvit_lightning.models.foreign import ForeignBackbone
 from regvit_lightning.runtime import hardware
@@ -56,6 +58,8 @@ def rows() -> list[Measurement]:
         segmentation_image(),
         depth_step(),
         lost(),
+        token_cut(),
+        norms(),
         single_token(),
         position(),
         pixels(),
@@ -266,6 +270,43 @@ def lost(images: int = 32, side: int = 37, width: int = WIDTH) -> Measurement:
 
     bound = 2 * 4 * images * side**2 * width + 8 * 4 * side**4
     return measured(f"LOST, batch of {images}, {side} × {side}, D {width}", bound, work)
+
+
+def token_cut(images: int = 2, side: int = 37, width: int = WIDTH) -> Measurement:
+    """TokenCut on maps of 518 px: the graph of one image in float64, and its eigenvectors."""
+    from regvit_lightning.tasks.discovery import normalised_cut
+
+    chosen = settings.load_settings("tasks", "tokencut_voc07", words=["precision=32-true"])[1]
+
+    @torch.inference_mode()
+    def work() -> None:
+        maps = torch.randn(images, side, side, width, device=hardware.accelerator())
+        maps[:, : side // 2] += 1  # the upper half belongs together, so that there is something to cut
+        normalised_cut.cut(maps, chosen.threshold, chosen.weak)
+
+    bound = 2 * 4 * images * side**2 * width + 8 * 8 * images * side**4
+    return measured(f"TokenCut, {images} images, {side} × {side}, D {width}", bound, work)
+
+
+def norms(images: int = 1000, depth: int = 40, side: int = 37) -> Measurement:
+    """Outliers of the artifact report by all rules, after every block: norms, and a few masks of each rule."""
+    grid, stages = (side, side), depth + 1
+
+    def work() -> None:
+        measured_ = Norms(
+            patches=1 + torch.rand(images, stages, *grid),
+            registers=torch.rand(images, stages, 4),
+            cls=torch.rand(images, stages),
+            embedded=1 + torch.rand(images, *grid),
+            neighbours=torch.rand(images, *grid),
+            largest=torch.rand(images, stages, 3),
+            median=torch.rand(images, stages),
+            kurtosis=torch.rand(images, stages),
+        )
+        outliers.find(measured_, Rules())
+
+    tokens = images * stages * side**2
+    return measured(f"outliers, {images:,} × {depth} blocks × {side} × {side}", 48 * tokens, work)
 
 
 def single_token(images: int = 10_000, width: int = WIDTH, classes: int = 1000) -> Measurement:

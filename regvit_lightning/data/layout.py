@@ -284,7 +284,7 @@ def layers(data: str) -> list[Layer]:
 
 def _from_files(files: Sequence[Layer], root_needed: bool) -> DataSettings:
     try:
-        return settings.build(DataSettings, files, environment=True)
+        return settings.build(DataSettings, files, environment=("root",))
     except SettingsError:
         if root_needed:
             raise

@@ -28,7 +28,7 @@ from regvit_lightning.pretrain import parallel, trainer_options
 from regvit_lightning.pretrain.knn_callback import HeldOutKnn
 from regvit_lightning.runtime import hardware, loggers, seeds
 from regvit_lightning.runtime.scheduled import ScheduledModule
-from regvit_lightning.settings import MISSING, check, from_resolved, number, resolved
+from regvit_lightning.settings import MISSING, SettingsError, below, check, from_resolved, number, resolved
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 
@@ -187,7 +187,7 @@ class Recipe(ScheduledModule):
             std=self.STD,
             layer_scale=self.settings.layer_scale,
             registers=self.backbone.num_reg_tokens,
-            info={"steps": self.steps, "seed": self.seed},
+            info={"steps": self.steps, "seed": self.seed, "settings": resolved(self.settings)},
             pre_norm=self.backbone.pre_norm,
         )
 
@@ -258,8 +258,14 @@ class Recipe(ScheduledModule):
 
 
 def recipe_class(module: str) -> type[Recipe]:
-    """Recipe class defined in a module of `regvit_lightning/pretrain/`."""
-    recipe: type[Recipe] = importlib.import_module(f"regvit_lightning.pretrain.{module}").RECIPE
+    """Recipe class defined in a module of `regvit_lightning/pretrain/`.
+
+    Raises:
+        SettingsError: there is no such module, or it defines no recipe.
+    """
+    recipe: type[Recipe] | None = getattr(importlib.import_module(below("pretrain", module)), "RECIPE", None)
+    if recipe is None:
+        raise SettingsError(f"module: {module}: regvit_lightning/pretrain/{module} defines no recipe")
     return recipe
 
 
