@@ -67,7 +67,7 @@ def main(options: Pretrain, words: list[str]) -> None:
     folder = Path(options.runs) / data.name / name / f"seed{options.seed}"
     run = fit.Run(options.model, identity.label, recipe, data, options.seed, folder, options.devices, options.nodes)
     if fit.finished(run) and not options.force:
-        print(f"pretrain: {name} (seed {options.seed}) is done: {folder / EXPORT}")
+        terminal.say_once(f"pretrain: {name} (seed {options.seed}) is done: {folder / EXPORT}")
         return
     vit.parse_name(options.model)
     progress.quiet()
@@ -82,6 +82,7 @@ def main(options: Pretrain, words: list[str]) -> None:
     curves = [] if "limit_train_batches" in recipe.trainer else [Curve(curve)]  # a partial run is not a result
     callbacks = [progress.Progress(f"pretrain {name}"), *curves, *_watching(run)]
     if hardware.first_process():
+        atomic.remove_leftovers(curve.parent)
         atomic.check_writable(curve)
     exported = fit.fit(run, callbacks, options.force)
     unreadable = folder / "unreadable.txt"

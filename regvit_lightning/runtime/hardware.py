@@ -1,11 +1,10 @@
-"""Hardware queries: device, arithmetic precision, memory use; and the end of multi-device training."""
+"""Hardware queries: device, arithmetic precision, memory use."""
 
 import os
 import platform
 from pathlib import Path
 
 import torch
-from lightning import Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -109,17 +108,3 @@ def peak_memory_mib() -> float:
     status = Path("/proc/self/status")
     lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
     return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM")), 0.0)
-
-
-def leave_helpers(trainer: Trainer) -> None:
-    """End the processes that Lightning started for the further devices, after training on several of them.
-
-    The remaining work (evaluating, exporting, recording) is done once, on one device, by the process that the user
-    started.
-    """
-    if not trainer.is_global_zero:
-        raise SystemExit(0)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        os.environ.pop(name, None)
