@@ -54,7 +54,7 @@ def main(options: Pretrain, words: list[str]) -> None:
     from benchmarks import progress
     from regvit_lightning import settings
     from regvit_lightning.models import EXPORT, vit
-    from regvit_lightning.pretrain import fit, trainer_options
+    from regvit_lightning.pretrain import fit, norms_callback, trainer_options
     from regvit_lightning.pretrain.curve import Curve
     from regvit_lightning.runtime import atomic, hardware
 
@@ -67,6 +67,8 @@ def main(options: Pretrain, words: list[str]) -> None:
     folder = Path(options.runs) / data.name / name / f"seed{options.seed}"
     run = fit.Run(options.model, identity.label, recipe, data, options.seed, folder, options.devices, options.nodes)
     if fit.finished(run) and not options.force:
+        if (folder / "norms.csv").exists() and not (folder / "norms.png").exists():
+            norms_callback.draw(folder)
         terminal.say_once(f"pretrain: {name} (seed {options.seed}) is done: {folder / EXPORT}")
         return
     vit.parse_name(options.model)

@@ -83,20 +83,21 @@ def _train(run: Run, recipe: Recipe, images: PretrainingData, callbacks: Sequenc
     with Signals() as signals:
         logged = AugmentedImages(run.folder), RunLog(described(run), options.batch_size, options.log_every)
         unreadable = Unreadable(images.files, run.folder / "unreadable.txt")
+        scaled = hardware.mixed_precision(options.precision)
         guards = FiniteLoss(options.log_every), LastCheckpoint(last, options.checkpoint_every, signals)
         trainer = Trainer(
             accelerator=hardware.accelerator(),
             devices=run.devices,
             num_nodes=run.nodes,
             strategy=parallel.strategy(options.strategy, run.world),
-            precision=options.precision,  # type: ignore[arg-type]
+            precision=None if scaled else options.precision,  # type: ignore[arg-type]
             max_epochs=1,  # one epoch is the stream of all steps
             max_steps=images.steps,
             accumulate_grad_batches=accumulation(options.batch_size, run.world, recipe.micro_batch()),
             logger=loggers.build(options.logger, run.folder),
             log_every_n_steps=options.log_every,
             callbacks=[began, *callbacks, unreadable, *logged, *guards],
-            plugins=[AtomicCheckpointIO(), *slurm.environment()],
+            plugins=[AtomicCheckpointIO(), *slurm.environment(), *([scaled] if scaled else [])],
             use_distributed_sampler=False,
             enable_progress_bar=False,
             enable_model_summary=False,

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.errors import UserError, one_line, reading_failure
 
 ELSEWHERE = "the process of another device stopped; its line tells why"
 
@@ -79,6 +79,8 @@ def fitting(trainer: Trainer, checkpoint: Path | None, began: Began) -> Iterator
             launcher.procs.clear()  # whose observer would kill this process, too
         if isinstance(error, UserError) or not isinstance(error, Exception):
             raise
+        if failure := reading_failure(error):
+            raise failure from None
         if checkpoint is not None and not began.training:
             advice = "restore the file, or give FORCE=1 to begin anew"
             reason = f"{type(error).__name__}: {one_line(error)}"
