@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that `--help` answers at once.
 """
 
 import os
+import re
 import signal
 import sys
 import warnings
@@ -19,6 +20,8 @@ from regvit_lightning import settings
 from regvit_lightning.errors import Notice, Stopped, UserError, reading_failure
 
 PRINT_CONFIG = "--print-config"  # print the resolved settings and their origins instead of running
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 T = TypeVar("T")
 
@@ -37,6 +40,7 @@ def run(name: str, description: str, schema: type[T], body: Callable[[T, list[st
     words = sys.argv[1:]
     terminal.prepare()
     try:
+        check_words(words)
         if {"-h", "--help", "help"} & set(words):
             terminal.show(help_text(name, description, schema, [word for word in words if "=" in word], group))
             terminal.finish()
@@ -118,6 +122,13 @@ def _notices(name: str) -> Iterator[None]:
 
         warnings.showwarning = cast(Any, line)
         yield
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raise `SettingsError` for a word with a line break or another control character."""
+    for word in words:
+        if CONTROL.search(word):
+            raise settings.SettingsError(f"{word!a} holds a line break or another control character")
 
 
 def split(words: Sequence[str], schema: type) -> tuple[list[str], list[str]]:

@@ -6,7 +6,8 @@ from pathlib import Path
 from benchmarks import command, terminal
 from benchmarks.data.rendering import render
 from regvit_lightning.data import layout
-from regvit_lightning.settings import check, setting
+from regvit_lightning.settings import SEEDS, check, setting
+from regvit_lightning.values import texts
 
 DESCRIPTION = """Evaluates a frozen backbone on one task and writes its record,
 <results>/<data>/cells/<model>/<task>.seed<k>.json, with a picture beside it where the task has one. A cell whose record
@@ -25,11 +26,11 @@ class Evaluate:
     name: str = setting("id of the model in records; empty for the one that MODEL or its file's name gives", "")
     data: str = setting("a file of configs/data or a path of one, or a folder with train/ and val/ classes", "mini")
     variant: str = setting("overlay of the task; 'auto' takes the data's own", "auto")
-    seed: int = setting("of the trained model and of the evaluation", 0)
-    devices: int = setting("GPUs of this machine, for tasks that train a head", 1)
+    seed: int = setting("of the trained model and of the evaluation", 0, within=SEEDS)
+    devices: int = setting("GPUs of this machine, for tasks that train a head", 1, within="[1, 1024]")
     accelerator: str = setting("auto: GPUs where there are any; cpu: so many processes on the processor", "auto")
-    runs: str = setting("folder of the runs", "runs")
-    results: str = setting("folder of the results", "results")
+    runs: str = setting("folder of the runs", "runs", texts.folder)
+    results: str = setting("folder of the results", "results", texts.folder)
     force: bool = setting("run the cell although its record holds", False)
 
 

@@ -9,8 +9,8 @@ from benchmarks.data.rendering import render
 from benchmarks.throughput import block_speed, duration, flops, shape_of
 from regvit_lightning.data import layout
 from regvit_lightning.models import names
-from regvit_lightning.settings import check, setting
-from regvit_lightning.values import durations
+from regvit_lightning.settings import SEEDS, check, setting
+from regvit_lightning.values import durations, texts
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -35,17 +35,20 @@ class Pretrain:
     tag: str = setting("name of a run with settings of its own: lr2e-3 makes deit3+lr2e-3-vitb_reg16", "")
     data: str = setting("a file of configs/data, or a folder with train/<class>/<image>", "mini")
     variant: str = setting("overlay of the recipe; 'auto' takes the data's own", "auto")
-    seed: int = setting("of everything drawn", 0)
-    devices: int = setting("GPUs of each machine to train on", 1)
-    nodes: int = setting("machines with so many GPUs each", 1)
+    seed: int = setting("of everything drawn", 0, within=SEEDS)
+    devices: int = setting("GPUs of each machine to train on", 1, within="[1, 1024]")
+    nodes: int = setting("machines with so many GPUs each", 1, within="[1, 1e5]")
     accelerator: str = setting("auto: GPUs where there are any; cpu: so many processes on the processor", "auto")
-    runs: str = setting("folder of the runs", "runs")
-    results: str = setting("folder of the results", "results")
+    runs: str = setting("folder of the runs", "runs", texts.folder)
+    results: str = setting("folder of the results", "results", texts.folder)
     force: bool = setting("begin anew, whatever the folder holds", False)
     launcher: str = setting("local, or slurm: submit the command as a job", "local")
     partition: str = setting("of the Slurm cluster; empty takes its default", "")
     hours: float = setting(
-        "time limit of a Slurm job; after it the job is queued again and goes on", 24.0, reader=durations.hours
+        "time limit of a Slurm job; after it the job is queued again and goes on",
+        24.0,
+        durations.hours,
+        within="(0, 8760]",
     )
 
 

@@ -48,7 +48,8 @@ class Record:
         footnote: keys of `protocol` that tables show.
         settings: resolved settings of the task.
         layout: the data settings that determine which images are read and what their labels mean.
-        backbone: registers, width, depth, patch size and input size of the model.
+        backbone: registers, width, depth, patch size and input size of the model, and the settings of its recipe
+            (`trained_with`) where its file holds them.
         weights: fingerprint of the model's weights.
         provenance: commit (the version of an installed package), dirty, date, versions, device, seconds,
             peak_memory_mib.
@@ -87,14 +88,14 @@ class Record:
         return path(results, self.data, self.model, self.task, self.seed)
 
     def save(self, results: Path) -> Path:
-        """Write the record atomically and return its path.
+        """Write the record atomically and return its path; control characters of names become spaces.
 
         Raises:
             UserError: the folder cannot be written, or a value is not finite, which JSON does not have.
         """
         target = self.path(results)
         try:
-            text = json.dumps(asdict(self), indent=1, allow_nan=False)
+            text = json.dumps(strict_json.cleaned(asdict(self)), indent=1, allow_nan=False)
         except ValueError as error:
             raise UserError(f"{self.task} of {self.model}: not saved, as a value is not finite ({error})") from None
         atomic.write_text(target, text + "\n")

@@ -33,12 +33,25 @@ def test_python_and_program_compute_the_same_numbers(folder, tmp_path):
     words = [f"{key}={value}" for key, value in SETTINGS.items()]
     folders = [f"results={tmp_path / 'results'}", f"runs={tmp_path / 'runs'}"]
     cell = ["model=random-vitn_reg2", "task=imagenet_knn", f"data={folder}", "variant=mini"]
-    program("evaluate", *cell, *words, *folders)
+    shown = program("evaluate", *cell, *words, *folders)
+    known = "where an accuracy is known to ±14.1 points only"
+    assert f"evaluate: caution: one of 2 values of k is chosen on 48 held-out images, {known}" in shown
     (file,) = (tmp_path / "results").rglob("*.json")
     record = json.loads(file.read_text())
     assert record["metrics"] == {key: round(value, 4) for key, value in outcome.metrics.items()}
     assert record["weights"] == backbone.fingerprint
     assert not list(tmp_path.rglob("cell.json.*"))
+
+
+def test_a_number_that_is_not_finite_reaches_neither_caller_nor_record(folder, tmp_path, monkeypatch):
+    backbone = load_backbone("random-vitn_reg0", Path("none"), image_size=64)
+    data = evaluation.layout.resolve(folder)
+    cell = evaluation.prepare("imagenet_knn", data, "mini", words=[f"{k}={v}" for k, v in SETTINGS.items()])
+    metrics = {"top1": float("nan"), "top1_best_on_test": 50.0}
+    monkeypatch.setattr(cell.task, "run", lambda *_: Outcome(metrics=metrics, images=4))
+    with pytest.raises(UserError, match="imagenet_knn: top1 is nan, not a finite number; nothing is recorded"):
+        evaluation.run_and_record(cell, backbone, tmp_path / "results", RunOptions(folder=tmp_path / "cell"))
+    assert not (tmp_path / "results").exists()
 
 
 def test_a_misspelt_setting_names_its_neighbour(folder):

@@ -39,6 +39,14 @@ def test_what_is_no_record_is_refused(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
+def test_whatever_a_folder_is_called_its_record_is_read_again(tmp_path):
+    """Names of classes are those of folders, which may hold any character but a slash."""
+    odd = record(per_class={"a\nb": 1.0, "c\ud800": 2.0}, data_root="/x\x1b[2J", protocol={"k_chosen_on": "\u2028"})
+    kept = records.read_record(odd.save(tmp_path))
+    assert kept.per_class == {"a b": 1.0, "c ": 2.0}
+    assert kept.protocol == {"k_chosen_on": " "}
+
+
 def test_stale_says_why_and_ignores_how_it_is_run():
     chosen, layout = {"crop": 64, "workers": 1}, {"imagenet": "imagenet"}
     assert records.stale(record(), chosen, "abc", layout) == ""

@@ -12,6 +12,7 @@ from benchmarks.tables.markdown import for_terminal
 from benchmarks.tables.scored_records import ScoredRecords, data_name, read_scored_records
 from benchmarks.tables.verdicts import WORSE_ONE_SEED
 from regvit_lightning.settings import check, setting
+from regvit_lightning.values import texts
 
 DESCRIPTION = """Prints what changed between two states of the results as Markdown fit for a pull request: old → new,
 difference, its interval, and a verdict. Records of a revision are read from git, without a checkout. The exit status
@@ -28,7 +29,7 @@ class Compare:
     base: str = setting("revision of git, or a folder of results, to compare with")
     head: str = setting("the same, to be compared; empty for the results as they lie here", "")
     data: str = setting("name of the data, a folder of <results>, or the folder of its images", "mini")
-    results: str = setting("folder of the results", "results")
+    results: str = setting("folder of the results", "results", texts.folder)
     strict: bool = setting("exit with 1 where something got worse beyond noise or became unreadable", False)
 
 

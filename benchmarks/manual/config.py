@@ -64,8 +64,7 @@ class Origins:
             for key, value in layer.values.items():
                 self._add(layer.origin, key, value)
         for key, text in settings.read_words(words).items():
-            value = notation.parse(text) if text[:1] in ("[", "{") else text
-            self._add("word", key, value)
+            self._add("word", key, notation.flow(text))
 
     def _add(self, origin: str, key: str, value: Any) -> None:
         self.found[key] = origin, value

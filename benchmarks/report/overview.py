@@ -6,6 +6,7 @@ from itertools import groupby
 
 from benchmarks.tables.columns import Column, Score, Table, key
 from benchmarks.tables.formats import RAISED, row_name, source_of, sources_of
+from benchmarks.tables.headings import told_apart
 from benchmarks.tables.shown import Shown, shown
 
 ARROWS = {1: ("↑", "higher is better"), 0: ("", "neither direction is better"), -1: ("↓", "lower is better")}
@@ -16,7 +17,7 @@ class Group:
     """Neighbouring columns of one task and protocol.
 
     Attributes:
-        title: the task, with a mark of the protocol if it has several.
+        title: the task, with the settings that differ if it has several protocols.
         task: name of the task.
         columns: its columns, at least one.
     """
@@ -73,10 +74,8 @@ def groups(table: Table) -> list[Group]:
     ordered = sorted(table.columns, key=lambda column: (column.task, column.protocol, column.rank))
     grouped = [(task, protocol, list(columns)) for (task, protocol), columns in groupby(ordered, _task_and_protocol)]
     tasks = [task for task, *_ in grouped]
-    return [
-        Group(task if tasks.count(task) == 1 else f"{task} @{protocol}", task, columns)
-        for task, protocol, columns in grouped
-    ]
+    titles = told_apart(tasks, [(protocol, columns[0].facts) for _, protocol, columns in grouped])
+    return [Group(title, task, columns) for title, (task, _, columns) in zip(titles, grouped, strict=True)]
 
 
 def _task_and_protocol(column: Column) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from benchmarks.tables import markdown
 from regvit_lightning import settings
 from regvit_lightning.data import layout
 from regvit_lightning.settings import setting
+from regvit_lightning.values import texts
 
 DESCRIPTION = """Measures, in one run: (a) a whole kNN cell over its forward passes; (b) the step of the 52-head probe
 over its matrix products; (c) pretraining against a bare loop; (d) FLOP/s over those of a large matrix product; (e) a
@@ -39,11 +40,11 @@ class Bench:
     data: str = setting("data whose images are read", "mini")
     evaluated: str = setting("model of the cells, at the protocols' sizes", "vitt_reg4")
     pretrained: str = setting("model of the pretraining step, at 224 px", "vits_reg4")
-    batch: int = setting("images per pretraining step", 32)
-    workers: int = setting("decoding processes", 1)
-    steps: int = setting("pretraining steps that are timed", 12)
+    batch: int = setting("images per pretraining step", 32, within="[1, 1e5]")
+    workers: int = setting("decoding processes", 1, within="[0, 256]")
+    steps: int = setting("pretraining steps that are timed", 12, within="[1, 1e6]")
     only: str = setting("letters of the measurements, such as 'ce'; empty takes all", "")
-    results: str = setting("folder of the results", "results")
+    results: str = setting("folder of the results", "results", texts.folder)
 
 
 def main(options: Bench, words: list[str]) -> None:

@@ -38,7 +38,7 @@ def peak_memory() -> Iterator[Peak]:
     (PROCESS / "clear_refs").write_text("5")  # resets the peak, VmHWM; man 5 proc
     before = _status("VmRSS")
     yield peak
-    peak.bytes = _status("VmHWM") - before
+    peak.bytes = max(_status("VmHWM") - before, 0)
 
 
 def _status(key: str) -> int:

@@ -16,8 +16,10 @@ from torch.nn import functional as F
 from benchmarks.speed.memory import peak_memory
 from benchmarks.speed.timing import Measurement
 from regvit_lightning import settings, statistics
-from regvit_lightning.analysis import local_probes, positions, probes
+from regvit_lightning.analysis import local_probes, outliers, positions, probes
 from regvit_lightning.analysis.local_probes import Patches
+from regvit_lightning.analysis.norms import Norms
+from regvit_lightning.analysis.outliers import Rules
 from regvit_lightning.analysis.probes import Features, TokenSettings
 from regvit_lightning.models.foreign import ForeignBackbone
 from regvit_lightning.runtime import hardware
@@ -56,6 +58,8 @@ def rows() -> list[Measurement]:
         segmentation_image(),
         depth_step(),
         lost(),
+        token_cut(),
+        norms(),
         single_token(),
         position(),
         pixels(),
@@ -152,7 +156,12 @@ def zero_shot(classes: int = 1000, embed: int = 1024, images: int = 50_000) -> M
 
     device, templates = hardware.accelerator(), zeroshot.TEMPLATES["openai"]()
     small = TextArchitecture(width=64, layers=1, heads=1, context_length=77, embed_dim=embed)
-    space = JointSpace(small, 64).eval().to(device)
+
+    class RandomSpace(JointSpace):
+        def texts(self, tokens: Tensor) -> Tensor:
+            return F.normalize(torch.randn(len(tokens), embed, device=tokens.device), dim=1)
+
+    space = RandomSpace(small, 64).eval().to(device)
 
     def work() -> None:
         names = [f"class {number}" for number in range(classes)]
@@ -250,7 +259,7 @@ def depth_step(batch: int = 16, width: int = WIDTH, rows: int = 416, columns: in
 
 
 def lost(images: int = 32, side: int = 37, width: int = WIDTH) -> Measurement:
-    """LOST on a batch of maps of 518 px: a few arrays of the size of the Gram matrices."""
+    """LOST on a batch of maps of 518 px: the maps, a centred copy, and a few Gram matrices of one image."""
     from regvit_lightning.tasks.discovery.lost import LOST, Choice
 
     method = LOST([Choice("k", -1, False, False, 0.0)], 100)
@@ -259,8 +268,45 @@ def lost(images: int = 32, side: int = 37, width: int = WIDTH) -> Measurement:
     def work() -> None:
         method([torch.randn(images, side, side, width, device=hardware.accelerator())])
 
-    bound = 4 * images * side**2 * (3 * width + 6 * side**2)
+    bound = 2 * 4 * images * side**2 * width + 8 * 4 * side**4
     return measured(f"LOST, batch of {images}, {side} × {side}, D {width}", bound, work)
+
+
+def token_cut(images: int = 2, side: int = 37, width: int = WIDTH) -> Measurement:
+    """TokenCut on maps of 518 px: the graph of one image in float64, and its eigenvectors."""
+    from regvit_lightning.tasks.discovery import normalised_cut
+
+    chosen = settings.load_settings("tasks", "tokencut_voc07", words=["precision=32-true"])[1]
+
+    @torch.inference_mode()
+    def work() -> None:
+        maps = torch.randn(images, side, side, width, device=hardware.accelerator())
+        maps[:, : side // 2] += 1  # the upper half belongs together, so that there is something to cut
+        normalised_cut.cut(maps, chosen.threshold, chosen.weak)
+
+    bound = 2 * 4 * images * side**2 * width + 8 * 8 * images * side**4
+    return measured(f"TokenCut, {images} images, {side} × {side}, D {width}", bound, work)
+
+
+def norms(images: int = 1000, depth: int = 40, side: int = 37) -> Measurement:
+    """Outliers of the artifact report by all rules, after every block: norms, and a few masks of each rule."""
+    grid, stages = (side, side), depth + 1
+
+    def work() -> None:
+        measured_ = Norms(
+            patches=1 + torch.rand(images, stages, *grid),
+            registers=torch.rand(images, stages, 4),
+            cls=torch.rand(images, stages),
+            embedded=1 + torch.rand(images, *grid),
+            neighbours=torch.rand(images, *grid),
+            largest=torch.rand(images, stages, 3),
+            median=torch.rand(images, stages),
+            kurtosis=torch.rand(images, stages),
+        )
+        outliers.find(measured_, Rules())
+
+    tokens = images * stages * side**2
+    return measured(f"outliers, {images:,} × {depth} blocks × {side} × {side}", 48 * tokens, work)
 
 
 def single_token(images: int = 10_000, width: int = WIDTH, classes: int = 1000) -> Measurement:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
-from benchmarks.tables import model_names, published
+from benchmarks.tables import headings, model_names, published
 from benchmarks.tables.model_names import twins
 from benchmarks.tables.published import Published
 from benchmarks.tables.scored_records import ScoredRecord
@@ -56,6 +56,7 @@ class Column:
         unit: unit of the metric.
         decimals: number of digits shown after the decimal point.
         rank: sort key of columns.
+        facts: settings of the protocol, see `headings.protocol_facts`.
         compared: whether the change against the twin is shown.
     """
 
@@ -67,6 +68,7 @@ class Column:
     unit: str = field(default="%", compare=False)
     decimals: int = field(default=1, compare=False)
     rank: tuple[Any, ...] = field(default=(), compare=False)
+    facts: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     compared: bool = field(default=True, compare=False)
 
 
@@ -177,11 +179,9 @@ class Table:
     footnotes: list[str]
 
     def titles(self) -> list[str]:
-        """Heading of each column, with a mark of the protocol if a metric has several."""
+        """Heading of each column; where a metric has several protocols, with the settings that differ."""
         plain = [column.name or f"{column.task} {column.metric}" for column in self.columns]
-        several = {name for name in plain if plain.count(name) > 1}
-        named = zip(plain, self.columns, strict=True)
-        return [f"{name} @{column.protocol}" if name in several else name for name, column in named]
+        return headings.told_apart(plain, [(column.protocol, column.facts) for column in self.columns])
 
     def has_published(self, column: Column) -> bool:
         """True if any row of the column has a published value."""
@@ -291,7 +291,8 @@ def row_of(record: Record, part: str = "", index: int = 0) -> TableRow:
 def column_of(record: Record, metric: str, name: str = "", rank: tuple[Any, ...] = (), **facts: Any) -> Column:
     """Column of one metric of a record; direction, unit and decimals from `facts`, else from the record."""
     known = record.columns.get(metric, {}) | facts
-    return Column(record.task, protocol_key(record), metric, name, rank=rank, **known)
+    protocol = headings.protocol_facts(record)
+    return Column(record.task, protocol_key(record), metric, name, rank=rank, facts=protocol, **known)
 
 
 def numbers_of(cell: ScoredRecord, column: Column) -> list[Measured]:

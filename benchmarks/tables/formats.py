@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.tables import verdicts
 from benchmarks.tables.columns import MARKS, Column, Score, Table, TableRow
+from benchmarks.tables.escapes import in_latex, in_line, in_markdown
 from benchmarks.tables.markdown import table as aligned
 from benchmarks.tables.scored_records import ScoredRecords
 from benchmarks.tables.shown import marks_of, shown
@@ -38,9 +39,10 @@ class Origin:
     records: ScoredRecords
     command: str
 
-    def line(self) -> str:
-        """Header line: data, date of the newest record, commits, command."""
-        return f"Data: {self.data}. {made(self.records)}. Made by `{self.command}`."
+    def line(self, escape: Callable[[str], str] = in_line) -> str:
+        """Header line: data, date of the newest record, commits, command; the texts of others escaped by `escape`."""
+        command = in_line(self.command).replace("`", "'")
+        return f"Data: {escape(self.data)}. {escape(made(self.records))}. Made by `{command}`."
 
 
 def made(records: ScoredRecords) -> str:
@@ -107,6 +109,12 @@ def _labels(table: Table, row: TableRow) -> list[str]:
     return [row_name(row), row.part][: len(table.labels)]
 
 
+def plain_lines(lines: Sequence[str]) -> list[str]:
+    """Items of a Markdown list whose text comes from records or names of files."""
+    texts = (in_markdown(line).strip() for line in lines)
+    return [rf"- \{text}" if text.startswith(("#", ">", "-", "+")) else f"- {text}" for text in texts]
+
+
 # ------------------------------------------------------------------------------------------------------------ formats
 
 
@@ -117,11 +125,11 @@ def markdown(table: Table, origin: Origin) -> str:
     labels = len(table.labels)
     numbered = [[*row[:labels], seed, *row[labels:]] for row, seed in zip(rows, seeds, strict=True)]
     cells = [[*heads[:labels], "seeds", *heads[labels:]], *numbered]
-    safe = [[cell.replace("|", r"\|") for cell in row] for row in cells]
+    safe = [[*map(in_markdown, cells[0])], *([*map(in_markdown, row[:labels]), *row[labels:]] for row in cells[1:])]
     heading = [table.title, ""] if table.title else []
-    lines = [*heading, origin.line(), "", aligned(safe), ""]
+    lines = [*heading, origin.line(in_markdown), "", aligned(safe), ""]
     skipped = [f"skipped: {line}" for line in origin.records.skipped]
-    lines += [f"- {note}" for note in (*notes(table), *table.footnotes, *skipped)]
+    lines += plain_lines([*notes(table), *table.footnotes, *skipped])
     lines += [f"- [{number}] {source}" for number, source in enumerate(sources_of(table), 1)]
     return "\n".join(lines) + "\n"
 
@@ -230,21 +238,12 @@ def latex(table: Table, origin: Origin) -> str:
     r"""Format a booktabs tabular, with the header as a comment; needs `\usepackage{booktabs, amssymb}`."""
     labels = len(table.labels)
     heads, *rows = _grid(table, _in_latex)
-    lines = [[escaped(head).replace("↓", r"$\downarrow$") for head in heads]]
-    lines += [[*map(escaped, row[:labels]), *row[labels:]] for row in rows]
+    lines = [[in_latex(head).replace("↓", r"$\downarrow$") for head in heads]]
+    lines += [[*map(in_latex, row[:labels]), *row[labels:]] for row in rows]
     top, *below = (" & ".join(line) + r" \\" for line in lines)
     comments = [*filter(None, [table.title]), origin.line()]
     comments += [f"{mark}: {words}" for mark, words in _marks_in(table).items()]
     comments += [f"[{number}] {source}" for number, source in enumerate(sources_of(table), 1)]
     columns = "l" * labels + "r" * (len(heads) - labels)
     body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", top, r"\midrule", *below, r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([*(f"% {line}" for line in comments), *body]) + "\n"
-
-
-SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-SPECIAL |= {sign: rf"\{sign}" for sign in "&%$#_{}"}
-
-
-def escaped(text: str) -> str:
-    """Escape LaTeX's special characters."""
-    return "".join(SPECIAL.get(sign, sign) for sign in text)
+    return "\n".join([*(f"% {in_line(line)}" for line in comments), *body]) + "\n"

@@ -21,12 +21,13 @@ from benchmarks.tables.columns import (
     row_of,
     same_part_of_twin,
 )
+from benchmarks.tables.headings import set_name
 from benchmarks.tables.model_names import family, twins
 from benchmarks.tables.published import Published
 from benchmarks.tables.scored_records import ScoredRecord
 
 Measures = Callable[[Sequence[ScoredRecord]], list[Measured]]
-Named = tuple[str, str, str]  # task, metric, heading
+Named = tuple[str, str, str, str]  # task, metric, published data set, rest of the heading
 
 TOP1: dict[str, Any] = {"better": 1, "unit": "%", "decimals": 1}
 
@@ -56,8 +57,9 @@ def metrics(*columns: Named) -> Measures:
     def measures(cells: Sequence[ScoredRecord]) -> list[Measured]:
         numbers = []
         for cell in cells:
-            for index, (task, metric, heading) in enumerate(columns):
+            for index, (task, metric, data, rest) in enumerate(columns):
                 if cell.record.task == task and metric in cell.record.columns:
+                    heading = set_name(cell.record, data) + rest
                     numbers += numbers_of(cell, column_of(cell.record, metric, heading, (index,)))
         return numbers
 
@@ -65,10 +67,10 @@ def metrics(*columns: Named) -> Measures:
 
 
 FROZEN: tuple[Named, ...] = (
-    ("imagenet_linear", "top1_best_on_test", "ImageNet top-1, best on test"),
-    ("imagenet_linear", "top1", "ImageNet top-1"),
-    ("ade20k_linear", "miou", "ADE20k mIoU"),
-    ("nyud_linear1", "rmse", "NYUd rmse"),
+    ("imagenet_linear", "top1_best_on_test", "ImageNet", " top-1, best on test"),
+    ("imagenet_linear", "top1", "ImageNet", " top-1"),
+    ("ade20k_linear", "miou", "ADE20k", " mIoU"),
+    ("nyud_linear1", "rmse", "NYUd", " rmse"),
 )
 
 
@@ -278,22 +280,22 @@ PAPER_TABLES = (
         "table2b",
         "Table 2b: zero-shot classification",
         ("model",),
-        metrics(("imagenet_zeroshot", "top1", "ImageNet top-1")),
+        metrics(("imagenet_zeroshot", "top1", "ImageNet", " top-1")),
     ),
     PaperTable(
         "table3",
         "Table 3: object discovery by LOST, CorLoc; the sweep chooses feature, block and bias",
         ("model",),
         metrics(
-            ("lost_voc07", "corloc", "VOC 2007"),
-            ("lost_voc12", "corloc", "VOC 2012"),
-            ("lost_coco20k", "corloc", "COCO 20k"),
-            ("lost_sweep_voc07", "corloc", "VOC 2007, sweep"),
-            ("lost_sweep_voc12", "corloc", "VOC 2012, sweep"),
-            ("lost_sweep_coco20k", "corloc", "COCO 20k, sweep"),
-            ("lost_sweep_voc07", "corloc_best_on_test", "VOC 2007, sweep, best on test"),
-            ("lost_sweep_voc12", "corloc_best_on_test", "VOC 2012, sweep, best on test"),
-            ("lost_sweep_coco20k", "corloc_best_on_test", "COCO 20k, sweep, best on test"),
+            ("lost_voc07", "corloc", "VOC 2007", ""),
+            ("lost_voc12", "corloc", "VOC 2012", ""),
+            ("lost_coco20k", "corloc", "COCO 20k", ""),
+            ("lost_sweep_voc07", "corloc", "VOC 2007", ", sweep"),
+            ("lost_sweep_voc12", "corloc", "VOC 2012", ", sweep"),
+            ("lost_sweep_coco20k", "corloc", "COCO 20k", ", sweep"),
+            ("lost_sweep_voc07", "corloc_best_on_test", "VOC 2007", ", sweep, best on test"),
+            ("lost_sweep_voc12", "corloc_best_on_test", "VOC 2012", ", sweep, best on test"),
+            ("lost_sweep_coco20k", "corloc_best_on_test", "COCO 20k", ", sweep, best on test"),
         ),
     ),
     PaperTable(

@@ -48,8 +48,15 @@ class ScoredRecords:
 
 
 def data_name(data: str) -> str:
-    """Name of data given by its name or, with a slash, by the folder of its images."""
-    return Path(data).resolve().name if "/" in data else data
+    """Name of data given by its name or, with a slash, by the folder of its images.
+
+    Raises:
+        UserError: it is empty, or names no folder below the results.
+    """
+    name = Path(data).resolve().name if "/" in data else data
+    if name.strip() in ("", ".", ".."):
+        raise UserError(f"data '{data}': expected a name such as mini, or the folder of the images with a /")
+    return name
 
 
 def read_scored_records(results: Path, data: str, source: str = "") -> ScoredRecords:

@@ -23,7 +23,7 @@ from regvit_lightning.data.transforms import normalise
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
-from regvit_lightning.settings import check_at_least
+from regvit_lightning.settings import number
 
 OutlierMask = Callable[[Tensor], Tensor]  # maps norms (B, h, w) after the last block, before the final norm, to a mask
 
@@ -41,13 +41,10 @@ class ProbeSettings:
         local: settings of the position and pixel probes.
     """
 
-    train_images: int = 2000
-    local_images: int = 400
+    train_images: int = number("[2, 1e9]", 2000)
+    local_images: int = number("[2, 1e6]", 400)
     tokens: TokenSettings = field(default_factory=TokenSettings)
     local: LocalSettings = field(default_factory=LocalSettings)
-
-    def __post_init__(self) -> None:
-        check_at_least(self, 2, "train_images", "local_images")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from regvit_lightning.analysis.logistic import Linear, softmax_regression
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.errors import UserError
 from regvit_lightning.runtime import hardware, seeds
-from regvit_lightning.settings import check, check_at_least
+from regvit_lightning.settings import check, number
 
 PIXEL_SCALES = {"bytes": "0..255", "normalised": "by the model's mean and std"}
 PENALTIES = [10.0**exponent for exponent in range(-8, 1)]  # ridge penalties, in mean variances of the features
@@ -36,10 +36,9 @@ class LocalSettings:
 
     shared: bool = True
     pixels: str = "bytes"
-    position_tokens: int = 100_000
+    position_tokens: int = number("[1, 1e9]", 100_000)
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "position_tokens")
         check(self.pixels in PIXEL_SCALES, f"pixels={self.pixels}: expected {' or '.join(PIXEL_SCALES)}")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from regvit_lightning.analysis.norms import Norms
 from regvit_lightning.errors import UserError
-from regvit_lightning.settings import check, check_positive
+from regvit_lightning.settings import number
 from regvit_lightning.statistics import bootstrap
 
 MASSIVE_MAGNITUDE, MASSIVE_RATIO = 100.0, 1000.0  # Sun et al. 2024 (arXiv 2402.17762), section 2
@@ -65,18 +65,12 @@ class Rules:
             or so frequent among the images.
     """
 
-    cutoff: float = 150.0
-    sigmas: float = 3.0
-    mads: float = 5.0
-    factor: float = 3.0
-    least_share: float = 0.005
-    least_images: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_positive(self, "cutoff", "sigmas", "mads", "least_share")
-        check(self.factor > 1, f"factor={self.factor}: must be above 1")
-        check(self.least_share < 0.5, f"least_share={self.least_share}: must be below a half")
-        check(0 < self.least_images <= 1, f"least_images={self.least_images}: must lie in (0, 1]")
+    cutoff: float = number("(0, 1e9]", 150.0)
+    sigmas: float = number("(0, 1e6]", 3.0)
+    mads: float = number("(0, 1e6]", 5.0)
+    factor: float = number("(1, 1e6]", 3.0)
+    least_share: float = number("(0, 0.5)", 0.005)
+    least_images: float = number("(0, 1]", 0.1)
 
     def cutoffs(self, norms: Tensor) -> dict[str, float]:
         """Cutoff of each rule for norms (N, h, w); outliers of the rules in `LOW` lie below it."""

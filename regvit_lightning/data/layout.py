@@ -43,15 +43,14 @@ class Segmentation:
     mask_suffix: str = ".png"
     vocabulary: str = "ade"
     class_names: list[str] = field(default_factory=list)
-    classes: int = 150
+    classes: int = settings.number("[2, 254]", 150)
     zero_is_unlabelled: bool = True
-    ignored: int = 255
+    ignored: int = settings.number("[0, 65535]", 255)
 
     def __post_init__(self) -> None:
         for name, folders in (("images", self.images), ("masks", self.masks)):
             settings.check(len(folders) == 2, f"segmentation.{name}: expected [train, test], got {folders}")
         settings.check(len(self.lists) in (0, 2), f"segmentation.lists: expected [train, test], got {self.lists}")
-        settings.check(2 <= self.classes <= 254, f"segmentation.classes={self.classes}: must lie in 2..254")
         if self.class_names:
             self._check_names()
 
@@ -81,14 +80,12 @@ class Depth:
     folders: list[str] = field(default_factory=lambda: ["nyu/sync", "nyu/official_splits/test"])
     mat: str = ""
     splits: str = ""
-    units_per_metre: float = 0
+    units_per_metre: float = settings.number("[0, 1e9]", 0.0)
 
     def __post_init__(self) -> None:
         for name, pair in (("lists", self.lists), ("folders", self.folders)):
             settings.check(len(pair) == 2, f"depth.{name}: expected [train, test], got {pair}")
         settings.check(bool(self.mat) == bool(self.splits), "depth: give mat and splits, or neither")
-        unit = self.units_per_metre
-        settings.check(0 <= unit < float("inf"), f"depth.units_per_metre={unit}: must be a number of at least 0")
 
 
 @dataclass
@@ -181,7 +178,7 @@ class DataSettings:
     discovery: dict[str, BoxedSet] = field(default_factory=dict)
     trained_on: str = ""
     rendered: bool = False
-    counts: dict[str, list[int]] = field(default_factory=dict)
+    counts: dict[str, list[int]] = settings.number("[0, 1e12]", {})
     get: str = ""
 
     def __post_init__(self) -> None:
@@ -287,7 +284,7 @@ def layers(data: str) -> list[Layer]:
 
 def _from_files(files: Sequence[Layer], root_needed: bool) -> DataSettings:
     try:
-        return settings.build(DataSettings, files, environment=True)
+        return settings.build(DataSettings, files, environment=("root",))
     except SettingsError:
         if root_needed:
             raise

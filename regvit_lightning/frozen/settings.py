@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from regvit_lightning.data.images import Transform
 from regvit_lightning.data.transforms import centre_crop
 from regvit_lightning.runtime import hardware
-from regvit_lightning.settings import MISSING, check, check_at_least
+from regvit_lightning.settings import MISSING, check, number
 
 
 @dataclass
@@ -24,11 +24,11 @@ class TaskSettings:
     """
 
     module: str = MISSING
-    version: int = MISSING
+    version: int = number("[1, 1e4]")
     precision: str = MISSING
-    workers: int = MISSING
-    device_batch: int = MISSING
-    untrained_size: int = MISSING
+    workers: int = number("[0, 256]")
+    device_batch: int = number("[1, 1e5]")
+    untrained_size: int = number("[1, 1e4]")
 
     @property
     def boxed_set(self) -> str:
@@ -37,8 +37,6 @@ class TaskSettings:
 
     def __post_init__(self) -> None:
         self.precision = hardware.precision(self.precision)
-        check_at_least(self, 1, "untrained_size", "device_batch")
-        check_at_least(self, 0, "workers")
 
 
 @dataclass
@@ -50,12 +48,11 @@ class ViewSettings(TaskSettings):
         crop: side of that crop in pixels.
     """
 
-    resize: int = MISSING
-    crop: int = MISSING
+    resize: int = number("[1, 1e4]")
+    crop: int = number("[1, 1e4]")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "crop")
         check(self.resize >= self.crop, f"resize={self.resize}: must be at least crop={self.crop}")
 
     def view(self) -> Transform:
@@ -75,11 +72,7 @@ class ClassificationSettings(ViewSettings):
         held_out: share of the train images held out for that selection.
     """
 
-    held_out: float = MISSING
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(0 < self.held_out < 1, f"held_out={self.held_out}: must lie in (0, 1)")
+    held_out: float = number("(0, 1)")
 
     def chosen_on(self, images: int) -> str:
         """What a choice was made on, for the record: the share of train, and how well `images` images measure."""

@@ -29,6 +29,7 @@ class Backbone(nn.Module):
         share: fraction of the resized short side that the crop of `transform` keeps.
 
     Attributes:
+        trained_with: settings of the recipe that trained the model, where its file holds them.
         origin: path of the file or folder that the model was given as; empty for one that its name alone identifies.
         embed_dim: width D.
         depth: number of blocks whose tokens are available.
@@ -64,6 +65,7 @@ class Backbone(nn.Module):
         self.mean, self.std = tuple(mean), tuple(std)
         self.source = source
         self.origin = ""
+        self.trained_with: dict[str, Any] = {}
         self.kind = kinds.of_module(model)
         self.transform = Transform(int(image_size / share + 1e-6), image_size, self.mean, self.std)
         self.requires_grad_(False)
@@ -77,7 +79,8 @@ class Backbone(nn.Module):
     def facts(self) -> dict[str, Any]:
         """Facts about the model that records store."""
         names = ("embed_dim", "depth", "patch_size", "num_registers", "has_cls", "image_size", "kind")
-        return {**{name: getattr(self, name) for name in names}, "mean": list(self.mean), "std": list(self.std)}
+        facts = {**{name: getattr(self, name) for name in names}, "mean": list(self.mean), "std": list(self.std)}
+        return {**facts, "trained_with": self.trained_with} if self.trained_with else facts
 
     def train(self, mode: bool = True) -> "Backbone":
         """Do nothing: a frozen backbone stays in evaluation mode."""

@@ -143,7 +143,10 @@ def _from_file(path: Path, name: str = "") -> Backbone:
         return backbone
     # Exports and checkpoints have the same file names in every run, so use the id: deit3-vitb_reg4, …-ema, …-last.
     name = metadata.id if path.name == EXPORT else f"{metadata.id}-{path.stem.removeprefix('backbone_')}"
-    return _of_kind(kind, ViTBackbone(model, name, metadata.image_size, metadata.mean, metadata.std, path))
+    backbone = ViTBackbone(model, name, metadata.image_size, metadata.mean, metadata.std, path)
+    settings_there = metadata.info.get("settings") if isinstance(metadata.info, dict) else None
+    backbone.trained_with = settings_there if isinstance(settings_there, dict) else {}
+    return _of_kind(kind, backbone)
 
 
 def _of_kind(kind: str, backbone: ViTBackbone) -> ViTBackbone:

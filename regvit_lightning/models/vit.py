@@ -37,15 +37,14 @@ class Architecture:
         ffn: `mlp` (GELU) or `swiglu` (DINOv2's fused SwiGLU).
     """
 
-    embed_dim: int = settings.MISSING
-    depth: int = settings.MISSING
-    num_heads: int = settings.MISSING
-    patch_size: int = settings.MISSING
-    hidden_dim: int = settings.MISSING
+    embed_dim: int = settings.number("[1, 65536]")
+    depth: int = settings.number("[1, 1000]")
+    num_heads: int = settings.number("[1, 1024]")
+    patch_size: int = settings.number("[1, 1024]")
+    hidden_dim: int = settings.number("[1, 1e6]")
     ffn: str = "mlp"
 
     def __post_init__(self) -> None:
-        settings.check(self.patch_size > 0, f"patch_size={self.patch_size}: must be at least 1")
         settings.check(self.embed_dim % self.num_heads == 0, "embed_dim must be a multiple of num_heads")
         settings.check(self.ffn in ("mlp", "swiglu"), f"ffn={self.ffn}: expected mlp or swiglu")
 

@@ -19,7 +19,7 @@ from regvit_lightning.data.transforms import three_augment
 from regvit_lightning.models import EXPORT, vit
 from regvit_lightning.pretrain import recipe
 from regvit_lightning.schedules import warmup_cosine
-from regvit_lightning.settings import MISSING, check, check_at_least, check_positive
+from regvit_lightning.settings import MISSING, check, number
 
 
 @dataclass
@@ -40,29 +40,25 @@ class DeiT3Settings(recipe.RecipeSettings):
         ema_decay: decay of the EMA weights, which are exported beside the trained ones.
     """
 
-    lr: float = MISSING
-    warmup_lr: float = MISSING
-    min_lr: float = MISSING
-    warmup_epochs: float = MISSING
-    weight_decay: float = MISSING
+    lr: float = number("(0, 100]")
+    warmup_lr: float = number("[0, 100]")
+    min_lr: float = number("[0, 100]")
+    warmup_epochs: float = number("[0, 1e6]")
+    weight_decay: float = number("[0, 100]")
     loss: str = MISSING
-    label_smoothing: float = MISSING
-    mixup: float = MISSING
-    cutmix: float = MISSING
+    label_smoothing: float = number("[0, 1)")
+    mixup: float = number("[0, 100]")
+    cutmix: float = number("[0, 100]")
     crop: str = MISSING
-    colour_jitter: float = MISSING
-    repeats: int = MISSING
-    drop_path: float = MISSING
-    ema_decay: float = MISSING
+    colour_jitter: float = number("[0, 1]")
+    repeats: int = number("[1, 100]")
+    drop_path: float = number("[0, 1)")
+    ema_decay: float = number("[0, 1)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.loss in ("softmax", "bce"), f"loss={self.loss}: expected softmax or bce")
-        check_positive(self, "lr")
-        check(0 <= self.warmup_epochs <= self.epochs, f"warmup_epochs={self.warmup_epochs}: more than epochs")
-        check(0 <= self.drop_path < 1, f"drop_path={self.drop_path}: must lie in [0, 1)")
-        check(0 <= self.ema_decay < 1, f"ema_decay={self.ema_decay}: must lie in [0, 1)")
-        check_at_least(self, 1, "repeats")
+        check(self.warmup_epochs <= self.epochs, f"warmup_epochs={self.warmup_epochs}: more than epochs")
 
 
 class DeiT3(recipe.Recipe):

@@ -28,7 +28,7 @@ from regvit_lightning.models.joint_space import JointSpace, TextArchitecture
 from regvit_lightning.models.weights import Metadata
 from regvit_lightning.pretrain import recipe
 from regvit_lightning.schedules import cosine
-from regvit_lightning.settings import MISSING, check, check_at_least, check_positive
+from regvit_lightning.settings import check, number
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 
@@ -43,34 +43,31 @@ class OpenClipSettings(recipe.RecipeSettings):
         beta2, epsilon: AdamW's beta2 and epsilon.
         smallest_crop: smallest area of a random crop, as a share of the image.
         embed_dim: dimension of the joint space of images and texts.
-        text_width, text_layers, text_heads, context_length: size of the text tower, see `TextArchitecture`.
+        text_width, text_layers, text_heads, context_length: size of the text tower, see `TextArchitecture`; start and
+            end are two tokens of a context.
         monitor_every: must be 0, as kNN on held-out images needs labels, which pairs do not have.
     """
 
-    lr: float = MISSING
-    warmup_steps: int = MISSING
-    weight_decay: float = MISSING
-    beta2: float = MISSING
-    epsilon: float = MISSING
-    smallest_crop: float = MISSING
-    embed_dim: int = MISSING
-    text_width: int = MISSING
-    text_layers: int = MISSING
-    text_heads: int = MISSING
-    context_length: int = MISSING
-    monitor_every: int = 0
+    lr: float = number("(0, 100]")
+    warmup_steps: int = number("[0, 1e9]")
+    weight_decay: float = number("[0, 100]")
+    beta2: float = number("[0, 1)")
+    epsilon: float = number("(0, 1]")
+    smallest_crop: float = number("(0, 1]")
+    embed_dim: int = number("[1, 65536]")
+    text_width: int = number("[1, 65536]")
+    text_layers: int = number("[1, 1000]")
+    text_heads: int = number("[1, 1024]")
+    context_length: int = number("[3, 8192]")
+    monitor_every: int = number("[0, 1e9]", 0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.images == "pairs", f"images={self.images}: this recipe trains on pairs of image and caption")
         check(self.monitor_every == 0, f"monitor_every={self.monitor_every}: kNN needs labels, which pairs do not have")
-        check_positive(self, "lr")
-        check_at_least(self, 0, "warmup_steps")
-        check(0 < self.smallest_crop <= 1, f"smallest_crop={self.smallest_crop}: must lie in (0, 1]")
         check(self.batch_size > 1, f"batch_size={self.batch_size}: each pair is contrasted with others, so at least 2")
-        check(self.context_length > 2, f"context_length={self.context_length}: start and end are 2 tokens of it")
         heads = f"text_width={self.text_width} is not a multiple of text_heads={self.text_heads}"
-        check(self.text_heads > 0 and self.text_width % self.text_heads == 0, heads)
+        check(self.text_width % self.text_heads == 0, heads)
 
 
 class OpenClip(recipe.Recipe):

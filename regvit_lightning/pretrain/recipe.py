@@ -28,7 +28,7 @@ from regvit_lightning.pretrain import parallel, trainer_options
 from regvit_lightning.pretrain.knn_callback import HeldOutKnn
 from regvit_lightning.runtime import hardware, loggers, seeds
 from regvit_lightning.runtime.scheduled import ScheduledModule
-from regvit_lightning.settings import MISSING, check, check_at_least, from_resolved, resolved
+from regvit_lightning.settings import MISSING, SettingsError, below, check, from_resolved, number, resolved
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 
@@ -62,29 +62,27 @@ class RecipeSettings:
     """
 
     module: str = MISSING
-    epochs: int = MISSING
-    batch_size: int = MISSING
-    device_batch: int = MISSING
+    epochs: int = number("[1, 1e6]")
+    batch_size: int = number("[1, 1e6]")
+    device_batch: int = number("[1, 1e5]")
     images: str = MISSING
-    image_size: int = MISSING
-    layer_scale: float | None = MISSING
+    image_size: int = number("[1, 1e4]")
+    layer_scale: float | None = number("(0, 10]")
     precision: str = MISSING
-    workers: int = MISSING
-    checkpoint_every: int = MISSING
-    log_every: int = MISSING
-    norms_every: int = MISSING
+    workers: int = number("[0, 256]")
+    checkpoint_every: int = number("[1, 1e9]")
+    log_every: int = number("[1, 1e9]")
+    norms_every: int = number("[0, 1e9]")
     grad_checkpointing: bool = False
     compile: bool = False
     strategy: str = "ddp"
-    monitor_every: int = 2500
-    monitor_images: int = 20_000
+    monitor_every: int = number("[0, 1e9]", 2500)
+    monitor_images: int = number("[2, 1e9]", 20_000)
     logger: str = "tensorboard"
     trainer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.precision = hardware.precision(self.precision, trained=True)
-        check_at_least(self, 1, "epochs", "batch_size", "device_batch", "image_size", "checkpoint_every", "log_every")
-        check_at_least(self, 0, "workers", "norms_every", "monitor_every")
         loggers.check_kind(self.logger)
         trainer_options.check_options(self.trainer)
         known = ", ".join(parallel.STRATEGIES)
@@ -192,7 +190,7 @@ class Recipe(ScheduledModule):
             std=self.STD,
             layer_scale=self.settings.layer_scale,
             registers=self.backbone.num_reg_tokens,
-            info={"steps": self.steps, "seed": self.seed},
+            info={"steps": self.steps, "seed": self.seed, "settings": resolved(self.settings)},
             pre_norm=self.backbone.pre_norm,
         )
 
@@ -263,8 +261,14 @@ class Recipe(ScheduledModule):
 
 
 def recipe_class(module: str) -> type[Recipe]:
-    """Recipe class defined in a module of `regvit_lightning/pretrain/`."""
-    recipe: type[Recipe] = importlib.import_module(f"regvit_lightning.pretrain.{module}").RECIPE
+    """Recipe class defined in a module of `regvit_lightning/pretrain/`.
+
+    Raises:
+        SettingsError: there is no such module, or it defines no recipe.
+    """
+    recipe: type[Recipe] | None = getattr(importlib.import_module(below("pretrain", module)), "RECIPE", None)
+    if recipe is None:
+        raise SettingsError(f"module: {module}: regvit_lightning/pretrain/{module} defines no recipe")
     return recipe
 
 

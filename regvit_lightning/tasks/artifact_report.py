@@ -29,7 +29,7 @@ from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.settings import MISSING, boxed_sets, check
+from regvit_lightning.settings import MISSING, boxed_sets, check, number
 from regvit_lightning.statistics import binomial_interval, bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work
 
@@ -60,11 +60,11 @@ class ArtifactReportSettings(TaskSettings):
     """
 
     source: str = MISSING
-    resize: int = MISSING
-    crop: int = MISSING
-    images: int = MISSING
-    detailed: int = MISSING
-    shown: int = MISSING
+    resize: int = number("[1, 1e4]")
+    crop: int = number("[1, 1e4]")
+    images: int = number("[1, 1e9]")
+    detailed: int = number("[1, 1e6]")
+    shown: int = number("[1, 100]")
     rule: str = MISSING
     rules: Rules = field(default_factory=Rules)
     probes: ProbeSettings = field(default_factory=ProbeSettings)
@@ -78,11 +78,9 @@ class ArtifactReportSettings(TaskSettings):
         sources, rules = ("imagenet", *boxed_sets()), self.rules.words()
         check(self.source in sources, f"source={self.source}: expected one of {', '.join(sources)}")
         check(self.rule in rules, f"rule={self.rule}: expected one of {', '.join(rules)}")
-        check(self.resize >= self.crop > 0, f"resize={self.resize}, crop={self.crop}: expected resize >= crop > 0")
-        order = 0 < self.shown <= self.detailed <= self.images
-        check(
-            order, f"shown={self.shown}, detailed={self.detailed}, images={self.images}: expected them to rise from 1"
-        )
+        check(self.resize >= self.crop, f"resize={self.resize}: must be at least crop={self.crop}")
+        order = self.shown <= self.detailed <= self.images
+        check(order, f"shown={self.shown}, detailed={self.detailed}, images={self.images}: expected them to rise")
 
 
 SETTINGS = ArtifactReportSettings

@@ -21,7 +21,7 @@ from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.neighbours import search, votes
 from regvit_lightning.runtime import seeds
-from regvit_lightning.settings import MISSING, check, check_positive
+from regvit_lightning.settings import check, number
 from regvit_lightning.statistics import accuracy, accuracy_interval
 from regvit_lightning.work import ImageCounts, Pass, Work
 
@@ -42,15 +42,14 @@ class KnnSettings(ClassificationSettings):
         bank_chunk: number of train features compared with a batch of queries at once; bounds memory.
     """
 
-    neighbours: list[int] = MISSING
-    temperature: float = MISSING
-    held_out_limit: int = MISSING
-    bank_chunk: int = MISSING
+    neighbours: list[int] = number("[1, 1e6]")
+    temperature: float = number("(0, 1e3]")
+    held_out_limit: int = number("[1, 1e9]")
+    bank_chunk: int = number("[1, 1e9]")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "temperature")
-        check(len(self.neighbours) > 0 and min(self.neighbours) > 0, "neighbours: expected a list such as [10,20]")
+        check(len(self.neighbours) > 0, "neighbours: expected a list such as [10,20]")
 
 
 SETTINGS = KnnSettings

@@ -28,7 +28,7 @@ from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
 from regvit_lightning.schedules import cosine
-from regvit_lightning.settings import MISSING, check, check_at_least, from_resolved, resolved
+from regvit_lightning.settings import check, from_resolved, number, resolved
 from regvit_lightning.statistics import accuracy, accuracy_interval
 from regvit_lightning.work import ImageCounts, Pass, Work
 
@@ -50,17 +50,16 @@ class LinearSettings(ClassificationSettings):
         blocks: numbers of last blocks whose CLS is the input of a head.
     """
 
-    steps: int = MISSING
-    batch_size: int = MISSING
-    learning_rates: list[float] = MISSING
-    momentum: float = MISSING
-    blocks: list[int] = MISSING
+    steps: int = number("[1, 1e9]")
+    batch_size: int = number("[1, 1e5]")
+    learning_rates: list[float] = number("(0, 1e6]")
+    momentum: float = number("[0, 1)")
+    blocks: list[int] = number("[1, 1000]")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "steps", "batch_size")
         check(len(self.learning_rates) > 0, "learning_rates: expected a list such as [1e-3,1e-2]")
-        check(len(self.blocks) > 0 and min(self.blocks) > 0, "blocks: expected a list such as [1,4]")
+        check(len(self.blocks) > 0, "blocks: expected a list such as [1,4]")
 
 
 SETTINGS = LinearSettings

@@ -26,7 +26,7 @@ from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models import joint_space
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.joint_space import JointSpace
-from regvit_lightning.settings import MISSING, check, check_at_least
+from regvit_lightning.settings import MISSING, check, number
 from regvit_lightning.statistics import accuracy_interval
 from regvit_lightning.work import ImageCounts, Pass, Work
 
@@ -53,14 +53,13 @@ class ZeroShotSettings(ViewSettings):
 
     class_names: str = MISSING
     templates: str = MISSING
-    text_batch: int = MISSING
+    text_batch: int = number("[1, 1e6]")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         names = f"class_names={self.class_names}: expected imagenet or folders"
         check(self.class_names in ("imagenet", "folders"), names)
         check(self.templates in TEMPLATES, f"templates={self.templates}: expected one of {', '.join(TEMPLATES)}")
-        check_at_least(self, 1, "text_batch")
 
 
 SETTINGS = ZeroShotSettings

@@ -30,6 +30,15 @@ def parse(content: bytes) -> Any:
     return tree
 
 
+def cleaned(tree: Any) -> Any:
+    """A copy of a tree of JSON values, with a space for every sign that `parse` refuses in texts."""
+    if isinstance(tree, dict):
+        return {cleaned(key): cleaned(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [cleaned(value) for value in tree]
+    return CONTROL.sub(" ", tree) if isinstance(tree, str) else tree
+
+
 def check(tree: Any, depth: int = 0) -> None:
     """Check the numbers, texts and depth of a tree of JSON values.
 

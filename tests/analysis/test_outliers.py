@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from regvit_lightning.analysis import norms, outliers
 from regvit_lightning.analysis.norms import measure
 from regvit_lightning.analysis.outliers import Rules, find
-from regvit_lightning.settings import SettingsError
+from regvit_lightning.settings import SettingsError, load_settings
 from tests.analysis.planted import planted
 
 # 1..9 once each around the median 5 (MAD 2), and one far patch.
@@ -210,8 +210,8 @@ def test_a_rule_fires_between_the_least_share_and_a_half():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"cutoff": 0}, {"sigmas": -1}, {"factor": 1}, {"least_share": 0.5}, {"mads": 0}, {"least_images": 1.1}]
+    "word", ["cutoff=0", "sigmas=-1", "factor=1", "least_share=0.5", "mads=0", "least_images=1.1", "least_images=0"]
 )
-def test_constants_out_of_range(bad):
-    with pytest.raises(SettingsError, match=next(iter(bad))):
-        Rules(**bad)
+def test_constants_out_of_range(word):
+    with pytest.raises(SettingsError, match=word.partition("=")[0]):
+        load_settings("tasks", "artifact_report", "mini", [f"rules.{word}"])

@@ -153,6 +153,8 @@ def test_a_norm_that_is_not_finite_is_refused(bad):
     with pytest.raises(UserError, match=r"^1 of 1,024 norms of patches after block 2 are not finite: ") as error:
         judged(values)
     assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="not finite"):
+        high_norms(with_norms(torch.cat([values, values[:, :1]], dim=1)), Rules())
     with pytest.raises(UserError, match="at the patch embedding are not finite"):
         judged(bulk(images=4), embedded=bulk(images=4)[:, 0].fill_(bad))
     with pytest.raises(UserError, match="the median norm of patches after block 1 is 0"):

@@ -3,6 +3,7 @@
 import io
 import os
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
+from regvit_lightning.data import images
 from regvit_lightning.data.images import as_rgb, decode, open_image, rotation
 from tests.data.one_line import complaint
 
@@ -118,3 +120,9 @@ def test_damaged_content_is_an_image_or_one_line(content, changes, end):
         damaged[start : start + len(replacement)] = replacement
     line = complaint(decode, bytes(damaged[: int((0.2 + end) * len(damaged))]), "image x", as_rgb)
     assert not line or line.startswith("unreadable image x: ")
+
+
+def test_no_other_file_of_the_library_opens_images():
+    folder = Path(images.__file__).parents[1]
+    opening = [file.name for file in folder.rglob("*.py") if "Image.open(" in file.read_text(encoding="utf-8")]
+    assert opening == ["images.py"]

@@ -107,6 +107,10 @@ def test_the_export_is_a_backbone_with_its_facts(whole):
     assert (backbone.num_registers, backbone.image_size, backbone.depth) == (2, 64, 4)
     _, metadata, *_ = weights.load_weights(whole / "backbone.safetensors")
     assert metadata.info["steps"] == 12
+    described = json.loads((whole / "run.json").read_text())  # what a record of this model says
+    assert {key: backbone.facts()["trained_with"][key] for key in ("lr", "batch_size", "module")} == {
+        key: described[key] for key in ("lr", "batch_size", "module")
+    }
     checkpoint = sources.load_backbone(str(whole / "last.ckpt"), Path())
     assert checkpoint.fingerprint == backbone.fingerprint
     assert checkpoint.name == "deit3-vitn_reg2-last"

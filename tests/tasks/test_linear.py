@@ -26,7 +26,7 @@ def mini_settings(*words):
 
 
 def nano():
-    return sources.load_backbone("random-vitn_reg4", None, image_size=64)
+    return sources.load_backbone("random-vitn_reg4", "runs", image_size=64)
 
 
 def test_the_grid_has_dinov2s_52_heads():
@@ -105,7 +105,7 @@ def test_outcome_states_its_protocol(tiny):
 
 
 def test_without_cls_the_mean_patch_takes_its_place(tiny):
-    backbone = sources.load_backbone("random-timm/vit_wee_patch16_reg1_gap_256", None)
+    backbone = sources.load_backbone("random-timm/vit_wee_patch16_reg1_gap_256", "runs")
     module = linear.LinearProbe(backbone, mini_settings(), 16)
     assert len(module.grid) == 26
     features = module.features(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8))
@@ -164,8 +164,25 @@ def test_the_head_is_chosen_on_held_out_train_even_where_test_says_otherwise(tmp
     assert outcome.protocol["head"]["lr"] == 1.0
     assert outcome.metrics["top1_held_out"] == 100
     assert outcome.metrics["top1"] == outcome.scores["top1"].mean() == 0
-    assert outcome.metrics["top1_best_on_test"] == 50
+    assert outcome.metrics["top1_best_on_test"] == outcome.scores["top1_best_on_test"].mean() == 50
     assert outcome.protocol["head_best_on_test"]["lr"] == 1e-12
+
+
+def test_no_head_is_trained_on_an_image_on_which_it_is_chosen(tiny, monkeypatch):
+    parts = {}
+
+    class Watched(linear.ImageNet):
+        def __init__(self, *options, **more):
+            super().__init__(*options, **more)
+            parts.update(more)
+
+    monkeypatch.setattr(linear, "ImageNet", Watched)
+    outcome = linear.run(nano(), tiny, mini_settings("steps=1"))
+    trained, ((chosen_on, _),) = parts["train"][0], parts["validation"]
+    assert not set(trained.paths) & set(chosen_on.paths)
+    assert (len(trained), len(chosen_on)) == (80, 16)  # one of the six images of each class
+    assert (outcome.protocol["train_images"], outcome.protocol["held_out_images"]) == (80, 16)
+    assert parts["test"][0][0].root.endswith("val")
 
 
 def test_the_record_says_on_how_few_images_the_head_was_chosen(tmp_path):

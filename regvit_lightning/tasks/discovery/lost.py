@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.settings import MISSING, check, check_at_least
+from regvit_lightning.settings import MISSING, check, number
 from regvit_lightning.tasks.discovery import protocol, seed_expansion
 from regvit_lightning.tasks.discovery.protocol import DiscoveredBoxes, SingleSourceSettings, Source, Steps
 from regvit_lightning.tasks.discovery.seed_expansion import Expansion
@@ -44,12 +44,11 @@ class LostSettings(SingleSourceSettings):
     centred: bool = MISSING
     l2: bool = MISSING
     scaled: bool = MISSING
-    bias: float = MISSING
-    k: int = MISSING
+    bias: float = number("[-1e9, 1e9]")
+    k: int = number("[1, 1e6]")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "k")
         check(not (self.l2 and self.scaled), "scaled=true: products of normalised features have a scale; take l2=false")
 
 

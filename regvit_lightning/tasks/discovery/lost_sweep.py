@@ -18,7 +18,7 @@ from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.settings import TELLING, uncertainty
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import seeds
-from regvit_lightning.settings import MISSING, check, check_at_least
+from regvit_lightning.settings import MISSING, check, number
 from regvit_lightning.statistics import accuracy_interval
 from regvit_lightning.tasks.discovery import protocol
 from regvit_lightning.tasks.discovery.lost import FALLBACK, LOST, TIES, Choice
@@ -45,17 +45,15 @@ class LostSweepSettings(DiscoverySettings):
     """
 
     features: list[str] = MISSING
-    blocks: list[int] = MISSING
+    blocks: list[int] = number("[-1000, 1000]")
     centred: list[bool] = MISSING
-    biases: list[float] = MISSING
-    l2_biases: list[float] = MISSING
-    k: int = MISSING
-    held_out: float = MISSING
+    biases: list[float] = number("[-1e9, 1e9]")
+    l2_biases: list[float] = number("[-1e9, 1e9]")
+    k: int = number("[1, 1e6]")
+    held_out: float = number("(0, 1)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "k")
-        check(0 < self.held_out < 1, f"held_out={self.held_out}: must lie in (0, 1)")
         check(set(self.features) <= set(FEATURES), f"features={self.features}: expected some of q, k, v")
         check(bool(self.choices()), "the grid is empty: features, blocks, centred or both lists of biases are")
 

@@ -89,8 +89,8 @@ def second_eigenvector(joined: npt.NDArray[np.bool_], weak: float) -> Vector:
 
     start = np.random.default_rng(0).standard_normal(len(root))
     operator = LinearOperator(weights.shape, matvec=product, dtype=np.float64)
-    try:
-        return eigsh(operator, k=1, which="LA", v0=start)[1][:, 0] / root
+    try:  # a graph with few distinct eigenvalues makes ARPACK start again from random numbers
+        return eigsh(operator, k=1, which="LA", v0=start, rng=0)[1][:, 0] / root
     except ArpackError:  # no convergence, as with several equal eigenvalues: the dense solver always has an answer
         last = len(root) - 1
         deflated = weights / np.outer(root, root) - np.outer(first, first)

@@ -31,7 +31,7 @@ from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models import kinds
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import hardware
-from regvit_lightning.settings import MISSING, check, check_at_least
+from regvit_lightning.settings import MISSING, check, number
 from regvit_lightning.statistics import accuracy_interval
 from regvit_lightning.work import ImageCounts, Pass, Work
 
@@ -57,15 +57,11 @@ class DiscoverySettings(TaskSettings):
     """
 
     images: str = MISSING
-    max_patches: int = MISSING
+    max_patches: int = number("[1, 1e6]")
 
     @property
     def boxed_set(self) -> str:
         return self.images
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 1, "max_patches")
 
 
 @dataclass
@@ -78,7 +74,7 @@ class SingleSourceSettings(DiscoverySettings):
     """
 
     feature: str = MISSING
-    block: int = MISSING
+    block: int = number("[-1000, 1000]")
 
     def source(self, backbone: Backbone) -> Source:
         """Resolve block and feature for this backbone.

@@ -13,7 +13,7 @@ from torch import Tensor
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.settings import MISSING, check
+from regvit_lightning.settings import number
 from regvit_lightning.tasks.discovery import protocol
 from regvit_lightning.tasks.discovery.normalised_cut import cut
 from regvit_lightning.tasks.discovery.protocol import DiscoveredBoxes, SingleSourceSettings, Source, Steps
@@ -34,13 +34,8 @@ class TokenCutSettings(SingleSourceSettings):
         weak: weight of all other edges.
     """
 
-    threshold: float = MISSING
-    weak: float = MISSING
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(-1 < self.threshold < 1, f"threshold={self.threshold}: must lie in (-1, 1)")
-        check(0 < self.weak < 1, f"weak={self.weak}: must lie in (0, 1)")
+    threshold: float = number("(-1, 1)")
+    weak: float = number("(0, 1)")
 
 
 SETTINGS = TokenCutSettings

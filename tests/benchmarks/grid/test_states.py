@@ -239,7 +239,7 @@ def test_gpus_that_are_not_there(place, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["jobs=0"], "jobs=0: must be at least 1"),
+        (["jobs=0"], "jobs=0: must lie in [1, 1024]"),
         (["gpus=9"], "gpus=9: this machine"),
         (["launcher=ssh"], "launcher=ssh: expected local or slurm"),
         (["pretrain=true", "pretrain_devices=8"], "pretrain_devices=8: the grid runs on 1 device(s) here"),

@@ -13,6 +13,7 @@ from benchmarks.report import templates
 from benchmarks.tables import scored_records
 from benchmarks.tables.published import Protocol, Published
 from benchmarks.tables.scored_records import ScoredRecord
+from regvit_lightning import settings
 from regvit_lightning.errors import UserError
 from regvit_lightning.records import ADDED
 from tests.benchmarks.report.pages_by_hand import EVIL, Read, artifacts, hostile, hostile_artifacts, page, record, saved
@@ -143,8 +144,8 @@ def test_files_that_are_no_records_are_named_and_left(tmp_path, capsys):
 def test_nothing_to_show_is_told(tmp_path):
     with pytest.raises(UserError, match=r"no record in .*results/mini/cells; make some with: make eval DATA=mini"):
         written(tmp_path)
-    with pytest.raises(UserError, match="width=0: must be at least 1"):
-        report.ReportOptions(width=0)
+    with pytest.raises(UserError, match=r"width=0: must lie in \[1, 1e4\]"):
+        settings.build(report.ReportOptions, words=["width=0"])
 
 
 def test_a_full_disk_leaves_the_old_page(tmp_path, monkeypatch):

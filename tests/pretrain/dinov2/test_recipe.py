@@ -305,7 +305,7 @@ def test_blur_probabilities_as_released_and_as_meant(inverted, expected):
         ("mask_ratios=[0.5,1.2]", "mask_ratios"),
         ("mask_ratios=[0.5,0.1]", "mask_ratios"),
         ("mask_probability=0", "mask_probability"),
-        ("group=1", "KoLeo needs at least 2 images"),
+        ("group=1", "group=1: must lie in "),
         ("group=3", "batch_size=8 is not a multiple of group=3"),
         ("centring=none", "expected one of sinkhorn, moving_average"),
         ("drop_path=1.0", "drop_path"),

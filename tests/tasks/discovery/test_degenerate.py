@@ -4,6 +4,10 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+from PIL import Image
 from scipy.sparse.linalg import ArpackError
 from torch.nn import functional as F
 
@@ -12,7 +16,7 @@ from regvit_lightning.tasks.discovery import lost, normalised_cut, seed_expansio
 from regvit_lightning.tasks.discovery.lost import LOST, Choice
 from regvit_lightning.tasks.discovery.protocol import Doubts
 from tests.data.test_voc import write_voc
-from tests.tasks.discovery.test_lost import colour_backbone, mini_settings, plain_tokencut, planted_set
+from tests.tasks.discovery.test_lost import PATCH, colour_backbone, mini_settings, plain_tokencut, planted_set
 
 RAW = Choice("k", -1, False, False, 0.0)
 
@@ -122,6 +126,20 @@ def test_one_patch_apart_is_cut_off():
     assert one.boxes[0].tolist() == plain_tokencut(features[0])[0]
 
 
+@effort(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 4), st.sampled_from([-0.5, 0.0, 0.2, 0.9]))
+def test_every_small_graph_has_one_answer(seed, height, width, threshold):
+    features = torch.from_numpy(np.random.default_rng(seed).integers(-1, 2, (1, height, width, 3))).float()
+    one = normalised_cut.cut(features, threshold, 1e-5)
+    again = normalised_cut.cut(features, threshold, 1e-5)
+    assert torch.equal(one.boxes, again.boxes)
+    assert one.eigenvectors.isfinite().all()
+    assert one.objects.flatten()[one.seeds].all()
+    cosines = F.normalize(features, dim=-1).flatten(1, 2)[0]
+    joined = (cosines @ cosines.T > threshold)[~torch.eye(height * width, dtype=torch.bool)]
+    assert one.uniform.item() == (joined.all() or not joined.any())
+
+
 def test_without_convergence_the_dense_solver_answers(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(1, 6, 7, 8, generator=generator)
@@ -151,10 +169,18 @@ def plain_blue(tmp_path_factory):
     root = tmp_path_factory.mktemp("blue")
     folder = write_voc(root / "VOCdevkit" / "VOC2007", {str(n): ((40, 32), [(1, 1, 40, 32)]) for n in range(4)})
     for file in (folder / "JPEGImages").iterdir():
-        from PIL import Image
-
         Image.new("RGB", (40, 32), (10, 60, 220)).save(file, format="PNG")
     return DataSettings(name="blue", root=str(root))
+
+
+@pytest.mark.parametrize(("module", "task"), [(lost, "lost_voc07"), (tokencut, "tokencut_voc07")])
+def test_an_image_of_one_patch_passes_the_whole_cell(tmp_path, module, task):
+    folder = write_voc(tmp_path / "VOCdevkit" / "VOC2007", {"1": ((PATCH, PATCH), [(1, 1, PATCH, PATCH)])})
+    Image.new("RGB", (PATCH, PATCH), (10, 60, 220)).save(folder / "JPEGImages" / "1.jpg", format="PNG")
+    data = DataSettings(name="one", root=str(tmp_path))
+    outcome = module.run(colour_backbone(), data, mini_settings(task=task))
+    assert (outcome.metrics["corloc"], outcome.protocol["fallbacks"]) == (100, 1)
+    assert outcome.intervals["corloc"] == (pytest.approx(2.5), 100)  # one of one: 0.025^(1/1)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The sweep's setting is chosen on held-out images and never on test: planted images on which the two disagree."""
 
+import torch
 from PIL import Image
 
 from regvit_lightning.data.layout import DataSettings
@@ -57,3 +58,7 @@ def test_fallbacks_of_the_chosen_setting_are_those_of_the_scored_images(tmp_path
     outcome = lost_sweep.run(colour_backbone(), data, mini_settings(*words, task="lost_sweep_voc07"))
     assert (outcome.protocol["fallbacks"], outcome.protocol["constant_degree_share"]) == (8, 1.0)
     assert outcome.remarks[0].startswith("in 8 of 8 images ")
+
+
+def test_of_equally_good_settings_the_first_is_taken_and_all_are_counted():
+    assert lost_sweep.best(torch.tensor([50.0, 75, 25, 75, 75], dtype=torch.float64)) == (1, 3)
