@@ -97,7 +97,8 @@ class DeiT3(recipe.Recipe):
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.ema.update_parameters(self.backbone)
+        if not self.skipped_update:
+            self.ema.update_parameters(self.backbone)
 
     def schedule(self, step: int) -> dict[str, float]:
         """Learning rate: linear warm-up, then timm's cosine decay, which counts from step 0, not from its end.

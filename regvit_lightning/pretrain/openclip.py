@@ -168,7 +168,9 @@ class OpenClip(recipe.Recipe):
         settings = self.settings
         betas = (0.9, settings.beta2)
         groups = parameter_groups(self, settings.weight_decay)
-        return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.epsilon, fused=True)
+        # A fused AdamW would unscale the gradients of fp16 itself, after their norm is logged.
+        fused = settings.precision != "16-mixed"
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.epsilon, fused=fused)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)

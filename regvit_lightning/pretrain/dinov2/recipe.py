@@ -302,7 +302,8 @@ class DINOv2(recipe.Recipe):
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         momentum = self.schedule(self.global_step)["momentum"]
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.update_teacher(momentum)
+        if not self.skipped_update:
+            self.update_teacher(momentum)
 
     def set_options(self, optimizer: torch.optim.Optimizer, step: int) -> None:
         """Set the learning rate and weight decay of each parameter group for update `step`."""
