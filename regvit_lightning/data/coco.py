@@ -99,7 +99,10 @@ def _matched(file: Path, lines: Sequence[str], entries: Sequence[Entry], get: st
 
 
 def _fitting(line: tuple[str, ...], entries: Sequence[Entry]) -> list[Entry]:
-    """Entries with the longest name that is an end of the path `line`, or of which that is an end."""
+    """The entry of that name; or those with the longest name that is an end of the path, or of which that is an end."""
+    exact = [entry for entry in entries if _parts(entry.name) == line]
+    if exact:
+        return exact
     lengths = [(_common(line, _parts(entry.name)), entry) for entry in entries]
     longest = max((length for length, _ in lengths), default=0)
     return [entry for length, entry in lengths if length == longest and length]

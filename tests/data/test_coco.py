@@ -45,6 +45,12 @@ def test_one_file_name_in_two_folders_is_two_images(tmp_path, names):
     assert read(tmp_path, names) == {"a/1.jpg": ONE, "b/1.jpg": TWO}
 
 
+def test_the_same_path_or_else_the_longest_common_end_decides(tmp_path):
+    images, files = [entry(1, "1.jpg"), entry(2, "a/1.jpg")], ["1.jpg", "a/1.jpg", "deep/a/1.jpg"]
+    write(tmp_path, images, [box(1, 1), box(2, 2)], files)
+    assert read(tmp_path, files) == {"1.jpg": ONE, "a/1.jpg": TWO, "deep/a/1.jpg": TWO}
+
+
 def test_entries_that_cannot_be_told_apart_are_refused(tmp_path):
     write(tmp_path, [entry(1, "1.jpg"), entry(2, "1.jpg")], [box(1, 1), box(2, 2)], [*FILES, "1.jpg"])
     assert "2 of 2 images may be several of its entries: a/1.jpg, b/1.jpg" in complaint(read, tmp_path, FILES)
