@@ -136,7 +136,8 @@ class OpenClip(recipe.Recipe):
             rank=self.global_rank,
             world_size=self.trainer.world_size,
         )
-        loss: Tensor = contrast(images, texts, self.space.logit_scale.exp())
+        with torch.autocast(self.device.type, enabled=False):  # logits in float32: the scale multiplies errors by 100
+            loss: Tensor = contrast(images, texts, self.space.logit_scale.exp())
         self.log("train/loss", loss, sync_dist=True)
         self.log("train/logit_scale", self.space.logit_scale.exp())
         return loss
