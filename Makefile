@@ -46,10 +46,10 @@ help:  ## list the targets and their variables
 setup: $(READY)  ## the environment: VENV=.venv (about 5.5 GB; clones may share one), PYTHON=<python 3.11 or 3.12>
 
 $(READY):
-	@echo "making the environment in $(VENV): a few minutes, about 5.5 GB"
-	test -x $(PY) || $(call quote,$(PYTHON)) -m venv $(VENV)
+	@echo making the environment in $(call quote,$(VENV)): a few minutes, about 5.5 GB
+	test -x $(PY) || $(call quote,$(PYTHON)) -m venv $(call quote,$(VENV))
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	rm -f $(VENV)/.ready-* && touch $@
+	rm -f $(call quote,$(VENV))/.ready-* && touch $(call quote,$@)
 
 demo: setup  ## render data, pretrain two nano models, evaluate, print the table (CPU, minutes): GRID=demo|mini-paper JOBS=1
 	@$(PY) -m benchmarks.grid data=mini pretrain=true $(WORDS)

@@ -1,5 +1,6 @@
 """Estimate time and memory of a grid before running it: `python -m benchmarks.plan grid=paper data=full gpus=64`."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -113,8 +114,8 @@ def _count(options: Plan) -> int:
 
     if options.gpus == "all":
         return torch.cuda.device_count() or 1
-    check(options.gpus.isdecimal(), f"gpus={options.gpus}: expected a number, or all")
-    check(int(options.gpus) > 0, f"gpus={options.gpus}: must be at least 1")
+    fits = re.fullmatch(r"0*[1-9][0-9]{0,4}", options.gpus)
+    check(fits is not None, f"gpus={options.gpus}: expected a number from 1 to 99999, or all")
     return int(options.gpus)
 
 

@@ -20,7 +20,7 @@ time that is left. Looks at records, locks and the queue of Slurm; runs nothing.
 class Status(grids.Chosen):
     """Settings of the program."""
 
-    devices: int = setting("GPUs, or cells at once, for the estimate of the time that is left", 1, within="[1, 1e6]")
+    devices: int = setting("GPUs, or cells at once, for the estimate of the time that is left", 1, within="[1, 1e5]")
 
 
 def main(options: Status, words: list[str]) -> None:

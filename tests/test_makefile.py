@@ -226,6 +226,32 @@ def test_environment_and_data_root_may_come_from_the_shell(venv, tmp_path):
     assert json.loads(done.stdout) == {"words": ["-m", "benchmarks.data"], "DATA_ROOT": "/a$b $(shell touch F)"}
 
 
+@pytest.mark.parametrize(
+    "name", ["it's", "run(1)", "a$(touch${{IFS}}{file})", "`touch${{IFS}}{file}`", "a&b", "a=b", "$(shell_x)", "größe"]
+)
+def test_an_environment_is_made_where_it_is_said(tmp_path, name):
+    """A program in place of Python makes the folder that `-m venv` names; the environment's own does nothing."""
+    file, base = tmp_path / "F", tmp_path / "base"
+    base.write_text('#!/bin/sh\nmkdir -p "$3/bin" && ln -s /bin/true "$3/bin/python"\n')
+    base.chmod(0o755)
+    where = f"{tmp_path}/{name.format(file='F')}"
+    clean = {"PATH": os.environ["PATH"]}
+    call = ["make", "-C", str(ROOT), f"VENV={where}", f"PYTHON={base}", "setup"]
+    done = subprocess.run(call, env=clean, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert Path(where, "bin", "python").is_symlink()
+    assert not file.exists()
+    assert not (ROOT / "F").exists()
+
+
+@pytest.mark.parametrize("name", ["a b", "a;touch${IFS}F", "a|b", "a:b", "a%b", "a#b"])
+def test_a_path_that_make_cannot_have_is_refused(name):
+    done = make(Path(name), "setup", PYTHON="/bin/false")
+    assert done.returncode == 2
+    assert "make cannot work with a path that has a blank or one of" in done.stderr
+    assert not (ROOT / "F").exists()
+
+
 def test_completion_in_a_shell_sees_the_targets(venv):
     shown = make(venv, "-npq", "__BASH_MAKE_COMPLETION__=1", ".DEFAULT").stdout
     assert all(re.search(rf"^{target}:", shown, re.MULTILINE) for target in TARGETS)

@@ -52,11 +52,14 @@ def data_name(data: str) -> str:
     """Name of data given by its name, by its YAML file or, with a slash, by the folder of its images.
 
     Raises:
-        SettingsError: a YAML file that is missing or unreadable.
+        UserError: it is empty, or names no folder below the results; or a YAML file that is missing or unreadable.
     """
     if data.endswith(layout.SUFFIXES):
         return layout.resolve(data, root_needed=False).name
-    return Path(data).resolve().name if "/" in data else data
+    name = Path(data).resolve().name if "/" in data else data
+    if name.strip() in ("", ".", ".."):
+        raise UserError(f"data '{data}': expected a name such as mini, or the folder of the images with a /")
+    return name
 
 
 def read_scored_records(results: Path, data: str, source: str = "", required: bool = True) -> ScoredRecords:

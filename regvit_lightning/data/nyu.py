@@ -203,7 +203,10 @@ def _read_splits(file: Path, splits: Path, key: str) -> npt.NDArray[np.int64]:
         splits_content = scipy.io.loadmat(splits)
     if key not in splits_content:
         raise DataError(f"{splits} has no array {key}: expected the official splits.mat")
-    numbers = splits_content[key].flatten().astype(np.int64)
+    numbers = np.asarray(splits_content[key]).flatten()
+    if numbers.dtype.kind not in "iuf" or not (numbers == np.trunc(numbers)).all() or not np.isfinite(numbers).all():
+        raise DataError(f"{splits}: {key} holds {numbers.dtype} values that are no image numbers")
+    numbers = numbers.astype(np.int64)
     if numbers.size and not 1 <= numbers.min() <= numbers.max() <= count:
         raise DataError(f"{splits}: {key} names images {numbers.min()} to {numbers.max()}, but {file} has {count}")
     return numbers

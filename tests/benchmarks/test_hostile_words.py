@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks import command
 from regvit_lightning import settings
+from regvit_lightning.errors import UserError
 from tests.test_makefile import SCHEMAS
 
 GROUPS = {"pretrain": "recipes", "evaluate": "tasks"}
@@ -124,3 +125,12 @@ def test_a_word_never_reads_the_environment(text, capsys, monkeypatch):
         shown = capsys.readouterr().out
         assert text in shown
         assert "hidden" not in shown
+
+
+@pytest.mark.parametrize("data", ["", " ", ".", "..", "/", "../.."])
+def test_tables_and_pages_stay_below_the_results(data, tmp_path, monkeypatch):
+    from benchmarks.tables.scored_records import data_name
+
+    monkeypatch.chdir("/" if data == "../.." else tmp_path)
+    with pytest.raises(UserError, match="expected a name such as mini"):
+        data_name(data)

@@ -1,6 +1,8 @@
 """Masks by hand and by mmsegmentation's own reader; folders in the documented layouts; files that do not fit."""
 
+import dataclasses
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -499,3 +501,51 @@ def test_a_missing_folder_and_a_wrong_count(folder, tmp_path):
         ade20k.train_images(folder, ())
     with pytest.raises(DataError, match=r"no folder .*ADEChallengeData2016/images/training"):
         ade20k.train_images(DataSettings(name="x", root=str(tmp_path / "nowhere")), ())
+
+
+# ---------------------------------------------------------------------------------------------- generated bad input
+
+
+@pytest.fixture(scope="module")
+def one_pair(tmp_path_factory):
+    root = tmp_path_factory.mktemp("one")
+    return DataSettings(name="own", root=str(root)), *write_pair(root, "training", 1, size=(12, 9))
+
+
+@given(
+    which=st.sampled_from([0, 1]),
+    content=st.binary(max_size=40),
+    start=st.floats(0, 1),
+    length=st.integers(0, 60),
+    end=st.floats(0.1, 2),
+)
+def test_damaged_images_and_masks_are_read_or_told_in_a_line(one_pair, which, content, start, length, end):
+    data, *files = one_pair
+    sound = [file.read_bytes() for file in files]
+    place = int(start * len(sound[which]))
+    damaged = sound[which][:place] + content + sound[which][place + length :]
+    files[which].write_bytes(damaged[: int(end * len(damaged))])
+    complaint(_pixels, data)
+    for file, whole in zip(files, sound, strict=True):
+        file.write_bytes(whole)
+
+
+@given(mode=st.sampled_from(["1", "L", "P", "LA", "RGB", "RGBA", "I", "I;16", "F", "CMYK"]), value=st.integers(0, 255))
+def test_masks_of_any_mode_are_read_or_told_in_a_line(one_pair, mode, value):
+    data, _, mask = one_pair
+    sound = mask.read_bytes()
+    Image.new("L", (12, 9), value).convert(mode).save(mask, "TIFF")
+    complaint(_pixels, data)
+    mask.write_bytes(sound)
+
+
+@given(st.one_of(st.binary(max_size=60), st.text("ADE_train01/.\n\0é ", max_size=60).map(str.encode)))
+def test_any_list_of_names_is_read_or_told_in_a_line(one_pair, content):
+    data = dataclasses.replace(one_pair[0], segmentation=Segmentation(lists=["train.txt", "val.txt"]))
+    Path(data.root, "train.txt").write_bytes(content)
+    complaint(_pixels, data)
+
+
+def _pixels(data):
+    images = ade20k.train_images(data, [ade20k.LoadImage(), ade20k.LoadLabels(data.segmentation)])
+    return [images[place] for place in range(len(images))]

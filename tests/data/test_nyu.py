@@ -524,3 +524,73 @@ def test_a_worker_process_tells_in_one_line(tmp_path):
         list(DataLoader(samples, 1, num_workers=1, collate_fn=nyu.by_size))
     assert "has no measured pixel" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------- generated bad input
+
+
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory):
+    return write_bts(tmp_path_factory.mktemp("listed"), [scene(0, SMALL)], [scene(1, SMALL)])
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory):
+    return write_mat(tmp_path_factory.mktemp("official"), [scene(0)], [1], [1])
+
+
+def _all_pairs(data):
+    pairs = nyu.train_pairs(data)
+    return [pairs[index] for index in range(len(pairs))]
+
+
+@given(content=st.one_of(st.binary(max_size=80), st.text("/._0rgb \n\0\u2028é", max_size=80).map(str.encode)))
+def test_any_list_is_read_or_told_in_a_line(listed, content):
+    Path(listed.root, "nyu", "nyu_train.txt").write_bytes(content)
+    complaint(_all_pairs, listed)
+
+
+@effort(max_examples=40)
+@given(content=st.binary(max_size=40), start=st.floats(0, 1), length=st.integers(0, 60), end=st.floats(0.1, 2))
+def test_damaged_depth_maps_are_read_or_told_in_a_line(listed, content, start, length, end):
+    line = "/kitchen_0001/rgb_00000.png /kitchen_0001/sync_depth_00000.png 518"
+    Path(listed.root, "nyu", "nyu_train.txt").write_text(line)
+    file = Path(listed.root, "nyu/sync/kitchen_0001/sync_depth_00000.png")
+    Image.fromarray(scene(0, SMALL)[1]).save(file)
+    sound = file.read_bytes()
+    place = int(start * len(sound))
+    damaged = sound[:place] + content + sound[place + length :]
+    file.write_bytes(damaged[: int(end * len(damaged))])
+    complaint(_all_pairs, listed)
+
+
+@pytest.mark.parametrize("kind", ["S5", "f4", "u1", "bool", "c8"])
+@pytest.mark.parametrize("name", ["images", "rawDepths"])
+def test_arrays_of_any_kind_in_the_mat_are_read_or_told_in_a_line(official, kind, name):
+    with h5py.File(Path(official.root, official.depth.mat), "a") as mat:
+        old = mat[name][()]
+        del mat[name]
+        mat[name] = np.zeros(old.shape, kind)
+    assert complaint(_all_pairs, official) or (name, kind) == ("images", "u1")
+    with h5py.File(Path(official.root, official.depth.mat), "a") as mat:
+        del mat[name]
+        mat[name] = old
+
+
+@pytest.mark.parametrize(
+    "numbers", [[[]], [["one"]], [[np.inf]], [[np.nan]], [[1.5]], [[0]], [[1e30]], [[1j]], [[True]]]
+)
+def test_split_numbers_of_any_kind_are_read_or_told_in_a_line(official, numbers):
+    scipy.io.savemat(Path(official.root, official.depth.splits), {"trainNdxs": np.array(numbers)})
+    complaint(_all_pairs, official)
+
+
+@given(start=st.floats(0, 1), content=st.binary(min_size=1, max_size=20))
+@effort(max_examples=40)
+def test_a_damaged_splits_file_is_read_or_told_in_a_line(official, start, content):
+    file = Path(official.root, official.depth.splits)
+    scipy.io.savemat(file, {"trainNdxs": np.array([[1]]), "testNdxs": np.array([[1]])})
+    sound = file.read_bytes()
+    place = int(start * len(sound))
+    file.write_bytes(sound[:place] + content + sound[place + len(content) :])
+    complaint(_all_pairs, official)

@@ -56,6 +56,8 @@ def test_the_report_finds_the_planted_neuron(truth, photographs):
     shares = [truth.flat[:, ring == distance].double().mean().item() for distance in range(4)]
     assert facts["placement"]["rings"] == pytest.approx(shares, rel=1e-5)
     assert facts["position"]["outlier"]["patches"] == int(truth.flat[::2].sum())
+    # The tenth train image chooses the penalty: without it there would be no probe of pixels.
+    assert facts["pixels"]["normal"]["patches"] == 16 * 64 - int(truth.flat[::2].sum())
     assert facts["single_tokens"]["outlier"]["test_images"] == 32
     assert found.metrics["attention_cls_outlier_preference"] > 0
 

@@ -168,6 +168,23 @@ def test_the_head_is_chosen_on_held_out_train_even_where_test_says_otherwise(tmp
     assert outcome.protocol["head_best_on_test"]["lr"] == 1e-12
 
 
+def test_no_head_is_trained_on_an_image_on_which_it_is_chosen(tiny, monkeypatch):
+    parts = {}
+
+    class Watched(linear.ImageNet):
+        def __init__(self, *options, **more):
+            super().__init__(*options, **more)
+            parts.update(more)
+
+    monkeypatch.setattr(linear, "ImageNet", Watched)
+    outcome = linear.run(nano(), tiny, mini_settings("steps=1"))
+    trained, ((chosen_on, _),) = parts["train"][0], parts["validation"]
+    assert not set(trained.paths) & set(chosen_on.paths)
+    assert (len(trained), len(chosen_on)) == (80, 16)  # one of the six images of each class
+    assert (outcome.protocol["train_images"], outcome.protocol["held_out_images"]) == (80, 16)
+    assert parts["test"][0][0].root.endswith("val")
+
+
 def test_the_record_says_on_how_few_images_the_head_was_chosen(tmp_path):
     outcome = solid(tmp_path, "steps=1", "held_out=0.2")
     assert outcome.protocol["held_out_images"] == 12
