@@ -17,7 +17,7 @@ from benchmarks import terminal
 from benchmarks.manual.config import config_text
 from benchmarks.manual.help import help_text, keys
 from regvit_lightning import settings
-from regvit_lightning.errors import Notice, Stopped, UserError
+from regvit_lightning.errors import Notice, Stopped, UserError, reading_failure
 
 PRINT_CONFIG = "--print-config"  # print the resolved settings and their origins instead of running
 
@@ -60,6 +60,12 @@ def run(name: str, description: str, schema: type[T], body: Callable[[T, list[st
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except RuntimeError as error:
+        failure = reading_failure(error)
+        if failure is None:
+            raise
+        print(f"{name}: {failure}", file=sys.stderr)
+        raise SystemExit(1) from None
     except Stopped as stopped:
         print(f"{name}: {stopped}", file=sys.stderr)
         raise SystemExit(stopped.status) from None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import command
+from benchmarks import command, terminal
 from benchmarks.data.rendering import render
 from regvit_lightning.data import layout
 from regvit_lightning.settings import SEEDS, check, setting
@@ -58,11 +58,12 @@ def main(options: Evaluate, words: list[str]) -> None:
         cell.check_same_origin(file, backbone)
         reason = cell.stale(file, lambda: backbone.fingerprint)
         if not reason:
-            print(f"evaluate: {name} is done: {file}")
+            terminal.say_once(f"evaluate: {name} is done: {file}")
             return
-        print(f"evaluate: {name} runs again: {reason}")
+        terminal.say_once(f"evaluate: {name} runs again: {reason}")
     if options.devices > 1 and not getattr(cell.task, "TRAINS_HEAD", False):
-        print(f"evaluate: {options.task} trains nothing and runs on one device: devices={options.devices} is not used")
+        unused = f"runs on one device: devices={options.devices} is not used"
+        terminal.say_once(f"evaluate: {options.task} trains nothing and {unused}")
 
     atomic.check_writable(file)
     render(data)

@@ -57,7 +57,7 @@ def main(options: Pretrain, words: list[str]) -> None:
     from benchmarks import progress
     from regvit_lightning import settings
     from regvit_lightning.models import EXPORT, vit
-    from regvit_lightning.pretrain import fit, trainer_options
+    from regvit_lightning.pretrain import fit, norms_callback, trainer_options
     from regvit_lightning.pretrain.curve import Curve
     from regvit_lightning.runtime import atomic, hardware
 
@@ -70,7 +70,9 @@ def main(options: Pretrain, words: list[str]) -> None:
     folder = Path(options.runs) / data.name / name / f"seed{options.seed}"
     run = fit.Run(options.model, identity.label, recipe, data, options.seed, folder, options.devices, options.nodes)
     if fit.finished(run) and not options.force:
-        print(f"pretrain: {name} (seed {options.seed}) is done: {folder / EXPORT}")
+        if (folder / "norms.csv").exists() and not (folder / "norms.png").exists():
+            norms_callback.draw(folder)
+        terminal.say_once(f"pretrain: {name} (seed {options.seed}) is done: {folder / EXPORT}")
         return
     vit.parse_name(options.model)
     progress.quiet()
@@ -85,6 +87,7 @@ def main(options: Pretrain, words: list[str]) -> None:
     curves = [] if "limit_train_batches" in recipe.trainer else [Curve(curve)]  # a partial run is not a result
     callbacks = [progress.Progress(f"pretrain {name}"), *curves, *_watching(run)]
     if hardware.first_process():
+        atomic.remove_leftovers(curve.parent)
         atomic.check_writable(curve)
     exported = fit.fit(run, callbacks, options.force)
     unreadable = folder / "unreadable.txt"

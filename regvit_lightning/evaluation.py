@@ -262,6 +262,7 @@ def run_and_record(
         file = evaluation.file(results, backbone.name)
         if not force:
             evaluation.check_same_origin(file, backbone)
+        atomic.remove_leftovers(evaluation.file(results, backbone.name).parent)
         _claim(options.folder, _description(evaluation, backbone, digests), force)
         outcome = evaluation.run(backbone, options)
         record = evaluation.record(backbone, outcome, time.monotonic() - begun, digests)

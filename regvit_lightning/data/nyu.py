@@ -196,7 +196,10 @@ def _read_splits(file: Path, splits: Path, key: str) -> npt.NDArray[np.int64]:
         if absent:
             raise DataError(f"{file} has no array {', '.join(absent)}: expected nyu_depth_v2_labeled.mat")
         images, depths = mat["images"].shape, mat["rawDepths"].shape
-    count, size = images[0], FRAME[::-1]
+        kinds = mat["images"].dtype, mat["rawDepths"].dtype
+    if kinds[0] != np.uint8 or kinds[1].kind != "f":
+        raise DataError(f"{file}: images {kinds[0]} and rawDepths {kinds[1]}: expected uint8 and float32")
+    count, size = images[0] if images else 0, FRAME[::-1]
     if images != (count, 3, *size) or depths != (count, *size):
         raise DataError(f"{file}: images {images} and rawDepths {depths}: expected (N, 3, 640, 480) and (N, 640, 480)")
     with _reading(splits):

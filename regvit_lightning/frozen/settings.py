@@ -16,7 +16,8 @@ class TaskSettings:
     Attributes:
         module: file of `regvit_lightning/tasks/` with the task's `SETTINGS` and `run`.
         version: version of the protocol; raised whenever a change to the code or the YAML changes numbers.
-        precision: of the frozen features: bf16-mixed or 32-true; auto takes bf16-mixed where the hardware supports it.
+        precision: of the frozen features: bf16-mixed, 16-mixed or 32-true; auto takes bf16-mixed where the hardware
+            supports it, and 32-true elsewhere.
         workers: data loading processes per device.
         device_batch: images per forward pass of the backbone on one device.
         untrained_size: side in pixels of the images for which untrained backbones are built.

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from regvit_lightning.data.transforms import three_augment
 from regvit_lightning.models import EXPORT, vit
 from regvit_lightning.pretrain import recipe
-from regvit_lightning.schedules import warmup_cosine
+from regvit_lightning.schedules import cosine_after_warmup
 from regvit_lightning.settings import MISSING, check, number
 
 
@@ -58,7 +58,8 @@ class DeiT3Settings(recipe.RecipeSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.loss in ("softmax", "bce"), f"loss={self.loss}: expected softmax or bce")
-        check(self.warmup_epochs <= self.epochs, f"warmup_epochs={self.warmup_epochs}: more than epochs")
+        longer = f"warmup_epochs={self.warmup_epochs} is above epochs={self.epochs}; give a shorter one, or 0"
+        check(self.warmup_epochs <= self.epochs, longer)
 
 
 class DeiT3(recipe.Recipe):
@@ -76,6 +77,7 @@ class DeiT3(recipe.Recipe):
         self.backbone = vit.build(model, image_size=settings.image_size, num_classes=num_classes, **options)
         average = get_ema_multi_avg_fn(settings.ema_decay)
         self.ema = AveragedModel(self.backbone, multi_avg_fn=average).requires_grad_(False)
+        self.ema.n_averaged.fill_(1)  # the initial weights count, as in timm's EMA; from 0, update 1 would replace them
         self.repeats = settings.repeats
         self.mix = mixing(settings.mixup, settings.cutmix, num_classes)
 
@@ -86,7 +88,7 @@ class DeiT3(recipe.Recipe):
         images, targets = self.mix(self.normalise(batch["image"]), batch["label"])
         logits = self.backbone(images).float()
         loss = objective(logits, targets, self.settings.loss, self.settings.label_smoothing)
-        self.log("train/loss", loss)
+        self.log("train/loss", loss, sync_dist=True)
         return loss
 
     def configure_optimizers(self) -> Lamb:
@@ -96,13 +98,17 @@ class DeiT3(recipe.Recipe):
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.ema.update_parameters(self.backbone)
+        if not self.skipped_update:
+            self.ema.update_parameters(self.backbone)
 
     def schedule(self, step: int) -> dict[str, float]:
-        """Learning rate: linear warm-up, then cosine decay, updated per step (DeiT's code updates once per epoch)."""
+        """Learning rate: linear warm-up, then timm's cosine decay, which counts from step 0, not from its end.
+
+        It changes with every step; DeiT's code changes it once per epoch.
+        """
         settings = self.settings
         warmup = round(self.steps * settings.warmup_epochs / settings.epochs)
-        return {"lr": warmup_cosine(step, self.steps, warmup, settings.lr, settings.warmup_lr, settings.min_lr)}
+        return {"lr": cosine_after_warmup(step, self.steps, warmup, settings.lr, settings.warmup_lr, settings.min_lr)}
 
     def exports(self) -> Iterator[tuple[str, vit.RegisterViT]]:
         """EMA backbone, and the trained backbone, which is the one that DeiT evaluates."""

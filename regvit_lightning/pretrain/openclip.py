@@ -136,7 +136,8 @@ class OpenClip(recipe.Recipe):
             rank=self.global_rank,
             world_size=self.trainer.world_size,
         )
-        loss: Tensor = contrast(images, texts, self.space.logit_scale.exp())
+        with torch.autocast(self.device.type, enabled=False):  # logits in float32: the scale multiplies errors by 100
+            loss: Tensor = contrast(images, texts, self.space.logit_scale.exp())
         self.log("train/loss", loss, sync_dist=True)
         self.log("train/logit_scale", self.space.logit_scale.exp())
         return loss
@@ -167,7 +168,9 @@ class OpenClip(recipe.Recipe):
         settings = self.settings
         betas = (0.9, settings.beta2)
         groups = parameter_groups(self, settings.weight_decay)
-        return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.epsilon, fused=True)
+        # A fused AdamW would unscale the gradients of fp16 itself, after their norm is logged.
+        fused = settings.precision != "16-mixed"
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.epsilon, fused=fused)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)

@@ -44,7 +44,8 @@ class RecipeSettings:
         images: training images: `imagenet` or `imagenet22k`, labelled images; `pairs`, images with captions.
         image_size: side of the training images in pixels.
         layer_scale: initial LayerScale value, null for none.
-        precision: bf16-mixed or 32-true; auto selects bf16-mixed where the hardware supports it.
+        precision: bf16-mixed, 16-mixed (with a gradient scaler) or 32-true; auto selects bf16-mixed where the hardware
+            supports it, 16-mixed on other GPUs.
         workers: data-loading processes per device.
         checkpoint_every: steps between checkpoints.
         log_every: steps between logged scalars.
@@ -81,12 +82,14 @@ class RecipeSettings:
     trainer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.precision = hardware.precision(self.precision)
+        self.precision = hardware.precision(self.precision, trained=True)
         loggers.check_kind(self.logger)
         trainer_options.check_options(self.trainer)
         known = ", ".join(parallel.STRATEGIES)
         check(self.strategy in parallel.STRATEGIES, f"strategy={self.strategy}: expected one of {known}")
         whole = self.strategy == "ddp" or self.norms_every == 0
+        scaled = self.strategy == "ddp" or self.precision != "16-mixed"
+        check(scaled, "precision=16-mixed: strategy=fsdp has no gradient scaler here; give bf16-mixed or 32-true")
         check(whole, f"norms_every={self.norms_every}: no device of strategy=fsdp holds the whole backbone; give 0")
 
 

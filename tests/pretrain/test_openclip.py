@@ -158,6 +158,27 @@ def test_in_bf16_the_loss_is_that_of_float32_to_two_digits():
     assert all(torch.isfinite(parameter.grad).all() for parameter in module.parameters())
 
 
+@pytest.mark.usefixtures("_rank")
+def test_the_gradient_of_the_features_is_float32_under_autocast(monkeypatch):
+    """At the largest scale, which multiplies the rounding of a cosine by 100; held against float64."""
+    generator = torch.Generator().manual_seed(0)
+    pairs = [F.normalize(torch.randn(48, 64, generator=generator), dim=1) for _ in range(2)]
+    pairs[1] = F.normalize(pairs[0] + 0.5 * pairs[1], dim=1)
+    module = recipe()
+    module.space.logit_scale.data.fill_(math.log(100))
+    features = [part.clone().requires_grad_() for part in pairs]
+    monkeypatch.setattr(module, "embed", lambda *_: features)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = module.training_step(batch(), 0)
+    loss.backward()
+    exact = [part.double().requires_grad_() for part in pairs]
+    logits = 100 * exact[0] @ exact[1].T
+    labels = torch.arange(48)
+    ((F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2).backward()
+    for found, expected in zip(features, exact, strict=True):
+        assert (found.grad - expected.grad).norm() < 1e-4 * expected.grad.norm()  # bf16: 9e-3
+
+
 def test_what_does_not_decay_has_one_axis_or_is_a_token():
     module = recipe()
     groups = module.configure_optimizers().param_groups
