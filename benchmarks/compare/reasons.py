@@ -18,6 +18,8 @@ def protocol_changes(old: BySeed, new: BySeed) -> str:
 
 def changed_facts(base: ScoredRecords, head: ScoredRecords) -> list[str]:
     """Settings of recipes that changed, a line for each model, and a line of the versions of packages that changed."""
+    if not base.cells or not head.cells:
+        return []
     before, after = _recipes(base), _recipes(head)
     lines = [(model, in_words(before[model], after[model])) for model in sorted(before.keys() & after.keys())]
     lines.append(("versions", in_words(_versions(base), _versions(head))))

@@ -277,6 +277,7 @@ def test_settings_of_recipes_and_versions_that_changed_are_named():
     shown = comment.markdown(old, new, "mini", compare_records(old, new))
     assert "- changed, deit3-vitn_reg4: trained with lr 0.1 → 0.2" in shown
     assert reasons.changed_facts(old, old) == []
+    assert reasons.changed_facts(ScoredRecords("none", [], []), new) == []
 
 
 def test_no_records_on_a_side_is_said(repository, tmp_path):
