@@ -24,7 +24,7 @@ all.takes = $(eval-all.takes)
 tables.takes = data=DATA results=RESULTS ARGS
 report.takes = runs=RUNS $(tables.takes)
 bench.takes = $(tables.takes)
-compare.takes = base=BASE head=HEAD strict=STRICT $(tables.takes)
+compare.takes = base=BASE head=HEAD models=MODELS strict=STRICT $(tables.takes)
 test.takes = ARGS
 test-slurm.takes = ARGS
 
@@ -85,7 +85,7 @@ plan: setup  ## FLOPs, memory and time of every cell of GRID= DATA= VARIANT=, GP
 tables: setup  ## result tables from the records, those of the paper under their numbers: DATA=mini ARGS=
 	@$(PY) -m benchmarks.tables $(WORDS)
 
-compare: setup  ## what changed, for a review: BASE=<git rev or folder> HEAD=<the same; here> DATA=mini STRICT=1 (fail where worse) ARGS=
+compare: setup  ## what changed, for a review: BASE=<git rev or folder> HEAD=<the same; here> MODELS=<two models, a,b> DATA=mini STRICT=1 (fail where worse) ARGS=
 	@$(PY) -m benchmarks.compare $(WORDS)
 
 report: setup  ## one HTML page of all results, results/<data>/report.html: DATA=mini ARGS="width=1200"

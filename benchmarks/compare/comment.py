@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from benchmarks.compare.lines import VERDICTS, Line
+from benchmarks.compare.reasons import changed_facts
 from benchmarks.tables import columns
 from benchmarks.tables.columns import MARKS, BySeed, key
 from benchmarks.tables.escapes import in_markdown
@@ -25,6 +26,7 @@ def markdown(base: ScoredRecords, head: ScoredRecords, data: str, lines: Sequenc
     sides = ("old", base), ("new", head)
     text += plain_lines([f"{name}, {side.name}: {made(side)}" for name, side in sides])
     text += plain_lines([f"{name} skipped: {skipped}" for name, side in sides for skipped in side.skipped])
+    text += plain_lines([f"changed, {fact}" for fact in changed_facts(base, head)])
     marks = columns.marks(base.cells), columns.marks(head.cells)
     for task in dict.fromkeys(line.column.task for line in changed):
         rows = [_row(line, marks) for line in changed if line.column.task == task]
@@ -49,6 +51,7 @@ def _row(line: Line, marks: tuple[Mapping[str, str], Mapping[str, str]]) -> list
         change = " ".join(filter(None, change_parts(line.change, column.decimals))) + unpaired
     metric = f"{in_markdown(column.metric)} in {in_markdown(column.unit)}{' ↓' if column.better < 0 else ''}"
     verdict = f"**{line.verdict}**" if line.verdict in (BETTER, WORSE) else line.verdict
+    verdict += f": {in_markdown(line.reason)}" if line.reason else ""
     return [in_markdown(row_name(line.row)), metric, numbers, change, verdict]
 
 

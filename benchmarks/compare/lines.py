@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from benchmarks.compare.reasons import protocol_changes
 from benchmarks.tables import columns
 from benchmarks.tables.columns import BySeed, Column, Measured, TableRow, difference
 from benchmarks.tables.scored_records import ScoredRecords
@@ -38,6 +39,7 @@ class Line:
         old, new: values by seed; empty where that version has none.
         verdict: one of `VERDICTS`, empty where nothing changed.
         change: new minus old, where the two are comparable.
+        reason: what makes the two not comparable.
     """
 
     row: TableRow
@@ -46,6 +48,7 @@ class Line:
     new: BySeed
     verdict: str
     change: Comparison | None = None
+    reason: str = ""
 
 
 Grouped = dict[tuple[TableRow, str, str], dict[str, dict[int, Measured]]]
@@ -71,7 +74,8 @@ def _grouped(side: ScoredRecords) -> Grouped:
 def _lines(old: Mapping[str, BySeed], new: Mapping[str, BySeed]) -> Iterator[Line]:
     """Compare the values of one metric under each protocol of either version."""
     if old and new and not old.keys() & new.keys():
-        yield _line(_together(old), _together(new), PROTOCOL)
+        before, after = _together(old), _together(new)
+        yield replace(_line(before, after, PROTOCOL), reason=protocol_changes(before, after))
         return
     for protocol in sorted(old.keys() | new.keys()):
         before, after = old.get(protocol, {}), new.get(protocol, {})

@@ -200,12 +200,15 @@ def _going_on(url: str, part: Path, expected: ExpectedFile) -> dict[str, str]:
     try:
         note = json.loads(_note(part).read_text(encoding="utf-8"))
         have = part.stat().st_size
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    if note.get("url") != url or not have:
+    if not isinstance(note, dict) or note.get("url") != url or not have:
         return {}
-    if note["version"]:
-        return {"Range": f"bytes={have}-", "If-Range": note["version"]}
+    version = note.get("version")
+    if not isinstance(version, str) or not (version.isascii() and (version.isprintable() or not version)):
+        return {}
+    if version:
+        return {"Range": f"bytes={have}-", "If-Range": version}
     return {"Range": f"bytes={have}-"} if expected.md5 or expected.sha256 else {}
 
 

@@ -47,6 +47,8 @@ class Origin:
 
 def made(records: ScoredRecords) -> str:
     """Date of the newest record, and the commits of all records, newest first."""
+    if not records.cells:
+        return "No record"
     provenance = [cell.record.provenance for cell in records.cells]
     newest = sorted(((p.get("date", ""), p.get("commit", "")) for p in provenance), reverse=True)
     commits = list(dict.fromkeys(commit[:10] for _, commit in newest if commit))

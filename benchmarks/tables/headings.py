@@ -44,14 +44,15 @@ def _published() -> DataSettings:
 def protocol_facts(record: Record) -> dict[str, Any]:
     """The settings and the layout of the data under which a record was measured, nested keys joined by dots."""
     facts = {key: value for key, value in record.settings.items() if key not in records.FREE_TO_CHANGE}
-    return _flat({**facts, "layout": record.layout})
+    return flat({**facts, "layout": record.layout})
 
 
-def _flat(tree: Mapping[str, Any], below: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: Mapping[str, Any], below: str = "") -> dict[str, Any]:
+    """Values of nested mappings by their keys joined by dots."""
+    values: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{below}{key}.") if isinstance(value, Mapping) and value else {f"{below}{key}": value}
-    return flat
+        values |= flat(value, f"{below}{key}.") if isinstance(value, Mapping) and value else {f"{below}{key}": value}
+    return values
 
 
 def differences(protocols: Sequence[Mapping[str, Any]]) -> list[str]:

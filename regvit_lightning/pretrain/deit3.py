@@ -58,7 +58,8 @@ class DeiT3Settings(recipe.RecipeSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.loss in ("softmax", "bce"), f"loss={self.loss}: expected softmax or bce")
-        check(self.warmup_epochs <= self.epochs, f"warmup_epochs={self.warmup_epochs}: more than epochs")
+        longer = f"warmup_epochs={self.warmup_epochs} is above epochs={self.epochs}; give a shorter one, or 0"
+        check(self.warmup_epochs <= self.epochs, longer)
 
 
 class DeiT3(recipe.Recipe):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.compare import comment
+from benchmarks.compare import comment, reasons, sides
 from benchmarks.compare.lines import certainly_worse, compare_records
 from benchmarks.tables import scored_records
 from benchmarks.tables.scored_records import ScoredRecord, ScoredRecords
@@ -134,7 +134,7 @@ def test_the_comment_shows_old_new_difference_interval_and_verdict(repository):
     assert (low, high) == pytest.approx((-7.1, -2.9), abs=0.3)
     assert rows["deit3-vitn_reg16"][1:] == ["50.0 (2 seeds) → –", "", "gone"]
     assert rows["deit3-vitn_reg32"][1:] == ["– → 50.0 (2 seeds)", "", "new"]
-    assert rows["deit3-vitn_reg4"][1:] == ["50.0 (2 seeds) → 50.0 (2 seeds)", "", "protocol changed"]
+    assert rows["deit3-vitn_reg4"][1:] == ["50.0 (2 seeds) → 50.0 (2 seeds)", "", "protocol changed: crop 64 → 96"]
 
 
 def test_less_is_better_turns_the_verdict_and_no_interval_gives_none(tmp_path):
@@ -225,6 +225,59 @@ def test_a_base_that_does_not_exist_is_named(repository, base, message):
         scored_records.read_scored_records(repository / "results", "mini", base)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_old_side_without_records_makes_everything_new(repository, tmp_path):
+    (tmp_path / "empty").mkdir()
+    base, head = sides.of_states(repository / "results", "mini", str(tmp_path / "empty"), "")
+    compared = compare_records(base, head)
+    assert {line.verdict for line in compared} == {"new"}
+    assert {line.row.model for line in compared} == {one.record.model for one in HEAD}
+    shown = comment.markdown(base, head, "mini", compared)
+    assert f"0 worse, 0 better, {len(compared)} new, 0 the same" in shown.splitlines()[0]
+    assert "No record" in shown
+    with pytest.raises(UserError, match="no record in"):
+        sides.of_states(repository / "results", "mini", "", str(tmp_path / "empty"))
+
+
+def test_one_model_against_another(repository):
+    """HEAD's reg0 has 20 of 400 images more right than half, reg1 has 20 fewer: 55 and 45 %."""
+    results = repository / "results"
+    base, head = sides.of_models(results, "mini", "", "", "deit3-vitn_reg1,deit3-vitn_reg0")
+    (line,) = compare_records(base, head)
+    assert (line.row.model, line.change.value) == ("deit3-vitn_reg0", 10.0)
+    assert line.change.paired
+    (line,) = compare_records(*sides.of_models(results, "mini", "", "", "deit3-vitn_reg0,deit3-vitn_reg1"))
+    assert line.change.value == -10.0
+    (line,) = compare_records(*sides.of_models(results, "mini", "HEAD~1", "", "deit3-vitn_reg16,deit3-vitn_reg1"))
+    assert line.change.value == -5.0  # of the older state, as the new one has no such model
+    (line,) = compare_records(*sides.of_models(results, "mini", "", "", "deit3-vitn_reg4,deit3-vitn_reg0"))
+    assert (line.verdict, line.reason) == ("protocol changed", "crop 96 → 64")
+    for models, said in (
+        ("deit3-vitn_reg1", "expected two"),
+        ("a,a", "expected two"),
+        ("a,b", "no record of model 'a'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            sides.of_models(results, "mini", "", "", models)
+    assert program(repository, "models=deit3-vitn_reg1,deit3-vitn_reg0").returncode == 0
+
+
+def test_settings_of_recipes_and_versions_that_changed_are_named():
+    def side(lr, torch, model="deit3-vitn_reg4"):
+        backbone = {"num_registers": 4, "trained_with": {"lr": lr, "clip": 3.0, "trainer": {"precision": "16"}}}
+        one = cell(model, backbone=backbone, provenance={"versions": {"torch": torch, "numpy": "2.0"}})
+        return ScoredRecords("x", [one, cell("timm-vit")], [])
+
+    old, new = side(0.1, "2.6"), side(0.2, "2.7")
+    assert reasons.changed_facts(old, new) == [
+        "deit3-vitn_reg4: trained with lr 0.1 → 0.2",
+        "versions: torch 2.6 → 2.7",
+    ]
+    shown = comment.markdown(old, new, "mini", compare_records(old, new))
+    assert "- changed, deit3-vitn_reg4: trained with lr 0.1 → 0.2" in shown
+    assert reasons.changed_facts(old, old) == []
+    assert reasons.changed_facts(ScoredRecords("none", [], []), new) == []
 
 
 def test_no_records_on_a_side_is_said(repository, tmp_path):

@@ -18,6 +18,15 @@ def test_data_are_given_by_name_or_by_folder(given, name):
     assert scored_records.data_name(given) == name
 
 
+def test_data_are_given_by_a_yaml_file(tmp_path):
+    (tmp_path / "mine.yaml").write_text("name: scenes\nroot: /nowhere\n")
+    assert scored_records.data_name(str(tmp_path / "mine.yaml")) == "scenes"
+    (tmp_path / "mine.yaml").write_text("root: ${oc.env:NOT_SET_ANYWHERE}\n")
+    assert scored_records.data_name(str(tmp_path / "mine.yaml")) == "mine"
+    with pytest.raises(UserError, match="not readable"):
+        scored_records.data_name(str(tmp_path / "gone.yaml"))
+
+
 def test_files_that_cannot_be_read_are_named_and_the_others_are_there(tmp_path):
     file = save(tmp_path, cell("deit3-vitn_reg4"))
     folder = file.parent
