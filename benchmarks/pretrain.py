@@ -106,7 +106,7 @@ def _opening(run: "Run", options: Pretrain) -> str:
     """Opening line: model, data, device and expected duration of the training, and where to get real data."""
     chosen, shape, images = run.settings, _shape(run), _images(run)
     parameters = sum(value.numel() for value in shape.parameters()) / 1e6
-    steps, here = chosen.epochs * images // chosen.batch_size, options.launcher == "local"
+    steps, here = chosen.steps_in_all(images), options.launcher == "local"
     parts = [
         f"pretrain: {run.recipe}-{run.model}, {parameters:.1f} M parameters, {chosen.image_size} px",
         f"data {run.data.name}: {images:,} {'rendered ' if run.data.rendered else ''}images",

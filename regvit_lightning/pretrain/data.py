@@ -15,7 +15,7 @@ from regvit_lightning.settings import check
 class PretrainingData(Streamed):
     """Training batches of a recipe, in the order of its sample stream.
 
-    After `prepare_data` and `setup`, `num_classes` and `steps`, which the recipe is built with, are available.
+    After `prepare_data` and `setup` it has `num_classes`, `steps` and `epochs`, which the recipe is built with.
 
     Args:
         settings: settings of the recipe.
@@ -46,9 +46,9 @@ class PretrainingData(Streamed):
             SettingsError: there are fewer images than one step needs.
         """
         self.prepare_data()
-        epochs, batch_size = self.settings.epochs, self.settings.batch_size
-        draws = f"the {epochs * len(self.files)} images of {epochs} epochs"
-        check(self.steps > 0, f"batch_size={batch_size} is above {draws}")
+        settings, count = self.settings, self.settings.images_in_all(len(self.files))
+        few = f"batch_size={settings.batch_size} is above the {count} images of {self.epochs:g} epochs"
+        check(self.steps > 0, f"{few}; give a smaller batch, more epochs, or steps= in place of epochs=")
 
     @property
     def files(self) -> Files:
@@ -64,7 +64,12 @@ class PretrainingData(Streamed):
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole run."""
-        return self.settings.epochs * len(self.files) // self.settings.batch_size
+        return self.settings.steps_in_all(len(self.files))
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the images in the whole run."""
+        return self.settings.epochs_in_all(len(self.files))
 
     def train_dataloader(self) -> DataLoader[Any] | InParts:
         """Loader of per-device micro-batches, starting at the step that the run has reached."""

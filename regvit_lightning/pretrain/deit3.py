@@ -19,7 +19,7 @@ from regvit_lightning.data.transforms import three_augment
 from regvit_lightning.models import EXPORT, vit
 from regvit_lightning.pretrain import recipe
 from regvit_lightning.schedules import cosine_after_warmup
-from regvit_lightning.settings import MISSING, check, number
+from regvit_lightning.settings import MISSING, SettingsError, check, number
 
 
 @dataclass
@@ -58,8 +58,17 @@ class DeiT3Settings(recipe.RecipeSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.loss in ("softmax", "bce"), f"loss={self.loss}: expected softmax or bce")
-        longer = f"warmup_epochs={self.warmup_epochs} is above epochs={self.epochs}; give a shorter one, or 0"
-        check(self.warmup_epochs <= self.epochs, longer)
+        if self.epochs is not None:
+            self.check_warmup(self.epochs)
+
+    def check_warmup(self, epochs: float) -> None:
+        """Check that the warm-up is no longer than the run.
+
+        Raises:
+            SettingsError: it is.
+        """
+        longer = f"warmup_epochs={self.warmup_epochs:g} is above the {epochs:g} epochs of the run"
+        check(self.warmup_epochs <= epochs, f"{longer}; give warmup_epochs=0 or a shorter one, or a longer run")
 
 
 class DeiT3(recipe.Recipe):
@@ -69,10 +78,20 @@ class DeiT3(recipe.Recipe):
     settings: DeiT3Settings
 
     def __init__(
-        self, settings: DeiT3Settings | Mapping[str, Any], model: str, num_classes: int, steps: int, seed: int
+        self,
+        settings: DeiT3Settings | Mapping[str, Any],
+        model: str,
+        num_classes: int,
+        steps: int,
+        seed: int,
+        epochs: float | None = None,
     ) -> None:
-        super().__init__(settings, model, num_classes, steps, seed)
+        super().__init__(settings, model, num_classes, steps, seed, epochs)
         settings = self.settings
+        if self.epochs is None:
+            raise SettingsError(f"steps={settings.steps}: the warm-up is in epochs, so give epochs= to the recipe too")
+        settings.check_warmup(self.epochs)
+        self.warmup = round(steps * settings.warmup_epochs / self.epochs)
         options: dict[str, Any] = {"layer_scale": settings.layer_scale, "drop_path": settings.drop_path}
         self.backbone = vit.build(model, image_size=settings.image_size, num_classes=num_classes, **options)
         average = get_ema_multi_avg_fn(settings.ema_decay)
@@ -106,9 +125,8 @@ class DeiT3(recipe.Recipe):
 
         It changes with every step; DeiT's code changes it once per epoch.
         """
-        settings = self.settings
-        warmup = round(self.steps * settings.warmup_epochs / settings.epochs)
-        return {"lr": cosine_after_warmup(step, self.steps, warmup, settings.lr, settings.warmup_lr, settings.min_lr)}
+        s = self.settings
+        return {"lr": cosine_after_warmup(step, self.steps, self.warmup, s.lr, s.warmup_lr, s.min_lr)}
 
     def exports(self) -> Iterator[tuple[str, vit.RegisterViT]]:
         """EMA backbone, and the trained backbone, which is the one that DeiT evaluates."""

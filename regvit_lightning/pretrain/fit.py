@@ -53,7 +53,7 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
     trainer_options.try_out(run.settings.trainer)
     images = PretrainingData(run.settings, run.data, run.seed)
     images.setup("fit")
-    recipe = _recipe(run, images.num_classes, images.steps)
+    recipe = _recipe(run, images.num_classes, images.steps, images.epochs)
     metadata = recipe.name_backbone(run.recipe)
     if trial:
         with TemporaryDirectory() as folder:
@@ -64,16 +64,16 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
         if trainer.global_step < images.steps:
             return None
         if isinstance(trainer.strategy, ModelParallelStrategy):  # this process holds only a shard of the weights
-            recipe = _recipe(run, images.num_classes, images.steps)
+            recipe = _recipe(run, images.num_classes, images.steps, images.epochs)
             state = torch.load(run.folder / LAST, map_location="cpu", weights_only=True)["state_dict"]
             recipe.load_state_dict(state)
         recipe.export(run.folder, metadata)
     return run.folder / EXPORT
 
 
-def _recipe(run: Run, num_classes: int, steps: int) -> Recipe:
+def _recipe(run: Run, num_classes: int, steps: int, epochs: float | None = None) -> Recipe:
     with seeds.drawn_from(run.seed, "initialise"):
-        return recipe_class(run.settings.module)(run.settings, run.model, num_classes, steps, run.seed)
+        return recipe_class(run.settings.module)(run.settings, run.model, num_classes, steps, run.seed, epochs)
 
 
 def _train(run: Run, recipe: Recipe, images: PretrainingData, callbacks: Sequence[Callback], reports: Path) -> Trainer:
@@ -84,7 +84,8 @@ def _train(run: Run, recipe: Recipe, images: PretrainingData, callbacks: Sequenc
         logged = AugmentedImages(run.folder), RunLog(described(run), options.batch_size, options.log_every)
         unreadable = Unreadable(images.files, run.folder / "unreadable.txt")
         scaled = hardware.mixed_precision(options.precision)
-        guards = FiniteLoss(options.log_every), LastCheckpoint(last, options.checkpoint_every, signals)
+        finite = FiniteLoss(options.log_every)  # before all callbacks that look at the weights
+        kept = LastCheckpoint(last, options.checkpoint_every, signals)
         trainer = Trainer(
             accelerator=hardware.accelerator(),
             devices=run.devices,
@@ -96,7 +97,7 @@ def _train(run: Run, recipe: Recipe, images: PretrainingData, callbacks: Sequenc
             accumulate_grad_batches=accumulation(options.batch_size, run.world, recipe.micro_batch()),
             logger=loggers.build(options.logger, run.folder),
             log_every_n_steps=options.log_every,
-            callbacks=[began, *callbacks, unreadable, *logged, *guards],
+            callbacks=[began, finite, *callbacks, unreadable, *logged, kept],
             plugins=[AtomicCheckpointIO(), *slurm.environment(), *([scaled] if scaled else [])],
             use_distributed_sampler=False,
             enable_progress_bar=False,

@@ -21,6 +21,7 @@ from regvit_lightning.data.workers import worker_options
 from regvit_lightning.neighbours import search, votes
 from regvit_lightning.pretrain.preserved import preserved
 from regvit_lightning.runtime import seeds
+from regvit_lightning.runtime.checkpoints import check_finite
 from regvit_lightning.settings import check
 
 HELD_OUT = 5  # one in five images is held out
@@ -42,6 +43,7 @@ class HeldOutKnn(Callback):
 
     Raises:
         SettingsError: too few images.
+        TrainingStopped: a loss or a weight is not finite (while training).
     """
 
     def __init__(self, every: int, images: int, batch: int, workers: int) -> None:
@@ -66,6 +68,7 @@ class HeldOutKnn(Callback):
         if not due or step <= self.measured or len(files) < LEAST:
             return
         self.measured = step
+        check_finite(trainer, recipe)
         values = self.measure(trainer, recipe, files)
         if trainer.logger is not None:
             trainer.logger.log_metrics(values, step)

@@ -28,6 +28,7 @@ from regvit_lightning.models.vit_backbone import ViTBackbone
 from regvit_lightning.pretrain.preserved import preserved
 from regvit_lightning.pretrain.recipe import Recipe
 from regvit_lightning.runtime import atomic, loggers
+from regvit_lightning.runtime.checkpoints import check_finite
 from regvit_lightning.settings import check
 
 if TYPE_CHECKING:
@@ -84,8 +85,11 @@ class NormsDuringTraining(Callback):
 
     def _when_due(self, trainer: Trainer, recipe: Any) -> None:
         step = trainer.global_step
+        if step % self.every:
+            return
+        check_finite(trainer, recipe)  # by all devices: only that of rank 0 knows what was measured
         # With gradient accumulation, a step has several batches.
-        if step % self.every or step <= self.measured or not trainer.is_global_zero:
+        if step <= self.measured or not trainer.is_global_zero:
             return
         self.measured = step
         rows = describe(self._measure(recipe), self.rules, step)

@@ -79,12 +79,18 @@ class OpenClip(recipe.Recipe):
     settings: OpenClipSettings
 
     def __init__(
-        self, settings: OpenClipSettings | Mapping[str, Any], model: str, num_classes: int, steps: int, seed: int
+        self,
+        settings: OpenClipSettings | Mapping[str, Any],
+        model: str,
+        num_classes: int,
+        steps: int,
+        seed: int,
+        epochs: float | None = None,
     ) -> None:
-        super().__init__(settings, model, num_classes, steps, seed)
+        super().__init__(settings, model, num_classes, steps, seed, epochs)
         settings = self.settings
-        too_long = f"warmup_steps={settings.warmup_steps} is above the {steps} steps of the run"
-        check(settings.warmup_steps <= steps, too_long)
+        longer = f"warmup_steps={settings.warmup_steps} is above the {steps} steps of the run"
+        check(settings.warmup_steps <= steps, f"{longer}; give warmup_steps=0 or a smaller one, or a longer run")
         options: dict[str, Any] = {"image_size": settings.image_size, "layer_scale": settings.layer_scale}
         self.backbone = vit.build(model, **options, pre_norm=True)
         draw_image_tower(self.backbone)
@@ -110,8 +116,8 @@ class OpenClip(recipe.Recipe):
 
     @classmethod
     def work(cls, settings: OpenClipSettings, images: ImageCounts) -> Work:
-        """Compute of a run: every pair of every epoch, forward and backward through both towers."""
-        count, side = settings.epochs * images["pairs"][0], settings.image_size
+        """Compute of a run: every pair that is drawn, forward and backward through both towers."""
+        count, side = settings.images_in_all(images["pairs"][0]), settings.image_size
         return Work([Pass(count, side, side, trained=True, more_macs=_text_macs(settings))])
 
     def dataset(self, files: Files) -> DrawnCaptionedImages:

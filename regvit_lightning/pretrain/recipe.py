@@ -38,7 +38,8 @@ class RecipeSettings:
 
     Attributes:
         module: file of `regvit_lightning/pretrain/` with the recipe's `SETTINGS` and `RECIPE`.
-        epochs: passes over the data.
+        epochs: length of a run in passes over the data, which may be a fraction; null where `steps` gives it.
+        steps: length of a run in optimiser steps; null where `epochs` gives it.
         batch_size: images per optimiser step over all devices; independent of their number.
         device_batch: images per device and forward pass; larger shares of a step are accumulated.
         images: training images: `imagenet` or `imagenet22k`, labelled images; `pairs`, images with captions.
@@ -62,7 +63,8 @@ class RecipeSettings:
     """
 
     module: str = MISSING
-    epochs: int = number("[1, 1e6]")
+    epochs: float | None = number("(0, 1e6]", None)
+    steps: int | None = number("[1, 1e9]", None)
     batch_size: int = number("[1, 1e6]")
     device_batch: int = number("[1, 1e5]")
     images: str = MISSING
@@ -82,6 +84,9 @@ class RecipeSettings:
     trainer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        both = f"epochs={self.epochs} and steps={self.steps} are two lengths; add epochs=null or steps=null"
+        check(self.epochs is None or self.steps is None, both)
+        check(self.epochs is not None or self.steps is not None, "a run has no length: give epochs= or steps=")
         self.precision = hardware.precision(self.precision, trained=True)
         loggers.check_kind(self.logger)
         trainer_options.check_options(self.trainer)
@@ -91,6 +96,21 @@ class RecipeSettings:
         scaled = self.strategy == "ddp" or self.precision != "16-mixed"
         check(scaled, "precision=16-mixed: strategy=fsdp has no gradient scaler here; give bf16-mixed or 32-true")
         check(whole, f"norms_every={self.norms_every}: no device of strategy=fsdp holds the whole backbone; give 0")
+
+    def images_in_all(self, images: int) -> int:
+        """Images drawn in a whole run, where the data has `images` of them."""
+        if self.steps is not None:
+            return self.steps * self.batch_size
+        assert self.epochs is not None, "one of both is given"
+        return int(round(self.epochs * images, 6))  # the product 0.29 * 100 is 28.999999999999996
+
+    def steps_in_all(self, images: int) -> int:
+        """Optimiser steps of a whole run, where the data has `images` images; 0 if they are fewer than one step's."""
+        return self.images_in_all(images) // self.batch_size
+
+    def epochs_in_all(self, images: int) -> float:
+        """Passes over `images` images in a whole run."""
+        return self.epochs if self.epochs is not None else self.images_in_all(images) / images
 
 
 class Recipe(ScheduledModule):
@@ -108,6 +128,7 @@ class Recipe(ScheduledModule):
         num_classes: number of classes of the data, for recipes with labels.
         steps: optimiser steps of the whole run.
         seed: seed of the initialisation and of all later randomness.
+        epochs: passes over the data of the whole run, for settings in epochs; by default those of the settings.
 
     Attributes:
         SETTINGS: dataclass of the settings.
@@ -125,12 +146,19 @@ class Recipe(ScheduledModule):
     std: Tensor
 
     def __init__(
-        self, settings: RecipeSettings | Mapping[str, Any], model: str, num_classes: int, steps: int, seed: int
+        self,
+        settings: RecipeSettings | Mapping[str, Any],
+        model: str,
+        num_classes: int,
+        steps: int,
+        seed: int,
+        epochs: float | None = None,
     ) -> None:
         super().__init__()
         self.settings: Any = from_resolved(self.SETTINGS, settings)
         self.model, self.num_classes, self.steps, self.seed = model, num_classes, steps, seed
-        counts = {"num_classes": num_classes, "steps": steps, "seed": seed}
+        self.epochs = epochs if epochs is not None else self.settings.epochs
+        counts = {"num_classes": num_classes, "steps": steps, "seed": seed, "epochs": self.epochs}
         self.save_hyperparameters({"settings": resolved(self.settings), "model": model, **counts}, logger=False)
         self.register_buffer("mean", torch.tensor(self.MEAN), persistent=False)
         self.register_buffer("std", torch.tensor(self.STD), persistent=False)
@@ -146,8 +174,8 @@ class Recipe(ScheduledModule):
 
     @classmethod
     def work(cls, settings: Any, images: ImageCounts) -> Work:
-        """Compute of a run: every image of every epoch, forward and backward."""
-        count = settings.epochs * images[settings.images][0]
+        """Compute of a run: every image that is drawn, forward and backward."""
+        count = settings.images_in_all(images[settings.images][0])
         return Work([Pass(count, settings.image_size, settings.image_size, trained=True)])
 
     def dataset(self, files: Files) -> Dataset[Any]:

@@ -81,8 +81,9 @@ class LastCheckpoint(Checkpoint):
 class FiniteLoss(Callback):
     """Stops training at the first non-finite loss and reports its step.
 
-    Losses are checked in groups of `every` micro-batches and before each checkpoint, so that the device need not wait
-    for the host at every step; the weights are checked too, so that no checkpoint contains non-finite values.
+    Losses are checked in groups of `every` micro-batches, so that the device need not wait for the host at every step.
+    Before each checkpoint and each measurement of a monitor (`check_finite`) they are checked together with the
+    weights, so that no checkpoint and no measurement is made of values that are not finite.
     """
 
     def __init__(self, every: int) -> None:
@@ -99,13 +100,21 @@ class FiniteLoss(Callback):
             self.check(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.check(trainer)
-        finite = bool(torch.stack([weight.isfinite().all() for weight in pl_module.parameters()]).all())
-        error = None if finite else TrainingStopped(f"a weight is not finite after step {self.step}; {KEPT}")
-        together.stop_if_any(trainer, error)
+        self.check_all(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, *_: Any) -> None:
         self.check(trainer)
+
+    def check_all(self, trainer: Trainer, module: LightningModule) -> None:
+        """Check the losses since the last check, and the weights.
+
+        Raises:
+            TrainingStopped: one of them is NaN or infinite.
+        """
+        self.check(trainer)
+        finite = bool(torch.stack([weight.isfinite().all() for weight in module.parameters()]).all())
+        error = None if finite else TrainingStopped(f"a weight is not finite after step {self.step}; {KEPT}")
+        together.stop_if_any(trainer, error)
 
     def check(self, trainer: Trainer) -> None:
         """Check the losses of all devices since the last check; they decide together, so that none waits for another.
@@ -123,3 +132,14 @@ class FiniteLoss(Callback):
         if first < NONE:
             value = "nan" if first % 2 else "inf"
             together.stop_if_any(trainer, TrainingStopped(f"the loss of step {first // 2} is {value}; {KEPT}"))
+
+
+def check_finite(trainer: Trainer, module: LightningModule) -> None:
+    """Check losses and weights by the trainer's `FiniteLoss`, if it has one; every device calls this at the same step.
+
+    Raises:
+        TrainingStopped: one of them is NaN or infinite.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, FiniteLoss):
+            callback.check_all(trainer, module)

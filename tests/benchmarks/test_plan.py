@@ -10,6 +10,7 @@ from benchmarks.grid.cells import Cell
 from benchmarks.grid.estimates import Estimates
 from benchmarks.plan import PlanRow
 from benchmarks.throughput import BlockShape, duration
+from regvit_lightning.errors import UserError
 from tests.benchmarks.test_chain import mistake, program
 
 # ViT-N: 4 blocks, D = 96, hidden 384, patches of 8: a token costs 4 D² + 2 · 96 · 384 = 110,592 multiply-adds in a
@@ -62,7 +63,11 @@ def test_every_cell_and_the_sums(words):
 def test_the_paper_at_full_scale_without_its_data(monkeypatch, tmp_path):
     monkeypatch.setenv("DATA_ROOT", str(tmp_path))
     chosen = grids.Chosen(grid="paper", data="full", pretrain=True, pretrain_devices=8, runs=str(tmp_path))
-    estimates = Estimates(grids.build(chosen))
+    nothing_counted = Estimates(grids.build(chosen))
+    openclip = next(cell for cell in nothing_counted.cells.cells if cell.name == "openclip-vitb_reg0 pretrain seed 0")
+    with pytest.raises(UserError, match="give pairs=<number of images>"):  # how many pairs the paper has is unpublished
+        nothing_counted.estimate(openclip)
+    estimates = Estimates(grids.build(chosen), {"pairs": 400_000_000})
     of_name = {cell.name: estimates.estimate(cell) for cell in estimates.cells.cells}
     # ViT-B/16 at 224 px: T = 197, 12 T D² + 2 T² D in each of 12 blocks: 17.4 G.
     macs = 12 * (12 * 197 * 768**2 + 2 * 197**2 * 768)

@@ -76,6 +76,22 @@ def test_the_steps_are_those_that_are_trained(tiny, tmp_path, lines):
     assert "checkpoint" not in lines[2]
 
 
+@pytest.mark.parametrize(
+    ("length", "announced"), [("epochs=2.5", "15 steps of 16 images"), ("steps=1000 epochs=null", "1,000 steps of 16")]
+)
+def test_the_length_is_announced_in_steps(begin, lines, tiny, tmp_path, length, announced):
+    quick = [word for word in QUICK if not word.startswith("epochs")]
+    begin(
+        "model=vitn_reg2",
+        f"data={tiny.root}/imagenet",
+        f"runs={tmp_path}",
+        f"results={tmp_path}",
+        *quick,
+        *length.split(),
+    )
+    assert announced in lines[0]
+
+
 def test_a_folder_without_images_is_told_as_the_recipe_tells_it(tmp_path):
     line = mistake("pretrain", "model=vitn_reg2", f"data={tmp_path}", "variant=mini", f"runs={tmp_path / 'runs'}")
     assert line.startswith(f"no folder {tmp_path}/train: expected class folders of images; ")

@@ -326,7 +326,7 @@ def test_two_devices_end_with_the_weights_of_one(tiny, tmp_path):
 def test_data_and_batches_that_do_not_do(tiny, tmp_path):
     with pytest.raises(SettingsError, match="batch_size=100 is above the 48 images of 12 epochs"):
         fit.fit(prepare(tiny, tmp_path / "run", "batch_size=100"))
-    with pytest.raises(SettingsError, match="warmup_steps=50 is above the 12 steps of the run"):
+    with pytest.raises(SettingsError, match="warmup_steps=50 is above the 12 steps of the run; give warmup_steps=0 or"):
         fit.fit(prepare(tiny, tmp_path / "run", "warmup_steps=50"))
     from dataclasses import replace
 

@@ -78,9 +78,15 @@ class DINOv2(recipe.Recipe):
     settings: DINOv2Settings
 
     def __init__(
-        self, settings: DINOv2Settings | Mapping[str, Any], model: str, num_classes: int, steps: int, seed: int
+        self,
+        settings: DINOv2Settings | Mapping[str, Any],
+        model: str,
+        num_classes: int,
+        steps: int,
+        seed: int,
+        epochs: float | None = None,
     ) -> None:
-        super().__init__(settings, model, num_classes, steps, seed)
+        super().__init__(settings, model, num_classes, steps, seed, epochs)
         settings = self.settings
         for name in ("image_size", "local_size"):
             check_crop(name, getattr(settings, name), vit.parse_name(model)[0].patch_size)
@@ -118,7 +124,8 @@ class DINOv2(recipe.Recipe):
     @classmethod
     def work(cls, settings: Any, images: ImageCounts) -> Work:
         """Compute of a run: student on two global and all local crops, teacher on the global ones, forward only."""
-        count, side, small = settings.epochs * images[settings.images][0], settings.image_size, settings.local_size
+        count = settings.images_in_all(images[settings.images][0])
+        side, small = settings.image_size, settings.local_size
         wide, near = Pass(2 * count, side, side, trained=True), Pass(settings.local_crops * count, small, small, True)
         return Work([wide, near, Pass(2 * count, side, side)])
 

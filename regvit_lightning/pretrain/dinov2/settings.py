@@ -98,7 +98,8 @@ class DINOv2Settings(recipe.RecipeSettings):
         check(self.centring in known, f"centring={self.centring}: expected one of {', '.join(known)}")
         for name in ("warmup", "teacher_warmup", "freeze_last_layer"):
             value = getattr(self, name)
-            check(value <= self.schedule_epochs, f"{name}={value}: must lie in [0, {self.schedule_epochs}]")
+            longer = f"{name}={value:g} is above schedule_epochs={self.schedule_epochs:g}, the length of the run"
+            check(value <= self.schedule_epochs, f"{longer}; give {name}=0 or a smaller one")
         whole = f"batch_size={self.batch_size} is not a multiple of group={self.group}"
         check(self.batch_size % self.group == 0, f"{whole}; KoLeo, masks and drop path need whole groups")
         held = f"device_batch={self.device_batch} is below group={self.group}"

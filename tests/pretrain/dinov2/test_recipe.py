@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -75,7 +76,8 @@ def test_the_22k_recipe_has_the_published_constants():
     )
     assert (found.weight_decay, found.weight_decay_end, found.momentum) == (0.04, 0.2, 0.994)
     assert (found.layer_decay, found.patch_embed_lr, found.local_size, found.centring) == (1.0, 0.2, 98, "sinkhorn")
-    assert found.epochs * 14_197_086 // 3072 == pytest.approx(625_000, rel=2e-3)
+    assert (found.steps_in_all(14_197_086), found.epochs) == (625_000, None)
+    assert dinov2.DINOv2._part(SimpleNamespace(settings=found, steps=625_000), found.warmup) == 100_000
     assert (found.invert_blur, found.koleo_crops, found.decay_registers, found.swiglu) == (True, 2, True, True)
 
 
@@ -86,7 +88,7 @@ def test_the_short_recipe_has_the_published_constants():
     assert (found.prototypes, found.separate_heads, found.centring) == (65536, False, "moving_average")
     assert not found.swiglu
     assert (found.weight_decay_end, found.momentum, found.local_size) == (0.4, 0.992, 96)
-    assert found.epochs * 1_281_167 // 2048 == pytest.approx(125_000, rel=2e-3)
+    assert (found.steps_in_all(1_281_167), load(name="dinov2_8gpu").steps) == (125_000, 125_000)
 
 
 @pytest.mark.parametrize("name", ["dinov2", "dinov2_in1k", "dinov2_8gpu"])

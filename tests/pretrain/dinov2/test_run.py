@@ -9,13 +9,16 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from regvit_lightning import settings
+from regvit_lightning.analysis.outliers import Rules
 from regvit_lightning.models import sources
 from regvit_lightning.pretrain import fit
 from regvit_lightning.pretrain.dinov2.collapse_monitor import CollapseWarning, Health
+from regvit_lightning.pretrain.norms_callback import NormsDuringTraining
+from regvit_lightning.runtime.checkpoints import TrainingStopped
 from regvit_lightning.settings import SettingsError
 from tests.pretrain.dinov2.test_recipe import SMALL, recipe
 from tests.pretrain.golden import first_losses
-from tests.pretrain.test_fit import die_at, same_bits
+from tests.pretrain.test_fit import PoisonAt, die_at, same_bits
 
 WORDS = [
     *SMALL,
@@ -59,6 +62,38 @@ def test_an_interrupted_run_ends_with_the_same_bits(tiny, whole, tmp_path, step)
     assert same_bits(run.folder, folder, "backbone_student")
     ours, theirs = (torch.load(place / "last.ckpt", weights_only=True)["state_dict"] for place in (run.folder, folder))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)  # heads and centres too
+
+
+class PoisonAfter(Callback):
+    """Puts a NaN into a weight of the student and of the teacher right after an update, whose loss was finite."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, module, *_):
+        if trainer.global_step == self.step:
+            for part in (module.backbone, module.student["backbone"]):
+                part.norm.weight.data[0] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("poison", "message"),
+    [
+        (PoisonAt(4), r"the loss of step 5 is nan; the last good checkpoint is kept"),
+        (PoisonAfter(4), r"a weight is not finite after step 4; the last good checkpoint is kept"),
+    ],
+)
+@pytest.mark.parametrize("watching", ["monitor_every=1", "norms_every=1"])
+def test_a_nan_is_told_before_a_monitor_meets_it(tiny, tmp_path, poison, message, watching):
+    """Losses are read every 50 steps here, and the monitors look after each."""
+    run = prepare(tiny, tmp_path / "run", "log_every=50", "checkpoint_every=50", watching)
+    norms = (
+        []
+        if watching == "monitor_every=1"
+        else [NormsDuringTraining(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), run.folder, 1, Rules())]
+    )
+    with pytest.raises(TrainingStopped, match=message):
+        fit.fit(run, [poison, *norms])
 
 
 def test_looking_at_the_run_changes_no_bit(tiny, whole, tmp_path):
@@ -139,7 +174,7 @@ class CollapseAt(Callback):
 def test_a_collapse_warns_in_words(tiny, tmp_path):
     run = prepare(tiny, tmp_path / "run", "monitor_every=2", "warmup=0", "prototypes=256")
     with pytest.warns(
-        CollapseWarning, match=r"step 6: CLS is the same for all images \(mean cosine 0\.999., .*base_lr"
+        CollapseWarning, match=r"step 6: CLS is the same for all images \(mean cosine (0\.999.|1\.0000), .*base_lr"
     ):
         fit.fit(run, [CollapseAt(5), StopAfter(6)])
 
