@@ -1,6 +1,8 @@
 """Common interface of all frozen backbones: `Tokens` for images, and a few facts about the model."""
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +37,9 @@ class Backbone(nn.Module):
         num_registers: R.
         has_cls: whether there is a CLS token.
         any_size: accepts images of any size in multiples of the patch size; else only `image_size`.
+        choices: what was read otherwise than the tensors alone imply, such as `heads` that a user gave; part of the
+            fingerprint.
+        read_from: where heads, mean and std are from, and which part of the file was read.
         transform: from a PIL image or uint8 pixels to (3, image_size, image_size), see `Transform`.
     """
 
@@ -61,19 +66,25 @@ class Backbone(nn.Module):
         self.name, self.image_size = name, image_size
         self.mean, self.std = tuple(mean), tuple(std)
         self.source = source
+        self.choices: Mapping[str, Any] = {}
+        self.read_from: Mapping[str, str] = {}
         self.transform = Transform(int(image_size / share + 1e-6), image_size, self.mean, self.std)
         self.requires_grad_(False)
         self.train(False)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the weights, see `weights.fingerprint`."""
-        return weights.fingerprint(self.model.state_dict())
+        """Hash of the weights, see `weights.fingerprint`, and of `choices` where there are any."""
+        digest = weights.fingerprint(self.model.state_dict())
+        if not self.choices:
+            return digest
+        return hashlib.sha256(f"{digest} {json.dumps(self.choices, sort_keys=True)}".encode()).hexdigest()[:16]
 
     def facts(self) -> dict[str, Any]:
         """Facts about the model that records store."""
         names = ("embed_dim", "depth", "patch_size", "num_registers", "has_cls", "image_size")
-        return {**{name: getattr(self, name) for name in names}, "mean": list(self.mean), "std": list(self.std)}
+        facts = {name: getattr(self, name) for name in names}
+        return {**facts, "mean": list(self.mean), "std": list(self.std), "read_from": dict(self.read_from)}
 
     def train(self, mode: bool = True) -> "Backbone":
         """Do nothing: a frozen backbone stays in evaluation mode."""

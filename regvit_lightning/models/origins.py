@@ -3,9 +3,13 @@
 import re
 from pathlib import PurePath
 
+from regvit_lightning.models import names
+
 FILES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 PYTHON, HUB, TIMM, RANDOM = "python:", "hf/", "timm/", "random-"
 ELSEWHERE = (PYTHON, HUB, TIMM, RANDOM)  # prefixes of models that come neither from one of our runs nor from a file
+
+WORDS = re.compile(r"(:[A-Za-z_]+=[^:/]*)+$")  # after the path of a file, see file_words.py
 
 UNSAFE = re.compile(r"[^\w.+-]+")  # not allowed in a folder name
 
@@ -14,7 +18,8 @@ def is_file(name: str) -> bool:
     """Whether `name` is the path of a checkpoint, or of a folder that contains one."""
     if name.startswith((PYTHON, TIMM, RANDOM)):
         return False
-    return name.endswith(FILES) or ("/" in name and not name.startswith(HUB))
+    path = name if name.endswith(FILES) else WORDS.sub("", name)
+    return path.endswith(FILES) or ("/" in path and not path.startswith(HUB))
 
 
 def record_id(name: str) -> str:
@@ -22,9 +27,12 @@ def record_id(name: str) -> str:
 
     `timm/vit_base_patch16_224` is `timm-vit_base_patch16_224`, `hf/facebook/dinov2-base` is `hf-facebook-dinov2-base`,
     `python:folder/models.py:resnet` is `python-models-resnet`.
+
+    Raises:
+        UserError: nothing is left that is safe, or a letter or digit is not ASCII.
     """
     if name.startswith(PYTHON):
         target, _, function = name.removeprefix(PYTHON).rpartition(":")
         module = PurePath(target).stem if target.endswith(".py") else target
         name = f"python-{module}-{function}"
-    return UNSAFE.sub("-", name.strip("./~"))
+    return names.check_id(UNSAFE.sub("-", name.strip("./~")).lstrip("._+-"), "the id of a model,")

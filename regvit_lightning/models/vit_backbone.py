@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from regvit_lightning.errors import UserError
+from regvit_lightning.models import positions
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Attention, LastBlock, Projections, Tokens
 from regvit_lightning.models.transform import SHARE
@@ -50,6 +51,10 @@ class ViTBackbone(Backbone):
         self._prefix: int = self.model.num_prefix_tokens  # number of CLS and register tokens, which precede the patches
         self.num_registers = self._prefix - self.has_cls
         self.any_size = bool(getattr(model, "dynamic_img_size", False))
+
+    def facts(self) -> dict[str, Any]:
+        heads = getattr(getattr(self.model.blocks[0], "attn", None), "num_heads", None)
+        return {**super().facts(), "heads": heads, "positions": positions.rule_of(self.model, self.any_size)}
 
     def require_plain_vit(self) -> None:
         pass  # `check_vit` has ensured it

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from regvit_lightning.errors import UserError
-from regvit_lightning.models import vit, weights
+from regvit_lightning.models import heads, vit, weights
 from regvit_lightning.models.weights import Metadata
 
 METADATA = Metadata("vitn_reg4", "deit3", 32, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), 1e-4, 4, {"commit": "abc", "steps": 7})
@@ -42,7 +42,7 @@ def ours(**options) -> nn.Module:
 
 @torch.no_grad()
 def assert_same_features(path: Path, reference: nn.Module, side: int) -> None:
-    model, metadata, _ = weights.load_weights(path)
+    model, metadata, *_ = weights.load_weights(path)
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(model.eval().forward_features(images), reference.forward_features(images))
     assert metadata is None
@@ -139,16 +139,16 @@ def test_half_precision_files_are_read_and_folded_in_float32(tmp_path):
     state["cls_token"].fill_(1)
     state["pos_embed"][:, 0] = 2**-12  # lost in a half-precision sum with 1
     torch.save(state, tmp_path / "half.pth")
-    model, _, _ = weights.load_weights(tmp_path / "half.pth")
+    model, *_ = weights.load_weights(tmp_path / "half.pth")
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert (model.cls_token == 1 + 2**-12).all()
 
 
 def test_every_released_width_has_the_heads_of_its_paper():
     widths = {96: 3, 192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24, 512: 8}
-    assert {width: weights._heads(width, "x") for width in widths} == widths
+    assert {width: heads.by_width(width, "x") for width in widths} == widths
     with pytest.raises(UserError, match="number of heads of width 100 is unknown"):
-        weights._heads(100, "x")
+        heads.by_width(100, "x")
 
 
 def test_export_is_read_back_without_pickle(tmp_path):
@@ -158,7 +158,7 @@ def test_export_is_read_back_without_pickle(tmp_path):
     with safe_open(path, framework="pt") as file:
         assert json.loads(file.metadata()["regvit_lightning"])["info"] == {"commit": "abc", "steps": 7}
         assert not {"head.weight", "mask_token"} & set(file.keys())
-    read, metadata, _ = weights.load_weights(path)
+    read, metadata, *_ = weights.load_weights(path)
     assert metadata == METADATA
     assert metadata.id == "deit3-vitn_reg4"
     images = torch.randn(1, 3, 32, 32)
@@ -168,7 +168,7 @@ def test_export_is_read_back_without_pickle(tmp_path):
 def test_an_export_from_before_clip_has_no_norm_before_the_first_block(tmp_path):
     values = {key: value for key, value in asdict(METADATA).items() if key != "pre_norm"}
     save_file(ours().state_dict(), tmp_path / "x.safetensors", {"regvit_lightning": json.dumps(values)})
-    model, metadata, _ = weights.load_weights(tmp_path / "x.safetensors")
+    model, metadata, *_ = weights.load_weights(tmp_path / "x.safetensors")
     assert metadata == METADATA
     assert not model.pre_norm
 
@@ -192,7 +192,7 @@ def test_lightning_checkpoint_of_ours(tmp_path):
     state["teacher.norm.weight"] = torch.ones(3)  # parts of the recipe that are no backbone
     checkpoint = {"state_dict": state, "hyper_parameters": {"lr": 1e-3, "backbone": asdict(METADATA)}}
     torch.save(checkpoint, tmp_path / "last.ckpt")
-    read, metadata, _ = weights.load_weights(tmp_path / "last.ckpt")
+    read, metadata, *_ = weights.load_weights(tmp_path / "last.ckpt")
     assert metadata == METADATA
     assert weights.fingerprint(read.state_dict()) == weights.fingerprint(model.state_dict())
 

@@ -101,7 +101,7 @@ def test_the_export_is_a_backbone_with_its_facts(whole):
     backbone = sources.load_backbone(str(whole / "backbone.safetensors"), Path())
     assert backbone.name == "deit3-vitn_reg2"
     assert (backbone.num_registers, backbone.image_size, backbone.depth) == (2, 64, 4)
-    _, metadata, _ = weights.load_weights(whole / "backbone.safetensors")
+    _, metadata, *_ = weights.load_weights(whole / "backbone.safetensors")
     assert metadata.info["steps"] == 12
     checkpoint = sources.load_backbone(str(whole / "last.ckpt"), Path())
     assert checkpoint.fingerprint == backbone.fingerprint
