@@ -13,8 +13,9 @@ TARGETS = help setup demo data pretrain eval artifacts cost eval-all all status 
 demo.takes = grid=GRID jobs=JOBS runs=RUNS results=RESULTS
 data.takes = data=DATA get=GET archives=ARCHIVES ARGS
 eval.takes = task=TASK $(artifacts.takes)
-artifacts.takes = model=MODEL data=DATA variant=VARIANT seed=SEED devices=GPUS force=FORCE runs=RUNS results=RESULTS ARGS
-pretrain.takes = recipe=RECIPE tag=TAG nodes=NODES launcher=LAUNCHER partition=PARTITION $(artifacts.takes)
+artifacts.takes = name=NAME $(run.takes)
+pretrain.takes = recipe=RECIPE tag=TAG nodes=NODES launcher=LAUNCHER partition=PARTITION $(run.takes)
+run.takes = model=MODEL data=DATA variant=VARIANT seed=SEED devices=GPUS force=FORCE runs=RUNS results=RESULTS ARGS
 cost.takes = model=MODEL runs=RUNS ARGS
 status.takes = grid=GRID data=DATA variant=VARIANT runs=RUNS results=RESULTS ARGS
 plan.takes = gpus=GPUS $(status.takes)
@@ -23,7 +24,7 @@ all.takes = $(eval-all.takes)
 tables.takes = data=DATA results=RESULTS ARGS
 report.takes = runs=RUNS $(tables.takes)
 bench.takes = $(tables.takes)
-compare.takes = base=BASE head=HEAD strict=STRICT $(tables.takes)
+compare.takes = base=BASE head=HEAD models=MODELS strict=STRICT $(tables.takes)
 test.takes = ARGS
 test-slurm.takes = ARGS
 
@@ -45,10 +46,10 @@ help:  ## list the targets and their variables
 setup: $(READY)  ## the environment: VENV=.venv (about 5.5 GB; clones may share one), PYTHON=<python 3.11 or 3.12>
 
 $(READY):
-	@echo "making the environment in $(VENV): a few minutes, about 5.5 GB"
-	test -x $(PY) || $(call quote,$(PYTHON)) -m venv $(VENV)
+	@echo making the environment in $(call quote,$(VENV)): a few minutes, about 5.5 GB
+	test -x $(PY) || $(call quote,$(PYTHON)) -m venv $(call quote,$(VENV))
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	rm -f $(VENV)/.ready-* && touch $@
+	rm -f $(call quote,$(VENV))/.ready-* && touch $(call quote,$@)
 
 demo: setup  ## render data, pretrain two nano models, evaluate, print the table (CPU, minutes): GRID=demo|mini-paper JOBS=1
 	@$(PY) -m benchmarks.grid data=mini pretrain=true $(WORDS)
@@ -60,10 +61,10 @@ data: setup  ## make or check data: DATA=mini (rendered, with a contact sheet), 
 pretrain: setup  ## MODEL=vitb_reg16 RECIPE=deit3 TAG=<name of a run with other settings> DATA=mini|full|<folder> SEED=0 GPUS=1 NODES=1 LAUNCHER=local|slurm PARTITION= VARIANT= FORCE=1 ARGS="epochs=2"
 	@$(PY) -m benchmarks.pretrain $(if $(MODEL),,model=vitn_reg4) $(WORDS)
 
-eval: setup  ## MODEL=deit3-vitb_reg16|deit3+<tag>-vitb_reg16|timm/…|<file>|random-… TASK=imagenet_knn|imagenet_linear|ade20k_linear|nyud_linear1|… DATA= SEED= GPUS= VARIANT= FORCE=1 ARGS=
+eval: setup  ## MODEL=deit3-vitb_reg16|deit3+<tag>-vitb_reg16|timm/…|<file>|random-… TASK=imagenet_knn|imagenet_linear|ade20k_linear|nyud_linear1|… NAME=<id in records> DATA=<name|folder|file.yaml> SEED= GPUS= VARIANT= FORCE=1 ARGS=
 	@$(PY) -m benchmarks.evaluate $(if $(MODEL),,model=deit3-vitn_reg4) $(if $(TASK),,task=imagenet_knn) $(WORDS)
 
-artifacts: setup  ## the artifact report of MODEL=, on the test images of DATA= (SEED=, GPUS=, VARIANT=, FORCE=, ARGS= as for eval)
+artifacts: setup  ## the artifact report of MODEL=, on the test images of DATA= (NAME=, SEED=, GPUS=, VARIANT=, FORCE=, ARGS= as for eval)
 	@$(PY) -m benchmarks.evaluate task=artifact_report $(if $(MODEL),,model=deit3-vitn_reg4) $(WORDS)
 
 cost: setup  ## parameters and multiply-adds of MODEL= with 0 to 16 registers; ARGS="image_size=518"
@@ -84,7 +85,7 @@ plan: setup  ## FLOPs, memory and time of every cell of GRID= DATA= VARIANT=, GP
 tables: setup  ## result tables from the records, those of the paper under their numbers: DATA=mini ARGS=
 	@$(PY) -m benchmarks.tables $(WORDS)
 
-compare: setup  ## what changed, for a review: BASE=<git rev or folder> HEAD=<the same; here> DATA=mini STRICT=1 (fail where worse) ARGS=
+compare: setup  ## what changed, for a review: BASE=<git rev or folder> HEAD=<the same; here> MODELS=<two models, a,b> DATA=mini STRICT=1 (fail where worse) ARGS=
 	@$(PY) -m benchmarks.compare $(WORDS)
 
 report: setup  ## one HTML page of all results, results/<data>/report.html: DATA=mini ARGS="width=1200"
@@ -94,7 +95,7 @@ bench: setup  ## speed, as ratios measured in one run: results/bench/: DATA=mini
 	@$(PY) -m benchmarks.speed $(WORDS)
 
 test: setup  ## the tests: ARGS="tests/test_vit.py -k macs"
-	@$(PY) -m pytest $(WORDS)
+	@$(PY) -m pytest --numprocesses=2 --dist=worksteal $(WORDS)
 
 test-slurm: setup  ## the tests that start a Slurm of their own; as root, with Debian's slurm-wlm and munge: ARGS=
 	@$(PY) -m pytest tests/slurm $(WORDS)

@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that `--help` answers at once.
 """
 
 import os
+import re
 import signal
 import sys
 import warnings
@@ -16,9 +17,11 @@ from benchmarks import terminal
 from benchmarks.manual.config import config_text
 from benchmarks.manual.help import help_text, keys
 from regvit_lightning import settings
-from regvit_lightning.errors import Notice, Stopped, UserError
+from regvit_lightning.errors import Notice, Stopped, UserError, reading_failure
 
 PRINT_CONFIG = "--print-config"  # print the resolved settings and their origins instead of running
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 T = TypeVar("T")
 
@@ -37,6 +40,7 @@ def run(name: str, description: str, schema: type[T], body: Callable[[T, list[st
     words = sys.argv[1:]
     terminal.prepare()
     try:
+        check_words(words)
         if {"-h", "--help", "help"} & set(words):
             terminal.show(help_text(name, description, schema, [word for word in words if "=" in word], group))
             terminal.finish()
@@ -56,6 +60,12 @@ def run(name: str, description: str, schema: type[T], body: Callable[[T, list[st
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except RuntimeError as error:
+        failure = reading_failure(error)
+        if failure is None:
+            raise
+        print(f"{name}: {failure}", file=sys.stderr)
+        raise SystemExit(1) from None
     except Stopped as stopped:
         print(f"{name}: {stopped}", file=sys.stderr)
         raise SystemExit(stopped.status) from None
@@ -112,6 +122,13 @@ def _notices(name: str) -> Iterator[None]:
 
         warnings.showwarning = cast(Any, line)
         yield
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raise `SettingsError` for a word with a line break or another control character."""
+    for word in words:
+        if CONTROL.search(word):
+            raise settings.SettingsError(f"{word!a} holds a line break or another control character")
 
 
 def split(words: Sequence[str], schema: type) -> tuple[list[str], list[str]]:

@@ -45,7 +45,7 @@ GROUPS = {"task": "tasks", "recipe": "recipes", "grid": "grids", "data": "data",
 CHOICES = {
     "launcher": ("local", "slurm"),
     "accelerator": ("auto", "cpu"),
-    "precision": ("auto", "bf16-mixed", "32-true"),
+    "precision": ("auto", "bf16-mixed", "16-mixed", "32-true"),
     "strategy": ("ddp", "fsdp"),
     "logger": ("tensorboard", "csv", "wandb", "none"),
 }

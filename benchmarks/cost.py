@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarks import command
 from benchmarks.tables import markdown
 from regvit_lightning.settings import setting
+from regvit_lightning.values import texts
 
 DESCRIPTION = """Prints parameters and multiply-adds of a model with 0 to 16 registers (Darcet et al. 2023, fig. 12),
 whatever number it has itself. Weights are needed only for a model that is given as a file."""
@@ -16,8 +17,8 @@ class CostOf:
     """Settings of the program."""
 
     model: str = setting("as for make eval, or a bare name such as vitb_reg4")
-    image_size: int = setting("side of the image in pixels, 0 for the model's own", 0)
-    runs: str = setting("folder of the runs", "runs")
+    image_size: int | None = setting("side of the image in pixels; not given, the model's own", None, within="[1, 1e4]")
+    runs: str = setting("folder of the runs", "runs", texts.folder)
 
 
 def main(options: CostOf, words: list[str]) -> None:

@@ -23,6 +23,15 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def rate_in_words(per_second: float, unit: str) -> str:
+    """Format a rate: `1,234 img/s`, `2.5 img/s`, below one a second `40 s/img`; `? img/s` before the first is done."""
+    if per_second <= 0:
+        return f"? {unit}/s"
+    slow = per_second < 1
+    value = 1 / per_second if slow else per_second
+    return f"{value:,.{0 if value >= 9.95 else 1}f} {f's/{unit}' if slow else f'{unit}/s'}"
+
+
 class Counter:
     """Shows progress, rate and time left. Close it, or use it as a context manager.
 
@@ -74,8 +83,7 @@ class Counter:
         return (self.done - self.begun_at) / max(time.monotonic() - self.begun, 1e-9)
 
     def _rate(self) -> str:
-        rate = self._per_second()
-        return f"{rate:,.{0 if rate >= 10 else 1}f} {self.unit}/s"
+        return rate_in_words(self._per_second(), self.unit)
 
     def _bar(self, console: Console) -> Text:
         share = self.done / self.total if self.total else 1.0

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import command
+from benchmarks import command, terminal
 from benchmarks.data.rendering import render
 from regvit_lightning.data import layout
-from regvit_lightning.settings import setting
+from regvit_lightning.settings import SEEDS, check, setting
+from regvit_lightning.values import texts
 
 DESCRIPTION = """Evaluates a frozen backbone on one task and writes its record,
 <results>/<data>/cells/<model>/<task>.seed<k>.json, with a picture beside it where the task has one. A cell whose record
@@ -22,40 +23,47 @@ class Evaluate:
         "python:<module or file>:<function>, or random-<name>"
     )
     task: str = setting("a file of configs/tasks")
-    data: str = setting("a file of configs/data, or a folder with train/ and val/ class folders", "mini")
+    name: str = setting("id of the model in records; empty for the one that MODEL or its file's name gives", "")
+    data: str = setting("a file of configs/data or a path of one, or a folder with train/ and val/ classes", "mini")
     variant: str = setting("overlay of the task; 'auto' takes the data's own", "auto")
-    seed: int = setting("of the trained model and of the evaluation", 0)
-    devices: int = setting("GPUs of this machine, for tasks that train a head", 1)
+    seed: int = setting("of the trained model and of the evaluation", 0, within=SEEDS)
+    devices: int = setting("GPUs of this machine, for tasks that train a head", 1, within="[1, 1024]")
     accelerator: str = setting("auto: GPUs where there are any; cpu: so many processes on the processor", "auto")
-    runs: str = setting("folder of the runs", "runs")
-    results: str = setting("folder of the results", "results")
+    runs: str = setting("folder of the runs", "runs", texts.folder)
+    results: str = setting("folder of the results", "results", texts.folder)
     force: bool = setting("run the cell although its record holds", False)
 
 
 def main(options: Evaluate, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
-    from regvit_lightning import evaluation
+    from regvit_lightning import evaluation, records
     from regvit_lightning.frozen.contract import RunOptions
     from regvit_lightning.models.sources import load_backbone
     from regvit_lightning.runtime import atomic, hardware
 
+    if options.name:
+        check(bool(records.NAME.fullmatch(options.name)), f"name={options.name}: {records.NAME_RULE}")
     hardware.choose_accelerator(options.accelerator, options.devices)
     data = layout.resolve(options.data)
     cell = evaluation.prepare(options.task, data, options.variant, options.seed, words, command.keys(Evaluate))
     runs, results = Path(options.runs), Path(options.results)
     trained = runs / (data.trained_on or data.name)
     backbone = load_backbone(options.model, trained, options.seed, image_size=cell.settings.untrained_size)
+    if options.name:
+        backbone.name = options.name
     name = f"{backbone.name} {options.task} seed {options.seed}"
     file = cell.file(results, backbone.name)
     if file.exists() and not options.force:
+        cell.check_same_origin(file, backbone)
         reason = cell.stale(file, lambda: backbone.fingerprint)
         if not reason:
-            print(f"evaluate: {name} is done: {file}")
+            terminal.say_once(f"evaluate: {name} is done: {file}")
             return
-        print(f"evaluate: {name} runs again: {reason}")
+        terminal.say_once(f"evaluate: {name} runs again: {reason}")
     if options.devices > 1 and not getattr(cell.task, "TRAINS_HEAD", False):
-        print(f"evaluate: {options.task} trains nothing and runs on one device: devices={options.devices} is not used")
+        unused = f"runs on one device: devices={options.devices} is not used"
+        terminal.say_once(f"evaluate: {options.task} trains nothing and {unused}")
 
     atomic.check_writable(file)
     render(data)
@@ -63,6 +71,10 @@ def main(options: Evaluate, words: list[str]) -> None:
     folder = runs / data.name / backbone.name / f"seed{options.seed}" / options.task
     how = RunOptions(options.seed, options.devices, [progress.Progress(name)], folder)
     outcome, saved = evaluation.run_and_record(cell, backbone, results, how, options.force)
+    for remark in outcome.remarks:
+        print(f"evaluate: {name}: {remark}")
+    if outcome.protocol.get("caveat"):
+        print(f"evaluate: caution: {outcome.protocol['caveat']}")
     print(f"evaluate: {name}: {cell.summary(outcome)}; record in {saved}")
 
 

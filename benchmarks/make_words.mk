@@ -28,7 +28,9 @@ define newline
 
 endef
 $(foreach name,$(filter-out ARGS,$(given)),$(if $(findstring $(newline),$($(name))),$(error $(name): has several lines)))
-$(if $(word 2,$(VENV)),$(error VENV=$(VENV): make cannot work with a path that has a blank))
+hash := \#
+unfit = $(word 2,$(VENV))$(foreach sign,; | : % $(hash),$(findstring $(sign),$(VENV)))
+$(if $(strip $(unfit)),$(error VENV=$(VENV): make cannot work with a path that has a blank or one of ; | : % $(hash)))
 
 ifneq ($(ARGS),)
 override ARGS := $(shell $(python) split $(call quote,$(ARGS)))

@@ -1,5 +1,6 @@
 """Estimate time and memory of a grid before running it: `python -m benchmarks.plan grid=paper data=full gpus=64`."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,9 +30,13 @@ class Plan(grids.Chosen):
 
     pretrain: bool = setting("the pretraining of the models is part of the grid", True)
     gpus: str = setting("how many; all: this machine, with or without GPU", "all")
-    tflops: float = setting("peak of one GPU in 10^12 FLOP/s; 0 measures, or assumes 312, an A100 in bf16", 0.0)
-    mfu: float = setting("share of the peak that is reached; 0 assumes 0.35", 0.0)
-    pairs: int = setting("image-text pairs, where they cannot be counted; 0 counts them", 0)
+    tflops: float | None = setting(
+        "peak of one GPU in 10^12 FLOP/s; not given, it is measured, or 312 assumed, an A100 in bf16",
+        None,
+        within="(0, 1e6]",
+    )
+    mfu: float | None = setting("share of the peak that is reached; not given, 0.35 is assumed", None, within="(0, 1]")
+    pairs: int | None = setting("image-text pairs; not given, they are counted", None, within="[1, 1e12]")
 
 
 A100_BF16 = 312.0  # NVIDIA's data sheet, dense
@@ -84,8 +89,6 @@ def main(options: Plan, words: list[str]) -> None:
     from benchmarks.grid.estimates import Estimates
 
     count = _count(options)
-    check(0 <= options.mfu <= 1, f"mfu={options.mfu}: must lie in [0, 1]")
-    check(options.tflops >= 0, f"tflops={options.tflops}: must not be negative")
     grid = grids.build(options, images_needed=False)
     wide = f"pretrain_devices={options.pretrain_devices}: a pretraining does not fit on gpus={count}"
     check(not options.pretrain or options.pretrain_devices <= count, wide)
@@ -111,8 +114,8 @@ def _count(options: Plan) -> int:
 
     if options.gpus == "all":
         return torch.cuda.device_count() or 1
-    check(options.gpus.isdecimal(), f"gpus={options.gpus}: expected a number, or all")
-    check(int(options.gpus) > 0, f"gpus={options.gpus}: must be at least 1")
+    fits = re.fullmatch(r"0*[1-9][0-9]{0,4}", options.gpus)
+    check(fits is not None, f"gpus={options.gpus}: expected a number from 1 to 99999, or all")
     return int(options.gpus)
 
 
@@ -190,7 +193,7 @@ def makespan(rows: Sequence[PlanRow], grid: Cells, pretrain_devices: int, count:
         cell = row.cell
         devices = pretrain_devices if cell.pretrains else row.devices
         needs, seconds = cell.needs.name if cell.needs else "", row.seconds * row.devices / devices
-        jobs.append(queueing.LocalJob(cell.name, [], grid.base(cell), devices, needs, seconds))
+        jobs.append(queueing.LocalJob(cell.name, [], grid.base(cell), grid.folder(cell), devices, needs, seconds))
     return queueing.makespan(jobs, count)
 
 
@@ -201,7 +204,7 @@ def _speed(options: Plan, estimates: "Estimates", cells: Sequence[Cell]) -> Plan
     """Speed as given, from cells that have run on such hardware, assumed for absent GPUs, or measured here."""
     import torch
 
-    given = options.tflops > 0 or options.mfu > 0
+    given = bool(options.tflops or options.mfu)
     ran_on = estimates.devices()
     # A CPU's name ends with its number of threads, see `hardware.device_name`.
     same = options.gpus == "all" or torch.cuda.is_available() or any(not name.endswith("threads") for name in ran_on)

@@ -9,8 +9,8 @@ from benchmarks.data.rendering import render
 from benchmarks.throughput import block_speed, duration, flops, shape_of
 from regvit_lightning.data import layout
 from regvit_lightning.models import names
-from regvit_lightning.settings import check, setting
-from regvit_lightning.values import durations
+from regvit_lightning.settings import SEEDS, check, setting
+from regvit_lightning.values import durations, texts
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
@@ -35,17 +35,20 @@ class Pretrain:
     tag: str = setting("name of a run with settings of its own: lr2e-3 makes deit3+lr2e-3-vitb_reg16", "")
     data: str = setting("a file of configs/data, or a folder with train/<class>/<image>", "mini")
     variant: str = setting("overlay of the recipe; 'auto' takes the data's own", "auto")
-    seed: int = setting("of everything drawn", 0)
-    devices: int = setting("GPUs of each machine to train on", 1)
-    nodes: int = setting("machines with so many GPUs each", 1)
+    seed: int = setting("of everything drawn", 0, within=SEEDS)
+    devices: int = setting("GPUs of each machine to train on", 1, within="[1, 1024]")
+    nodes: int = setting("machines with so many GPUs each", 1, within="[1, 1e5]")
     accelerator: str = setting("auto: GPUs where there are any; cpu: so many processes on the processor", "auto")
-    runs: str = setting("folder of the runs", "runs")
-    results: str = setting("folder of the results", "results")
+    runs: str = setting("folder of the runs", "runs", texts.folder)
+    results: str = setting("folder of the results", "results", texts.folder)
     force: bool = setting("begin anew, whatever the folder holds", False)
     launcher: str = setting("local, or slurm: submit the command as a job", "local")
     partition: str = setting("of the Slurm cluster; empty takes its default", "")
     hours: float = setting(
-        "time limit of a Slurm job; after it the job is queued again and goes on", 24.0, reader=durations.hours
+        "time limit of a Slurm job; after it the job is queued again and goes on",
+        24.0,
+        durations.hours,
+        within="(0, 8760]",
     )
 
 
@@ -54,7 +57,7 @@ def main(options: Pretrain, words: list[str]) -> None:
     from benchmarks import progress
     from regvit_lightning import settings
     from regvit_lightning.models import EXPORT, vit
-    from regvit_lightning.pretrain import fit, trainer_options
+    from regvit_lightning.pretrain import fit, norms_callback, trainer_options
     from regvit_lightning.pretrain.curve import Curve
     from regvit_lightning.runtime import atomic, hardware
 
@@ -67,7 +70,9 @@ def main(options: Pretrain, words: list[str]) -> None:
     folder = Path(options.runs) / data.name / name / f"seed{options.seed}"
     run = fit.Run(options.model, identity.label, recipe, data, options.seed, folder, options.devices, options.nodes)
     if fit.finished(run) and not options.force:
-        print(f"pretrain: {name} (seed {options.seed}) is done: {folder / EXPORT}")
+        if (folder / "norms.csv").exists() and not (folder / "norms.png").exists():
+            norms_callback.draw(folder)
+        terminal.say_once(f"pretrain: {name} (seed {options.seed}) is done: {folder / EXPORT}")
         return
     vit.parse_name(options.model)
     progress.quiet()
@@ -82,6 +87,7 @@ def main(options: Pretrain, words: list[str]) -> None:
     curves = [] if "limit_train_batches" in recipe.trainer else [Curve(curve)]  # a partial run is not a result
     callbacks = [progress.Progress(f"pretrain {name}"), *curves, *_watching(run)]
     if hardware.first_process():
+        atomic.remove_leftovers(curve.parent)
         atomic.check_writable(curve)
     exported = fit.fit(run, callbacks, options.force)
     unreadable = folder / "unreadable.txt"
@@ -191,8 +197,8 @@ def _submit(run: "Run", options: Pretrain, words: list[str]) -> None:
         partition=options.partition,
     )
     executor = launch.prepare(job)
-    fit.claim(run, options.force)
-    print(f"pretrain: {launch.advice(job, launch.submit(job, executor))}")
+    with fit.claimed(run, options.force):
+        print(f"pretrain: {launch.advice(job, launch.submit(job, executor))}")
     terminal.show(_opening(run, options))
 
 

@@ -10,7 +10,7 @@ from benchmarks.grid import cells as grids
 from benchmarks.grid.cells import Cell, Cells
 from benchmarks.grid.states import ORDER, RUNNING, State
 from benchmarks.tables import markdown
-from regvit_lightning.settings import check_at_least, setting
+from regvit_lightning.settings import setting
 
 DESCRIPTION = """Prints the grid as a table: done, running since, failed, stale or missing, with what is wrong and the
 time that is left. Looks at records, locks and the queue of Slurm; runs nothing."""
@@ -20,7 +20,7 @@ time that is left. Looks at records, locks and the queue of Slurm; runs nothing.
 class Status(grids.Chosen):
     """Settings of the program."""
 
-    devices: int = setting("GPUs, or cells at once, for the estimate of the time that is left", 1)
+    devices: int = setting("GPUs, or cells at once, for the estimate of the time that is left", 1, within="[1, 1e5]")
 
 
 def main(options: Status, words: list[str]) -> None:
@@ -31,9 +31,9 @@ def main(options: Status, words: list[str]) -> None:
     from benchmarks.grid.make_commands import Commands
     from benchmarks.grid.states import States
 
-    check_at_least(options, 1, "devices")
     grid = grids.build(options)
     known = States(grid)
+    known.check_ids()
     of_cells = {cell: known.of(cell) for cell in grid.cells}
     print(table(grid, of_cells))
     for line in [*notes(of_cells, time.time()), *(f"left out: {line}" for line in grid.left_out)]:

@@ -17,7 +17,8 @@ from typing import Any
 from regvit_lightning.errors import UserError, one_line
 
 # Characters printed by the programs that do not decompose into ASCII by themselves, as é and … do.
-ASCII = dict(zip("–—·−×━─", "----x#-", strict=True)) | {"±": "+-", "→": "->", "≥": ">=", "≤": "<="}
+ASCII = dict(zip("–—·−×━─", "----x#-", strict=True)) | {"±": "+-", "→": "->", "≥": ">=", "≤": "<=", "≈": "~"}
+ASCII |= {"▲": "++", "▼": "--", "△": "+", "▽": "-"}
 NOBODY_READS = (errno.EPIPE, errno.EIO)  # the reader of a pipe has exited; the terminal was closed
 SHOW_CURSOR = "\x1b[?25h"
 
@@ -149,3 +150,11 @@ def _broken(line: str, columns: int) -> str:
     indent = lead if lead.lstrip().startswith("#") else " " * len(lead)
     options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False}
     return textwrap.fill(line, columns, subsequent_indent=indent, **options)
+
+
+def say_once(line: str) -> None:
+    """Print a line in the first of the processes of several devices, which all run the same program."""
+    from regvit_lightning.runtime import hardware
+
+    if hardware.first_process():
+        print(line)

@@ -8,7 +8,7 @@ The folder holds train/<class>/<image> and val/<class>/<image>. Names of backbon
 import sys
 
 from regvit_lightning import evaluate, load_backbone
-from regvit_lightning.statistics import excludes_zero, paired_interval
+from regvit_lightning.statistics import compare
 
 SETTINGS = {"neighbours": [1, 5, 20], "workers": 2}  # ImageNet, with 1,281 images per class, takes a larger k
 
@@ -21,10 +21,10 @@ def main(folder: str, first: str, second: str) -> None:
         low, high = outcome.intervals["top1"]
         print(f"{name}: top-1 {outcome.metrics['top1']:.1f} % [{low:.1f}, {high:.1f}] of {outcome.images} images")
         scores.append(outcome.scores["top1"].cpu().numpy())
-    before, after = scores
-    low, high = interval = paired_interval("top1", [(before, after)])
-    verdict = "more than image noise" if excludes_zero(interval) else "within noise"
-    print(f"difference: {after.mean() - before.mean():+.1f} [{low:.1f}, {high:.1f}], {verdict}")
+    difference = compare("top1", [scores[0]], [scores[1]])
+    verdict = "more than image noise" if difference.beyond_noise else "within noise"
+    low, high = difference.interval or (float("nan"), float("nan"))
+    print(f"difference: {difference.value:+.1f} [{low:.1f}, {high:.1f}], {verdict}")
 
 
 if __name__ == "__main__":

@@ -37,3 +37,19 @@ class Stopped(BaseException):
 def one_line(error: BaseException) -> str:
     """First line of the message of an exception, or its class name when the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def reading_failure(error: BaseException) -> UserError | None:
+    """What a failure of the processes that read images means, with its remedy; None for any other error.
+
+    torch raises them as RuntimeError at any point of the work, in words that name no remedy.
+    """
+    text = str(error)
+    less = "fewer workers= or a smaller device_batch="
+    shared = "shared memory" in text or ("/torch_" in text and "No space left" in text)
+    if shared or ("DataLoader worker" in text and "Bus error" in text):
+        return UserError(f"the shared memory (/dev/shm) is full: more of it (docker run --shm-size=8g), or give {less}")
+    if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
+        by = "most likely by the kernel, as memory ran out" if "Killed" in text else "perhaps as memory ran out"
+        return UserError(f"a process that reads images was ended, {by}: more memory, or give {less}")
+    return None

@@ -1,19 +1,21 @@
 """One cell of the grid, from backbone and task to record; shared by the program, the grid and the Python API."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regvit_lightning import precision, records, settings, statistics
-from regvit_lightning.data import layout
+from regvit_lightning.data import digest, layout
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.errors import UserError
 from regvit_lightning.records import Record
-from regvit_lightning.runtime import atomic
+from regvit_lightning.runtime import atomic, locks
 from regvit_lightning.settings import word
 
 if TYPE_CHECKING:
@@ -47,23 +49,33 @@ class Evaluation:
     @property
     def layout(self) -> dict[str, Any]:
         """The data settings that determine which images are read and what their labels mean."""
-        return self.data.section(self.settings.boxed_set or self.task.READS)
+        return self.data.section(self.section)
 
     @property
     def data_root(self) -> str:
-        """Folder of the data, where nothing else identifies the images."""
-        return "" if self.data.rendered or self.data.counts else self.data.root
+        """Folder of the data; empty where its name identifies it: it is rendered, or its number of images published."""
+        return "" if self.data.rendered or self.data.counts else os.path.abspath(self.data.root)
+
+    @property
+    def section(self) -> str:
+        """Name of the data set that is read: a part of the data settings, or a set with boxes."""
+        return str(self.settings.boxed_set or self.task.READS)
+
+    def digests(self) -> dict[str, str]:
+        """Digest of each split of the data set that is read, as it lies there now."""
+        return digest.digests(self.data, self.section)
 
     def file(self, results: Path, model: str) -> Path:
         """Path below `results` of the record of the model with this id."""
         return records.path(results, self.data.name, model, self.name, self.seed)
 
-    def stale(self, file: Path, weights: Callable[[], str]) -> str:
+    def stale(self, file: Path, weights: Callable[[], str], digests: Callable[[], dict[str, str]] | None = None) -> str:
         """Why the record in `file` is not valid for this evaluation, or '' when it is.
 
         Args:
             file: path of the record; a file that is not a record of this schema is never valid.
             weights: returns the fingerprint of the model; called only if all else matches, as it reads every weight.
+            digests: returns what the method `digests` does; called only if the settings match.
 
         Raises:
             UserError: raised by `weights`.
@@ -75,16 +87,52 @@ class Evaluation:
         wanted = settings.resolved(self.settings)
         if self.any_precision:
             wanted["precision"] = record.settings.get("precision")
-        images = self.layout, self.data_root
-        return records.stale(record, wanted, record.weights, *images) or records.stale(
-            record, wanted, weights(), *images
+        kept = record.weights, self.layout
+        reason = records.stale(record, wanted, *kept)
+        return (
+            reason
+            or records.stale(record, wanted, *kept, (digests or self.digests)())
+            or records.stale(record, wanted, weights(), self.layout)
         )
 
-    def run(self, backbone: "Backbone", options: "RunOptions") -> "Outcome":
-        """Compute the cell; writes only to `options.folder`."""
-        return self.task.run(backbone, self.data, self.settings, options)
+    def check_same_origin(self, file: Path, backbone: "Backbone") -> None:
+        """Refuse to replace the record of another model or of other data that happens to have the same name.
 
-    def record(self, backbone: "Backbone", outcome: "Outcome", seconds: float) -> Record:
+        Args:
+            file: path of the record; nothing is refused if there is none, or none of this schema.
+            backbone: the model to be evaluated.
+
+        Raises:
+            UserError: the record was made from another file and other weights, or from another folder and other images.
+        """
+        try:
+            record = records.read_record(file)
+        except UserError:
+            return
+        if record.schema != records.SCHEMA:  # older ones do not say what they were made from
+            return
+        if record.source != backbone.origin and record.weights != backbone.fingerprint:
+            theirs, ours = (origin or "a model that was trained here" for origin in (record.source, backbone.origin))
+            advice = f"NAME=<another name> keeps both, such as {backbone.name}-{backbone.fingerprint[:8]}"
+            raise UserError(f"{file} was made from {theirs}, not from {ours}: {advice}; FORCE=1 replaces it")
+        if record.data_root != self.data_root and digest.changed(record.digests, self.digests()):
+            advice = "DATA=<file>.yaml with another `name:` keeps both"
+            other = f"{record.data_root}, not from {self.data_root}"
+            raise UserError(f"{file} was made from the images of {other}: {advice}; FORCE=1 replaces it")
+
+    def run(self, backbone: "Backbone", options: "RunOptions") -> "Outcome":
+        """Compute the cell; writes only to `options.folder`.
+
+        Raises:
+            UserError: raised by the task, or a result is not finite.
+        """
+        from regvit_lightning.frozen.finiteness import require_finite
+
+        outcome = self.task.run(backbone, self.data, self.settings, options)
+        require_finite(self.name, self.task.METRICS, outcome)
+        return outcome
+
+    def record(self, backbone: "Backbone", outcome: "Outcome", seconds: float, digests: dict[str, str]) -> Record:
         """The record of an outcome, with rounded metrics; its file of per-image scores is not filled in yet."""
         return Record(
             model=backbone.name,
@@ -105,12 +153,13 @@ class Evaluation:
             backbone=backbone.facts(),
             weights=backbone.fingerprint,
             provenance=records.provenance(seconds),
+            source=backbone.origin,
+            digests=digests,
         )
 
     def summary(self, outcome: "Outcome") -> str:
-        """The metrics shown in tables, as text: `top1 62.08, top1_best_on_test 62.50`."""
-        metrics = self.task.METRICS.items()
-        return ", ".join(f"{key} {outcome.metrics[key]:.{metric.decimals + 1}f}" for key, metric in metrics)
+        """The metrics shown in tables and their floors: `corloc 34.21 (floors: whole image 30.02), …`."""
+        return ", ".join(_with_floors(outcome, key, metric.decimals + 1) for key, metric in self.task.METRICS.items())
 
 
 def prepare(
@@ -180,7 +229,8 @@ def evaluate(
     if where.rendered:
         for _ in writer.write(Path(where.root), writer.MiniSettings(), workers=1):
             pass
-    return evaluation.run(backbone, RunOptions(seed, devices, callbacks, folder))
+    with _alone_in(folder):
+        return evaluation.run(backbone, RunOptions(seed, devices, callbacks, folder))
 
 
 def run_and_record(
@@ -193,41 +243,53 @@ def run_and_record(
         backbone: the frozen backbone.
         results: folder of the results.
         options: devices, callbacks, and the folder of the cell, from which an interrupted training resumes.
-        force: start from scratch, even if the folder of the cell holds a checkpoint.
+        force: start from scratch, even if the folder of the cell holds a checkpoint, and replace any record.
 
     Returns:
         The outcome and the path of the record.
 
     Raises:
-        UserError: raised by the task; or a file cannot be written.
+        UserError: raised by the task; another process works in the cell's folder; the record is of another model or of
+            other data with the same name, see `Evaluation.check_same_origin`; or a file cannot be written.
     """
     from regvit_lightning.frozen.trainer import LAST
     from regvit_lightning.runtime import hardware
 
     assert options.folder is not None, "a cell that is recorded has a folder"
-    hardware.forget_peak_memory()
-    begun = time.monotonic()
-    _claim(options.folder, _description(evaluation, backbone), force)
-    outcome = evaluation.run(backbone, options)
-    file = evaluation.file(results, backbone.name)
-    record = evaluation.record(backbone, outcome, time.monotonic() - begun)
-    if outcome.picture is not None:
-        _show(outcome.picture, file.with_suffix(".png"), options.folder)
-    if outcome.scores:
-        packed = statistics.pack({key: values.cpu() for key, values in outcome.scores.items()})
-        beside = records.scores_path(file)
-        atomic.write(beside, lambda temporary: temporary.write_bytes(packed))
-        record.scores.update(file=beside.name, digest=statistics.digest(packed))
-    saved = record.save(results)
-    atomic.remove(options.folder / LAST)
-    return outcome, saved
+    with _alone_in(options.folder):
+        hardware.forget_peak_memory()
+        begun, digests = time.monotonic(), evaluation.digests()
+        file = evaluation.file(results, backbone.name)
+        if not force:
+            evaluation.check_same_origin(file, backbone)
+        atomic.remove_leftovers(evaluation.file(results, backbone.name).parent)
+        _claim(options.folder, _description(evaluation, backbone, digests), force)
+        outcome = evaluation.run(backbone, options)
+        record = evaluation.record(backbone, outcome, time.monotonic() - begun, digests)
+        if outcome.picture is not None:
+            _show(outcome.picture, file.with_suffix(".png"), options.folder)
+        if outcome.scores:
+            packed = statistics.pack({key: values.cpu() for key, values in outcome.scores.items()})
+            beside = records.scores_path(file)
+            atomic.write(beside, lambda temporary: temporary.write_bytes(packed))
+            record.scores.update(file=beside.name, digest=statistics.digest(packed))
+        saved = record.save(results)
+        atomic.remove(options.folder / LAST)
+        return outcome, saved
 
 
-def _description(evaluation: Evaluation, backbone: "Backbone") -> dict[str, Any]:
+def _alone_in(folder: Path | None) -> AbstractContextManager[None]:
+    """Context that holds the lock of a cell's folder, if it has one; in the process that the user started."""
+    from regvit_lightning.runtime import hardware
+
+    return nullcontext() if folder is None or not hardware.first_process() else locks.held(folder)
+
+
+def _description(evaluation: Evaluation, backbone: "Backbone", digests: dict[str, str]) -> dict[str, Any]:
     """Describe what a cell computes: a head trained under another description is not resumed."""
     resolved = settings.resolved(evaluation.settings)
     kept = {key: value for key, value in resolved.items() if key not in records.FREE_TO_CHANGE}
-    images = {"data": str(Path(evaluation.data.root).resolve()), "layout": evaluation.layout}
+    images = {"data": digests, "layout": evaluation.layout}
     return {"weights": backbone.fingerprint, **images, **kept}
 
 
@@ -238,7 +300,7 @@ def _claim(folder: Path, description: dict[str, Any], force: bool) -> None:
     if not hardware.first_process():
         return
     file, text = folder / "cell.json", json.dumps(description, indent=1) + "\n"
-    if force or not file.exists() or file.read_text(encoding="utf-8") != text:
+    if force or not file.exists() or file.read_bytes() != text.encode():
         shutil.rmtree(folder, ignore_errors=True)
         atomic.write_text(file, text)
 
@@ -250,6 +312,13 @@ def _show(picture: "Figure", file: Path, folder: Path) -> None:
     atomic.write(file, lambda temporary: picture.savefig(temporary, format="png"))
     with SummaryWriter(str(folder / "log")) as writer:
         writer.add_figure("test/examples", picture)
+
+
+def _with_floors(outcome: "Outcome", metric: str, decimals: int) -> str:
+    """One metric with the floors that have it, as text."""
+    floors = [f"{name} {floor[metric]:.{decimals}f}" for name, floor in outcome.floors.items() if metric in floor]
+    shown = f"{metric} {outcome.metrics[metric]:.{decimals}f}"
+    return f"{shown} (floor{'s' * (len(floors) > 1)}: {', '.join(floors)})" if floors else shown
 
 
 def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:

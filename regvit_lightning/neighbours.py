@@ -5,27 +5,58 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def search(queries: Tensor, bank: Tensor, k: int, chunk: int) -> tuple[Tensor, Tensor]:
+def search(queries: Tensor, bank: Tensor, k: int, chunk: int, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The k most similar rows of `bank` for each query, exactly, in bounded memory.
 
+    Similarities are computed in float64 and rounded to float32: rows whose similarities are equal then are tied, and
+    the one with the lowest index comes first. So the result does not depend on `chunk`, nor on the batch of queries.
+
     Args:
-        queries: (Q, D).
-        bank: (N, D), N >= k.
+        queries: (Q, D), finite.
+        bank: (N, D), finite.
         k: number of neighbours.
-        chunk: rows of the bank compared at a time; memory is Q * (chunk + 2 k).
+        chunk: rows of the bank compared at a time; beside the bank, memory is 8 chunk (D + 3 Q) bytes at most.
+        excluded: boolean (N,), rows that are no one's neighbours, at most N - k of them; None excludes none.
 
     Returns:
-        Similarities (Q, k), descending, and indices into the bank (Q, k).
+        Similarities (Q, k), float32, descending, and indices into the bank (Q, k); min(k, N) columns.
     """
-    similarity = queries.new_empty(len(queries), 0)
+    exact = queries.double()
+    similarity = torch.empty(len(queries), 0, device=queries.device)
     index = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
     for start in range(0, len(bank), chunk):
-        similarities = queries @ bank[start : start + chunk].T
-        top = similarities.topk(min(k, similarities.shape[1]), dim=1)
-        similarity, index = torch.cat([similarity, top.values], 1), torch.cat([index, top.indices + start], 1)
-        best = similarity.topk(min(k, similarity.shape[1]), dim=1)
-        similarity, index = best.values, index.gather(1, best.indices)
+        rows = slice(start, start + chunk)
+        similarities = (exact @ bank[rows].double().T).float()
+        if excluded is not None:
+            similarities.masked_fill_(excluded[rows], -torch.inf)
+        top = _largest(similarities, k)
+        similarity = torch.cat([similarity, similarities.gather(1, top)], 1)
+        index = torch.cat([index, top + start], 1)
+        best = _largest(similarity, k)  # columns of earlier chunks come first, so ties stay in the order of the bank
+        similarity, index = similarity.gather(1, best), index.gather(1, best)
     return similarity, index
+
+
+def _largest(values: Tensor, k: int) -> Tensor:
+    """Columns (Q, k) of the k largest values (Q, N) in descending order; of equal values the first columns."""
+    k = min(k, values.shape[1])
+    top = values.topk(min(k + 1, values.shape[1]), dim=1)
+    columns = top.indices[:, :k]
+    undecided = top.values[:, k - 1] == top.values[:, k] if k < values.shape[1] else torch.zeros(0, dtype=torch.bool)
+    if undecided.any():
+        columns = columns.clone()
+        columns[undecided] = _first_of_equals(values[undecided], top.values[undecided, k - 1 : k], k)
+    columns = columns.sort(dim=1).values
+    order = values.gather(1, columns).sort(dim=1, descending=True, stable=True).indices
+    return columns.gather(1, order)
+
+
+def _first_of_equals(values: Tensor, kth: Tensor, k: int) -> Tensor:
+    """Columns (Q, k) of the values (Q, N) above the k-th largest (Q, 1), and of the first ones that equal it."""
+    above, equal = values > kth, values == kth
+    room = k - above.sum(dim=1, keepdim=True)
+    taken = above | (equal & (equal.cumsum(dim=1, dtype=torch.int32) <= room))
+    return taken.nonzero()[:, 1].view(-1, k)
 
 
 def votes(similarity: Tensor, labels: Tensor, k: int, classes: int, temperature: float) -> Tensor:

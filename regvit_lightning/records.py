@@ -2,19 +2,26 @@
 
 import json
 import platform
-from dataclasses import asdict, dataclass, field, fields
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC
 from pathlib import Path
 from typing import Any
 
-from regvit_lightning import statistics
+from regvit_lightning import settings, statistics
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.runtime import atomic, git
+from regvit_lightning.values import patterns, strict_json
 from regvit_lightning.version import __version__
 
-SCHEMA = 3
+SCHEMA = 4
 # Fields missing from records of older schemas, by schema; those records can be read but are stale for their cell.
-ADDED: dict[int, dict[str, Any]] = {2: {"scores": {}}}
+ADDED: dict[int, dict[str, Any]] = {
+    2: {"scores": {}, "source": "", "digests": {}},
+    3: {"source": "", "digests": {}},
+}
 AGAIN = "remove it and evaluate the cell again"
 FREE_TO_CHANGE = {"workers", "device_batch"}  # settings that change how a cell is run, not its result
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +35,7 @@ class Record:
         model: model id (`deit3-vitn_reg4`).
         task: task name (`imagenet_linear`).
         data: name of the data.
-        data_root: folder of the data, where nothing else identifies the images; empty for rendered and counted data.
+        data_root: folder of the data; empty for rendered data and for data whose number of images is published.
         seed: seed of the pretraining run and of the evaluation.
         metrics: values by metric name.
         columns: metrics shown in tables, each with `better` (+1 where higher is better, -1 where lower is), `unit`
@@ -41,12 +48,15 @@ class Record:
         footnote: keys of `protocol` that tables show.
         settings: resolved settings of the task.
         layout: the data settings that determine which images are read and what their labels mean.
-        backbone: registers, width, depth, patch size and input size of the model.
+        backbone: registers, width, depth, patch size and input size of the model, and the settings of its recipe
+            (`trained_with`) where its file holds them.
         weights: fingerprint of the model's weights.
         provenance: commit (the version of an installed package), dirty, date, versions, device, seconds,
             peak_memory_mib.
         scores: `file`, the file beside the record with the per-image scores, and its `digest`; empty where there are
             none.
+        source: file or folder that the model was given as; empty for a model that its name alone identifies.
+        digests: digest of each split of the data, see `data/digest.py`; empty where unknown.
         schema: version of the record format.
     """
 
@@ -69,6 +79,8 @@ class Record:
     weights: str
     provenance: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, str] = field(default_factory=dict)
+    source: str = ""
+    digests: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def path(self, results: Path) -> Path:
@@ -76,13 +88,17 @@ class Record:
         return path(results, self.data, self.model, self.task, self.seed)
 
     def save(self, results: Path) -> Path:
-        """Write the record atomically and return its path.
+        """Write the record atomically and return its path; control characters of names become spaces.
 
         Raises:
-            UserError: the folder cannot be written.
+            UserError: the folder cannot be written, or a value is not finite, which JSON does not have.
         """
         target = self.path(results)
-        atomic.write_text(target, json.dumps(asdict(self), indent=1) + "\n")
+        try:
+            text = json.dumps(strict_json.cleaned(asdict(self)), indent=1, allow_nan=False)
+        except ValueError as error:
+            raise UserError(f"{self.task} of {self.model}: not saved, as a value is not finite ({error})") from None
+        atomic.write_text(target, text + "\n")
         return target
 
 
@@ -103,23 +119,87 @@ def read_record(file: Path) -> Record:
         raise UserError(f"{file}: not readable as a record ({one_line(error)}); {AGAIN}") from None
 
 
+NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,150}", re.ASCII)  # of a model, a task, a file: safe as the name of a folder
+NAME_RULE = "expected letters of ASCII, digits, '_', '.', '+' and '-', at most 151, a letter or a digit first"
+NUMBERS = {str: float}
+COLUMN = {"better": int, "unit": str, "decimals": int}
+PATTERN = {
+    "model": NAME,
+    "task": NAME,
+    "data": re.compile(r"[^/\\]{1,200}"),
+    "data_root": str,
+    "seed": int,
+    "metrics": NUMBERS,
+    "columns": {str: COLUMN},
+    "intervals": {str: [float, float]},
+    "per_class": {str: (None, float)},
+    "floors": {str: NUMBERS},
+    "images": int,
+    "protocol": dict,
+    "footnote": [str],
+    "settings": dict,
+    "layout": dict,
+    "backbone": {"num_registers?": int},
+    "weights": str,
+    "provenance": {
+        "commit?": str,
+        "dirty?": bool,
+        "date?": str,
+        "versions?": {str: str},
+        "device?": str,
+        "seconds?": float,
+        "peak_memory_mib?": float,
+    },
+    "scores": {"file?": NAME, "digest?": str},
+    "source": str,
+    "digests": {str: str},
+    "schema": int,
+}
+
+
 def parse(content: bytes, where: str) -> Record:
     """Parse a record from the content of a file; one of an older schema keeps its schema number.
 
     Raises:
-        UserError: not JSON, or not a record of this schema or of one in `ADDED`.
+        UserError: in one line, if it is not JSON, not a record of this schema or of one in `ADDED`, or if any of its
+            values has a type or range that no record has.
     """
     try:
-        values = json.loads(content)
+        values = strict_json.parse(content)
     except ValueError as error:
         raise UserError(f"{where}: not readable as a record ({one_line(error)}); {AGAIN}") from None
     schema = values.get("schema") if isinstance(values, dict) else None
-    if isinstance(schema, int) and schema in ADDED:
+    if type(schema) is int and schema in ADDED:
         values = {**ADDED[schema], **values}
-    known = {entry.name for entry in fields(Record)}
-    if schema not in (SCHEMA, *ADDED) or set(values) != known:
+    if type(schema) is not int or schema not in (SCHEMA, *ADDED) or values.keys() != PATTERN.keys():
         raise UserError(f"{where}: not a record of schema {SCHEMA}; {AGAIN}")
+    if wrong := patterns.mismatch(values, PATTERN) or _out_of_range(values):
+        raise UserError(f"{where}: {wrong[:200]}; {AGAIN}")
     return Record(**values)
+
+
+def _out_of_range(values: dict[str, Any]) -> str:
+    """What no record holds although the types are right, or ''."""
+    wrong = next((key for key, column in values["columns"].items() if not _is_column(column)), None)
+    if wrong is not None:
+        return f"columns.{wrong}: expected better in -1..1, unit, and decimals in 0..9"
+    odd = next((key for key, (low, high) in values["intervals"].items() if low > high), None)
+    if odd is not None:
+        return f"intervals.{odd}: its ends are in the wrong order"
+    for name in ("seed", "images"):
+        if values[name] < 0:
+            return f"{name}: must not be negative"
+    if not 0 <= values["backbone"].get("num_registers", 0) <= 10_000:
+        return "backbone.num_registers: must lie in 0..10000"
+    if set(values["footnote"]) - values["protocol"].keys():
+        return "footnote: names facts that protocol lacks"
+    if values["scores"] and values["scores"].keys() != {"file", "digest"}:
+        return "scores: expected a file and its digest"
+    return ""
+
+
+def _is_column(column: dict[str, Any]) -> bool:
+    return column.keys() == COLUMN.keys() and abs(column["better"]) <= 1 and 0 <= column["decimals"] <= 9
 
 
 def scores_path(record: Path) -> Path:
@@ -127,20 +207,43 @@ def scores_path(record: Path) -> Path:
     return record.with_name(record.stem + statistics.SUFFIX)
 
 
-def stale(record: Record, settings: dict[str, Any], weights: str, layout: dict[str, Any], data_root: str = "") -> str:
-    """Why `record` is out of date for these settings, weights and data, or '' when it is valid."""
+def stale(
+    record: Record,
+    settings: dict[str, Any],
+    weights: str,
+    layout: dict[str, Any],
+    digests: dict[str, str] | None = None,
+) -> str:
+    """Why `record` is out of date for these settings, weights and data, or '' when it is valid.
+
+    Args:
+        record: as read.
+        settings: resolved settings of the task.
+        weights: fingerprint of the model.
+        layout: the data settings that determine which images are read.
+        digests: digest of each split of the data; one that is missing on either side is not judged, nor is the folder
+            of the data.
+    """
+    from regvit_lightning.data import digest
+
     if record.schema != SCHEMA:
         return f"a record of schema {record.schema}, which is now {SCHEMA}"
-    if record.data_root != data_root:
-        return f"data changed: {record.data_root} -> {data_root}"
     for kind, old, new in (("settings", record.settings, settings), ("layout of the data", record.layout, layout)):
-        keys = sorted({**new, **old}.keys() - FREE_TO_CHANGE)
-        changed = [f"{key} {old.get(key)} -> {new.get(key)}" for key in keys if new.get(key) != old.get(key)]
+        changed = changes(old, new)
         if changed:
             return f"{kind} changed: {', '.join(changed)}"
+    splits = digest.changed(record.digests, digests or {})
+    if splits:
+        return f"data changed: names, sizes or labels of {' and '.join(splits)} are not those of the record"
     if record.weights != weights:
         return f"weights changed: {record.weights} -> {weights}"
     return ""
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Settings whose values differ, `crop 64 -> 96`, without those that only change how a cell is run."""
+    keys = sorted({**new, **old}.keys() - FREE_TO_CHANGE)
+    return [f"{key} {old.get(key)} -> {new.get(key)}" for key in keys if new.get(key) != old.get(key)]
 
 
 def provenance(seconds: float) -> dict[str, Any]:
@@ -151,7 +254,8 @@ def provenance(seconds: float) -> dict[str, Any]:
 
     Returns:
         `commit` of the checkout of this code, or the version of the package where it is not a checkout;
-        `dirty`, whether its code differs from that commit; `date` in UTC; `versions`; `device`; `seconds`;
+        `dirty`, whether a file that this process uses, its modules and the YAML files of its settings, differs from
+        that commit or is not in it; `date` in UTC; `versions`; `device`; `seconds`;
         `peak_memory_mib`.
     """
     from datetime import datetime
@@ -169,13 +273,26 @@ def provenance(seconds: float) -> dict[str, Any]:
     packages += ["mmsegmentation", "mmengine", "mmcv-lite", "opencv-python", "h5py", "scipy"]
     return {
         "commit": _git("rev-parse", "HEAD") or __version__,
-        "dirty": bool(_git("status", "--porcelain", "--", ".", ":(exclude)results")),
+        "dirty": _is_dirty(_used_files()),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "versions": {"python": platform.python_version(), **{name: installed(name) for name in packages}},
         "device": hardware.device_name(),
         "seconds": round(seconds, 1),
         "peak_memory_mib": round(hardware.peak_memory_mib()),
     }
+
+
+def _is_dirty(files: Sequence[str]) -> bool:
+    """Whether any of these files of the checkout differs from its commit or is not in it."""
+    return bool(files and _git("status", "--porcelain", "--untracked-files=all", "--", *files))
+
+
+def _used_files() -> list[str]:
+    """Files of this checkout that this process has imported as modules or read as settings, relative to it."""
+    modules = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    used = {Path(file).resolve() for file in (*filter(None, modules), *settings.FILES_USED)}
+    inside = {file.relative_to(ROOT) for file in used if file.is_relative_to(ROOT)}
+    return sorted(str(file) for file in inside if "site-packages" not in file.parts)
 
 
 def _git(*arguments: str) -> str:

@@ -8,20 +8,34 @@ def cosine(step: int, steps: int, start: float, end: float = 0.0) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(step / max(steps, 1), 1.0)))
 
 
-def warmup_cosine(step: int, steps: int, warmup: int, base: float, start: float, end: float) -> float:
-    """Linear warm-up from `start` to `base` over `warmup` steps, then `cosine` down to `end`.
+def linear(step: int, steps: int, start: float, end: float) -> float:
+    """Linear schedule from `start` at step 0 to `end` at step `steps` and later."""
+    return start + (end - start) * min(step / max(steps, 1), 1.0)
+
+
+def warmup_then_cosine(step: int, steps: int, warmup: int, base: float, start: float, end: float) -> float:
+    """Linear warm-up over `warmup` steps, then a whole `cosine` over the others: the schedule of DINOv2's code.
 
     Args:
         step: 0 .. steps; the value applies to update `step`.
         steps: length of the run.
         warmup: 0 .. steps.
+        base, start, end: value after the warm-up, at step 0, and at step `steps`.
 
     Returns:
-        `start` at step 0, `base` at step `warmup`, `end` at step `steps`.
+        `start` at step 0 of a warm-up, `base` at its last step, `warmup` - 1, and again at step `warmup`.
     """
     if step < warmup:
-        return start + (base - start) * step / warmup
+        return linear(step, warmup - 1, start, base)
     return cosine(step - warmup, steps - warmup, base, end)
+
+
+def cosine_after_warmup(step: int, steps: int, warmup: int, base: float, start: float, end: float) -> float:
+    """Linear warm-up, then the rest of a `cosine` that began at step 0: timm's schedule, which DeiT uses.
+
+    The arguments are those of `warmup_then_cosine`. At step `warmup` the cosine has already left `base`.
+    """
+    return linear(step, warmup, start, base) if step < warmup else cosine(step, steps, base, end)
 
 
 def linear_warmup(step: int, warmup: int, start: float) -> float:

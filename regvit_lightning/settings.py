@@ -1,28 +1,32 @@
 """Settings: dataclasses filled from the YAML files of `configs/` and from `key=value` words.
 
 Files are merged left to right by OmegaConf, then the words. Each value is parsed by the type of its field
-(`values/`); an unknown key is an error that names its nearest neighbours. This module imports nothing heavy, so that
-`--help` answers at once.
+(`values/`) and must lie in its range; an unknown key is an error that names its nearest neighbours. This module imports
+nothing heavy, so that `--help` answers at once.
 """
 
+import copy
 import dataclasses
 import difflib
 import importlib
 import json
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache, reduce
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError
 
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.values import notation, schema
 from regvit_lightning.values.notation import Tree
+from regvit_lightning.values.ranges import Range
 
+SEEDS = "[0, 4294967295]"  # range of seeds: 32 bits
+ENVIRONMENT = re.compile(r"\$\{oc\.env:(\w+)\}", re.ASCII)  # an environment variable, in OmegaConf's notation
 EVERY_SET = "<set>"  # as `images` in a task's file: the task name ends in the name of a set with boxes
 
 T = TypeVar("T")
@@ -36,6 +40,7 @@ def _configs() -> Path:
 
 
 CONFIGS = _configs()
+FILES_USED: set[Path] = set()  # files whose values have entered settings of this process
 
 
 class SettingsError(UserError):
@@ -132,12 +137,26 @@ def _inherited(group: str, file: str, boxed_set: str) -> list[tuple[str, str]]:
 def _meaning(group: str, name: str) -> tuple[str, str]:
     """The file behind a name, and the set with boxes that the name ends in, or ''."""
     meanings = _meanings(group)
+    if name not in meanings and (own := _on_own_set(group, name)):
+        return own
     if name not in meanings:
         raise SettingsError(f"unknown {group.rstrip('s')} '{name}'; {nearest(name, meanings)}")
     if len(meanings[name]) > 1:
         both = " or ".join(f"{file}.yaml of the set '{boxed_set}'" for file, boxed_set in meanings[name])
         raise SettingsError(f"{group.rstrip('s')} '{name}' may be {both}; give the set or the file another name")
     return meanings[name][0]
+
+
+def _on_own_set(group: str, name: str) -> tuple[str, str] | None:
+    """The task file and the set of a name such as `lost_cats`, whose set is in a YAML of data outside `configs/data`.
+
+    Whether there is such a set is known where the data is: it names those that it has.
+    """
+    if group != "tasks":
+        return None
+    files = [file for file in _files(group) if name.startswith(f"{file}_") and _is_on_every_set(file)]
+    file = max(files, key=len, default="")
+    return (file, name.removeprefix(f"{file}_")) if file else None
 
 
 def _meanings(group: str) -> dict[str, list[tuple[str, str]]]:
@@ -203,7 +222,7 @@ def load_settings(
     Args:
         group: `recipes` (files of `regvit_lightning/pretrain/`) or `tasks` (of `regvit_lightning/tasks/`).
         name, variant: see `layers`.
-        words, known: `key=value` words and further keys of the command, see `build`.
+        words, known: `key=value` words and further keys of the command, see `build`; `module` is the YAML's alone.
 
     Returns:
         (module, settings); the settings are an instance of the dataclass that the module exports as `SETTINGS`.
@@ -212,7 +231,10 @@ def load_settings(
         SettingsError: unknown name, variant or key, or a value of the wrong type or range.
     """
     stack = layers(group, name, variant)
+    own = f"a {group.rstrip('s')} has its module from its file in configs/{group}"
+    check("module" not in read_words(words), f"module is no word of a command: {own}")
     module = importlib.import_module(module_of(group, name))
+    check(hasattr(module, "SETTINGS"), f"configs/{group}/{name}.yaml: {module.__name__} has no SETTINGS")
     return module, build(module.SETTINGS, stack, words, known)
 
 
@@ -225,16 +247,22 @@ def module_of(group: str, name: str) -> str:
     modules = [layer.values["module"] for layer in layers(group, name) if "module" in layer.values]
     check(bool(modules), f"configs/{group}/{name}.yaml: module is not set")
     package = {"recipes": "pretrain", "tasks": "tasks"}[group]
-    return f"regvit_lightning.{package}.{_below(package, str(modules[-1]))}"
+    return below(package, str(modules[-1]))
 
 
-def _below(package: str, name: str) -> str:
-    """Dotted path of the module or package `name` below a package of the library: `lost` is `discovery.lost`."""
+def below(package: str, name: str) -> str:
+    """Dotted name of the module or package `name` below a package of the library: `lost` is in `tasks.discovery`.
+
+    Raises:
+        SettingsError: there is none, or more than one.
+    """
     folder = Path(__file__).parent / package
-    matches = [folder / name] if (folder / name).is_dir() else sorted(folder.rglob(f"{name}.py"))
+    matches: list[Path] = []
+    if re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
+        matches = [folder / name] if (folder / name).is_dir() else sorted(folder.rglob(f"{name}.py"))
     if len(matches) != 1:
         raise SettingsError(f"module: {name}: expected the name of one file of regvit_lightning/{package}/")
-    return ".".join(matches[0].relative_to(folder).with_suffix("").parts)
+    return ".".join([__package__, package, *matches[0].relative_to(folder).with_suffix("").parts])
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -283,25 +311,29 @@ def build(
     files: Sequence[Path | Layer] = (),
     words: Sequence[str] = (),
     also_known: Sequence[str] = (),
-    environment: bool = False,
+    environment: Collection[str] = (),
 ) -> T:
     """Merge `files` and `key=value` `words` over the defaults of the dataclass `kind`, parsed by the fields' types.
 
     Args:
-        kind: a dataclass; its `__post_init__` may check ranges by raising `SettingsError`.
+        kind: a dataclass; its `__post_init__` may check what no range of a field says by raising `SettingsError`.
         files: YAML files, or their layers; later ones win. A `base` key is ignored (see `layers`).
         words: `key=value`. A string is taken literally; lists and mappings are YAML (`layers=[1,4]`); `null` is
             None; a dot selects a nested setting (`probes.images=150`).
         also_known: keys of other dataclasses that the same command accepts, for the hint on a misspelt key.
-        environment: `${oc.env:NAME}` in a file stands for the environment variable NAME.
+        environment: keys in whose texts in a file `${oc.env:NAME}` stands for the environment variable NAME. In words
+            and under every other key it is a text as it stands.
 
     Raises:
         SettingsError: an unknown key, a wrong type, a missing value, or a value out of range.
     """
     config = OmegaConf.structured(kind)
-    for layer in [file if isinstance(file, Layer) else Layer(_relative(file), _content(file)) for file in files]:
+    for layer in [file if isinstance(file, Layer) else Layer(_relative(file), _content(file), file) for file in files]:
         texts = {key: value for key, value in layer.values.items() if key != "base"}
-        for key, value in (_with_environment(texts, layer.origin) if environment else texts).items():
+        FILES_USED.update([layer.file] if layer.file else [])
+        given = {key: texts[key] for key in environment if isinstance(texts.get(key), str)}
+        texts |= {key: _with_environment(text, layer.origin) for key, text in given.items()}
+        for key, value in texts.items():
             config = _set(kind, config, [key], value, f"{layer.origin}: ", also_known)
     for key, text in read_words(words).items():
         config = _set(kind, config, key.split("."), text, "", also_known)
@@ -328,20 +360,15 @@ def _set(
         raise SettingsError(f"{where}{key}={notation.shown(text)}: {error}") from None
 
 
-def _with_environment(tree: Tree, origin: str) -> Tree:
-    """Replace `${oc.env:NAME}` in the tree from `origin` by the values of environment variables."""
-    if isinstance(tree, Mapping):
-        return {key: _with_environment(value, origin) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_with_environment(value, origin) for value in tree]
-    if "${" not in tree:
-        return tree
-    try:
-        return OmegaConf.create([str(tree)])[0]
-    except InterpolationResolutionError as error:
-        variable = re.search(r"Environment variable '(\w+)' not found", str(error))
-        reason = f"{variable[1]} is not set (give {variable[1]}=<folder>)" if variable else one_line(error)
-        raise SettingsError(f"{origin}: {reason}") from None
+def _with_environment(text: str, origin: str) -> str:
+    """Replace `${oc.env:NAME}` in a text from `origin` by the values of environment variables."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        check(name in os.environ, f"{origin}: {name} is not set (give {name}=<folder>)")
+        return os.environ[name]
+
+    return ENVIRONMENT.sub(value, text)
 
 
 def resolved(settings: object) -> dict[str, Any]:
@@ -360,37 +387,38 @@ def from_resolved(kind: type[T], values: T | Mapping[str, Any]) -> T:
     return build(kind, [Layer(f"not settings of {kind.__name__}", cast(Mapping[str, Any], values))])
 
 
-def setting(help: str, default: Any = MISSING, reader: Callable[[str], Any] | None = None) -> Any:
+def setting(help: str, default: Any = MISSING, reader: Callable[[str], Any] | None = None, within: str = "") -> Any:
     """A dataclass field with the line that `--help` prints for it; without `default` it is required.
 
     Args:
         reader: parses the texts of the field, where its type is not enough; raises `ValueError`.
+        within: range of a number, see `number`.
     """
-    metadata = {"help": help, **({"reader": reader} if reader else {})}
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    rules = {"reader": reader, "range": Range(within) if within else None}
+    return _field(default, {"help": help, **{key: rule for key, rule in rules.items() if rule}})
+
+
+def number(within: str, default: Any = MISSING, pair: bool = False) -> Any:
+    """A dataclass field of a number, or of a list or mapping of numbers, that `build` accepts in a range alone.
+
+    Args:
+        within: finite interval such as `(0, 1]`, see `ranges.Range`.
+        default: its value where none is given; without it the field is required.
+        pair: it is a list of two numbers, the smaller one first.
+    """
+    return _field(default, {"range": Range(within, pair)})
+
+
+def _field(default: Any, metadata: Mapping[str, Any]) -> Any:
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: copy.copy(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def check(condition: bool, message: str) -> None:
-    """Raise `SettingsError(message)` unless `condition`: for range checks in `__post_init__`."""
+    """Raise `SettingsError(message)` unless `condition`: for checks of several fields in `__post_init__`."""
     if not condition:
         raise SettingsError(message)
-
-
-def check_at_least(settings: object, least: int, *names: str) -> None:
-    """Raise `SettingsError` if one of the fields `names` of a settings dataclass is below `least`."""
-    for name in names:
-        value = getattr(settings, name)
-        rule = f"must be at least {least}" if least else "must not be negative"
-        check(value >= least, f"{name}={value}: {rule}")
-
-
-def check_positive(settings: object, *names: str) -> None:
-    """Raise `SettingsError` if one of the fields `names` of a settings dataclass is not above 0."""
-    for name in names:
-        value = getattr(settings, name)
-        check(value > 0, f"{name}={value}: must be above 0")
 
 
 def word(value: Any) -> str:

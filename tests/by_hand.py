@@ -62,19 +62,19 @@ def saved_records(results, data):
 
 def report(model, scale=1.0):
     """An artifact report of a model of two blocks, its norms multiplied by `scale`."""
-    held = {"train_images": 8, "test_images": 8, "C": 1.0}
+    held = {"train_images": 8, "test_images": 80, "C": 1.0}
     registers = int(model.partition("_reg")[2] or 0)
     tokens = {"CLS": {"top1": 80.0, "std_over_draws": 0.0, **held}}
     tokens["normal"] = {"top1": 40.0, "std_over_draws": 0.5, **held}
     tokens["outlier"] = None if registers else {"top1": 70.0, "std_over_draws": 1.25, **held}
     tokens |= {f"reg_{index}": {"top1": 60.0 + index, "std_over_draws": 0.0, **held} for index in range(registers)}
-    pixels = {"l2": 18.38, "rms": 2.5, "l2_of_mean": 40.0, "penalty": 1.0, "patches": 9}
+    pixels = {"l2": 18.38, "rms": 2.5, "l2_of_mean": 40.0, "penalty": 1.0, "patches": 900}
     protocol = {
         "rule": "share above three medians",
         "view": "as it is",
         "pixel_scale": "0..255",
         "single_tokens": tokens,
-        "position": {"normal": {"top1": 41.7, "distance": 0.79, "patches": 9}, "outlier": None},
+        "position": {"normal": {"top1": 41.7, "distance": 0.79, "patches": 900}, "outlier": None},
         "pixels": {"normal": pixels, "outlier": None},
         "norms_by_block": {
             "levels": [0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0],

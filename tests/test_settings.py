@@ -106,13 +106,13 @@ def test_the_environment_is_asked_by_files_of_data_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "/s")
     file = tmp_path / "a.yaml"
     file.write_text("path: ${oc.env:SECRET}/a\nprobes: {path: '${oc.env:SECRET}'}\n")
-    assert settings.build(Whole, [file], environment=True) == Whole(Nested(path="/s"), path="/s/a")
+    assert settings.build(Whole, [file], environment=["path"]) == Whole(Nested(path="${oc.env:SECRET}"), path="/s/a")
     assert settings.build(Whole, [file]).path == "${oc.env:SECRET}/a"
     word = "path=${oc.env:SECRET}"
-    assert settings.build(Whole, [file], [word], environment=True).path == "${oc.env:SECRET}"
+    assert settings.build(Whole, [file], [word], environment=["path"]).path == "${oc.env:SECRET}"
     monkeypatch.delenv("SECRET")
     with pytest.raises(SettingsError, match=r"a\.yaml: SECRET is not set \(give SECRET=<folder>\)"):
-        settings.build(Whole, [file], environment=True)
+        settings.build(Whole, [file], environment=["path"])
 
 
 def test_a_grid_does_not_ask_the_environment(tmp_path, monkeypatch):
@@ -366,25 +366,47 @@ def test_help_answers_without_heavy_imports(program):
 
 @dataclass
 class Ranges:
-    steps: int = 1
-    workers: int = 0
-    lr: float = 1e-9
-
-    def __post_init__(self):
-        settings.check_at_least(self, 1, "steps")
-        settings.check_at_least(self, 0, "workers")
-        settings.check_positive(self, "lr")
+    steps: int = settings.number("[1, 10]", 1)
+    lr: float = settings.number("(0, 1)")
+    sigma: list[float] = settings.number("(0, 2]", [0.1, 2.0], pair=True)
+    sizes: list[int] = settings.number("[1, 9]", [3])
+    scale: float | None = settings.number("(0, 10]", None)
+    counts: dict[str, list[int]] = settings.number("[0, 5]", {})
+    hours: float = settings.setting("h", 24.0, durations.hours, within="(0, 48]")
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("word", "told"),
     [
-        ({"steps": 0}, "steps=0: must be at least 1"),
-        ({"workers": -1}, "workers=-1: must not be negative"),
-        ({"lr": 0.0}, "lr=0.0: must be above 0"),
+        ("steps=0", "steps=0: must lie in [1, 10]"),
+        ("steps=11", "steps=11: must lie in [1, 10]"),
+        ("lr=0", "lr=0: must lie in (0, 1)"),
+        ("lr=1", "lr=1: must lie in (0, 1)"),
+        ("sigma=[2,1]", "sigma=[2,1]: expected two numbers in (0, 2], the smaller one first"),
+        ("sigma=[0,1]", "sigma=[0,1]: expected two numbers in (0, 2], the smaller one first"),
+        ("sigma=[1]", "sigma=[1]: expected two numbers in (0, 2], the smaller one first"),
+        ("sizes=[3,10]", "sizes=[3,10]: every number must lie in [1, 9]"),
+        ("scale=0", "scale=0: must lie in (0, 10]"),
+        ("counts={a: [6]}", "counts={a: [6]}: every number must lie in [0, 5]"),
+        ("counts.a=[-1]", "counts.a=[-1]: every number must lie in [0, 5]"),
+        ("hours=3d", "hours=3d: must lie in (0, 48]"),
     ],
 )
-def test_a_number_at_the_end_of_its_range_is_taken_and_one_below_it_is_told(given, told):
-    Ranges()
+def test_a_number_out_of_its_range_is_refused_with_setting_value_and_range(word, told):
     with pytest.raises(SettingsError, match=f"^{re.escape(told)}$"):
-        Ranges(**given)
+        settings.build(Ranges, words=["lr=0.5", word] if word[:2] != "lr" else [word])
+
+
+def test_the_ends_of_a_range_and_defaults_are_accepted():
+    words = ["steps=10", "lr=0.999", "sigma=[2,2]", "sizes=[1,9]", "scale=null", "counts.a=[0,5]", "hours=2d"]
+    expected = Ranges(10, 0.999, [2.0, 2.0], [1, 9], None, {"a": [0, 5]}, 48.0)
+    assert settings.build(Ranges, words=words) == expected
+    assert settings.build(Ranges, words=["lr=0.5"]) == Ranges(lr=0.5)
+    first, second = Ranges(lr=0.5), Ranges(lr=0.5)
+    assert first.sizes is not second.sizes
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_of_a_checkpoint_are_checked_too(value):
+    with pytest.raises(SettingsError, match=r"lr=(nan|-?inf): must lie in \(0, 1\)"):
+        settings.from_resolved(Ranges, {"lr": value})

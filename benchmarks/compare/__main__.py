@@ -1,39 +1,64 @@
 """Compare results with another version of them: `python -m benchmarks.compare base=origin/main data=mini`."""
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import command
 from benchmarks.compare.comment import markdown
-from benchmarks.compare.lines import WORSE, compare_records
+from benchmarks.compare.lines import Line, certainly_worse, compare_records
+from benchmarks.compare.sides import of_models, of_states
 from benchmarks.tables.markdown import for_terminal
-from benchmarks.tables.scored_records import data_name, read_scored_records
+from benchmarks.tables.scored_records import ScoredRecords, data_name
+from benchmarks.tables.verdicts import WORSE_ONE_SEED
 from regvit_lightning.settings import check, setting
+from regvit_lightning.values import texts
 
 DESCRIPTION = """Prints what changed between two states of the results as Markdown fit for a pull request: old → new,
-difference, its interval, and a verdict. Records of a revision are read from git, without a checkout. The exit status
-is 1 where strict=true and a number got worse by more than noise."""
+difference, its interval, and a verdict; and the settings and versions that changed. Records of a revision are read from
+git, without a checkout. MODELS=a,b compares two models in the same way. The exit status is 1 where strict=true and a
+number got worse by more than noise, corrected for the number of comparisons, or is no
+number any more; with a single seed it warns instead, as the interval does not cover the luck of a training."""
+
+SHOWN = 5  # undecided values named in the warning
 
 
 @dataclass
 class Compare:
     """Settings of the program."""
 
-    base: str = setting("revision of git, or a folder of results, to compare with")
+    base: str = setting("revision of git, or a folder of results, to compare with; MODELS needs none", "")
     head: str = setting("the same, to be compared; empty for the results as they lie here", "")
+    models: str = setting("two models, a,b: b against a in place of the new results against the old ones", "")
     data: str = setting("name of the data, a folder of <results>, or the folder of its images", "mini")
-    results: str = setting("folder of the results", "results")
-    strict: bool = setting("exit with 1 where something got worse beyond noise", False)
+    results: str = setting("folder of the results", "results", texts.folder)
+    strict: bool = setting("exit with 1 where something got worse beyond noise or became unreadable", False)
 
 
 def main(options: Compare, words: list[str]) -> None:
     """Run the program."""
-    check(bool(options.base), "base is empty: give a revision of git or a folder of results, BASE=…")
+    wanted = "give a revision of git or a folder of results, BASE=…, or two models, MODELS=a,b"
+    check(bool(options.base or options.models), f"base is empty: {wanted}")
     data = data_name(options.data)
-    base, head = (read_scored_records(Path(options.results), data, side) for side in (options.base, options.head))
+    where = Path(options.results), data, options.base, options.head
+    base, head = of_models(*where, options.models) if options.models else of_states(*where)
     lines = compare_records(base, head)
     print(for_terminal(markdown(base, head, data, lines)), end="")
-    if options.strict and any(line.verdict == WORSE for line in lines):
+    if options.strict:
+        _be_strict(lines, head)
+
+
+def _be_strict(lines: Sequence[Line], head: ScoredRecords) -> None:
+    """Exit with 1 if anything is certainly worse or unreadable; warn of what one seed cannot decide."""
+    undecided = [line for line in lines if line.verdict == WORSE_ONE_SEED]
+    if undecided:
+        named = ", ".join(f"{line.row.model} {line.column.task} {line.column.metric}" for line in undecided[:SHOWN])
+        more = f" and {len(undecided) - SHOWN} more" if len(undecided) > SHOWN else ""
+        print(f"warning: worse beyond image noise, but with one seed: {named}{more}", file=sys.stderr)
+    if head.skipped:
+        print(f"{len(head.skipped)} files of the new results cannot be used, see above", file=sys.stderr)
+    if certainly_worse(lines) or head.skipped:
         raise SystemExit(1)
 
 

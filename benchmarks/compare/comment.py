@@ -4,12 +4,16 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from benchmarks.compare.lines import BETTER, VERDICTS, WORSE, Line
+from benchmarks.compare.lines import VERDICTS, Line
+from benchmarks.compare.reasons import changed_facts
 from benchmarks.tables import columns
 from benchmarks.tables.columns import MARKS, BySeed, key
-from benchmarks.tables.formats import INTERVAL, RAISED, change_shown, made, row_name
+from benchmarks.tables.escapes import in_markdown
+from benchmarks.tables.formats import INTERVAL, RAISED, made, plain_lines, row_name
 from benchmarks.tables.markdown import table as aligned
 from benchmarks.tables.scored_records import ScoredRecords
+from benchmarks.tables.shown import change_parts
+from benchmarks.tables.verdicts import BETTER, WORSE
 
 
 def markdown(base: ScoredRecords, head: ScoredRecords, data: str, lines: Sequence[Line]) -> str:
@@ -18,19 +22,21 @@ def markdown(base: ScoredRecords, head: ScoredRecords, data: str, lines: Sequenc
     counts = Counter(line.verdict for line in changed)
     tallies = [f"**{counts[WORSE]} worse**" if counts[WORSE] else "0 worse", f"{counts[BETTER]} better"]
     tallies += [f"{counts[verdict]} {verdict}" for verdict in VERDICTS[2:] if counts[verdict]]
-    text = [f"### Results on {data}: {', '.join(tallies)}, {len(lines) - len(changed)} the same", ""]
-    text += [f"- {name} `{side.name}`: {made(side)}" for name, side in (("old", base), ("new", head))]
-    text += [
-        f"- {name} skipped: {skipped}" for name, side in (("old", base), ("new", head)) for skipped in side.skipped
-    ]
+    text = [f"### Results on {in_markdown(data)}: {', '.join(tallies)}, {len(lines) - len(changed)} the same", ""]
+    sides = ("old", base), ("new", head)
+    text += plain_lines([f"{name}, {side.name}: {made(side)}" for name, side in sides])
+    text += plain_lines([f"{name} skipped: {skipped}" for name, side in sides for skipped in side.skipped])
+    text += plain_lines([f"changed, {fact}" for fact in changed_facts(base, head)])
     marks = columns.marks(base.cells), columns.marks(head.cells)
     for task in dict.fromkeys(line.column.task for line in changed):
         rows = [_row(line, marks) for line in changed if line.column.task == task]
         heads = [["model", "metric", "old → new", "difference", "verdict"]]
-        text += ["", f"#### {task}", "", aligned([[cell.replace("|", r"\|") for cell in row] for row in heads + rows])]
+        text += ["", f"#### {in_markdown(task)}", "", aligned(heads + rows)]
     if changed:
         raised = {RAISED[mark]: words for mark, words in MARKS.items() if RAISED[mark] in "".join(text)}
-        legend = [f"difference: new minus old, {INTERVAL}; noise is what has 0 inside it"]
+        legend = [f"difference: new minus old, and {INTERVAL}; noise is what has 0 inside it"]
+        if any(line.change and line.change.interval and not line.change.over_seeds for line in changed):
+            legend.append("one seed cannot tell a better recipe from a lucky training: compare several, SEED=0, 1, 2")
         text += ["", *(f"- {line}" for line in legend + [f"{mark}: {words}" for mark, words in raised.items()])]
     return "\n".join(text) + "\n"
 
@@ -42,10 +48,11 @@ def _row(line: Line, marks: tuple[Mapping[str, str], Mapping[str, str]]) -> list
     change = ""
     if line.change is not None:
         unpaired = RAISED["u"] if line.change.interval and not line.change.paired else ""
-        change = change_shown(line.change, column.decimals) + unpaired
-    metric = f"{column.metric} in {column.unit}{' ↓' if column.better < 0 else ''}"
+        change = " ".join(filter(None, change_parts(line.change, column.decimals))) + unpaired
+    metric = f"{in_markdown(column.metric)} in {in_markdown(column.unit)}{' ↓' if column.better < 0 else ''}"
     verdict = f"**{line.verdict}**" if line.verdict in (BETTER, WORSE) else line.verdict
-    return [row_name(line.row), metric, numbers, change, verdict]
+    verdict += f": {in_markdown(line.reason)}" if line.reason else ""
+    return [in_markdown(row_name(line.row)), metric, numbers, change, verdict]
 
 
 def _mean(side: BySeed, decimals: int, marks: Mapping[str, str]) -> str:

@@ -1,15 +1,33 @@
 """Compare two states of the results value by value, with a verdict for each."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from benchmarks.compare.reasons import protocol_changes
 from benchmarks.tables import columns
-from benchmarks.tables.columns import BySeed, Column, Difference, Measured, TableRow, difference
+from benchmarks.tables.columns import BySeed, Column, Measured, TableRow, difference
 from benchmarks.tables.scored_records import ScoredRecords
+from benchmarks.tables.verdicts import (
+    BETTER,
+    BETTER_ONE_SEED,
+    CHANGED,
+    CHANGED_ONE_SEED,
+    NOISE,
+    UNKNOWN,
+    WORSE,
+    WORSE_ONE_SEED,
+    verdict,
+)
+from regvit_lightning import statistics
+from regvit_lightning.statistics import Comparison
 
-BETTER, WORSE, NOISE, NEW, GONE = "better", "worse", "within noise", "new", "gone"
-PROTOCOL, UNKNOWN = "protocol changed", "no interval"
-VERDICTS = (WORSE, BETTER, NOISE, UNKNOWN, PROTOCOL, NEW, GONE)
+NEW, GONE, PROTOCOL = "new", "gone", "protocol changed"
+VERDICTS = (
+    *(WORSE, BETTER, WORSE_ONE_SEED, BETTER_ONE_SEED, CHANGED, CHANGED_ONE_SEED, NOISE, UNKNOWN),
+    *(PROTOCOL, NEW, GONE),
+)
+FALSE_ALARMS = 0.05  # chance of any, over all lines, if nothing really changed
 
 
 @dataclass(frozen=True)
@@ -21,6 +39,7 @@ class Line:
         old, new: values by seed; empty where that version has none.
         verdict: one of `VERDICTS`, empty where nothing changed.
         change: new minus old, where the two are comparable.
+        reason: what makes the two not comparable.
     """
 
     row: TableRow
@@ -28,7 +47,8 @@ class Line:
     old: BySeed
     new: BySeed
     verdict: str
-    change: Difference | None = None
+    change: Comparison | None = None
+    reason: str = ""
 
 
 Grouped = dict[tuple[TableRow, str, str], dict[str, dict[int, Measured]]]
@@ -54,7 +74,8 @@ def _grouped(side: ScoredRecords) -> Grouped:
 def _lines(old: Mapping[str, BySeed], new: Mapping[str, BySeed]) -> Iterator[Line]:
     """Compare the values of one metric under each protocol of either version."""
     if old and new and not old.keys() & new.keys():
-        yield _line(_together(old), _together(new), PROTOCOL)
+        before, after = _together(old), _together(new)
+        yield replace(_line(before, after, PROTOCOL), reason=protocol_changes(before, after))
         return
     for protocol in sorted(old.keys() | new.keys()):
         before, after = old.get(protocol, {}), new.get(protocol, {})
@@ -68,7 +89,7 @@ def _together(side: Mapping[str, BySeed]) -> BySeed:
     return {seed: number for group in side.values() for seed, number in group.items()}
 
 
-def _line(old: BySeed, new: BySeed, verdict: str, change: Difference | None = None) -> Line:
+def _line(old: BySeed, new: BySeed, verdict: str, change: Comparison | None = None) -> Line:
     some = next(iter((new or old).values()))
     return Line(some.row, some.column, dict(sorted(old.items())), dict(sorted(new.items())), verdict, change)
 
@@ -79,7 +100,16 @@ def _compared(old: BySeed, new: BySeed) -> Line:
         return _line(old, new, "")
     column = next(iter(new.values())).column
     change = difference(column, old, new)
-    verdict = UNKNOWN if change.interval is None else NOISE
-    if change.beyond_noise:
-        verdict = BETTER if change.value * column.better > 0 else WORSE
-    return _line(old, new, verdict, change)
+    return _line(old, new, verdict(change, column.better), change)
+
+
+def certainly_worse(lines: Sequence[Line]) -> list[Line]:
+    """Lines that are worse beyond noise although so many were compared, by Holm's correction.
+
+    A value that is not a number is always among them, one with a single seed never.
+    """
+    tested = [line for line in lines if line.change and line.change.over_seeds and line.change.p is not None]
+    corrected = statistics.holm([line.change.p for line in tested if line.change and line.change.p is not None])
+    certain = [line for line, p in zip(tested, corrected, strict=True) if p < FALSE_ALARMS]
+    broken = [line for line in lines if line.change and not math.isfinite(line.change.value)]
+    return [line for line in lines if line.verdict == WORSE and (line in certain or line in broken)]

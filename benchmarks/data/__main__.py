@@ -25,7 +25,7 @@ class Data:
     data: str = setting("a file of configs/data, or a folder with train/ and val/ class folders", "mini")
     get: str = setting("data sets to download or prepare, with commas: files of configs/downloads, or all", "")
     archives: str = setting("folder of the archives; '' takes <root>/archives", "")
-    workers: int = setting("rendering processes; 0 takes one per core", 0)
+    workers: int = setting("rendering processes; 0 takes one per core", 0, within="[0, 256]")
 
 
 def main(options: Data, words: list[str]) -> None:

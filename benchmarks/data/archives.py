@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from regvit_lightning.data.layout import DataError
+from regvit_lightning.data.tar_headers import BoundedHeader
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.runtime import atomic
 
@@ -57,7 +58,7 @@ def opened(archive: Path) -> Iterator[list[Member]]:
             with zipfile.ZipFile(archive) as pack:
                 yield _checked(_zip_members(pack, archive), archive, archive.stat().st_size)
         else:
-            with tarfile.open(archive, "r:*") as tar:
+            with tarfile.open(archive, "r:*", tarinfo=BoundedHeader) as tar:
                 yield _checked(_tar_members(tar, archive), archive, archive.stat().st_size)
 
 
@@ -65,7 +66,7 @@ def opened(archive: Path) -> Iterator[list[Member]]:
 def opened_inside(archive: Path, member: Member) -> Iterator[list[Member]]:
     """Open a tar that is itself a member of `archive`, see `opened`."""
     name = archive / member.path
-    with _reading(name), member.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
+    with _reading(name), member.open() as file, tarfile.open(fileobj=file, mode="r:", tarinfo=BoundedHeader) as tar:
         yield _checked(_tar_members(tar, name), name, member.size)
 
 
@@ -106,7 +107,7 @@ def _write_one(member: Member, place: Path) -> None:
     temporary = place.with_name(f".{place.name}.part")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        target = temporary.open("wb")
+        target = opened_anew(temporary)
     except OSError as error:
         raise UserError(f"cannot write {place}: {error.strerror}; choose another folder") from None
     try:
@@ -118,6 +119,12 @@ def _write_one(member: Member, place: Path) -> None:
         _rename(temporary, place)
     finally:
         atomic.remove(temporary)
+
+
+def opened_anew(path: Path) -> IO[bytes]:
+    """Create a file for writing; a link that lies there is replaced and not followed."""
+    path.unlink(missing_ok=True)
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb")
 
 
 def _rename(temporary: Path, target: Path) -> None:

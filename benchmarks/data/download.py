@@ -8,21 +8,25 @@ import shutil
 import socket
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from regvit_lightning.data.layout import DataError
-from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.errors import Notice, UserError, one_line
 from regvit_lightning.runtime import atomic
 
 CHUNK = 1 << 20
 SILENCE = 60  # seconds without data before a connection counts as lost
 ATTEMPTS = 5  # per URL, in turn; each resumes where the last one ended
 PAUSE = 2.0  # seconds before the second attempt, doubled for each further one
-LARGEST = 1 << 36  # size limit in bytes of a file whose size is not published
+LARGEST = 1 << 36  # size limit in bytes of a file whose size is not published, and whose checksum is
+UNVERIFIED = 1 << 30  # size limit in bytes of a file of which neither is published
+SCHEMES = ("https", "http")
 
 Show = Callable[[int, int], None]
 
@@ -39,6 +43,11 @@ class ExpectedFile:
     bytes: int = 0
     md5: str = ""
     sha256: str = ""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is anything to compare a file with."""
+        return bool(self.bytes or self.md5 or self.sha256)
 
     def fault(self, file: Path, show: Show) -> str:
         """Reason why `file` is not the one expected, or ''; reads all of it if a checksum is known."""
@@ -67,9 +76,16 @@ def fetch(urls: Sequence[str], target: Path, expected: ExpectedFile, show: Show,
         UserError: the disk is full.
     """
     part = target.with_name(target.name + ".part")
+    if part.is_symlink():  # it would be written through
+        _forget(part)
+    if not expected.is_known:
+        text = "no size or checksum is published to compare it with: it is taken as the server sends it"
+        warnings.warn(f"{target.name}: {text}", Notice, stacklevel=2)
     failures = []
     for url in urls:
-        failure = _download(url, part, expected, show)
+        scheme = urllib.parse.urlsplit(url).scheme
+        failure = f"{scheme}: is not fetched, only https and http" if scheme not in SCHEMES else ""
+        failure = failure or _download(url, part, expected, show)
         if not failure:
             failure = expected.fault(part, check)
             if not failure:
@@ -110,16 +126,16 @@ def _download(url: str, part: Path, expected: ExpectedFile, show: Show) -> str:
 def _attempt(url: str, part: Path, expected: ExpectedFile, show: Show) -> str:
     headers = _going_on(url, part, expected)
     request = urllib.request.Request(url, headers={"User-Agent": "regvit-lightning", **headers})
-    with urllib.request.urlopen(request, timeout=SILENCE) as response:
+    with _web().open(request, timeout=SILENCE) as response:
         begin = part.stat().st_size if response.status == 206 else 0
         if begin and not response.headers.get("Content-Range", "").startswith(f"bytes {begin}-"):
             _forget(part)
             return "the server continues at another offset than asked for"
         length = response.headers.get("Content-Length")
         total = begin + int(length) if length else 0
-        limit = expected.bytes or total or LARGEST
+        limit = expected.bytes or (LARGEST if expected.is_known else UNVERIFIED)
         if total > limit:
-            return f"the server has {total:,} bytes, expected {limit:,}"
+            return f"the server has {total:,} bytes, expected {'' if expected.bytes else 'at most '}{limit:,}"
         _make_room(part, total - begin)
         atomic.write_text(_note(part), json.dumps({"url": url, "version": _version(response.headers)}))
         done = _append(response, part, begin, limit, total, show)
@@ -129,11 +145,37 @@ def _attempt(url: str, part: Path, expected: ExpectedFile, show: Show) -> str:
     return f"cut off after {done:,} of {total:,} bytes" if done < total else ""
 
 
+class _WebRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects within https and http; urllib alone would go on to ftp."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        scheme = urllib.parse.urlsplit(newurl).scheme
+        if scheme not in SCHEMES:
+            raise urllib.error.HTTPError(newurl, code, f"redirects to {scheme}:, which is not followed", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _web() -> urllib.request.OpenerDirector:
+    """Opens https and http addresses, through the proxies of the environment, and nothing else."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.UnknownHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        _WebRedirects(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
 def _append(response: Any, part: Path, begin: int, limit: int, total: int, show: Show) -> int:
     """Append the response, up to just above `limit`; returns the size of the partial file."""
     done = begin
     try:
-        file = part.open("ab" if begin else "wb")
+        file = _opened(part, "ab" if begin else "wb")
     except OSError as error:
         raise UserError(f"cannot write {part}: {error.strerror}; choose another folder") from None
     with file:
@@ -148,17 +190,25 @@ def _append(response: Any, part: Path, begin: int, limit: int, total: int, show:
     return done
 
 
+def _opened(part: Path, mode: str) -> IO[bytes]:
+    """Open a file for writing, unless it is a link."""
+    return open(part, mode, opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o666))
+
+
 def _going_on(url: str, part: Path, expected: ExpectedFile) -> dict[str, str]:
     """Range headers for the rest of the file, if it is unchanged; none where all of it is needed."""
     try:
         note = json.loads(_note(part).read_text(encoding="utf-8"))
         have = part.stat().st_size
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    if note.get("url") != url or not have:
+    if not isinstance(note, dict) or note.get("url") != url or not have:
         return {}
-    if note["version"]:
-        return {"Range": f"bytes={have}-", "If-Range": note["version"]}
+    version = note.get("version")
+    if not isinstance(version, str) or not (version.isascii() and (version.isprintable() or not version)):
+        return {}
+    if version:
+        return {"Range": f"bytes={have}-", "If-Range": version}
     return {"Range": f"bytes={have}-"} if expected.md5 or expected.sha256 else {}
 
 

@@ -31,7 +31,7 @@ class File:
     name: str = settings.MISSING
     urls: list[str] = field(default_factory=list)
     get: str = ""
-    bytes: int = 0
+    bytes: int = settings.number("[0, 1e15]", 0)
     md5: str = ""
     sha256: str = ""
     keep: str = ""

@@ -9,7 +9,7 @@ from benchmarks import command
 from benchmarks.grid import cells as grids
 from benchmarks.grid.cells import Cell, Cells
 from regvit_lightning.errors import UserError
-from regvit_lightning.settings import check, check_at_least, setting
+from regvit_lightning.settings import check, setting
 from regvit_lightning.values import durations
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ class Grid(grids.Chosen):
     """Settings of the program."""
 
     gpus: str = setting("numbers of the GPUs, as 0,1,3, or all", "all")
-    jobs: int = setting("cells at once on a machine without GPU", 1)
+    jobs: int = setting("cells at once on a machine without GPU", 1, within="[1, 1024]")
     force: bool = setting("evaluate cells although their records hold; nothing is trained anew", False)
     launcher: str = setting("local, or slurm: submit the cells as jobs", "local")
     partition: str = setting("of the Slurm cluster; empty takes its default", "")
     hours: float = setting(
-        "time limit of a Slurm job; a training goes on after it in the queue", 24.0, reader=durations.hours
+        "time limit of a Slurm job; a training goes on after it in the queue", 24.0, durations.hours, within="(0, 8760]"
     )
 
 
@@ -58,6 +58,7 @@ def main(options: Grid, words: list[str]) -> None:
     for line in grid.left_out:
         print(f"grid: left out: {line}")
     known = States(grid)
+    known.check_ids()
     if here:
         check_cluster(grid, known)
     todo, failed = choose(grid, known, options.force)
@@ -106,7 +107,6 @@ def slots_of(options: Grid) -> list[str]:
     """
     import torch
 
-    check_at_least(options, 1, "jobs")
     count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
     there = named.split(",")[:count] if named else [str(number) for number in range(count)]
     if options.gpus == "all":

@@ -12,7 +12,8 @@ from regvit_lightning.data import layout
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.models import names, origins
 from regvit_lightning.models.names import ModelId
-from regvit_lightning.settings import SettingsError, check, setting
+from regvit_lightning.settings import SettingsError, setting
+from regvit_lightning.values import texts
 
 PRETRAINING = "pretrain"  # takes the position of a task
 
@@ -25,9 +26,9 @@ class Chosen:
     data: str = setting("a file of configs/data, or a folder with train/ and val/ class folders", "mini")
     variant: str = setting("overlay of recipes and tasks; 'auto' takes the data's own", "auto")
     pretrain: bool = setting("the pretraining of the models is part of the grid", False)
-    pretrain_devices: int = setting("GPUs of one pretraining", 1)
-    runs: str = setting("folder of the runs", "runs")
-    results: str = setting("folder of the results", "results")
+    pretrain_devices: int = setting("GPUs of one pretraining", 1, within="[1, 1024]")
+    runs: str = setting("folder of the runs", "runs", texts.folder)
+    results: str = setting("folder of the results", "results", texts.folder)
 
 
 @dataclass
@@ -42,7 +43,7 @@ class GridFile:
 
     models: list[str] = settings.MISSING
     tasks: list[str] = settings.MISSING
-    seeds: list[int] = settings.MISSING
+    seeds: list[int] = settings.number(settings.SEEDS)
     settings: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -115,13 +116,19 @@ class Cells:
         return self.runs / (self.data.trained_on or self.data.name)
 
     def base(self, cell: Cell) -> Path:
-        """Path, without suffix, of the lock, log and outcome of a cell."""
+        """Path, without suffix, of the log and outcome of a cell."""
         return self.runs / self.data.name / "grid" / cell.folder_name() / f"{cell.task}.seed{cell.seed}"
 
     def file(self, cell: Cell, suffix: str) -> Path:
         """Path `<base><suffix>` of a cell."""
         base = self.base(cell)
         return base.with_name(base.name + suffix)
+
+    def folder(self, cell: Cell) -> Path:
+        """Folder that a cell writes to while it runs, whose lock it holds."""
+        if cell.pretrains:
+            return self.trained / cell.model / f"seed{cell.seed}"
+        return self.runs / self.data.name / cell.folder_name() / f"seed{cell.seed}" / cell.task
 
     def devices(self, cell: Cell) -> int:
         """Number of devices that a cell uses."""
@@ -138,7 +145,6 @@ def build(chosen: Chosen, images_needed: bool = True) -> Cells:
     Raises:
         SettingsError: the grid, data, variant, recipe or task does not exist.
     """
-    check(chosen.pretrain_devices > 0, f"pretrain_devices={chosen.pretrain_devices}: must be at least 1")
     data = layout.resolve(chosen.data, root_needed=images_needed)
     variant = data.variant if chosen.variant == "auto" else chosen.variant
     file = settings.build(GridFile, _files(chosen.grid))

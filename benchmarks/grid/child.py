@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.grid.locks import Lock
 from benchmarks.grid.queueing import LocalJob
+from regvit_lightning.runtime.locks import PASSED_ON, Lock
 
 PR_SET_PDEATHSIG = 1  # option of prctl(2): signal the child when its parent dies
 
@@ -83,7 +83,7 @@ def start(
         environment: environment of the child.
         attempt: number of the attempt, from 1.
     """
-    own = {**environment, "PYTHONUNBUFFERED": "1"}
+    own = {**environment, "PYTHONUNBUFFERED": "1", PASSED_ON: ",".join(str(lock.descriptor) for lock in locks)}
     if devices:
         own["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     log: Path = job.file(".log")

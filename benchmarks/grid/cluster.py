@@ -71,8 +71,10 @@ class Queue:
 
 def submitted(base: Path) -> Submitted | None:
     """Last job of a cell; None if none was submitted since the cell last ran on this machine."""
-    with suppress(OSError, ValueError, TypeError):
-        return Submitted(**json.loads(_file(base).read_text(encoding="utf-8")))
+    with suppress(OSError, ValueError, TypeError, RecursionError):
+        job = Submitted(**json.loads(_file(base).read_text(encoding="utf-8")))
+        if isinstance(job.number, str) and isinstance(job.log, str) and isinstance(job.at, int | float):
+            return job
     return None
 
 

@@ -37,9 +37,12 @@ class CellOutcome:
 def read_outcome(file: Path) -> CellOutcome | None:
     """Read the outcome in `file`; None if it is absent or damaged."""
     try:
-        return CellOutcome(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        outcome = CellOutcome(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    texts = all(isinstance(value, str) for value in (outcome.name, outcome.error, outcome.log))
+    times = all(isinstance(value, int | float) for value in (outcome.seconds, outcome.ended))
+    return outcome if texts and times else None
 
 
 def ended(name: str, status: int, log: Path, seconds: float) -> CellOutcome:

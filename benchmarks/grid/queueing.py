@@ -6,7 +6,7 @@ comes before the evaluations that wait for it, and the run does not end with a w
 
 import heapq
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -17,7 +17,8 @@ class LocalJob:
     Attributes:
         name: display name, unique in the grid: `deit3-vitn_reg4 imagenet_knn seed 0`.
         command: program and arguments of the child process.
-        base: path of its files: lock `<base>.lock`, log `<base>.log` and outcome `<base>.json`.
+        base: path of its files: log `<base>.log` and outcome `<base>.json`.
+        folder: folder that it writes to; its lock is held while it runs.
         devices: number of devices that it uses.
         needs: name of the job that must succeed first; empty for none.
         seconds: expected duration, or any number that grows with it.
@@ -26,6 +27,7 @@ class LocalJob:
     name: str
     command: Sequence[str]
     base: Path
+    folder: Path
     devices: int = 1
     needs: str = ""
     seconds: float = 0.0
@@ -77,4 +79,4 @@ def seconds_left(jobs: Sequence[LocalJob], begun: Mapping[str, float], devices: 
 
 
 def _shortened(job: LocalJob, seconds: float) -> LocalJob:
-    return LocalJob(job.name, job.command, job.base, job.devices, job.needs, max(job.seconds - seconds, 0.0))
+    return replace(job, seconds=max(job.seconds - seconds, 0.0))

@@ -1,17 +1,19 @@
 """State of every cell of a grid: done, running, failed, stale or missing, and why."""
 
-import time
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
-from benchmarks.grid import cluster, locks, outcomes
+from benchmarks.grid import cluster, outcomes
 from benchmarks.grid.cells import Cell, Cells, recipe_settings, task_module
-from benchmarks.grid.variations import recipe
+from benchmarks.grid.fingerprints import Fingerprints
 from regvit_lightning import records
+from regvit_lightning.data import digest
 from regvit_lightning.errors import UserError
 from regvit_lightning.evaluation import Evaluation
 from regvit_lightning.models import EXPORT, origins
+from regvit_lightning.runtime import locks
+from regvit_lightning.settings import check
 
 DONE, RUNNING, QUEUED, FAILED, STALE, MISSING = "done", "running", "queued", "failed", "stale", "missing"
 ORDER = (DONE, RUNNING, QUEUED, FAILED, STALE, MISSING)
@@ -40,16 +42,18 @@ class State:
 
 
 class States:
-    """Determines the states of a grid's cells, loading each model at most once."""
+    """Determines the states of a grid's cells; a model is loaded only if its files have changed since the last time."""
 
     def __init__(self, cells: Cells) -> None:
         self.cells = cells
         self.queue = cluster.Queue()
-        self._known: dict[tuple[str, int, int, int], tuple[str, str]] = {}
+        self._fingerprints = Fingerprints(cells.trained)
+        self._digests = cache(partial(digest.digests, cells.data))
 
     def look_again(self) -> None:
-        """Query Slurm again; everything else is read on each call anyway."""
+        """Query Slurm and look through the images again; everything else is read on each call anyway."""
         self.queue = cluster.Queue()
+        self._digests.cache_clear()
 
     def of(self, cell: Cell) -> State:
         """State of a cell."""
@@ -78,7 +82,8 @@ class States:
                 return State(MISSING)
             task, chosen, free = task_module(cell.task, self.cells.variant)
             evaluation = Evaluation(cell.task, task, chosen, self.cells.data, cell.seed, free)
-            reason = evaluation.stale(file, partial(self._weights, cell.model, cell.seed, chosen.untrained_size))
+            weights = partial(self._weights, cell.model, cell.seed, chosen.untrained_size)
+            reason = evaluation.stale(file, weights, partial(self._digests, evaluation.section))
         except UserError as error:  # a model that cannot be read
             return State(MISSING, str(error), runnable=False)
         return State(STALE, reason) if reason else State(DONE)
@@ -89,14 +94,32 @@ class States:
 
         cells = self.cells
         options, free = recipe_settings(cell.recipe, cells.variant, cell.words)
-        folder = self._run(cell)
+        folder = cells.folder(cell)
         name, label = cell.identity.name, cell.identity.label
         run = Run(name, label, options, cells.data, cell.seed, folder, cells.pretrain_devices)
         ignored = FREE_IN_PRETRAINING if free else {"devices"}
-        changed = [text for text in changes(run) or [] if text.partition(":")[0] not in ignored]
+        changed = [text for text in changes(run, self._digests) or [] if text.partition(":")[0] not in ignored]
         if changed:
             return State(STALE, f"settings changed: {'; '.join(changed)}")
         return State(DONE if (folder / EXPORT).exists() else MISSING)
+
+    def check_ids(self) -> None:
+        """Check that no two cells write the same record or train the same model; models given as files are loaded.
+
+        Raises:
+            SettingsError: two do, such as the same cell listed twice or two files of one name.
+        """
+        owners: dict[Path, Cell] = {}
+        for cell in self.cells.cells:
+            try:
+                target = self.cells.folder(cell) if cell.pretrains else self.record(cell)
+            except UserError:  # a model that cannot be read, which its cell reports
+                continue
+            other = owners.setdefault(target, cell)
+            twice = f"{cell.name} is listed twice"
+            if other.model != cell.model:
+                twice = f"{other.model} and {cell.model} have the same id, so both would write {target}"
+            check(other is cell, f"{twice}; take one out of the grid, or rename its file")
 
     def record(self, cell: Cell) -> Path:
         """Path of the record of an evaluation."""
@@ -106,21 +129,19 @@ class States:
     def _made(self, cell: Cell) -> float:
         """Time at which the cell was last completed, in seconds since 1970; 0 if never."""
         try:
-            made = self._run(cell) / EXPORT if cell.pretrains else self.record(cell)
+            made = self.cells.folder(cell) / EXPORT if cell.pretrains else self.record(cell)
             return made.stat().st_mtime
         except OSError:
             return 0.0
 
-    def _run(self, cell: Cell) -> Path:
-        return self.cells.trained / cell.model / f"seed{cell.seed}"
-
     def at_work(self, cell: Cell) -> State | None:
         """State of a cell that is being worked on; None if no process is."""
-        held = locks.holder(self.cells.file(cell, ".lock"))
-        if held is not None:
-            where = f"{held.get('device', '')} of {held.get('host', 'some machine')}".strip()
-            return State(RUNNING, where, held.get("since", time.time()), str(self.cells.file(cell, ".log")))
-        return self.on_cluster(cell)
+        held = locks.holder(locks.beside(self.cells.folder(cell)))
+        if held is None:
+            return self.on_cluster(cell)
+        by_grid = "device" in held
+        where = f"{held['device']} of {held.get('host', 'some machine')}" if by_grid else locks.in_words(held)
+        return State(RUNNING, where, locks.since(held), str(self.cells.file(cell, ".log")) if by_grid else "")
 
     def on_cluster(self, cell: Cell) -> State | None:
         """State of a cell with a pending or running Slurm job; None if there is none."""
@@ -146,23 +167,8 @@ class States:
         return None
 
     def _model_id(self, model: str) -> str:
-        return self._loaded(model, 0, 0)[0] if origins.is_file(model) else origins.record_id(model)
+        return self._fingerprints.of(model, 0, 0)[0] if origins.is_file(model) else origins.record_id(model)
 
     def _weights(self, model: str, seed: int, untrained_size: int) -> str:
         untrained = model.startswith("random-")
-        return self._loaded(model, seed, untrained_size if untrained else 0)[1]
-
-    def _loaded(self, model: str, seed: int, image_size: int) -> tuple[str, str]:
-        """Id and fingerprint of a model, loaded once for each version of a pretrained one."""
-        from regvit_lightning.models import sources
-
-        key = model, seed, image_size, self._written(model, seed)
-        if key not in self._known:
-            backbone = sources.load_backbone(model, self.cells.trained, seed, image_size=image_size or 224)
-            self._known[key] = backbone.name, backbone.fingerprint
-        return self._known[key]
-
-    def _written(self, model: str, seed: int) -> int:
-        from regvit_lightning.models import sources
-
-        return sources.trained(model, self.cells.trained, seed).stat().st_mtime_ns if recipe(model) else 0
+        return self._fingerprints.of(model, seed, untrained_size if untrained else 0)[1]

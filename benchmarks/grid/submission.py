@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks import launch
-from benchmarks.grid import cluster, locks, states
+from benchmarks.grid import cluster, states
 from benchmarks.grid.board import Board
 from benchmarks.grid.cells import Cell
 from benchmarks.grid.make_commands import Commands
@@ -14,6 +14,7 @@ from benchmarks.grid.states import State, States
 from benchmarks.launch import SlurmJob
 from regvit_lightning.errors import Stopped
 from regvit_lightning.invocation import invocation
+from regvit_lightning.runtime import locks
 
 LOOK = 2.0  # seconds between queries of the queue
 LARGEST_ARRAY = 1000  # Slurm's default MaxArraySize is 1001

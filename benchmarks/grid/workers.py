@@ -11,14 +11,14 @@ from types import FrameType
 from typing import Any
 
 from benchmarks.counter import clock
-from benchmarks.grid import child, locks, outcomes, queueing
+from benchmarks.grid import child, outcomes, queueing
 from benchmarks.grid.board import Board
 from benchmarks.grid.child import Child
-from benchmarks.grid.locks import Lock
 from benchmarks.grid.outcomes import MISTAKE, CellOutcome
 from benchmarks.grid.queueing import LocalJob
 from regvit_lightning.errors import Stopped
-from regvit_lightning.runtime import atomic
+from regvit_lightning.runtime import atomic, locks
+from regvit_lightning.runtime.locks import Lock
 
 TICK = 0.1  # seconds between polls of the children
 LOOK_AGAIN = 1.0  # seconds between checks of jobs that another grid runs
@@ -159,10 +159,11 @@ class Workers:
         looked_at = [job for job in self.waiting if self.elsewhere.get(job.name, 0.0) <= now]
         while self.free and not self.stopped_by and (job := queueing.ready(looked_at, done, len(self.free))):
             looked_at.remove(job)
-            lock = locks.acquire(job.file(".lock"))
+            lock = locks.acquire(locks.beside(job.folder))
             if lock is None:
                 if job.name not in self.elsewhere:
-                    self.board.say(f"{job.name} is run by another grid")
+                    who = locks.in_words(locks.holder(locks.beside(job.folder)) or {})
+                    self.board.say(f"{job.name} is run by {who}")
                 self.elsewhere[job.name] = now + LOOK_AGAIN
             elif (found := self._found(job)) is not None:
                 lock.release()
@@ -214,7 +215,7 @@ class Workers:
     def _start(self, job: LocalJob, devices: Sequence[str], held: Sequence[Lock], attempt: int = 1) -> None:
         device = f"GPU {','.join(devices)}" if devices else "CPU"
         facts: dict[str, Any] = {"host": os.uname().nodename, "device": device, "since": time.time()}
-        held[0].say(**facts, grid=os.getpid())
+        held[0].say(**facts, process=os.getpid())
         atomic.remove(job.file(".json"))
         one = child.start(job, devices, held, self.machine.environment, attempt)
         self.running.append(one)

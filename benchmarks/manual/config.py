@@ -47,9 +47,8 @@ def _layers_of_data(data: str) -> list[Layer]:
     """Layers of the data's settings, below them those that all data share for the published sets with boxes."""
     published = settings.layers("data", layout.PUBLISHED)
     sets = [Layer(layer.origin, {"discovery": layer.values.get("discovery", {})}) for layer in published]
-    if data in settings.names("data"):
-        return [*sets, *settings.layers("data", data)]
-    return [*sets, Layer("a folder given by its path", dict.fromkeys(BY_PATH))]
+    files = layout.layers(data)
+    return [*sets, *(files or [Layer("a folder given by its path", dict.fromkeys(BY_PATH))])]
 
 
 class Origins:
@@ -65,8 +64,7 @@ class Origins:
             for key, value in layer.values.items():
                 self._add(layer.origin, key, value)
         for key, text in settings.read_words(words).items():
-            value = notation.parse(text) if text[:1] in ("[", "{") else text
-            self._add("word", key, value)
+            self._add("word", key, notation.flow(text))
 
     def _add(self, origin: str, key: str, value: Any) -> None:
         self.found[key] = origin, value

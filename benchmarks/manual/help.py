@@ -74,8 +74,16 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
 
 def _program_row(field: "dataclasses.Field[Any]", value: Any) -> Row:
     reader = field.metadata.get("reader", field.type)
-    shown = "(must be given)" if value == settings.MISSING else "" if value == "" else f"[{value}]"
-    return f"{field.name}=<{getattr(reader, '__name__', reader)}>", f"{field.metadata.get('help', '')} {shown}"
+    shown = "(must be given)" if value == settings.MISSING else "" if value in ("", None) else f"[{value}]"
+    return (
+        f"{field.name}=<{getattr(reader, '__name__', reader)}>",
+        f"{field.metadata.get('help', '')}{_within(field)} {shown}",
+    )
+
+
+def _within(field: "dataclasses.Field[Any]") -> str:
+    range_ = field.metadata.get("range")
+    return f", in {range_.text}" if range_ else ""
 
 
 def _rows(fields: Sequence[Documented], values: Mapping[str, Any], above: str = "") -> Iterator[Row]:
@@ -86,7 +94,8 @@ def _rows(fields: Sequence[Documented], values: Mapping[str, Any], above: str = 
             yield from _rows(field.nested, value or {}, f"{above}{field.name}.")
             continue
         shown = field.default if value is None else notation.shown(value)
-        yield f"{above}{field.name}=<{field.kind}>", f"{field.help.rstrip('.')} [{shown}]"
+        within = f", in {field.range}" if field.range else ""
+        yield f"{above}{field.name}=<{field.kind}>", f"{field.help.rstrip('.')}{within} [{shown}]"
 
 
 def _values(layers: Sequence[Layer], words: Sequence[str], fields: Sequence[Documented]) -> Mapping[str, Any]:
@@ -96,8 +105,7 @@ def _values(layers: Sequence[Layer], words: Sequence[str], fields: Sequence[Docu
         path = key.split(".")
         if path[0] not in (known := [field.name for field in fields]):
             raise SettingsError(f"unknown key '{key}'; {settings.nearest(path[0], known)}")
-        value: Any = notation.parse(text) if text[:1] in ("[", "{") else text
-        tree = notation.merged(tree, reduce(lambda inner, part: {part: inner}, reversed(path), value))
+        tree = notation.merged(tree, reduce(lambda inner, part: {part: inner}, reversed(path), notation.flow(text)))
     content: Mapping[str, Any] = tree
     return content
 

@@ -22,6 +22,7 @@ class Documented:
         kind: its type as written in the source: `list[float]`.
         help: its text in the dataclass's docstring, as one line.
         default: its default as written in the source; empty if there is none.
+        range: range of a number, as in `settings.number`; empty if there is none.
         nested: fields of its type, if that is a dataclass.
     """
 
@@ -29,6 +30,7 @@ class Documented:
     kind: str
     help: str
     default: str = ""
+    range: str = ""
     nested: tuple["Documented", ...] = ()
 
 
@@ -67,7 +69,8 @@ def documented(docstring: str) -> dict[str, str]:
 
 
 def _field(module: str, line: ast.AnnAssign, help: str) -> Documented:
-    default = "" if line.value is None or _is_missing(line.value) else ast.unparse(line.value)
+    value, within = _ranged(line.value)
+    default = "" if value is None or _is_missing(value) else ast.unparse(value)
     nested: list[Documented] = []
     if isinstance(line.annotation, ast.Name):
         try:
@@ -75,7 +78,14 @@ def _field(module: str, line: ast.AnnAssign, help: str) -> Documented:
         except LookupError:  # built-in type
             nested = []
     assert isinstance(line.target, ast.Name)
-    return Documented(line.target.id, ast.unparse(line.annotation), help, default, tuple(nested))
+    return Documented(line.target.id, ast.unparse(line.annotation), help, default, within, tuple(nested))
+
+
+def _ranged(value: ast.expr | None) -> tuple[ast.expr | None, str]:
+    """Default and range of a field that is declared by `number(range, default)`; else the value itself and ''."""
+    if not (isinstance(value, ast.Call) and ast.unparse(value.func).rpartition(".")[2] == "number"):
+        return value, ""
+    return value.args[1] if len(value.args) > 1 else None, str(ast.literal_eval(value.args[0]))
 
 
 def _is_missing(value: ast.expr) -> bool:

@@ -11,7 +11,8 @@ from benchmarks.tables.columns import key, row_of
 from benchmarks.tables.published import Published, read_published
 from benchmarks.tables.scored_records import ScoredRecord, ScoredRecords, data_name, read_scored_records
 from regvit_lightning.runtime import atomic
-from regvit_lightning.settings import check, setting
+from regvit_lightning.settings import setting
+from regvit_lightning.values import texts
 
 DESCRIPTION = """Writes <results>/<data>/report.html from the records and the pictures beside them: tables that can be
 sorted and filtered, metrics against the number of registers, norms, pictures side by side, and every record with the
@@ -25,12 +26,9 @@ class ReportOptions:
     """Settings of the program."""
 
     data: str = setting("name of the data, a folder of <results>, or the folder of its images", "mini")
-    results: str = setting("folder of the results", "results")
-    runs: str = setting("folder of the runs, where logs lie", "runs")
-    width: int = setting("largest width of a picture in pixels", 1200)
-
-    def __post_init__(self) -> None:
-        check(self.width > 0, f"width={self.width}: must be at least 1")
+    results: str = setting("folder of the results", "results", texts.folder)
+    runs: str = setting("folder of the runs, where logs lie", "runs", texts.folder)
+    width: int = setting("largest width of a picture in pixels", 1200, within="[1, 1e4]")
 
 
 def main(options: ReportOptions, words: list[str]) -> None:

@@ -28,12 +28,14 @@ class Rule:
         name: the rule in words.
         last: share of outlier patches after the last block, as text.
         most: largest share after any block, as text.
+        images: number of images with outliers that a block made, largest over the blocks, as text; or a dash.
         first: first block with outliers, or a dash.
     """
 
     name: str
     last: str
     most: str
+    images: str
     first: str
 
 
@@ -93,7 +95,7 @@ def _panel(cell: ScoredRecord, index: int, scale: tuple[float, float]) -> Panel:
     values = sorted(float(value) for value in protocol["norms_of_last_block"])
     caption = f"{len(values)} quantiles; median {values[len(values) // 2]:.3g}, largest {values[-1]:.3g}"
     blocks, legend = by_block(model, protocol["norms_by_block"], scale)
-    rules = [_rule(finding) for finding in protocol["findings"].values()]
+    rules = [_rule(finding, cell.record.images) for finding in protocol["findings"].values()]
     return Panel(
         model, index, str(protocol["verdict"]), blocks, legend, histogram(model, values, scale), caption, rules
     )
@@ -159,7 +161,9 @@ def _range(cells: Sequence[ScoredRecord]) -> tuple[float, float]:
     return max(min(norms), 1e-6) * 0.9, max(norms) * 1.1
 
 
-def _rule(finding: Mapping[str, Any]) -> Rule:
+def _rule(finding: Mapping[str, Any], images: int) -> Rule:
     shares, first = [float(share) for share in finding["shares"]], finding["first"]
     last, most = (f"{100 * share:.2f} %" for share in (shares[-1], max(shares)))
-    return Rule(str(finding["rule"]), last, most, "–" if first is None else str(first))
+    counts = [int(count) for count in finding.get("images", [])]  # a record of an older version has none
+    in_images = f"{max(counts)} of {images}" if counts else "–"
+    return Rule(str(finding["rule"]), last, most, in_images, "–" if first is None else str(first))

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from benchmarks.tables.columns import Column, Score, Table, key
-from benchmarks.tables.formats import RAISED, change_parts, marks_of, row_name, source_of, sources_of
+from benchmarks.tables.formats import RAISED, row_name, source_of, sources_of
+from benchmarks.tables.headings import told_apart
+from benchmarks.tables.shown import Shown, shown
 
 ARROWS = {1: ("↑", "higher is better"), 0: ("", "neither direction is better"), -1: ("↓", "lower is better")}
 
@@ -15,7 +17,7 @@ class Group:
     """Neighbouring columns of one task and protocol.
 
     Attributes:
-        title: the task, with a mark of the protocol if it has several.
+        title: the task, with the settings that differ if it has several protocols.
         task: name of the task.
         columns: its columns, at least one.
     """
@@ -31,28 +33,20 @@ class Number:
 
     Attributes:
         value: full-precision value, to sort by.
-        mean: mean as shown.
+        text: its texts.
         cells: indices of its records in the page's list, separated by spaces.
-        best: whether it beats all others of its column beyond the interval of the difference.
+        best: whether it beats all others of its column by more than the noise of images and seeds.
         dirty: whether it was measured with uncommitted changes.
         marks: superscript letters, see the notes below the table.
-        spread: spread over seeds, or over images for a single seed; empty if unknown.
-        spread_meaning: description of `spread`.
-        change: difference to the same model without registers, empty if there is no such model.
-        interval: 95 % interval of the change, empty if unknown.
         published: published value and number of its source, empty if there is none.
     """
 
     value: str
-    mean: str
+    text: Shown
     cells: str
     best: bool
     dirty: bool
     marks: str
-    spread: str
-    spread_meaning: str
-    change: str
-    interval: str
     published: str
 
 
@@ -80,10 +74,8 @@ def groups(table: Table) -> list[Group]:
     ordered = sorted(table.columns, key=lambda column: (column.task, column.protocol, column.rank))
     grouped = [(task, protocol, list(columns)) for (task, protocol), columns in groupby(ordered, _task_and_protocol)]
     tasks = [task for task, *_ in grouped]
-    return [
-        Group(task if tasks.count(task) == 1 else f"{task} @{protocol}", task, columns)
-        for task, protocol, columns in grouped
-    ]
+    titles = told_apart(tasks, [(protocol, columns[0].facts) for _, protocol, columns in grouped])
+    return [Group(title, task, columns) for title, (task, _, columns) in zip(titles, grouped, strict=True)]
 
 
 def _task_and_protocol(column: Column) -> tuple[str, str]:
@@ -100,7 +92,7 @@ def rows(table: Table, indices: Mapping[str, int], commands: Sequence[str]) -> l
     """
     columns = [column for group in groups(table) for column in group.columns]
     sources = sources_of(table)
-    shown = []
+    lines = []
     for row in table.rows:
         scores = [table.scores.get((row, column)) for column in columns]
         cells = {key(cell.record): cell for score in scores if score for cell in score.cells}
@@ -109,36 +101,21 @@ def rows(table: Table, indices: Mapping[str, int], commands: Sequence[str]) -> l
         for column, score in zip(columns, scores, strict=True):
             numbers.append((column, _number(column, score, indices, sources) if score else None))
         again = "\n".join(commands[index] for index in makers)
-        shown.append(Row(row_name(row), row.model, row.floor, again, numbers))
-    return shown
+        lines.append(Row(row_name(row), row.model, row.floor, again, numbers))
+    return lines
 
 
 def _number(column: Column, score: Score, indices: Mapping[str, int], sources: Sequence[str]) -> Number:
-    marks, (spread, meaning) = marks_of(score), _spread(column, score)
-    change, interval = change_parts(score.change, column.decimals) if score.change else ("", "")
+    text = shown(score, column)
     return Number(
         value=repr(score.mean),
-        mean=f"{score.mean:.{column.decimals}f}",
+        text=text,
         cells=joined(score, indices),
         best=score.best,
-        dirty="d" in marks,
-        marks="".join(RAISED[mark] for mark in marks),
-        spread=spread,
-        spread_meaning=meaning,
-        change=change,
-        interval=interval,
+        dirty="d" in text.marks,
+        marks="".join(RAISED[mark] for mark in text.marks),
         published=f"{score.published.value:g} [{sources.index(source_of(score)) + 1}]" if score.published else "",
     )
-
-
-def _spread(column: Column, score: Score) -> tuple[str, str]:
-    """Format the spread, `± 0.4` over seeds or `53.5–60.2` over images of a single seed, and its description."""
-    if score.interval:
-        ends = "–".join(f"{end:.{column.decimals}f}" for end in score.interval)
-        return ends, "95 % interval over test images"
-    if score.deviation:  # zero for a constant predictor
-        return f"± {score.deviation:.{column.decimals}f}", f"standard deviation over {len(score.values)} seeds"
-    return "", ""
 
 
 def joined(score: Score, indices: Mapping[str, int]) -> str:

@@ -73,7 +73,7 @@ def small(file: Path, width: int) -> tuple[str, tuple[int, int]]:
     Raises:
         OSError, ValueError, SyntaxError, Image.DecompressionBombError: the image is unreadable (raised by Pillow).
     """
-    with Image.open(file) as image:
+    with Image.open(file, formats=("PNG",)) as image:  # not EPS, for which Pillow starts a program
         shown = image.convert("RGB")
     if shown.width > width:
         size = width, max(1, round(shown.height * width / shown.width))

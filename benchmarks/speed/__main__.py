@@ -22,12 +22,14 @@ from benchmarks.tables import markdown
 from regvit_lightning import settings
 from regvit_lightning.data import layout
 from regvit_lightning.settings import setting
+from regvit_lightning.values import texts
 
 DESCRIPTION = """Measures, in one run: (a) a whole kNN cell over its forward passes; (b) the step of the 52-head probe
 over its matrix products; (c) pretraining against a bare loop; (d) FLOP/s over those of a large matrix product; (e) a
 whole segmentation and a whole depth cell over their forward passes; (f) LOST over its Gram matrices, and a whole cell
 of it over its forward passes; (g) DINOv2's step against a straightforward one; (h) FLOP/s of each recipe over those of
-a large matrix product; (i) cores that read, decode and augment images for a GPU. Writes
+a large matrix product; (i) cores that read, decode and augment images for a GPU;
+(j) the peak memory of every task at the shapes of the real data over a stated bound (12 GiB). Writes
 <results>/bench/speed-<cpu|cuda>.md and .json. Run it on a machine that does nothing else."""
 
 
@@ -38,17 +40,17 @@ class Bench:
     data: str = setting("data whose images are read", "mini")
     evaluated: str = setting("model of the cells, at the protocols' sizes", "vitt_reg4")
     pretrained: str = setting("model of the pretraining step, at 224 px", "vits_reg4")
-    batch: int = setting("images per pretraining step", 32)
-    workers: int = setting("decoding processes", 1)
-    steps: int = setting("pretraining steps that are timed", 12)
+    batch: int = setting("images per pretraining step", 32, within="[1, 1e5]")
+    workers: int = setting("decoding processes", 1, within="[0, 256]")
+    steps: int = setting("pretraining steps that are timed", 12, within="[1, 1e6]")
     only: str = setting("letters of the measurements, such as 'ce'; empty takes all", "")
-    results: str = setting("folder of the results", "results")
+    results: str = setting("folder of the results", "results", texts.folder)
 
 
 def main(options: Bench, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
-    from benchmarks.speed import pretraining
+    from benchmarks.speed import pretraining, real_shapes
     from regvit_lightning import records
     from regvit_lightning.runtime import atomic, hardware
 
@@ -56,7 +58,7 @@ def main(options: Bench, words: list[str]) -> None:
     progress.quiet()
     begun = time.perf_counter()
     peak = matrix_peak()
-    wanted = options.only or "abcdefghi"
+    wanted = options.only or "abcdefghij"
     rows = []
     if "a" in wanted:
         rows.append(knn_cell(options, peak))
@@ -77,6 +79,8 @@ def main(options: Bench, words: list[str]) -> None:
         rows += [pretraining.recipe_step(name, options.evaluated, run, peak) for name in pretraining.RECIPES]
     if "i" in wanted:
         rows += [pretraining.loading(name, layout.resolve(options.data)) for name in pretraining.RECIPES]
+    if "j" in wanted:
+        rows += real_shapes.rows()
     facts = records.provenance(time.perf_counter() - begun)
     folder = Path(options.results) / "bench"
     shown = table(rows, peak, facts)
@@ -120,7 +124,7 @@ def knn_cell(options: Bench, peak: float) -> Measurement:
     count = sum(len(part) for part in files)
     sample = Ordered(files[1], transforms.centre_crop(cell.resize, cell.crop))
     device = hardware.accelerator()
-    module = knn.KNN(backbone, cell, len(files[0].classes)).to(device)
+    module = knn.KNN(backbone, cell, len(files[0].classes), len(files[0])).to(device)
     batch = torch.stack([sample[i][0] for i in range(cell.device_batch)]).to(device)
 
     def forward() -> float:

@@ -14,6 +14,7 @@ from benchmarks.tables.scored_records import ScoredRecord, data_name, read_score
 from regvit_lightning.invocation import invocation
 from regvit_lightning.runtime import atomic
 from regvit_lightning.settings import setting
+from regvit_lightning.values import texts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +30,7 @@ class Tables:
     """Settings of the program."""
 
     data: str = setting("name of the data, a folder of <results>, or the folder of its images", "mini")
-    results: str = setting("folder of the results", "results")
+    results: str = setting("folder of the results", "results", texts.folder)
 
 
 def tables(cells: Sequence[ScoredRecord], entries: Sequence[Published] = ()) -> Iterator[Table]:

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
-from benchmarks.tables import model_names, published
+from benchmarks.tables import headings, model_names, published
 from benchmarks.tables.model_names import twins
 from benchmarks.tables.published import Published
 from benchmarks.tables.scored_records import ScoredRecord
+from benchmarks.tables.verdicts import BETTER, verdict
 from regvit_lightning import records, statistics
 from regvit_lightning.models.names import without_tag_first
 from regvit_lightning.records import Record
-from regvit_lightning.statistics import Scores
+from regvit_lightning.statistics import Comparison, Scores
 
 Interval = tuple[float, float]
 
@@ -55,6 +56,8 @@ class Column:
         unit: unit of the metric.
         decimals: number of digits shown after the decimal point.
         rank: sort key of columns.
+        facts: settings of the protocol, see `headings.protocol_facts`.
+        compared: whether the change against the twin is shown.
     """
 
     task: str
@@ -65,6 +68,11 @@ class Column:
     unit: str = field(default="%", compare=False)
     decimals: int = field(default=1, compare=False)
     rank: tuple[Any, ...] = field(default=(), compare=False)
+    facts: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    compared: bool = field(default=True, compare=False)
+
+
+LEAST_TRIALS = 50  # images or tokens below which a table shows a dash in place of a value
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,8 @@ class Measured:
 
     Attributes:
         floor: whether the value is of a predictor without a backbone, not of the record's model.
+        trials: number of images or tokens behind the value; None for the test images of the record.
+        share: whether the value is the percentage of these that are right: its interval is then exact.
     """
 
     row: TableRow
@@ -80,10 +90,20 @@ class Measured:
     value: float
     cell: ScoredRecord
     floor: bool = False
+    trials: int | None = None
+    share: bool = False
+
+    @property
+    def enough(self) -> bool:
+        """Whether the value rests on enough images or tokens to be shown."""
+        return self.trials is None or self.trials >= LEAST_TRIALS
 
     @property
     def interval(self) -> Interval | None:
-        """95 % bootstrap interval of the metric over test images, if the record has one."""
+        """95 % interval of the metric over test images or tokens, if it is known."""
+        if self.share and self.trials:
+            low, high = statistics.binomial_interval(round(self.value / 100 * self.trials), self.trials)
+            return 100 * low, 100 * high
         ends = None if self.floor else self.cell.record.intervals.get(self.column.metric)
         return None if ends is None else (ends[0], ends[1])
 
@@ -97,26 +117,6 @@ BySeed = Mapping[int, Measured]
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Difference of two means over seeds.
-
-    Attributes:
-        value: second minus first.
-        interval: its 95 % interval, None if neither per-image scores nor intervals are stored.
-        paired: whether the interval is paired over the same images; else both sides are treated as independent.
-    """
-
-    value: float
-    interval: Interval | None
-    paired: bool
-
-    @property
-    def beyond_noise(self) -> bool:
-        """True if the difference exceeds its interval."""
-        return statistics.excludes_zero(self.interval)
-
-
-@dataclass(frozen=True)
 class Score:
     """One cell of a table.
 
@@ -125,7 +125,7 @@ class Score:
         cells: the records that the values come from, in the same order.
         interval: 95 % interval of a single seed's value over test images, if the record has one.
         change: difference to the twin without registers.
-        best: whether it beats all others of its column by more than the interval of the difference.
+        best: whether it beats all others of its column by more than the noise of images and seeds.
         marks: its marks, keys of `MARKS`.
         published: published value of this model under this protocol.
     """
@@ -133,7 +133,7 @@ class Score:
     values: tuple[float, ...]
     cells: tuple[ScoredRecord, ...] = ()
     interval: Interval | None = None
-    change: Difference | None = None
+    change: Comparison | None = None
     best: bool = False
     marks: str = ""
     published: Published | None = None
@@ -153,7 +153,7 @@ MARKS = {
     "d": "measured with uncommitted changes of the code",
     "s": "stale: a newer record of this model and seed has other weights",
     "v": "measured under another version of the protocol than the present one",
-    "u": "interval as of independent images and without the spread over seeds: scores of single images are not kept",
+    "u": "interval as of independent images: scores of single images are not kept",
 }
 
 
@@ -179,11 +179,9 @@ class Table:
     footnotes: list[str]
 
     def titles(self) -> list[str]:
-        """Heading of each column, with a mark of the protocol if a metric has several."""
+        """Heading of each column; where a metric has several protocols, with the settings that differ."""
         plain = [column.name or f"{column.task} {column.metric}" for column in self.columns]
-        several = {name for name in plain if plain.count(name) > 1}
-        named = zip(plain, self.columns, strict=True)
-        return [f"{name} @{column.protocol}" if name in several else name for name, column in named]
+        return headings.told_apart(plain, [(column.protocol, column.facts) for column in self.columns])
 
     def has_published(self, column: Column) -> bool:
         """True if any row of the column has a published value."""
@@ -214,10 +212,11 @@ def build(
     """
     groups: dict[tuple[TableRow, Column], dict[int, Measured]] = {}
     for number in measured:
-        groups.setdefault((number.row, number.column), {})[number.cell.record.seed] = number
+        if number.enough:
+            groups.setdefault((number.row, number.column), {})[number.cell.record.seed] = number
     groups = {key: dict(sorted(group.items())) for key, group in groups.items()}
-    rows = sorted({row for row, _ in groups}, key=TableRow.order)
-    columns = sorted({column for _, column in groups}, key=lambda c: (c.rank, c.protocol, c.metric))
+    rows = sorted({number.row for number in measured}, key=TableRow.order)
+    columns = sorted({number.column for number in measured}, key=lambda c: (c.rank, c.protocol, c.metric))
     best = {best_row(column, {r: groups[r, column] for r in rows if (r, column) in groups}) for column in columns}
     scores = {}
     for (row, column), group in groups.items():
@@ -228,62 +227,51 @@ def build(
             values=tuple(number.value for number in numbers),
             cells=tuple(number.cell for number in numbers),
             interval=numbers[0].interval if len(numbers) == 1 else None,
-            change=difference(column, twin, group) if twin else None,
+            change=difference(column, twin, group) if twin and column.compared else None,
             best=(row, column) in best,
             marks="".join(sorted({mark for number in numbers for mark in marks.get(key(number.cell.record), "")})),
             published=published.beside(entries, row.model, row.part, column.metric, numbers[0].cell.record),
         )
-    seeds = {row: len({seed for (other, _), group in groups.items() if other == row for seed in group}) for row in rows}
-    notes = sorted({footnote(number.cell.record) for number in measured})
-    return Table(name, title, labels, rows, columns, scores, seeds, notes)
+    seeds = {row: len({number.cell.record.seed for number in measured if number.row == row}) for row in rows}
+    records = [number.cell.record for number in measured]
+    return Table(name, title, labels, rows, columns, scores, seeds, footnotes(records))
 
 
-def difference(column: Column, old: BySeed, new: BySeed) -> Difference:
+def difference(column: Column, old: BySeed, new: BySeed) -> Comparison:
     """Difference of the means over seeds, new minus old.
 
-    Its interval is paired over images if both sides have per-image scores of the same seeds and images.
+    Its interval is paired over images if all values of both sides have scores of the same images, see
+    `statistics.compare`; else it is that of independent images, if all values have an interval.
     """
-    value = fmean(n.value for n in new.values()) - fmean(o.value for o in old.values())
-    pairs = _pairs(old, new)
-    if pairs:
-        return Difference(value, statistics.paired_interval(column.metric, pairs), True)
-    sides = [_interval(side) for side in (old, new)]
-    if sides[0] is None or sides[1] is None:
-        return Difference(value, None, False)
-    return Difference(value, statistics.unpaired_interval(*sides[0], *sides[1]), False)
+    sides = [list(side.values()) for side in (old, new)]
+    scores = [[number.scores for number in side if number.scores is not None] for side in sides]
+    if len({one.shape for side in scores for one in side}) == 1 and list(map(len, scores)) == list(map(len, sides)):
+        return statistics.compare(column.metric, *scores)
+    values = [[number.value for number in side] for side in sides]
+    intervals = [[number.interval for number in side if number.interval is not None] for side in sides]
+    if list(map(len, intervals)) < list(map(len, sides)):
+        return Comparison(fmean(values[1]) - fmean(values[0]))
+    (first, of_first), (second, of_second) = zip(values, map(_mean_interval, intervals), strict=True)
+    return statistics.compare_summaries(first, of_first, second, of_second)
 
 
-def _pairs(old: BySeed, new: BySeed) -> list[tuple[Scores, Scores]]:
-    """Pair the per-image scores of both sides by seed; empty unless all exist."""
-    if set(old) != set(new):
-        return []
-    pairs = []
-    for seed in sorted(new):
-        first, second = old[seed].scores, new[seed].scores
-        if first is None or second is None or first.shape != second.shape:
-            return []
-        pairs.append((first, second))
-    return pairs
-
-
-def _interval(side: BySeed) -> tuple[float, Interval] | None:
-    """Mean over seeds and its interval over images; all seeds have the same images."""
-    known = [number.interval for number in side.values() if number.interval is not None]
-    if len(known) < len(side):
-        return None
-    low, high = (fmean(ends) for ends in zip(*known, strict=True))
-    return fmean(number.value for number in side.values()), (low, high)
+def _mean_interval(intervals: Sequence[Interval]) -> Interval:
+    low, high = (fmean(ends) for ends in zip(*intervals, strict=True))
+    return low, high
 
 
 def best_row(column: Column, groups: Mapping[TableRow, BySeed]) -> tuple[TableRow, Column] | None:
-    """Row that beats every other model by more than the interval of the difference; floors do not count."""
+    """Row that beats every other model by more than the noise of images and seeds; floors do not count.
+
+    None if any of these comparisons rests on one seed.
+    """
     models = {row: group for row, group in groups.items() if not row.floor}
     if len(models) < 2 or not column.better:
         return None
     means = {row: fmean(number.value for number in group.values()) for row, group in models.items()}
     first = max(means, key=lambda row: column.better * means[row])
     rest = (difference(column, models[row], models[first]) for row in models if row != first)
-    return (first, column) if all(d.beyond_noise and d.value * column.better > 0 for d in rest) else None
+    return (first, column) if all(verdict(change, column.better) == BETTER for change in rest) else None
 
 
 # ---------------------------------------------------------------------------------------------------- from records
@@ -303,7 +291,8 @@ def row_of(record: Record, part: str = "", index: int = 0) -> TableRow:
 def column_of(record: Record, metric: str, name: str = "", rank: tuple[Any, ...] = (), **facts: Any) -> Column:
     """Column of one metric of a record; direction, unit and decimals from `facts`, else from the record."""
     known = record.columns.get(metric, {}) | facts
-    return Column(record.task, protocol_key(record), metric, name, rank=rank, **known)
+    protocol = headings.protocol_facts(record)
+    return Column(record.task, protocol_key(record), metric, name, rank=rank, facts=protocol, **known)
 
 
 def numbers_of(cell: ScoredRecord, column: Column) -> list[Measured]:
@@ -346,6 +335,19 @@ def footnote(record: Record) -> str:
     """Footnote with the number of test images and the protocol details that matter for comparisons."""
     facts = [f"{key.replace('_', ' ')}: {record.protocol[key]}" for key in record.footnote]
     return f"{record.task}: {record.images:,} test images; {'; '.join(facts)}"
+
+
+def footnotes(records: Sequence[Record]) -> list[str]:
+    """Footnotes of records, sorted; where those of one task differ, each names the models that it is of."""
+    models: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        models.setdefault((record.task, footnote(record)), set()).add(record.model)
+    tasks = [task for task, _ in models]
+    notes = []
+    for (task, note), names in models.items():
+        several = f"{task} ({', '.join(sorted(names))})" if tasks.count(task) > 1 else task
+        notes.append(f"{several}{note.removeprefix(task)}")
+    return sorted(notes)
 
 
 def key(record: Record) -> str:

@@ -5,12 +5,23 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.tables.columns import MARKS, Column, Difference, Score, Table, TableRow
+from benchmarks.tables import verdicts
+from benchmarks.tables.columns import MARKS, Column, Score, Table, TableRow
+from benchmarks.tables.escapes import in_latex, in_line, in_markdown
 from benchmarks.tables.markdown import table as aligned
 from benchmarks.tables.scored_records import ScoredRecords
+from benchmarks.tables.shown import marks_of, shown
 
+IN_LATEX = {
+    "±": r"$\pm$",
+    "▲": r"$\blacktriangle$",
+    "▼": r"$\blacktriangledown$",
+    "△": r"$\vartriangle$",
+    "▽": r"$\triangledown$",
+    "≈": r"$\approx$",
+}
 RAISED = {"d": "ᵈ", "s": "ˢ", "v": "ᵛ", "u": "ᵘ"}
-INTERVAL = "and [its 95 % interval] over test images, and over seeds where there are several"
+INTERVAL = "[its 95 % interval] over test images, and over seeds where both sides have several"
 COMMITS_SHOWN = 3
 
 
@@ -28,13 +39,16 @@ class Origin:
     records: ScoredRecords
     command: str
 
-    def line(self) -> str:
-        """Header line: data, date of the newest record, commits, command."""
-        return f"Data: {self.data}. {made(self.records)}. Made by `{self.command}`."
+    def line(self, escape: Callable[[str], str] = in_line) -> str:
+        """Header line: data, date of the newest record, commits, command; the texts of others escaped by `escape`."""
+        command = in_line(self.command).replace("`", "'")
+        return f"Data: {escape(self.data)}. {escape(made(self.records))}. Made by `{command}`."
 
 
 def made(records: ScoredRecords) -> str:
     """Date of the newest record, and the commits of all records, newest first."""
+    if not records.cells:
+        return "No record"
     provenance = [cell.record.provenance for cell in records.cells]
     newest = sorted(((p.get("date", ""), p.get("commit", "")) for p in provenance), reverse=True)
     commits = list(dict.fromkeys(commit[:10] for _, commit in newest if commit))
@@ -46,44 +60,24 @@ def made(records: ScoredRecords) -> str:
 # -------------------------------------------------------------------------------------------------------------- cells
 
 
-def change_shown(change: Difference, decimals: int) -> str:
-    """Format a difference and its interval: `+1.3 [0.2, 2.4]`."""
-    return " ".join(filter(None, change_parts(change, decimals)))
-
-
-def change_parts(change: Difference, decimals: int) -> tuple[str, str]:
-    """Format a difference, `+1.3`, and its interval, `[0.2, 2.4]` or empty."""
-    interval = "" if change.interval is None else "[{:z.{d}f}, {:z.{d}f}]".format(*change.interval, d=decimals)
-    return f"{change.value:+z.{decimals}f}", interval
-
-
-def marks_of(score: Score) -> str:
-    """Keys of `MARKS` that apply to a score and to its change."""
-    unpaired = score.change is not None and score.change.interval is not None and not score.change.paired
-    return score.marks + ("u" if unpaired else "")
-
-
-def _cell(score: Score | None, column: Column) -> tuple[str, str]:
-    """Format a score, `56.7 ± 0.4`, and its change, ` (+1.3 [0.2, 2.4])`; a dash if there is none."""
-    if score is None:
-        return "–", ""
-    spread = "" if score.deviation is None else f" ± {score.deviation:.{column.decimals}f}"
-    change = f" ({change_shown(score.change, column.decimals)})" if score.change else ""
-    return f"{score.mean:.{column.decimals}f}{spread}", change
-
-
 def _in_markdown(score: Score | None, column: Column) -> str:
-    number, change = _cell(score, column)
-    raised = "".join(RAISED[mark] for mark in marks_of(score)) if score else ""
-    bold = f"**{number}**" if score and score.best else number
-    return f"{bold}{change}{raised}"
+    """Format a score and its change: `56.7 ± 0.4 (+1.3 [0.2, 2.4] ▲)`; a dash if there is none."""
+    if score is None:
+        return "–"
+    text = shown(score, column)
+    number = f"**{text.number}**" if score.best else text.number
+    change = f" ({text.difference})" if text.change else ""
+    return number + change + "".join(RAISED[mark] for mark in text.marks)
 
 
 def _in_latex(score: Score | None, column: Column) -> str:
-    number, change = (text.replace("±", r"$\pm$").replace("–", "--") for text in _cell(score, column))
-    raised = f"$^{{{marks_of(score)}}}$" if score and marks_of(score) else ""
-    bold = rf"\textbf{{{number}}}" if score and score.best else number
-    return f"{bold}{change}{raised}"
+    if score is None:
+        return "--"
+    text = shown(score, column)
+    number = rf"\textbf{{{text.number}}}" if score.best else text.number
+    change = f" ({text.difference})" if text.change else ""
+    raised = f"$^{{{text.marks}}}$" if text.marks else ""
+    return "".join(IN_LATEX.get(character, character) for character in number + change) + raised
 
 
 def _published(score: Score | None, column: Column, sources: Sequence[str]) -> str:
@@ -117,6 +111,12 @@ def _labels(table: Table, row: TableRow) -> list[str]:
     return [row_name(row), row.part][: len(table.labels)]
 
 
+def plain_lines(lines: Sequence[str]) -> list[str]:
+    """Items of a Markdown list whose text comes from records or names of files."""
+    texts = (in_markdown(line).strip() for line in lines)
+    return [rf"- \{text}" if text.startswith(("#", ">", "-", "+")) else f"- {text}" for text in texts]
+
+
 # ------------------------------------------------------------------------------------------------------------ formats
 
 
@@ -127,11 +127,11 @@ def markdown(table: Table, origin: Origin) -> str:
     labels = len(table.labels)
     numbered = [[*row[:labels], seed, *row[labels:]] for row, seed in zip(rows, seeds, strict=True)]
     cells = [[*heads[:labels], "seeds", *heads[labels:]], *numbered]
-    safe = [[cell.replace("|", r"\|") for cell in row] for row in cells]
+    safe = [[*map(in_markdown, cells[0])], *([*map(in_markdown, row[:labels]), *row[labels:]] for row in cells[1:])]
     heading = [table.title, ""] if table.title else []
-    lines = [*heading, origin.line(), "", aligned(safe), ""]
+    lines = [*heading, origin.line(in_markdown), "", aligned(safe), ""]
     skipped = [f"skipped: {line}" for line in origin.records.skipped]
-    lines += [f"- {note}" for note in (*notes(table), *table.footnotes, *skipped)]
+    lines += plain_lines([*notes(table), *table.footnotes, *skipped])
     lines += [f"- [{number}] {source}" for number, source in enumerate(sources_of(table), 1)]
     return "\n".join(lines) + "\n"
 
@@ -159,18 +159,27 @@ def notes(table: Table) -> list[str]:
 
 def meanings(table: Table) -> list[str]:
     """Meaning of brackets, bold and marks in a table, one line for each kind that occurs."""
-    shown, lines = list(table.scores.values()), []
-    if any(score.deviation is not None for score in shown):
+    scores: list[Score] = list(table.scores.values())
+    lines: list[str] = []
+    if any(score.deviation is not None for score in scores):
         lines.append("mean ± standard deviation over seeds")
-    if any(score.change for score in shown):
+    if any(score.interval for score in scores):
+        lines.append("value of one seed [its 95 % interval over test images]")
+    if any(score.change for score in scores):
         lines.append("(in brackets): the change against the same model without registers")
-    if any(score.change and score.change.interval for score in shown):
-        lines[-1] += f", {INTERVAL}"
-    if any(score.best for score in shown):
-        lines.append("bold: better than every other model by more than the interval of the difference")
-    if any(score.published for score in shown):
+    if any(score.change and score.change.interval for score in scores):
+        lines[-1] += f", and {INTERVAL}"
+    lines += verdicts.meanings(_signs_in(table))
+    if any(score.best for score in scores):
+        lines.append("bold: better than every other model by more than the noise of images and seeds")
+    if any(score.published for score in scores):
         lines.append("published: the value, (what is measured here less that value), [its source]")
     return lines + [f"{RAISED[mark]}: {words}" for mark, words in _marks_in(table).items()]
+
+
+def _signs_in(table: Table) -> str:
+    """Signs of all verdicts in a table."""
+    return "".join(shown(score, column).sign for (_, column), score in table.scores.items())
 
 
 def _marks_in(table: Table) -> dict[str, str]:
@@ -191,58 +200,52 @@ def _units(table: Table) -> str:
     return "; ".join(f"{', '.join(metrics)} in {unit}{less[better]}" for (unit, better), metrics in kinds.items())
 
 
+PARTS = ["", " std", " low", " high", " change", " change low", " change high", " verdict", " marks"]
+
+
 def csv(table: Table) -> str:
     """Format plain numbers as CSV; missing values are empty.
 
-    Each column gives mean, standard deviation, change, ends of its interval, marks and, if any row has one, the
-    published value and its source.
+    Each column gives mean, standard deviation over seeds, ends of the interval over images of a single seed, change,
+    ends of its interval, its verdict, marks and, if any row has one, the published value and its source.
     """
-    parts = ["", " std", " change", " change low", " change high", " marks"]
     heads = [*table.labels, "seeds"]
     for column, title in zip(table.columns, table.titles(), strict=True):
-        heads += [f"{title}{part}" for part in parts]
+        heads += [f"{title}{part}" for part in PARTS]
         heads += [f"{title} published", f"{title} published source"] * table.has_published(column)
     rows = [heads]
     for row in table.rows:
         cells = [*_labels(table, row), str(table.seeds[row])]
         for column in table.columns:
-            cells += _plain(table.scores.get((row, column)), table.has_published(column))
+            cells += _plain(table.scores.get((row, column)), column, table.has_published(column))
         rows.append(cells)
     text = io.StringIO()
     csv_module.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
-def _plain(score: Score | None, published: bool) -> list[str]:
+def _plain(score: Score | None, column: Column, published: bool) -> list[str]:
     if score is None:
-        return [""] * (6 + 2 * published)
-    change = score.change
-    interval = change.interval if change and change.interval else (None, None)
-    numbers = [score.mean, score.deviation, change.value if change else None, *interval]
-    cells = ["" if number is None else f"{number:.4f}" for number in numbers] + [marks_of(score)]
+        return [""] * (len(PARTS) + 2 * published)
+    change, none = score.change, (None, None)
+    numbers = [score.mean, score.deviation, *(score.interval or none)]
+    numbers += [change.value, *(change.interval or none)] if change else [None, None, None]
+    cells = ["" if number is None else f"{number:.4f}" for number in numbers]
+    cells += [verdicts.verdict(change, column.better) if change else "", marks_of(score)]
     entry = score.published
     return cells + ([f"{entry.value:g}" if entry else "", entry.source if entry else ""] if published else [])
 
 
 def latex(table: Table, origin: Origin) -> str:
-    r"""Format a booktabs tabular, with the header as a comment; needs `\usepackage{booktabs}`."""
+    r"""Format a booktabs tabular, with the header as a comment; needs `\usepackage{booktabs, amssymb}`."""
     labels = len(table.labels)
     heads, *rows = _grid(table, _in_latex)
-    lines = [[escaped(head).replace("↓", r"$\downarrow$") for head in heads]]
-    lines += [[*map(escaped, row[:labels]), *row[labels:]] for row in rows]
+    lines = [[in_latex(head).replace("↓", r"$\downarrow$") for head in heads]]
+    lines += [[*map(in_latex, row[:labels]), *row[labels:]] for row in rows]
     top, *below = (" & ".join(line) + r" \\" for line in lines)
     comments = [*filter(None, [table.title]), origin.line()]
     comments += [f"{mark}: {words}" for mark, words in _marks_in(table).items()]
     comments += [f"[{number}] {source}" for number, source in enumerate(sources_of(table), 1)]
     columns = "l" * labels + "r" * (len(heads) - labels)
     body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", top, r"\midrule", *below, r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([*(f"% {line}" for line in comments), *body]) + "\n"
-
-
-SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-SPECIAL |= {sign: rf"\{sign}" for sign in "&%$#_{}"}
-
-
-def escaped(text: str) -> str:
-    """Escape LaTeX's special characters."""
-    return "".join(SPECIAL.get(sign, sign) for sign in text)
+    return "\n".join([*(f"% {in_line(line)}" for line in comments), *body]) + "\n"

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.tables import columns
 from benchmarks.tables.columns import (
+    LEAST_TRIALS,
     Measured,
     Table,
     TableRow,
@@ -20,14 +21,15 @@ from benchmarks.tables.columns import (
     row_of,
     same_part_of_twin,
 )
+from benchmarks.tables.headings import set_name
 from benchmarks.tables.model_names import family, twins
 from benchmarks.tables.published import Published
 from benchmarks.tables.scored_records import ScoredRecord
 
 Measures = Callable[[Sequence[ScoredRecord]], list[Measured]]
-Named = tuple[str, str, str]  # task, metric, heading
+Named = tuple[str, str, str, str]  # task, metric, published data set, rest of the heading
 
-TOP1 = {"better": 1, "unit": "%", "decimals": 1}
+TOP1: dict[str, Any] = {"better": 1, "unit": "%", "decimals": 1}
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,9 @@ def metrics(*columns: Named) -> Measures:
     def measures(cells: Sequence[ScoredRecord]) -> list[Measured]:
         numbers = []
         for cell in cells:
-            for index, (task, metric, heading) in enumerate(columns):
+            for index, (task, metric, data, rest) in enumerate(columns):
                 if cell.record.task == task and metric in cell.record.columns:
+                    heading = set_name(cell.record, data) + rest
                     numbers += numbers_of(cell, column_of(cell.record, metric, heading, (index,)))
         return numbers
 
@@ -64,10 +67,10 @@ def metrics(*columns: Named) -> Measures:
 
 
 FROZEN: tuple[Named, ...] = (
-    ("imagenet_linear", "top1_best_on_test", "ImageNet top-1, best on test"),
-    ("imagenet_linear", "top1", "ImageNet top-1"),
-    ("ade20k_linear", "miou", "ADE20k mIoU"),
-    ("nyud_linear1", "rmse", "NYUd rmse"),
+    ("imagenet_linear", "top1_best_on_test", "ImageNet", " top-1, best on test"),
+    ("imagenet_linear", "top1", "ImageNet", " top-1"),
+    ("ade20k_linear", "miou", "ADE20k", " mIoU"),
+    ("nyud_linear1", "rmse", "NYUd", " rmse"),
 )
 
 
@@ -89,12 +92,31 @@ def report_of_each_model(cells: Sequence[ScoredRecord]) -> list[ScoredRecord]:
 
 
 def _number(
-    cell: ScoredRecord, row: TableRow, value: Any, metric: str, heading: str, index: int, **facts: Any
+    cell: ScoredRecord,
+    row: TableRow,
+    value: Any,
+    metric: str,
+    heading: str,
+    index: int,
+    trials: int | None = None,
+    share: bool = False,
+    **facts: Any,
 ) -> list[Measured]:
-    """One value of a report; empty if the report could not measure it."""
+    """One value of a report; empty if the report could not measure it. `trials` and `share`: see `Measured`."""
     if value is None:
         return []
-    return [Measured(row, column_of(cell.record, metric, heading, (index,), **facts), float(value), cell)]
+    column = column_of(cell.record, metric, heading, (index,), **facts)
+    return [Measured(row, column, float(value), cell, trials=trials, share=share)]
+
+
+def _count(cell: ScoredRecord, row: TableRow, count: int, of: str, metric: str, heading: str, index: int) -> Measured:
+    """The number of test images or tokens behind other columns, as a column of its own."""
+    facts: dict[str, Any] = {"better": 0, "unit": of, "decimals": 0, "compared": False}
+    return Measured(row, column_of(cell.record, metric, heading, (index,), **facts), float(count), cell)
+
+
+IMAGES, PATCHES = "test images", "test patches"
+TOKENS = {"CLS": "[CLS]", "normal": "normal patch", "outlier": "outlier patch", "registers": "register (mean)"}
 
 
 def single_tokens(spread: bool) -> Measures:
@@ -105,45 +127,54 @@ def single_tokens(spread: bool) -> Measures:
         for cell in reports(cells):
             scores = cell.record.protocol["single_tokens"]
             for index, token in enumerate(token for token in ("CLS", "normal", "outlier") if scores.get(token)):
-                row = row_of(cell.record, token, index)
-                numbers += _number(cell, row, scores[token]["top1"], "single_token_top1", "top-1", 0, **TOP1)
+                row, score, images = row_of(cell.record, token, index), scores[token], scores[token]["test_images"]
+                numbers += _number(
+                    cell, row, score["top1"], "single_token_top1", "top-1", 0, trials=images, share=True, **TOP1
+                )
                 if spread and token != "CLS":
-                    deviation = scores[token]["std_over_draws"]
-                    facts = {**TOP1, "better": 0}
+                    facts = {**TOP1, "better": 0, "trials": images}
+                    deviation = score["std_over_draws"]
                     numbers += _number(cell, row, deviation, "single_token_std", "std over draws", 1, **facts)
+                numbers.append(_count(cell, row, images, IMAGES, "single_token_images", "n", 2))
         return numbers
 
     return measures
 
 
 def registers_hold(cells: Sequence[ScoredRecord]) -> list[Measured]:
-    """Image classification from CLS, a normal patch, an outlier patch or a register (Table 4)."""
+    """Image classification from CLS, a normal patch, an outlier patch or a register (Table 4), each with its n."""
     numbers = []
     for cell in reports(cells):
-        scores = {token: score["top1"] for token, score in cell.record.protocol["single_tokens"].items() if score}
-        row = _by_registers(cell)
-        names = {"CLS": "[CLS]", "normal": "normal patch", "outlier": "outlier patch"}
-        for index, (token, heading) in enumerate(names.items()):
-            numbers += _number(cell, row, scores.get(token), f"single_token_{token}", heading, index, **TOP1)
-        registers = [top1 for token, top1 in scores.items() if token.startswith("reg_")]
-        mean = sum(registers) / len(registers) if registers else None
-        numbers += _number(cell, row, mean, "single_token_registers", "register (mean)", len(names), **TOP1)
+        scores, row = dict(cell.record.protocol["single_tokens"]), _by_registers(cell)
+        registers = [score for token, score in scores.items() if token.startswith("reg_") and score]
+        if registers:
+            scores["registers"] = {**registers[0], "top1": sum(score["top1"] for score in registers) / len(registers)}
+        for index, (token, heading) in enumerate(TOKENS.items()):
+            if score := scores.get(token):
+                metric, images = f"single_token_{token}", score["test_images"]
+                shown = {**TOP1, "trials": images, "share": True}
+                numbers += _number(cell, row, score["top1"], metric, heading, 2 * index, **shown)
+                named = f"{metric}_images", f"n {heading}"
+                numbers.append(_count(cell, row, images, IMAGES, *named, 2 * index + 1))
     return numbers
 
 
 def local_information(cells: Sequence[ScoredRecord]) -> list[Measured]:
-    """Prediction of a normal patch's position and pixels from its token (Table 5)."""
+    """Prediction of a normal patch's position and pixels from its token (Table 5), and the number of such patches."""
     numbers = []
     for cell in reports(cells):
         position, pixels = (cell.record.protocol[name].get("normal") or {} for name in ("position", "pixels"))
         row, scale = _by_registers(cell), f"pixels of {cell.record.protocol['pixel_scale']}"
-        less = {"better": -1, "decimals": 2}
-        numbers += _number(cell, row, position.get("top1"), "position_top1", "position top-1", 0, **TOP1)
-        far = position.get("distance")
-        numbers += _number(cell, row, far, "position_distance", "position distance", 1, unit="patches", **less)
-        numbers += _number(cell, row, pixels.get("l2"), "pixel_l2", "reconstruction L2 error", 2, unit=scale, **less)
-        rms = pixels.get("rms")
-        numbers += _number(cell, row, rms, "pixel_rms", "reconstruction rms error", 3, unit=scale, **less)
+        less: dict[str, Any] = {"better": -1, "decimals": 2}
+        n = position.get("patches", pixels.get("patches"))
+        far, l2, rms = position.get("distance"), pixels.get("l2"), pixels.get("rms")
+        top1 = position.get("top1")
+        numbers += _number(cell, row, top1, "position_top1", "position top-1", 0, trials=n, share=True, **TOP1)
+        numbers += _number(cell, row, far, "position_distance", "position distance", 1, n, unit="patches", **less)
+        numbers += _number(cell, row, l2, "pixel_l2", "reconstruction L2 error", 2, n, unit=scale, **less)
+        numbers += _number(cell, row, rms, "pixel_rms", "reconstruction rms error", 3, n, unit=scale, **less)
+        if n is not None:
+            numbers.append(_count(cell, row, n, PATCHES, "local_patches", "n", 4))
     return numbers
 
 
@@ -152,8 +183,8 @@ def _by_registers(cell: ScoredRecord) -> TableRow:
 
 
 LEVELS = {0.01: "norm at 1 %", 0.5: "median norm", 0.99: "norm at 99 %", 1.0: "largest norm"}
-NORM = {"better": 0, "unit": "the model's own scale", "decimals": 1}
-SHARE = {"better": 0, "unit": "% of patches", "decimals": 2}
+NORM: dict[str, Any] = {"better": 0, "unit": "the model's own scale", "decimals": 1}
+SHARE: dict[str, Any] = {"better": 0, "unit": "% of patches", "decimals": 2}
 
 
 def norms_by_block(cells: Sequence[ScoredRecord]) -> list[Measured]:
@@ -189,8 +220,9 @@ def norms_of_last_block(cells: Sequence[ScoredRecord]) -> list[Measured]:
 
 def costs(cells: Sequence[ScoredRecord]) -> list[Measured]:
     """Parameters and multiply-adds against the number of registers (Fig. 12), once for each kind of model."""
-    numbers, whole = [], {"better": 0, "unit": "millions", "decimals": 2}
-    more = {"better": 0, "unit": "% above none", "decimals": 3}
+    numbers: list[Measured] = []
+    whole: dict[str, Any] = {"better": 0, "unit": "millions", "decimals": 2}
+    more: dict[str, Any] = {"better": 0, "unit": "% above none", "decimals": 3}
     kinds = {family(cell.record.model): cell for cell in reports(cells) if not row_of(cell.record).floor}
     for model, cell in kinds.items():
         for cost in cell.record.protocol["cost"]:
@@ -234,36 +266,53 @@ def no_twin(row: TableRow) -> list[TableRow]:
     return []
 
 
+FEW = f"; n: on how many, – below {LEAST_TRIALS}"
+
 PAPER_TABLES = (
-    PaperTable("table1", "Table 1: class of the image from one token", ("model", "token"), single_tokens(False)),
+    PaperTable(
+        "table1",
+        f"Table 1: class of the image from one token{FEW}",
+        ("model", "token"),
+        single_tokens(False),
+    ),
     PaperTable("table2a", "Table 2a: linear evaluation of frozen features", ("model",), metrics(*FROZEN)),
     PaperTable(
         "table2b",
         "Table 2b: zero-shot classification",
         ("model",),
-        metrics(("imagenet_zeroshot", "top1", "ImageNet top-1")),
+        metrics(("imagenet_zeroshot", "top1", "ImageNet", " top-1")),
     ),
     PaperTable(
         "table3",
         "Table 3: object discovery by LOST, CorLoc; the sweep chooses feature, block and bias",
         ("model",),
         metrics(
-            ("lost_voc07", "corloc", "VOC 2007"),
-            ("lost_voc12", "corloc", "VOC 2012"),
-            ("lost_coco20k", "corloc", "COCO 20k"),
-            ("lost_sweep_voc07", "corloc", "VOC 2007, sweep"),
-            ("lost_sweep_voc12", "corloc", "VOC 2012, sweep"),
-            ("lost_sweep_coco20k", "corloc", "COCO 20k, sweep"),
-            ("lost_sweep_voc07", "corloc_best_on_test", "VOC 2007, sweep, best on test"),
-            ("lost_sweep_voc12", "corloc_best_on_test", "VOC 2012, sweep, best on test"),
-            ("lost_sweep_coco20k", "corloc_best_on_test", "COCO 20k, sweep, best on test"),
+            ("lost_voc07", "corloc", "VOC 2007", ""),
+            ("lost_voc12", "corloc", "VOC 2012", ""),
+            ("lost_coco20k", "corloc", "COCO 20k", ""),
+            ("lost_sweep_voc07", "corloc", "VOC 2007", ", sweep"),
+            ("lost_sweep_voc12", "corloc", "VOC 2012", ", sweep"),
+            ("lost_sweep_coco20k", "corloc", "COCO 20k", ", sweep"),
+            ("lost_sweep_voc07", "corloc_best_on_test", "VOC 2007", ", sweep, best on test"),
+            ("lost_sweep_voc12", "corloc_best_on_test", "VOC 2012", ", sweep, best on test"),
+            ("lost_sweep_coco20k", "corloc_best_on_test", "COCO 20k", ", sweep, best on test"),
         ),
     ),
-    PaperTable("table4", "Table 4: what single tokens hold", ("model", "registers"), registers_hold, twin_with_none),
     PaperTable(
-        "table5", "Table 5: what normal patches know locally", ("model", "registers"), local_information, twin_with_none
+        "table4",
+        f"Table 4: what single tokens hold{FEW}",
+        ("model", "registers"),
+        registers_hold,
+        twin_with_none,
     ),
-    PaperTable("table6", "Table 6: Table 1 with its spread", ("model", "token"), single_tokens(True)),
+    PaperTable(
+        "table5",
+        f"Table 5: what normal patches know locally{FEW}",
+        ("model", "registers"),
+        local_information,
+        twin_with_none,
+    ),
+    PaperTable("table6", f"Table 6: Table 1 with its spread{FEW}", ("model", "token"), single_tokens(True)),
     PaperTable("fig4", "Fig. 4: norms of patches by block", ("model", "block"), norms_by_block, no_twin),
     PaperTable(
         "fig7", "Fig. 7: norms of patches after the last block, quantiles", ("model",), norms_of_last_block, no_twin

@@ -1,73 +1,56 @@
-"""Validation of records before they enter a table or page: types, finite numbers, and file location."""
+"""Checks of a record before it enters a table or page: where its file lies, and what an artifact report must hold."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from regvit_lightning.records import Record
+from regvit_lightning.values import patterns
 
-LARGEST = 1e15  # bound of numbers shown with all digits; NaN is not below it
-MAPPINGS = [entry.name for entry in fields(Record) if str(entry.type).startswith("dict")]
+NORMS = {"levels": [float], "patches": [[float]]}
+SCORE = {"top1": float, "std_over_draws": (None, float), "test_images": int}
+COST = {"registers": int, "parameters": float, "macs": float, "more_parameters": float, "more_macs": float}
+REPORT = {  # what tables and page read from an artifact report
+    "norms_of_last_block": [float],
+    "norms_by_block": NORMS,
+    "single_tokens": {str: (None, SCORE)},
+    "position": {"normal?": (None, {"top1?": (None, float), "distance?": (None, float), "patches": int})},
+    "pixels": {"normal?": (None, {"l2?": (None, float), "rms?": (None, float), "patches": int})},
+    "pixel_scale": str,
+    "findings": {str: {"shares": [float]}},
+    "cost": [COST],
+}
+LEVELS = {0.01, 0.5, 0.99, 1.0}  # quantiles of norms that tables show
 
 
 def fault(record: Record, data: str, path: str) -> str:
     """Short reason why a record cannot be used, or '' if it can.
 
     Args:
+        record: as `records.parse` gives it.
         data: name of its expected data.
         path: path of its file relative to the folder of the cells, with slashes.
     """
-    wrong = _wrong_types(record) or _wrong_numbers(record)
-    if wrong:
-        return wrong
     if record.data != data:
         return f"a record of data '{record.data}'"
     proper = record.path(Path()).as_posix()
-    return "" if proper == f"{data}/cells/{path}" else f"a record that belongs to {proper[:200]}"
+    if proper != f"{data}/cells/{path}":
+        return f"a record that belongs to {proper[:200]}"
+    return _report_fault(record) if "norms_of_last_block" in record.protocol else ""
 
 
-def _wrong_types(record: Record) -> str:
-    texts = (record.model, record.task, record.data, record.weights, record.data_root)
-    if not _are_texts(texts) or type(record.seed) is not int or type(record.images) is not int:
-        return "its names are not texts, or its seed or number of images is no whole number"
-    if not all(isinstance(getattr(record, name), dict) for name in MAPPINGS):
-        return "some of its parts are not mappings"
-    if not isinstance(record.footnote, list) or not _are_texts(record.footnote):
-        return "its footnote is no list of texts"
-    if not record.protocol.keys() >= set(record.footnote):
-        return "its footnote names facts that its protocol lacks"
-    origin = [record.provenance.get(name, "") for name in ("commit", "date")]
-    if not _are_texts(origin):
-        return "its commit or its date is no text"
-    if record.scores and not _are_texts([record.scores.get(name) for name in ("file", "digest")]):
-        return "its scores name no file or no digest"
+def _report_fault(record: Record) -> str:
+    """Reason why an artifact report cannot be shown, or ''."""
+    protocol: dict[str, Any] = record.protocol
+    wrong = patterns.mismatch(protocol, REPORT, "protocol")
+    if wrong:
+        return wrong[:200]
+    norms, rule = protocol["norms_by_block"], record.settings.get("rule")
+    if not protocol["norms_of_last_block"]:
+        return "protocol.norms_of_last_block is empty"
+    if not set(norms["levels"]) >= LEVELS or any(len(row) != len(norms["levels"]) for row in norms["patches"]):
+        return "protocol.norms_by_block: expected a norm for each of its levels, with 0.01, 0.5, 0.99 and 1"
+    if not isinstance(rule, str) or rule not in protocol["findings"]:
+        return "settings.rule: expected one of protocol.findings"
+    if len(protocol["findings"][rule]["shares"]) > len(norms["patches"]):
+        return f"protocol.findings.{rule}: more shares than blocks"
     return ""
-
-
-def _wrong_numbers(record: Record) -> str:
-    if not all(map(_is_column, record.columns.values())):
-        return "its columns lack direction, unit or decimals"
-    if not all(isinstance(metrics, dict) for metrics in record.floors.values()):
-        return "its metrics are not numbers"
-    if not all(_are_numbers(metrics.values()) for metrics in (record.metrics, *record.floors.values())):
-        return "its metrics are not numbers"
-    pairs = record.intervals.values()
-    if not all(isinstance(ends, list) and len(ends) == 2 and _are_numbers(ends) for ends in pairs):
-        return "its intervals are not pairs of numbers"
-    return ""
-
-
-def _is_column(facts: Any) -> bool:
-    if not isinstance(facts, dict) or facts.keys() != {"better", "unit", "decimals"}:
-        return False
-    better, unit, decimals = facts["better"], facts["unit"], facts["decimals"]
-    whole = type(better) is int and type(decimals) is int
-    return whole and -1 <= better <= 1 and 0 <= decimals <= 9 and isinstance(unit, str)
-
-
-def _are_texts(values: Any) -> bool:
-    return all(isinstance(value, str) for value in values)
-
-
-def _are_numbers(values: Any) -> bool:
-    return all(type(value) in (int, float) and abs(value) < LARGEST for value in values)

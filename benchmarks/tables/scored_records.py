@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.tables.record_checks import fault
 from regvit_lightning import records, statistics
+from regvit_lightning.data import layout
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.invocation import invocation
 from regvit_lightning.records import Record
@@ -48,11 +49,20 @@ class ScoredRecords:
 
 
 def data_name(data: str) -> str:
-    """Name of data given by its name or, with a slash, by the folder of its images."""
-    return Path(data).resolve().name if "/" in data else data
+    """Name of data given by its name, by its YAML file or, with a slash, by the folder of its images.
+
+    Raises:
+        UserError: it is empty, or names no folder below the results; or a YAML file that is missing or unreadable.
+    """
+    if data.endswith(layout.SUFFIXES):
+        return layout.resolve(data, root_needed=False).name
+    name = Path(data).resolve().name if "/" in data else data
+    if name.strip() in ("", ".", ".."):
+        raise UserError(f"data '{data}': expected a name such as mini, or the folder of the images with a /")
+    return name
 
 
-def read_scored_records(results: Path, data: str, source: str = "") -> ScoredRecords:
+def read_scored_records(results: Path, data: str, source: str = "", required: bool = True) -> ScoredRecords:
     """Read the records of one data set.
 
     Args:
@@ -60,9 +70,10 @@ def read_scored_records(results: Path, data: str, source: str = "") -> ScoredRec
         data: name of the data.
         source: another results folder, or a checkout that contains `results`; or a revision of the repository that
             contains `results`; empty for `results` itself.
+        required: at least one record must be there.
 
     Raises:
-        UserError: the folder or revision does not exist, or is empty.
+        UserError: the folder or revision does not exist, or has no record.
     """
     folder = Path(source) if source else results
     advice = f"make some with: {invocation('eval', {'DATA': data})} …"
@@ -76,7 +87,7 @@ def read_scored_records(results: Path, data: str, source: str = "") -> ScoredRec
         read = parse_files(_in_commit(results, data, source), data, source, Path(results.name) / data / "cells")
     else:
         raise UserError(f"no folder {folder}: no record in {results / data / 'cells'}; {advice}")
-    if not read.cells:
+    if required and not read.cells:
         hint = f" ({'; '.join(read.skipped)})" if read.skipped else ""
         where = f"{results / data / 'cells'}{f' of {source}' if source else ''}"
         raise UserError(f"no record in {where}{hint}; {advice}")

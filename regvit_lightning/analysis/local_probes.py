@@ -6,8 +6,8 @@ regression, the second a ridge regression in closed form, and scale and sharing 
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ from torch import Tensor
 from regvit_lightning.analysis.logistic import Linear, softmax_regression
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.errors import UserError
-from regvit_lightning.settings import check
+from regvit_lightning.runtime import hardware, seeds
+from regvit_lightning.settings import check, number
 
 PIXEL_SCALES = {"bytes": "0..255", "normalised": "by the model's mean and std"}
 PENALTIES = [10.0**exponent for exponent in range(-8, 1)]  # ridge penalties, in mean variances of the features
@@ -30,10 +31,12 @@ class LocalSettings:
     Attributes:
         shared: one model for normal and outlier tokens, trained on both and scored on each; otherwise one for each.
         pixels: `bytes` or `normalised`, the scale of the pixels, see `PIXEL_SCALES`.
+        position_tokens: maximum number of train tokens of the position probe, drawn at random, as many of each image.
     """
 
     shared: bool = True
     pixels: str = "bytes"
+    position_tokens: int = number("[1, 1e9]", 100_000)
 
     def __post_init__(self) -> None:
         check(self.pixels in PIXEL_SCALES, f"pixels={self.pixels}: expected {' or '.join(PIXEL_SCALES)}")
@@ -58,7 +61,7 @@ class Patches:
     grid: tuple[int, int]
 
     def kept(self, mask: Tensor) -> "Patches":
-        """The rows where the boolean `mask` (n,) is True."""
+        """The rows where the boolean `mask` (n,) is True, or those at the indices `mask`."""
         pixels, outliers = self.pixels[mask], self.outliers[mask]
         return Patches(self.features[mask], self.positions[mask], pixels, outliers, self.grid)
 
@@ -128,35 +131,70 @@ def _by_kind(batch: Patches) -> dict[str, Patches]:
 # ------------------------------------------------------------------------------------------------------- position
 
 
-def position(train: Iterable[Patches], test: Iterable[Patches], shared: bool) -> dict[str, PositionScore | None]:
-    """Predict the position of test patches by a linear model on their tokens; train features are held in memory.
+class PositionProbe:
+    """Predicts the position of a patch by a linear model on its token: first all train images, then all test images.
 
-    Returns:
-        By `normal` and `outlier`; None for a kind without test patches, or, for separate models, without train patch.
+    Train tokens are drawn at random, at most `tokens` and as many from each image, so that memory and work are bounded:
+    at 518 px, 400 images have 547,600 tokens, whose logits of 1,369 positions are 6 GB.
 
-    Raises:
-        UserError: images of different grids.
+    Args:
+        shared: one model for normal and outlier tokens, or one for each.
+        tokens: maximum number of train tokens.
+        images: number of train images.
+        seed: seed of the draw.
     """
-    trained, tested = _cat(train), _by_kind(_cat(test))
-    trained_on = dict.fromkeys(tested, trained) if shared else _by_kind(trained)
-    if trained.grid != tested["normal"].grid:
-        raise UserError(f"positions need one grid: train has {trained.grid}, test {tested['normal'].grid} patches")
-    fits: dict[int, Linear] = {}
-    scores: dict[str, PositionScore | None] = {}
-    for kind, rows in tested.items():
-        source = trained_on[kind]
-        usable = len(rows.positions) > 0 and len(source.positions) > 0
-        if usable and id(source) not in fits:
-            fits[id(source)] = _standardised_regression(source)
-        scores[kind] = _position_score(fits[id(source)], rows) if usable else None
-    return scores
+
+    def __init__(self, shared: bool, tokens: int, images: int, seed: int = 0) -> None:
+        self.shared, self.per_image, self.seed = shared, max(tokens // images, 1), seed
+        self._train: list[Patches] = []
+        self._fitted: dict[str, Linear | None] = {}
+        self._errors: dict[str, list[Tensor]] = {"normal": [], "outlier": []}
+
+    def train(self, image: Patches) -> None:
+        """Add the patches of one train image.
+
+        Raises:
+            UserError: its grid is another than that of the images before.
+        """
+        self._check(image, "images of one size, got grids of {} and {} patches")
+        light, patches = replace(image, pixels=image.pixels[:, :0]), len(image.positions)
+        if self.per_image < patches:
+            generator = seeds.generator(self.seed, "position", len(self._train))
+            drawn = torch.randperm(patches, generator=generator)[: self.per_image].sort().values
+            light = light.kept(drawn.to(image.positions.device))
+        self._train.append(light)
+
+    def test(self, image: Patches) -> None:
+        """Score the patches of one test image; the first one fits the models.
+
+        Raises:
+            UserError: its grid is not that of train.
+        """
+        self._check(image, "one grid: train has {}, test {} patches")
+        if not self._fitted:
+            self._fitted = self._fit()
+        for kind, rows in _by_kind(image).items():
+            model = self._fitted[kind]
+            if model is not None and len(rows.positions):
+                self._errors[kind].append(_position_errors(model, rows))
+
+    def scores(self) -> dict[str, PositionScore | None]:
+        """By `normal` and `outlier`; None for a kind without test patches, or, with separate models, train patches."""
+        return {kind: _position_score(torch.cat(parts)) if parts else None for kind, parts in self._errors.items()}
+
+    def _check(self, image: Patches, wanted: str) -> None:
+        if self._train and self._train[0].grid != image.grid:
+            raise UserError(f"positions need {wanted.format(self._train[0].grid, image.grid)}")
+
+    def _fit(self) -> dict[str, Linear | None]:
+        whole = _cat(self._train)
+        if self.shared:
+            return dict.fromkeys(self._errors, _standardised_regression(whole))
+        kinds = _by_kind(whole)
+        return {kind: _standardised_regression(kinds[kind]) if len(kinds[kind].positions) else None for kind in kinds}
 
 
-def _cat(batches: Iterable[Patches]) -> Patches:
-    parts = list(batches)
-    grids = {part.grid for part in parts}
-    if len(grids) != 1:
-        raise UserError(f"positions need images of one size, got grids of {sorted(grids)} patches")
+def _cat(parts: Sequence[Patches]) -> Patches:
     return Patches(
         torch.cat([part.features for part in parts]),
         torch.cat([part.positions for part in parts]),
@@ -168,22 +206,28 @@ def _cat(batches: Iterable[Patches]) -> Patches:
 
 def _standardised_regression(rows: Patches) -> Linear:
     """Softmax regression of positions on raw features; the penalty is on the weights of standardised features."""
-    features = rows.features.double()
+    device = hardware.accelerator()
+    features = rows.features.to(device, torch.float64, copy=True)
     mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
     std = std.where(std > 0, 1)
+    features.sub_(mean).div_(std)
     classes = rows.grid[0] * rows.grid[1]
-    model = softmax_regression((features - mean) / std, rows.positions, classes, POSITION_PENALTY, POSITION_STEPS)
+    model = softmax_regression(features, rows.positions.to(device), classes, POSITION_PENALTY, POSITION_STEPS)
     unscaled = model.weight / std[:, None]
-    return Linear(unscaled, model.bias - mean @ unscaled)
+    return Linear(unscaled.cpu(), (model.bias - mean @ unscaled).cpu())
 
 
-def _position_score(model: Linear, rows: Patches) -> PositionScore:
+def _position_errors(model: Linear, rows: Patches) -> Tensor:
+    """Rows and columns (n, 2) by which the prediction is off."""
     predicted, width = model(rows.features).argmax(dim=1), rows.grid[1]
     down = predicted // width - rows.positions // width
     across = predicted % width - rows.positions % width
-    right = (predicted == rows.positions).float().mean()
-    distance = torch.hypot(down.float(), across.float()).mean()
-    return PositionScore(100.0 * right.item(), distance.item(), len(predicted))
+    return torch.stack([down, across], dim=1)
+
+
+def _position_score(errors: Tensor) -> PositionScore:
+    right = (errors == 0).all(dim=1).double().mean()
+    return PositionScore(100.0 * right.item(), errors.double().norm(dim=1).mean().item(), len(errors))
 
 
 # --------------------------------------------------------------------------------------------------------- pixels
@@ -226,35 +270,57 @@ class NormalEquations:
         return float((residual * (self.moments @ residual)).sum())
 
 
-def pixels(
-    train: Iterable[Patches], held_out: Iterable[Patches], test: Iterable[Patches], shared: bool
-) -> dict[str, PixelScore | None]:
-    """Predict the pixels of test patches by a ridge regression on their tokens; batches are read once, not stored.
+class PixelProbe:
+    """Predicts the pixels of a patch by ridge regression on its token: first train and held-out images, then test.
 
-    The penalty is chosen on `held_out`, then the model is fitted on train and held-out patches together.
+    The penalty is chosen on held-out images, then the model is fitted on train and held-out images together. No image
+    is stored: memory is that of `NormalEquations`.
 
-    Returns:
-        By `normal` and `outlier`; None for a kind without test patches, or, with separate models, without train or
-        held-out patches.
+    Args:
+        shared: one model for normal and outlier tokens, or one for each.
     """
-    fitting, choosing = _equations(train, shared), _equations(held_out, shared)
-    models = {kind: _fit(fitting[kind], choosing[kind]) for kind in fitting}
-    errors: dict[str, list[Tensor]] = {kind: [] for kind in models}
-    for batch in test:
-        for kind, rows in _by_kind(batch).items():
-            fitted = models[kind]
-            if fitted is not None:
-                errors[kind].append(_pixel_errors(fitted, rows))
-    return {kind: _pixel_score(models[kind], errors[kind]) for kind in models}
+
+    def __init__(self, shared: bool) -> None:
+        self.shared = shared
+        self._train, self._held_out = _no_equations(), _no_equations()
+        self._fitted: dict[str, _Fitted | None] = {}
+        self._errors: dict[str, list[Tensor]] = {"normal": [], "outlier": []}
+
+    def train(self, image: Patches) -> None:
+        """Add the patches of a train image."""
+        _add(self._train, image)
+
+    def held_out(self, image: Patches) -> None:
+        """Add the patches of a held-out train image."""
+        _add(self._held_out, image)
+
+    def test(self, image: Patches) -> None:
+        """Score the patches of a test image; the first one fits the models."""
+        if not self._fitted:
+            train, held_out = (_shared(part) if self.shared else part for part in (self._train, self._held_out))
+            self._fitted = {kind: _fit(train[kind], held_out[kind]) for kind in train}
+        for kind, rows in _by_kind(image).items():
+            fitted = self._fitted[kind]
+            if fitted is not None and len(rows.features):
+                self._errors[kind].append(_pixel_errors(fitted, rows))
+
+    def scores(self) -> dict[str, PixelScore | None]:
+        """By `normal` and `outlier`; None for a kind without test patches, or without train or held-out patches."""
+        return {kind: _pixel_score(self._fitted.get(kind), errors) for kind, errors in self._errors.items()}
 
 
-def _equations(batches: Iterable[Patches], shared: bool) -> dict[str, NormalEquations]:
-    equations = {"normal": NormalEquations(), "outlier": NormalEquations()}
-    for batch in batches:
-        for kind, rows in _by_kind(batch).items():
-            if len(rows.features):
-                equations[kind].add(rows.features, rows.pixels)
-    return dict.fromkeys(equations, _sum(list(equations.values()))) if shared else equations
+def _no_equations() -> dict[str, NormalEquations]:
+    return {"normal": NormalEquations(), "outlier": NormalEquations()}
+
+
+def _add(equations: dict[str, NormalEquations], image: Patches) -> None:
+    for kind, rows in _by_kind(image).items():
+        if len(rows.features):
+            equations[kind].add(rows.features, rows.pixels)
+
+
+def _shared(equations: dict[str, NormalEquations]) -> dict[str, NormalEquations]:
+    return dict.fromkeys(equations, _sum(list(equations.values())))
 
 
 def _sum(parts: Sequence[NormalEquations]) -> NormalEquations:

@@ -1,4 +1,4 @@
-"""Outlier patches by several rules side by side, and the verdict on a model.
+"""Outlier patches by several rules side by side; the verdict on a model is in verdict.py.
 
 No rule is valid for all models: a fixed cutoff fits one model, and counts by MAD and by a fixed cutoff can move in
 opposite directions. Rules and their constants: the cutoff of Darcet et al. 2023 (arXiv 2309.16588, fig. 3), mean + 3 σ
@@ -7,23 +7,19 @@ here. The low tail is included because artifacts of CLIP can have low norms. Sta
 rule.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from regvit_lightning.analysis.norms import Norms
-from regvit_lightning.settings import check, check_positive
+from regvit_lightning.errors import UserError
+from regvit_lightning.settings import number
 from regvit_lightning.statistics import bootstrap
 
 MASSIVE_MAGNITUDE, MASSIVE_RATIO = 100.0, 1000.0  # Sun et al. 2024 (arXiv 2402.17762), section 2
 
-RELATIVE = ("sigmas", "mads", "log_mads", "factor")  # rules for high norms that are independent of the model's scale
 LOW = ("low_mads", "low_factor")
-# Number of relative rules that must fire after the same block: mean + 3 σ and median + 5 MAD both fire on norms that
-# are merely skewed (0.7 % each of a log-normal with σ 0.22, about the bulk of DINOv2-g), 3 × median only far out.
-AGREEING = 3
 
 
 def at_sigmas(norms: Tensor, sigmas: float) -> Tensor:
@@ -65,18 +61,16 @@ class Rules:
         factor: multiple of the median, above; its inverse is used below.
         least_share: smallest share of all patches; a rule fires after a block when at least that share are outliers
             that were none at the patch embedding, and fewer than half of all are outliers.
+        least_images: smallest share of images with such an outlier: artifacts are either so frequent among the patches
+            or so frequent among the images.
     """
 
-    cutoff: float = 150.0
-    sigmas: float = 3.0
-    mads: float = 5.0
-    factor: float = 3.0
-    least_share: float = 0.005
-
-    def __post_init__(self) -> None:
-        check_positive(self, "cutoff", "sigmas", "mads", "least_share")
-        check(self.factor > 1, f"factor={self.factor}: must be above 1")
-        check(self.least_share < 0.5, f"least_share={self.least_share}: must be below a half")
+    cutoff: float = number("(0, 1e9]", 150.0)
+    sigmas: float = number("(0, 1e6]", 3.0)
+    mads: float = number("(0, 1e6]", 5.0)
+    factor: float = number("(1, 1e6]", 3.0)
+    least_share: float = number("(0, 0.5)", 0.005)
+    least_images: float = number("(0, 1]", 0.1)
 
     def cutoffs(self, norms: Tensor) -> dict[str, float]:
         """Cutoff of each rule for norms (N, h, w); outliers of the rules in `LOW` lie below it."""
@@ -117,6 +111,7 @@ class Finding:
             the contrast of the image.
         shares: share of outliers among all patches after each block 1..depth, before the final norm.
         made: share of outliers that were none at the patch embedding, after each block: those created by the blocks.
+        images: number of images with at least one of those, after each block.
         blocks: blocks after which the rule fires, 1..depth.
         peak: the first block after which the share is largest.
         interval: 95 % interval of the share after that block, by resampling images with the rule's threshold fixed.
@@ -126,6 +121,7 @@ class Finding:
     embedded: float
     shares: list[float]
     made: list[float]
+    images: list[int]
     blocks: list[int]
     peak: int
     interval: tuple[float, float]
@@ -136,8 +132,31 @@ class Finding:
         return self.blocks[0] if self.blocks else None
 
 
+def require_usable(norms: Norms) -> None:
+    """Raise unless the norms of all patches are finite and most are positive: a comparison with NaN is never true.
+
+    Raises:
+        UserError: says how many norms are not finite, and where the first of them are.
+    """
+    stages = {"at the patch embedding": norms.embedded}
+    stages |= {f"after block {block + 1}": norms.raw[:, block] for block in range(norms.depth)}
+    stages["after the final norm"] = norms.patches[:, -1]
+    for where, values in stages.items():
+        bad = int((~values.isfinite()).sum())
+        if bad:
+            count = f"{bad:,} of {values.numel():,} norms of patches {where} are not finite"
+            raise UserError(f"{count}: the weights or the images hold NaN or infinite values; nothing can be said")
+        if not values.median() > 0:
+            raise UserError(f"the median norm of patches {where} is 0: the weights are not those of a working model")
+
+
 def find(norms: Norms, rules: Rules, seed: int = 0) -> dict[str, Finding]:
-    """Findings of every rule, by its name in `Rules.masks`; `seed` is that of the bootstrap."""
+    """Findings of every rule, by its name in `Rules.masks`; `seed` is that of the bootstrap.
+
+    Raises:
+        UserError: a norm is not finite, or the median is 0.
+    """
+    require_usable(norms)
     embedded = rules.masks(norms.embedded)
     by_block = [rules.masks(norms.raw[:, block]) for block in range(norms.depth)]
     return {
@@ -150,7 +169,8 @@ def _finding(rule: str, embedded: Tensor, masks: Tensor, rules: Rules, seed: int
     """Finding from masks (N, h, w) at the patch embedding and (N, depth, h, w) after the blocks."""
     per_image = masks.double().mean(dim=(2, 3))
     shares = per_image.mean(dim=0).tolist()
-    made = (masks & ~embedded[:, None]).double().mean(dim=(2, 3)).mean(dim=0).tolist()
+    of_blocks = masks & ~embedded[:, None]
+    made = of_blocks.double().mean(dim=(2, 3)).mean(dim=0).tolist()
     fires = [new >= rules.least_share and share < 0.5 for new, share in zip(made, shares, strict=True)]
     peak = shares.index(max(shares))
     return Finding(
@@ -158,62 +178,11 @@ def _finding(rule: str, embedded: Tensor, masks: Tensor, rules: Rules, seed: int
         embedded=float(embedded.double().mean()),
         shares=shares,
         made=made,
+        images=of_blocks.any(dim=3).any(dim=2).sum(dim=0).tolist(),
         blocks=[block for block, fired in enumerate(fires, 1) if fired],
         peak=peak + 1,
         interval=bootstrap(per_image[:, peak], seed),
     )
-
-
-def agreed_blocks(findings: Mapping[str, Finding]) -> list[int]:
-    """Blocks after which at least three of the four relative rules fire: where a model has artifacts."""
-    depth = len(next(iter(findings.values())).shares)
-    votes = {block: sum(block in findings[rule].blocks for rule in RELATIVE) for block in range(1, depth + 1)}
-    return [block for block, count in votes.items() if count >= AGREEING]
-
-
-def verdict(model: str, findings: Mapping[str, Finding]) -> str:
-    """One sentence: whether `model` has artifacts, from which block on, and by which rules.
-
-    Shares are those of outliers created by the blocks.
-    """
-    blocks = agreed_blocks(findings)
-    depth = len(next(iter(findings.values())).shares)
-    firing = {name: finding for name, finding in findings.items() if name not in LOW and finding.blocks}
-    if blocks:
-        here = [finding for finding in firing.values() if set(finding.blocks) & set(blocks)]
-        sentence = (
-            f"{model} has artifacts {_range(blocks, depth)}, by {_list([finding.rule for finding in here])} "
-            f"(by the last, {_share(here[-1])})"
-        )
-    elif firing:
-        alone = _list([_told(finding) for finding in firing.values()])
-        sentence = f"{model} has no artifacts that three of the four relative rules agree on; what fires is {alone}"
-    else:
-        sentence = f"{model} has no artifacts after any of its {depth} blocks, by any rule"
-    low = [_told(findings[name]) for name in LOW if findings[name].blocks]
-    sentence += f"; low norms lie below {_list(low)}" if low else ""
-    far = findings["factor"]
-    given = f"; {far.embedded:.2%} of patches lie above {far.rule} already at the patch embedding"
-    return f"{sentence}{given if far.embedded > max(far.made) else ''}."
-
-
-def _told(finding: Finding) -> str:
-    return f"{finding.rule} ({_share(finding)})"
-
-
-def _share(finding: Finding) -> str:
-    most = max(finding.made)
-    return f"{most:.2%} of patches after block {finding.made.index(most) + 1}"
-
-
-def _range(blocks: list[int], depth: int) -> str:
-    if blocks[-1] == depth:
-        return f"from block {blocks[0]} of {depth} on"
-    return f"from block {blocks[0]} to block {blocks[-1]} of {depth}, but not at the end"
-
-
-def _list(words: list[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def scalars(norms: Tensor, rules: Rules) -> dict[str, float]:

@@ -8,7 +8,7 @@ ten on 10 % of train, then fitted on all of train. The paper does not say how it
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from regvit_lightning.analysis.logistic import Linear, softmax_regression
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
-from regvit_lightning.settings import check, check_at_least
+from regvit_lightning.settings import check, number
 
 WITHOUT_OUTLIER = {
     "skip": "images without an outlier are left out of train and test of the outlier row",
@@ -36,18 +36,16 @@ class TokenSettings:
         iterations: maximum number of solver iterations.
     """
 
-    draws: int = 5
+    draws: int = number("[1, 1e4]", 5)
     without_outlier: str = "skip"
-    exponents: list[float] = field(default_factory=lambda: [-6 + 11 * step / 44 for step in range(45)])
-    held_out: float = 0.1
-    iterations: int = 1000
+    exponents: list[float] = number("[-300, 300]", [-6 + 11 * step / 44 for step in range(45)])
+    held_out: float = number("(0, 1)", 0.1)
+    iterations: int = number("[1, 1e6]", 1000)
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "draws", "iterations")
         known = " or ".join(WITHOUT_OUTLIER)
         check(self.without_outlier in WITHOUT_OUTLIER, f"without_outlier={self.without_outlier}: expected {known}")
         check(len(self.exponents) > 0, "exponents: expected a list such as [-2,0,2]")
-        check(0 < self.held_out < 1, f"held_out={self.held_out}: must lie in (0, 1)")
 
 
 @dataclass(frozen=True)

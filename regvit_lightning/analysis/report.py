@@ -1,14 +1,14 @@
 """Results of the artifact report for one model, and their summary for the record."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from regvit_lightning.analysis import outliers
+from regvit_lightning.analysis import outliers, verdict
 from regvit_lightning.analysis.contents import Contents
 from regvit_lightning.analysis.controls import Effect
 from regvit_lightning.analysis.cost import Cost
@@ -16,6 +16,7 @@ from regvit_lightning.analysis.last_block import LastBlockPass
 from regvit_lightning.analysis.norms import Norms
 from regvit_lightning.analysis.outliers import Finding, Rules
 from regvit_lightning.analysis.positions import Neighbours, Placement
+from regvit_lightning.analysis.verdict import HighNorms
 
 STRIP = 200  # quantiles of the norms after the last block stored in a record, evenly over the ranks
 LEVELS = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)  # quantile levels of the norms after every block
@@ -31,6 +32,7 @@ class ArtifactReport:
         rule: name of the rule whose outliers are analysed in detail.
         norms: norms of all images.
         findings: findings by rule.
+        high: high norms after each block, on which the verdict rests.
         masks: (N, h, w) outliers by `rule` after the last block.
         placed, neighbours: positions of the outliers and similarity to their neighbours.
         shown: indices of the images in the pictures.
@@ -45,6 +47,7 @@ class ArtifactReport:
     rule: str
     norms: Norms
     findings: Mapping[str, Finding]
+    high: Sequence[HighNorms]
     masks: Tensor
     placed: Placement
     neighbours: Neighbours
@@ -56,8 +59,8 @@ class ArtifactReport:
 
     @property
     def verdict(self) -> str:
-        """One sentence: whether the model has artifacts, from which block on, and by which rules."""
-        return outliers.verdict(self.model, self.findings)
+        """Whether the model has artifacts, after which blocks, how large and how frequent: see `verdict.verdict`."""
+        return verdict.verdict(self.model, self.high, self.findings, self.rules, len(self.norms))
 
     @property
     def last(self) -> Tensor:
@@ -79,6 +82,8 @@ class ArtifactReport:
         plain: dict[str, Any] = _plain(
             {
                 "verdict": self.verdict,
+                "artifact_blocks": verdict.runs(self.high),
+                "high_norms_by_block": [asdict(one) for one in self.high],
                 "findings": {
                     name: {**asdict(finding), "first": finding.first} for name, finding in self.findings.items()
                 },

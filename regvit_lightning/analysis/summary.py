@@ -7,6 +7,7 @@ from torch import Tensor
 
 from regvit_lightning.analysis import norms as norm_measures
 from regvit_lightning.analysis import outliers
+from regvit_lightning.analysis import verdict as verdicts
 from regvit_lightning.analysis.norms import Norms
 from regvit_lightning.analysis.outliers import Finding, Rules
 from regvit_lightning.errors import UserError
@@ -21,7 +22,7 @@ class Artifacts:
         norms: of every kind of token after every block, before the final norm.
         outliers: boolean (N, h, w), patches above the rule's cutoff after the last block.
         findings: finding of each rule, by its name in `Rules.masks`.
-        verdict: one sentence: whether there are artifacts, from which block on, and by which rules.
+        verdict: whether there are artifacts, after which blocks, how large and how frequent: see `verdict.verdict`.
     """
 
     norms: Norms
@@ -43,7 +44,8 @@ def artifacts(
         device_batch: images per forward pass of the backbone.
 
     Raises:
-        UserError: no batch of images, an unknown rule, or an image size that the model does not accept.
+        UserError: no batch of images, an unknown rule, an image size that the model does not accept, or norms that
+            are not finite.
     """
     rules = rules or Rules()
     if images.dim() != 4 or not len(images):
@@ -53,4 +55,5 @@ def artifacts(
     norms = norm_measures.join([norm_measures.measure(backbone, part) for part in images.split(device_batch)])
     findings = outliers.find(norms, rules)
     masks = rules.masks(norms.raw[:, -1])[rule]
-    return Artifacts(norms, masks, findings, outliers.verdict(backbone.name, findings))
+    high = verdicts.high_norms(norms, rules)
+    return Artifacts(norms, masks, findings, verdicts.verdict(backbone.name, high, findings, rules, len(images)))

@@ -1,30 +1,29 @@
 """Images with masks of class indices: ADE20k's layout, and any other that a data YAML describes.
 
-mmsegmentation's data set class finds the files and its transforms augment them; this module defines the protocols'
-pipelines, the only conversion from mask values to class indices, and the errors for files that do not fit.
+`masks.py` finds the files and decodes the masks, and mmsegmentation's transforms augment them; this module defines the
+protocols' pipelines, and the only conversion from mask values to class indices.
 """
 
+import os
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from regvit_lightning.data import mmsegmentation
-from regvit_lightning.data.completeness import check_count, check_files, check_rendered
-from regvit_lightning.data.images import decoding_error
+from regvit_lightning.data.completeness import check_count, check_rendered
+from regvit_lightning.data.images import open_image
 from regvit_lightning.data.layout import IGNORED, DataError, DataSettings, Segmentation
+from regvit_lightning.data.masks import Pairs, Split, open_mask, pairs_of
 from regvit_lightning.data.mini.world import SEMANTIC_IDS
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import check
-
-if TYPE_CHECKING:
-    from mmseg.datasets import BaseSegDataset
 
 UNBOUNDED = 99_999_999  # the long side of a resized image, as in the published configs
 
@@ -69,6 +68,8 @@ def class_names(layout: Segmentation) -> list[str]:
     Raises:
         SettingsError: an unknown vocabulary, or one with another number of classes.
     """
+    if layout.class_names:
+        return list(layout.class_names)
     if not layout.vocabulary:
         return [f"class {number}" for number in range(layout.classes)]
     if layout.vocabulary == "rendered":
@@ -91,19 +92,11 @@ def class_names(layout: Segmentation) -> list[str]:
 
 
 class LoadImage:
-    """mmcv's image reader, with an unreadable file reported in one line."""
-
-    def __init__(self) -> None:
-        from mmcv.transforms import LoadImageFromFile
-
-        self.reader = LoadImageFromFile(imdecode_backend="pillow")  # stops at a truncated file, which OpenCV fills up
+    """Decodes an image as mmsegmentation's transforms expect it: BGR, uint8 (H, W, 3)."""
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
-        try:
-            read: dict[str, Any] = self.reader(results)
-        except Exception as error:  # mmcv passes on whatever its decoder raises
-            raise decoding_error(f"image {results['img_path']}", error) from None
-        return read
+        image = np.ascontiguousarray(np.asarray(open_image(results["img_path"]))[..., ::-1])
+        return {**results, "img": image, "img_shape": image.shape[:2], "ori_shape": image.shape[:2]}
 
 
 class LoadLabels:
@@ -113,18 +106,8 @@ class LoadLabels:
         self.layout = layout
 
     def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
-        import mmcv
-
         path = results["seg_map_path"]
-        try:
-            mask = mmcv.imread(path, flag="unchanged", backend="pillow")
-        except Exception as error:
-            raise decoding_error(f"mask {path}", error) from None
-        if mask.ndim != 2:
-            raise DataError(f"mask {path} has {mask.shape[2]} channels: expected one, with class numbers")
-        mask = mask.astype(np.uint8) if mask.dtype == bool else mask
-        if not np.issubdtype(mask.dtype, np.integer):
-            raise DataError(f"mask {path} holds {mask.dtype} numbers: expected whole class numbers")
+        mask = open_mask(path)
         if mask.shape != results["ori_shape"]:
             sizes = f"{mask.shape[1]} × {mask.shape[0]}", f"{results['ori_shape'][1]} × {results['ori_shape'][0]}"
             raise DataError(f"mask {path} is {sizes[0]} px, its image {results['img_path']} {sizes[1]}: not a pair")
@@ -168,7 +151,34 @@ def test_pipeline(layout: Segmentation, short_side: int, scales: Sequence[float]
 # ---------------------------------------------------------------------------------------------------- data sets
 
 
-def train_images(data: DataSettings, pipeline: Pipeline) -> "BaseSegDataset":
+class MaskedImages:
+    """Images with their masks, each passed through a pipeline of mmsegmentation's transforms.
+
+    Args:
+        pairs: paths of the images and their masks.
+        pipeline: the transforms; they take and give a dictionary.
+    """
+
+    def __init__(self, pairs: Pairs, pipeline: Pipeline) -> None:
+        self.paths = np.array([[os.fsencode(path) for path in pair] for pair in pairs])
+        self.pipeline = list(pipeline)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def get_data_info(self, index: int) -> dict[str, Any]:
+        """What the first transform takes: the paths of one image and its mask."""
+        image, mask = (os.fsdecode(bytes(path)) for path in self.paths[index])
+        return {"img_path": image, "seg_map_path": mask, "seg_fields": [], "sample_idx": index}
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = self.get_data_info(index)
+        for transform in self.pipeline:
+            sample = transform(sample)
+        return sample
+
+
+def train_images(data: DataSettings, pipeline: Pipeline) -> MaskedImages:
     """Training split of the segmentation data.
 
     Raises:
@@ -177,7 +187,7 @@ def train_images(data: DataSettings, pipeline: Pipeline) -> "BaseSegDataset":
     return _split(data, 0, pipeline)
 
 
-def test_images(data: DataSettings, pipeline: Pipeline) -> "BaseSegDataset":
+def test_images(data: DataSettings, pipeline: Pipeline) -> MaskedImages:
     """Test split of the segmentation data, which the data sets call validation.
 
     Raises:
@@ -186,46 +196,21 @@ def test_images(data: DataSettings, pipeline: Pipeline) -> "BaseSegDataset":
     return _split(data, 1, pipeline)
 
 
-def _split(data: DataSettings, number: int, pipeline: Pipeline) -> "BaseSegDataset":
-    mmsegmentation.prepare()
-    from mmseg.datasets import BaseSegDataset
-
+def _split(data: DataSettings, number: int, pipeline: Pipeline) -> MaskedImages:
     check_rendered(data)
     layout = data.segmentation
+    class_names(layout)  # refuses an unknown vocabulary before a run
     images, masks = Path(data.root, layout.images[number]), Path(data.root, layout.masks[number])
-    listed = Path(data.root, layout.lists[number]) if layout.lists else None
-    for folder in (images, masks):
-        if not folder.is_dir():
-            raise DataError(f"no folder {folder}: expected the images and masks of the segmentation data; {data.get}")
-    if listed is not None and not listed.is_file():
-        raise DataError(f"no list {listed}: expected a name a line; {data.get}")
-    dataset = BaseSegDataset(
-        ann_file=str(listed or ""),
-        data_prefix={"img_path": str(images), "seg_map_path": str(masks)},
-        img_suffix=layout.image_suffix,
-        seg_map_suffix=layout.mask_suffix,
-        metainfo={"classes": class_names(layout)},
-        pipeline=list(pipeline),
-        lazy_init=True,  # it cannot be filled with an empty list
-    )
-    _check_files(dataset, listed or images, listed is not None, data.get)
-    dataset.full_init()
-    check_count(data, "segmentation", number, len(dataset), f"{listed or images} has")
-    return dataset
-
-
-def _check_files(images: "BaseSegDataset", source: Path, listed: bool, get: str) -> None:
-    pairs = images.load_data_list()
-    if not pairs:
-        reason = "it is empty" if listed else f"no file ends in '{images.img_suffix}'"
-        raise DataError(f"{source} has no image left: {reason}; {get}")
-    check_files(source, [pair[key] for pair in pairs for key in ("img_path", "seg_map_path")], get)
+    names = Path(data.root, layout.lists[number]) if layout.lists else None
+    pairs = pairs_of(Split(images, masks, names, layout.image_suffix, layout.mask_suffix), data.get)
+    check_count(data, "segmentation", number, len(pairs), f"{names or images} has")
+    return MaskedImages(pairs, pipeline)
 
 
 class InOrder(Dataset[dict[str, Any]]):
-    """Samples of an mmsegmentation data set, picklable to a process that has not imported mmseg yet."""
+    """Samples of `MaskedImages`, picklable to a process that has not imported mmseg yet."""
 
-    def __init__(self, images: "BaseSegDataset") -> None:
+    def __init__(self, images: MaskedImages) -> None:
         self.images = images
 
     def __len__(self) -> int:
@@ -246,7 +231,7 @@ class InOrder(Dataset[dict[str, Any]]):
 class Augmented(InOrder):
     """Training samples indexed by (position in the run, index of the image), with random draws specific to each."""
 
-    def __init__(self, images: "BaseSegDataset", seed: int) -> None:
+    def __init__(self, images: MaskedImages, seed: int) -> None:
         super().__init__(images)
         self.seed = seed
 
@@ -263,7 +248,7 @@ class ADE20k(Streamed):
     for test, a list of those for each scale and flip.
     """
 
-    def __init__(self, loading: Loading, stream: Stream, train: "BaseSegDataset", test: "BaseSegDataset") -> None:
+    def __init__(self, loading: Loading, stream: Stream, train: MaskedImages, test: MaskedImages) -> None:
         from mmengine.dataset import pseudo_collate
 
         augmented, collate = Augmented(train, stream.seed), {"collate_train": pseudo_collate, "collate": pseudo_collate}

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.data.listing import Spellings
 from regvit_lightning.data.mini import writer as mini
+from regvit_lightning.errors import one_line
 
 
 def check_rendered(data: DataSettings) -> None:
@@ -43,19 +45,26 @@ def read_list(source: Path, expected: str, get: str) -> list[str]:
     """
     if not source.is_file():
         raise DataError(f"no list {source}: expected {expected} a line; {get}")
-    lines = [line.strip() for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = source.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{source}: not a list in UTF-8 ({one_line(error)}); convert it") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise DataError(f"{source} names no image; {get}")
     return lines
 
 
-def check_files(source: Path, files: Sequence[str], get: str) -> None:
-    """Check that the files named in `source` exist.
+def find_files(source: Path, files: Sequence[str], get: str) -> list[str]:
+    """Find the files named in `source`; a name may be spelt in another way than on disk, see `Spellings`.
 
     Raises:
         DataError: some are missing; gives their number and the first five names.
     """
-    missing = [file for file in files if not os.path.exists(file)]
+    spellings = Spellings()
+    there = [spellings.find(file) for file in files]
+    missing = [file for file in there if not os.path.isfile(file)]
     if missing:
         first = ", ".join(missing[:5])
         raise DataError(f"{source}: {len(missing):,} of {len(files):,} files are missing: {first}; {get}")
+    return there

@@ -31,8 +31,8 @@ def digests(data: DataSettings, section: str) -> dict[str, str]:
     """Digest of each split of a data set that is there.
 
     Takes one pass over the folders. The digest of more than `MANY` files is stored in the hidden folder `.index` beside
-    them and remains valid until a file is added, removed, renamed or replaced; a file that is overwritten in place is
-    noticed only in a smaller folder.
+    them, or in the user's cache where that cannot be written. It remains valid until a file is added, removed, renamed
+    or replaced; a file that is overwritten in place is noticed only in a smaller folder.
 
     Args:
         data: location and layout of the images.
@@ -168,7 +168,8 @@ def _folder(folder: Path, suffixes: Sequence[str]) -> str:
     """Digest of the files in a folder, from the stored one if it is still valid; empty if there are none."""
     suffix = _hash(" ".join(sorted(set(suffixes))).encode())
     beside = folder.absolute().parent / ".index" / f"{folder.name}-{suffix}.digest"
-    kept = kept_index.read(beside, ("folders", "times", "digest"))
+    stored = beside if os.access(folder.absolute().parent, os.W_OK) else kept_index.location(beside)
+    kept = kept_index.read(stored, ("folders", "times", "digest"))
     if kept is not None and _unchanged(folder, kept):
         return bytes(kept["digest"][0]).decode()
     begun, walk, digest = time.time_ns(), _Walk(tuple(suffixes)), hashlib.sha256()
@@ -177,7 +178,7 @@ def _folder(folder: Path, suffixes: Sequence[str]) -> str:
     shown = digest.hexdigest() if walk.files else ""
     if walk.files > MANY and begun - max(walk.times) > SETTLED:
         arrays = {"folders": walk.folders, "times": walk.times, "digest": [shown.encode()]}
-        kept_index.keep(beside, {name: np.array(values) for name, values in arrays.items()})
+        kept_index.keep(kept_index.location(beside), {name: np.array(values) for name, values in arrays.items()})
     return shown
 
 

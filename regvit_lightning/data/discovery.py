@@ -120,7 +120,9 @@ class BoxedImagesModule(Streamed):
         self.batches = batches(images.sizes, patch_size, loading.device_batch)
 
     def _ordered(self, images: Dataset[Any]) -> DataLoader[Any]:
-        return DataLoader(images, batch_sampler=self.batches, collate_fn=self._collate, **self._workers())
+        largest = self.batches[0] if self.batches else []
+        options = self._workers(images, largest[:1], len(largest), self._collate)
+        return DataLoader(images, batch_sampler=self.batches, collate_fn=self._collate, **options)
 
     def _collate(self, samples: Sequence[tuple[Tensor, int]]) -> dict[str, Tensor]:
         return pad_together(samples, self.patch_size)

@@ -22,6 +22,7 @@ from regvit_lightning.data import kept_index
 from regvit_lightning.data.completeness import check_count, check_rendered
 from regvit_lightning.data.images import EXTENSIONS, Transform, open_image, open_readable
 from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.data.listing import HIDDEN, NAMED_AS_IMAGE, LeftOut, composed, is_hidden, is_image, report, walk
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.runtime import seeds
@@ -86,15 +87,16 @@ class ImageFiles:
         return self.subset(kept.tolist()), self.subset(sorted(held))
 
 
-KEPT = ("classes", "paths", "labels", "folders", "times")  # arrays of a stored index
+KEPT = ("classes", "paths", "labels", "folders", "times", "left_out")  # arrays of a stored index
 SETTLED = 2_000_000_000  # nanoseconds: a more recently changed folder might change again with the same timestamp
 
 
 def index(folder: Path, get: str = "") -> ImageFiles:
-    """Index `folder/<class>/**/<image>`.
+    """Index `folder/<class>/**/<image>`; links are followed, and a `Notice` names what is left out.
 
-    The index is stored in the hidden folder `.index` beside `folder` and remains valid until a file or a folder is
-    added or removed. Of several concurrent processes, one lists the files and the others wait for it.
+    The index is stored in the hidden folder `.index` beside `folder`, or in the user's cache where that cannot be
+    written, see `kept_index.location`; it remains valid until a file or a folder is added or removed. Of several
+    concurrent processes, one lists the files and the others wait for it.
 
     Args:
         folder: one split, `train` or `val`.
@@ -106,15 +108,29 @@ def index(folder: Path, get: str = "") -> ImageFiles:
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: expected class folders of images{f'; {get}' if get else ''}")
     beside = folder.parent / ".index" / folder.name
-    with kept_index.in_turn(beside):
-        arrays = kept_index.read(beside, KEPT)
-        if arrays is None or not _as_listed(folder, arrays):
-            begun = time.time_ns()
-            arrays = _list(folder, f"; {get}" if get else "")
-            if begun - int(arrays["times"].max()) > SETTLED and kept_index.keep(beside, arrays):
-                arrays = kept_index.read(beside, KEPT) or arrays
+    arrays = _stored(folder, beside)
+    if arrays is None:
+        kept = kept_index.location(beside)
+        with kept_index.in_turn(kept):
+            arrays = _stored(folder, kept) or _indexed(folder, kept, f"; {get}" if get else "")
+    report(folder, str(arrays["left_out"]))
     classes = tuple(os.fsdecode(bytes(name)) for name in arrays["classes"])
     return ImageFiles(classes, arrays["paths"], arrays["labels"], str(folder))
+
+
+def _stored(folder: Path, kept: Path) -> kept_index.Arrays | None:
+    """The index stored in `kept`, if there is one that still holds."""
+    arrays = kept_index.read(kept, KEPT)
+    return arrays if arrays is not None and _as_listed(folder, arrays) else None
+
+
+def _indexed(folder: Path, kept: Path, advice: str) -> kept_index.Arrays:
+    """List the files of `folder`, and store the index in `kept` if no folder has changed a moment ago."""
+    begun = time.time_ns()
+    arrays = _list(folder, advice)
+    if begun - int(arrays["times"].max()) > SETTLED and kept_index.keep(kept, arrays):
+        return kept_index.read(kept, KEPT) or arrays
+    return arrays
 
 
 def _as_listed(folder: Path, kept: kept_index.Arrays) -> bool:
@@ -129,25 +145,51 @@ def _as_listed(folder: Path, kept: kept_index.Arrays) -> bool:
 def _list(folder: Path, advice: str) -> kept_index.Arrays:
     """Classes, images with their labels, and all folders with the time of their last change, relative to `folder`."""
     folders, paths, labels = [b""], list[bytes](), list[int]()
-    times = [folder.stat().st_mtime_ns]
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    times, left_out = [folder.stat().st_mtime_ns], LeftOut()
+    classes = class_folders(folder, left_out)
     if not classes:
         raise DataError(f"{folder} holds no class folder: expected {folder}/<class>/<image>{advice}")
-    for label, name in enumerate(classes):
+    for label, name in enumerate(classes.values()):
         images: list[bytes] = []
-        for inside, _, files in os.walk(folder / name):
-            below = os.path.relpath(inside, folder)
-            folders.append(os.fsencode(below))
-            times.append(os.stat(inside).st_mtime_ns)
-            named = [file for file in files if os.path.splitext(file)[1].lower() in EXTENSIONS]
-            images += [os.fsencode(os.path.join(below, file)) for file in named]
+        for inside in walk(folder, name, left_out):
+            folders.append(os.fsencode(inside.path))
+            times.append(inside.time)
+            images += [os.fsencode(os.path.join(inside.path, file)) for file in inside.images]
         if not images:
             raise DataError(f"class folder {folder / name} holds no image ({', '.join(EXTENSIONS)}){advice}")
         paths += sorted(images)
         labels += [label] * len(images)
     names = [os.fsencode(name) for name in classes]
     columns = {"classes": names, "paths": paths, "labels": labels, "folders": folders, "times": times}
-    return {name: np.array(values) for name, values in columns.items()}
+    return {name: np.array(values) for name, values in columns.items()} | {"left_out": np.array(str(left_out))}
+
+
+def class_folders(folder: Path, left_out: LeftOut | None = None) -> dict[str, str]:
+    """Class folders of a split, sorted: names of the folders by names of the classes, which are in composed form.
+
+    Args:
+        folder: one split.
+        left_out: counts the entries that are no class folders.
+
+    Raises:
+        DataError: two folders with one name in different Unicode forms.
+    """
+    left_out = left_out or LeftOut()
+    folders = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_hidden(entry.name):
+                left_out.add(HIDDEN, entry.name)
+            elif not entry.is_dir():
+                left_out.add("beside the class folders", entry.name)
+            elif is_image(entry.name):
+                left_out.add(NAMED_AS_IMAGE, entry.name)
+            else:
+                folders.append(entry.name)
+    classes = {composed(name): name for name in sorted(folders, key=composed)}
+    if len(classes) < len(folders):
+        raise DataError(f"{folder}: two class folders have the same name in different Unicode forms; join them")
+    return classes
 
 
 def train_files(data: DataSettings, images: str = "imagenet") -> ImageFiles:
@@ -168,8 +210,7 @@ def test_files(data: DataSettings) -> ImageFiles:
     files = _split(data, "imagenet", "val")
     train = Path(data.root, data.imagenet, "train")
     if train.is_dir():
-        classes = {entry.name for entry in train.iterdir() if entry.is_dir()}
-        odd = sorted(classes ^ set(files.classes))
+        odd = sorted(set(class_folders(train)) ^ set(files.classes))
         if odd:
             raise DataError(f"{train} and its val have different classes: {', '.join(odd[:5])} in only one of them")
     return files

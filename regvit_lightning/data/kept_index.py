@@ -1,11 +1,14 @@
 """Image indices cached on disk, so that millions of files are listed once and not by every process.
 
-An index is a hidden folder of arrays beside the images. They are memory-mapped: all processes share one copy.
+An index is a hidden folder of arrays beside the images, or in the user's cache where nothing can be written there. The
+arrays are memory-mapped: all processes share one copy.
 """
 
 import fcntl
+import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +18,29 @@ import numpy as np
 import numpy.typing as npt
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+
+def location(beside: Path) -> Path:
+    """Folder in which the index of `beside` can be stored.
+
+    That is `beside` itself; for read-only data a folder in the user's cache (`XDG_CACHE_HOME` or `~/.cache`), or else
+    in the machine's temporary folder. If none can be written, it is `beside`: every process then lists the files.
+    """
+    name = hashlib.sha256(os.fsencode(beside.absolute())).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "regvit-lightning"
+    temporary = Path(tempfile.gettempdir()) / f"regvit-lightning-{os.getuid()}"
+    folders = beside, cache / "index" / name, temporary / "index" / name
+    return next((folder for folder in folders if _writable(folder.parent)), beside)
+
+
+def _writable(folder: Path) -> bool:
+    """Whether this user can write into `folder`, which is created, and no other user owns it below a shared folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        own = folder.stat().st_uid == os.getuid() or not str(folder).startswith(tempfile.gettempdir())
+        return own and os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        return False
 
 
 def read(folder: Path, names: Sequence[str]) -> Arrays | None:

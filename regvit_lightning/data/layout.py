@@ -1,7 +1,8 @@
-"""Location and layout of a data set: a name from `configs/data/`, or the path of any folder in ImageNet's layout."""
+"""Location and layout of a data set: a name from `configs/data/`, a YAML file, or a folder in ImageNet's layout."""
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,7 @@ class Segmentation:
         image_suffix, mask_suffix: ends of the file names.
         vocabulary: source of the class names and colours: a data set of mmsegmentation (`ade`, `voc`,
             `cityscapes`), `rendered`, or empty for numbers.
+        class_names: names of the classes of one's own set, in the order of the class indices; instead of `vocabulary`.
         classes: number of classes, without the unlabelled and the ignored.
         zero_is_unlabelled: mask value 0 means no label, and value n + 1 means class n.
         ignored: mask value that is neither trained on nor scored.
@@ -40,15 +42,25 @@ class Segmentation:
     image_suffix: str = ".jpg"
     mask_suffix: str = ".png"
     vocabulary: str = "ade"
-    classes: int = 150
+    class_names: list[str] = field(default_factory=list)
+    classes: int = settings.number("[2, 254]", 150)
     zero_is_unlabelled: bool = True
-    ignored: int = 255
+    ignored: int = settings.number("[0, 65535]", 255)
 
     def __post_init__(self) -> None:
         for name, folders in (("images", self.images), ("masks", self.masks)):
             settings.check(len(folders) == 2, f"segmentation.{name}: expected [train, test], got {folders}")
         settings.check(len(self.lists) in (0, 2), f"segmentation.lists: expected [train, test], got {self.lists}")
-        settings.check(2 <= self.classes <= 254, f"segmentation.classes={self.classes}: must lie in 2..254")
+        if self.class_names:
+            self._check_names()
+
+    def _check_names(self) -> None:
+        given, different = len(self.class_names), len(set(self.class_names))
+        expected = f"segmentation.class_names: {given} names, {different} of them different"
+        settings.check(
+            given == different == self.classes, f"{expected}: expected classes={self.classes} different ones"
+        )
+        self.vocabulary = ""
 
 
 @dataclass
@@ -60,12 +72,15 @@ class Depth:
         folders: folders below root that are the base of the paths in the lists.
         mat: the official `nyu_depth_v2_labeled.mat` below root, instead of the lists; empty takes the lists.
         splits: the official `splits.mat` below root, for `mat`.
+        units_per_metre: what the depth maps of the lists store per metre: 1000 for millimetres, 100 for centimetres,
+            5000 for TUM RGB-D, 256 for KITTI. 0 takes millimetres and refuses maps in which they are not plausible.
     """
 
     lists: list[str] = field(default_factory=lambda: ["nyu/nyu_train.txt", "nyu/nyu_test.txt"])
     folders: list[str] = field(default_factory=lambda: ["nyu/sync", "nyu/official_splits/test"])
     mat: str = ""
     splits: str = ""
+    units_per_metre: float = settings.number("[0, 1e9]", 0.0)
 
     def __post_init__(self) -> None:
         for name, pair in (("lists", self.lists), ("folders", self.folders)):
@@ -121,9 +136,11 @@ class BoxedSet:
         return self.paths() + ([self.image_suffix] if self.image_suffix != ".jpg" else [])
 
 
+SUFFIXES = (".yaml", ".yml")  # of a file like those of configs/data that is given by its path
 VOC_NAMES = "ImageSets/Main/trainval.txt"
 ALL = "all"  # instead of a file of names
 PUBLISHED = "full"  # the file of configs/data whose sets with boxes are available in any data
+OPTIONAL = ("class_names", "units_per_metre")  # recorded only where they are given, as earlier records lack them
 NOT_SETS = ("imagenet", "imagenet22k", "segmentation", "depth", "pairs")  # other keys of `counts`
 
 
@@ -161,7 +178,7 @@ class DataSettings:
     discovery: dict[str, BoxedSet] = field(default_factory=dict)
     trained_on: str = ""
     rendered: bool = False
-    counts: dict[str, list[int]] = field(default_factory=dict)
+    counts: dict[str, list[int]] = settings.number("[0, 1e12]", {})
     get: str = ""
 
     def __post_init__(self) -> None:
@@ -186,7 +203,7 @@ class DataSettings:
         if name == "imagenet":
             return {"imagenet": self.imagenet}
         if name in ("segmentation", "depth"):
-            return asdict(getattr(self, name))
+            return {key: value for key, value in asdict(getattr(self, name)).items() if value or key not in OPTIONAL}
         together = published_sets() if name in published_sets() else [name]
         return {one: self.boxed_set(one).recorded() for one in together}
 
@@ -214,29 +231,28 @@ class DataSettings:
 @cache
 def published_sets() -> dict[str, BoxedSet]:
     """Sets with boxes listed in `configs/data/full.yaml`."""
-    listed = [layer for layer in settings.layers("data", PUBLISHED) if "discovery" in layer.values]
-    sets = {name: Layer(layer.origin, facts) for layer in listed for name, facts in layer.values["discovery"].items()}
+    sets = {
+        name: Layer(layer.origin, facts, layer.file)
+        for layer in settings.layers("data", PUBLISHED)
+        for name, facts in layer.values.get("discovery", {}).items()
+    }
     return {name: settings.build(BoxedSet, [layer]) for name, layer in sets.items()}
 
 
 def resolve(data: str, root_needed: bool = True) -> DataSettings:
-    """Resolve a name of `configs/data/`, or the path of a folder in ImageNet's layout, to data settings.
+    """Resolve a name of `configs/data/`, a YAML file like those, or a folder in ImageNet's layout to data settings.
 
     Args:
-        data: name of a file of `configs/data/`, or a folder.
+        data: name of a file of `configs/data/`; path of such a file (`.yaml`) anywhere, whose `base`, if any, is a name
+            of `configs/data/` and whose `name` is its own file's if it gives none; or path of a folder.
         root_needed: images will be read; otherwise a data set without a given root gets the root `DATA_ROOT`.
 
     Raises:
-        SettingsError: neither a name of `configs/data/` nor a folder, or `DATA_ROOT` is needed and not set.
+        SettingsError: none of these, or `DATA_ROOT` is needed and not set.
     """
-    if data in settings.names("data"):
-        files = settings.find("data", data)
-        try:
-            return settings.build(DataSettings, files, environment=True)
-        except SettingsError:
-            if root_needed:
-                raise
-            return settings.build(DataSettings, files, ["root=DATA_ROOT"])
+    files = layers(data)
+    if files:
+        return _from_files(files, root_needed)
     folder = Path(data)
     if not folder.is_dir():
         hint = settings.nearest(data, settings.names("data"))
@@ -248,3 +264,28 @@ def resolve(data: str, root_needed: bool = True) -> DataSettings:
     )
     name, pairs = folder.resolve().name, "pairs/*.tar"
     return DataSettings(name=name, root=data, imagenet=".", imagenet22k=".", pairs=pairs, get=get)
+
+
+def layers(data: str) -> list[Layer]:
+    """The layers of a name of `configs/data/`, or of a YAML file of data given by its path; none for anything else.
+
+    Raises:
+        SettingsError: a file that is missing or unreadable, or whose `base` does not exist.
+    """
+    if data in settings.names("data"):
+        return settings.layers("data", data)
+    if not data.endswith(SUFFIXES):
+        return []
+    file = Path(data)
+    values = settings.read_texts(file)
+    base = settings.layers("data", str(values["base"])) if "base" in values else []
+    return [*base, Layer(f"the name of {file}", {"name": file.stem}), Layer(str(file), values, file)]
+
+
+def _from_files(files: Sequence[Layer], root_needed: bool) -> DataSettings:
+    try:
+        return settings.build(DataSettings, files, environment=("root",))
+    except SettingsError:
+        if root_needed:
+            raise
+        return settings.build(DataSettings, files, ["root=DATA_ROOT"])

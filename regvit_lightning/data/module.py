@@ -1,14 +1,17 @@
 """LightningDataModule shared by all data sets: training batches drawn by a `Stream`, and ordered passes."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from regvit_lightning.data.stream import Stream, StreamSampler
-from regvit_lightning.runtime.interruption import leave_to_main_process
+from regvit_lightning.data.workers import worker_options
 from regvit_lightning.settings import check
 
 Collate = Callable[[list[Any]], Any]
@@ -19,14 +22,52 @@ class Loading:
     """Settings for loading images.
 
     Attributes:
-        workers: processes that decode images on each device; 0 decodes in the main process.
+        workers: processes that decode images on each device, fewer where processors or shared memory are few, see
+            `worker_options`; 0 decodes in the main process.
         device_batch: maximum training images per device and forward pass; a larger share of a step is split.
         test_batch: images per batch of an ordered pass; None takes `device_batch`.
+        decoded_batch: maximum training images that a worker decodes at a time: a larger micro-batch waits in shared
+            memory in such parts. None takes `device_batch`.
     """
 
     workers: int
     device_batch: int
     test_batch: int | None = None
+    decoded_batch: int | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A micro-batch as it comes from the workers: batches of at most `Loading.decoded_batch` images, in order."""
+
+    batches: list[Any]
+
+
+class InParts:
+    """Loader of micro-batches, each a `Parts` of several consecutive batches of another loader.
+
+    Args:
+        loader: yields the batches.
+        parts: batches in each micro-batch.
+    """
+
+    def __init__(self, loader: DataLoader[Any], parts: int) -> None:
+        self.loader, self.parts = loader, parts
+
+    def __len__(self) -> int:
+        return len(self.loader) // self.parts
+
+    def __iter__(self) -> Iterator[Parts]:
+        batches = iter(self.loader)
+        for first in batches:
+            yield Parts([first, *(next(batches) for _ in range(self.parts - 1))])
+
+
+def joined(batches: list[Any]) -> Any:
+    """Concatenate batches of tensors (B, …), or of such tensors by name, along the first axis."""
+    if isinstance(batches[0], Tensor):
+        return torch.cat(batches)
+    return {name: joined([batch[name] for batch in batches]) for name in batches[0]}
 
 
 class Streamed(LightningDataModule):
@@ -55,14 +96,28 @@ class Streamed(LightningDataModule):
         self.validation, self.test = validation, test
         self.collate_train, self.collate = collate_train, collate
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Training loader from the step that the run has reached, in batches for one device."""
+    def train_dataloader(self) -> "DataLoader[Any] | InParts":
+        """Training loader from the step that the run has reached, in micro-batches for one device."""
         assert self.stream is not None and self.train is not None, "built without a training stream"  # noqa: PT018
         assert self.trainer is not None, "the stream starts at the step that the trainer has reached"
         trainer, world = self.trainer, self.trainer.world_size
         pieces = accumulation(self.stream.batch_size, world, self.loading.device_batch)
-        sampler = StreamSampler(self.stream, pieces, trainer.global_rank, world, trainer.global_step)
-        return DataLoader(self.train, batch_sampler=sampler, collate_fn=self.collate_train, **self._workers())
+        share = self.stream.batch_size // (pieces * world)
+        decoded = min(share, self.loading.decoded_batch or share)
+        position = pieces, trainer.global_rank, world, trainer.global_step
+        sampler = StreamSampler(self.stream, *position, decoded)
+        first = next(iter(sampler), [])[:1]
+        options = self._workers(self.train, first, decoded, self.collate_train)
+        loader = DataLoader(self.train, batch_sampler=sampler, collate_fn=self.collate_train, **options)
+        return loader if decoded == share else InParts(loader, math.ceil(share / decoded))
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch to the device, where the parts of one that was read in parts are joined."""
+        if not isinstance(batch, Parts):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return joined(
+            [super(Streamed, self).transfer_batch_to_device(part, device, dataloader_idx) for part in batch.batches]
+        )
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """One ordered loader for each validation pass."""
@@ -74,11 +129,18 @@ class Streamed(LightningDataModule):
 
     def _ordered(self, images: Dataset[Any]) -> DataLoader[Any]:
         size = self.loading.test_batch or self.loading.device_batch
-        return DataLoader(images, batch_size=size, collate_fn=self.collate, **self._workers())
+        options = self._workers(images, range(len(cast(Sized, images)))[:1], size, self.collate)
+        return DataLoader(images, batch_size=size, collate_fn=self.collate, **options)
 
-    def _workers(self) -> dict[str, Any]:
-        pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return {"num_workers": self.loading.workers, "pin_memory": pinned, "worker_init_fn": leave_to_main_process}
+    def _workers(
+        self, images: Dataset[Any], first: Sequence[Any], batch: int, collate: Collate | None
+    ) -> dict[str, Any]:
+        """Options of a DataLoader for its workers, by the size of the first sample."""
+
+        def sample() -> Any:
+            return (collate or default_collate)([images[index] for index in first]) if first else ()
+
+        return worker_options(self.loading.workers, sample, batch, self.trainer)
 
 
 def accumulation(batch_size: int, world: int, device_batch: int) -> int:

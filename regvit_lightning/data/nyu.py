@@ -20,8 +20,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from regvit_lightning.data.completeness import check_count, check_files, check_rendered
-from regvit_lightning.data.images import UNDECODABLE, decoding_error, open_image
+from regvit_lightning.data.completeness import check_count, check_rendered, find_files
+from regvit_lightning.data.headers import Header, check_ratio, check_size, header, report_rotations
+from regvit_lightning.data.images import decode, open_image
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
@@ -32,7 +33,10 @@ FRAME = (480, 640)  # rows and columns of an NYU image, the size that the two cr
 BORDER_CROP = (slice(45, 472), slice(43, 608))  # training: without the white frame of the rectified images
 EIGEN_CROP = (slice(45, 471), slice(41, 601))  # scoring (Eigen et al. 2014, arXiv 1406.2283)
 INSIDE_FRAME = (slice(7, 474), slice(7, 632))  # for the .mat: BTS blackens the pixels outside when it writes the images
-MILLIMETRES = 1000  # per metre
+MILLIMETRES = 1000.0  # per metre
+NOT_MEASURED = 65535  # in a 16-bit map, besides 0
+USUAL_DEPTH = (1.0, 10.5)  # metres: 95th percentile of indoor depth maps; the cameras of that kind reach 10 m
+CHECKED_MAPS = 5  # maps in which a unit that is not stated is checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,34 +72,69 @@ class DepthPairs(Protocol):
 
 
 class ListedPairs:
-    """Depth pairs from a list in BTS's format, lines `image depth focal`; depth is a 16-bit PNG in millimetres.
+    """Depth pairs from a list in BTS's format, lines `image depth focal`; depth is a 16-bit PNG.
 
     Args:
         source: path of the list.
         folder: base folder of the paths in the list, which may begin with a `/`.
         get: how to get the data; appended to the error message.
+        units_per_metre: unit of the depth maps; 0 assumes millimetres and checks that they are plausible.
 
     Raises:
-        DataError: no such list, a malformed line, or missing files.
+        DataError: no such list, a malformed line, or missing files; an image and a depth map of different sizes; depths
+            that are not plausible as millimetres.
     """
 
-    def __init__(self, source: Path, folder: Path, get: str = "") -> None:
-        self.files = np.array(_read_list(source, folder, get), dtype=np.str_).reshape(-1, 2)
-        check_files(source, self.files.flatten().tolist(), get)
+    def __init__(self, source: Path, folder: Path, get: str = "", units_per_metre: float = 0) -> None:
+        named = [file for pair in _read_list(source, folder, get) for file in pair]
+        self.files = np.array(find_files(source, named, get), dtype=np.str_).reshape(-1, 2)
+        self.units_per_metre = units_per_metre or MILLIMETRES
+        report_rotations(source, [_check_headers(*pair) for pair in self.files.tolist()])
+        if not units_per_metre and len(self):
+            self._check_millimetres(source)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> DepthPair:
         image, depth = self.files[index].tolist()
-        return _checked(DepthPair(np.asarray(open_image(image)), open_depth(depth), depth))
+        return _checked(DepthPair(np.asarray(open_image(image)), open_depth(depth, self.units_per_metre), depth))
+
+    def _check_millimetres(self, source: Path) -> None:
+        places = np.linspace(0, len(self) - 1, min(CHECKED_MAPS, len(self))).astype(int)
+        maps = [open_depth(depth) for depth in self.files[places, 1].tolist()]
+        measured = np.concatenate([depth[depth > 0] for depth in maps])
+        far = float(np.quantile(measured, 0.95)) if measured.size else USUAL_DEPTH[0]
+        if not USUAL_DEPTH[0] <= far <= USUAL_DEPTH[1]:
+            raise DataError(
+                f"{source}: 95 % of its depths lie below {far:.3g} m if they are in millimetres, which is not usual; "
+                "state the unit: depth.units_per_metre (1000 millimetres, 100 centimetres, 5000 TUM RGB-D, 256 KITTI)"
+            )
+
+
+def _check_headers(image: str, depth: str) -> Header:
+    """Check a pair without decoding it: the kind of the depth map, and the sizes of both."""
+    facts = header(image)
+    check_ratio(facts)
+    check_size(facts, f"depth {depth}", decode(depth, f"depth {depth}", lambda opened: _checked_kind(opened, depth)))
+    return facts
+
+
+def _checked_kind(image: Image.Image, path: str) -> tuple[int, int]:
+    """Size of an opened depth map, after checking that it is one."""
+    if not image.mode.startswith("I"):  # Pillow's modes of wide integers: I, I;16
+        kind = "8-bit" if image.mode in ("L", "P", "RGB") else "not 16-bit"
+        raise DataError(f"depth {path} is {kind} ({image.mode}): expected a 16-bit PNG in millimetres; convert it")
+    return image.size
 
 
 def _read_list(source: Path, folder: Path, get: str) -> list[list[str]]:
     if not source.is_file():
         raise DataError(f"no list {source}: expected lines 'image depth focal'; {get}")
     files = []
-    for number, line in enumerate(source.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), start=1):
+    for number, line in enumerate(
+        source.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines(), start=1
+    ):
         words = line.split()
         if len(words) == 3:
             files.append([str(folder / word.lstrip("/")) for word in words[:2]])
@@ -104,22 +143,23 @@ def _read_list(source: Path, folder: Path, get: str) -> list[list[str]]:
     return files
 
 
-def open_depth(path: str) -> npt.NDArray[np.float32]:
-    """Decode a depth map, (H, W) in metres.
+def open_depth(path: str, units_per_metre: float = MILLIMETRES) -> npt.NDArray[np.float32]:
+    """Decode a depth map, (H, W) in metres; 0 where 0 or 65535 is stored: not measured.
 
     Raises:
         DataError: the file cannot be read, is truncated, or does not contain 16-bit integers.
     """
-    try:
-        with Image.open(path) as image:
-            mode, depth = image.mode, np.asarray(image)
-    except UNDECODABLE as error:
-        raise decoding_error(f"depth {path}", error) from None
-    # Pillow's modes of wide integers: I, I;16
-    if not mode.startswith("I") or depth.max(initial=0) > 65535 or depth.min(initial=0) < 0:
-        kind = "8-bit" if depth.dtype == np.uint8 else "not 16-bit"
-        raise DataError(f"depth {path} is {kind} ({mode}): expected a 16-bit PNG in millimetres; convert it")
-    return np.divide(depth, MILLIMETRES, dtype=np.float32)
+    depth = decode(path, f"depth {path}", lambda image: _stored(image, path))
+    depth = np.where(depth == NOT_MEASURED, 0, depth)
+    return np.divide(depth, units_per_metre, dtype=np.float32)
+
+
+def _stored(image: Image.Image, path: str) -> npt.NDArray[Any]:
+    _checked_kind(image, path)
+    depth = np.asarray(image)
+    if depth.max(initial=0) > NOT_MEASURED or depth.min(initial=0) < 0:
+        raise DataError(f"depth {path} is not 16-bit ({image.mode}): expected a 16-bit PNG in millimetres; convert it")
+    return depth
 
 
 class MatPairs:
@@ -143,6 +183,7 @@ class MatPairs:
         # Opened for each pair: a handle must not be shared by the worker processes.
         with _reading(self.file), h5py.File(self.file, "r") as mat:
             colours, depth = mat["images"][number - 1].T, mat["rawDepths"][number - 1].T
+            depth = np.where(np.isfinite(depth), depth, 0)  # not measured
         image = np.zeros_like(colours, order="C")
         image[INSIDE_FRAME] = colours[INSIDE_FRAME]
         return _checked(DepthPair(image, np.ascontiguousarray(depth, np.float32), f"{self.file}, image {number}"))
@@ -155,14 +196,20 @@ def _read_splits(file: Path, splits: Path, key: str) -> npt.NDArray[np.int64]:
         if absent:
             raise DataError(f"{file} has no array {', '.join(absent)}: expected nyu_depth_v2_labeled.mat")
         images, depths = mat["images"].shape, mat["rawDepths"].shape
-    count, size = images[0], FRAME[::-1]
+        kinds = mat["images"].dtype, mat["rawDepths"].dtype
+    if kinds[0] != np.uint8 or kinds[1].kind != "f":
+        raise DataError(f"{file}: images {kinds[0]} and rawDepths {kinds[1]}: expected uint8 and float32")
+    count, size = images[0] if images else 0, FRAME[::-1]
     if images != (count, 3, *size) or depths != (count, *size):
         raise DataError(f"{file}: images {images} and rawDepths {depths}: expected (N, 3, 640, 480) and (N, 640, 480)")
     with _reading(splits):
         splits_content = scipy.io.loadmat(splits)
     if key not in splits_content:
         raise DataError(f"{splits} has no array {key}: expected the official splits.mat")
-    numbers = splits_content[key].flatten().astype(np.int64)
+    numbers = np.asarray(splits_content[key]).flatten()
+    if numbers.dtype.kind not in "iuf" or not (numbers == np.trunc(numbers)).all() or not np.isfinite(numbers).all():
+        raise DataError(f"{splits}: {key} holds {numbers.dtype} values that are no image numbers")
+    numbers = numbers.astype(np.int64)
     if numbers.size and not 1 <= numbers.min() <= numbers.max() <= count:
         raise DataError(f"{splits}: {key} names images {numbers.min()} to {numbers.max()}, but {file} has {count}")
     return numbers
@@ -213,11 +260,16 @@ def _split(data: DataSettings, number: int) -> DepthPairs:
     check_rendered(data)
     layout, root = data.depth, Path(data.root)
     source = root / (layout.splits or layout.lists[number])
-    pairs = _official(data, number) if layout.mat else ListedPairs(source, root / layout.folders[number], data.get)
+    pairs = _official(data, number) if layout.mat else _listed(data, number)
     if len(pairs) == 0:
         raise DataError(f"{source} names no {('train', 'test')[number]} image; {data.get}")
     check_count(data, "depth", number, len(pairs), f"{source} has")
     return pairs
+
+
+def _listed(data: DataSettings, number: int) -> DepthPairs:
+    layout, root = data.depth, Path(data.root)
+    return ListedPairs(root / layout.lists[number], root / layout.folders[number], data.get, layout.units_per_metre)
 
 
 def _official(data: DataSettings, number: int) -> DepthPairs:

@@ -64,21 +64,33 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         accumulate: micro-batches per step.
         rank, world: this device and the number of devices; batch_size must be a multiple of accumulate * world.
         start: first step (of a resumed run).
+        most: maximum images of a batch; a larger micro-batch comes as several batches, of which the last may be
+            smaller. None leaves micro-batches whole.
     """
 
-    def __init__(self, stream: Stream, accumulate: int = 1, rank: int = 0, world: int = 1, start: int = 0) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        accumulate: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+        most: int | None = None,
+    ) -> None:
         parts = accumulate * world
         check(stream.batch_size % parts == 0, f"batch size {stream.batch_size} does not divide into {parts} parts")
         self.stream, self.accumulate, self.rank, self.world, self.start = stream, accumulate, rank, world, start
+        self.share = stream.batch_size // parts
+        self.most = most or self.share
 
     def __len__(self) -> int:
-        """Micro-batches of the whole run, including those before `start`: Lightning counts from the beginning."""
-        return self.stream.steps * self.accumulate
+        """Batches of the whole run, including those before `start`: Lightning counts from the beginning."""
+        return self.stream.steps * self.accumulate * len(range(0, self.share, self.most))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in range(self.start, self.stream.steps):
             first = step * self.stream.batch_size
             draws = list(enumerate(self.stream.indices(step).tolist(), start=first))
-            share = len(draws) // (self.accumulate * self.world)
             for part in range(self.rank, self.accumulate * self.world, self.world):
-                yield draws[part * share : (part + 1) * share]
+                micro_batch = draws[part * self.share : (part + 1) * self.share]
+                yield from (micro_batch[begin : begin + self.most] for begin in range(0, self.share, self.most))

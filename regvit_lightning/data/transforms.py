@@ -12,6 +12,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
+from regvit_lightning.data.headers import MOST_ELONGATED
 from regvit_lightning.settings import check
 
 BICUBIC = InterpolationMode.BICUBIC
@@ -22,9 +23,22 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (images.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
 
 
+def not_elongated(image: Image.Image) -> Image.Image:
+    """The middle of an image that is very much longer than wide; any other image is returned as it is.
+
+    Resized by its short side, an image of 20,000 × 2 pixels would take gigabytes, of which a crop keeps the middle.
+    """
+    longest = MOST_ELONGATED * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    left, top = ((side - min(side, longest)) // 2 for side in image.size)
+    return image.crop((left, top, left + min(image.width, longest), top + min(image.height, longest)))
+
+
 def centre_crop(resize: int, crop: int) -> v2.Compose:
     """Resize the short side to `resize` pixels (bicubic), then crop the centre: DINOv2's and DeiT's evaluation view."""
-    return v2.Compose([v2.Resize(resize, BICUBIC, antialias=True), v2.CenterCrop(crop), v2.PILToTensor()])
+    resized = v2.Resize(resize, BICUBIC, antialias=True)
+    return v2.Compose([not_elongated, resized, v2.CenterCrop(crop), v2.PILToTensor()])
 
 
 def random_resized_crop(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> v2.Compose:
@@ -58,7 +72,8 @@ def three_augment(size: int, crop: str, colour_jitter: float) -> Callable[[Image
         SettingsError: unknown crop.
     """
     check(crop in ("simple", "resized"), f"crop={crop}: expected simple or resized")
-    simple = [v2.Resize(size, BICUBIC, antialias=True), v2.RandomCrop(size, padding=4, padding_mode="reflect")]
+    padded = v2.RandomCrop(size, padding=4, padding_mode="reflect")
+    simple = [not_elongated, v2.Resize(size, BICUBIC, antialias=True), padded]
     resized = [v2.RandomResizedCrop(size, scale=(0.08, 1.0), interpolation=BICUBIC, antialias=True)]
     three = [v2.Grayscale(3), v2.RandomSolarize(128, p=1.0), RadiusBlur()]
     return v2.Compose(

@@ -64,6 +64,7 @@ class Outcome:
         picture: figure of examples, if the task provides one.
         scores: per-image scores in the order of the data, by metric of `METRICS`: (N,) whose mean is the metric,
             or (N, …) where `scores.STATISTICS` defines the metric from their mean. NaN for an excluded image.
+        remarks: sentences that a user must read with the metrics, such as a warning with its remedy.
     """
 
     metrics: dict[str, float]
@@ -74,6 +75,7 @@ class Outcome:
     floors: dict[str, dict[str, float]] = field(default_factory=dict)
     picture: "Figure | None" = None
     scores: dict[str, Tensor] = field(default_factory=dict, compare=False)  # == on tensors is elementwise
+    remarks: Sequence[str] = ()
 
 
 class Task(Protocol):

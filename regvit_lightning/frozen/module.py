@@ -19,7 +19,7 @@ class Frozen(nn.Module):
 
     Args:
         backbone: backbone, left unchanged.
-        precision: bf16-mixed or 32-true.
+        precision: bf16-mixed, 16-mixed or 32-true.
     """
 
     def __init__(self, backbone: Backbone, precision: str) -> None:

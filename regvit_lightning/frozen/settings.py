@@ -1,11 +1,12 @@
 """Settings shared by the frozen evaluations."""
 
+import math
 from dataclasses import dataclass
 
 from regvit_lightning.data.images import Transform
 from regvit_lightning.data.transforms import centre_crop
 from regvit_lightning.runtime import hardware
-from regvit_lightning.settings import MISSING, check, check_at_least
+from regvit_lightning.settings import MISSING, check, number
 
 
 @dataclass
@@ -15,18 +16,19 @@ class TaskSettings:
     Attributes:
         module: file of `regvit_lightning/tasks/` with the task's `SETTINGS` and `run`.
         version: version of the protocol; raised whenever a change to the code or the YAML changes numbers.
-        precision: of the frozen features: bf16-mixed or 32-true; auto takes bf16-mixed where the hardware supports it.
+        precision: of the frozen features: bf16-mixed, 16-mixed or 32-true; auto takes bf16-mixed where the hardware
+            supports it, and 32-true elsewhere.
         workers: data loading processes per device.
         device_batch: images per forward pass of the backbone on one device.
         untrained_size: side in pixels of the images for which untrained backbones are built.
     """
 
     module: str = MISSING
-    version: int = MISSING
+    version: int = number("[1, 1e4]")
     precision: str = MISSING
-    workers: int = MISSING
-    device_batch: int = MISSING
-    untrained_size: int = MISSING
+    workers: int = number("[0, 256]")
+    device_batch: int = number("[1, 1e5]")
+    untrained_size: int = number("[1, 1e4]")
 
     @property
     def boxed_set(self) -> str:
@@ -35,8 +37,6 @@ class TaskSettings:
 
     def __post_init__(self) -> None:
         self.precision = hardware.precision(self.precision)
-        check_at_least(self, 1, "untrained_size", "device_batch")
-        check_at_least(self, 0, "workers")
 
 
 @dataclass
@@ -48,12 +48,11 @@ class ViewSettings(TaskSettings):
         crop: side of that crop in pixels.
     """
 
-    resize: int = MISSING
-    crop: int = MISSING
+    resize: int = number("[1, 1e4]")
+    crop: int = number("[1, 1e4]")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "crop")
         check(self.resize >= self.crop, f"resize={self.resize}: must be at least crop={self.crop}")
 
     def view(self) -> Transform:
@@ -73,8 +72,23 @@ class ClassificationSettings(ViewSettings):
         held_out: share of the train images held out for that selection.
     """
 
-    held_out: float = MISSING
+    held_out: float = number("(0, 1)")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(0 < self.held_out < 1, f"held_out={self.held_out}: must lie in (0, 1)")
+    def chosen_on(self, images: int) -> str:
+        """What a choice was made on, for the record: the share of train, and how well `images` images measure."""
+        return f"{self.held_out:.0%} of train, held out: {images:,} images, ±{uncertainty(images):.1f} points"
+
+    def caveat(self, candidates: str, images: int) -> str:
+        """Warning for the record where `images` images cannot tell the `candidates` apart; empty where they can."""
+        if uncertainty(images) <= TELLING:
+            return ""
+        known = f"where an accuracy is known to ±{uncertainty(images):.1f} points only"
+        return f"one of {candidates} is chosen on {images:,} held-out images, {known}"
+
+
+TELLING = 1.0  # points: a choice between accuracies that are known less well than this is named as uncertain
+
+
+def uncertainty(images: int) -> float:
+    """Half the width in points of the 95 % interval of an accuracy of 50 % on so many images (normal approximation)."""
+    return 98.0 / math.sqrt(images)

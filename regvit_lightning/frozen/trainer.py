@@ -10,10 +10,9 @@ from lightning.pytorch.callbacks import Callback
 from safetensors.torch import save_file
 
 from regvit_lightning.data.module import Streamed, accumulation
-from regvit_lightning.errors import UserError
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.frozen.module import FrozenModule
-from regvit_lightning.runtime import atomic, hardware, loggers, slurm
+from regvit_lightning.runtime import atomic, hardware, loggers, slurm, together
 from regvit_lightning.runtime.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint
 from regvit_lightning.runtime.interruption import Signals
 
@@ -40,12 +39,14 @@ def fit(module: FrozenModule, images: Streamed, steps: int, how: RunOptions, **m
         more: further arguments of Lightning's Trainer.
 
     Raises:
-        UserError: the folder is not writable, or the loss is not finite.
+        UserError: too few devices, a folder that is not writable, a checkpoint that cannot be restored, or a loss that
+            is not finite.
         Stopped: a signal requested a stop; a checkpoint was written.
     """
     assert images.stream is not None, "the batches come from a stream"
-    signals = Signals()
-    callbacks = [*how.callbacks, FiniteLoss(LOG_EVERY)]
+    hardware.check_devices(how.devices)
+    signals, began = Signals(), together.Began()
+    callbacks = [began, *how.callbacks, FiniteLoss(LOG_EVERY)]
     if how.folder is not None:
         callbacks.append(LastCheckpoint(how.folder / LAST, CHECKPOINT_EVERY, signals))
     runner = Trainer(
@@ -61,14 +62,12 @@ def fit(module: FrozenModule, images: Streamed, steps: int, how: RunOptions, **m
         **more,
     )
     last = how.folder / LAST if how.folder is not None and (how.folder / LAST).exists() else None
-    try:
-        with signals if how.folder is not None else nullcontext():  # without a folder there is no checkpoint to resume
-            runner.fit(module, images, ckpt_path=last, weights_only=True)
-    except RuntimeError as error:  # from torch.distributed, when another process stopped and gave the reason
-        if how.devices == 1 or not any(word in str(error) for word in ("gloo", "NCCL", "peer")):
-            raise
-        raise UserError("the process of another device stopped; its line tells why") from None
-    hardware.leave_helpers(runner)
+    listening = (
+        signals if how.folder is not None else nullcontext()
+    )  # without a folder there is no checkpoint to resume
+    with listening, together.fitting(runner, last, began):
+        runner.fit(module, images, ckpt_path=last, weights_only=True)
+    together.leave_helpers(runner)
     if how.folder is not None:
         head = {name: value.detach().cpu().contiguous() for name, value in module.head_state().items()}
         atomic.write(how.folder / HEAD, lambda temporary: save_file(head, temporary))

@@ -11,7 +11,7 @@ from typing import Any, overload
 from torch import Tensor, nn
 
 from regvit_lightning.errors import UserError
-from regvit_lightning.models import weights
+from regvit_lightning.models import kinds, weights
 from regvit_lightning.models.tokens import LastBlock, Projections, Tokens
 from regvit_lightning.models.transform import SHARE, Transform
 
@@ -31,6 +31,8 @@ class Backbone(nn.Module):
         share: fraction of the resized short side that the crop of `transform` keeps.
 
     Attributes:
+        trained_with: settings of the recipe that trained the model, where its file holds them.
+        origin: path of the file or folder that the model was given as; empty for one that its name alone identifies.
         embed_dim: width D.
         depth: number of blocks whose tokens are available.
         patch_size: side in pixels of the image patch behind one patch token.
@@ -40,6 +42,7 @@ class Backbone(nn.Module):
         choices: what was read otherwise than the tensors alone imply, such as `heads` that a user gave; part of the
             fingerprint.
         read_from: where heads, mean and std are from, and which part of the file was read.
+        kind: how it was trained, a constant of `kinds`; the model's structure decides where nothing else is known.
         transform: from a PIL image or uint8 pixels to (3, image_size, image_size), see `Transform`.
     """
 
@@ -68,6 +71,9 @@ class Backbone(nn.Module):
         self.source = source
         self.choices: Mapping[str, Any] = {}
         self.read_from: Mapping[str, str] = {}
+        self.origin = ""
+        self.trained_with: dict[str, Any] = {}
+        self.kind = kinds.of_module(model)
         self.transform = Transform(int(image_size / share + 1e-6), image_size, self.mean, self.std)
         self.requires_grad_(False)
         self.train(False)
@@ -82,9 +88,10 @@ class Backbone(nn.Module):
 
     def facts(self) -> dict[str, Any]:
         """Facts about the model that records store."""
-        names = ("embed_dim", "depth", "patch_size", "num_registers", "has_cls", "image_size")
-        facts = {name: getattr(self, name) for name in names}
-        return {**facts, "mean": list(self.mean), "std": list(self.std), "read_from": dict(self.read_from)}
+        names = ("embed_dim", "depth", "patch_size", "num_registers", "has_cls", "image_size", "kind")
+        facts = {**{name: getattr(self, name) for name in names}, "mean": list(self.mean), "std": list(self.std)}
+        facts["read_from"] = dict(self.read_from)
+        return {**facts, "trained_with": self.trained_with} if self.trained_with else facts
 
     def train(self, mode: bool = True) -> "Backbone":
         """Do nothing: a frozen backbone stays in evaluation mode."""

@@ -101,7 +101,7 @@ def load_foreign(name: str, seed: int = 0) -> Backbone:
         if not callable(build):
             own = {key: value for key, value in vars(module).items() if callable(value) and not key.startswith("__")}
             known = [key for key, value in own.items() if getattr(value, "__module__", "") == module.__name__]
-            raise UserError(f"{name}: no function {function} in {target}; it has {', '.join(known) or 'none'}")
+            raise UserError(f"{name}: no function {function} in {target}; it has {', '.join(known[:10]) or 'none'}")
         with seeds.drawn_from(seed, "initialise"), _failures(name):
             model = build()
     if isinstance(model, Backbone):
@@ -198,7 +198,7 @@ def _failures(name: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         last = ([frame for frame in frames if "site-packages" not in frame.filename] or frames)[-1]
         where = f"{Path(last.filename).name}, line {last.lineno}"

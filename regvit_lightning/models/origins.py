@@ -1,5 +1,6 @@
 """Origin of a model and its id in records, derived from its name before anything is loaded."""
 
+import os
 import re
 from pathlib import PurePath
 
@@ -10,6 +11,12 @@ PYTHON, HUB, TIMM, RANDOM = "python:", "hf/", "timm/", "random-"
 ELSEWHERE = (PYTHON, HUB, TIMM, RANDOM)  # prefixes of models that come neither from one of our runs nor from a file
 
 WORDS = re.compile(r"(:[A-Za-z_]+=[^:/]*)+$")  # after the path of a file, see file_words.py
+# File names that say nothing about the model, such as teacher_checkpoint, model_best, pytorch_model, epoch=12-step=400.
+PARTS = (
+    "model|pytorch|pt|checkpoint|ckpt|weights|state|dict|teacher|student|ema|backbone|encoder|vit|net|network|best|last"
+    "|latest|final|epoch|step|iteration|iter|training|train|eval|export|full|main|of|open|clip"
+)
+GENERIC = re.compile(rf"(?:(?:{PARTS}|\d)[\W_]*)+", re.IGNORECASE)
 
 UNSAFE = re.compile(r"[^\w.+-]+")  # not allowed in a folder name
 
@@ -20,6 +27,19 @@ def is_file(name: str) -> bool:
         return False
     path = name if name.endswith(FILES) else WORDS.sub("", name)
     return path.endswith(FILES) or ("/" in path and not path.startswith(HUB))
+
+
+def is_generic(stem: str) -> bool:
+    """Whether a file's name without suffix is one that many models share, such as `teacher_checkpoint`."""
+    return GENERIC.fullmatch(stem) is not None
+
+
+def origin(name: str) -> str:
+    """Absolute path of the file or folder that a model is given as; empty for one that its name alone identifies."""
+    if is_file(name):
+        return os.path.abspath(os.path.expanduser(name))
+    target, _, function = name.removeprefix(PYTHON).rpartition(":")
+    return f"{os.path.abspath(target)}:{function}" if name.startswith(PYTHON) and target.endswith(".py") else ""
 
 
 def record_id(name: str) -> str:

@@ -20,6 +20,7 @@ from regvit_lightning.models import (
     foreign,
     hub,
     hugging_face,
+    kinds,
     names,
     origins,
     positions,
@@ -28,13 +29,14 @@ from regvit_lightning.models import (
     weights,
 )
 from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.file_words import FileWords
 from regvit_lightning.models.heads import Heads
 from regvit_lightning.models.vit_backbone import ViTBackbone, check_vit
 from regvit_lightning.runtime import seeds
 
 VIT_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit")  # of timm, for suggestions
 
-GENERIC = ("model", "pytorch_model")  # uninformative file stems: the folder is used instead
+DIGITS = 8  # of the fingerprint, in the id of a file whose name says nothing
 
 
 def load_backbone(
@@ -67,12 +69,13 @@ def load_backbone(
     Raises:
         UserError: unknown model, missing or unsuitable file, weights that cannot be fetched, or that are not finite.
     """
-    backbone = _loaded(str(name), runs, seed, pretrained, image_size)
+    backbone = _load(str(name), Path(runs), seed, pretrained, image_size)
     weights.require_finite(dict(backbone.model.named_parameters()), backbone.name)
+    backbone.origin = origins.origin(str(name))
     return backbone
 
 
-def _loaded(name: str, runs: str | Path, seed: int, pretrained: bool, image_size: int) -> Backbone:
+def _load(name: str, runs: Path, seed: int, pretrained: bool, image_size: int) -> Backbone:
     if name.startswith(origins.PYTHON):
         return foreign.load_foreign(name, seed)
     start, _, rest = name.partition("/")
@@ -86,7 +89,7 @@ def _loaded(name: str, runs: str | Path, seed: int, pretrained: bool, image_size
         return _from_file(name)
     if name.startswith(origins.HUB):
         return _from_file(str(hub.fetch_model(name)), origins.record_id(name))
-    backbone = _from_file(str(trained(name, Path(runs), seed)))
+    backbone = _from_file(str(trained(name, runs, seed)))
     if backbone.name != name:
         raise UserError(f"{backbone.source}: holds {backbone.name}, not {name}")
     return backbone
@@ -111,27 +114,56 @@ def trained(name: str, runs: Path, seed: int) -> Path:
     return path
 
 
-def _from_file(name: str, model_id: str = "") -> Backbone:
+def weights_files(name: str, runs: Path, seed: int) -> list[Path]:
+    """Files that determine the weights of a model, as `load_backbone` would read them; empty where there are none.
+
+    There are none for untrained models, for those of a user's function, and for releases that timm fetches itself.
+
+    Raises:
+        UserError: no such model, or weights that cannot be fetched.
+    """
+    if name.startswith((origins.PYTHON, origins.RANDOM)):
+        return []
+    if name.startswith(origins.TIMM):
+        released = _released(name.removeprefix(origins.TIMM))
+        return [Path(released["file"])] if "file" in released else []
+    if origins.is_file(name):
+        path = Path(file_words.split(name)[0]).expanduser()
+        return [hugging_face.weights_in(path) if path.is_dir() else path]
+    return [hub.fetch_model(name) if name.startswith(origins.HUB) else trained(name, runs, seed)]
+
+
+def _from_file(name: str, model_id: str = "") -> ViTBackbone:
     text, words = file_words.split(name)
     path = Path(text).expanduser()
     path = hugging_face.weights_in(path) if path.is_dir() else path
     loaded = weights.load_weights(path, words)
-    model, metadata = loaded.model, loaded.metadata
-    if metadata is None:
-        seen = preprocessing.of(path, loaded.naming, words)
-        side = int(model.patch_embed.img_size[0])
-        model_id = model_id or _stem(path, name.removeprefix(text))
-        backbone = ViTBackbone(model, model_id, side, seen.mean, seen.std, path, seen.share)
-        backbone.choices = {**loaded.choices, **seen.choices}
-        _say_guesses(path, loaded.heads, seen)
-        origin = seen.origin
-    else:
-        # Exports and checkpoints have the same file names in every run, so use the id: deit3-vitb_reg4, …-ema, …-last.
-        full = metadata.id if path.name == EXPORT else f"{metadata.id}-{path.stem.removeprefix('backbone_')}"
-        names.check_id(full, f"{path}: the id of its model,")
-        backbone = ViTBackbone(model, full, metadata.image_size, metadata.mean, metadata.std, path)
-        origin = "the file's metadata"
-    backbone.read_from = {"heads": loaded.heads.origin, "mean_and_std": origin, "part": loaded.part}
+    backbone = _ours(path, loaded) if loaded.metadata else _foreign(path, loaded, words)
+    if loaded.metadata is None:
+        backbone.name = model_id or _file_id(path, backbone, name.removeprefix(text))
+    return _of_kind(loaded.kind, backbone)
+
+
+def _ours(path: Path, loaded: weights.Loaded) -> ViTBackbone:
+    metadata = loaded.metadata
+    assert metadata is not None, "a file of ours has metadata"
+    # Exports and checkpoints have the same file names in every run, so use the id: deit3-vitb_reg4, …-ema, …-last.
+    name = metadata.id if path.name == EXPORT else f"{metadata.id}-{path.stem.removeprefix('backbone_')}"
+    names.check_id(name, f"{path}: the id of its model,")
+    backbone = ViTBackbone(loaded.model, name, metadata.image_size, metadata.mean, metadata.std, path)
+    settings_there = metadata.info.get("settings")
+    backbone.trained_with = settings_there if isinstance(settings_there, dict) else {}
+    backbone.read_from = {"heads": loaded.heads.origin, "mean_and_std": "the file's metadata"}
+    return backbone
+
+
+def _foreign(path: Path, loaded: weights.Loaded, words: FileWords) -> ViTBackbone:
+    seen = preprocessing.of(path, loaded.naming, words)
+    side = int(loaded.model.patch_embed.img_size[0])
+    backbone = ViTBackbone(loaded.model, path.stem, side, seen.mean, seen.std, path, seen.share)
+    backbone.choices = {**loaded.choices, **seen.choices}
+    backbone.read_from = {"heads": loaded.heads.origin, "mean_and_std": seen.origin, "part": loaded.part}
+    _say_guesses(path, loaded.heads, seen)
     return backbone
 
 
@@ -147,9 +179,20 @@ def _say_guesses(path: Path, heads: Heads, seen: preprocessing.Seen) -> None:
         warnings.warn(f"{path}: read with {' and with '.join(guesses)}, which {told}", Notice, stacklevel=2)
 
 
-def _stem(path: Path, words: str = "") -> str:
-    generic = path.stem in GENERIC and path.with_name(beside.CONFIG).exists()
-    return origins.record_id((path.absolute().parent.name if generic else path.stem) + words)
+def _file_id(path: Path, backbone: Backbone, words: str) -> str:
+    """Id of a foreign file: its stem; or that of its folder in the Hub's layout; or both with a hash of the weights."""
+    folder = path.absolute().parent.name
+    if not origins.is_generic(path.stem):
+        return origins.record_id(path.stem + words)
+    if path.with_name(beside.CONFIG).exists() and not origins.is_generic(folder):
+        return origins.record_id(folder + words)
+    return origins.record_id(f"{folder}-{path.stem}{words}-{backbone.fingerprint[:DIGITS]}")
+
+
+def _of_kind(kind: str, backbone: ViTBackbone) -> ViTBackbone:
+    """Set the kind of a backbone where its origin tells more than its structure."""
+    backbone.kind = backbone.kind if kind == kinds.OTHER else kind
+    return backbone
 
 
 def _from_timm(name: str, pretrained: bool, seed: int) -> Backbone:
@@ -179,7 +222,7 @@ def _from_timm(name: str, pretrained: bool, seed: int) -> Backbone:
     used = backbone.facts()["positions"]
     backbone.choices = {"positions": used} if used == positions.OFFSET else {}
     backbone.read_from = {"heads": "timm", "mean_and_std": "timm"}
-    return backbone
+    return _of_kind(kinds.of_architecture(name), backbone)
 
 
 def _released(name: str) -> dict[str, Any]:

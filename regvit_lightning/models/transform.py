@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from regvit_lightning.data.images import as_rgb
 from regvit_lightning.data.transforms import centre_crop, normalise
 from regvit_lightning.errors import UserError
 
@@ -69,7 +70,10 @@ class Transform:
 
 def _as_picture(image: Any) -> Image.Image:
     if isinstance(image, Image.Image):
-        return cast(Image.Image, image.convert("RGB"))
+        try:
+            return as_rgb(image)
+        except ValueError as error:
+            raise UserError(f"image: {error}") from None
     if isinstance(image, (np.ndarray, Tensor)):
         pixels = image.cpu().numpy() if isinstance(image, Tensor) else image
         if pixels.dtype == np.uint8 and pixels.ndim == 3 and 3 in (pixels.shape[0], pixels.shape[2]):

@@ -2,8 +2,8 @@
 
 Sequence and initialisation follow the registers paper and DINOv2's code (facts in arXiv 2309.16588, section 2.2): the
 registers stand between CLS and the patches, carry no position embedding, start from N(0, 1e-6), go through every block
-and the final norm, and stay in the sequence at inference. CLS carries no position entry of its own: it would only be a
-second bias of the same vector.
+and the final norm, and stay in the sequence at inference. CLS carries no position entry of its own, which would only be
+a second bias of the same vector; its initial value is that of the sum of the two.
 """
 
 import math
@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from timm.layers import DropPath, LayerNorm, Mlp, SwiGLUPacked
+from timm.layers import DropPath, GluMlp, LayerNorm, Mlp, SwiGLUPacked
 from timm.models import checkpoint_seq
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -37,15 +37,14 @@ class Architecture:
         ffn: `mlp` (GELU) or `swiglu` (DINOv2's fused SwiGLU).
     """
 
-    embed_dim: int = settings.MISSING
-    depth: int = settings.MISSING
-    num_heads: int = settings.MISSING
-    patch_size: int = settings.MISSING
-    hidden_dim: int = settings.MISSING
+    embed_dim: int = settings.number("[1, 65536]")
+    depth: int = settings.number("[1, 1000]")
+    num_heads: int = settings.number("[1, 1024]")
+    patch_size: int = settings.number("[1, 1024]")
+    hidden_dim: int = settings.number("[1, 1e6]")
     ffn: str = "mlp"
 
     def __post_init__(self) -> None:
-        settings.check(self.patch_size > 0, f"patch_size={self.patch_size}: must be at least 1")
         settings.check(self.embed_dim % self.num_heads == 0, "embed_dim must be a multiple of num_heads")
         settings.check(self.ffn in ("mlp", "swiglu"), f"ffn={self.ffn}: expected mlp or swiglu")
 
@@ -126,10 +125,19 @@ class RegisterViT(VisionTransformer):
             norm_layer=partial(LayerNorm, eps=1e-5) if pre_norm else None,
             block_fn=block,
         )
+        self._draw_where_timm_differs()
         self.pre_norm = pre_norm
         for built in self.blocks if drop_path > 0 else ():
             built.drop_path1, built.drop_path2 = DropPath(drop_path), DropPath(drop_path)
         self.mask_token = nn.Parameter(torch.zeros(1, architecture.embed_dim)) if mask_token else None
+
+    def _draw_where_timm_differs(self) -> None:
+        # DINOv2 starts CLS at N(0, 1e-6) plus its position entry of std 0.02, DeiT-III at std 0.02. timm starts CLS at
+        # 1e-6 alone, and one branch of SwiGLU as the constant 1; DINOv2 draws both branches like every other layer.
+        nn.init.trunc_normal_(cast(Tensor, self.cls_token), std=0.02)
+        for mlp in (module for module in self.modules() if isinstance(module, GluMlp)):
+            nn.init.trunc_normal_(cast(Tensor, mlp.fc1.weight), std=0.02)
+            nn.init.zeros_(cast(Tensor, mlp.fc1.bias))
 
     def forward_features(  # type: ignore[override]
         self, x: Tensor, mask: Tensor | None = None, kept: Sequence[Any] | None = None, **attention: Any

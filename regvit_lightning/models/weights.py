@@ -23,6 +23,7 @@ from regvit_lightning.models import (
     dinov3,
     heads,
     hugging_face,
+    kinds,
     names,
     positions,
     prefixes,
@@ -159,6 +160,7 @@ class Loaded(NamedTuple):
         metadata: metadata of a file of ours, else None.
         naming: naming of a foreign file: a kind of `hugging_face`, `open_clip`, `DINOv2`, `DeiT-III`, `DINOv3`, or
             empty for all others.
+        kind: how the model was trained, see `kinds`.
         heads: number of heads and its origin.
         part: key or prefix of the model that was read, where the file holds several or all names have one.
         choices: what was read otherwise than the tensors alone imply (`heads`, `positions`).
@@ -170,6 +172,7 @@ class Loaded(NamedTuple):
     heads: Heads
     part: str = ""
     choices: Mapping[str, Any] = {}
+    kind: str = kinds.OTHER
 
 
 def load_weights(path: Path, words: FileWords | None = None) -> Loaded:
@@ -190,7 +193,8 @@ def load_weights(path: Path, words: FileWords | None = None) -> Loaded:
             raise UserError(f"{path}: trained here, and says itself how it is read: leave out the words after it")
         metadata = Metadata.read(content.metadata, path)
         model = _ours(content.state, metadata, path)
-        return Loaded(model, metadata, "", Heads(vit.parse_name(metadata.name)[0].num_heads, "the model's name"))
+        heads_there = Heads(vit.parse_name(metadata.name)[0].num_heads, "the model's name")
+        return Loaded(model, metadata, "", heads_there, kind=kinds.of_recipe(metadata.recipe))
     part = "" if content.part == words.part else words.part
     taken = prefixes.without_prefix(content.state, path, part)
     read = _of_transformers if hugging_face.kind_of(taken.state) else _foreign
@@ -204,7 +208,8 @@ def load_weights(path: Path, words: FileWords | None = None) -> Loaded:
     rule = words.positions or choices.pop("positions", positions.ANTIALIASED)
     positions.use(loaded.model, rule)
     choices |= {} if rule == positions.ANTIALIASED else {"positions": rule}
-    return loaded._replace(part=content.part or taken.prefix.rstrip("."), choices=choices)
+    part = content.part or taken.prefix.rstrip(".")
+    return loaded._replace(part=part, choices=choices, kind=kinds.of_tensors(taken.state))
 
 
 def _ours(state: State, metadata: Metadata, path: Path) -> RegisterViT:

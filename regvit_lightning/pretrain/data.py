@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 
 from regvit_lightning.data.images import Files
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.data.module import Loading, Streamed
+from regvit_lightning.data.module import InParts, Loading, Streamed
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.pretrain.recipe import Recipe, RecipeSettings, recipe_class
 from regvit_lightning.settings import check
@@ -66,12 +66,12 @@ class PretrainingData(Streamed):
         """Optimiser steps of the whole run."""
         return self.settings.epochs * len(self.files) // self.settings.batch_size
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Loader of per-device batches, starting at the step that the run has reached."""
+    def train_dataloader(self) -> DataLoader[Any] | InParts:
+        """Loader of per-device micro-batches, starting at the step that the run has reached."""
         assert self.trainer is not None, "the recipe that is trained augments the images"
         recipe = self.trainer.lightning_module
         assert isinstance(recipe, Recipe), "a recipe of regvit_lightning/pretrain"
-        self.loading = Loading(self.settings.workers, recipe.micro_batch())
+        self.loading = Loading(self.settings.workers, recipe.micro_batch(), decoded_batch=self.settings.device_batch)
         self.stream = Stream(len(self.files), self.settings.batch_size, self.steps, self.seed, recipe.repeats)
         self.train, self.collate_train = recipe.dataset(self.files), recipe.collate
         return super().train_dataloader()

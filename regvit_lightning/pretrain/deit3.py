@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from PIL import Image
 from timm.optim import Lamb, param_groups_weight_decay
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms import v2
@@ -18,8 +18,8 @@ from torchvision.transforms import v2
 from regvit_lightning.data.transforms import three_augment
 from regvit_lightning.models import EXPORT, vit
 from regvit_lightning.pretrain import recipe
-from regvit_lightning.schedules import warmup_cosine
-from regvit_lightning.settings import MISSING, check, check_at_least, check_positive
+from regvit_lightning.schedules import cosine_after_warmup
+from regvit_lightning.settings import MISSING, check, number
 
 
 @dataclass
@@ -40,29 +40,26 @@ class DeiT3Settings(recipe.RecipeSettings):
         ema_decay: decay of the EMA weights, which are exported beside the trained ones.
     """
 
-    lr: float = MISSING
-    warmup_lr: float = MISSING
-    min_lr: float = MISSING
-    warmup_epochs: float = MISSING
-    weight_decay: float = MISSING
+    lr: float = number("(0, 100]")
+    warmup_lr: float = number("[0, 100]")
+    min_lr: float = number("[0, 100]")
+    warmup_epochs: float = number("[0, 1e6]")
+    weight_decay: float = number("[0, 100]")
     loss: str = MISSING
-    label_smoothing: float = MISSING
-    mixup: float = MISSING
-    cutmix: float = MISSING
+    label_smoothing: float = number("[0, 1)")
+    mixup: float = number("[0, 100]")
+    cutmix: float = number("[0, 100]")
     crop: str = MISSING
-    colour_jitter: float = MISSING
-    repeats: int = MISSING
-    drop_path: float = MISSING
-    ema_decay: float = MISSING
+    colour_jitter: float = number("[0, 1]")
+    repeats: int = number("[1, 100]")
+    drop_path: float = number("[0, 1)")
+    ema_decay: float = number("[0, 1)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.loss in ("softmax", "bce"), f"loss={self.loss}: expected softmax or bce")
-        check_positive(self, "lr")
-        check(0 <= self.warmup_epochs <= self.epochs, f"warmup_epochs={self.warmup_epochs}: more than epochs")
-        check(0 <= self.drop_path < 1, f"drop_path={self.drop_path}: must lie in [0, 1)")
-        check(0 <= self.ema_decay < 1, f"ema_decay={self.ema_decay}: must lie in [0, 1)")
-        check_at_least(self, 1, "repeats")
+        longer = f"warmup_epochs={self.warmup_epochs} is above epochs={self.epochs}; give a shorter one, or 0"
+        check(self.warmup_epochs <= self.epochs, longer)
 
 
 class DeiT3(recipe.Recipe):
@@ -78,10 +75,9 @@ class DeiT3(recipe.Recipe):
         settings = self.settings
         options: dict[str, Any] = {"layer_scale": settings.layer_scale, "drop_path": settings.drop_path}
         self.backbone = vit.build(model, image_size=settings.image_size, num_classes=num_classes, **options)
-        # DeiT-III initialises CLS from a truncated normal; registers keep the 1e-6 of the registers paper.
-        nn.init.trunc_normal_(cast(Tensor, self.backbone.cls_token), std=0.02)
         average = get_ema_multi_avg_fn(settings.ema_decay)
         self.ema = AveragedModel(self.backbone, multi_avg_fn=average).requires_grad_(False)
+        self.ema.n_averaged.fill_(1)  # the initial weights count, as in timm's EMA; from 0, update 1 would replace them
         self.repeats = settings.repeats
         self.mix = mixing(settings.mixup, settings.cutmix, num_classes)
 
@@ -92,7 +88,7 @@ class DeiT3(recipe.Recipe):
         images, targets = self.mix(self.normalise(batch["image"]), batch["label"])
         logits = self.backbone(images).float()
         loss = objective(logits, targets, self.settings.loss, self.settings.label_smoothing)
-        self.log("train/loss", loss)
+        self.log("train/loss", loss, sync_dist=True)
         return loss
 
     def configure_optimizers(self) -> Lamb:
@@ -102,13 +98,17 @@ class DeiT3(recipe.Recipe):
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.ema.update_parameters(self.backbone)
+        if not self.skipped_update:
+            self.ema.update_parameters(self.backbone)
 
     def schedule(self, step: int) -> dict[str, float]:
-        """Learning rate: linear warm-up, then cosine decay, updated per step (DeiT's code updates once per epoch)."""
+        """Learning rate: linear warm-up, then timm's cosine decay, which counts from step 0, not from its end.
+
+        It changes with every step; DeiT's code changes it once per epoch.
+        """
         settings = self.settings
         warmup = round(self.steps * settings.warmup_epochs / settings.epochs)
-        return {"lr": warmup_cosine(step, self.steps, warmup, settings.lr, settings.warmup_lr, settings.min_lr)}
+        return {"lr": cosine_after_warmup(step, self.steps, warmup, settings.lr, settings.warmup_lr, settings.min_lr)}
 
     def exports(self) -> Iterator[tuple[str, vit.RegisterViT]]:
         """EMA backbone, and the trained backbone, which is the one that DeiT evaluates."""

@@ -1,6 +1,7 @@
 """One pretraining run, from settings to exported weights; running the same command again resumes it."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,10 +18,10 @@ from regvit_lightning.models import EXPORT
 from regvit_lightning.pretrain import parallel, trainer_options
 from regvit_lightning.pretrain.data import PretrainingData
 from regvit_lightning.pretrain.recipe import Recipe, example_grid, recipe_class
-from regvit_lightning.pretrain.run import Run, claim, described, finished
+from regvit_lightning.pretrain.run import Run, claimed, described, finished
 from regvit_lightning.pretrain.run_log import RunLog
 from regvit_lightning.pretrain.unreadable import Unreadable
-from regvit_lightning.runtime import atomic, hardware, loggers, seeds, slurm
+from regvit_lightning.runtime import atomic, hardware, loggers, seeds, slurm, together
 from regvit_lightning.runtime.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint
 from regvit_lightning.runtime.interruption import Signals
 
@@ -58,16 +59,15 @@ def fit(run: Run, callbacks: Sequence[Callback] = (), force: bool = False) -> Pa
         with TemporaryDirectory() as folder:
             _train(replace(run, folder=Path(folder)), recipe, images, callbacks, reports=run.folder)
         return None
-    if hardware.first_process():
-        claim(run, force)
-    trainer = _train(run, recipe, images, callbacks, reports=run.folder)
-    if trainer.global_step < images.steps:
-        return None
-    if isinstance(trainer.strategy, ModelParallelStrategy):  # this process holds only a shard of the weights
-        recipe = _recipe(run, images.num_classes, images.steps)
-        state = torch.load(run.folder / LAST, map_location="cpu", weights_only=True)["state_dict"]
-        recipe.load_state_dict(state)
-    recipe.export(run.folder, metadata)
+    with claimed(run, force) if hardware.first_process() else nullcontext():
+        trainer = _train(run, recipe, images, callbacks, reports=run.folder)
+        if trainer.global_step < images.steps:
+            return None
+        if isinstance(trainer.strategy, ModelParallelStrategy):  # this process holds only a shard of the weights
+            recipe = _recipe(run, images.num_classes, images.steps)
+            state = torch.load(run.folder / LAST, map_location="cpu", weights_only=True)["state_dict"]
+            recipe.load_state_dict(state)
+        recipe.export(run.folder, metadata)
     return run.folder / EXPORT
 
 
@@ -79,30 +79,34 @@ def _recipe(run: Run, num_classes: int, steps: int) -> Recipe:
 def _train(run: Run, recipe: Recipe, images: PretrainingData, callbacks: Sequence[Callback], reports: Path) -> Trainer:
     """Train, from the checkpoint in the folder if there is one; afterwards only the launching process continues."""
     options, last = run.settings, run.folder / LAST
+    began = together.Began()
     with Signals() as signals:
         logged = AugmentedImages(run.folder), RunLog(described(run), options.batch_size, options.log_every)
         unreadable = Unreadable(images.files, run.folder / "unreadable.txt")
+        scaled = hardware.mixed_precision(options.precision)
         guards = FiniteLoss(options.log_every), LastCheckpoint(last, options.checkpoint_every, signals)
         trainer = Trainer(
             accelerator=hardware.accelerator(),
             devices=run.devices,
             num_nodes=run.nodes,
             strategy=parallel.strategy(options.strategy, run.world),
-            precision=options.precision,  # type: ignore[arg-type]
+            precision=None if scaled else options.precision,  # type: ignore[arg-type]
             max_epochs=1,  # one epoch is the stream of all steps
             max_steps=images.steps,
             accumulate_grad_batches=accumulation(options.batch_size, run.world, recipe.micro_batch()),
             logger=loggers.build(options.logger, run.folder),
             log_every_n_steps=options.log_every,
-            callbacks=[*callbacks, unreadable, *logged, *guards],
-            plugins=[AtomicCheckpointIO(), *slurm.environment()],
+            callbacks=[began, *callbacks, unreadable, *logged, *guards],
+            plugins=[AtomicCheckpointIO(), *slurm.environment(), *([scaled] if scaled else [])],
             use_distributed_sampler=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             **trainer_options.with_reports(options.trainer, reports),
         )
-        trainer.fit(recipe, images, ckpt_path=last if last.exists() else None, weights_only=True)
-    hardware.leave_helpers(trainer)
+        checkpoint = last if last.exists() else None
+        with together.fitting(trainer, checkpoint, began):
+            trainer.fit(recipe, images, ckpt_path=checkpoint, weights_only=True)
+    together.leave_helpers(trainer)
     return trainer
 
 

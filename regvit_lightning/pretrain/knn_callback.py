@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from regvit_lightning.data.imagenet import ImageFiles
 from regvit_lightning.data.images import Transform, open_readable
 from regvit_lightning.data.transforms import centre_crop
+from regvit_lightning.data.workers import worker_options
 from regvit_lightning.neighbours import search, votes
 from regvit_lightning.pretrain.preserved import preserved
 from regvit_lightning.runtime import seeds
@@ -96,7 +97,9 @@ class HeldOutKnn(Callback):
         view = centre_crop(round(size * 256 / 224), size)
         # A separate generator keeps the loader from drawing from the global one, which training uses.
         own = seeds.generator(recipe.seed, "monitor", "loader")
-        loader = DataLoader(_Readable(files, view), self.batch, num_workers=self.workers, generator=own)
+        images = _Readable(files, view)
+        options = worker_options(self.workers, lambda: images[0], self.batch, recipe.trainer)
+        loader = DataLoader(images, self.batch, generator=own, **options)
         for images, labels in loader:
             yield images.to(recipe.device), labels.to(recipe.device)
 

@@ -77,10 +77,10 @@ class NormsDuringTraining(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self._when_due(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero and self.rows:
-            picture = figures_artifacts.norms_during_training(self.rows)
-            atomic.write(self.path.with_suffix(".png"), lambda temporary: picture.savefig(temporary, format="png"))
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Also where the last step was made before, by a process that was killed while it drew.
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            draw(self.path.parent)
 
     def _when_due(self, trainer: Trainer, recipe: Any) -> None:
         step = trainer.global_step
@@ -99,6 +99,19 @@ class NormsDuringTraining(Callback):
             facts = recipe.settings.image_size, recipe.mean.tolist(), recipe.std.tolist()
             backbone = ViTBackbone(recipe.backbone, recipe.model, *facts)
             return measure(backbone, images)
+
+
+def draw(folder: Path) -> None:
+    """Plot the `norms.csv` of a run to `norms.png`, if there is one.
+
+    Raises:
+        UserError: the file is not a table of norms, or the picture cannot be written.
+    """
+    rows = read(folder / FILE)
+    if rows:
+        picture = figures_artifacts.norms_during_training(rows)
+        file = (folder / FILE).with_suffix(".png")
+        atomic.write(file, lambda temporary: picture.savefig(temporary, format="png"))
 
 
 def fixed_images(files: Files, size: int) -> Tensor:

@@ -5,6 +5,7 @@ first block. How the registers paper inserts registers here is not published: in
 the patches and pass through that norm as CLS does. Hyperparameters are in `configs/recipes/openclip*.yaml`.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from regvit_lightning.models.joint_space import JointSpace, TextArchitecture
 from regvit_lightning.models.weights import Metadata
 from regvit_lightning.pretrain import recipe
 from regvit_lightning.schedules import cosine
-from regvit_lightning.settings import MISSING, check, check_at_least, check_positive
+from regvit_lightning.settings import check, number
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 
@@ -42,34 +43,31 @@ class OpenClipSettings(recipe.RecipeSettings):
         beta2, epsilon: AdamW's beta2 and epsilon.
         smallest_crop: smallest area of a random crop, as a share of the image.
         embed_dim: dimension of the joint space of images and texts.
-        text_width, text_layers, text_heads, context_length: size of the text tower, see `TextArchitecture`.
+        text_width, text_layers, text_heads, context_length: size of the text tower, see `TextArchitecture`; start and
+            end are two tokens of a context.
         monitor_every: must be 0, as kNN on held-out images needs labels, which pairs do not have.
     """
 
-    lr: float = MISSING
-    warmup_steps: int = MISSING
-    weight_decay: float = MISSING
-    beta2: float = MISSING
-    epsilon: float = MISSING
-    smallest_crop: float = MISSING
-    embed_dim: int = MISSING
-    text_width: int = MISSING
-    text_layers: int = MISSING
-    text_heads: int = MISSING
-    context_length: int = MISSING
-    monitor_every: int = 0
+    lr: float = number("(0, 100]")
+    warmup_steps: int = number("[0, 1e9]")
+    weight_decay: float = number("[0, 100]")
+    beta2: float = number("[0, 1)")
+    epsilon: float = number("(0, 1]")
+    smallest_crop: float = number("(0, 1]")
+    embed_dim: int = number("[1, 65536]")
+    text_width: int = number("[1, 65536]")
+    text_layers: int = number("[1, 1000]")
+    text_heads: int = number("[1, 1024]")
+    context_length: int = number("[3, 8192]")
+    monitor_every: int = number("[0, 1e9]", 0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.images == "pairs", f"images={self.images}: this recipe trains on pairs of image and caption")
         check(self.monitor_every == 0, f"monitor_every={self.monitor_every}: kNN needs labels, which pairs do not have")
-        check_positive(self, "lr")
-        check_at_least(self, 0, "warmup_steps")
-        check(0 < self.smallest_crop <= 1, f"smallest_crop={self.smallest_crop}: must lie in (0, 1]")
         check(self.batch_size > 1, f"batch_size={self.batch_size}: each pair is contrasted with others, so at least 2")
-        check(self.context_length > 2, f"context_length={self.context_length}: start and end are 2 tokens of it")
         heads = f"text_width={self.text_width} is not a multiple of text_heads={self.text_heads}"
-        check(self.text_heads > 0 and self.text_width % self.text_heads == 0, heads)
+        check(self.text_width % self.text_heads == 0, heads)
 
 
 class OpenClip(recipe.Recipe):
@@ -89,7 +87,7 @@ class OpenClip(recipe.Recipe):
         check(settings.warmup_steps <= steps, too_long)
         options: dict[str, Any] = {"image_size": settings.image_size, "layer_scale": settings.layer_scale}
         self.backbone = vit.build(model, **options, pre_norm=True)
-        self._draw_tokens()
+        draw_image_tower(self.backbone)
         self.space = JointSpace(
             TextArchitecture(
                 width=settings.text_width,
@@ -100,13 +98,6 @@ class OpenClip(recipe.Recipe):
             ),
             self.backbone.embed_dim,
         )
-
-    def _draw_tokens(self) -> None:
-        # CLIP's initialisation of class and position embeddings. Registers are initialised like CLS: with 1e-6, the
-        # norm before the first block would divide them by the square root of its epsilon.
-        for token in (self.backbone.cls_token, self.backbone.reg_token, self.backbone.pos_embed):
-            if token is not None:
-                nn.init.normal_(token, std=self.backbone.embed_dim**-0.5)
 
     @classmethod
     def files(cls, settings: OpenClipSettings, data: DataSettings) -> Files:
@@ -145,7 +136,8 @@ class OpenClip(recipe.Recipe):
             rank=self.global_rank,
             world_size=self.trainer.world_size,
         )
-        loss: Tensor = contrast(images, texts, self.space.logit_scale.exp())
+        with torch.autocast(self.device.type, enabled=False):  # logits in float32: the scale multiplies errors by 100
+            loss: Tensor = contrast(images, texts, self.space.logit_scale.exp())
         self.log("train/loss", loss, sync_dist=True)
         self.log("train/logit_scale", self.space.logit_scale.exp())
         return loss
@@ -176,7 +168,9 @@ class OpenClip(recipe.Recipe):
         settings = self.settings
         betas = (0.9, settings.beta2)
         groups = parameter_groups(self, settings.weight_decay)
-        return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.epsilon, fused=True)
+        # A fused AdamW would unscale the gradients of fp16 itself, after their norm is logged.
+        fused = settings.precision != "16-mixed"
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.epsilon, fused=fused)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
@@ -194,6 +188,29 @@ class OpenClip(recipe.Recipe):
 
 
 SETTINGS, RECIPE = OpenClipSettings, OpenClip
+
+
+@torch.no_grad()
+def draw_image_tower(backbone: vit.RegisterViT) -> None:
+    """Initialise an image tower as open_clip does: tokens from N(0, 1 / D), linear layers by PyTorch's defaults.
+
+    CLS starts as the sum of open_clip's class embedding and its position entry, so with variance 2 / D. Registers have
+    no position entry; smaller values, such as 1e-6, would be divided by the square root of the epsilon of the norm
+    before the first block.
+
+    Args:
+        backbone: image tower of width D with an MLP in each block; its patch embedding and norms are left as they are.
+    """
+    scale = backbone.embed_dim**-0.5
+    stds = {backbone.cls_token: math.sqrt(2) * scale, backbone.reg_token: scale, backbone.pos_embed: scale}
+    for token, std in stds.items():
+        if token is not None:
+            nn.init.normal_(token, std=std)
+    for block in cast(Any, backbone.blocks):
+        nn.init.xavier_uniform_(block.attn.qkv.weight)  # as in PyTorch's MultiheadAttention, whose biases are 0
+        for linear in (block.attn.proj, block.mlp.fc1, block.mlp.fc2):
+            linear.reset_parameters()
+        nn.init.zeros_(block.attn.proj.bias)
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from regvit_lightning.pretrain import parallel, trainer_options
 from regvit_lightning.pretrain.knn_callback import HeldOutKnn
 from regvit_lightning.runtime import hardware, loggers, seeds
 from regvit_lightning.runtime.scheduled import ScheduledModule
-from regvit_lightning.settings import MISSING, check, check_at_least, from_resolved, resolved
+from regvit_lightning.settings import MISSING, SettingsError, below, check, from_resolved, number, resolved
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 
@@ -44,7 +44,8 @@ class RecipeSettings:
         images: training images: `imagenet` or `imagenet22k`, labelled images; `pairs`, images with captions.
         image_size: side of the training images in pixels.
         layer_scale: initial LayerScale value, null for none.
-        precision: bf16-mixed or 32-true; auto selects bf16-mixed where the hardware supports it.
+        precision: bf16-mixed, 16-mixed (with a gradient scaler) or 32-true; auto selects bf16-mixed where the hardware
+            supports it, 16-mixed on other GPUs.
         workers: data-loading processes per device.
         checkpoint_every: steps between checkpoints.
         log_every: steps between logged scalars.
@@ -61,34 +62,34 @@ class RecipeSettings:
     """
 
     module: str = MISSING
-    epochs: int = MISSING
-    batch_size: int = MISSING
-    device_batch: int = MISSING
+    epochs: int = number("[1, 1e6]")
+    batch_size: int = number("[1, 1e6]")
+    device_batch: int = number("[1, 1e5]")
     images: str = MISSING
-    image_size: int = MISSING
-    layer_scale: float | None = MISSING
+    image_size: int = number("[1, 1e4]")
+    layer_scale: float | None = number("(0, 10]")
     precision: str = MISSING
-    workers: int = MISSING
-    checkpoint_every: int = MISSING
-    log_every: int = MISSING
-    norms_every: int = MISSING
+    workers: int = number("[0, 256]")
+    checkpoint_every: int = number("[1, 1e9]")
+    log_every: int = number("[1, 1e9]")
+    norms_every: int = number("[0, 1e9]")
     grad_checkpointing: bool = False
     compile: bool = False
     strategy: str = "ddp"
-    monitor_every: int = 2500
-    monitor_images: int = 20_000
+    monitor_every: int = number("[0, 1e9]", 2500)
+    monitor_images: int = number("[2, 1e9]", 20_000)
     logger: str = "tensorboard"
     trainer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.precision = hardware.precision(self.precision)
-        check_at_least(self, 1, "epochs", "batch_size", "device_batch", "image_size", "checkpoint_every", "log_every")
-        check_at_least(self, 0, "workers", "norms_every", "monitor_every")
+        self.precision = hardware.precision(self.precision, trained=True)
         loggers.check_kind(self.logger)
         trainer_options.check_options(self.trainer)
         known = ", ".join(parallel.STRATEGIES)
         check(self.strategy in parallel.STRATEGIES, f"strategy={self.strategy}: expected one of {known}")
         whole = self.strategy == "ddp" or self.norms_every == 0
+        scaled = self.strategy == "ddp" or self.precision != "16-mixed"
+        check(scaled, "precision=16-mixed: strategy=fsdp has no gradient scaler here; give bf16-mixed or 32-true")
         check(whole, f"norms_every={self.norms_every}: no device of strategy=fsdp holds the whole backbone; give 0")
 
 
@@ -189,7 +190,7 @@ class Recipe(ScheduledModule):
             std=self.STD,
             layer_scale=self.settings.layer_scale,
             registers=self.backbone.num_reg_tokens,
-            info={"steps": self.steps, "seed": self.seed},
+            info={"steps": self.steps, "seed": self.seed, "settings": resolved(self.settings)},
             pre_norm=self.backbone.pre_norm,
         )
 
@@ -260,8 +261,14 @@ class Recipe(ScheduledModule):
 
 
 def recipe_class(module: str) -> type[Recipe]:
-    """Recipe class defined in a module of `regvit_lightning/pretrain/`."""
-    recipe: type[Recipe] = importlib.import_module(f"regvit_lightning.pretrain.{module}").RECIPE
+    """Recipe class defined in a module of `regvit_lightning/pretrain/`.
+
+    Raises:
+        SettingsError: there is no such module, or it defines no recipe.
+    """
+    recipe: type[Recipe] | None = getattr(importlib.import_module(below("pretrain", module)), "RECIPE", None)
+    if recipe is None:
+        raise SettingsError(f"module: {module}: regvit_lightning/pretrain/{module} defines no recipe")
     return recipe
 
 

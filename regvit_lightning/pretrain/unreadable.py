@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 
 from regvit_lightning.data.images import Files
 from regvit_lightning.data.layout import DataError
-from regvit_lightning.runtime import atomic
+from regvit_lightning.runtime import atomic, together
 
 
 class Unreadable(Callback):
@@ -26,18 +26,18 @@ class Unreadable(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, _: Any, batch: Any, *__: Any) -> None:
         new = set(batch["unreadable"].tolist()) - self.indices
-        if not new:
-            return
         self.indices |= new
-        if not trainer.is_global_zero:  # every device eventually reads every file, so one report suffices
-            return
-        lines = "".join(f"{self.files.path(index)}\n" for index in sorted(self.indices))
-        atomic.write_text(self.report, lines)
-        if len(self.indices) > self.LIMIT * len(self.files):
-            raise DataError(
-                f"{len(self.indices)} of {len(self.files)} images are unreadable, above {self.LIMIT:.0%}: "
-                f"first {self.files.path(min(self.indices))}, all in {self.report}; restore or remove them"
-            )
+        if new and trainer.is_global_zero:  # every device eventually reads every file, so one report suffices
+            lines = "".join(f"{self.files.path(index)}\n" for index in sorted(self.indices))
+            atomic.write_text(self.report, lines)
+        too_many = trainer.is_global_zero and len(self.indices) > self.LIMIT * len(self.files)
+        together.stop_if_any(trainer, self._error() if too_many else None)
+
+    def _error(self) -> DataError:
+        return DataError(
+            f"{len(self.indices)} of {len(self.files)} images are unreadable, above {self.LIMIT:.0%}: "
+            f"first {self.files.path(min(self.indices))}, all in {self.report}; restore or remove them"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"places": sorted(self.indices)}

@@ -2,10 +2,13 @@
 
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from regvit_lightning.errors import UserError, one_line
+
+OLD = 24 * 3600.0  # no file takes so long to be written
 
 
 def write(path: Path, fill: Callable[[Path], object]) -> None:
@@ -14,7 +17,7 @@ def write(path: Path, fill: Callable[[Path], object]) -> None:
     Raises:
         UserError: the folder is not writable or the disk is full; an existing file at `path` is unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # see `remove_leftovers`
+    temporary = temporary_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fill(temporary)
@@ -26,6 +29,11 @@ def write(path: Path, fill: Callable[[Path], object]) -> None:
         raise UserError(f"cannot write {path}: {reason}; make room or choose another folder") from None
     finally:
         remove(temporary)
+
+
+def temporary_of(path: Path, process: int | None = None) -> Path:
+    """Temporary file of `path` while a process of this host writes it, by default this process."""
+    return path.with_name(f".{path.name}.{os.uname().nodename}.{process or os.getpid()}.tmp")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -48,11 +56,23 @@ def check_writable(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files in `folder` of processes that were killed while writing."""
+    """Remove temporary files in `folder` of processes that were killed while writing.
+
+    Those of this host are judged by whether the process still runs; those of other hosts, on a shared disk, by their
+    age of more than `OLD` seconds.
+    """
+    own = re.compile(rf"\.{re.escape(os.uname().nodename)}\.(\d+)\.tmp$")
     for file in folder.glob(".*.tmp"):
-        number = re.search(r"\.(\d+)\.tmp$", file.name)
-        if number and not _runs(int(number[1])):
+        number = own.search(file.name)
+        if not _runs(int(number[1])) if number else _is_old(file):
             remove(file)
+
+
+def _is_old(file: Path) -> bool:
+    try:
+        return time.time() - file.lstat().st_mtime > OLD
+    except OSError:  # removed meanwhile
+        return False
 
 
 def _runs(process: int) -> bool:

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor
 
 from regvit_lightning.errors import UserError
-from regvit_lightning.runtime import atomic
+from regvit_lightning.runtime import atomic, together
 from regvit_lightning.runtime.interruption import Signals
 
 KEPT = (
@@ -19,19 +19,36 @@ KEPT = (
 )
 
 
+NONE = 2**62  # stands for the step of a device whose losses are all finite
+
+
 class TrainingStopped(UserError):
     """Training cannot continue; the last good checkpoint is preserved."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint writer, made atomic."""
+    """Lightning's checkpoint writer, made atomic.
+
+    Attributes:
+        failure: why the last checkpoint could not be written. With several devices it is kept for `LastCheckpoint`,
+            which stops all of them: the others wait at a barrier for the one that writes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failure: UserError | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         def fill(temporary: Path) -> None:
             with temporary.open("wb") as file:  # torch, given a path, would not report a full disk
                 torch.save(checkpoint, file)
 
-        atomic.write(Path(path), fill)
+        try:
+            atomic.write(Path(path), fill)
+        except UserError as error:
+            if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+                raise
+            self.failure = error
 
 
 class LastCheckpoint(Checkpoint):
@@ -55,6 +72,8 @@ class LastCheckpoint(Checkpoint):
         last = step == end or trainer.should_stop or trainer.is_last_batch
         if stop or last or step % self.every == 0:
             trainer.save_checkpoint(self.path)
+            writer = trainer.strategy.checkpoint_io
+            together.stop_if_any(trainer, writer.failure if isinstance(writer, AtomicCheckpointIO) else None)
         if stop:
             self.signals.stop(trainer)
 
@@ -77,24 +96,30 @@ class FiniteLoss(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         self.pending.append((self.step, outputs["loss"].detach()))
         if len(self.pending) >= self.every:
-            self.check()
+            self.check(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.check()
-        if not torch.stack([weight.isfinite().all() for weight in pl_module.parameters()]).all():
-            raise TrainingStopped(f"a weight is not finite after step {self.step}; {KEPT}")
+        self.check(trainer)
+        finite = bool(torch.stack([weight.isfinite().all() for weight in pl_module.parameters()]).all())
+        error = None if finite else TrainingStopped(f"a weight is not finite after step {self.step}; {KEPT}")
+        together.stop_if_any(trainer, error)
 
-    def on_train_end(self, *_: Any) -> None:
-        self.check()
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
+        self.check(trainer)
 
-    def check(self) -> None:
-        """Check the losses since the last check.
+    def check(self, trainer: Trainer) -> None:
+        """Check the losses of all devices since the last check; they decide together, so that none waits for another.
 
         Raises:
             TrainingStopped: one of them is NaN or infinite.
         """
         steps, losses = [step for step, _ in self.pending], [loss for _, loss in self.pending]
         self.pending = []
-        bad = torch.nonzero(~torch.isfinite(torch.stack(losses))).flatten().tolist() if losses else []
-        if bad:
-            raise TrainingStopped(f"the loss of step {steps[bad[0]]} is {losses[bad[0]].item()}; {KEPT}")
+        if not losses:
+            return
+        bad = torch.nonzero(~torch.isfinite(torch.stack(losses))).flatten().tolist()
+        here = 2 * steps[bad[0]] + int(losses[bad[0]].isnan()) if bad else NONE
+        first = int(trainer.strategy.reduce(torch.tensor(here, device=trainer.strategy.root_device), reduce_op="min"))
+        if first < NONE:
+            value = "nan" if first % 2 else "inf"
+            together.stop_if_any(trainer, TrainingStopped(f"the loss of step {first // 2} is {value}; {KEPT}"))

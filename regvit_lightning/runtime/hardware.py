@@ -1,11 +1,11 @@
-"""Hardware queries: device, arithmetic precision, memory use; and the end of multi-device training."""
+"""Hardware queries: device, arithmetic precision, memory use."""
 
 import os
 import platform
 from pathlib import Path
 
 import torch
-from lightning import Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -56,29 +56,45 @@ def started_by_cluster() -> bool:
     return SLURMEnvironment.detect() or TorchElasticEnvironment.detect()
 
 
-def precision(wanted: str) -> str:
-    """Resolve `auto` to bf16 autocast where the hardware multiplies in bf16, and to full fp32 elsewhere.
+def precision(wanted: str, trained: bool = False) -> str:
+    """Resolve `auto` to bf16 autocast where the hardware multiplies in bf16.
+
+    Elsewhere it is fp32; on a GPU without bf16, a backbone that is trained takes fp16 with a gradient scaler, as DINOv2
+    did. Frozen features stay in fp32 there: norms of outliers and activations of MLPs may overflow fp16.
 
     Args:
-        wanted: `auto`, `bf16-mixed` or `32-true` (Lightning's names).
+        wanted: `auto`, `bf16-mixed`, `16-mixed` or `32-true` (Lightning's names).
+        trained: the backbone is trained.
 
     Raises:
         SettingsError: another name.
     """
-    known = ("auto", "bf16-mixed", "32-true")
+    known = ("auto", "bf16-mixed", "16-mixed", "32-true")
     check(wanted in known, f"precision={wanted}: expected one of {', '.join(known)}")
     if wanted != "auto":
         return wanted
     if accelerator() == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        fast, slow = torch.cuda.is_bf16_supported(including_emulation=False), "16-mixed" if trained else "32-true"
     else:
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16-mixed" if fast else "32-true"
+        fast, slow = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(), "32-true"
+    return "bf16-mixed" if fast else slow
+
+
+def mixed_precision(precision: str) -> MixedPrecision | None:
+    """Lightning's plugin for training in fp16 with a gradient scaler; None for the other precisions, which need none.
+
+    Lightning's own choice for the name 16-mixed would be bf16 on a CPU.
+    """
+    if precision != "16-mixed":
+        return None
+    device = accelerator()
+    return MixedPrecision("16-mixed", device, torch.amp.GradScaler(device))
 
 
 def autocast(device: str, precision: str) -> torch.autocast:
-    """bf16 autocast on `device` (`cpu`, `cuda`) for the precision bf16-mixed; no effect for 32-true."""
-    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed")
+    """Autocast on `device` (`cpu`, `cuda`) to bf16 or fp16 for bf16-mixed and 16-mixed; no effect for 32-true."""
+    half = torch.float16 if precision == "16-mixed" else torch.bfloat16
+    return torch.autocast(device, half, enabled=precision != "32-true")
 
 
 def device_name() -> str:
@@ -109,17 +125,3 @@ def peak_memory_mib() -> float:
     status = Path("/proc/self/status")
     lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
     return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM")), 0.0)
-
-
-def leave_helpers(trainer: Trainer) -> None:
-    """End the processes that Lightning started for the further devices, after training on several of them.
-
-    The remaining work (evaluating, exporting, recording) is done once, on one device, by the process that the user
-    started.
-    """
-    if not trainer.is_global_zero:
-        raise SystemExit(0)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        os.environ.pop(name, None)

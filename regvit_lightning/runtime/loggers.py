@@ -66,6 +66,12 @@ def show(logger: Logger | None, name: str, picture: npt.NDArray[np.uint8], step:
 
 def _identity(file: Path) -> str:
     """Persistent id of the run, the same for as long as its folder exists."""
-    if not file.exists():
-        atomic.write_text(file, json.dumps({"id": uuid4().hex}) + "\n")
-    return str(json.loads(file.read_text(encoding="utf-8"))["id"])
+    try:
+        identity = json.loads(file.read_text(encoding="utf-8"))["id"]
+        if isinstance(identity, str) and identity.isalnum():
+            return identity
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):  # none yet, or a file of another shape
+        pass
+    identity = uuid4().hex
+    atomic.write_text(file, json.dumps({"id": identity}) + "\n")
+    return identity

@@ -7,7 +7,13 @@ from torch.optim import Optimizer
 
 
 class ScheduledModule(LightningModule):
-    """Applies the values of `schedule` before each optimiser update, and logs them as `train/<name>`."""
+    """Applies the values of `schedule` before each optimiser update, and logs them as `train/<name>`.
+
+    Attributes:
+        skipped_update: the last update was not made, as its gradient was not finite in fp16; it counts as a step.
+    """
+
+    skipped_update = False
 
     def schedule(self, step: int) -> dict[str, float]:
         """Values by name for update `step` (0, 1, …): the learning rate `lr`, and others that change with the step."""
@@ -21,4 +27,11 @@ class ScheduledModule(LightningModule):
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         self.set_options(optimizer, self.global_step)
         self.log_dict({f"train/{name}": value for name, value in self.schedule(self.global_step).items()})
+        scale = self._loss_scale()
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.skipped_update = self._loss_scale() < scale
+
+    def _loss_scale(self) -> float:
+        """Scale of the loss, which the scaler of fp16 lowers when it skips an update; 1 without a scaler."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return 1.0 if scaler is None else float(scaler.get_scale())

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from regvit_lightning.analysis import controls, cost, local_probes, outliers, positions, probes, replacement
+from regvit_lightning.analysis import controls, cost, local_probes, outliers, positions, probes, replacement, verdict
 from regvit_lightning.analysis.contents import Contents, OutlierMask, ProbeSettings, TokenPass
 from regvit_lightning.analysis.controls import Effect, ReplacedPass
 from regvit_lightning.analysis.last_block import LastBlockPass
@@ -29,8 +29,8 @@ from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.settings import MISSING, boxed_sets, check
-from regvit_lightning.statistics import bootstrap
+from regvit_lightning.settings import MISSING, boxed_sets, check, number
+from regvit_lightning.statistics import binomial_interval, bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {
@@ -60,11 +60,11 @@ class ArtifactReportSettings(TaskSettings):
     """
 
     source: str = MISSING
-    resize: int = MISSING
-    crop: int = MISSING
-    images: int = MISSING
-    detailed: int = MISSING
-    shown: int = MISSING
+    resize: int = number("[1, 1e4]")
+    crop: int = number("[1, 1e4]")
+    images: int = number("[1, 1e9]")
+    detailed: int = number("[1, 1e6]")
+    shown: int = number("[1, 100]")
     rule: str = MISSING
     rules: Rules = field(default_factory=Rules)
     probes: ProbeSettings = field(default_factory=ProbeSettings)
@@ -78,11 +78,9 @@ class ArtifactReportSettings(TaskSettings):
         sources, rules = ("imagenet", *boxed_sets()), self.rules.words()
         check(self.source in sources, f"source={self.source}: expected one of {', '.join(sources)}")
         check(self.rule in rules, f"rule={self.rule}: expected one of {', '.join(rules)}")
-        check(self.resize >= self.crop > 0, f"resize={self.resize}, crop={self.crop}: expected resize >= crop > 0")
-        order = 0 < self.shown <= self.detailed <= self.images
-        check(
-            order, f"shown={self.shown}, detailed={self.detailed}, images={self.images}: expected them to rise from 1"
-        )
+        check(self.resize >= self.crop, f"resize={self.resize}: must be at least crop={self.crop}")
+        order = self.shown <= self.detailed <= self.images
+        check(order, f"shown={self.shown}, detailed={self.detailed}, images={self.images}: expected them to rise")
 
 
 SETTINGS = ArtifactReportSettings
@@ -137,7 +135,7 @@ def run(
 
     Raises:
         DataError: the data is missing, incomplete or unreadable.
-        UserError: the backbone has no plain attention in its last block.
+        UserError: the backbone has no plain attention in its last block, or norms that are not finite.
     """
     backbone.require_plain_vit()
     train, test = _files(data, settings)
@@ -149,7 +147,7 @@ def run(
     return Outcome(
         metrics=report.metrics(),
         images=len(test),
-        intervals={"outlier_share": bootstrap(share, how.seed)},
+        intervals={"outlier_share": _share_interval(report.masks, share, how.seed)},
         scores={"outlier_share": share},
         protocol={
             "images_of": settings.source,
@@ -157,11 +155,23 @@ def run(
             "view": f"resize {settings.resize}, centre crop {settings.crop}, bicubic",
             "train_images": len(train),
             "without_outlier": probes.WITHOUT_OUTLIER[settings.probes.tokens.without_outlier],
+            "position_tokens": f"at most {settings.probes.local.position_tokens:,}, drawn, as many of each train image",
             "pixel_scale": local_probes.PIXEL_SCALES[settings.probes.local.pixels],
             **report.facts(),
         },
         picture=figures_report.page(report),
+        remarks=[report.verdict],
     )
+
+
+def _share_interval(masks: Tensor, shares: Tensor, seed: int) -> tuple[float, float]:
+    """95 % interval in percent of the share of outliers, from masks (N, h, w) and the share of each image (N,).
+
+    Images are resampled; without any outlier that would be certain, so that patches are then counted as independent.
+    """
+    if masks.any():
+        return bootstrap(shares, seed)
+    return 0.0, 100 * binomial_interval(0, masks.numel())[1]
 
 
 def _files(data: DataSettings, settings: ArtifactReportSettings) -> tuple[ImageFiles, ImageFiles]:
@@ -193,6 +203,7 @@ def _report(backbone: Backbone, norms: Norms, passes: Passes, settings: Artifact
         rule=rule,
         norms=norms,
         findings=outliers.find(norms, settings.rules, seed),
+        high=verdict.high_norms(norms, settings.rules),
         masks=masks,
         placed=positions.placement(masks, seed),
         neighbours=positions.compare_neighbours(norms.neighbours, masks, seed),

@@ -30,7 +30,7 @@ from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
-from regvit_lightning.settings import MISSING, check, check_at_least, check_positive, from_resolved, resolved
+from regvit_lightning.settings import MISSING, check, from_resolved, number, resolved
 from regvit_lightning.statistics import bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work, landscape
 
@@ -81,39 +81,34 @@ class DepthSettings(TaskSettings):
         eigen_crop: evaluate inside the Eigen crop only.
     """
 
-    steps: int = MISSING
-    batch_size: int = MISSING
-    loss_images: int = MISSING
-    lr: float = MISSING
-    weight_decay: float = MISSING
-    warmup_steps: int = MISSING
-    clip: float = MISSING
-    sig_warmup: int = MISSING
-    gradient_weight: float = MISSING
-    blocks: int = MISSING
+    steps: int = number("[1, 1e9]")
+    batch_size: int = number("[1, 1e5]")
+    loss_images: int = number("[1, 1e5]")
+    lr: float = number("(0, 1e3]")
+    weight_decay: float = number("[0, 100]")
+    warmup_steps: int = number("[0, 1e9]")
+    clip: float = number("(0, 1e9]")
+    sig_warmup: int = number("[0, 1e9]")
+    gradient_weight: float = number("[0, 1e6]")
+    blocks: int = number("[1, 4]")
     cls: bool = MISSING
     final_norm: bool = MISSING
-    bins: int = MISSING
-    min_depth: float = MISSING
-    max_depth: float = MISSING
-    crop: list[int] = MISSING
-    short_side: int = MISSING
+    bins: int = number("[2, 1e5]")
+    min_depth: float = number("(0, 1e6]")
+    max_depth: float = number("(0, 1e6]")
+    crop: list[int] = number("[1, 1e4]")
+    short_side: int = number("[0, 1e4]")
     border_crop: bool = MISSING
-    rotation: float = MISSING
+    rotation: float = number("[0, 180]")
     flip_test: bool = MISSING
     eigen_crop: bool = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "steps", "batch_size", "loss_images")
-        check_at_least(self, 2, "bins")
-        check_at_least(self, 0, "warmup_steps", "sig_warmup", "gradient_weight", "short_side", "rotation")
-        check_positive(self, "clip")
         check(self.blocks in (1, 4), f"blocks={self.blocks}: expected 1 or 4")
-        in_order = 0 < self.min_depth < self.max_depth
-        check(in_order, f"min_depth={self.min_depth}, max_depth={self.max_depth}: expected 0 < min_depth < max_depth")
-        two = len(self.crop) == 2 and min(self.crop) > 0
-        check(two, f"crop={self.crop}: expected [rows,columns] such as [416,544]")
+        ends = f"min_depth={self.min_depth}, max_depth={self.max_depth}"
+        check(self.min_depth < self.max_depth, f"{ends}: expected min_depth < max_depth")
+        check(len(self.crop) == 2, f"crop={self.crop}: expected [rows,columns] such as [416,544]")
 
     @property
     def depth_range(self) -> tuple[float, float]:

@@ -21,13 +21,14 @@ from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.neighbours import search, votes
 from regvit_lightning.runtime import seeds
-from regvit_lightning.settings import MISSING, check, check_positive
-from regvit_lightning.statistics import accuracy, bootstrap
+from regvit_lightning.settings import check, number
+from regvit_lightning.statistics import accuracy, accuracy_interval
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {"top1": Metric(), "top1_best_on_test": Metric()}
 READS = "imagenet"
 FOOTNOTE = ("view", "k_chosen_on")
+MEAN_PATCH = "mean of patches after the final norm"
 
 
 @dataclass
@@ -41,15 +42,14 @@ class KnnSettings(ClassificationSettings):
         bank_chunk: number of train features compared with a batch of queries at once; bounds memory.
     """
 
-    neighbours: list[int] = MISSING
-    temperature: float = MISSING
-    held_out_limit: int = MISSING
-    bank_chunk: int = MISSING
+    neighbours: list[int] = number("[1, 1e6]")
+    temperature: float = number("(0, 1e3]")
+    held_out_limit: int = number("[1, 1e9]")
+    bank_chunk: int = number("[1, 1e9]")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "temperature")
-        check(len(self.neighbours) > 0 and min(self.neighbours) > 0, "neighbours: expected a list such as [10,20]")
+        check(len(self.neighbours) > 0, "neighbours: expected a list such as [10,20]")
 
 
 SETTINGS = KnnSettings
@@ -58,10 +58,16 @@ SETTINGS = KnnSettings
 class KNN(FrozenModule):
     """kNN classifier: validation fills the bank with train features, test classifies with it.
 
+    Args:
+        backbone, settings: source of the features, and settings of the task.
+        classes: number of classes.
+        train_images: number of train images; the bank is allocated once.
+
     Attributes:
-        bank: (N, D) L2-normalised train features, available after validation.
+        bank: (N, D) L2-normalised train features, float32, available after validation.
         bank_labels: (N,) class indices of the train images.
         predictions: (images, len(neighbours)) predicted classes of the test images, available after test.
+        tied: boolean (images, len(neighbours)): the k-th neighbour and the next are equally similar to the test image.
         labels: (images,) class indices of the test images.
     """
 
@@ -69,50 +75,63 @@ class KNN(FrozenModule):
     bank: Tensor
     bank_labels: Tensor
     predictions: Tensor
+    tied: Tensor
     labels: Tensor
 
-    def __init__(self, backbone: Backbone, settings: KnnSettings, classes: int) -> None:
+    def __init__(self, backbone: Backbone, settings: KnnSettings, classes: int, train_images: int) -> None:
         super().__init__(backbone, settings.precision)
-        self.settings, self.classes = settings, classes
-        self._features: list[Tensor] = []
-        self._labels: list[Tensor] = []
+        self.settings, self.classes, self.train_images, self._filled = settings, classes, train_images, 0
+        self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def features(self, images: Tensor) -> Tensor:
         """L2-normalised features (B, D), float32, of uint8 images."""
         return F.normalize(cls_or_mean(self.tokens(images)[0]), dim=1)
 
-    def classify(self, queries: Tensor, bank: Tensor, bank_labels: Tensor) -> Tensor:
-        """Predicted classes (Q, len(neighbours)) of normalised queries (Q, D)."""
-        settings = self.settings
-        similarity, index = search(queries, bank, max(settings.neighbours), settings.bank_chunk)
-        near = bank_labels[index]
-        scores = (votes(similarity, near, k, self.classes, settings.temperature) for k in settings.neighbours)
-        return torch.stack([score.argmax(dim=1) for score in scores], dim=1)
+    def classify(self, queries: Tensor, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Predicted classes and ties, see `KNN`, both (Q, len(neighbours)), of normalised queries (Q, D).
+
+        Args:
+            excluded: boolean (N,), images of the bank that are no one's neighbours.
+        """
+        settings, largest = self.settings, max(self.settings.neighbours)
+        similarity, index = search(queries, self.bank, largest + 1, settings.bank_chunk, excluded)
+        beyond = similarity.new_full((len(queries), 1), -torch.inf)
+        further = torch.cat([similarity, beyond], dim=1)  # there is no further image where k is the whole bank
+        tied = torch.stack([further[:, k - 1] == further[:, k] for k in settings.neighbours], dim=1)
+        nearest, labels = similarity[:, :largest], self.bank_labels[index[:, :largest]]
+        scores = (votes(nearest, labels, k, self.classes, settings.temperature) for k in settings.neighbours)
+        return torch.stack([score.argmax(dim=1) for score in scores], dim=1), tied
+
+    def on_validation_start(self) -> None:
+        self.bank = torch.empty(self.train_images, self.frozen.backbone.embed_dim, device=self.device)
+        self.bank_labels = torch.empty(self.train_images, dtype=torch.long, device=self.device)
+        self._filled = 0
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._features.append(self.features(batch[0]))
-        self._labels.append(batch[1])
-
-    def on_validation_epoch_end(self) -> None:
-        self.bank, self.bank_labels = torch.cat(self._features), torch.cat(self._labels)
-        self._features, self._labels = [], []
+        rows = slice(self._filled, self._filled + len(batch[1]))
+        self.bank[rows], self.bank_labels[rows] = self.features(batch[0]), batch[1]
+        self._filled = rows.stop
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._features.append(self.classify(self.features(batch[0]), self.bank, self.bank_labels))
-        self._labels.append(batch[1])
+        self._outputs.append((*self.classify(self.features(batch[0])), batch[1]))
 
     def on_test_epoch_end(self) -> None:
-        self.predictions, self.labels = torch.cat(self._features), torch.cat(self._labels)
+        self.predictions, self.tied, self.labels = (torch.cat(part) for part in zip(*self._outputs, strict=True))
+        self._outputs = []
 
-    def held_out_accuracy(self, seed: int) -> Tensor:
-        """Top-1 in percent for each k (len(neighbours),), for held-out train images against the rest of the bank."""
-        count = min(round(self.settings.held_out * len(self.bank)), self.settings.held_out_limit)
-        order = torch.randperm(len(self.bank), generator=seeds.generator(seed, "held out")).to(self.bank.device)
-        held, kept = order[:count], order[count:]
-        bank, labels = self.bank[kept], self.bank_labels[kept]
+    def held_out(self, seed: int) -> Tensor:
+        """Indices of the train images on which k is chosen, drawn from `seed`."""
+        images, settings = len(self.bank), self.settings
+        count = min(max(round(settings.held_out * images), 1), settings.held_out_limit)
+        return torch.randperm(images, generator=seeds.generator(seed, "held out"))[:count].to(self.bank.device)
+
+    def held_out_accuracy(self, held: Tensor) -> Tensor:
+        """Top-1 in percent for each k (len(neighbours),), of the train images `held` against the rest of the bank."""
+        excluded = torch.zeros(len(self.bank), dtype=torch.bool, device=self.bank.device)
+        excluded[held] = True
         batches = held.split(self.settings.device_batch)
-        predictions = torch.cat([self.classify(self.bank[batch], bank, labels) for batch in batches])
-        return accuracy(predictions, self.bank_labels[held], self.classes)
+        predictions = torch.cat([self.classify(self.bank[batch], excluded)[0] for batch in batches])
+        return accuracy(predictions, self.bank_labels[held])
 
 
 def work(settings: KnnSettings, images: ImageCounts) -> Work:
@@ -122,7 +141,7 @@ def work(settings: KnnSettings, images: ImageCounts) -> Work:
 
 
 def run(backbone: Backbone, data: DataSettings, settings: KnnSettings, how: RunOptions = RunOptions()) -> Outcome:  # noqa: B008
-    """Top-1 of kNN for the k chosen on held-out train, for every k, and for the best k on test.
+    """Top-1 of kNN for the k chosen on held-out train (of equals the first), for every k, and for the best k on test.
 
     Raises:
         DataError: the data is missing, incomplete or unreadable.
@@ -135,27 +154,36 @@ def run(backbone: Backbone, data: DataSettings, settings: KnnSettings, how: RunO
     view = settings.view()
     loading = Loading(settings.workers, settings.device_batch)
     images = ImageNet(loading, validation=[(train, view)], test=[(test, view)])
-    module = KNN(backbone, settings, len(train.classes))
+    module = KNN(backbone, settings, len(train.classes), len(train))
     judging = tester(how)
     judging.validate(module, images, verbose=False)
     judging.test(module, images, verbose=False)
+    return _outcome(module, how.seed)
 
-    chosen = int(module.held_out_accuracy(how.seed).argmax())
-    on_test = accuracy(module.predictions, module.labels, module.classes)
+
+@torch.inference_mode()
+def _outcome(module: KNN, seed: int) -> Outcome:
+    settings, held = module.settings, module.held_out(seed)
+    chosen = int(module.held_out_accuracy(held).argmax())
+    on_test = accuracy(module.predictions, module.labels)
     right = 100.0 * (module.predictions == module.labels[:, None])
     scores = {"top1": right[:, chosen], "top1_best_on_test": right[:, int(on_test.argmax())]}
     by_k = {f"top1_k{k}": on_test[i].item() for i, k in enumerate(settings.neighbours)}
     return Outcome(
         metrics={"top1": on_test[chosen].item(), "top1_best_on_test": on_test.max().item(), **by_k},
-        images=len(test),
-        intervals={"top1": bootstrap(scores["top1"], how.seed)},
+        images=len(module.labels),
+        intervals={"top1": accuracy_interval(scores["top1"], seed)},
         scores=scores,
         protocol={
             "k": settings.neighbours[chosen],
-            "k_chosen_on": f"{settings.held_out:.0%} of train, held out",
+            "k_chosen_on": settings.chosen_on(len(held)),
+            "held_out_images": len(held),
+            "caveat": settings.caveat(f"{len(settings.neighbours)} values of k", len(held)),
             "temperature": settings.temperature,
-            "feature": "CLS after the final norm" if backbone.has_cls else "mean of patches after the final norm",
+            "feature": "CLS after the final norm" if module.frozen.backbone.has_cls else MEAN_PATCH,
             "view": settings.view_in_words(),
-            "train_images": len(train),
+            "train_images": len(module.bank),
+            "ties": "equally similar in float32: the train image listed first",
+            "tied_images": int(module.tied[:, chosen].sum()),
         },
     )

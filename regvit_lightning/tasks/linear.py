@@ -28,8 +28,8 @@ from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
 from regvit_lightning.schedules import cosine
-from regvit_lightning.settings import MISSING, check, check_at_least, from_resolved, resolved
-from regvit_lightning.statistics import accuracy, bootstrap
+from regvit_lightning.settings import check, from_resolved, number, resolved
+from regvit_lightning.statistics import accuracy, accuracy_interval
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {"top1": Metric(), "top1_best_on_test": Metric()}
@@ -50,17 +50,16 @@ class LinearSettings(ClassificationSettings):
         blocks: numbers of last blocks whose CLS is the input of a head.
     """
 
-    steps: int = MISSING
-    batch_size: int = MISSING
-    learning_rates: list[float] = MISSING
-    momentum: float = MISSING
-    blocks: list[int] = MISSING
+    steps: int = number("[1, 1e9]")
+    batch_size: int = number("[1, 1e5]")
+    learning_rates: list[float] = number("(0, 1e6]")
+    momentum: float = number("[0, 1)")
+    blocks: list[int] = number("[1, 1000]")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "steps", "batch_size")
         check(len(self.learning_rates) > 0, "learning_rates: expected a list such as [1e-3,1e-2]")
-        check(len(self.blocks) > 0 and min(self.blocks) > 0, "blocks: expected a list such as [1,4]")
+        check(len(self.blocks) > 0, "blocks: expected a list such as [1,4]")
 
 
 SETTINGS = LinearSettings
@@ -205,7 +204,7 @@ def work(settings: LinearSettings, images: ImageCounts) -> Work:
 
 
 def run(backbone: Backbone, data: DataSettings, settings: LinearSettings, how: RunOptions = RunOptions()) -> Outcome:  # noqa: B008
-    """Top-1 on test of the head selected on held-out train, and of the best head on test.
+    """Top-1 on test of the head selected on held-out train (of equals the first), and of the best head on test.
 
     Raises:
         DataError: the data is missing, incomplete or unreadable.
@@ -234,8 +233,8 @@ def run(backbone: Backbone, data: DataSettings, settings: LinearSettings, how: R
 
 def _outcome(module: LinearProbe, train_images: int, images: int, seed: int) -> Outcome:
     settings = module.settings
-    on_held_out = accuracy(*module.held_out, module.classes)
-    on_test = accuracy(*module.test, module.classes)
+    on_held_out, on_test = accuracy(*module.held_out), accuracy(*module.test)
+    held_out, heads = len(module.held_out[1]), len(module.grid)
     chosen, best = int(on_held_out.argmax()), int(on_test.argmax())
     right = 100.0 * (module.test[0][:, [chosen, best]] == module.test[1][:, None])
     return Outcome(
@@ -245,13 +244,15 @@ def _outcome(module: LinearProbe, train_images: int, images: int, seed: int) -> 
             "top1_best_on_test": on_test.max().item(),
         },
         images=images,
-        intervals={"top1": bootstrap(right[:, 0], seed)},
+        intervals={"top1": accuracy_interval(right[:, 0], seed)},
         scores={"top1": right[:, 0], "top1_best_on_test": right[:, 1]},
         protocol={
             "head": vars(module.grid[chosen]),
             "head_best_on_test": vars(module.grid[best]),
-            "head_chosen_on": f"{settings.held_out:.0%} of train, held out",
-            "heads": len(module.grid),
+            "head_chosen_on": settings.chosen_on(held_out),
+            "held_out_images": held_out,
+            "caveat": settings.caveat(f"{heads} heads", held_out),
+            "heads": heads,
             "train_images": train_images,
             "batch_size": settings.batch_size,
             "train_view": f"random resized crop {settings.crop}, scale 0.08-1, flip, bicubic",

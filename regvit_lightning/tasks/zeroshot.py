@@ -26,8 +26,8 @@ from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models import joint_space
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.joint_space import JointSpace
-from regvit_lightning.settings import MISSING, check, check_at_least
-from regvit_lightning.statistics import bootstrap
+from regvit_lightning.settings import MISSING, check, number
+from regvit_lightning.statistics import accuracy_interval
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {"top1": Metric(), "top5": Metric()}
@@ -53,14 +53,13 @@ class ZeroShotSettings(ViewSettings):
 
     class_names: str = MISSING
     templates: str = MISSING
-    text_batch: int = MISSING
+    text_batch: int = number("[1, 1e6]")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         names = f"class_names={self.class_names}: expected imagenet or folders"
         check(self.class_names in ("imagenet", "folders"), names)
         check(self.templates in TEMPLATES, f"templates={self.templates}: expected one of {', '.join(TEMPLATES)}")
-        check_at_least(self, 1, "text_batch")
 
 
 SETTINGS = ZeroShotSettings
@@ -146,7 +145,12 @@ def rank(scores: Tensor, labels: Tensor) -> Tensor:
     Args:
         scores: (B, K).
         labels: (B,).
+
+    Raises:
+        UserError: a score is not finite, so that no class has a rank.
     """
+    if not scores.isfinite().all():
+        raise UserError("zero-shot: a similarity of image and text is not finite; check the weights of both towers")
     own = scores.gather(1, labels[:, None])
     earlier = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
     return ((scores > own) | ((scores == own) & earlier)).sum(dim=1)
@@ -175,7 +179,7 @@ def run(backbone: Backbone, data: DataSettings, settings: ZeroShotSettings, how:
     return Outcome(
         metrics={name: right.mean().item() for name, right in within.items()},
         images=len(test),
-        intervals={name: bootstrap(right, how.seed) for name, right in within.items()},
+        intervals={name: accuracy_interval(right, how.seed) for name, right in within.items()},
         scores=within,
         protocol={
             "view": settings.view_in_words(),

@@ -55,6 +55,16 @@ def parse(text: str) -> Tree:
         raise ValueError(f"{error.problem}{line}") from None
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def flow(text: str) -> Tree:
+    """Parse a word in flow notation, `[1,4]` or `{a: 1}`; any other text, and one that is no YAML, is kept."""
+    try:
+        return parse(text) if text[:1] in ("[", "{") else text
+    except ValueError:
+        return text
 
 
 def is_null(value: Tree) -> bool:

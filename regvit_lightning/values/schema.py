@@ -11,6 +11,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from regvit_lightning.values import notation
 from regvit_lightning.values.notation import Tree
+from regvit_lightning.values.ranges import Range
 
 UNIONS = (Union, UnionType)
 READERS: dict[Any, Callable[[str], Any]] = {str: str, int: notation.whole, float: notation.number, bool: notation.truth}
@@ -46,22 +47,26 @@ class NotSet(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Read:
-    """Type of a field whose texts are parsed by a function of its own (metadata `reader`)."""
+class Ruled:
+    """Type of a field with rules of its own.
+
+    Attributes:
+        kind: type of its values.
+        reader: function that parses its texts (metadata `reader`), or None.
+        range: range of its numbers (metadata `range`), or None.
+    """
 
     kind: Any
-    reader: Callable[[str], Any]
+    reader: Callable[[str], Any] | None = None
+    range: Range | None = None
 
 
 @cache
 def kinds(schema: Any) -> dict[str, Any]:
     """Types of all fields of a dataclass, by name."""
     hints, fields = get_type_hints(schema), dataclasses.fields(schema)
-    readers = {field.name: field.metadata["reader"] for field in fields if "reader" in field.metadata}
-    return {
-        field.name: Read(hints[field.name], readers[field.name]) if field.name in readers else hints[field.name]
-        for field in fields
-    }
+    rules = {field.name: {key: field.metadata.get(key) for key in ("reader", "range")} for field in fields}
+    return {name: Ruled(hints[name], **rule) if any(rule.values()) else hints[name] for name, rule in rules.items()}
 
 
 def kind_of(kind: Any, path: Sequence[str], above: str = "") -> Any:
@@ -72,13 +77,14 @@ def kind_of(kind: Any, path: Sequence[str], above: str = "") -> Any:
     """
     if not path:
         return kind
-    key, kind = above + path[0], _not_none(kind)
+    key, rule, kind = above + path[0], kind, _not_none(kind)
     if _has_fields(kind):
         if path[0] not in kinds(kind):
             raise UnknownKey(key, [above + name for name in kinds(kind)])
         return kind_of(kinds(kind)[path[0]], path[1:], f"{key}.")
     if get_origin(kind) is dict:
-        return kind_of(get_args(kind)[1], path[1:], f"{key}.")
+        item = get_args(kind)[1]
+        return kind_of(dataclasses.replace(rule, kind=item) if isinstance(rule, Ruled) else item, path[1:], f"{key}.")
     if kind is Any:
         return Any
     raise UnknownKey(key, [above[:-1]])
@@ -106,12 +112,11 @@ def typed(value: Tree, kind: Any, above: str = "") -> Any:
 
     Args:
         value: from a file or from `read_word`; a non-text value, such as a number from Python, is only checked.
-        kind: str, int, float, bool, Any, list[…], dict[str, …], a dataclass, one of these or None, or `Read` with the
-            reader of the field.
+        kind: str, int, float, bool, Any, list[…], dict[str, …], a dataclass, one of these or None, or `Ruled`.
         above: the keys above it, such as `probes.`, for errors.
 
     Raises:
-        ValueError: the value does not have that type; the message says what is expected.
+        ValueError: the value does not have that type or is out of range; the message says what is expected.
         UnknownKey: a dataclass has no such field.
     """
     origin, inner = get_origin(kind), get_args(kind)
@@ -119,8 +124,8 @@ def typed(value: Tree, kind: Any, above: str = "") -> Any:
         return notation.untyped(value)
     if origin in UNIONS:
         return None if notation.is_null(value) else typed(value, _not_none(kind), above)
-    if isinstance(kind, Read):
-        return kind.reader(value) if isinstance(value, str) else typed(value, kind.kind, above)
+    if isinstance(kind, Ruled):
+        return _ruled(value, kind, above)
     if isinstance(value, Mapping) and (origin is dict or _has_fields(kind)):
         return {name: _typed_part(item, kind, name, above) for name, item in value.items()}
     if origin is list and isinstance(value, list):
@@ -132,6 +137,17 @@ def typed(value: Tree, kind: Any, above: str = "") -> Any:
     if kind is float and type(value) is int:
         return float(value)
     raise ValueError(f"expected {EXPECTED.get(origin or kind, EXPECTED[dict])}")
+
+
+def _ruled(value: Tree, rule: Ruled, above: str) -> Any:
+    """Convert the value of a field with rules of its own."""
+    try:
+        result = rule.reader(value) if rule.reader and isinstance(value, str) else typed(value, rule.kind, above)
+    except ValueError as error:
+        raise ValueError(f"{error}, in {rule.range.text}" if rule.range else str(error)) from None
+    if rule.range:
+        rule.range.check(result)
+    return result
 
 
 def _typed_part(value: Tree, kind: Any, name: str, above: str) -> Any:
@@ -189,5 +205,6 @@ def _has_parts(kind: Any) -> bool:
 
 
 def _not_none(kind: Any) -> Any:
-    """Type of a field without its None option."""
+    """Type of a field without its rules and its None option."""
+    kind = kind.kind if isinstance(kind, Ruled) else kind
     return next(one for one in get_args(kind) if one is not NoneType) if get_origin(kind) in UNIONS else kind

@@ -26,7 +26,7 @@ def by_hand():
 
 
 def of_a_model(name, seed=0, **options):
-    backbone = sources.load_backbone(name, None, seed=seed, image_size=32)
+    backbone = sources.load_backbone(name, "runs", seed=seed, image_size=32)
     generator = torch.Generator().manual_seed(seed)
     for parameter in backbone.model.parameters():
         parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
@@ -94,7 +94,7 @@ def test_a_model_without_cls_has_no_entropy_of_cls():
 
 
 def test_uniform_attention():
-    backbone = sources.load_backbone("random-vitn_reg4", None, image_size=32)
+    backbone = sources.load_backbone("random-vitn_reg4", "runs", image_size=32)
     vit.fuse_attention(backbone.model, fused=True)
     torch.nn.init.zeros_(backbone.model.blocks[-1].attn.qkv.weight)
     found = backbone.last_block(torch.randn(1, 3, 32, 32)).attention

@@ -38,7 +38,7 @@ def test_a_kept_classifier_is_wrong_where_a_new_one_is_right():
 
 
 def test_registers_that_nothing_hears_of_change_nothing(truth, photographs):  # noqa: F811
-    backbone = sources.load_backbone("random-vitn_reg4", None, image_size=64)
+    backbone = sources.load_backbone("random-vitn_reg4", "runs", image_size=64)
     for block in backbone.model.blocks:
         nn.init.zeros_(block.attn.proj.weight)
     effects = report(backbone, photographs, "resize=64").protocol["register_replacement"]
@@ -48,7 +48,7 @@ def test_registers_that_nothing_hears_of_change_nothing(truth, photographs):  # 
 
 def test_registers_that_are_the_only_way_are_missed(truth):  # noqa: F811
     # CLS hears of the image through attention alone; with zeros in place of registers the features are others.
-    backbone = sources.load_backbone("random-vitn_reg4", None, image_size=64)
+    backbone = sources.load_backbone("random-vitn_reg4", "runs", image_size=64)
     for block in backbone.model.blocks:
         block.attn.proj.weight.data *= 30
     passed = controls.ReplacedPass(backbone, "32-true", seed=0)

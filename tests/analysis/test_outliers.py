@@ -1,4 +1,4 @@
-"""Each rule by hand and under scaling; bimodality and gap; the verdict on a planted neuron and on none."""
+"""Each rule by hand and under scaling; bimodality and gap; findings on a planted neuron and on none."""
 
 from dataclasses import replace
 
@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as arrays
 
 from regvit_lightning.analysis import norms, outliers
 from regvit_lightning.analysis.norms import measure
-from regvit_lightning.analysis.outliers import Finding, Rules, find, verdict
-from regvit_lightning.settings import SettingsError
+from regvit_lightning.analysis.outliers import Rules, find
+from regvit_lightning.settings import SettingsError, load_settings
 from tests.analysis.planted import planted
 
 # 1..9 once each around the median 5 (MAD 2), and one far patch.
@@ -77,7 +77,13 @@ def test_skewed_norms_alone_are_no_artifacts_and_a_second_mode_is():
     values[:, 1, 3, 5:10] *= 9  # 2 %
     findings = find(with_norms(torch.cat([values, values[:, :1]], 1)), Rules())
     assert [name for name, finding in findings.items() if 1 in finding.blocks] == ["sigmas", "mads"]
-    assert outliers.agreed_blocks(findings) == [2]
+    assert [name for name, finding in findings.items() if 2 in finding.blocks] == [
+        "cutoff",
+        "sigmas",
+        "mads",
+        "log_mads",
+        "factor",
+    ]
 
 
 def test_what_the_patch_embedding_gives_is_not_what_blocks_make():
@@ -89,8 +95,7 @@ def test_what_the_patch_embedding_gives_is_not_what_blocks_make():
     assert found.shares == pytest.approx([0.02, 0.03])
     assert found.made == pytest.approx([0, 0.01])
     assert found.blocks == [2]
-    told = verdict("m", {name: replace(found, rule=words) for name, words in Rules().words().items()})
-    assert told.endswith("; 2.00% of patches lie above 3 × median already at the patch embedding.")
+    assert found.images == [0, 8]
 
 
 @given(
@@ -148,17 +153,17 @@ def test_the_report_finds_block_positions_and_share_exactly(block, registers, pe
     case = planted(block, registers, 8, per_image, seed=block)
     found = measure(case.backbone, case.normalised())
     findings = find(found, Rules())
-    for name in ("cutoff", *outliers.RELATIVE):
+    for name in ("cutoff", "sigmas", "mads", "log_mads", "factor"):
         finding = findings[name]
         assert finding.first == block
         assert finding.blocks == list(range(block, 5))
         assert finding.shares == pytest.approx([per_image / 64 if b >= block else 0 for b in range(1, 5)], abs=1e-7)
+        assert finding.images == [8 * (b >= block) for b in range(1, 5)]
         assert finding.peak >= block
         assert finding.interval == pytest.approx((per_image / 64, per_image / 64), abs=1e-7)
         assert torch.equal(Rules().masks(found.raw[:, block - 1])[name], case.flat)
     assert not findings["low_mads"].blocks
     assert not findings["low_factor"].blocks
-    assert verdict("planted", findings).startswith(f"planted has artifacts from block {block} of 4 on, by norm > 150")
     low, high = outliers.gap(found.raw[:, -1], 0.005)
     assert low < 10 < 400 < high
 
@@ -168,7 +173,6 @@ def test_none_is_reported_without_the_neuron(case):
     findings = find(found, Rules())
     assert all(finding.first is None for finding in findings.values())
     assert all(max(finding.shares) == 0 for finding in findings.values())
-    assert verdict("clean", findings) == "clean has no artifacts after any of its 4 blocks, by any rule."
     assert not outliers.massive(found).any()
     assert outliers.scalars(found.raw[:, -1], Rules())["max_over_median"] < 2
     assert outliers.bimodality(found.raw[:, -1]) < BIMODAL
@@ -190,36 +194,11 @@ def test_massive_needs_both_magnitude_and_ratio():
     assert outliers.massive(found)[:, 0, 0].tolist() == [True, False, False, False]
 
 
-def finding(name, *shares):
-    blocks = [block for block, share in enumerate(shares, 1) if 0.005 <= share < 0.5]
-    return Finding(
-        Rules().words()[name], 0.0, list(shares), list(shares), blocks, shares.index(max(shares)) + 1, (0.01, 0.03)
-    )
-
-
-def findings(**shares):
-    return {name: finding(name, *shares.get(name, (0, 0, 0, 0))) for name in Rules().words()}
-
-
-def test_the_verdict_in_words():
-    inner = findings(factor=(0, 0.02, 0.01, 0), sigmas=(0, 0.02, 0.03, 0), mads=(0.1, 0.2, 0.2, 0), cutoff=(0, 0, 0, 1))
-    assert verdict("m", inner) == (
-        "m has artifacts from block 2 to block 3 of 4, but not at the end, by mean + 3 σ, median + 5 MAD and 3 × "
-        "median (by the last, 2.00% of patches after block 2)."
-    )
-    assert verdict("m", findings(mads=(0, 0, 0, 0.01))) == (
-        "m has no artifacts that three of the four relative rules agree on; what fires is median + 5 MAD (1.00% "
-        "of patches after block 4)."
-    )
-    low = verdict("m", findings(low_factor=(0, 0.1, 0, 0)))
-    assert low == (
-        "m has no artifacts after any of its 4 blocks, by any rule; low norms lie below median / 3 (10.00% of patches "
-        "after block 2)."
-    )
-
-
 def test_a_rule_fires_between_the_least_share_and_a_half():
-    assert finding("cutoff", 0.004, 0.005, 0.499, 0.5).blocks == [2, 3]
+    values = torch.ones(1, 4, 10, 100)
+    for block, count in enumerate((4, 5, 499, 500)):  # of 1000
+        values[0, block].view(-1)[:count] = 200
+    assert find(with_norms(torch.cat([values, values[:, :1]], 1)), Rules())["cutoff"].blocks == [2, 3]
     values = torch.ones(4, 2, 10, 10)
     values[0, 0, 0, :2] = 200  # 2 of 400
     found = with_norms(values)
@@ -230,7 +209,9 @@ def test_a_rule_fires_between_the_least_share_and_a_half():
     assert high > 0.005
 
 
-@pytest.mark.parametrize("bad", [{"cutoff": 0}, {"sigmas": -1}, {"factor": 1}, {"least_share": 0.5}, {"mads": 0}])
-def test_constants_out_of_range(bad):
-    with pytest.raises(SettingsError, match=next(iter(bad))):
-        Rules(**bad)
+@pytest.mark.parametrize(
+    "word", ["cutoff=0", "sigmas=-1", "factor=1", "least_share=0.5", "mads=0", "least_images=1.1", "least_images=0"]
+)
+def test_constants_out_of_range(word):
+    with pytest.raises(SettingsError, match=word.partition("=")[0]):
+        load_settings("tasks", "artifact_report", "mini", [f"rules.{word}"])

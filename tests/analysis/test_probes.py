@@ -10,7 +10,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from regvit_lightning.analysis import local_probes, probes
+from benchmarks.speed.memory import peak_memory
+from regvit_lightning import settings
+from regvit_lightning.analysis import local_probes, logistic, probes
 from regvit_lightning.analysis.local_probes import LocalSettings
 from regvit_lightning.analysis.logistic import Linear, softmax_regression
 from regvit_lightning.analysis.probes import Features, TokenSettings
@@ -136,10 +138,10 @@ def test_c_is_chosen_on_held_out_train():
     assert probes.classify(few, few, TokenSettings(exponents=[5.0])).C == 1e5
 
 
-@pytest.mark.parametrize("word", [{"draws": 0}, {"without_outlier": "no"}, {"exponents": []}, {"held_out": 1.0}])
+@pytest.mark.parametrize("word", ["draws=0", "without_outlier=no", "exponents=[]", "held_out=1"])
 def test_settings_out_of_range(word):
-    with pytest.raises(SettingsError, match=next(iter(word))):
-        TokenSettings(**word)
+    with pytest.raises(SettingsError, match=word.partition("=")[0]):
+        settings.build(TokenSettings, words=[word])
     with pytest.raises(SettingsError, match="pixels=grey: expected bytes or normalised"):
         LocalSettings(pixels="grey")
 
@@ -180,6 +182,25 @@ def test_patches_carry_their_own_pixels():
     torch.testing.assert_close(local_probes.patches(*arguments, "normalised").pixels[12 + 7], expected.flatten())
 
 
+def position(train, test, shared, tokens=100_000):
+    """Scores of the position probe after all of `train` and `test`."""
+    probe = local_probes.PositionProbe(shared, tokens, len(train))
+    for image in train:
+        probe.train(image)
+    for image in test:
+        probe.test(image)
+    return probe.scores()
+
+
+def pixels_of(train, held_out, test, shared):
+    """Scores of the pixel probe after all of `train`, `held_out` and `test`."""
+    probe = local_probes.PixelProbe(shared)
+    for add, images in ((probe.train, train), (probe.held_out, held_out), (probe.test, test)):
+        for image in images:
+            add(image)
+    return probe.scores()
+
+
 def holds_position(positions, pixels):
     return torch.eye(12)[positions] @ random(12, 20, seed=9)
 
@@ -191,15 +212,13 @@ def holds_nothing(positions, pixels):
 @pytest.mark.parametrize("shared", [True, False])
 @torch.inference_mode()
 def test_position_is_found_where_it_is(shared):
-    found = local_probes.position(
-        [local(4, holds_position), local(3, holds_position, 1)], [local(5, holds_position, 2)], shared
-    )
+    found = position([local(4, holds_position), local(3, holds_position, 1)], [local(5, holds_position, 2)], shared)
     assert found["normal"] == local_probes.PositionScore(100.0, 0.0, 55)
     assert found["outlier"] == local_probes.PositionScore(100.0, 0.0, 5)
 
 
 def test_position_in_noise_is_chance():
-    found = local_probes.position([local(60, holds_nothing)], [local(100, holds_nothing, 1)], shared=True)["normal"]
+    found = position([local(60, holds_nothing)], [local(100, holds_nothing, 1)], shared=True)["normal"]
     assert abs(found.top1 - 100 / 12) < 4  # three standard deviations of 1100 fair guesses are 2.5
 
 
@@ -208,9 +227,10 @@ def test_position_is_lost_in_outliers_only():
         return torch.where((positions == 0)[:, None], 0.0, holds_position(positions, pixels))
 
     train, test = [local(6, half)], [local(6, half, 1)]
-    assert local_probes.position(train, test, shared=True)["normal"].top1 == 100.0
+    assert position(train, test, shared=True)["normal"].top1 == 100.0
     # Seen from the upper left patch, a guess at row 2 and column 3 is off by the square root of 13.
-    wrong = local_probes._position_score(Linear(torch.zeros(20, 12), torch.eye(12)[11]), test[0].kept(test[0].outliers))
+    last = Linear(torch.zeros(20, 12), torch.eye(12)[11])
+    wrong = local_probes._position_score(local_probes._position_errors(last, test[0].kept(test[0].outliers)))
     assert (wrong.top1, wrong.patches) == (0.0, 6)
     assert wrong.distance == pytest.approx(math.sqrt(13))
 
@@ -218,10 +238,53 @@ def test_position_is_lost_in_outliers_only():
 def test_a_kind_that_is_missing_has_no_score():
     batch = local(4, holds_position)
     normal = batch.kept(~batch.outliers)
-    assert local_probes.position([normal], [batch], shared=False)["outlier"] is None
-    assert local_probes.position([batch], [normal], shared=True)["outlier"] is None
-    assert local_probes.pixels([normal], [batch], [batch], shared=False)["outlier"] is None
-    assert local_probes.pixels([batch], [batch], [normal], shared=True)["outlier"] is None
+    assert position([normal], [batch], shared=False)["outlier"] is None
+    assert position([batch], [normal], shared=True)["outlier"] is None
+    assert pixels_of([normal], [batch], [batch], shared=False)["outlier"] is None
+    assert pixels_of([batch], [batch], [normal], shared=True)["outlier"] is None
+
+
+def test_as_many_random_tokens_of_each_train_image_as_the_bound_allows():
+    images = [local(1, holds_position, seed) for seed in range(5)]
+    probe = local_probes.PositionProbe(True, 24, len(images), seed=3)  # 60 tokens in all
+    for image in images:
+        probe.train(image)
+    drawn = [part.positions.tolist() for part in probe._train]
+    assert [len(set(positions)) for positions in drawn] == [4] * 5
+    assert len({tuple(positions) for positions in drawn}) > 1
+    for part, image in zip(probe._train, images, strict=True):
+        assert torch.equal(part.features, image.features[part.positions])
+        assert torch.equal(part.outliers, image.outliers[part.positions])
+    again = local_probes.PositionProbe(True, 24, len(images), seed=4)
+    again.train(images[0])
+    assert again._train[0].positions.tolist() != drawn[0]
+    assert position(images * 4, [local(5, holds_position, 9)], True, tokens=120)["normal"].top1 == 100
+
+
+def test_the_regression_does_not_depend_on_its_blocks(monkeypatch):
+    features, labels = random(50, 6), torch.arange(50) % 4
+    whole = softmax_regression(features, labels, 4, 1e-2, 500)
+    monkeypatch.setattr(logistic, "LOGITS", 4 * 7)
+    parts = softmax_regression(features, labels, 4, 1e-2, 500)
+    torch.testing.assert_close(parts.weight, whole.weight, atol=1e-8, rtol=1e-8)
+
+
+def test_logits_of_518_px_are_never_in_memory_at_once():
+    """30,000 tokens × 1,369 positions in float64 are 330 MB; features take 2 × 8 N D bytes, a block of logits 8 MiB."""
+    tokens, width = 30_000, 64
+    rows = local_probes.Patches(
+        random(tokens, width), torch.arange(tokens) % 1369, torch.zeros(tokens, 0), torch.zeros(tokens) > 0, (37, 37)
+    )
+    with peak_memory() as peak, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_probes, "POSITION_STEPS", 1)
+        local_probes._standardised_regression(rows)
+    assert peak.bytes < 16 * tokens * width + (130 << 20)
+
+
+def test_the_penalty_of_the_pixels_is_chosen_on_held_out():
+    # One image has 12 rows for 20 dimensions of noise: on those rows no penalty is best, on others the largest.
+    train, held_out, test = ([local(n, holds_nothing, seed)] for seed, n in enumerate((1, 60, 20)))
+    assert pixels_of(train, held_out, test, shared=True)["normal"].penalty == max(local_probes.PENALTIES)
 
 
 def test_positions_need_one_grid():
@@ -231,9 +294,9 @@ def test_positions_need_one_grid():
         torch.zeros(3), torch.ones(3), "bytes",
     )  # fmt: skip
     with pytest.raises(UserError, match="images of one size"):
-        local_probes.position([small, other], [small], shared=True)
+        position([small, other], [small], shared=True)
     with pytest.raises(UserError, match="train has \\(3, 4\\), test \\(2, 2\\)"):
-        local_probes.position([small], [other], shared=True)
+        position([small], [other], shared=True)
 
 
 def holds_pixels(positions, pixels):
@@ -244,14 +307,14 @@ def holds_pixels(positions, pixels):
 @pytest.mark.parametrize("scale", ["bytes", "normalised"])
 def test_pixels_are_found_where_they_are(shared, scale):
     train, held_out, test = ([local(20, holds_pixels, seed, scale)] for seed in range(3))
-    for score in local_probes.pixels(train, held_out, test, shared).values():
+    for score in pixels_of(train, held_out, test, shared).values():
         assert score.l2 < 1e-3 * score.l2_of_mean
         assert score.penalty == local_probes.PENALTIES[0]
 
 
 def test_pixels_in_noise_are_those_of_the_mean_patch():
     train, held_out, test = ([local(60, holds_nothing, seed)] for seed in range(3))
-    for score in local_probes.pixels(train, held_out, test, shared=True).values():
+    for score in pixels_of(train, held_out, test, shared=True).values():
         assert score.l2 == pytest.approx(score.l2_of_mean, rel=0.05)
         assert score.rms == pytest.approx(256 / math.sqrt(12), rel=0.05)  # the spread of a uniform byte
     assert score.patches == 60

@@ -15,7 +15,7 @@ from regvit_lightning.models.backbone import Backbone
 
 def model(name: str = "random-vitn_reg4") -> Backbone:
     """Weights that make every tensor matter."""
-    backbone = sources.load_backbone(name, None, image_size=32)
+    backbone = sources.load_backbone(name, "runs", image_size=32)
     generator = torch.Generator().manual_seed(0)
     for parameter in backbone.model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)

@@ -14,7 +14,7 @@ def test_planted_outliers_are_marked_exactly(device_batch):
     measured = artifacts(made.backbone, made.normalised(), device_batch=device_batch)
     assert torch.equal(measured.outliers, made.flat)
     assert measured.findings["factor"].first == made.block
-    assert measured.verdict.startswith("planted has artifacts from block 2 of")
+    assert measured.verdict.startswith("planted has artifacts after blocks 2–4 of 4: ")
 
 
 def test_the_clean_model_has_none():

@@ -21,6 +21,8 @@ class OnTerminal:
     """
 
     def __init__(self, command, columns, environment=None, folder=None):
+        inherited = dict(environment or os.environ)
+        inherited.pop("COLUMNS", None)  # which stands before the width of the terminal, and pytest-xdist sets it
         self.keys, terminal = os.openpty()
         termios.tcsetwinsize(terminal, (24, columns))
         self.shown = b""
@@ -31,7 +33,7 @@ class OnTerminal:
             stderr=terminal,
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it as a signal
-            env={**(environment or os.environ), "TERM": "xterm", "OMP_NUM_THREADS": "1"},
+            env={**inherited, "TERM": "xterm", "OMP_NUM_THREADS": "1"},
             cwd=folder,
         )
         os.close(terminal)

@@ -79,7 +79,6 @@ def test_from_folders_to_a_table(trained):
     assert len(curve) == 1 + 6
     for record in found:
         assert record.images == 32
-        assert 0 <= record.metrics["top1"] <= 100
         assert record.weights
         assert record.backbone["num_registers"] == (0 if "reg0" in record.model else 4)
     for cell in scored_records.read_scored_records(trained / "results", "imagenet").cells:
@@ -102,7 +101,8 @@ def test_a_run_with_other_settings_is_kept_beside_the_old_one(trained, tiny, tmp
     for kind, folder in (("runs", runs), ("results", results)):
         shutil.copytree(trained / kind, folder)
     folders = [f"data={tiny.root}/imagenet", f"runs={runs}", f"results={results}"]
-    before = {file: file.read_bytes() for file in runs.glob("imagenet/deit3-vitn_reg4/**/*.*")}
+    files = [file for file in runs.glob("imagenet/deit3-vitn_reg4/**/*.*") if file.suffix != ".lock"]
+    before = {file: file.read_bytes() for file in files}
     train = ["model=vitn_reg4", *folders, *QUICK, "lr=1e-2"]
     assert "TAG=<name> to keep both, or FORCE=1 to begin anew" in mistake("pretrain", *train)
     assert "deit3+lr1e-2-vitn_reg4" in program("pretrain", *train, "tag=lr1e-2")
@@ -283,7 +283,11 @@ def test_pairs_are_checked_and_broken_shards_named(tiny, tmp_path):
         ("pretrain", ["model=vitn_reg4", "data=minni"], "neither a folder nor a name of configs/data; nearest: mini"),
         ("pretrain", ["model=vitn_reg4", "variant=huge"], "no variant 'huge'"),
         ("pretrain", [], "not set: model"),
-        ("evaluate", ["model=random-vitn_reg4", "task=imagenet_knn", "seed=-1"], "seed=-1: must not be negative"),
+        (
+            "evaluate",
+            ["model=random-vitn_reg4", "task=imagenet_knn", "seed=-1"],
+            "seed=-1: must lie in [0, 4294967295]",
+        ),
         (
             "evaluate",
             ["model=random-vitn_reg4", "task=imagenet_nn"],

@@ -67,7 +67,7 @@ def test_a_submitted_pretraining(stand_in, tiny, tmp_path):
     ("more", "message"),
     [
         (["launcher=slurm", "nodes=2", "devices=3"], "batch_size=16 is not a multiple of the 6 devices"),
-        (["launcher=slurm", "hours=0"], "hours=0.0: must be positive"),
+        (["launcher=slurm", "hours=0"], "hours=0: must lie in (0, 8760]"),
         (["launcher=ssh"], "launcher=ssh: expected local or slurm"),
         (["nodes=2"], "nodes=2: give LAUNCHER=slurm"),
         (["launcher=slurm", "partition=none"], "Slurm refuses the job: sbatch: error: invalid partition"),

@@ -240,8 +240,8 @@ def mistake_lines(*words):
 
 
 def test_mistakes(words):
-    assert "mfu=2.0: must lie in [0, 1]" in mistake("plan", *words, "mfu=2")
-    assert "gpus=0: must be at least 1" in mistake("plan", *words, "gpus=0")
-    assert "gpus=many: expected a number, or all" in mistake("plan", *words, "gpus=many")
+    assert "mfu=2: must lie in (0, 1]" in mistake("plan", *words, "mfu=2")
+    assert "gpus=0: expected a number from 1" in mistake("plan", *words, "gpus=0")
+    assert "gpus=many: expected a number from 1 to 99999, or all" in mistake("plan", *words, "gpus=many")
     line = mistake("plan", *words, "pretrain_devices=8", "gpus=4")
     assert line == "pretrain_devices=8: a pretraining does not fit on gpus=4"

@@ -1,5 +1,9 @@
 """Masks by hand and by mmsegmentation's own reader; folders in the documented layouts; files that do not fit."""
 
+import dataclasses
+import zlib
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -11,7 +15,11 @@ from PIL import Image
 from regvit_lightning import settings
 from regvit_lightning.data import ade20k, layout, mmsegmentation
 from regvit_lightning.data.layout import DataError, DataSettings, Segmentation
+from regvit_lightning.data.masks import open_mask
+from regvit_lightning.errors import Notice
 from regvit_lightning.settings import SettingsError
+from regvit_lightning.tasks import segmentation
+from tests.data.one_line import complaint
 
 mmsegmentation.prepare()
 
@@ -85,6 +93,18 @@ def test_names_come_from_the_vocabulary():
         ade20k.class_names(Segmentation(vocabulary="voc", classes=20))
     with pytest.raises(SettingsError, match="not a data set of mmsegmentation"):
         ade20k.class_names(Segmentation(vocabulary="klingon"))
+
+
+def test_classes_of_ones_own_are_named_in_the_yaml(tmp_path):
+    own = Segmentation(class_names=["road", "verge", "sky"], classes=3, zero_is_unlabelled=False)
+    assert ade20k.class_names(own) == ["road", "verge", "sky"]
+    assert segmentation.palette(own).shape == (3, 3)
+    data = DataSettings(name="own", root=str(tmp_path), segmentation=own)
+    assert data.section("segmentation")["class_names"] == ["road", "verge", "sky"]
+    assert "class_names" not in DataSettings(name="own", root=str(tmp_path)).section("segmentation")
+    for names in (["a", "b"], ["a", "b", "b"]):
+        with pytest.raises(SettingsError, match=r"segmentation\.class_names: .*: expected classes=3"):
+            Segmentation(class_names=names, classes=3)
 
 
 # --------------------------------------------------------------------------------------------------- layouts
@@ -279,6 +299,39 @@ def test_image_and_mask_stay_together(tmp_path):
         assert ((shown - truth).abs() < 0.6).float().mean() > 0.7  # but for the soft edges
 
 
+@pytest.mark.parametrize(
+    "names", [("a.JPG", "a.png"), ("a.jpeg", "a.PNG"), ("a.png", "a.tif"), ("é.gif", "e\u0301.png")]
+)
+def test_images_of_every_suffix_are_taken_with_their_masks(folder, tmp_path, names):
+    image, mask = write_pair(tmp_path, "training", 9)
+    Image.open(image).save(image.parent / names[0])
+    mask.rename(mask.parent / names[1])
+    image.unlink()
+    assert len(_reading(folder)) == 4
+
+
+def test_what_has_no_mask_or_another_suffix_is_left_out_and_named_once(folder, tmp_path):
+    image, _ = write_pair(tmp_path, "training", 9)
+    for name in ("ADE_train_00000009.png", "alone.png", "._x.jpg", "notes.txt"):
+        Image.open(image).save(image.parent / name, "PNG")
+    (image.parent / "x.jpg").mkdir()
+    with pytest.warns(Notice) as caught:
+        assert len(ade20k.train_images(folder, ())) == 4
+    assert len(caught) == 1
+    line = str(caught[0].message)
+    for part in ("2 of another kind than '.jpg' or without a mask", "1 hidden", "1 folder named", "1 not an image"):
+        assert part in line
+
+
+def test_images_and_masks_may_share_a_folder(tmp_path):
+    for number in (1, 2):
+        image, mask = write_pair(tmp_path, "training", number)
+        mask.rename(image.with_suffix(".png"))
+    both = ["ADEChallengeData2016/images/training"] * 2
+    data = DataSettings(name="own", root=str(tmp_path), segmentation=Segmentation(images=both, masks=both))
+    assert len(_reading(data)) == 2
+
+
 # -------------------------------------------------------------------------------------------- files that do not fit
 
 
@@ -354,6 +407,47 @@ def test_masks_of_1_and_of_16_bits_are_read(tmp_path, mode):
     }
 
 
+@pytest.mark.parametrize(
+    ("bits", "numbers"), [(4, [0, 1, 7, 15, 2, 3]), (2, [0, 1, 2, 3, 1, 0]), (1, [0, 1, 1, 0, 1, 1])]
+)
+def test_grey_masks_of_few_bits_keep_their_class_numbers(tmp_path, bits, numbers):
+    """A PNG written by hand: one row of six grey values, which viewers stretch to 0..255."""
+    row = int("".join(f"{number:0{bits}b}" for number in numbers).ljust(24, "0"), 2).to_bytes(3, "big")
+    header = (6).to_bytes(4, "big") + (1).to_bytes(4, "big") + bytes([bits, 0, 0, 0, 0])
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" + row[: -(-6 * bits // 8)])), (b"IEND", b""))
+    parts = [len(c).to_bytes(4, "big") + k + c + zlib.crc32(k + c).to_bytes(4, "big") for k, c in chunks]
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert open_mask(str(tmp_path / "x.png")).tolist() == [numbers]
+
+
+def test_bad_test_masks_are_found_before_the_training(folder, tmp_path):
+    for spoil in (lambda p: Image.new("RGB", (50, 30)).save(p), lambda p: Image.new("L", (49, 30)).save(p)):
+        spoil(write_pair(tmp_path, "validation", 2, size=(50, 30))[1])
+        assert complaint(ade20k.test_images, folder, ())
+    Image.new("L", (50, 30)).save(write_pair(tmp_path, "validation", 2, size=(50, 30))[1], "JPEG")
+    assert "is a JPEG, which alters class numbers" in complaint(ade20k.test_images, folder, ())
+
+
+def test_the_exif_orientation_is_not_applied_and_a_mask_of_the_turned_image_is_refused(folder, tmp_path):
+    image, mask = write_pair(tmp_path, "training", 2)
+    pixels, exif = np.asarray(Image.open(image)), Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.fromarray(pixels).save(image, quality=95, exif=exif)
+    stored = np.asarray(Image.open(image))
+    assert stored.shape == pixels.shape
+    with pytest.warns(Notice, match="1 images carry an EXIF orientation .* which is not applied"):
+        images = ade20k.train_images(folder, [ade20k.LoadImage(), ade20k.LoadLabels(folder.segmentation)])
+    assert (images[1]["img"][..., ::-1] == stored).all()
+    assert images[1]["gt_seg_map"].shape == stored.shape[:2]
+    Image.open(mask).transpose(Image.Transpose.ROTATE_90).save(mask)
+    assert "made for the image turned by its EXIF orientation" in complaint(ade20k.train_images, folder, ())
+
+
+def test_a_sliver_is_refused_before_it_takes_gigabytes(folder, tmp_path):
+    write_pair(tmp_path, "training", 2, size=(2020, 20))
+    assert "more than 100 times as long as wide" in complaint(ade20k.train_images, folder, ())
+
+
 def test_linked_subfolders_are_followed(tmp_path):
     names = ("images", "annotations")
     paths = write_pair(tmp_path, "training", 1), write_pair(tmp_path, "training", 2)
@@ -391,14 +485,14 @@ def test_an_empty_list_is_told(folder, tmp_path):
     (tmp_path / "train.txt").write_text("")
     with pytest.raises(DataError) as error:
         ade20k.train_images(folder, ())
-    _line(error, str(tmp_path / "train.txt"), "no image left", "it is empty")
+    _line(error, str(tmp_path / "train.txt"), "names no image")
 
 
 def test_no_image_left(folder):
-    folder.segmentation.image_suffix = ".jpeg"
+    folder.segmentation.image_suffix = "_photo.jpg"
     with pytest.raises(DataError) as error:
         ade20k.train_images(folder, ())
-    _line(error, "no image left", "ends in '.jpeg'")
+    _line(error, "no image left", "ends in '_photo.jpg'")
 
 
 def test_a_missing_folder_and_a_wrong_count(folder, tmp_path):
@@ -407,3 +501,51 @@ def test_a_missing_folder_and_a_wrong_count(folder, tmp_path):
         ade20k.train_images(folder, ())
     with pytest.raises(DataError, match=r"no folder .*ADEChallengeData2016/images/training"):
         ade20k.train_images(DataSettings(name="x", root=str(tmp_path / "nowhere")), ())
+
+
+# ---------------------------------------------------------------------------------------------- generated bad input
+
+
+@pytest.fixture(scope="module")
+def one_pair(tmp_path_factory):
+    root = tmp_path_factory.mktemp("one")
+    return DataSettings(name="own", root=str(root)), *write_pair(root, "training", 1, size=(12, 9))
+
+
+@given(
+    which=st.sampled_from([0, 1]),
+    content=st.binary(max_size=40),
+    start=st.floats(0, 1),
+    length=st.integers(0, 60),
+    end=st.floats(0.1, 2),
+)
+def test_damaged_images_and_masks_are_read_or_told_in_a_line(one_pair, which, content, start, length, end):
+    data, *files = one_pair
+    sound = [file.read_bytes() for file in files]
+    place = int(start * len(sound[which]))
+    damaged = sound[which][:place] + content + sound[which][place + length :]
+    files[which].write_bytes(damaged[: int(end * len(damaged))])
+    complaint(_pixels, data)
+    for file, whole in zip(files, sound, strict=True):
+        file.write_bytes(whole)
+
+
+@given(mode=st.sampled_from(["1", "L", "P", "LA", "RGB", "RGBA", "I", "I;16", "F", "CMYK"]), value=st.integers(0, 255))
+def test_masks_of_any_mode_are_read_or_told_in_a_line(one_pair, mode, value):
+    data, _, mask = one_pair
+    sound = mask.read_bytes()
+    Image.new("L", (12, 9), value).convert(mode).save(mask, "TIFF")
+    complaint(_pixels, data)
+    mask.write_bytes(sound)
+
+
+@given(st.one_of(st.binary(max_size=60), st.text("ADE_train01/.\n\0é ", max_size=60).map(str.encode)))
+def test_any_list_of_names_is_read_or_told_in_a_line(one_pair, content):
+    data = dataclasses.replace(one_pair[0], segmentation=Segmentation(lists=["train.txt", "val.txt"]))
+    Path(data.root, "train.txt").write_bytes(content)
+    complaint(_pixels, data)
+
+
+def _pixels(data):
+    images = ade20k.train_images(data, [ade20k.LoadImage(), ade20k.LoadLabels(data.segmentation)])
+    return [images[place] for place in range(len(images))]

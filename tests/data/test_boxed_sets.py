@@ -139,6 +139,19 @@ def test_other_data_does_not_have_the_set(configs, tmp_path):
             cell.layout  # noqa: B018 (what it says is asked for)
 
 
+def test_a_set_in_a_yaml_given_by_path_has_its_tasks(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"root: {tmp_path}\ndiscovery:\n  cats: {{layout: voc, folder: pictures}}\n")
+    data = layout.resolve(str(file))
+    for task in ("lost_cats", "lost_sweep_cats", "tokencut_cats"):
+        assert evaluation.prepare(task, data).layout == {"cats": "pictures"}
+    cell = evaluation.prepare("lost_dogs", data)
+    with pytest.raises(UserError, match="data 'mine' has no set with boxes called 'dogs': expected one of voc07"):
+        cell.layout  # noqa: B018 (what it says is asked for)
+    with pytest.raises(SettingsError, match="unknown task 'lostcats'"):
+        evaluation.prepare("lostcats", data)
+
+
 # ------------------------------------------------------------------------------------------------- the whole chain
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from regvit_lightning.data.completeness import check_count, check_files, check_rendered, read_list
+from regvit_lightning.data.completeness import check_count, check_rendered, find_files, read_list
 from regvit_lightning.data.layout import DataError, DataSettings
 
 
@@ -26,10 +26,10 @@ def test_missing_files_are_counted_and_the_first_five_named(tmp_path):
     files = [str(tmp_path / f"{number}.png") for number in range(9)]
     (tmp_path / "1.png").touch()
     with pytest.raises(DataError) as error:
-        check_files(tmp_path / "list", files, "fetch them")
+        find_files(tmp_path / "list", files, "fetch them")
     named = ", ".join(files[number] for number in (0, 2, 3, 4, 5))
     assert str(error.value) == f"{tmp_path / 'list'}: 8 of 9 files are missing: {named}; fetch them"
-    check_files(tmp_path / "list", files[1:2], "")
+    assert find_files(tmp_path / "list", files[1:2], "") == files[1:2]
 
 
 def test_a_list_is_its_lines_that_say_something(tmp_path):

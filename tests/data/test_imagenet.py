@@ -18,7 +18,7 @@ from regvit_lightning.data.images import open_image, open_readable
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.module import accumulation
 from regvit_lightning.data.stream import Stream, StreamSampler
-from regvit_lightning.data.transforms import centre_crop, normalise, random_resized_crop, three_augment
+from regvit_lightning.data.transforms import centre_crop, normalise, not_elongated, random_resized_crop, three_augment
 from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import SettingsError
 
@@ -240,3 +240,18 @@ def test_simple_crop_keeps_the_scale_and_resized_crop_does_not():
         assert transform(picture).shape == (3, 32, 32)
     with pytest.raises(SettingsError, match="crop=odd"):
         three_augment(32, "odd", 0.3)
+
+
+@pytest.mark.parametrize("size", [(20_000, 2), (2, 20_000)])
+def test_a_sliver_does_not_take_gigabytes(size):
+    """Its middle is resized alone: 200 × 2 pixels become 25,600 × 256."""
+    rows = np.arange(size[1] * size[0]).reshape(size[1], size[0]) % 251
+    image = Image.fromarray(np.repeat(rows[..., None], 3, 2).astype(np.uint8))
+    for view in (centre_crop(256, 224), three_augment(224, "simple", 0.3)):
+        assert view(image).shape == (3, 224, 224)
+    assert max(not_elongated(image).size) == 200
+
+
+def test_an_image_of_a_usual_shape_is_left_as_it_is():
+    image = Image.new("RGB", (2000, 20))
+    assert not_elongated(image) is image

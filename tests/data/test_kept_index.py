@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -97,11 +98,53 @@ def test_parts_of_an_index_know_where_they_lie(train):
     assert found.open(0).getpixel((0, 0)) == (9, 9, 9)
 
 
-def test_where_nothing_can_be_written_everyone_lists(train, monkeypatch):
-    (train.parent / ".index").write_text("")  # a file in the place of the folder
+@pytest.fixture
+def read_only(train, tmp_path, monkeypatch):
+    """As on a shared disk: nothing can be written beside the images; cache and temporary folder are of this test."""
+    (train.parent / ".index").write_text("")  # a file in the place of the folder: root may write everywhere else
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home" / "cache"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    return train
+
+
+def test_read_only_data_is_indexed_in_the_users_cache(read_only, tmp_path, monkeypatch):
     listings = count_listings(monkeypatch)
-    assert names(index(train)) == names(index(train))
+    assert names(index(read_only)) == names(index(read_only))
+    assert len(listings) == 1
+    assert list((tmp_path / "home" / "cache" / "regvit-lightning" / "index").glob("*/paths.npy"))
+    (read_only / "dog" / "4.png").write_bytes(b"")
+    assert "dog/4.png" in names(index(read_only))
+
+
+def test_without_a_cache_the_temporary_folder_takes_the_index(read_only, tmp_path, monkeypatch):
+    (tmp_path / "home").write_text("")
+    listings = count_listings(monkeypatch)
+    assert names(index(read_only)) == names(index(read_only))
+    assert len(listings) == 1
+    assert list((tmp_path / "temporary").glob("regvit-lightning-*/index/*/paths.npy"))
+
+
+def test_a_folder_that_another_user_has_put_into_the_temporary_one_is_not_taken(read_only, tmp_path, monkeypatch):
+    assert kept_index._writable(tmp_path / "temporary" / "regvit-lightning-12345")
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert not kept_index._writable(tmp_path / "temporary" / "regvit-lightning-12345")
+
+
+def test_where_nothing_can_be_written_everyone_lists(read_only, tmp_path, monkeypatch):
+    (tmp_path / "home").write_text("")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "home"))
+    listings = count_listings(monkeypatch)
+    assert names(index(read_only)) == names(index(read_only))
     assert len(listings) == 2
+
+
+def test_an_index_that_someone_else_has_stored_beside_read_only_data_is_read(train, monkeypatch):
+    index(train)
+    monkeypatch.setattr(kept_index, "location", pytest.fail)
+    listings = count_listings(monkeypatch)
+    assert len(index(train)) == 4
+    assert not listings
 
 
 def test_a_damaged_index_is_made_anew(train):

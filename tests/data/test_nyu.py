@@ -1,6 +1,7 @@
 """NYU depth: both readers in the documented formats, crops at their pixels, image and depth together, bad files."""
 
 import math
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -12,9 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from regvit_lightning import settings
 from regvit_lightning.data import nyu
 from regvit_lightning.data.layout import DataError, DataSettings, Depth
 from regvit_lightning.data.nyu import Augmentation, DepthPair
+from regvit_lightning.settings import SettingsError
+from tests.data.one_line import complaint
 
 SMALL = (48, 64)
 
@@ -366,15 +370,18 @@ def test_counts_and_unfinished_rendering_are_told(tmp_path):
     ("depth", "message"),
     [
         (np.full(SMALL, 99, np.uint8), r"sync_depth_00000\.png is 8-bit \(L\): expected a 16-bit PNG in millimetres"),
-        (np.full((48, 60), 900, np.uint16), r"sync_depth_00000\.png is 60 × 48 px, its image 64 × 48: not a pair"),
+        (
+            np.full((48, 60), 900, np.uint16),
+            r"sync_depth_00000\.png is 60 × 48 px, its image .*rgb_00000\.png 64 × 48: not a pair",
+        ),
         (np.zeros(SMALL, np.uint16), r"sync_depth_00000\.png has no measured pixel"),
         (np.full((48, 64, 3), 99, np.uint8), r"sync_depth_00000\.png is .*\(RGB\): expected a 16-bit PNG"),
     ],
 )
 def test_a_depth_map_that_does_not_fit_is_told(tmp_path, depth, message):
-    pairs = nyu.train_pairs(write_bts(tmp_path, [(scene(0, SMALL)[0], depth)], [scene(1, SMALL)]))
+    data = write_bts(tmp_path, [(scene(0, SMALL)[0], depth)], [scene(1, SMALL)])
     with pytest.raises(DataError, match=message):
-        pairs[0]
+        nyu.train_pairs(data)[0]
 
 
 @pytest.mark.parametrize(
@@ -394,10 +401,57 @@ def test_numbers_that_are_not_of_16_bits_are_not_called_8_bit(tmp_path, depth, m
 def test_all_numbers_of_16_bits_are_read(tmp_path):
     pairs = nyu.train_pairs(write_bts(tmp_path, [scene(0, SMALL)], [scene(1, SMALL)]))
     path = tmp_path / "nyu" / "sync" / "kitchen_0001" / "sync_depth_00000.png"
-    millimetres = np.linspace(0, 65535, 48 * 64).astype(np.uint16).reshape(SMALL)
+    millimetres = np.linspace(0, 65534, 48 * 64).astype(np.uint16).reshape(SMALL)
     for stored in (millimetres, millimetres.astype(np.int32)):  # of modes I;16 and I
         Image.fromarray(stored).save(path, format="TIFF")
         np.testing.assert_allclose(pairs[0].depth, millimetres / 1000, rtol=1e-6)
+
+
+def test_65535_and_depths_that_are_not_finite_are_not_measured(tmp_path):
+    image, depth = scene(0)
+    depth[100:110, 100:120] = 65535
+    listed = nyu.train_pairs(write_bts(tmp_path, [(image, depth)], [scene(1)]))[0]
+    assert (listed.depth[100:110, 100:120] == 0).all()
+    assert listed.depth.max() < 10
+    data = write_mat(tmp_path, [(image, depth)], [1], [1])
+    with h5py.File(tmp_path / "nyu" / "nyu_depth_v2_labeled.mat", "a") as mat:
+        mat["rawDepths"][0, 100:120, 100:105] = np.inf
+        mat["rawDepths"][0, 100:120, 105:110] = np.nan
+    official = nyu.train_pairs(data)[0]
+    assert (official.depth[100:110, 100:120] == 0).all()
+    assert np.isfinite(official.depth).all()
+
+
+@pytest.mark.parametrize(("unit", "factor"), [(100, 0.1), (5000, 5.0)])
+def test_another_unit_than_millimetres_is_noticed_and_can_be_stated(tmp_path, unit, factor):
+    image, depth = scene(0, SMALL)
+    data = write_bts(tmp_path, [(image, (depth * factor).astype(np.uint16))], [scene(1, SMALL)])
+    line = complaint(nyu.train_pairs, data)
+    assert "nyu_train.txt: 95 % of its depths lie below" in line
+    assert "state the unit: depth.units_per_metre" in line
+    data.depth.units_per_metre = unit
+    np.testing.assert_allclose(nyu.train_pairs(data)[0].depth, depth / 1000, atol=0.01)
+
+
+def test_real_depth_maps_are_plausible_millimetres():
+    folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "rgbd_kitchen"
+    if not folder.is_dir():
+        pytest.skip("the real depth maps are not here")
+    for file in sorted(folder.glob("*.depth.png"))[::40]:
+        depth = nyu.open_depth(str(file))
+        assert nyu.USUAL_DEPTH[0] < np.quantile(depth[depth > 0], 0.95) < nyu.USUAL_DEPTH[1]
+
+
+def test_a_unit_must_be_a_number():
+    for unit in (-1, math.inf, math.nan):
+        with pytest.raises(SettingsError, match=r"units_per_metre: must lie in \[0, 1e9\]"):
+            settings.from_resolved(DataSettings, {"name": "own", "root": ".", "depth": {"units_per_metre": unit}})
+
+
+def test_bad_test_maps_are_found_before_the_training(tmp_path):
+    image, depth = scene(1, SMALL)
+    data = write_bts(tmp_path, [scene(0, SMALL)], [(image, depth), (image, (depth // 40).astype(np.uint8))])
+    assert "sync_depth_00001.png is 8-bit" in complaint(nyu.test_pairs, data)
 
 
 def test_unreadable_files_are_told(tmp_path):
@@ -470,3 +524,73 @@ def test_a_worker_process_tells_in_one_line(tmp_path):
         list(DataLoader(samples, 1, num_workers=1, collate_fn=nyu.by_size))
     assert "has no measured pixel" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------- generated bad input
+
+
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory):
+    return write_bts(tmp_path_factory.mktemp("listed"), [scene(0, SMALL)], [scene(1, SMALL)])
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory):
+    return write_mat(tmp_path_factory.mktemp("official"), [scene(0)], [1], [1])
+
+
+def _all_pairs(data):
+    pairs = nyu.train_pairs(data)
+    return [pairs[index] for index in range(len(pairs))]
+
+
+@given(content=st.one_of(st.binary(max_size=80), st.text("/._0rgb \n\0\u2028é", max_size=80).map(str.encode)))
+def test_any_list_is_read_or_told_in_a_line(listed, content):
+    Path(listed.root, "nyu", "nyu_train.txt").write_bytes(content)
+    complaint(_all_pairs, listed)
+
+
+@effort(max_examples=40)
+@given(content=st.binary(max_size=40), start=st.floats(0, 1), length=st.integers(0, 60), end=st.floats(0.1, 2))
+def test_damaged_depth_maps_are_read_or_told_in_a_line(listed, content, start, length, end):
+    line = "/kitchen_0001/rgb_00000.png /kitchen_0001/sync_depth_00000.png 518"
+    Path(listed.root, "nyu", "nyu_train.txt").write_text(line)
+    file = Path(listed.root, "nyu/sync/kitchen_0001/sync_depth_00000.png")
+    Image.fromarray(scene(0, SMALL)[1]).save(file)
+    sound = file.read_bytes()
+    place = int(start * len(sound))
+    damaged = sound[:place] + content + sound[place + length :]
+    file.write_bytes(damaged[: int(end * len(damaged))])
+    complaint(_all_pairs, listed)
+
+
+@pytest.mark.parametrize("kind", ["S5", "f4", "u1", "bool", "c8"])
+@pytest.mark.parametrize("name", ["images", "rawDepths"])
+def test_arrays_of_any_kind_in_the_mat_are_read_or_told_in_a_line(official, kind, name):
+    with h5py.File(Path(official.root, official.depth.mat), "a") as mat:
+        old = mat[name][()]
+        del mat[name]
+        mat[name] = np.zeros(old.shape, kind)
+    assert complaint(_all_pairs, official) or (name, kind) == ("images", "u1")
+    with h5py.File(Path(official.root, official.depth.mat), "a") as mat:
+        del mat[name]
+        mat[name] = old
+
+
+@pytest.mark.parametrize(
+    "numbers", [[[]], [["one"]], [[np.inf]], [[np.nan]], [[1.5]], [[0]], [[1e30]], [[1j]], [[True]]]
+)
+def test_split_numbers_of_any_kind_are_read_or_told_in_a_line(official, numbers):
+    scipy.io.savemat(Path(official.root, official.depth.splits), {"trainNdxs": np.array(numbers)})
+    complaint(_all_pairs, official)
+
+
+@given(start=st.floats(0, 1), content=st.binary(min_size=1, max_size=20))
+@effort(max_examples=40)
+def test_a_damaged_splits_file_is_read_or_told_in_a_line(official, start, content):
+    file = Path(official.root, official.depth.splits)
+    scipy.io.savemat(file, {"trainNdxs": np.array([[1]]), "testNdxs": np.array([[1]])})
+    sound = file.read_bytes()
+    place = int(start * len(sound))
+    file.write_bytes(sound[:place] + content + sound[place + len(content) :])
+    complaint(_all_pairs, official)

@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from regvit_lightning.data import pairs
+from regvit_lightning.data import pairs, shards
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.data.mini import captions
 from regvit_lightning.data.pairs import DrawnCaptionedImages, train_pairs
+from regvit_lightning.data.shards import from_shards
+from regvit_lightning.errors import Notice
+from tests.data.one_line import complaint
 
 
 def jpeg(value, form="JPEG"):
@@ -46,7 +49,7 @@ MEMBERS = {
 
 
 def read(path):
-    return pairs.from_shards([path], path)
+    return from_shards([path], path)
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -66,11 +69,11 @@ def test_images_and_captions_of_a_shard(tmp_path, form):
 def test_every_pair_of_every_shard_is_found_once_and_together(tmp_path_factory, captions, cuts):
     folder = tmp_path_factory.mktemp("shards")
     members = [{f"{i}.jpg": jpeg(20 * i), f"{i}.txt": text.encode()} for i, text in enumerate(captions)]
-    shards = []
+    written = []
     for first in range(min(cuts, len(members))):
         part = {name: content for pair in members[first::cuts] for name, content in pair.items()}
-        shards.append(shard(folder / f"{first}.tar", part))
-    found = pairs.from_shards(shards, folder)
+        written.append(shard(folder / f"{first}.tar", part))
+    found = from_shards(written, folder)
     seen = {round(np.asarray(found.open(place)).mean() / 20): found.caption(place) for place in range(len(found))}
     assert seen == {i: text.strip() for i, text in enumerate(captions)}
 
@@ -79,7 +82,7 @@ def test_the_index_is_kept_until_a_shard_changes(tmp_path, monkeypatch):
     path = whole(tmp_path / "x.tar")
     first = read(path)
     with monkeypatch.context() as patch:
-        patch.setattr(pairs, "_read_shard", None)  # what is kept needs no look into the shard
+        patch.setattr(shards, "_read_shard", None)  # what is kept needs no look into the shard
         again = read(path)
     assert len(first) == len(again) == 2
     assert [again.caption(place) for place in (0, 1)] == [first.caption(place) for place in (0, 1)] == ["one", "two"]
@@ -134,6 +137,57 @@ def test_templates_are_worded_as_the_captions(tiny):
         assert set(beginning.split()) <= words | own
 
 
+def test_what_cannot_be_used_in_a_shard_is_left_out_counted_and_named_once(tmp_path):
+    """As open_clip skips it: one empty caption among millions stops nothing."""
+    members = {**MEMBERS, "2.jpg": jpeg(1), "2.txt": b" ", "3.jpg": jpeg(1), "4.txt": b"four", "5.jpg": jpeg(1)}
+    members |= {"5.txt": b"\xff", "000.png": jpeg(7, "PNG"), "._000.jpg": b"", "._000.txt": b""}
+    path = shard(tmp_path / "a.tar", members)
+    lines = []
+    for _ in range(2):  # listed, and from the kept index
+        with pytest.warns(Notice) as caught:
+            assert [read(path).caption(place) for place in (0, 1)] == ["ten", "fünfzig"]
+        lines.append({str(one.message) for one in caught})
+    (line,) = lines[0]
+    assert lines[1] == {line}
+    for part in (
+        "1 with an empty caption (a.tar: 2)",
+        "1 without caption (a.tar: 3)",
+        "1 with a caption that is not UTF-8",
+    ):
+        assert part in line
+    for part in ("captions without image (", "1 with the name of another image (a.tar: 000.png)", "2 hidden"):
+        assert part in line
+
+
+def test_a_dot_in_a_key_is_a_part_of_it(tmp_path):
+    members = {"a.b.jpg": jpeg(10), "a.b.txt": b"ab", "a.c.jpg": jpeg(20), "a.c.txt": b"ac", "v1.0/x.JPG": jpeg(30)}
+    found = read(shard(tmp_path / "x.tar", {**members, "v1.0/x.TXT": b"x"}))
+    assert [found.caption(place) for place in range(len(found))] == ["ab", "ac", "x"]
+
+
+@pytest.mark.parametrize("padding", [0, 512, 3 << 20])
+def test_a_tar_that_was_appended_to_another_is_read(tmp_path, padding):
+    first, second = (whole(tmp_path / "1.tar"), shard(tmp_path / "2.tar", MEMBERS))
+    path = tmp_path / "both.tar"
+    path.write_bytes(first.read_bytes() + bytes(padding) + second.read_bytes())
+    with pytest.warns(Notice):  # the member that is no pair
+        found = read(path)
+    assert [found.caption(place) for place in range(len(found))] == ["one", "two", "ten", "fünfzig"]
+    assert np.asarray(found.open(3)).mean() == pytest.approx(50, abs=1)
+    assert found.path(3) == f"{path}: deep/001.PNG"
+
+
+@given(content=st.binary(max_size=1100), start=st.floats(0, 1), length=st.integers(0, 1100))
+@hypothesis_settings(max_examples=60)
+def test_a_damaged_shard_is_read_or_told_in_a_line(tmp_path_factory, content, start, length):
+    folder = tmp_path_factory.mktemp("damaged")
+    path = whole(folder / "x.tar")
+    sound = path.read_bytes()
+    place = int(start * 4000)
+    path.write_bytes(sound[:place] + content + sound[place + length :])
+    complaint(read, path)
+
+
 def cut(path, size):
     path.write_bytes(path.read_bytes()[:size])
     return path
@@ -162,18 +216,22 @@ SHARDS = {
     "cut in a header": (lambda p: cut(whole(p), 512 + 1024 + 1024 + 100), r"x\.tar: truncated"),
     "cut between members": (lambda p: cut(whole(p), 512 + 1024 + 1024), r"x\.tar: truncated or damaged at byte 2,560"),
     "damaged header": (damaged, r"x\.tar: truncated or damaged at byte 2,560: neither a member nor the end mark"),
-    "no pair": (lambda p: shard(p, {"0.json": b"{}"}), r"x\.tar: holds no pair of an image \(.*\) and a caption"),
+    "no pair": (
+        lambda p: shard(p, {"0.json": b"{}"}),
+        r"x\.tar: holds no pair: expected a pair of an image \(.*\) and a caption",
+    ),
     "no member": (lambda p: shard(p, {}), r"x\.tar: (truncated, empty|holds no pair)"),
-    "no caption": (
-        lambda p: shard(p, {**MEMBERS, "7.jpg": jpeg(1)}),
-        r"x\.tar: 1 without caption, first 7; add the caption or remove it",
+    "no caption": (lambda p: shard(p, {"7.jpg": jpeg(1)}), r"holds no pair: .*1 without caption \(x\.tar: 7\)"),
+    "no image": (lambda p: shard(p, {"7.txt": b"seven"}), r"holds no pair: .*1 captions without image \(x\.tar: 7\)"),
+    "empty caption": (lambda p: shard(p, {"7.jpg": jpeg(1), "7.txt": b" \n"}), r"no pair: .*1 with an empty caption"),
+    "no text": (
+        lambda p: shard(p, {"7.jpg": jpeg(1), "7.txt": b"\xff\xfe"}),
+        r"no pair: .*1 with a caption that is not",
     ),
-    "no image": (
-        lambda p: shard(p, {**MEMBERS, "7.txt": b"seven"}),
-        r"x\.tar: 1 without image, first 7; add the image",
+    "a header of 2 MB": (
+        lambda p: shard(p, {"n" * 2_000_000: b""}, tarfile.GNU_FORMAT),
+        r"a header of 2,000,001 bytes",
     ),
-    "empty caption": (lambda p: shard(p, {"7.jpg": jpeg(1), "7.txt": b" \n"}), r"x\.tar: 7: its caption is empty"),
-    "no text": (lambda p: shard(p, {"7.jpg": jpeg(1), "7.txt": b"\xff\xfe"}), r"x\.tar: 7: its caption is not UTF-8"),
 }
 
 
@@ -187,42 +245,6 @@ def test_broken_shards_in_one_line(tmp_path, case):
     assert "\n" not in str(caught.value)
 
 
-def table(folder, text, name="pairs.csv"):
-    for value in (10, 50):
-        (folder / f"{value}.jpg").write_bytes(jpeg(value))
-    (folder / name).write_text(text, encoding="utf-8")
-    return folder / name
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("pairs.csv", 'filepath,title\n50.jpg,"fifty, or so"\n10.jpg,ten\n50.jpg,again\n'),
-        ("pairs.tsv", "caption\tother\tfilepath\nfifty, or so\t\t50.jpg\nten\t\t10.jpg\nagain\t\t50.jpg\n"),
-    ],
-)
-def test_a_table(tmp_path, name, text):
-    found = pairs.from_table(table(tmp_path, text, name))
-    assert [found.caption(place) for place in range(3)] == ["fifty, or so", "ten", "again"]
-    assert [np.asarray(found.open(place)).mean() for place in range(3)] == pytest.approx([50, 10, 50], abs=1)
-    assert found.path(1) == str(tmp_path / "10.jpg")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "expected a first line with filepath and title"),
-        ("filepath,text\n10.jpg,ten\n", "expected a first line with filepath and title"),
-        ("filepath,title\n10.jpg,ten\n11.jpg,eleven\n", r"row 3: no image .*11\.jpg; restore it"),
-        ("filepath,title\n10.jpg\n", r"row 2: 10\.jpg: its caption is empty"),
-        ("filepath,title\n10.jpg,  \n", r"row 2: 10\.jpg: its caption is empty"),
-    ],
-)
-def test_broken_tables_in_one_line(tmp_path, text, message):
-    with pytest.raises(DataError, match=message):
-        pairs.from_table(table(tmp_path, text))
-
-
 def test_a_folder(tmp_path):
     (tmp_path / "sub").mkdir()
     for name, value in (("sub/a", 50), ("b", 10)):
@@ -231,9 +253,18 @@ def test_a_folder(tmp_path):
     found = pairs.from_folder(tmp_path)
     seen = {found.caption(place): np.asarray(found.open(place)).mean() for place in range(2)}
     assert seen == {"value 10": pytest.approx(10, abs=1), "value 50": pytest.approx(50, abs=1)}
-    (tmp_path / "c.jpg").write_bytes(jpeg(1))
-    with pytest.raises(DataError, match=rf"{tmp_path}: 1 without caption, first {tmp_path / 'c'}"):
-        pairs.from_folder(tmp_path)
+    for name in ("c.jpg", "b.PNG", "._b.txt", "notes.md", "a.jpg/x.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(jpeg(1))
+    (tmp_path / "d.txt").write_text("no image")
+    (tmp_path / "b.json").write_text("{}")
+    with pytest.warns(Notice) as caught:
+        assert len(pairs.from_folder(tmp_path)) == 2
+    assert len(caught) == 1
+    for part in ("1 without caption (c)", "1 captions without image (d)", "1 with the name of another image"):
+        assert part in str(caught[0].message)
+    for part in ("1 hidden or left by the system", "1 folder named as an image", "1 not an image"):
+        assert part in str(caught[0].message)
 
 
 @pytest.mark.parametrize(

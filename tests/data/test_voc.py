@@ -1,6 +1,7 @@
 """Boxed images: the readers of VOC and COCO20k on hand-made files, batches by size, and every bad file in one line."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from PIL import Image
 
 from regvit_lightning.data import boxes, coco, discovery, voc
 from regvit_lightning.data.layout import DataError, DataSettings
-from regvit_lightning.errors import UserError
+from regvit_lightning.errors import Notice
+from tests.data.one_line import complaint
 
 OBJECT = (
     "<object><name>dog</name><difficult>1</difficult><truncated>1</truncated><part><name>head</name><bndbox>"
@@ -95,13 +97,6 @@ def test_the_rendered_sets_are_read(tiny):
 # --------------------------------------------------------------------------------------------------- bad input
 
 
-def complaint(read, *arguments):
-    with pytest.raises(UserError) as error:
-        read(*arguments)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
 def test_voc_tells_what_is_wrong(tmp_path):
     good = ((60, 40), [(1, 1, 60, 40)])
     folder = write_voc(tmp_path / "a", {"1": good, "2": good, "3": good})
@@ -129,14 +124,22 @@ def test_voc_tells_what_is_wrong(tmp_path):
         ((-2, 1, 60, 40), "lies outside"),
         ((1, 1, 60, 44), "lies outside"),
         ((20, 5, 19, 9), "is empty"),
+        ((0, 0, 0, 0), "box 0, 0, 0, 0 lies in 0..1: expected pixels"),
+        ((0.2, 0.3, 1.0, 0.9), "box 0.2, 0.3, 1, 0.9 lies in 0..1: expected pixels"),
+        ((0, 5, 0, 9), "is empty"),
+        ((61, 5, 61, 9), "is empty"),
+        ((1, 1, "inf", 9), "without bndbox of four numbers"),
+        ((1, 1, "nan", 9), "without bndbox of four numbers"),
+        ((1, 1, "9" * 400, 9), "without bndbox of four numbers"),
+        ((1, 1, "1e300", 9), "lies outside"),
         ((5, 9, 19, 8), "is empty"),
     ],
 )
 def test_a_box_must_lie_in_its_image(tmp_path, box, fault):
     message = complaint(trainval, write_voc(tmp_path, {"1": ((60, 40), [(1, 1, 9, 9), box])}))
     assert fault in message
-    assert "1.jpg" in message
-    assert "correct the annotation" in message
+    assert "1.jpg" in message or "1.xml" in message
+    assert any(remedy in message for remedy in ("correct", "restore it or take it off the list"))
 
 
 def test_a_box_may_reach_over_the_edge_by_a_pixel(tmp_path):
@@ -229,7 +232,7 @@ def test_large_images_are_reduced_to_whole_patches_in_proportion(width, height, 
 def test_reading_gives_native_and_reduced_sizes(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "1.png")
-    images = boxes.with_sizes([tmp_path / "1.png"], [np.array([[0.0, 0, 5, 5]])])
+    images = boxes.with_sizes(tmp_path, [tmp_path / "1.png"], [boxes.Annotation(np.array([[0.0, 0, 5, 5]]), None)])
     native, place = discovery.NativeSize(images, images.sizes)[0]
     assert place == 0
     assert (native.permute(1, 2, 0).numpy() == picture).all()
@@ -251,3 +254,92 @@ def test_a_half_written_rendered_set_is_told(tmp_path):
     data = DataSettings(name="mini", root=str(tmp_path), rendered=True, get="render it")
     with pytest.raises(DataError, match="half-written; render it"):
         discovery.boxed_images(data, "voc07")
+
+
+# ------------------------------------------------------------------------------------------------- names and sizes
+
+
+def test_names_in_another_spelling_are_found(tmp_path):
+    good = ((60, 40), [(1, 1, 60, 40)])
+    folder = write_voc(tmp_path, {"1": good, "2": good, "cafe\u0301": good})
+    images = folder / "JPEGImages"
+    (images / "1.jpg").rename(images / "1.JPG")
+    (images / "2.jpg").rename(images / "2.jpeg")
+    (folder / "ImageSets/Main/trainval.txt").write_text("\ufeff1\n2\ncaf\u00e9\n", encoding="utf-8")
+    assert len(trainval(folder)) == 3
+    (folder / "Annotations" / "._1.xml").write_text("")
+    with pytest.warns(Notice, match=r"left out: 1 not an XML file .*\._1\.xml"):
+        assert len(voc.listed(images, folder / "Annotations", None)) == 3
+
+
+def test_a_list_that_is_not_utf_8_and_a_pipe_are_told(tmp_path):
+    folder = write_voc(tmp_path, {"1": ((60, 40), [(1, 1, 60, 40)])})
+    (folder / "ImageSets/Main/trainval.txt").write_bytes(b"caf\xe9\n")
+    assert "trainval.txt: not a list in UTF-8" in complaint(trainval, folder)
+    (folder / "ImageSets/Main/trainval.txt").write_text("1\n")
+    (folder / "JPEGImages" / "1.jpg").unlink()
+    os.mkfifo(folder / "JPEGImages" / "1.jpg")
+    assert "1 of 1 annotations are without image" in complaint(trainval, folder)
+
+
+def test_an_annotation_of_the_turned_image_is_refused_and_another_size_is_said(tmp_path):
+    folder = write_voc(tmp_path, {"1": ((60, 40), [(1, 1, 30, 30)])})
+    exif, image = Image.Exif(), folder / "JPEGImages" / "1.jpg"
+    exif[0x0112] = 8
+    Image.new("RGB", (60, 40)).save(image, exif=exif)
+    file = folder / "Annotations" / "1.xml"
+    text = file.read_text()
+    with pytest.warns(Notice, match="1 images carry an EXIF orientation"):
+        assert trainval(folder).sizes.tolist() == [[60, 40]]
+    for width, height, turned in ((40, 60, True), (120, 80, False)):
+        size = f"<size><width>{width}</width><height>{height}</height></size>"
+        file.write_text(text.replace("<annotation>", f"<annotation>{size}"))
+        if turned:
+            assert "made for the image turned by its EXIF orientation" in complaint(trainval, folder)
+        else:
+            with pytest.warns(Notice, match="1 annotations state another size than their image has"):
+                assert len(trainval(folder)) == 1
+
+
+VALUES = st.sampled_from(
+    ["inf", "-inf", "nan", "", "1e999", "-1", "0", "9" * 5000, "ten", "1_0", "\u0663", "0x10", "3"]
+)
+
+
+@pytest.fixture(scope="module")
+def one_image(tmp_path_factory):
+    return write_voc(tmp_path_factory.mktemp("voc"), {"1": ((60, 40), [(1, 1, 30, 30)])})
+
+
+@given(box=st.tuples(VALUES, VALUES, VALUES, VALUES), side=VALUES)
+def test_annotations_with_any_values_are_read_or_told_in_a_line(one_image, box, side):
+    size = f"<size><width>{side}</width><height>{side}</height></size>"
+    file = one_image / "Annotations" / "1.xml"
+    file.write_text(f"<annotation>{size}{OBJECT.format(corners(*box))}</annotation>", encoding="utf-8")
+    complaint(trainval, one_image)
+
+
+@given(content=st.binary(max_size=60), start=st.floats(0, 1), length=st.integers(0, 40))
+def test_damaged_annotations_are_read_or_told_in_a_line(one_image, content, start, length):
+    text = f"<annotation>{OBJECT.format(corners(1, 1, 30, 30))}</annotation>".encode()
+    place = int(start * len(text))
+    (one_image / "Annotations" / "1.xml").write_bytes(text[:place] + content + text[place + length :])
+    complaint(trainval, one_image)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<?xml version='1.0' encoding='klingon'?><annotation/>",
+        b"<?xml version='1.0' encoding='utf-16'?><annotation/>",
+        "<annotation/>".encode("utf-16"),
+        b"<a>" * 100_000,
+        b"<a>" * 100_000 + b"</a>" * 100_000,
+        b"<!DOCTYPE a [<!ENTITY b 'x'><!ENTITY c '&b;&b;'>]><a>&c;</a>",
+        b"",
+        b"\0" * 100,
+    ],
+)
+def test_annotations_of_another_make_are_told_in_a_line(one_image, content):
+    (one_image / "Annotations" / "1.xml").write_bytes(content)
+    assert complaint(trainval, one_image)

@@ -325,6 +325,24 @@ def test_a_foreign_file_is_named_by_its_stem(tmp_path, monkeypatch):
     assert load_backbone("theirs.pth", RUNS).fingerprint == backbone.fingerprint
 
 
+def test_files_whose_names_say_nothing_have_ids_of_their_own(tmp_path):
+    """Two runs of a common code base: the same file name, so the folder and the weights tell them apart."""
+    ids = set()
+    for run in ("first", "second"):
+        file = tmp_path / run / "teacher_checkpoint.pth"
+        file.parent.mkdir()
+        torch.save(nano().model.state_dict(), file)
+        backbone = load_backbone(str(file), RUNS)
+        assert backbone.name == f"{run}-teacher_checkpoint-{backbone.fingerprint[:8]}"
+        assert backbone.origin == str(file)
+        ids.add(backbone.name)
+    copied = tmp_path / "elsewhere" / "second" / "teacher_checkpoint.pth"
+    copied.parent.mkdir(parents=True)
+    file.rename(copied)
+    assert load_backbone(str(copied), RUNS).name in ids  # the same weights in a folder of the same name
+    assert load_backbone("random-vitn_reg0", RUNS).origin == ""
+
+
 def test_timm_models_bring_their_own_preprocessing():
     backbone = load_backbone("random-timm/test_vit", RUNS)
     config = timm.get_pretrained_cfg("test_vit")

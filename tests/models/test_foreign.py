@@ -194,6 +194,10 @@ def test_functions_that_do_not_do(script, text, function, message):
         ("python::f", "expected python:"),
         ("python:absent/models.py:f", r"no such file: absent/models\.py"),
         ("python:not_a_package.models:f", "ModuleNotFoundError: No module named 'not_a_package'"),
+        ("python:os:getcwd", "returned a str, not an nn.Module"),
+        ("python:os:sep", "no function sep in os"),
+        ("python:sys:exit", "python:sys:exit: SystemExit"),
+        ("python:.models:f", "TypeError: the 'package' argument is required"),
     ],
 )
 def test_names_that_lead_nowhere(name, message):

@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import time
+from threading import Thread
 
 import huggingface_hub
 import pytest
@@ -89,6 +90,32 @@ def test_through_a_proxy_to_a_host_that_no_name_server_knows(served, client, mon
     client("http://hub.invalid")
     assert_same("hf/org/dinov2-tiny", model, 56)
     assert {host for _, host, _ in served.asked} == {"hub.invalid"}
+
+
+@pytest.mark.parametrize("name", ["hf/org/dinov2-tiny", "timm/test_vit.r160_in1k"])
+def test_a_machine_with_an_https_proxy_only_asks_the_proxy(client, monkeypatch, name):
+    """The host is known to no name server: only the proxy can reach it, and it must be asked to."""
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+
+        def refuse():
+            while True:
+                try:
+                    connection, _ = proxy.accept()
+                except OSError:
+                    return
+                with connection:
+                    asked.append(connection.recv(4096).split(b"\r\n")[0].decode())
+                    connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+        thread = Thread(target=refuse, daemon=True)
+        thread.start()
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        client("https://hub.invalid")
+        with pytest.raises(UserError, match="could not be fetched"):
+            load_backbone(name)
+        proxy.shutdown(socket.SHUT_RDWR)
+    assert set(asked) == {"CONNECT hub.invalid:443 HTTP/1.1"}
 
 
 def test_timm_reads_what_has_been_fetched(served):

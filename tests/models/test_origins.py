@@ -31,6 +31,31 @@ def test_files(name):
     assert origins.is_file(name)
 
 
+@pytest.mark.parametrize(
+    ("stem", "generic"),
+    [
+        *((name, True) for name in ("model", "pytorch_model", "teacher_checkpoint", "model_best", "last", "0")),
+        *((name, True) for name in ("epoch=12-step=400", "checkpoint-1000", "open_clip_pytorch_model", "Model.EMA")),
+        *((name, False) for name in ("theirs", "dinov2_vitb14", "model_flowers", "eclipse", "flowers", "vitb16")),
+    ],
+)
+def test_names_that_say_nothing(stem, generic):
+    assert origins.is_generic(stem) is generic
+
+
+def test_a_long_name_is_looked_at_in_no_time():
+    assert not origins.is_generic("1" * 10_000 + "x")
+    assert not origins.is_generic("iteration" * 1_000 + "x")
+
+
+def test_what_a_model_was_given_as(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert origins.origin("a/b.pth") == str(tmp_path / "a/b.pth")
+    assert origins.origin("python:nets.py:small") == f"{tmp_path / 'nets.py'}:small"
+    for name in ("deit3-vitb_reg4", "timm/vit_base", "hf/a/b", "random-vitb_reg0", "python:package.nets:small"):
+        assert origins.origin(name) == ""
+
+
 @given(st.sampled_from(["python:", "hf/", "timm/", ""]), st.text(max_size=40))
 def test_an_id_is_a_safe_name_of_a_folder(start, rest):
     made = origins.record_id(start + rest)

@@ -4,15 +4,15 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from timm.data import Mixup
 from timm.loss import BinaryCrossEntropy
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEma
 from torch.nn import functional as F
 
 from regvit_lightning import settings
 from regvit_lightning.pretrain import deit3
-from regvit_lightning.schedules import warmup_cosine
+from regvit_lightning.runtime.scheduled import ScheduledModule
 from regvit_lightning.settings import SettingsError
 
 
@@ -84,22 +84,25 @@ def test_with_both_each_batch_takes_one():
     assert 15 < pasted < 45
 
 
-def test_schedule_at_its_documented_points():
-    points = {0: 1e-6, 5: (1e-3 + 1e-6) / 2, 10: 1e-3, 55: (1e-3 + 1e-5) / 2, 100: 1e-5}
-    for step, lr in points.items():
-        assert warmup_cosine(step, 100, 10, 1e-3, 1e-6, 1e-5) == pytest.approx(lr)
-    assert warmup_cosine(0, 100, 0, 1e-3, 0.0, 0.0) == 1e-3
+@pytest.mark.parametrize("warmup", [0, 5, 20])
+def test_the_schedule_is_timms(warmup):
+    """DeiT's: 240 epochs, peak 1e-3, from 1e-6, to 1e-5. timm counts the cosine from the start of the warm-up."""
+    module = recipe("epochs=240", f"warmup_epochs={warmup}", "lr=1e-3", steps=2400)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1e-3)
+    theirs = CosineLRScheduler(optimizer, 240, lr_min=1e-5, warmup_t=warmup, warmup_lr_init=1e-6)
+    for epoch in range(240):
+        theirs.step(epoch)
+        assert module.schedule(10 * epoch)["lr"] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), epoch
+    theirs = CosineLRScheduler(optimizer, 2400, lr_min=1e-5, warmup_t=10 * warmup, warmup_lr_init=1e-6)
+    for step in (*range(250), 999, 2399):
+        theirs.step(step)
+        assert module.schedule(step)["lr"] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), step
+    assert module.schedule(2400)["lr"] == pytest.approx(1e-5)
 
 
-@given(steps=st.integers(1, 500), share=st.floats(0, 1), step=st.integers(0, 500))
-def test_schedule_stays_within_its_ends(steps, share, step):
-    value = warmup_cosine(min(step, steps), steps, round(share * steps), 1.0, 0.1, 0.01)
-    assert 0.01 - 1e-12 <= value <= 1.0 + 1e-12
-
-
-def recipe(*words, registers=4):
+def recipe(*words, registers=4, steps=100):
     torch.manual_seed(0)
-    return deit3.DeiT3(load_recipe("deit3", "mini", list(words)), f"vitn_reg{registers}", 16, 100, 0)
+    return deit3.DeiT3(load_recipe("deit3", "mini", list(words)), f"vitn_reg{registers}", 16, steps, 0)
 
 
 def test_tokens_biases_norms_and_scales_do_not_decay():
@@ -118,17 +121,34 @@ def test_cls_is_drawn_like_deits_and_registers_like_the_papers():
     assert module.backbone.reg_token.std().item() == pytest.approx(1e-6, rel=0.1)
 
 
-def test_moving_average_has_its_closed_form():
+class Update(torch.optim.SGD):
+    """Writes the next of the given values into the classifier, as an update of the weights."""
+
+    def __init__(self, weight, values):
+        super().__init__([weight], lr=1.0)
+        self.values = iter(values)
+
+    def step(self, closure=None):
+        self.param_groups[0]["params"][0].data.fill_(next(self.values))
+
+
+def test_moving_average_is_timms_from_the_first_update_on(monkeypatch):
+    """The recipe's own `optimizer_step` updates it, once for every update and after it."""
     module = recipe("ema_decay=0.9")
     weight = module.backbone.head.weight
-    values = []
-    for value in (1.0, 2.0, 3.0):
-        weight.data.fill_(value)
-        module.ema.update_parameters(module.backbone)
-        values.append(value)
-    # torch's AveragedModel copies at its first update; then 0.9 old + 0.1 new.
-    expected = 0.9 * (0.9 * values[0] + 0.1 * values[1]) + 0.1 * values[2]
-    torch.testing.assert_close(module.ema.module.head.weight, torch.full_like(weight, expected))
+    weight.data.fill_(0.5)
+    module.ema.module.head.weight.data.fill_(0.5)
+    theirs, values = ModelEma(module.backbone, decay=0.9), (1.0, 2.0, 3.0)
+    monkeypatch.setattr(
+        ScheduledModule, "optimizer_step", lambda self, epoch, batch, optimizer, closure: optimizer.step()
+    )
+    optimizer, expected = Update(weight, values), 0.5
+    for number, value in enumerate(values):
+        module.optimizer_step(0, number, optimizer, None)
+        theirs.update(module.backbone)
+        expected = 0.9 * expected + 0.1 * value
+        torch.testing.assert_close(module.ema.module.head.weight, torch.full_like(weight, expected))
+        torch.testing.assert_close(module.ema.module.head.weight, theirs.ema.head.weight)
     assert not any(parameter.requires_grad for parameter in module.ema.parameters())
 
 

@@ -4,6 +4,7 @@ Without what DeiT-III draws per batch of a device, mixing and stochastic depth, 
 measured against the distance that the weights have moved.
 """
 
+import csv
 import os
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from regvit_lightning.runtime import hardware
 from regvit_lightning.settings import SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMON = ["workers=0", "precision=32-true", "batch_size=16", "device_batch=16"]
+COMMON = ["workers=0", "precision=32-true", "batch_size=16", "device_batch=16", "logger=csv", "log_every=2"]
 # Recipe: its words for a run of a few steps that draws nothing per batch of a device.
 DINOV2 = ["epochs=1", "drop_path=0.3", "group=4", "base_lr=1e-2", "warmup=0"]
 RECIPES = {
@@ -33,7 +34,10 @@ RECIPES = {
     "dinov2": [*DINOV2, "monitor_every=100", "monitor_images=40"],
     "openclip": ["epochs=16", "warmup_steps=1", "epsilon=1e-3", "lr=1e-2"],
 }
-CLOSE = 1e-4  # of the distance moved; measured: 1e-6
+# Share of the distance moved. Measured: 1e-6 for LAMB and AdamW with an epsilon of 1e-3. DINOv2 has one of 1e-8: its
+# first updates are about sign(gradient), and the few gradients as small as their rounding errors may have either sign;
+# with errors of 1e-7 that is sqrt(1e-7) of the distance. Measured: 1.5e-4.
+CLOSE = {"deit3": 1e-4, "openclip": 1e-4, "dinov2": 1e-3}
 
 
 def chosen(recipe, *words):
@@ -50,12 +54,19 @@ def prepare(recipe, data, folder, *words):
 
 @pytest.fixture(scope="module", params=RECIPES)
 def whole(request, tiny, tmp_path_factory):
-    """(recipe, its weights after a run on one device, the distance that each run has moved)."""
+    """(recipe, its weights after a run on one device, the distance that each run has moved, what it logged)."""
     folder = tmp_path_factory.mktemp(request.param)
     run = prepare(request.param, tiny, folder)
     weights = load_file(fit.fit(run))
     untrained = dict(fit._recipe(run, 16, 6).exports())[EXPORT].state_dict()
-    return request.param, weights, distance(weights, untrained)
+    return request.param, weights, distance(weights, untrained), logged(folder)
+
+
+def logged(folder):
+    """Values `train/…` by name and step, as the run in a folder logged them."""
+    with next(folder.rglob("metrics.csv")).open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("train/loss")]
+    return {(name, row["step"]): float(row[name]) for row in rows for name in row if name.startswith("train/")}
 
 
 def distance(ours, theirs):
@@ -78,21 +89,24 @@ def on_two(recipe, data, place, *words):
     "words", [(), ("strategy=fsdp", "device_batch=4", "norms_every=0", "checkpoint_every=3")], ids=["ddp", "fsdp"]
 )
 def test_two_devices_give_the_weights_of_one(tiny, tmp_path, whole, words):
-    recipe, weights, moved = whole
+    recipe, weights, moved, values = whole
     found = on_two(recipe, tiny, tmp_path, *words)
-    assert 0 < distance(found, weights) < CLOSE * moved
+    assert 0 < distance(found, weights) < CLOSE[recipe] * moved
+    if "device_batch=4" not in words:  # with accumulation, the last part of a step is logged
+        assert len(values) >= 6
+        assert logged(tmp_path) == pytest.approx(values, rel=1e-4)  # means over both devices
     backbone = next(tmp_path.rglob("backbone.safetensors"))
     assert sources.load_backbone(str(backbone), Path()).num_registers == 2
 
 
 def test_accumulation_gives_the_weights_of_the_large_batch(tiny, tmp_path, whole):
-    recipe, weights, moved = whole
+    recipe, weights, moved, _ = whole
     found = load_file(fit.fit(prepare(recipe, tiny, tmp_path, "device_batch=4")))
-    assert distance(found, weights) < CLOSE * moved
+    assert distance(found, weights) < CLOSE[recipe] * moved
 
 
 def test_checkpointing_of_activations_changes_no_bit(tiny, tmp_path, whole, monkeypatch):
-    recipe, weights, _ = whole
+    recipe, weights, *_ = whole
     runs = []
     real = torch.utils.checkpoint.checkpoint
     monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", lambda *a, **k: runs.append(1) or real(*a, **k))
@@ -103,7 +117,7 @@ def test_checkpointing_of_activations_changes_no_bit(tiny, tmp_path, whole, monk
 
 
 def test_compiled_weights_keep_their_names(tiny, tmp_path, whole, monkeypatch):
-    recipe, weights, moved = whole
+    recipe, weights, moved, _ = whole
     compiled = []
     real = torch.compile
 
@@ -115,7 +129,7 @@ def test_compiled_weights_keep_their_names(tiny, tmp_path, whole, monkeypatch):
     run = prepare(recipe, tiny, tmp_path, "compile=true")
     images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     exported = fit.fit(run, [NormsDuringTraining(images, tmp_path, 2, Rules())])  # which hooks into the blocks
-    assert distance(load_file(exported), weights) < CLOSE * moved
+    assert distance(load_file(exported), weights) < CLOSE[recipe] * moved
     assert len(compiled) >= 4
     assert len((tmp_path / "norms.csv").read_text().splitlines()) == 1 + 4 * 4
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)

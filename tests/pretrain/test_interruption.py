@@ -16,6 +16,7 @@ from regvit_lightning import settings
 from regvit_lightning.data import layout
 from regvit_lightning.pretrain import fit
 from regvit_lightning.pretrain.curve import Curve
+from regvit_lightning.runtime import atomic
 from regvit_lightning.runtime.interruption import Signals
 from tests.benchmarks.in_terminal import OnTerminal
 
@@ -94,7 +95,7 @@ def test_killed_out_of_space_and_stopped(tiny, tmp_path, recipe):
     killed.wait()
 
     full = broken.start()  # its next checkpoint goes to a disk that is full
-    kept, temporary = broken.last.read_bytes(), broken.last.with_name(f".last.ckpt.{full.pid}.tmp")
+    kept, temporary = broken.last.read_bytes(), atomic.temporary_of(broken.last, full.pid)
     temporary.symlink_to("/dev/full")
     assert "last.ckpt: No space left on device; make room or choose another folder" in line(full)
     assert full.returncode == 2

@@ -97,6 +97,16 @@ def test_an_interrupted_run_has_every_row_once(tiny, watched, tmp_path, step):
     assert same_bits(run.folder, watched[1])
 
 
+def test_a_picture_that_a_killed_process_did_not_draw_is_drawn_when_the_run_goes_on(tiny, watched, tmp_path):
+    shutil.copytree(watched[1], tmp_path / "run")
+    for name in ("norms.png", "backbone.safetensors"):  # killed after the last step
+        (tmp_path / "run" / name).unlink()
+    run = prepare(tiny, tmp_path / "run", "epochs=1")
+    fit.fit(run, [watch(run)])
+    assert (run.folder / "norms.png").read_bytes() == (watched[1] / "norms.png").read_bytes()
+    assert (run.folder / "backbone.safetensors").exists()
+
+
 def test_rows_after_the_checkpoint_are_dropped_and_missing_ones_measured(tiny, watched, tmp_path):
     run = prepare(tiny, tmp_path / "run", "epochs=1", "checkpoint_every=4")
     die_at(run, 5)  # the checkpoint is that of step 4, and nothing was measured

@@ -158,6 +158,27 @@ def test_in_bf16_the_loss_is_that_of_float32_to_two_digits():
     assert all(torch.isfinite(parameter.grad).all() for parameter in module.parameters())
 
 
+@pytest.mark.usefixtures("_rank")
+def test_the_gradient_of_the_features_is_float32_under_autocast(monkeypatch):
+    """At the largest scale, which multiplies the rounding of a cosine by 100; held against float64."""
+    generator = torch.Generator().manual_seed(0)
+    pairs = [F.normalize(torch.randn(48, 64, generator=generator), dim=1) for _ in range(2)]
+    pairs[1] = F.normalize(pairs[0] + 0.5 * pairs[1], dim=1)
+    module = recipe()
+    module.space.logit_scale.data.fill_(math.log(100))
+    features = [part.clone().requires_grad_() for part in pairs]
+    monkeypatch.setattr(module, "embed", lambda *_: features)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = module.training_step(batch(), 0)
+    loss.backward()
+    exact = [part.double().requires_grad_() for part in pairs]
+    logits = 100 * exact[0] @ exact[1].T
+    labels = torch.arange(48)
+    ((F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2).backward()
+    for found, expected in zip(features, exact, strict=True):
+        assert (found.grad - expected.grad).norm() < 1e-4 * expected.grad.norm()  # bf16: 9e-3
+
+
 def test_what_does_not_decay_has_one_axis_or_is_a_token():
     module = recipe()
     groups = module.configure_optimizers().param_groups
@@ -186,12 +207,6 @@ def test_the_schedule_is_open_clips():
         assert module.schedule(step)["lr"] == pytest.approx(optimiser.param_groups[0]["lr"]), step
     # First share of the warm-up, its end, halfway down, the end.
     assert [module.schedule(step)["lr"] for step in (0, 9, 10, 25, 40)] == pytest.approx([0.05, 0.5, 0.5, 0.25, 0.0])
-
-
-def test_tokens_are_drawn_like_clips():
-    module = recipe(registers=16)
-    for token in (module.backbone.cls_token, module.backbone.reg_token, module.backbone.pos_embed):
-        assert token.std().item() == pytest.approx(96**-0.5, rel=0.25)
 
 
 def test_registers_pass_the_norm_before_the_first_block():
@@ -337,7 +352,7 @@ def test_values_out_of_range_are_refused(word):
 
 
 # Losses of the first ten steps, fp32, one thread: pytest tests/pretrain/test_openclip.py -k golden -s prints them.
-GOLDEN = [1.4652, 2.04411, 1.51853, 1.42798, 1.3568, 1.33253, 1.3125, 1.29549, 1.22877, 1.20643]
+GOLDEN = [1.57312, 1.60858, 1.56292, 1.1828, 0.99486, 0.86245, 0.77883, 0.63878, 0.44567, 0.35376]
 
 
 @pytest.mark.skipif(not torch.__version__.startswith("2.15."), reason="made with the versions of constraints.txt")

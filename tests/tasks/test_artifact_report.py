@@ -44,7 +44,11 @@ def test_the_report_finds_the_planted_neuron(truth, photographs):
     facts = found.protocol
     assert found.metrics["outlier_share"] == pytest.approx(100 * 2 / 64)
     assert found.scores["outlier_share"].mean().item() == pytest.approx(100 * 2 / 64)
-    assert facts["verdict"].startswith("planted has artifacts from block 3 of 4 on, by ")
+    assert facts["verdict"].startswith("planted has artifacts after blocks 3–4 of 4: ")
+    assert "3.12% of patches, in 32 of 32 images" in facts["verdict"]
+    assert found.remarks == [facts["verdict"]]
+    assert facts["artifact_blocks"] == [[3, 4]]
+    assert [one["images"] for one in facts["high_norms_by_block"]] == [0, 0, 32, 32]
     assert {name: facts["findings"][name]["first"] for name in ("sigmas", "mads", "factor")} == dict.fromkeys(
         ("sigmas", "mads", "factor"), 3
     )
@@ -52,6 +56,8 @@ def test_the_report_finds_the_planted_neuron(truth, photographs):
     shares = [truth.flat[:, ring == distance].double().mean().item() for distance in range(4)]
     assert facts["placement"]["rings"] == pytest.approx(shares, rel=1e-5)
     assert facts["position"]["outlier"]["patches"] == int(truth.flat[::2].sum())
+    # The tenth train image chooses the penalty: without it there would be no probe of pixels.
+    assert facts["pixels"]["normal"]["patches"] == 16 * 64 - int(truth.flat[::2].sum())
     assert facts["single_tokens"]["outlier"]["test_images"] == 32
     assert found.metrics["attention_cls_outlier_preference"] > 0
 
@@ -59,6 +65,9 @@ def test_the_report_finds_the_planted_neuron(truth, photographs):
 def test_the_same_model_without_the_neuron_has_none(truth, photographs):
     found = report(truth.clean, photographs, "resize=64")
     assert found.metrics["outlier_share"] == 0
+    # None of 32 × 64 patches: the largest share with a chance of 2.5 % of none.
+    assert found.intervals["outlier_share"] == (0, pytest.approx(100 * (1 - 0.025 ** (1 / 2048))))
+    assert found.protocol["artifact_blocks"] == []
     assert "no artifacts" in found.protocol["verdict"]
     assert found.protocol["single_tokens"]["outlier"] is None
     assert found.protocol["position"]["outlier"] is None
@@ -81,7 +90,7 @@ def test_facts_and_page(truth, photographs):
 
 def test_a_model_without_registers_and_without_cls(photographs):
     for name in ("random-vitn_reg0", "random-timm/vit_tiny_patch16_224"):
-        backbone = sources.load_backbone(name, None, image_size=64)
+        backbone = sources.load_backbone(name, "runs", image_size=64)
         found = report(backbone, photographs, "resize=64")
         assert found.protocol["register_replacement"] == {}
         assert found.protocol["cost"][0]["registers"] == 0
@@ -107,7 +116,7 @@ def test_images_with_boxes_have_no_classes(truth, tmp_path):
         (["images=32", "detailed=64"], "expected them to rise"),
         (["rule=most"], "rule=most: expected one of cutoff, sigmas"),
         (["source=voc99"], "source=voc99: expected one of imagenet, voc07"),
-        (["probes={train_images: 1}"], "train_images=1: must be at least 2"),
+        (["probes={train_images: 1}"], r"probes=\{train_images: 1\}: train_images: must lie in \[2, 1e9\]"),
     ],
 )
 def test_settings_out_of_range(words, message):

@@ -549,11 +549,12 @@ def test_the_variance_joins_the_loss_after_the_warm_up(rooms, monkeypatch):
     ("words", "message"),
     [
         (["blocks=2"], "blocks=2: expected 1 or 4"),
-        (["min_depth=0"], "min_depth=0.0, max_depth=10.0: expected 0 < min_depth < max_depth"),
+        (["min_depth=0"], r"min_depth=0: must lie in \(0, 1e6\]"),
+        (["min_depth=20"], "min_depth=20.0, max_depth=10.0: expected min_depth < max_depth"),
         (["crop=[416]"], r"crop=\[416\]: expected \[rows,columns\]"),
-        (["bins=1"], "bins=1: must be at least 2"),
-        (["clip=0"], "clip=0.0: must be above 0"),
-        (["short_side=-1"], "short_side=-1: must not be negative"),
+        (["bins=1"], r"bins=1: must lie in \[2, 1e5\]"),
+        (["clip=0"], r"clip=0: must lie in \(0, 1e9\]"),
+        (["short_side=-1"], r"short_side=-1: must lie in \[0, 1e4\]"),
     ],
 )
 def test_settings_out_of_range_are_told(words, message):

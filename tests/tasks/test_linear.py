@@ -1,17 +1,22 @@
 """The linear probe: the batched heads against 52 plain probes, the inputs by hand, the protocol around them."""
 
+import math
+
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.speed.memory import peak_memory
 from regvit_lightning import settings
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.models import sources
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.settings import SettingsError
-from regvit_lightning.statistics import bootstrap
+from regvit_lightning.statistics import accuracy, bootstrap
 from regvit_lightning.tasks import linear
+from tests.tasks import planted_features
 
 
 def mini_settings(*words):
@@ -21,7 +26,7 @@ def mini_settings(*words):
 
 
 def nano():
-    return sources.load_backbone("random-vitn_reg4", None, image_size=64)
+    return sources.load_backbone("random-vitn_reg4", "runs", image_size=64)
 
 
 def test_the_grid_has_dinov2s_52_heads():
@@ -100,7 +105,7 @@ def test_outcome_states_its_protocol(tiny):
 
 
 def test_without_cls_the_mean_patch_takes_its_place(tiny):
-    backbone = sources.load_backbone("random-timm/vit_wee_patch16_reg1_gap_256", None)
+    backbone = sources.load_backbone("random-timm/vit_wee_patch16_reg1_gap_256", "runs")
     module = linear.LinearProbe(backbone, mini_settings(), 16)
     assert len(module.grid) == 26
     features = module.features(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8))
@@ -136,3 +141,78 @@ def test_bootstrap_interval_is_the_binomial_one():
     assert high == pytest.approx(30 + 1.96 * 2.29, abs=0.6)
     assert bootstrap(scores) == (low, high)
     assert bootstrap(torch.full((10,), 100.0)) == (100.0, 100.0)
+
+
+# --------------------------------------------------------------------------------------- what is chosen, and on what
+
+
+def solid(tmp_path, *words):
+    """Dark and bright images of one colour; in test, dark is labelled as bright and bright as dark."""
+    shades = torch.tensor([0.2, 0.8]).repeat_interleave(30)[:, None].expand(-1, planted_features.WIDTH)
+    labels = torch.arange(2).repeat_interleave(30)
+    planted_features.write(tmp_path, "train", shades, labels)
+    data = planted_features.write(tmp_path, "val", shades[::3], 1 - labels[::3])
+    side = planted_features.SIDE
+    words = ["blocks=[1]", "learning_rates=[1e-12,1.0]", f"resize={side}", f"crop={side}", *words]
+    return linear.run(planted_features.pixels(), data, mini_settings(*words))
+
+
+def test_the_head_is_chosen_on_held_out_train_even_where_test_says_otherwise(tmp_path):
+    # A head that learns is right on held-out train and wrong on every swapped test image; one with a learning rate of
+    # nothing gives all images one class, half of them right.
+    outcome = solid(tmp_path, "steps=60")
+    assert outcome.protocol["head"]["lr"] == 1.0
+    assert outcome.metrics["top1_held_out"] == 100
+    assert outcome.metrics["top1"] == outcome.scores["top1"].mean() == 0
+    assert outcome.metrics["top1_best_on_test"] == outcome.scores["top1_best_on_test"].mean() == 50
+    assert outcome.protocol["head_best_on_test"]["lr"] == 1e-12
+
+
+def test_no_head_is_trained_on_an_image_on_which_it_is_chosen(tiny, monkeypatch):
+    parts = {}
+
+    class Watched(linear.ImageNet):
+        def __init__(self, *options, **more):
+            super().__init__(*options, **more)
+            parts.update(more)
+
+    monkeypatch.setattr(linear, "ImageNet", Watched)
+    outcome = linear.run(nano(), tiny, mini_settings("steps=1"))
+    trained, ((chosen_on, _),) = parts["train"][0], parts["validation"]
+    assert not set(trained.paths) & set(chosen_on.paths)
+    assert (len(trained), len(chosen_on)) == (80, 16)  # one of the six images of each class
+    assert (outcome.protocol["train_images"], outcome.protocol["held_out_images"]) == (80, 16)
+    assert parts["test"][0][0].root.endswith("val")
+
+
+def test_the_record_says_on_how_few_images_the_head_was_chosen(tmp_path):
+    outcome = solid(tmp_path, "steps=1", "held_out=0.2")
+    assert outcome.protocol["held_out_images"] == 12
+    assert outcome.protocol["head_chosen_on"] == "20% of train, held out: 12 images, ±28.3 points"
+    known = "where an accuracy is known to ±28.3 points only"
+    assert outcome.protocol["caveat"] == f"one of 4 heads is chosen on 12 held-out images, {known}"
+
+
+def test_the_learning_rate_of_every_step_is_a_cosine(tiny):
+    seen = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    linear.run(nano(), tiny, mini_settings("steps=5"), RunOptions(callbacks=[Watch()]))
+    assert seen == pytest.approx([(1 + math.cos(math.pi * step / 5)) / 2 for step in range(5)])
+
+
+def test_accuracy_at_the_size_of_imagenet():
+    """52 heads on 128,117 held-out images: 9 bytes for each, whatever the number of classes."""
+    images, heads = 128_117, 52
+    labels = torch.arange(images) % 1000
+    predictions = labels[:, None].repeat(1, heads)
+    wrong = torch.arange(heads) * 1000
+    for head, count in enumerate(wrong.tolist()):
+        predictions[:count, head] += 1
+    with peak_memory() as peak:
+        found = accuracy(predictions, labels)
+    torch.testing.assert_close(found, 100 * (1 - wrong.double() / images))
+    assert peak.bytes < 9 * images * heads + (32 << 20)

@@ -1,10 +1,12 @@
 """Segmentation: scores by hand and by mmsegmentation's own, its slide inference, the head, the protocol around them."""
 
 import copy
+import math
 import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
+from lightning.pytorch.callbacks import Callback
 from mmengine.dataset import pseudo_collate
 from PIL import Image
 from torch import nn
@@ -19,12 +22,13 @@ from torch import nn
 from regvit_lightning import settings, statistics
 from regvit_lightning.data import ade20k, mmsegmentation
 from regvit_lightning.data.layout import DataSettings, Segmentation
-from regvit_lightning.errors import Stopped
+from regvit_lightning.errors import Stopped, UserError
 from regvit_lightning.frozen import trainer
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.frozen.trainer import HEAD, LAST
 from regvit_lightning.models import sources
 from regvit_lightning.settings import SettingsError
+from regvit_lightning.statistics import bootstrap
 from regvit_lightning.tasks import segmentation
 from regvit_lightning.tasks.batch_norm import BatchNorm
 from regvit_lightning.tasks.segmentation import Segmenter
@@ -77,6 +81,19 @@ def test_scores_are_those_of_mmsegmentation(seed, classes, images):
     ours = segmentation.scores(total)
     expected = np.nanmean(theirs["IoU"]), np.nanmean(theirs["Acc"]), theirs["aAcc"]
     assert list(ours.values()) == pytest.approx([100 * float(value) for value in expected], rel=1e-5)
+
+
+def test_without_a_labelled_pixel_there_is_no_score(recwarn):
+    """No record then; and an interval leaves out the resampled sets that hold unlabelled images only."""
+    assert all(math.isnan(value) for value in segmentation.scores(torch.zeros(3, 4)).values())
+    empty, right = torch.zeros(3, 4), torch.ones(3, 4)
+    low, high = bootstrap(torch.stack([empty, right]), 0, lambda mean: segmentation.scores(mean)["miou"])
+    assert (low, high) == (100, 100)
+    module = SimpleNamespace(areas=torch.zeros(5, 3, 4, dtype=torch.long))
+    data = DataSettings(name="none", segmentation=Segmentation(classes=4, vocabulary=""))
+    with pytest.raises(UserError, match="miou is undefined: no pixel of the 5 test masks has a label"):
+        segmentation._outcome(module, data, 1, 0)
+    assert not recwarn.list
 
 
 def test_a_perfect_predictor_scores_100_and_a_constant_one_what_it_should():
@@ -371,14 +388,6 @@ def test_heads_learn(crops, monkeypatch, task, head):
     assert all(norm.running_mean.abs().max() > 0 for norm in norms)  # what test will normalise by
 
 
-def test_a_head_of_mmsegmentation_runs_from_beginning_to_end(tiny):
-    outcome = segmentation.run(
-        nano(), tiny, mini_settings(f"decode_head={UPER}", "test_scales=[1.0]", task="ade20k_ms")
-    )
-    assert 0 <= outcome.metrics["miou"] <= 100
-    assert outcome.protocol["head"]["type"] == "UPerHead"
-
-
 def test_every_norm_of_a_head_is_that_over_all_devices():
     for task, head in (
         ("ade20k_ms", UPER),
@@ -540,6 +549,25 @@ def test_vocs_rules_on_a_folder_of_its_own(learnt):
     assert 90 < learnt.metrics["miou"] < 99.9
     assert list(learnt.per_class) == ["class 0", "class 1", "class 2"]
     assert learnt.floors["most frequent class"]["miou"] < 20
+
+
+def test_a_head_of_mmsegmentation_learns_the_colours_from_beginning_to_end(mosaics):
+    words = [f"decode_head={UPER}", "test_scales=[1.0]", "test_flip=false", *LEARNT]
+    found = segmentation.run(nano(), mosaics, mini_settings(*words, task="ade20k_ms"))
+    assert found.metrics["miou"] > 80  # the constant predictor has less than 20
+    assert found.protocol["head"]["type"] == "UPerHead"
+
+
+def test_the_learning_rate_of_every_step_falls_to_nothing(mosaics):
+    seen = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    words = ["steps=4", "warmup_steps=2", "warmup_ratio=0.5", "lr=0.01", "short_side=96"]
+    segmentation.run(nano(), mosaics, mini_settings(*words), RunOptions(callbacks=[Watch()]))
+    assert seen == pytest.approx([0.01 * 0.5, 0.01 * 0.75 * 3 / 4, 0.01 * 2 / 4, 0.01 / 4])
 
 
 @pytest.mark.parametrize("words", [["device_batch=1", "workers=1"], ["device_batch=3"]])

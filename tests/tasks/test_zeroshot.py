@@ -8,6 +8,7 @@ import torch
 from open_clip import zero_shot_metadata
 from open_clip.model import CLIP
 from PIL import Image
+from scipy.stats import binomtest
 from sklearn.metrics import top_k_accuracy_score
 
 from regvit_lightning import settings
@@ -100,7 +101,9 @@ def test_planted_classes_are_all_found_and_shifted_ones_never(tiny, tmp_path, sh
     backbone = plant(tmp_path, tiny, shift)
     outcome = zeroshot.run(backbone, tiny, mini_settings(), RunOptions(seed=1))
     assert outcome.metrics["top1"] == pytest.approx(top1)
-    assert outcome.intervals["top1"] == pytest.approx((top1, top1))
+    images = len(outcome.scores["top1"])
+    exact = binomtest(images if top1 else 0, images).proportion_ci(0.95, "exact")
+    assert outcome.intervals["top1"] == pytest.approx((100 * exact.low, 100 * exact.high))
     assert set(outcome.scores["top1"].tolist()) == {top1}
     assert outcome.protocol["templates"] == "rendered (36)"
     assert outcome.protocol["text_tower"]["embed_dim"] == 32
@@ -120,6 +123,15 @@ def test_a_collapsed_model_scores_chance():
     ranks = zeroshot.rank(scores, labels)
     assert (ranks < 1).sum() == 1
     assert (ranks < 5).sum() == 5
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_have_no_rank(value):
+    """`scores > own` is False for NaN: the true class of every image would rank first, and top-1 be 100."""
+    scores = torch.rand(3, 4)
+    scores[1, 2] = value
+    with pytest.raises(UserError, match="a similarity of image and text is not finite"):
+        zeroshot.rank(scores, torch.tensor([0, 1, 2]))
 
 
 def test_names_of_classes():

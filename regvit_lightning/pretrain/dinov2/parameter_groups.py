@@ -7,7 +7,7 @@ from torch import nn
 
 from regvit_lightning.models.vit import RegisterViT
 
-INPUT = ("pos_embed", "patch_embed", "mask_token", "cls_token")  # without registers, as in the released code
+INPUT = ("pos_embed", "patch_embed", "mask_token", "cls_token", "reg_token")
 
 
 def groups(
@@ -39,7 +39,10 @@ def groups(
 
 
 def layer(name: str, depth: int) -> int:
-    """Layer index of a parameter: 0 for the input, 1 to `depth` for the blocks, `depth` + 1 for registers and norm."""
+    """Layer index of a parameter: 0 for the input, 1 to `depth` for the blocks, `depth` + 1 for the final norm.
+
+    Registers are input, as CLS is: in DINOv2's code since October 2023 and in DINOv3's.
+    """
     if name.startswith(INPUT):
         return 0
     return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else depth + 1

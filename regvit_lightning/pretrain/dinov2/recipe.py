@@ -37,7 +37,7 @@ from regvit_lightning.pretrain.dinov2.phase import phase_before
 from regvit_lightning.pretrain.dinov2.settings import DINOv2Settings, check_crop
 from regvit_lightning.pretrain.dinov2.teacher_targets import CentredTargets, Computed, SinkhornTargets, assign
 from regvit_lightning.runtime import seeds
-from regvit_lightning.schedules import cosine, warmup_cosine
+from regvit_lightning.schedules import cosine, warmup_then_cosine
 from regvit_lightning.settings import check
 from regvit_lightning.work import ImageCounts, Pass, Work
 
@@ -302,7 +302,8 @@ class DINOv2(recipe.Recipe):
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         momentum = self.schedule(self.global_step)["momentum"]
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.update_teacher(momentum)
+        if not self.skipped_update:
+            self.update_teacher(momentum)
 
     def set_options(self, optimizer: torch.optim.Optimizer, step: int) -> None:
         """Set the learning rate and weight decay of each parameter group for update `step`."""
@@ -324,7 +325,7 @@ class DINOv2(recipe.Recipe):
         """
         s, steps = self.settings, self.steps
         return {
-            "lr": warmup_cosine(step, steps, self._part(s.warmup), s.lr, 0.0, s.min_lr),
+            "lr": warmup_then_cosine(step, steps, self._part(s.warmup), s.lr, 0.0, s.min_lr),
             "weight_decay": cosine(step, steps, s.weight_decay, s.weight_decay_end),
             "momentum": cosine(step, steps, s.momentum, 1.0),
         }
@@ -332,7 +333,7 @@ class DINOv2(recipe.Recipe):
     def teacher_temperature(self, step: int) -> float:
         """Temperature of the teacher's softmax at `step`: linear warm-up from the initial value, then constant."""
         start, end = self.settings.teacher_temperature_start, self.settings.teacher_temperature
-        return warmup_cosine(step, self.steps, self._part(self.settings.teacher_warmup), end, start, end)
+        return warmup_then_cosine(step, self.steps, self._part(self.settings.teacher_warmup), end, start, end)
 
     def _part(self, epochs: float) -> int:
         """Optimiser steps in the given number of schedule epochs."""

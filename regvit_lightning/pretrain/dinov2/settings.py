@@ -1,11 +1,11 @@
 """Settings of DINOv2 (Oquab et al. 2023, arXiv 2304.07193); their values are in `configs/recipes/dinov2*.yaml`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from regvit_lightning.pretrain import recipe
-from regvit_lightning.settings import MISSING, check, check_at_least, check_positive
+from regvit_lightning.settings import MISSING, check, number
 
 
 @dataclass
@@ -25,12 +25,14 @@ class DINOv2Settings(recipe.RecipeSettings):
         momentum: initial EMA momentum of the teacher; cosine schedule to 1.
         teacher_temperature_start, teacher_temperature: linear warm-up from the first to the second, then constant.
         student_temperature: temperature of the student, constant.
-        layer_decay: learning rate of a block relative to that of the next block.
+        layer_decay: learning rate of a block relative to that of the next block; CLS, registers and embeddings count as
+            the block before the first.
         patch_embed_lr: learning-rate multiplier of the patch embedding.
         decay_registers: apply weight decay to the registers.
         clip: maximum gradient norm, applied separately to the backbone and to each head.
         drop_path: share of the samples that each residual branch skips, the same in all blocks.
-        group: images per group, as many as the original has on one GPU; at most `device_batch`.
+        group: images per group, as many as the original has on one GPU, among which KoLeo searches neighbours; at most
+            `device_batch`.
         separate_heads: give iBOT a separate head; otherwise it shares DINO's and the two iBOT head settings are unused.
         prototypes, ibot_prototypes: number of prototypes (outputs) of each head.
         bottleneck, ibot_bottleneck: bottleneck dimension of each head.
@@ -49,43 +51,43 @@ class DINOv2Settings(recipe.RecipeSettings):
     """
 
     swiglu: bool = MISSING
-    base_lr: float = MISSING
-    min_lr: float = MISSING
-    schedule_epochs: float = MISSING
-    warmup: float = MISSING
-    teacher_warmup: float = MISSING
-    freeze_last_layer: float = MISSING
-    weight_decay: float = MISSING
-    weight_decay_end: float = MISSING
-    momentum: float = MISSING
-    teacher_temperature_start: float = MISSING
-    teacher_temperature: float = MISSING
-    student_temperature: float = MISSING
-    layer_decay: float = MISSING
-    patch_embed_lr: float = MISSING
+    base_lr: float = number("(0, 100]")
+    min_lr: float = number("[0, 100]")
+    schedule_epochs: float = number("(0, 1e6]")
+    warmup: float = number("[0, 1e6]")
+    teacher_warmup: float = number("[0, 1e6]")
+    freeze_last_layer: float = number("[0, 1e6]")
+    weight_decay: float = number("[0, 100]")
+    weight_decay_end: float = number("[0, 100]")
+    momentum: float = number("[0, 1]")
+    teacher_temperature_start: float = number("(0, 100]")
+    teacher_temperature: float = number("(0, 100]")
+    student_temperature: float = number("(0, 100]")
+    layer_decay: float = number("(0, 1]")
+    patch_embed_lr: float = number("[0, 100]")
     decay_registers: bool = MISSING
-    clip: float = MISSING
-    drop_path: float = MISSING
-    group: int = MISSING
+    clip: float = number("(0, 1e9]")
+    drop_path: float = number("[0, 1)")
+    group: int = number("[2, 1e5]")
     separate_heads: bool = MISSING
-    prototypes: int = MISSING
-    ibot_prototypes: int = MISSING
-    bottleneck: int = MISSING
-    ibot_bottleneck: int = MISSING
-    head_hidden: int = MISSING
+    prototypes: int = number("[1, 1e7]")
+    ibot_prototypes: int = number("[1, 1e7]")
+    bottleneck: int = number("[1, 65536]")
+    ibot_bottleneck: int = number("[1, 65536]")
+    head_hidden: int = number("[1, 65536]")
     centring: str = MISSING
-    dino_weight: float = MISSING
-    ibot_weight: float = MISSING
-    koleo_weight: float = MISSING
-    koleo_crops: int = MISSING
-    mask_probability: float = MISSING
-    mask_ratios: list[float] = field(default_factory=list)
-    local_crops: int = MISSING
-    local_size: int = MISSING
-    global_scale: list[float] = field(default_factory=list)
-    local_scale: list[float] = field(default_factory=list)
+    dino_weight: float = number("[0, 1e6]")
+    ibot_weight: float = number("[0, 1e6]")
+    koleo_weight: float = number("[0, 1e6]")
+    koleo_crops: int = number("[1, 2]")
+    mask_probability: float = number("(0, 1]")
+    mask_ratios: list[float] = number("(0, 1]", pair=True)
+    local_crops: int = number("[0, 1000]")
+    local_size: int = number("[1, 1e4]")
+    global_scale: list[float] = number("(0, 1]", pair=True)
+    local_scale: list[float] = number("(0, 1]", pair=True)
     invert_blur: bool = MISSING
-    blur_sigma: list[float] = field(default_factory=list)
+    blur_sigma: list[float] = number("(0, 1e3]", pair=True)
     start_from: str = MISSING
 
     def __post_init__(self) -> None:
@@ -94,28 +96,15 @@ class DINOv2Settings(recipe.RecipeSettings):
         check("gradient_clip_val" not in self.trainer, clipped)
         known = ("sinkhorn", "moving_average")
         check(self.centring in known, f"centring={self.centring}: expected one of {', '.join(known)}")
-        check_positive(self, "base_lr", "schedule_epochs", "clip", "student_temperature", "teacher_temperature_start")
-        check_at_least(self, 1, "prototypes", "ibot_prototypes", "bottleneck", "ibot_bottleneck", "head_hidden")
         for name in ("warmup", "teacher_warmup", "freeze_last_layer"):
             value = getattr(self, name)
-            check(0 <= value <= self.schedule_epochs, f"{name}={value}: must lie in [0, {self.schedule_epochs}]")
-        check(0 <= self.drop_path < 1, f"drop_path={self.drop_path}: must lie in [0, 1)")
-        check(0 <= self.momentum <= 1, f"momentum={self.momentum}: must lie in [0, 1]")
-        check(self.koleo_crops in (1, 2), f"koleo_crops={self.koleo_crops}: expected 1 or 2")
-        check_at_least(self, 0, "local_crops")
-        check(self.group >= 2, f"group={self.group}: KoLeo needs at least 2 images to find a neighbour among")
+            check(value <= self.schedule_epochs, f"{name}={value}: must lie in [0, {self.schedule_epochs}]")
         whole = f"batch_size={self.batch_size} is not a multiple of group={self.group}"
         check(self.batch_size % self.group == 0, f"{whole}; KoLeo, masks and drop path need whole groups")
-        check(0 < self.mask_probability <= 1, f"mask_probability={self.mask_probability}: must lie in (0, 1]")
         held = f"device_batch={self.device_batch} is below group={self.group}"
         check(self.device_batch >= self.group, f"{held}; a device holds whole groups")
         inside = f"local_size={self.local_size} is above image_size={self.image_size}"
         check(self.local_size <= self.image_size, inside)
-        for name in ("mask_ratios", "global_scale", "local_scale"):
-            ends = getattr(self, name)
-            ordered = len(ends) == 2 and 0 < ends[0] <= ends[1] <= 1
-            check(ordered, f"{name}={ends}: expected two numbers in (0, 1], the smaller one first")
-        check(len(self.blur_sigma) == 2, f"blur_sigma={self.blur_sigma}: expected two numbers")
 
     @property
     def lr(self) -> float:

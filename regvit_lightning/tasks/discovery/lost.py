@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.settings import MISSING, check_at_least
+from regvit_lightning.settings import MISSING, check, number
 from regvit_lightning.tasks.discovery import protocol, seed_expansion
 from regvit_lightning.tasks.discovery.protocol import DiscoveredBoxes, SingleSourceSettings, Source, Steps
 from regvit_lightning.tasks.discovery.seed_expansion import Expansion
@@ -22,8 +22,11 @@ from regvit_lightning.tasks.discovery.seed_expansion import Expansion
 METRICS = {"corloc": Metric()}
 READS = "discovery"
 work = protocol.work
-FOOTNOTE = ("feature", "block", "centred", "l2", "bias", "k")
-FALLBACK = "the seed's patch alone, where the seed itself is background"
+FOOTNOTE = ("feature", "block", "centred", "l2", "scaled", "bias", "k")
+TIES = "of the patches of lowest degree, the upper left (lowest row-major index) is the seed"
+FALLBACK = (
+    "the upper left patch as the seed, where all degrees are equal; the seed's patch alone, where it is background"
+)
 
 
 @dataclass
@@ -33,18 +36,20 @@ class LostSettings(SingleSourceSettings):
     Attributes:
         centred: subtract the mean over the patches of an image.
         l2: L2-normalise the features afterwards.
+        scaled: the bias of features that are not normalised is a multiple of the image's median absolute product.
         bias: bias added to the Gram matrix of the features.
         k: how many patches of lowest degree may join the seed.
     """
 
     centred: bool = MISSING
     l2: bool = MISSING
-    bias: float = MISSING
-    k: int = MISSING
+    scaled: bool = MISSING
+    bias: float = number("[-1e9, 1e9]")
+    k: int = number("[1, 1e6]")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "k")
+        check(not (self.l2 and self.scaled), "scaled=true: products of normalised features have a scale; take l2=false")
 
 
 SETTINGS = LostSettings
@@ -59,11 +64,12 @@ class Choice:
     centred: bool
     l2: bool
     bias: float
+    scaled: bool = False
 
     def words(self) -> str:
-        """Command-line form of the setting: `feature=k block=-1 centred=false l2=true bias=-0.2`."""
-        switches = f"centred={str(self.centred).lower()} l2={str(self.l2).lower()}"
-        return f"feature={self.feature} block={self.block} {switches} bias={self.bias:g}"
+        """Command-line form of the setting: `feature=k block=-1 centred=false l2=true scaled=false bias=-0.2`."""
+        switches = (f"{name}={str(getattr(self, name)).lower()}" for name in ("centred", "l2", "scaled"))
+        return f"feature={self.feature} block={self.block} {' '.join(switches)} bias={self.bias:g}"
 
 
 class LOST:
@@ -74,18 +80,27 @@ class LOST:
         k: how many patches of lowest degree may join the seed.
     """
 
+    uniform = "constant_degree_share"
+
     def __init__(self, choices: Sequence[Choice], k: int) -> None:
         self.choices, self.k = choices, k
         self.sources: Sequence[Source] = list(dict.fromkeys((choice.block, choice.feature) for choice in choices))
 
     def __call__(self, features: Sequence[Tensor]) -> DiscoveredBoxes:
-        boxes: dict[Choice, Tensor] = {}
-        fallback: dict[Choice, Tensor] = {}
-        for choices, expansion in self._expansions(features):
-            boxes |= dict(zip(choices, expansion.boxes.unbind(dim=1), strict=True))
-            fallback |= dict(zip(choices, expansion.fallback.unbind(dim=1), strict=True))
-        parts = ([part[choice] for choice in self.choices] for part in (boxes, fallback))
-        return DiscoveredBoxes(*(torch.stack(part, dim=1) for part in parts))
+        parts: dict[Choice, tuple[Tensor, ...]] = {}
+        for choices, one in self._expansions(features):
+            every = (one.boxes, one.fallback | one.constant, one.constant, one.tied)
+            parts |= dict(zip(choices, zip(*(part.unbind(dim=1) for part in every), strict=True), strict=True))
+        ordered = zip(*(parts[choice] for choice in self.choices), strict=True)
+        return DiscoveredBoxes(*(torch.stack(part, dim=1) for part in ordered))
+
+    def remark(self, count: int, images: int) -> str:
+        """Line for a run in which `count` of the images have equal degrees everywhere."""
+        return (
+            f"in {count} of {images} images every patch is similar to equally many others: the seed is the upper left "
+            "patch and the box tells nothing. Take another feature (feature=q, k or v) or another bias (if all "
+            "products are positive: l2=true bias=-0.8); lost_sweep tries them"
+        )
 
     def steps(self, features: Sequence[Tensor]) -> Steps:
         """Steps to the box: patch degrees, similarity to the seed, and scores of the seed expansion."""
@@ -107,12 +122,22 @@ class LOST:
 
     def _expand(self, features: Tensor, choices: Sequence[Choice]) -> Iterable[tuple[list[Choice], Expansion]]:
         raw, l2 = ([choice for choice in choices if choice.l2 == wanted] for wanted in (False, True))
-        biases = [[choice.bias for choice in part] for part in (raw, l2)]
-        counts = seed_expansion.degrees(features.flatten(1, 2), *biases).split([len(raw), len(l2)], dim=1)
+        flat = features.flatten(1, 2)
+        biases = [_biases(flat, part) for part in (raw, l2)]
+        counts = seed_expansion.degrees(flat, *biases).split([len(raw), len(l2)], dim=1)
         if raw:
             yield raw, seed_expansion.expand(features, counts[0], biases[0], self.k)
         if l2:
             yield l2, seed_expansion.expand(F.normalize(features, dim=-1), counts[1], biases[1], self.k)
+
+
+def _biases(features: Tensor, choices: Sequence[Choice]) -> Tensor:
+    """Bias (B, J) of each choice for each image of features (B, N, D)."""
+    biases = features.new_tensor([choice.bias for choice in choices]).expand(len(features), -1)
+    scaled = torch.tensor([choice.scaled for choice in choices], dtype=torch.bool, device=features.device)
+    if not scaled.any():
+        return biases
+    return torch.where(scaled, biases * seed_expansion.median_product(features)[:, None], biases)
 
 
 def choice(backbone: Backbone, settings: LostSettings) -> Choice:
@@ -122,7 +147,7 @@ def choice(backbone: Backbone, settings: LostSettings) -> Choice:
         SettingsError: the backbone has no such block, or the feature is unknown.
     """
     block, feature = settings.source(backbone)
-    return Choice(feature, block, settings.centred, settings.l2, settings.bias)
+    return Choice(feature, block, settings.centred, settings.l2, settings.bias, settings.scaled)
 
 
 def run(backbone: Backbone, data: DataSettings, settings: LostSettings, how: RunOptions = RunOptions()) -> Outcome:  # noqa: B008
@@ -133,5 +158,5 @@ def run(backbone: Backbone, data: DataSettings, settings: LostSettings, how: Run
         SettingsError: the model has no such block.
     """
     chosen = choice(backbone, settings)
-    facts = {"method": "LOST", **vars(chosen), "k": settings.k, "fallback": FALLBACK}
+    facts = {"method": "LOST", **vars(chosen), "k": settings.k, "ties": TIES, "fallback": FALLBACK}
     return protocol.run(backbone, data, settings, LOST([chosen], settings.k), facts, how)

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
+from regvit_lightning.frozen.settings import TELLING, uncertainty
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import seeds
-from regvit_lightning.settings import MISSING, check, check_at_least
-from regvit_lightning.statistics import bootstrap
+from regvit_lightning.settings import MISSING, check, number
+from regvit_lightning.statistics import accuracy_interval
 from regvit_lightning.tasks.discovery import protocol
-from regvit_lightning.tasks.discovery.lost import FALLBACK, LOST, Choice
+from regvit_lightning.tasks.discovery.lost import FALLBACK, LOST, TIES, Choice
 from regvit_lightning.tasks.discovery.protocol import FEATURES, DiscoverySettings
 
 METRICS = {"corloc": Metric(), "corloc_best_on_test": Metric()}
@@ -37,24 +38,22 @@ class LostSweepSettings(DiscoverySettings):
         features: some of q, k, v.
         blocks: blocks whose projections are used, -1 is the last.
         centred: whether to subtract the mean over the patches of an image.
-        biases: biases added to the Gram matrix of the raw features.
+        biases: biases added to the Gram matrix of the raw features, in units of the image's median absolute product.
         l2_biases: biases added to the Gram matrix of the L2-normalised features.
         k: how many patches of lowest degree may join the seed.
         held_out: share of the images on which the setting is chosen.
     """
 
     features: list[str] = MISSING
-    blocks: list[int] = MISSING
+    blocks: list[int] = number("[-1000, 1000]")
     centred: list[bool] = MISSING
-    biases: list[float] = MISSING
-    l2_biases: list[float] = MISSING
-    k: int = MISSING
-    held_out: float = MISSING
+    biases: list[float] = number("[-1e9, 1e9]")
+    l2_biases: list[float] = number("[-1e9, 1e9]")
+    k: int = number("[1, 1e6]")
+    held_out: float = number("(0, 1)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "k")
-        check(0 < self.held_out < 1, f"held_out={self.held_out}: must lie in (0, 1)")
         check(set(self.features) <= set(FEATURES), f"features={self.features}: expected some of q, k, v")
         check(bool(self.choices()), "the grid is empty: features, blocks, centred or both lists of biases are")
 
@@ -62,7 +61,13 @@ class LostSweepSettings(DiscoverySettings):
         """All settings of the grid."""
         biases = [(False, bias) for bias in self.biases] + [(True, bias) for bias in self.l2_biases]
         axes = product(self.blocks, self.features, self.centred, biases)
-        return [Choice(feature, block, centred, l2, bias) for block, feature, centred, (l2, bias) in axes]
+        return [Choice(feature, block, centred, l2, bias, not l2) for block, feature, centred, (l2, bias) in axes]
+
+    def caveat(self, choices: int, images: int) -> str:
+        """Warning for the record where `images` held-out images cannot tell the settings apart, else empty."""
+        known = f"where CorLoc is known to ±{uncertainty(images):.1f} points only"
+        few = uncertainty(images) > TELLING
+        return f"one of {choices} settings is chosen on {images:,} held-out images, {known}" if few else ""
 
 
 SETTINGS = LostSweepSettings
@@ -80,28 +85,34 @@ def run(backbone: Backbone, data: DataSettings, settings: LostSweepSettings, how
     choices = settings.choices()
     module = protocol.discover(backbone, data, settings, LOST(choices, settings.k), how)
     held, rest = split(len(module.right), settings.held_out, how.seed)
-    chosen = choices[int(corloc(module.right[held]).argmax())]
-    on_rest = corloc(module.right[rest])
+    on_held, on_rest = corloc(module.right[held]), corloc(module.right[rest])
+    number, equal = best(on_held)
+    chosen = choices[number]
     scores = torch.full(module.right.shape[:1], torch.nan)
-    scores[rest] = right = 100.0 * module.right[rest, choices.index(chosen)]
+    scores[rest] = right = 100.0 * module.right[rest, number]
+    method = LOST([chosen], settings.k)
     return Outcome(
         metrics={"corloc": right.mean().item(), "corloc_best_on_test": on_rest.max().item()},
         images=len(rest),
-        intervals={"corloc": bootstrap(right, how.seed)},
+        intervals={"corloc": accuracy_interval(right, how.seed)},
         scores={"corloc": scores},
         protocol={
             "method": "LOST",
             **vars(chosen),
             "k": settings.k,
-            "chosen_on": f"{len(held)} held-out images, among {len(choices)} settings",
-            "best_on_test": choices[int(on_rest.argmax())].words(),
+            "chosen_on": f"{len(held)} held-out images, the first of the best among {len(choices)} settings",
+            "equally_good": equal,
+            "caveat": settings.caveat(len(choices), len(held)),
+            "best_on_test": choices[best(on_rest)[0]].words(),
+            "ties": TIES,
             "fallback": FALLBACK,
-            "fallbacks": int(module.fallbacks[rest, choices.index(chosen)].sum()),
+            **module.doubts(number, rest).facts(method),
             **protocol.protocol(module, settings),
             "grid": grid(choices, module.right, module.fallbacks, held, rest),
         },
         floors=protocol.floors(module.read.images, rest),
-        picture=protocol.picture(module, LOST([chosen], settings.k)),
+        picture=protocol.picture(module, method),
+        remarks=module.doubts(number, rest).remarks(method),
     )
 
 
@@ -115,6 +126,12 @@ def split(images: int, share: float, seed: int) -> tuple[list[int], list[int]]:
     check(0 < count < images, f"held_out={share}: {count} of {images} images; at least one must be on either side")
     order = torch.randperm(images, generator=seeds.generator(seed, "held out"))
     return sorted(order[:count].tolist()), sorted(order[count:].tolist())
+
+
+def best(scores: Tensor) -> tuple[int, int]:
+    """Index of the first of the highest scores (S,), and how many are as high."""
+    equal = (scores == scores.max()).nonzero().flatten().tolist()
+    return equal[0], len(equal)
 
 
 def corloc(right: Tensor) -> Tensor:

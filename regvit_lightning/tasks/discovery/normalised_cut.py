@@ -3,6 +3,9 @@
 Source: Wang et al. 2022 (arXiv 2202.11539), section 3, and YangtaoWANG95/TokenCut, object_discovery.py. The original
 solves the generalised problem (D - A) x = λ D x with a dense solver; here Lanczos iterations compute the one
 eigenvector that is needed, of the same matrix in its symmetric form, to machine precision and several times faster.
+
+A graph in which all pairs of patches are joined, or none is, has no second eigenvector: every vector orthogonal to the
+constant one is as good. The object is then the whole image, and the image is reported.
 """
 
 from dataclasses import dataclass
@@ -10,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.linalg import eigh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,12 +32,15 @@ class Cut:
         eigenvectors: (B, h, w) of the second smallest eigenvalue, with the sign that makes the object positive.
         objects: (B, h, w) bool, the connected foreground that contains the seed.
         boxes: (B, 4) x1, y1, x2, y2 in patches, ends excluded.
+        uniform: (B,) bool, where all pairs of patches are joined or none is; the seed is then 0, the eigenvector 0, and
+            the object the whole image.
     """
 
     seeds: Tensor
     eigenvectors: Tensor
     objects: Tensor
     boxes: Tensor
+    uniform: Tensor
 
 
 def cut(features: Tensor, threshold: float, weak: float) -> Cut:
@@ -45,13 +52,22 @@ def cut(features: Tensor, threshold: float, weak: float) -> Cut:
         weak: weight of all other edges.
     """
     grid, flat = features.shape[1:3], F.normalize(features, dim=-1).flatten(1, 2)
-    eigenvectors = [second_eigenvector((one @ one.T > threshold).cpu().numpy(), weak) for one in flat]
+    eigenvectors = [_eigenvector((one @ one.T > threshold).cpu().numpy(), weak) for one in flat]
     vectors = torch.from_numpy(np.stack(eigenvectors)).to(features.device)
-    seeds = vectors.abs().argmax(dim=1)
+    uniform = (vectors == 0).all(dim=1)
+    seeds = torch.where(uniform, 0, vectors.abs().argmax(dim=1))
     mean = vectors.mean(dim=1, keepdim=True)
     sign = (vectors - mean).gather(1, seeds[:, None]).sign()
-    objects, _ = connected_part(seeds, (sign * (vectors - mean) > 0).unflatten(1, grid))
-    return Cut(seeds, (sign * vectors).unflatten(1, grid), objects, tight_boxes(objects))
+    foreground = (sign * (vectors - mean) > 0) | uniform[:, None]
+    objects, _ = connected_part(seeds, foreground.unflatten(1, grid))
+    return Cut(seeds, (sign * vectors).unflatten(1, grid), objects, tight_boxes(objects), uniform)
+
+
+def _eigenvector(joined: npt.NDArray[np.bool_], weak: float) -> Vector:
+    """`second_eigenvector` (N,), or zeros where all pairs of different patches are joined or none is."""
+    patches = len(joined)
+    edges = int(joined.sum()) - int(joined.trace())
+    return np.zeros(patches) if edges in (0, patches * (patches - 1)) else second_eigenvector(joined, weak)
 
 
 def second_eigenvector(joined: npt.NDArray[np.bool_], weak: float) -> Vector:
@@ -73,4 +89,9 @@ def second_eigenvector(joined: npt.NDArray[np.bool_], weak: float) -> Vector:
 
     start = np.random.default_rng(0).standard_normal(len(root))
     operator = LinearOperator(weights.shape, matvec=product, dtype=np.float64)
-    return eigsh(operator, k=1, which="LA", v0=start)[1][:, 0] / root
+    try:  # a graph with few distinct eigenvalues makes ARPACK start again from random numbers
+        return eigsh(operator, k=1, which="LA", v0=start, rng=0)[1][:, 0] / root
+    except ArpackError:  # no convergence, as with several equal eigenvalues: the dense solver always has an answer
+        last = len(root) - 1
+        deflated = weights / np.outer(root, root) - np.outer(first, first)
+        return eigh(deflated, subset_by_index=[last, last])[1][:, 0] / root

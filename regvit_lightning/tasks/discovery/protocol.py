@@ -28,11 +28,11 @@ from regvit_lightning.frozen.contract import Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
 from regvit_lightning.frozen.trainer import tester
-from regvit_lightning.models import names
+from regvit_lightning.models import kinds
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import hardware
-from regvit_lightning.settings import MISSING, check, check_at_least
-from regvit_lightning.statistics import bootstrap
+from regvit_lightning.settings import MISSING, check, number
+from regvit_lightning.statistics import accuracy_interval
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ FEATURES = ("q", "k", "v")
 USUAL_SIZES = {"voc07": (375, 500), "voc12": (375, 500)}  # height and width of most images
 USUAL_SIZE = (480, 640)  # of COCO, and assumed for every other set
 OVERLAP = 0.5  # minimum IoU of a correct box
+MOST_UNIFORM = 0.05  # share of images without any basis for a box above which a run warns
 
 Source = tuple[int, str]  # block, and q, k or v
 
@@ -56,15 +57,11 @@ class DiscoverySettings(TaskSettings):
     """
 
     images: str = MISSING
-    max_patches: int = MISSING
+    max_patches: int = number("[1, 1e6]")
 
     @property
     def boxed_set(self) -> str:
         return self.images
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, 1, "max_patches")
 
 
 @dataclass
@@ -77,7 +74,7 @@ class SingleSourceSettings(DiscoverySettings):
     """
 
     feature: str = MISSING
-    block: int = MISSING
+    block: int = number("[-1000, 1000]")
 
     def source(self, backbone: Backbone) -> Source:
         """Resolve block and feature for this backbone.
@@ -90,7 +87,7 @@ class SingleSourceSettings(DiscoverySettings):
 
 
 def feature_of(backbone: Backbone, wanted: str) -> str:
-    """Resolve the feature to q, k or v; `auto` is the registers paper's choice by model family, from the model name.
+    """Resolve the feature to q, k or v; `auto` is the registers paper's choice by the kind of model.
 
     The choice is values for DeiT-III and OpenCLIP, and keys for DINOv2 (section 3.3) and, as in LOST, for all others.
 
@@ -100,7 +97,7 @@ def feature_of(backbone: Backbone, wanted: str) -> str:
     check(wanted in ("auto", *FEATURES), f"feature={wanted}: expected auto, q, k or v")
     if wanted != "auto":
         return wanted
-    return "v" if any(family in names.without_tag(backbone.name) for family in ("deit", "clip")) else "k"
+    return "v" if backbone.kind in (kinds.DEIT3, kinds.CLIP) else "k"
 
 
 def work(settings: DiscoverySettings, images: ImageCounts) -> Work:
@@ -125,10 +122,14 @@ class DiscoveredBoxes:
     Attributes:
         boxes: (B, S, 4) x1, y1, x2, y2 in patches, ends excluded.
         fallback: (B, S) bool, where the method detected no object and used its fallback.
+        uniform: (B, S) bool, where the similarities of the patches are no basis for a choice, see `Method.uniform`.
+        tied: (B, S) bool, where several patches are equally good as the seed and the upper left one is taken.
     """
 
     boxes: Tensor
     fallback: Tensor
+    uniform: Tensor
+    tied: Tensor
 
 
 @dataclass(frozen=True)
@@ -151,15 +152,51 @@ class Method(Protocol):
 
     Attributes:
         sources: features that the method takes, (B, h, w, D) float32 each, in this order.
+        uniform: name in records of the share of images whose patches are all equally similar.
     """
 
     sources: Sequence[Source]
+    uniform: str
 
     def __call__(self, features: Sequence[Tensor]) -> DiscoveredBoxes: ...
 
     def steps(self, features: Sequence[Tensor]) -> Steps:
         """Intermediate results for a batch of one image, for a method with one setting."""
         ...
+
+    def remark(self, count: int, images: int) -> str:
+        """Line that says that `count` of the images are uniform, and what to do about it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Doubts:
+    """Images of a run whose box does not rest on their content, for one setting.
+
+    Attributes:
+        images: number of images.
+        fallbacks, uniform, tied: number of those images, see `DiscoveredBoxes`.
+    """
+
+    images: int
+    fallbacks: int
+    uniform: int
+    tied: int
+
+    def facts(self, method: Method) -> dict[str, Any]:
+        """Entries of the record: the number of fallbacks, shares in 0..1, and the warning if there is one."""
+        warnings = self.remarks(method)
+        shares = {method.uniform: self.uniform, "tied_seed_share": self.tied}
+        return {
+            "fallbacks": self.fallbacks,
+            **{name: round(count / self.images, 4) for name, count in shares.items()},
+            **({"warning": warnings[0]} if warnings else {}),
+        }
+
+    def remarks(self, method: Method) -> list[str]:
+        """A warning with its remedy where more than `MOST_UNIFORM` of the images are uniform, else nothing."""
+        many = self.uniform > MOST_UNIFORM * self.images
+        return [method.remark(self.uniform, self.images)] if many else []
 
 
 # -------------------------------------------------------------------------------------------------------- scores
@@ -198,16 +235,18 @@ class Discoverer(FrozenModule):
 
     Attributes:
         right: (N, S) bool, correctness of the box of each image with each setting, available after test.
-        fallbacks: (N, S) bool, whether the method used its fallback.
+        fallbacks, uniform, tied: (N, S) bool, see `DiscoveredBoxes`.
     """
 
     right: Tensor
     fallbacks: Tensor
+    uniform: Tensor
+    tied: Tensor
 
     def __init__(self, backbone: Backbone, precision: str, method: Method, read: NativeSize) -> None:
         super().__init__(backbone, precision)
         self.method, self.read = method, read
-        self._rows: dict[int, tuple[Tensor, Tensor]] = {}
+        self._rows: dict[int, tuple[Tensor, ...]] = {}
 
     def features(self, images: Tensor, sizes: Tensor) -> list[Tensor]:
         """Features for the method, (B, h, w, D) float32 each, of uint8 images (B, 3, H, W) with sizes (B, 2)."""
@@ -219,14 +258,20 @@ class Discoverer(FrozenModule):
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         discovered = self.method(self.features(batch["image"], batch["size"]))
-        boxes, fallback = discovered.boxes.cpu(), discovered.fallback.cpu()
-        for index, own, back in zip(batch["index"].tolist(), boxes, fallback, strict=True):
+        flags = torch.stack([discovered.fallback, discovered.uniform, discovered.tied], dim=1).cpu()
+        for index, own, flag in zip(batch["index"].tolist(), discovered.boxes.cpu(), flags, strict=True):
             truth = torch.from_numpy(self.read.images.boxes[index])
-            self._rows[index] = hits(self.in_pixels(own, index), truth), back
+            self._rows[index] = hits(self.in_pixels(own, index), truth), *flag
 
     def on_test_epoch_end(self) -> None:
         rows = [self._rows[index] for index in range(len(self.read))]
-        self.right, self.fallbacks = (torch.stack(column) for column in zip(*rows, strict=True))
+        columns = (torch.stack(column) for column in zip(*rows, strict=True))
+        self.right, self.fallbacks, self.uniform, self.tied = columns
+
+    def doubts(self, setting: int, indices: Sequence[int]) -> Doubts:
+        """Count the images at `indices` whose box does not rest on their content with one setting."""
+        flags = (self.fallbacks, self.uniform, self.tied)
+        return Doubts(len(indices), *(int(flag[list(indices), setting].sum()) for flag in flags))
 
     def patch(self, index: int) -> Tensor:
         """Width and height (2,) of a patch of one image, in pixels of its file."""
@@ -292,15 +337,16 @@ def run(
         DataError: as for `discover`.
     """
     module = discover(backbone, data, settings, method, how)
-    right = 100.0 * module.right[:, 0]
+    right, doubts = 100.0 * module.right[:, 0], module.doubts(0, range(len(module.right)))
     return Outcome(
         metrics={"corloc": right.mean().item()},
         images=len(right),
-        intervals={"corloc": bootstrap(right, how.seed)},
+        intervals={"corloc": accuracy_interval(right, how.seed)},
         scores={"corloc": right},
-        protocol={**facts, "fallbacks": int(module.fallbacks.sum()), **protocol(module, settings)},
+        protocol={**facts, **doubts.facts(method), **protocol(module, settings)},
         floors=floors(module.read.images, range(len(right))),
         picture=picture(module, method),
+        remarks=doubts.remarks(method),
     )
 
 

@@ -4,6 +4,9 @@ Source: Siméoni et al. 2021 (arXiv 2109.14279), section 3, and valeoai/LOST, ob
 images of one size and any number of biases at once. The bias that the registers paper adds to the Gram matrix moves
 the threshold of similarity between two patches from 0 to -bias.
 
+Among equal degrees, the patch of the lower row-major index comes first: the seed is the upper left of them. The source
+leaves this to its sort. Where all degrees are equal, the seed depends on nothing else: such images are reported.
+
 The Gram matrix dominates the cost. It is symmetric, so only one half of it is computed, in strips that stay in the
 cache and are counted immediately: the full matrix is never stored.
 """
@@ -21,6 +24,10 @@ NEIGHBOURS = np.zeros((3, 3), bool), scipy.ndimage.generate_binary_structure(2, 
 
 STRIP = 256  # rows: fewer are slow to multiply, more compute more of the redundant half
 ELEMENTS = {"cpu": 2**21, "cuda": 2**27}  # compared at once: fits the cache of a CPU, or keeps a GPU busy
+SAMPLE = 512  # patches of an image whose products give the median product
+
+Biases = Sequence[float] | Tensor
+"""J biases for all images, or (B, J) with those of each image."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,8 @@ class Expansion:
         scores: (B, J, h, w) summed similarity to the expanded seed; positive is foreground.
         objects: (B, J, h, w) bool, the connected foreground that contains the seed.
         fallback: (B, J) bool, where the seed itself is background: the object is then the seed alone.
+        constant: (B, J) bool, where all degrees are equal.
+        tied: (B, J) bool, where several patches have the lowest degree.
         boxes: (B, J, 4) x1, y1, x2, y2 in patches, ends excluded.
     """
 
@@ -43,10 +52,34 @@ class Expansion:
     scores: Tensor
     objects: Tensor
     fallback: Tensor
+    constant: Tensor
+    tied: Tensor
     boxes: Tensor
 
 
-def degrees(features: Tensor, biases: Sequence[float] = (0.0,), l2_biases: Sequence[float] = ()) -> Tensor:
+def median_product(features: Tensor) -> Tensor:
+    """Median absolute dot product (B,) between different patches of each image: the unit of a scaled bias.
+
+    Args:
+        features: (B, N, D) float32. Evenly spaced patches stand for those of an image with more than `SAMPLE`.
+
+    Returns:
+        Positive values; 1 where there is a single patch or the median is 0.
+    """
+    some = features[:, :: -(-features.shape[1] // SAMPLE)]
+    rows, columns = torch.triu_indices(some.shape[1], some.shape[1], offset=1)
+    if not len(rows):
+        return features.new_ones(len(features))
+    medians = torch.stack([(one @ one.T)[rows, columns].abs().median() for one in some])
+    return torch.where(medians > 0, medians, 1.0)
+
+
+def _per_image(biases: Biases, features: Tensor) -> Tensor:
+    """Biases (B, J) of each image of features (B, …)."""
+    return torch.as_tensor(biases, dtype=features.dtype, device=features.device).expand(len(features), -1)
+
+
+def degrees(features: Tensor, biases: Biases = (0.0,), l2_biases: Biases = ()) -> Tensor:
     """Degree of each patch for every bias: number of other patches with a positive similarity to it.
 
     Args:
@@ -58,19 +91,20 @@ def degrees(features: Tensor, biases: Sequence[float] = (0.0,), l2_biases: Seque
         (B, J, N) int64, for `biases` and then for `l2_biases`.
     """
     images, patches, _ = features.shape
-    raw, l2 = (features.new_tensor(values) for values in (biases, l2_biases))
-    counts = features.new_zeros(images, len(raw) + len(l2), patches)  # exact: integers below 2^24
+    both = [_per_image(values, features) for values in (biases, l2_biases)]
+    counts = features.new_zeros(images, both[0].shape[1] + both[1].shape[1], patches)  # exact: integers below 2^24
     at_once = max(ELEMENTS[features.device.type] // (min(STRIP, patches) * patches * counts.shape[1]), 1)
-    for own, total in zip(features.split(at_once), counts.split(at_once), strict=True):
+    parts = (part.split(at_once) for part in (features, *both, counts))
+    for own, raw, l2, total in zip(*parts, strict=True):
         norms = own.norm(dim=2).clamp(min=1e-12)
         for first in range(0, patches, STRIP):
             rows = slice(first, first + STRIP)
             strip = own[:, rows] @ own[:, first:].mT
             strip.diagonal(dim1=1, dim2=2).fill_(-torch.inf)  # a patch is not its own neighbour
-            _count(strip, -raw, total[:, : len(raw), first:])
-            if len(l2):
+            _count(strip, -raw, total[:, : raw.shape[1], first:])
+            if l2.shape[1]:
                 strip.div_(norms[:, rows, None]).div_(norms[:, None, first:])
-                _count(strip, -l2, total[:, len(raw) :, first:])
+                _count(strip, -l2, total[:, raw.shape[1] :, first:])
     return counts.long()
 
 
@@ -79,30 +113,30 @@ def _count(strip: Tensor, thresholds: Tensor, total: Tensor) -> None:
 
     Args:
         strip: (B, rows, N).
-        thresholds: (J,).
+        thresholds: (B, J).
         total: (B, J, N).
     """
     rows, at_once = strip.shape[1], max(ELEMENTS[strip.device.type] // strip.numel(), 1)
-    for some, counts in zip(thresholds.split(at_once), total.split(at_once, dim=1), strict=True):
-        above = strip.new_empty(len(strip), len(some), *strip.shape[1:])  # floats, as their sums are fastest
-        torch.gt(strip[:, None], some[:, None, None], out=above)
+    for some, counts in zip(thresholds.split(at_once, dim=1), total.split(at_once, dim=1), strict=True):
+        above = strip.new_empty(*some.shape, *strip.shape[1:])  # floats, as their sums are fastest
+        torch.gt(strip[:, None], some[..., None, None], out=above)
         counts[..., :rows] += above.sum(dim=3)
         counts[..., rows:] += above[..., rows:].sum(dim=2)
 
 
-def expand(features: Tensor, degrees: Tensor, biases: Sequence[float], k: int) -> Expansion:
+def expand(features: Tensor, degrees: Tensor, biases: Biases, k: int) -> Expansion:
     """Seed, seed expansion and box for every bias.
 
     Args:
         features: (B, h, w, D) float32, L2-normalised if the biases are for normalised features.
         degrees: (B, J, h w) for the same features and biases; ties go to the lower index.
-        biases: J biases.
+        biases: as for `degrees`.
         k: how many patches of lowest degree may join the seed.
 
     Sums over similar patches are computed from their features instead of rows of the Gram matrix, which is equivalent.
     """
     grid, flat = features.shape[1:3], features.flatten(1, 2)
-    patches, bias = flat.shape[1], flat.new_tensor(biases)[:, None]
+    patches, bias = flat.shape[1], _per_image(biases, flat)[..., None]
     ranks = degrees * patches + torch.arange(patches, device=degrees.device)  # unique
     lowest = ranks.topk(min(k, patches), dim=2, largest=False).indices
     seeds = lowest[..., 0]
@@ -111,6 +145,7 @@ def expand(features: Tensor, degrees: Tensor, biases: Sequence[float], k: int) -
     scores = similar @ flat @ flat.mT + similar.sum(dim=2, keepdim=True) * bias
     foreground = (scores > 0).flatten(0, 1).unflatten(1, grid)
     objects, fallback = connected_part(seeds.flatten(), foreground)
+    least = degrees.amin(dim=2, keepdim=True)
     return Expansion(
         degrees=degrees.unflatten(2, grid),
         seeds=seeds,
@@ -118,6 +153,8 @@ def expand(features: Tensor, degrees: Tensor, biases: Sequence[float], k: int) -
         scores=scores.unflatten(2, grid),
         objects=objects.unflatten(0, seeds.shape),
         fallback=fallback.unflatten(0, seeds.shape),
+        constant=degrees.amax(dim=2) == least[..., 0],
+        tied=(degrees == least).sum(dim=2) > 1,
         boxes=tight_boxes(objects).unflatten(0, seeds.shape),
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.settings import MISSING, check
+from regvit_lightning.settings import number
 from regvit_lightning.tasks.discovery import protocol
 from regvit_lightning.tasks.discovery.normalised_cut import cut
 from regvit_lightning.tasks.discovery.protocol import DiscoveredBoxes, SingleSourceSettings, Source, Steps
@@ -22,6 +22,7 @@ METRICS = {"corloc": Metric()}
 READS = "discovery"
 work = protocol.work
 FOOTNOTE = ("feature", "block", "threshold", "weak")
+FALLBACK = "the whole image, where all pairs of patches are joined or none is"
 
 
 @dataclass
@@ -33,13 +34,8 @@ class TokenCutSettings(SingleSourceSettings):
         weak: weight of all other edges.
     """
 
-    threshold: float = MISSING
-    weak: float = MISSING
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(-1 < self.threshold < 1, f"threshold={self.threshold}: must lie in (-1, 1)")
-        check(0 < self.weak < 1, f"weak={self.weak}: must lie in (0, 1)")
+    threshold: float = number("(-1, 1)")
+    weak: float = number("(0, 1)")
 
 
 SETTINGS = TokenCutSettings
@@ -53,13 +49,24 @@ class TokenCut:
         threshold, weak: see `normalised_cut.cut`.
     """
 
+    uniform = "uniform_graph_share"
+
     def __init__(self, source: Source, threshold: float, weak: float) -> None:
         self.sources: Sequence[Source] = [source]
         self.threshold, self.weak = threshold, weak
 
     def __call__(self, features: Sequence[Tensor]) -> DiscoveredBoxes:
-        boxes = cut(features[0], self.threshold, self.weak).boxes[:, None]
-        return DiscoveredBoxes(boxes, torch.zeros(boxes.shape[:2], dtype=torch.bool))
+        one = cut(features[0], self.threshold, self.weak)
+        uniform = one.uniform[:, None]
+        return DiscoveredBoxes(one.boxes[:, None], fallback=uniform, uniform=uniform, tied=torch.zeros_like(uniform))
+
+    def remark(self, count: int, images: int) -> str:
+        """Line for a run in which `count` of the images have a uniform graph."""
+        return (
+            f"in {count} of {images} images all patches are more similar than threshold={self.threshold:g}, or none "
+            "are: nothing can be cut and the box is the whole image. Take another feature (feature=q, k or v) or "
+            "another threshold"
+        )
 
     def steps(self, features: Sequence[Tensor]) -> Steps:
         """Steps to the box: the eigenvector, and the part that contains the seed."""
@@ -78,5 +85,5 @@ def run(backbone: Backbone, data: DataSettings, settings: TokenCutSettings, how:
     block, feature = settings.source(backbone)
     method = TokenCut((block, feature), settings.threshold, settings.weak)
     facts = {"method": "TokenCut", "feature": feature, "block": block, "centred": False, "l2": True}
-    graph = {"threshold": settings.threshold, "weak": settings.weak}
+    graph = {"threshold": settings.threshold, "weak": settings.weak, "fallback": FALLBACK}
     return protocol.run(backbone, data, settings, method, {**facts, **graph}, how)

@@ -1,9 +1,11 @@
 """Archives nobody vouches for: plain ones come out whole, hostile ones leave nothing behind, torn ones are named."""
 
+import gzip
 import io
 import random
 import stat
 import tarfile
+import tracemalloc
 import zipfile
 
 import pytest
@@ -145,3 +147,37 @@ def test_no_archive_and_no_room_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
     with pytest.raises(UserError, match="make room"):
         archives.unpack(archive, tmp_path / "other")
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_a_header_of_a_gigabyte_is_refused_before_it_is_read(tmp_path, kind):
+    """A megabyte of gzip that tells of 1 GB of name; 64 MB of it are there."""
+    entry = tarfile.TarInfo("x")
+    entry.type, entry.size = kind, 1 << 30
+    with gzip.open(tmp_path / "a.tar.gz", "wb", 1) as file:
+        file.write(entry.tobuf(tarfile.USTAR_FORMAT))
+        for _ in range(64):
+            file.write(bytes(1 << 20))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"a\.tar\.gz: a header of 1,073,741,824 bytes; at most 1,048,576 are read"):
+        archives.unpack(tmp_path / "a.tar.gz", tmp_path / "out")
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("facts", [{"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}, {"GNU.sparse.map": "0,1"}])
+def test_sparse_files_of_the_pax_format_are_refused(tmp_path, facts):
+    archive = make_tar(tmp_path / "a.tar", {"x": b"1\n0\n1\n"}, pax_headers=facts)
+    with pytest.raises(DataError, match="a sparse file, not a plain one"):
+        archives.unpack(archive, tmp_path / "out")
+
+
+def test_a_link_in_the_place_of_a_temporary_file_is_not_written_through(tmp_path):
+    victim = tmp_path / "elsewhere"
+    victim.write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".x.part").symlink_to(victim)
+    archives.unpack(make_tar(tmp_path / "a.tar", {"x": b"new"}), tmp_path / "out")
+    assert victim.read_text() == "mine"
+    assert contents(tmp_path / "out") == {"x": b"new"}
+    assert not (tmp_path / "out" / "x").is_symlink()

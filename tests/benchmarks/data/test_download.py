@@ -5,13 +5,14 @@ import http.server
 import json
 import re
 import threading
+from pathlib import Path
 
 import pytest
 
 from benchmarks.data import download
 from benchmarks.data.download import ExpectedFile, fetch
 from regvit_lightning.data.layout import DataError
-from regvit_lightning.errors import UserError
+from regvit_lightning.errors import Notice, UserError
 
 CONTENT = bytes(range(256)) * 1200  # 307,200 bytes
 WHOLE = ExpectedFile(len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest())
@@ -173,7 +174,47 @@ def test_a_full_disk_is_told_before_the_download(server, tmp_path, monkeypatch):
 
 
 def test_a_disk_that_fills_up_is_told(server, monkeypatch, tmp_path):
-    part = tmp_path / "file.tar.part"
-    part.symlink_to("/dev/full")
+    monkeypatch.setattr(download, "_opened", lambda *_: Path("/dev/full").open("wb"))  # noqa: SIM115
     with pytest.raises(UserError, match="No space left on device; make room"):
         fetch([server.url], tmp_path / "file.tar", WHOLE, lambda *_: None)
+
+
+# ------------------------------------------------------------------------------------------------ hostile addresses
+
+
+@pytest.mark.parametrize("mark", [".part", ".part.json"])
+def test_a_link_in_the_place_of_the_remainder_is_not_written_through(server, tmp_path, mark):
+    victim = tmp_path / "elsewhere"
+    victim.write_text("mine")
+    folder = tmp_path / "new"
+    folder.mkdir()
+    (folder / f"file.tar{mark}").symlink_to(victim)
+    fetched(server, folder / "file.tar")
+    assert victim.read_text() == "mine"
+    assert not (folder / "file.tar").is_symlink()
+
+
+@pytest.mark.parametrize("address", ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:,x", "/etc/hostname"])
+def test_only_the_web_is_fetched_and_redirected_to(server, tmp_path, monkeypatch, address):
+    monkeypatch.setattr(download, "PAUSE", 60.0)  # nothing is tried again
+    with pytest.raises(DataError, match=r": is not fetched, only https and http"):
+        fetch([address], tmp_path / "x", WHOLE, lambda *_: None)
+
+    def redirect(handler):
+        handler.send_response(302)
+        handler.send_header("Location", address)
+        handler.end_headers()
+
+    monkeypatch.setattr(Handler, "do_GET", redirect)
+    with pytest.raises(DataError) as error:
+        fetch([server.url], tmp_path / "x", WHOLE, lambda *_: None)
+    assert "HTTP 302" in str(error.value) or "HTTP 501" in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_large_file_that_nothing_is_published_of_is_refused_and_a_small_one_is_said(server, tmp_path, monkeypatch):
+    with pytest.warns(Notice, match=r"file\.tar: no size or checksum is published to compare it with"):
+        fetched(server, tmp_path / "file.tar", ExpectedFile())
+    monkeypatch.setattr(download, "UNVERIFIED", 300_000)
+    with pytest.raises(DataError, match="the server has 307,200 bytes, expected at most 300,000"):
+        fetch([server.url], tmp_path / "other.tar", ExpectedFile(), lambda *_: None)

@@ -28,9 +28,9 @@ from regvit_lightning.errors import UserError
 from tests.data.test_nyu import write_mat
 
 
-def jpeg(shade):
+def jpeg(shade, size=(8, 8)):
     file = io.BytesIO()
-    Image.new("RGB", (8, 8), (shade, 0, 0)).save(file, "JPEG")
+    Image.new("RGB", size, (shade, 0, 0)).save(file, "JPEG")
     return file.getvalue()
 
 
@@ -268,12 +268,12 @@ def test_nyu_train_from_sync_zip(tmp_path, first):
         for number in range(2):
             depth = io.BytesIO()
             Image.fromarray(rng.integers(1000, 9000, nyu.FRAME).astype(np.uint16)).save(depth, "PNG")
-            pack.writestr(f"{first}kitchen_1/rgb_{number}.jpg", jpeg(number))
+            pack.writestr(f"{first}kitchen_1/rgb_{number}.jpg", jpeg(number, nyu.FRAME[::-1]))
             pack.writestr(f"{first}kitchen_1/sync_depth_{number}.png", depth.getvalue())
             lines.append(f"/kitchen_1/rgb_{number}.jpg /kitchen_1/sync_depth_{number}.png 518.8579")
     (root / "nyu_train.txt").write_text("\n".join(lines))
     get("nyu_train", tmp_path, data_of(tmp_path, depth=[2, 0]))
-    assert (root / "sync" / "kitchen_1" / "rgb_1.jpg").read_bytes() == jpeg(1)
+    assert (root / "sync" / "kitchen_1" / "rgb_1.jpg").read_bytes() == jpeg(1, nyu.FRAME[::-1])
 
 
 def test_nyu_test_images_are_those_of_the_mat(tmp_path):

@@ -9,18 +9,23 @@ import pytest
 from benchmarks import evaluate, status
 from benchmarks.grid import __main__ as grid
 from benchmarks.grid import cells as grids
-from benchmarks.grid import locks
 from benchmarks.grid.outcomes import CellOutcome
 from benchmarks.grid.states import State, States
 from regvit_lightning import settings
 from regvit_lightning.evaluation import Evaluation
-from regvit_lightning.models import sources
+from regvit_lightning.models import sources, vit, weights
+from regvit_lightning.models.weights import Metadata
 from regvit_lightning.records import Record
+from regvit_lightning.runtime import locks
 from regvit_lightning.settings import SettingsError
 from tests.benchmarks.test_chain import mistake, program
 from tests.by_hand import saved_records
 
 MODEL = "random-vitn_reg4"
+
+
+def version_of(task):
+    return settings.load_settings("tasks", task, "mini")[1].version
 
 
 @pytest.fixture
@@ -114,7 +119,9 @@ def test_a_record_is_done_whatever_hardware_chose_its_precision_or_says_why_not(
     made(place, precision="bf16-mixed")
     assert known(place)[MODEL, "imagenet_knn"] == State("done")
     made(place, version=0)
-    assert known(place)[MODEL, "imagenet_knn"] == State("stale", "settings changed: version 0 -> 1")
+    assert known(place)[MODEL, "imagenet_knn"] == State(
+        "stale", f"settings changed: version 0 -> {version_of('imagenet_knn')}"
+    )
     made(place, weights="0123")
     assert known(place)[MODEL, "imagenet_knn"].note.startswith("weights changed: 0123 -> ")
     # LOST says a precision, so that another one is another protocol.
@@ -161,11 +168,26 @@ def test_failed_running_and_done_again(place):
     file = made(place, version=0)
     os.utime(file, (time.time() + 5, time.time() + 5))  # made after the failure: what failed is past
     assert known(place)[MODEL, "imagenet_knn"].kind == "stale"
-    lock = locks.acquire(built.file(cell, ".lock"))
+    lock = locks.acquire(locks.beside(built.folder(cell)))
     lock.say(host="node7", device="GPU 3", since=1000.0)
     state = known(place)[MODEL, "imagenet_knn"]
     assert (state.kind, state.note, state.since) == ("running", "GPU 3 of node7", 1000.0)
     lock.release()
+
+
+def test_two_models_of_one_id_are_refused(place):
+    metadata = Metadata("vitn_reg4", "deit3", 64, (0.5,) * 3, (0.5,) * 3, None, 4)
+    for folder in ("a", "b"):
+        weights.save(place / folder / "mine.safetensors", vit.build("vitn_reg4", image_size=64), metadata)
+    words = [f"grid={place}/small.yaml", f"runs={place}/runs", f"results={place}/results"]
+    start = "tasks: [imagenet_knn]\nseeds: [0]\nmodels: "
+    (place / "small.yaml").write_text(f"{start}[{place}/a/mine.safetensors, {place}/b/mine.safetensors]\n")
+    record = f"{place}/results/mini/cells/deit3-vitn_reg4-mine/imagenet_knn.seed0.json"
+    told = f"{place}/a/mine.safetensors and {place}/b/mine.safetensors have the same id, so both would write {record}"
+    assert told in mistake("grid", *words)
+    assert told in mistake("status", *words)
+    (place / "small.yaml").write_text(f"{start}[{MODEL}, {MODEL}]\n")
+    assert f"{MODEL} imagenet_knn seed 0 is listed twice; take one out" in mistake("grid", *words)
 
 
 def test_what_a_grid_does(place):
@@ -179,7 +201,7 @@ def test_what_a_grid_does(place):
     todo, _ = grid.choose(built, States(built), force=True)
     assert [cell.name for cell in todo] == names[:2]
     line = program("status", f"grid={place}/small.yaml", f"runs={place}/runs", f"results={place}/results")
-    assert f"stale: {MODEL} lost_voc07 seed 0: settings changed: version 0 -> 1" in line
+    assert f"stale: {MODEL} lost_voc07 seed 0: settings changed: version 0 -> {version_of('lost_voc07')}" in line
 
 
 def test_the_table_of_a_grid(place):
@@ -217,7 +239,7 @@ def test_gpus_that_are_not_there(place, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["jobs=0"], "jobs=0: must be at least 1"),
+        (["jobs=0"], "jobs=0: must lie in [1, 1024]"),
         (["gpus=9"], "gpus=9: this machine"),
         (["launcher=ssh"], "launcher=ssh: expected local or slurm"),
         (["pretrain=true", "pretrain_devices=8"], "pretrain_devices=8: the grid runs on 1 device(s) here"),

@@ -11,18 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.grid import locks, outcomes, queueing
+from benchmarks.grid import outcomes, queueing
 from benchmarks.grid.board import Board
 from benchmarks.grid.queueing import LocalJob
 from benchmarks.grid.workers import Machine, Workers
-from regvit_lightning.errors import UserError
+from regvit_lightning.runtime import locks
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def job(place, name, script, **more):
     """A cell that runs a shell script."""
-    return LocalJob(name, ["sh", "-c", f"cd {place}; {script}"], place / "cells" / name, **more)
+    base = place / "cells" / name
+    return LocalJob(name, ["sh", "-c", f"cd {place}; {script}"], base, base, **more)
 
 
 def workers(place, jobs, slots=("",), held=lambda job: False):
@@ -70,13 +71,16 @@ def test_a_crash_is_tried_once_more_and_a_mistake_is_not(tmp_path):
 
 
 def test_longest_first_and_what_is_needed_before():
-    jobs = [LocalJob(name, [], Path(name), needs=needs, seconds=seconds) for name, needs, seconds in GRID]
+    jobs = [LocalJob(name, [], Path(name), Path(name), needs=needs, seconds=seconds) for name, needs, seconds in GRID]
     assert [one.name for one in queueing.longest_first(jobs)] == ["train", "b", "long", "a", "c"]
     # one device: 2 + 7 + 6 + 1 + 1; two: [train 0-2, b 2-9], [long 0-6, a 6-7, c 7-8]
     assert queueing.makespan(jobs, 1) == 17
     assert queueing.makespan(jobs, 2) == 9
     assert queueing.makespan(jobs, 100) == 9
-    wide = [LocalJob("wide", [], Path("w"), devices=2, seconds=5), LocalJob("narrow", [], Path("n"), seconds=1)]
+    wide = [
+        LocalJob("wide", [], Path("w"), Path("w"), 2, seconds=5),
+        LocalJob("n", [], Path("n"), Path("n"), seconds=1),
+    ]
     assert queueing.makespan(wide, 2) == 6
     assert queueing.makespan(wide, 1) == float("inf")
     assert queueing.seconds_left(jobs, {"train": 1.0, "long": 6.0}, 1) == 17 - 7
@@ -132,7 +136,8 @@ from benchmarks.grid.queueing import LocalJob
 from benchmarks.grid.workers import Machine, Workers
 
 place, scripts = Path(sys.argv[1]), sys.argv[2:]
-jobs = [LocalJob(f"cell{n}", ["sh", "-c", f"cd {place}; {script}"], place / "cells" / f"cell{n}")
+jobs = [LocalJob(f"cell{n}", ["sh", "-c", f"cd {place}; {script}"], place / "cells" / f"cell{n}",
+                 place / "cells" / f"cell{n}")
         for n, script in enumerate(scripts)]
 from regvit_lightning.errors import Stopped
 try:
@@ -194,7 +199,7 @@ def test_the_lock_of_a_killed_grid_is_taken_over_when_its_child_has_ended(tmp_pa
     until((tmp_path / "begun").exists)
     said = locks.holder(tmp_path / "cells" / "cell0.lock")
     assert said["device"] == "CPU"
-    assert said["grid"] == one.pid
+    assert said["process"] == one.pid
     assert time.time() - said["since"] < 20
     (tmp_path / "go").touch()
     one.kill()
@@ -241,31 +246,24 @@ def test_a_program_that_is_told_to_end_leaves_no_temporary_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_cell_that_is_run_by_hand_is_waited_for(tmp_path, capsys):
+    done = []
+    script = "import sys, time; from pathlib import Path; from regvit_lightning.runtime import locks\n"
+    script += "with locks.held(Path(sys.argv[1])): print('held', flush=True); time.sleep(1.5)"
+    command = [sys.executable, "-c", script, str(tmp_path / "cells" / "a")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as by_hand:
+        by_hand.stdout.readline()
+        jobs = [job(tmp_path, "a", "touch ran")]
+        Workers(jobs, Machine(("",), tmp_path / "gpus"), Board("test", echo=False), lambda one: done.append(1)).run()
+    assert (tmp_path / "ran").exists()
+    assert by_hand.returncode == 0
+    assert f"a is run by process {by_hand.pid} on host {os.uname().nodename} since " in capsys.readouterr().out
+
+
 def test_a_cell_that_holds_by_now_is_not_run(tmp_path):
     found = workers(tmp_path, [job(tmp_path, "a", "touch ran")], held=lambda one: True).run()
     assert not found["a"].error
     assert not (tmp_path / "ran").exists()
-
-
-def test_a_lock_holds_until_the_last_of_its_processes_ends(tmp_path):
-    lock = locks.acquire(tmp_path / "lock")
-    lock.say(host="here")
-    assert locks.acquire(tmp_path / "lock") is None
-    assert locks.holder(tmp_path / "lock") == {"host": "here"}
-    child = subprocess.Popen(["sleep", "60"], pass_fds=[lock.descriptor])
-    lock.release()
-    assert locks.acquire(tmp_path / "lock") is None
-    child.kill()
-    child.wait()
-    assert locks.holder(tmp_path / "lock") is None
-    locks.acquire(tmp_path / "lock").release()
-    assert locks.holder(tmp_path / "none") is None
-
-
-def test_a_folder_without_locks_is_told_in_a_line(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot lock .*; choose"):
-        locks.acquire(tmp_path / "file" / "lock")
 
 
 def test_the_last_line_of_a_log(tmp_path):

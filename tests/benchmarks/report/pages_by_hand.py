@@ -73,8 +73,14 @@ def artifacts(model="deit3-vitn_reg4", depth=3):
         "norms_of_last_block": [1.0] * 90 + [10.0] * 10,
         "findings": {"cutoff": finding},
         "view": "whole",
+        "single_tokens": {},
+        "position": {},
+        "pixels": {},
+        "pixel_scale": "0..255",
+        "cost": [],
     }
-    return dataclasses.replace(record(model, "artifact_report", outlier_share=10.0), protocol=protocol)
+    whole = record(model, "artifact_report", outlier_share=10.0)
+    return dataclasses.replace(whole, protocol=protocol, settings={"rule": "cutoff"})
 
 
 class Read(HTMLParser):

@@ -77,10 +77,11 @@ def test_what_is_after_the_final_norm_moves_no_scale(tmp_path):
     assert scales[0] == scales[1]
 
 
-def test_rules_say_the_last_and_the_largest_share(tmp_path):
-    findings = {"a": {"rule": "one", "shares": [0.0, 0.2, 0.1], "first": 2}}
+def test_rules_say_the_last_and_the_largest_share_and_the_number_of_images(tmp_path):
+    findings = {"a": {"rule": "one", "shares": [0.0, 0.2, 0.1], "images": [0, 7, 6], "first": 2}}
     findings["b"] = {"rule": "two", "shares": [0.0], "first": None}
     one = dataclasses.replace(artifacts(), protocol={**artifacts().protocol, "findings": findings})
     cells = saved(tmp_path, one)
     (((panel,),), _) = norms.panels(cells, numbered(cells))
-    assert panel.rules == [norms.Rule("one", "10.00 %", "20.00 %", "2"), norms.Rule("two", "0.00 %", "0.00 %", "–")]
+    first = norms.Rule("one", "10.00 %", "20.00 %", f"7 of {one.images}", "2")
+    assert panel.rules == [first, norms.Rule("two", "0.00 %", "0.00 %", "–", "–")]

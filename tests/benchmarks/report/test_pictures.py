@@ -1,6 +1,7 @@
 """Pictures of the page: small, side by side, named where they cannot be read."""
 
 import dataclasses
+import io
 import re
 
 import pytest
@@ -32,7 +33,13 @@ def test_pictures_of_a_family_stand_side_by_side(tmp_path):
     assert not skipped
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", "torn"])
+def _postscript():
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "EPS")  # Pillow would hand it to Ghostscript
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", "torn", _postscript()], ids=["empty", "text", "torn", "eps"])
 def test_an_unreadable_picture_is_named(tmp_path, content):
     (cell,) = saved(tmp_path, record())
     file = cell.file.with_suffix(".png")

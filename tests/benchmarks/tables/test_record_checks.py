@@ -1,64 +1,54 @@
 """What is wrong with a record is said in a few words, and nothing is wrong with a sound one."""
 
-import math
+import copy
 from dataclasses import replace
 
 import pytest
 
 from benchmarks.tables import record_checks
-from tests.by_hand import record
+from tests.by_hand import record, report
 
 SOUND = record(scores={"file": "imagenet_knn.seed0.scores.npz", "digest": "0" * 16}, floors={"chance": {"top1": 6.25}})
 PATH = "deit3-vitn_reg4/imagenet_knn.seed0.json"
-COLUMN = SOUND.columns["top1"]
-NAMES, NUMBERS, INTERVALS = "its names are not texts", "its metrics are not numbers", "its intervals are not pairs"
-COLUMNS, PARTS, FOOTNOTE = "its columns lack", "some of its parts are not mappings", "its footnote is no list"
+REPORT = report("deit3-vitn_reg4").record
+REPORT_PATH = "deit3-vitn_reg4/artifact_report.seed0.json"
 WRONG = [
-    ({"model": 4}, NAMES),
-    ({"weights": None}, NAMES),
-    ({"data_root": []}, NAMES),
-    ({"seed": "0"}, NAMES),
-    ({"seed": True}, NAMES),
-    ({"images": 9.5}, NAMES),
-    ({"settings": []}, PARTS),
-    ({"floors": "none"}, PARTS),
-    ({"provenance": None}, PARTS),
-    ({"footnote": "view"}, FOOTNOTE),
-    ({"footnote": [1]}, FOOTNOTE),
-    ({"footnote": ["view"]}, "its footnote names facts that its protocol lacks"),
-    ({"provenance": {"commit": 7}}, "its commit or its date is no text"),
-    ({"provenance": {"date": {}}}, "its commit or its date is no text"),
-    ({"scores": {"file": "a"}}, "its scores name no file or no digest"),
-    ({"columns": {"top1": "best"}}, COLUMNS),
-    ({"columns": {"top1": {"better": 1, "unit": "%"}}}, COLUMNS),
-    ({"columns": {"top1": {**COLUMN, "rank": 1}}}, COLUMNS),
-    ({"columns": {"top1": {**COLUMN, "better": 2}}}, COLUMNS),
-    ({"columns": {"top1": {**COLUMN, "better": True}}}, COLUMNS),
-    ({"columns": {"top1": {**COLUMN, "decimals": 10}}}, COLUMNS),
-    ({"columns": {"top1": {**COLUMN, "decimals": -1}}}, COLUMNS),
-    ({"columns": {"top1": {**COLUMN, "unit": 5}}}, COLUMNS),
-    ({"metrics": {"top1": "50"}}, NUMBERS),
-    ({"metrics": {"top1": True}}, NUMBERS),
-    ({"metrics": {"top1": math.nan}}, NUMBERS),
-    ({"metrics": {"top1": -math.inf}}, NUMBERS),
-    ({"metrics": {"top1": 10**400}}, NUMBERS),
-    ({"floors": {"chance": 1.0}}, NUMBERS),
-    ({"floors": {"chance": {"top1": None}}}, NUMBERS),
-    ({"intervals": {"top1": [1.0]}}, INTERVALS),
-    ({"intervals": {"top1": [1.0, math.nan]}}, INTERVALS),
-    ({"intervals": {"top1": 1.0}}, INTERVALS),
     ({"data": "full"}, "a record of data 'full'"),
     ({"seed": 7}, "a record that belongs to mini/cells/deit3-vitn_reg4/imagenet_knn.seed7.json"),
     ({"model": "deit3-vitn_reg8"}, "a record that belongs to mini/cells/deit3-vitn_reg8/imagenet_knn.seed0.json"),
 ]
+WRONG_REPORTS = [  # keys that lead to a part of the report's protocol, what stands there instead, and what is said
+    (["norms_of_last_block"], [], "protocol.norms_of_last_block is empty"),
+    (["norms_of_last_block"], 5, "protocol.norms_of_last_block: expected a list"),
+    (["norms_by_block", "levels"], [0.5], "protocol.norms_by_block: expected a norm for each of its levels"),
+    (["norms_by_block", "patches", 0], [1.0], "protocol.norms_by_block: expected a norm for each of its levels"),
+    (["single_tokens", "CLS"], "80", "protocol.single_tokens.CLS: expected a mapping"),
+    (["single_tokens", "CLS"], {"top1": 80.0}, "protocol.single_tokens.CLS.std_over_draws is missing"),
+    (["position"], None, "protocol.position: expected a mapping"),
+    (["pixels", "normal", "l2"], "far", "protocol.pixels.normal.l2: expected nothing or a number"),
+    (["findings"], {}, "settings.rule: expected one of protocol.findings"),
+    (["findings", "factor", "shares"], [0.1] * 9, "protocol.findings.factor: more shares than blocks"),
+    (["cost", 0, "macs"], None, "protocol.cost[0].macs: expected a number"),
+    (["pixel_scale"], 255, "protocol.pixel_scale: expected a text"),
+]
 
 
 @pytest.mark.parametrize(("changed", "words"), WRONG)
-def test_a_fault_is_named(changed, words):
+def test_a_record_at_the_wrong_place_is_named(changed, words):
     assert record_checks.fault(replace(SOUND, **changed), "mini", PATH).startswith(words)
 
 
-def test_a_sound_record_has_no_fault_and_neither_direction_is_one():
+@pytest.mark.parametrize(("keys", "instead", "words"), WRONG_REPORTS)
+def test_a_report_that_cannot_be_shown_is_named(keys, instead, words):
+    protocol = copy.deepcopy(REPORT.protocol)
+    inside = protocol
+    for key in keys[:-1]:
+        inside = inside[key]
+    inside[keys[-1]] = instead
+    assert record_checks.fault(replace(REPORT, protocol=protocol), "mini", REPORT_PATH).startswith(words)
+
+
+def test_a_sound_record_has_no_fault():
     assert record_checks.fault(SOUND, "mini", PATH) == ""
-    assert record_checks.fault(replace(SOUND, columns={"top1": {**COLUMN, "better": 0}}), "mini", PATH) == ""
+    assert record_checks.fault(REPORT, "mini", REPORT_PATH) == ""
     assert record_checks.fault(replace(SOUND, scores={}, intervals={}, provenance={}), "mini", PATH) == ""

@@ -18,6 +18,15 @@ def test_data_are_given_by_name_or_by_folder(given, name):
     assert scored_records.data_name(given) == name
 
 
+def test_data_are_given_by_a_yaml_file(tmp_path):
+    (tmp_path / "mine.yaml").write_text("name: scenes\nroot: /nowhere\n")
+    assert scored_records.data_name(str(tmp_path / "mine.yaml")) == "scenes"
+    (tmp_path / "mine.yaml").write_text("root: ${oc.env:NOT_SET_ANYWHERE}\n")
+    assert scored_records.data_name(str(tmp_path / "mine.yaml")) == "mine"
+    with pytest.raises(UserError, match="not readable"):
+        scored_records.data_name(str(tmp_path / "gone.yaml"))
+
+
 def test_files_that_cannot_be_read_are_named_and_the_others_are_there(tmp_path):
     file = save(tmp_path, cell("deit3-vitn_reg4"))
     folder = file.parent
@@ -55,5 +64,5 @@ def test_what_is_wrong_with_a_record_is_wrong_in_a_commit_too(tmp_path):
 def test_where_nothing_is_sound_the_reasons_are_given(tmp_path):
     file = save(tmp_path, cell("deit3-vitn_reg4"))
     file.write_text("[]")
-    with pytest.raises(UserError, match=r"no record in .*mini/cells \(.*not a record of schema 3.*\); make some with"):
+    with pytest.raises(UserError, match=r"no record in .*mini/cells \(.*not a record of schema 4.*\); make some with"):
         scored_records.read_scored_records(tmp_path, "mini")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks.tables import __main__ as program
 from benchmarks.tables import __main__ as tables
@@ -56,9 +57,13 @@ def test_a_table_by_hand():
     assert float(rows["deit3-vitn_reg4"]["imagenet_knn top1"]) == 62.0
     assert float(rows["deit3-vitn_reg4"]["imagenet_knn top1 std"]) == pytest.approx(8**0.5, abs=1e-4)
     assert float(rows["deit3-vitn_reg4"]["imagenet_knn top1 change"]) == 9.0  # 62 - (50 + 56) / 2
-    # Both intervals are ± 1, as of independent images: ± sqrt(2) around 9.
-    assert float(rows["deit3-vitn_reg4"]["imagenet_knn top1 change low"]) == pytest.approx(9 - 2**0.5, abs=1e-4)
-    assert float(rows["deit3-vitn_reg4"]["imagenet_knn top1 change high"]) == pytest.approx(9 + 2**0.5, abs=1e-4)
+    # As of independent images, each ± 1, and two seeds each: variances 2 * (1 / 1.96)^2 + 8 / 2 + 18 / 2 = 13.52 with
+    # 13.52^2 / (4^2 + 9^2) = 1.885 degrees of freedom, whose t is 4.55.
+    reach = stats.t.ppf(0.975, 13.52**2 / 97) * 13.52**0.5
+    assert float(rows["deit3-vitn_reg4"]["imagenet_knn top1 change low"]) == pytest.approx(9 - reach, abs=0.01)
+    assert float(rows["deit3-vitn_reg4"]["imagenet_knn top1 change high"]) == pytest.approx(9 + reach, abs=0.01)
+    assert rows["deit3-vitn_reg4"]["imagenet_knn top1 verdict"] == "within noise"
+    assert rows["deit3-vitn_reg16"]["imagenet_knn top1 low"] == "60.0000"
     assert rows["deit3-vitn_reg4"]["imagenet_knn top1 marks"] == "u"
     assert rows["random-vitn_reg4 (floor)"]["imagenet_knn top1 change"] == ""
     assert rows["deit3-vitn_reg4"]["imagenet_linear top1"] == ""
@@ -102,10 +107,14 @@ def test_the_order_of_records_changes_no_byte():
 
 def test_two_protocols_never_share_a_column():
     other = cell("deit3-vitn_reg0", top1=40.0, settings={"crop": 96, "workers": 1})
-    knn = [title for title in built([*CELLS, other]).titles() if title.startswith("imagenet_knn top1 @")]
-    assert len(knn) == 2
+    knn = {title for title in built([*CELLS, other]).titles() if title.startswith("imagenet_knn top1")}
+    assert knn == {"imagenet_knn top1 (crop 64)", "imagenet_knn top1 (crop 96)"}
     labelled = cell("deit3-vitn_reg0", top1=40.0, layout={"zero_is_unlabelled": True})
-    assert sum("@" in title for title in built([*CELLS, labelled]).titles()) == 2
+    knn = {title for title in built([*CELLS, labelled]).titles() if title.startswith("imagenet_knn top1")}
+    assert knn == {
+        "imagenet_knn top1 (layout.imagenet imagenet, no layout.zero_is_unlabelled)",
+        "imagenet_knn top1 (no layout.imagenet, layout.zero_is_unlabelled True)",
+    }
     same = cell("deit3-vitn_reg16", top1=61.0, settings={"crop": 64, "workers": 9})
     assert len(built([*CELLS, same]).columns) == 2
 
@@ -124,12 +133,13 @@ def test_twins(model, twin):
 # ---------------------------------------------------------------------------------------------- differences and bold
 
 
-def pair(better_by, images=400, spread=0.0):
-    """Two models on the same images; where the second is better, it is so by `better_by` percent of the images."""
+def pair(better_by, images=400, seeds=(0, 1), second="deit3-vitn_reg4"):
+    """Two models on the same images; the second is better in `better_by` percent of the images. Their seeds agree."""
     right = np.arange(images) % 2 * 100.0
     more = right.copy()
     more[: 2 * round(better_by / 100 * images) : 2] = 100.0
-    return [cell("deit3-vitn_reg0", per_image=right), cell("deit3-vitn_reg4", per_image=more)]
+    sides = {"deit3-vitn_reg0": right, second: more}
+    return [cell(model, seed=seed, per_image=side) for model, side in sides.items() for seed in seeds]
 
 
 def test_a_small_paired_difference_is_beyond_its_interval_where_an_unpaired_one_is_not():
@@ -141,7 +151,8 @@ def test_a_small_paired_difference_is_beyond_its_interval_where_an_unpaired_one_
     # 10 of 400 images differ by 100: standard error sqrt(0.025 * 0.975 / 400) = 0.78 %.
     assert score.change.interval == pytest.approx((2.5 - 1.96 * 0.78, 2.5 + 1.96 * 0.78), abs=0.3)
     assert score.best
-    assert "**52.5** (+2.5 [1." in table_formats.markdown(table, origin(cells))
+    assert "**52.5 ± 0.0** (+2.5 [0.8, 4.2] ▲)" in table_formats.markdown(table, origin(cells))
+    assert score.change.over_seeds
     # The same without scores of images, each ± 4.9: nothing is bold.
     wide = [
         ScoredRecord(replace(c.record, intervals={"top1": [c.record.metrics["top1"] + d for d in (-4.9, 4.9)]}), {})
@@ -162,10 +173,26 @@ def test_nothing_is_bold_within_the_interval_alone_or_above_a_floor_only():
 
 
 def test_bold_must_beat_every_other_model():
-    best = built([*pair(2.5), cell("deit3-vitn_reg16", per_image=pair(2.0)[1].scores["top1"])])
+    best = built([*pair(2.5), *pair(2.0, second="deit3-vitn_reg16")[2:]])
     assert not any(score.best for score in best.scores.values())  # 52.5 against 52.0: two images apart
-    clear = built([*pair(5.0), cell("deit3-vitn_reg16", per_image=pair(0.5)[1].scores["top1"])])
+    clear = built([*pair(5.0), *pair(0.5, second="deit3-vitn_reg16")[2:]])
     assert [row.model for (row, _), score in clear.scores.items() if score.best] == ["deit3-vitn_reg4"]
+
+
+def test_one_seed_makes_nothing_bold_and_its_sign_is_hollow():
+    """What one seed shows may be a lucky training, however many images it has."""
+    for better_by, sign in ((5.0, "△"), (0.25, "≈")):
+        cells = pair(better_by, seeds=(0,))
+        assert not any(score.best for score in built(cells).scores.values())
+        found = formats(built(cells), cells)
+        assert f" {sign})" in found["md"]
+        assert table_formats.IN_LATEX[sign] in found["tex"]
+    assert "- △ better, ▽ worse, by more than the noise of images; one seed" in found["md"] or sign == "≈"
+    worse = [
+        replace(kept, record=replace(kept.record, model=name))
+        for kept, name in zip(pair(5.0, seeds=(0,)), ("deit3-vitn_reg4", "deit3-vitn_reg0"), strict=True)
+    ]
+    assert " ▽)" in formats(built(worse), worse)["md"]
 
 
 def test_where_less_is_better_the_lowest_is_bold():
@@ -192,7 +219,7 @@ def test_doubtful_cells_are_marked(tmp_path):
     marks = [rows["deit3-vitn_reg4"][name] for name in rows["deit3-vitn_reg4"] if "linear" in name and "marks" in name]
     assert sorted(marks) == ["", "v"]
     shown = table_formats.markdown(built(cells), origin(cells))
-    assert "50.0ᵈ" in shown
+    assert "50.0 [49.0, 51.0]ᵈ" in shown
     assert all(f"- {sign}: " in shown for sign in "ᵈˢᵛ")
 
 
@@ -245,7 +272,8 @@ def test_all_formats_hold_the_same_numbers():
         assert in_markdown[0] == in_latex[0].replace(r"\_", "_") == in_csv[0]
         assert in_markdown[1] == in_csv[1]
         for place in range(len(table.columns)):
-            kept = [text for text in in_csv[2 + 6 * place : 7 + 6 * place] if text]
+            *figures, _, _ = in_csv[2 + len(table_formats.PARTS) * place :][: len(table_formats.PARTS)]
+            kept = [text for text in figures if text]
             shown = numbers(in_markdown[2 + place])
             assert shown == numbers(in_latex[1 + place])
             assert shown == pytest.approx([float(text) for text in kept], abs=0.0501)
@@ -299,6 +327,77 @@ def test_registers_hold_what_outliers_held_in_table_4():
     assert rows[1]["[CLS] change"] == "0.0000"
 
 
+def with_outliers(model, images, top1=50.0, seed=0):
+    """A report in which so many test images have an outlier."""
+    made = report(model)
+    tokens = {**made.record.protocol["single_tokens"]}
+    tokens["outlier"] = {**tokens["CLS"], "top1": top1, "test_images": images}
+    record = replace(made.record, seed=seed, protocol={**made.record.protocol, "single_tokens": tokens})
+    return replace(made, record=record)
+
+
+@pytest.mark.parametrize("name", ["table1", "table4", "table6"])
+@pytest.mark.parametrize(("images", "shown"), [(2, False), (49, False), (50, True), (400, True)])
+def test_a_token_of_few_images_has_a_dash_and_its_n(name, images, shown):
+    table = built([with_outliers("deit3-vitn_reg0", images)], name)
+    text = formats(table, CELLS)
+    if name == "table4":
+        row = rows_of_csv(table)["deit3-vitn_reg0"]
+        top1, n = row["outlier patch"], row["n outlier patch"]
+        assert (row["[CLS]"], row["n [CLS]"]) == ("80.0000", "80.0000")
+    else:
+        row = list(csv.DictReader(io.StringIO(text["csv"])))[2]
+        top1, n = row["top-1"], row["n"]
+        assert (row["std over draws"] != "") is shown if name == "table6" else True
+    assert (top1, n) == ("50.0000" if shown else "", f"{images}.0000")
+    (line,) = (line for line in text["md"].splitlines() if re.search(rf"\| +{images}ᵛ? +\|", line))
+    assert ("50.0" in line) is shown
+    assert "– |" in re.sub(" +", " ", line) or shown
+    assert "– below 50" in text["md"]
+
+
+def test_the_interval_of_a_token_is_exact():
+    for images, top1 in ((60, 50.0), (400, 0.0), (80, 100.0)):
+        rows = rows_of_csv(built([with_outliers("deit3-vitn_reg0", images, top1)], "table4"))
+        row = rows["deit3-vitn_reg0"]
+        truth = stats.binomtest(round(top1 / 100 * images), images).proportion_ci(0.95, "exact")
+        ends = float(row["outlier patch low"]), float(row["outlier patch high"])
+        assert ends == pytest.approx((100 * truth.low, 100 * truth.high), abs=1e-3)
+
+
+def test_counts_have_no_change_and_no_deviation_of_zero():
+    cells = [with_outliers(model, 90, seed=seed) for model in ("deit3-vitn_reg0", "deit3-vitn_reg4") for seed in (0, 1)]
+    table = built(cells, "table4")
+    row = rows_of_csv(table)["deit3-vitn_reg4"]
+    assert (row["n outlier patch"], row["n outlier patch change"]) == ("90.0000", "")
+    assert row["outlier patch change"] == "0.0000"
+    assert "90 ±" not in formats(table, cells)["md"]
+
+
+def test_local_percentages_have_the_number_of_patches_and_an_exact_interval():
+    row = rows_of_csv(paper("table5")[1])["deit3-vitn_reg0"]
+    truth = stats.binomtest(375, 900).proportion_ci(0.95, "exact")
+    assert row["n"] == "900.0000"
+    assert float(row["position top-1 low"]) == pytest.approx(100 * truth.low, abs=1e-3)
+    assert row["reconstruction L2 error low"] == ""
+
+
+def test_footnotes_that_differ_name_their_models():
+    """Keys for one model and values for another stand in one column: the footnotes say which is which."""
+    facts = {"columns": {"corloc": {"better": 1, "unit": "%", "decimals": 1}}, "intervals": {}, "footnote": ["feature"]}
+    found = [
+        cell(model, "lost_voc07", metrics={"corloc": 30.0}, protocol={"feature": feature}, **facts)
+        for model, feature in (("deit3-vitn_reg0", "v"), ("dinov2-vitn_reg0", "k"), ("deit3-vitn_reg4", "v"))
+    ]
+    table = built(found)
+    assert len(table.columns) == 1
+    assert table.footnotes == [
+        "lost_voc07 (deit3-vitn_reg0, deit3-vitn_reg4): 960 test images; feature: v",
+        "lost_voc07 (dinov2-vitn_reg0): 960 test images; feature: k",
+    ]
+    assert built(found[:1]).footnotes == ["lost_voc07: 960 test images; feature: v"]
+
+
 def test_local_information_is_table_5():
     rows, table = paper("table5")
     assert [float(row["position top-1"]) for row in rows] == [41.7, 41.7]
@@ -337,9 +436,9 @@ def test_table_2a_and_figure_8_are_of_the_same_numbers():
     ]
     alone = cell("openclip-vitn_reg4", "imagenet_linear", metrics={"top1_best_on_test": 70.0}, **facts)
     rows = rows_of_csv(built([*found, alone], "table2a"))
-    assert float(rows["deit3-vitn_reg16"]["ImageNet top-1, best on test change"]) == 16.0
+    assert float(rows["deit3-vitn_reg16"]["mini top-1, best on test change"]) == 16.0
     shown = list(csv.DictReader(io.StringIO(table_formats.csv(built([*found, alone], "fig8")))))
-    top1 = "ImageNet top-1, best on test"
+    top1 = "mini top-1, best on test"
     assert [(row["model"], row["registers"], float(row[top1])) for row in shown] == [
         ("deit3-vitn", "0", 80.0),
         ("deit3-vitn", "1", 81.0),
@@ -355,10 +454,10 @@ def test_zero_shot_is_2b_and_lost_is_3():
         cell("openclip-vitn_reg4", f"lost_{s}", metrics={"corloc": v}, **corloc)
         for s, v in (("voc07", 1.0), ("coco20k", 3.0))
     ]
-    assert float(rows_of_csv(built(found, "table2b"))["openclip-vitn_reg4"]["ImageNet top-1"]) == 59.9
+    assert float(rows_of_csv(built(found, "table2b"))["openclip-vitn_reg4"]["mini top-1"]) == 59.9
     row = rows_of_csv(built(found, "table3"))["openclip-vitn_reg4"]
-    assert (row["VOC 2007"], row["COCO 20k"]) == ("1.0000", "3.0000")
-    assert "VOC 2012" not in row
+    assert (row["mini voc07"], row["mini coco20k"]) == ("1.0000", "3.0000")
+    assert not [heading for heading in row if "voc12" in heading or "VOC" in heading]
 
 
 # -------------------------------------------------------------------------------------------------------- the program
@@ -388,7 +487,7 @@ def test_tables_without_a_record_are_not_written(tmp_path, capsys):
 
 
 def test_torn_and_foreign_files_and_lost_scores_are_named_and_nothing_is_deleted(tmp_path):
-    for kept_cell in pair(2.5):
+    for kept_cell in pair(2.5, seeds=(0,)):
         save(tmp_path, kept_cell)
     cells = tmp_path / "mini" / "cells"
     (cells / "deit3-vitn_reg0" / "torn.seed0.json").write_text("{")

@@ -67,3 +67,14 @@ def test_masks_of_a_group_repeat_and_those_of_another_differ():
     draw = [block_masks.group_masks(np.random.default_rng(s), 8, (8, 8), (0.1, 0.5), 0.5) for s in (1, 1, 2)]
     assert (draw[0] == draw[1]).all()
     assert (draw[0] != draw[2]).any()
+
+
+def test_a_block_that_adds_nothing_is_not_accepted():
+    """Where all patches but one are masked, a block either covers that one or is refused."""
+    for seed in range(60):
+        mask = np.ones((8, 8), dtype=bool)
+        mask[3, 3] = False
+        added = block_masks._add_block(np.random.default_rng(seed), mask, 32)
+        assert added == bool(mask[3, 3])
+    full = np.ones((8, 8), dtype=bool)
+    assert not block_masks._add_block(np.random.default_rng(0), full, 32)

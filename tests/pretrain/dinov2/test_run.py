@@ -173,7 +173,7 @@ def test_which_numbers_mean_collapse(changed, words):
 
 
 # Losses of the first ten steps, one thread: python -m pytest tests/pretrain/dinov2/test_run.py -k golden -s shows them.
-GOLDEN = [8.34739, 9.49773, 8.14528, 6.7609, 6.63607, 6.01776, 5.76571, 5.64087, 5.8262, 5.23813]
+GOLDEN = [12.31001, 12.62847, 8.75611, 8.71857, 7.95715, 7.29317, 6.74465, 6.47069, 6.62208, 6.22742]
 
 
 @pytest.mark.skipif(not torch.__version__.startswith("2.15."), reason="made with the versions of constraints.txt")

@@ -1,0 +1,372 @@
+"""Memory rows of `benchmarks.speed`: every task at the shapes of the real data, with random features.
+
+Each row is the peak memory over a bound that is stated as a formula of the shapes, so that a copy too many, or an array
+that grows with a product of two sizes, shows as a ratio above 1. The defaults are the sizes of ImageNet, ADE20k, NYU,
+518 px and a ViT-g; tests take small ones.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.speed.memory import peak_memory
+from benchmarks.speed.timing import Measurement
+from regvit_lightning import settings, statistics
+from regvit_lightning.analysis import local_probes, outliers, positions, probes
+from regvit_lightning.analysis.local_probes import Patches
+from regvit_lightning.analysis.norms import Norms
+from regvit_lightning.analysis.outliers import Rules
+from regvit_lightning.analysis.probes import Features, TokenSettings
+from regvit_lightning.models.foreign import ForeignBackbone
+from regvit_lightning.runtime import hardware
+
+if TYPE_CHECKING:
+    from regvit_lightning.tasks.linear import LinearProbe
+
+WIDTH = 1536  # of a ViT-g
+SLACK = 256 << 20  # bytes: code that is loaded at the first call, and what the allocator keeps
+
+
+class RandomTokens(nn.Module):
+    """Backbone that looks at no image: random tokens of a 2 × 2 grid."""
+
+    image_size, mean, std = 2, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Random `cls` and `patches` for images (B, 3, 2, 2)."""
+        random = torch.randn(len(images), 5, self.width, device=images.device)
+        return {"cls": random[:, 0], "patches": random[:, 1:].unflatten(1, (2, 2))}
+
+
+def rows() -> list[Measurement]:
+    """(j) All rows, at the sizes of the real data."""
+    return [
+        knn(),
+        linear_choice(),
+        linear_step(),
+        zero_shot(),
+        intervals(),
+        segmentation_step(),
+        segmentation_image(),
+        depth_step(),
+        lost(),
+        token_cut(),
+        norms(),
+        single_token(),
+        position(),
+        pixels(),
+        placement(),
+    ]
+
+
+def measured(name: str, bound: int, work: Callable[[], object]) -> Measurement:
+    """Row of a piece of work: its peak memory over `bound` bytes and the slack of a process."""
+    begun, allowed = time.perf_counter(), bound + SLACK
+    with peak_memory() as peak:
+        work()
+    seconds = time.perf_counter() - begun
+    parts = f"{peak.bytes / 2**30:.2f} of {allowed / 2**30:.2f} GiB; {seconds:.1f} s"
+    return Measurement(f"(j) memory / bound, {name}", peak.bytes / allowed, "≤ 1", parts)
+
+
+# ------------------------------------------------------------------------------------------------ classification
+
+
+def knn(images: int = 1_281_167, width: int = WIDTH, queries: int = 256) -> Measurement:
+    """Bank of all train features, and the choice of k for `queries` of them: the bank once, and one chunk."""
+    from regvit_lightning.tasks.knn import KNN
+
+    device = hardware.accelerator()
+    chosen = settings.load_settings("tasks", "imagenet_knn", words=["precision=32-true"])[1]
+    module = KNN(ForeignBackbone(RandomTokens(width), "random"), chosen, 1000, images).to(device)
+
+    def work() -> None:
+        module.on_validation_start()
+        for rows in torch.arange(images, device=device).split(4096):
+            module.bank[rows] = F.normalize(torch.randn(len(rows), width, device=device), dim=1)
+        module.bank_labels.random_(1000)
+        module.held_out_accuracy(torch.arange(queries, device=device))
+
+    chunk = 8 * chosen.bank_chunk * (width + 3 * queries)
+    return measured(f"kNN, {images:,} × {width} bank, {queries} queries", 4 * images * width + chunk, work)
+
+
+def _probe(width: int, classes: int) -> "LinearProbe":
+    from regvit_lightning.tasks.linear import LinearProbe
+
+    chosen = settings.load_settings("tasks", "imagenet_linear", words=["precision=32-true"])[1]
+    return LinearProbe(ForeignBackbone(RandomTokens(width), "random"), chosen, classes).to(hardware.accelerator())
+
+
+def linear_choice(held_out: int = 128_117, test: int = 50_000, classes: int = 1000) -> Measurement:
+    """Choice of one of 52 heads and their test accuracies: predictions as float32 and int64, in no one-hot form."""
+    from regvit_lightning.tasks import linear
+
+    module = _probe(8, classes)
+    heads = len(module.grid)
+
+    def collected(images: int) -> tuple[Tensor, Tensor]:
+        for indices in torch.arange(images).split(128):
+            module.predicted.update(torch.randint(classes, (len(indices), heads)))
+            module.labels.update(indices % classes)
+        return module._collect()
+
+    def work() -> None:
+        module.held_out, module.test = collected(held_out), collected(test)
+        linear._outcome(module, 1_281_167 - held_out, test, 0)
+
+    bound = 32 * heads * (held_out + test)
+    return measured(f"linear probe, {heads} heads × {classes} classes × {held_out:,} images", bound, work)
+
+
+def linear_step(batch: int = 128, width: int = WIDTH, classes: int = 1000) -> Measurement:
+    """Training step of the 52 heads: weights, gradients and momenta, and the logits of one batch."""
+    device = hardware.accelerator()
+
+    def work() -> None:
+        module = _probe(width, classes)
+        optimiser = module.configure_optimizers()
+        labels = torch.randint(classes, (batch,), device=device)
+        features = [torch.randn(batch, heads.linear.in_features, device=device) for heads in module.heads]
+        for _ in range(2):
+            losses = [heads.loss(x, labels, module.rates) for heads, x in zip(module.heads, features, strict=True)]
+            optimiser.zero_grad()
+            torch.stack(losses).sum().backward()
+            optimiser.step()
+
+    weights = 13 * classes * (1 + 2 + 4 + 5) * width
+    logits = 52 * batch * classes
+    return measured(
+        f"linear probe, step of 52 heads × {classes} classes, D {width}", 4 * (4 * weights + 6 * logits), work
+    )
+
+
+def zero_shot(classes: int = 1000, embed: int = 1024, images: int = 50_000) -> Measurement:
+    """Class weights of 80 templates, and the ranks of all test images in batches."""
+    from regvit_lightning.models.joint_space import JointSpace, TextArchitecture
+    from regvit_lightning.tasks import zeroshot
+
+    device, templates = hardware.accelerator(), zeroshot.TEMPLATES["openai"]()
+    small = TextArchitecture(width=64, layers=1, heads=1, context_length=77, embed_dim=embed)
+
+    class RandomSpace(JointSpace):
+        def texts(self, tokens: Tensor) -> Tensor:
+            return F.normalize(torch.randn(len(tokens), embed, device=tokens.device), dim=1)
+
+    space = RandomSpace(small, 64).eval().to(device)
+
+    def work() -> None:
+        names = [f"class {number}" for number in range(classes)]
+        weights = zeroshot.classifier(space, names, templates, 1024)
+        for part in torch.arange(images, device=device).split(256):
+            embedded = F.normalize(torch.randn(len(part), embed, device=device), dim=1)
+            zeroshot.rank(embedded @ weights.T, part % classes)
+
+    texts = classes * len(templates)
+    return measured(f"zero-shot, {texts:,} texts, E {embed}", texts * (3 * 4 * embed + 8 * 77), work)
+
+
+def intervals(images: int = 50_000, classes: int = 150) -> Measurement:
+    """Bootstrap over test images: of an accuracy, and of the areas of ADE20k's 2,000 images."""
+
+    def work() -> None:
+        statistics.bootstrap(100.0 * (torch.rand(images) < 0.8))
+        statistics.bootstrap(torch.randint(9999, (images // 25, 3, classes)), 0, statistics.miou)
+
+    bound = 8 * statistics.AT_ONCE * images * 4 + 4 * 8 * images // 25 * 3 * classes
+    return measured(f"intervals, {images:,} images, {images // 25:,} × {classes} classes", bound, work)
+
+
+# -------------------------------------------------------------------------------------------------------- dense
+
+
+def segmentation_step(batch: int = 16, width: int = WIDTH, side: int = 518, classes: int = 150) -> Measurement:
+    """Training step of the linear head on maps of 518 px crops: logits at the size of the crop, with their gradient."""
+    from regvit_lightning.data import mmsegmentation
+
+    mmsegmentation.prepare()
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    from regvit_lightning.tasks.segmentor import BNHead
+
+    device, grid = hardware.accelerator(), side // 14
+    head = BNHead(in_channels=width, in_index=0, num_classes=classes, ignore_index=255).to(device)
+
+    def work() -> None:
+        samples = []
+        for labels in torch.randint(classes, (batch, 1, side, side), device=device):
+            samples.append(SegDataSample(gt_sem_seg=PixelData(data=labels)))
+        maps = torch.randn(batch, width, grid, grid, device=device)
+        head.loss_by_feat(head([maps]), samples)["loss_ce"].backward()
+
+    logits = 4 * batch * classes * side**2
+    return measured(
+        f"segmentation, step of {batch} × {side} px, {classes} classes",
+        3 * logits + 4 * 4 * batch * width * grid**2,
+        work,
+    )
+
+
+def segmentation_image(height: int = 1024, width: int = 2048, classes: int = 150) -> Measurement:
+    """Logits of one large test image, from windows of 512 px in batches of 16."""
+    from regvit_lightning.models.sources import load_backbone
+    from regvit_lightning.tasks.segmentation import Segmenter
+
+    chosen = settings.load_settings("tasks", "ade20k_linear", words=["precision=32-true"])[1]
+    module = Segmenter(load_backbone("random-vitn_reg4"), chosen, classes).eval().to(hardware.accelerator())
+
+    @torch.inference_mode()
+    def work() -> None:
+        image = torch.randn(1, 3, height, width, device=hardware.accelerator())
+        module.model.slide_inference(image, []).argmax(dim=1)
+
+    windows = 2 * 4 * chosen.device_batch * classes * min(chosen.crop, height) * min(chosen.crop, width)
+    bound = 4 * classes * height * width + windows
+    return measured(f"segmentation, image of {height} × {width}, {classes} classes", bound, work)
+
+
+def depth_step(batch: int = 16, width: int = WIDTH, rows: int = 416, columns: int = 544) -> Measurement:
+    """Training step of "lin. 4" with CLS: features of four blocks, joined, and the scores of 256 bins."""
+    from regvit_lightning.tasks import depth
+
+    device = hardware.accelerator()
+    chosen = settings.load_settings("tasks", "nyud_linear4", words=["precision=32-true"])[1]
+    head = nn.Linear(8 * width, chosen.bins).to(device)
+    centres = torch.linspace(chosen.min_depth, chosen.max_depth, chosen.bins, device=device)
+    grid = -(-rows // 14), -(-columns // 14)
+
+    def work() -> None:
+        joined = torch.randn(batch, *grid, 8 * width, device=device)
+        fine = depth.decode(head(joined).permute(0, 3, 1, 2), centres)[:, None]
+        prediction = F.interpolate(fine, (rows, columns), mode="bilinear", align_corners=False)[:, 0]
+        truth = 10 * torch.rand(batch, rows, columns, device=device)
+        depth.sig_loss(prediction, truth, chosen.loss_images).backward()
+
+    features, fine = 4 * batch * grid[0] * grid[1] * 8 * width, 4 * batch * chosen.bins * 16 * grid[0] * grid[1]
+    return measured(f"depth, step of {batch} × {rows} × {columns}, D 8 × {width}", 2 * features + 6 * fine, work)
+
+
+# -------------------------------------------------------------------------------------------- discovery, artifacts
+
+
+def lost(images: int = 32, side: int = 37, width: int = WIDTH) -> Measurement:
+    """LOST on a batch of maps of 518 px: the maps, a centred copy, and a few Gram matrices of one image."""
+    from regvit_lightning.tasks.discovery.lost import LOST, Choice
+
+    method = LOST([Choice("k", -1, False, False, 0.0)], 100)
+
+    @torch.inference_mode()
+    def work() -> None:
+        method([torch.randn(images, side, side, width, device=hardware.accelerator())])
+
+    bound = 2 * 4 * images * side**2 * width + 8 * 4 * side**4
+    return measured(f"LOST, batch of {images}, {side} × {side}, D {width}", bound, work)
+
+
+def token_cut(images: int = 2, side: int = 37, width: int = WIDTH) -> Measurement:
+    """TokenCut on maps of 518 px: the graph of one image in float64, and its eigenvectors."""
+    from regvit_lightning.tasks.discovery import normalised_cut
+
+    chosen = settings.load_settings("tasks", "tokencut_voc07", words=["precision=32-true"])[1]
+
+    @torch.inference_mode()
+    def work() -> None:
+        maps = torch.randn(images, side, side, width, device=hardware.accelerator())
+        maps[:, : side // 2] += 1  # the upper half belongs together, so that there is something to cut
+        normalised_cut.cut(maps, chosen.threshold, chosen.weak)
+
+    bound = 2 * 4 * images * side**2 * width + 8 * 8 * images * side**4
+    return measured(f"TokenCut, {images} images, {side} × {side}, D {width}", bound, work)
+
+
+def norms(images: int = 1000, depth: int = 40, side: int = 37) -> Measurement:
+    """Outliers of the artifact report by all rules, after every block: norms, and a few masks of each rule."""
+    grid, stages = (side, side), depth + 1
+
+    def work() -> None:
+        measured_ = Norms(
+            patches=1 + torch.rand(images, stages, *grid),
+            registers=torch.rand(images, stages, 4),
+            cls=torch.rand(images, stages),
+            embedded=1 + torch.rand(images, *grid),
+            neighbours=torch.rand(images, *grid),
+            largest=torch.rand(images, stages, 3),
+            median=torch.rand(images, stages),
+            kurtosis=torch.rand(images, stages),
+        )
+        outliers.find(measured_, Rules())
+
+    tokens = images * stages * side**2
+    return measured(f"outliers, {images:,} × {depth} blocks × {side} × {side}", 48 * tokens, work)
+
+
+def single_token(images: int = 10_000, width: int = WIDTH, classes: int = 1000) -> Measurement:
+    """Single-token probe of all classes: the features in float64, and blocks of logits. Few iterations, one C."""
+    chosen = TokenSettings(draws=1, exponents=[0.0], iterations=2)
+    labels = torch.arange(images) % classes
+
+    def work() -> None:
+        features = Features(torch.randn(1, images, width), labels)
+        probes.classify(features, features, chosen)
+
+    bound = images * width * (4 + 2 * 8) + 20 * 8 * width * classes
+    return measured(f"single-token probe, {images:,} × {width}, {classes} classes", bound, work)
+
+
+def _patches(images: int, side: int, width: int) -> Iterator[Patches]:
+    positions_ = torch.arange(side**2)
+    for _ in range(images):
+        pixels_ = 255 * torch.rand(side**2, 3 * 14 * 14)
+        yield Patches(torch.randn(side**2, width), positions_, pixels_, torch.rand(side**2) < 0.02, (side, side))
+
+
+def position(images: int = 400, side: int = 37, width: int = WIDTH, tokens: int = 100_000) -> Measurement:
+    """Position probe at 518 px: the drawn tokens, joined and in float64 twice. One step of L-BFGS instead of 200."""
+    probe = local_probes.PositionProbe(True, tokens, images)
+
+    def work() -> None:
+        for image in _patches(images, side, width):
+            probe.train(image)
+        kept, local_probes.POSITION_STEPS = local_probes.POSITION_STEPS, 1
+        try:
+            for image in _patches(2, side, width):
+                probe.test(image)
+        finally:
+            local_probes.POSITION_STEPS = kept
+
+    features = min(tokens, images * side**2) * width * (2 * 4 + 2 * 8)
+    models = 20 * 8 * width * side**2
+    return measured(f"position probe, {images} images of {side} × {side}, D {width}", features + models, work)
+
+
+def pixels(images: int = 20, side: int = 37, width: int = WIDTH) -> Measurement:
+    """Pixel probe at 518 px: sums of products of features and pixels, whatever the number of images."""
+    probe = local_probes.PixelProbe(True)
+
+    def work() -> None:
+        for number, image in enumerate(_patches(images, side, width)):
+            (probe.held_out if number % 10 == 9 else probe.train)(image)
+        for image in _patches(2, side, width):
+            probe.test(image)
+
+    size = 1 + width + 3 * 14 * 14
+    return measured(f"pixel probe, {side} × {side}, D {width}", 8 * size * (16 * size + 4 * side**2), work)
+
+
+def placement(images: int = 1000, side: int = 37) -> Measurement:
+    """Positions of outliers of 1,000 images of 518 px against 999 permutations."""
+
+    def work() -> None:
+        positions.placement(torch.rand(images, side, side) < 0.02)
+
+    bound = 8 * side**2 * (6 * positions.DRAWS + 4 * images)
+    return measured(f"positions of outliers, {images:,} × {side} × {side}", bound, work)

@@ -1,0 +1,81 @@
+"""Text of one score, the same in Markdown, LaTeX and on the page."""
+
+from dataclasses import dataclass
+
+from benchmarks.tables.columns import Column, Score
+from benchmarks.tables.verdicts import sign
+from regvit_lightning.statistics import Comparison
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One score as text.
+
+    Attributes:
+        mean: mean over seeds.
+        spread: `± 0.4` over seeds, or `[53.5, 60.2]` over the images of a single seed; empty if unknown.
+        spread_meaning: description of `spread`.
+        change: difference to the same model without registers, such as `+1.3`; empty if there is no such model.
+        interval: 95 % interval of the change, such as `[0.2, 2.4]`; empty if unknown.
+        sign: sign of the verdict on the change, see `verdicts.SIGNS`.
+        marks: keys of `columns.MARKS` that apply to the score and to its change.
+    """
+
+    mean: str
+    spread: str
+    spread_meaning: str
+    change: str
+    interval: str
+    sign: str
+    marks: str
+
+    @property
+    def number(self) -> str:
+        """The mean and its spread."""
+        return " ".join(filter(None, [self.mean, self.spread]))
+
+    @property
+    def difference(self) -> str:
+        """The change, its interval and its sign: `+1.3 [0.2, 2.4] ▲`; empty without a change."""
+        return " ".join(filter(None, [self.change, self.interval, self.sign]))
+
+
+def shown(score: Score, column: Column) -> Shown:
+    """Format a score of a column."""
+    spread, meaning = _spread(score, column)
+    change, interval = change_parts(score.change, column.decimals) if score.change else ("", "")
+    return Shown(
+        mean=f"{score.mean:.{column.decimals}f}",
+        spread=spread,
+        spread_meaning=meaning,
+        change=change,
+        interval=interval,
+        sign=sign(score.change, column.better) if score.change else "",
+        marks=marks_of(score),
+    )
+
+
+def _spread(score: Score, column: Column) -> tuple[str, str]:
+    if score.interval:
+        return interval_shown(score.interval, column.decimals), "95 % interval over test images"
+    if score.deviation is not None and (column.compared or score.deviation):
+        return f"± {score.deviation:.{column.decimals}f}", f"standard deviation over {len(score.values)} seeds"
+    return "", ""
+
+
+def interval_shown(interval: tuple[float, float], decimals: int) -> str:
+    """Format an interval: `[0.2, 2.4]`."""
+    return "[{:z.{d}f}, {:z.{d}f}]".format(*interval, d=decimals)
+
+
+def change_parts(change: Comparison, decimals: int) -> tuple[str, str]:
+    """Format a difference, `+1.3`, and its interval, `[0.2, 2.4]` or empty."""
+    return f"{change.value:+z.{decimals}f}", "" if change.interval is None else interval_shown(
+        change.interval, decimals
+    )
+
+
+def marks_of(score: Score) -> str:
+    """Keys of `columns.MARKS` that apply to a score and to its change."""
+    unpaired = score.change is not None and score.change.interval is not None and not score.change.paired
+    return score.marks + ("u" if unpaired else "")

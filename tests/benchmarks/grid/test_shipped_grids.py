@@ -1,0 +1,40 @@
+"""The shipped grids hold what the registers paper trained and measured (arXiv 2309.16588: section 3, tables 2, 3)."""
+
+import pytest
+
+from benchmarks.grid import cells as grids
+
+FROZEN = {"imagenet_knn", "imagenet_linear", "ade20k_linear", "nyud_linear1"}
+DISCOVERY = {"lost_voc07", "lost_voc12", "lost_coco20k"}
+
+
+@pytest.fixture
+def built(monkeypatch, tmp_path):
+    monkeypatch.delenv("DATA_ROOT", raising=False)
+
+    def build(grid):
+        chosen = grids.Chosen(grid=grid, data="full", pretrain=True, runs=str(tmp_path), results=str(tmp_path))
+        return grids.build(chosen, images_needed=False)
+
+    return build
+
+
+def test_paper_holds_the_three_families_with_and_without_four_registers(built):
+    """Section 3: DeiT-III ViT-B, OpenCLIP ViT-B/16, DINOv2 ViT-L/14; table 2b: zero-shot of OpenCLIP alone."""
+    cells = built("paper").cells
+    families = ("deit3-vitb", "openclip-vitb", "dinov2-vitl14")
+    models = {f"{family}_reg{count}" for family in families for count in (0, 4)}
+    assert {cell.model for cell in cells} == models
+    assert {cell.seed for cell in cells} == {0, 1, 2}
+    tasks = {model: {cell.task for cell in cells if cell.model == model} for model in models}
+    for model, of_model in tasks.items():
+        assert of_model >= FROZEN | DISCOVERY | {"artifact_report", grids.PRETRAINING}
+        assert ("imagenet_zeroshot" in of_model) == model.startswith("openclip")
+
+
+def test_registers_is_the_ablation_of_dinov2(built):
+    """Fig. 8: DINOv2 ViT-L/14 with 0, 1, 2, 4, 8 and 16 registers."""
+    cells = built("registers").cells
+    models = [f"dinov2-vitl14_reg{count}" for count in (0, 1, 2, 4, 8, 16)]
+    assert list(dict.fromkeys(cell.model for cell in cells if not cell.pretrains)) == models
+    assert {cell.task for cell in cells} >= FROZEN | {grids.PRETRAINING}
