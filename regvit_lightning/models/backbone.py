@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, overload
 from torch import Tensor, nn
 
 from regvit_lightning.errors import UserError
-from regvit_lightning.models import kinds, weights
+from regvit_lightning.models import finite, kinds, weights
 from regvit_lightning.models.tokens import LastBlock, Projections, Tokens
 from regvit_lightning.models.transform import SHARE, Transform
 
@@ -112,9 +112,13 @@ class Backbone(nn.Module):
             norm: apply the final norm to each; else return the raw residual stream (where artifacts are measured).
 
         Raises:
-            UserError: a shape, a size or a block that the model does not support.
+            UserError: a shape, a size or a block that the model does not support; or a token that is not finite.
         """
-        return self._tokens(images, (-1,), norm)[0] if blocks is None else self._tokens(images, blocks, norm)
+        chosen = (-1,) if blocks is None else blocks
+        outputs = self._tokens(images, chosen, norm)
+        wheres = [f"after block {index % self.depth}" for index in chosen]
+        self._require_finite(zip(outputs, wheres, strict=True))
+        return outputs[0] if blocks is None else outputs
 
     def walk(self, images: Tensor, see: Callable[[int, Tokens], None]) -> None:
         """Call `see` with the tokens of every stage in one forward pass, with one stage in memory at a time.
@@ -188,6 +192,9 @@ class Backbone(nn.Module):
     def _tokens(self, images: Tensor, blocks: Sequence[int], norm: bool) -> list[Tokens]:
         """Adapter's implementation of `forward` for the requested blocks."""
         raise NotImplementedError
+
+    def _require_finite(self, outputs: Iterable[tuple[Tokens, str]]) -> None:
+        finite.require_finite(self.name, [part for tokens, where in outputs for part in finite.parts(tokens, where)])
 
     def _lacks(self, what: str) -> UserError:
         return UserError(f"{self.name}: gives tokens only, but this needs {what}, which only a plain ViT has")

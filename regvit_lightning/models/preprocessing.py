@@ -16,7 +16,8 @@ OPEN_CLIP = "open_clip"
 IMAGENET = Preprocessing(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, SHARE)
 OPENAI = Preprocessing(OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, 1.0)
 
-FAMILIES = ("DINOv2", "DeiT-III", hugging_face.DINOV2)  # all their releases have ImageNet's mean and std
+# Families whose releases all have the usual mean and std.
+FAMILIES = ("DINOv2", "DeiT-III", hugging_face.DINOV2, hugging_face.CLIP)
 
 
 class Seen(NamedTuple):

@@ -115,7 +115,7 @@ def trained(name: str, runs: Path, seed: int) -> Path:
 
 
 def weights_files(name: str, runs: Path, seed: int) -> list[Path]:
-    """Files that determine the weights of a model, as `load_backbone` would read them; empty where there are none.
+    """Files that determine the weights of a model and how they are read; empty where there are none.
 
     There are none for untrained models, for those of a user's function, and for releases that timm fetches itself.
 
@@ -129,8 +129,14 @@ def weights_files(name: str, runs: Path, seed: int) -> list[Path]:
         return [Path(released["file"])] if "file" in released else []
     if origins.is_file(name):
         path = Path(file_words.split(name)[0]).expanduser()
-        return [hugging_face.weights_in(path) if path.is_dir() else path]
+        return _with_beside(hugging_face.weights_in(path) if path.is_dir() else path)
     return [hub.fetch_model(name) if name.startswith(origins.HUB) else trained(name, runs, seed)]
+
+
+def _with_beside(path: Path) -> list[Path]:
+    """The file and those beside it that say how it is read."""
+    others = (path.with_name(name) for name in (beside.CONFIG, beside.PROCESSOR, beside.CLIP_CONFIG))
+    return [path, *(other for other in others if other.is_file())]
 
 
 def _from_file(name: str, model_id: str = "") -> ViTBackbone:

@@ -205,7 +205,8 @@ def load_weights(path: Path, words: FileWords | None = None) -> Loaded:
     choices = dict(loaded.choices)
     if words.positions and getattr(loaded.model, "pos_embed", None) is None:
         raise UserError(f"{path}: has no learned positions, so positions={words.positions} does not apply")
-    rule = words.positions or choices.pop("positions", positions.ANTIALIASED)
+    usual = choices.pop("positions", positions.ANTIALIASED)
+    rule = words.positions or usual
     positions.use(loaded.model, rule)
     choices |= {} if rule == positions.ANTIALIASED else {"positions": rule}
     part = content.part or taken.prefix.rstrip(".")

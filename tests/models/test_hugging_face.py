@@ -202,7 +202,8 @@ def test_features_are_those_of_the_original_naming(tmp_path, kind):
     model, side = reference(kind), MODELS[kind][2]
     path = write(tmp_path / "some-model", kind, named(kind, model))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # nothing to say where nothing is left out
+        warnings.simplefilter("error")  # nothing to say where nothing is left out or guessed
+        warnings.filterwarnings("ignore", ".*no config.json beside it says", Notice)
         backbone = load_backbone(path)
     torch.testing.assert_close(joined(backbone(images(side))), model.forward_features(images(side)))
     assert (backbone.name, backbone.image_size, backbone.depth, backbone.embed_dim) == (

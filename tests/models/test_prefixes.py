@@ -69,9 +69,7 @@ def test_of_two_backbones_the_one_that_is_evaluated(chosen, other):
 
 def test_two_backbones_and_no_rule():
     state = {f"{prefix}.patch_embed.proj.weight": torch.ones(1) for prefix in ("left", "right", "schema")}
-    with pytest.raises(
-        UserError, match=r"x: holds several .*\(left\., right\., schema\.\); choose one: x:part="
-    ):
+    with pytest.raises(UserError, match=r"x: holds several .*\(left\., right\., schema\.\); choose one: x:part="):
         prefixes.without_prefix(state, "x")
 
 
