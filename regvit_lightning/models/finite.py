@@ -36,6 +36,7 @@ def require_finite(name: str, outputs: Sequence[tuple[str, Tensor]]) -> None:
     Raises:
         UserError: the first tensor with a NaN or infinite value, and the image of the batch that it belongs to.
     """
+    outputs = [(what, tensor) for what, tensor in outputs if not tensor.is_meta]  # those have shapes, but no values
     flags = torch.stack([is_finite(tensor) for _, tensor in outputs]).tolist() if outputs else []
     for (what, tensor), fine in zip(outputs, flags, strict=True):
         if not fine:
@@ -45,6 +46,7 @@ def require_finite(name: str, outputs: Sequence[tuple[str, Tensor]]) -> None:
 
 def require_flags(name: str, flags: Sequence[tuple[str, Tensor]]) -> None:
     """Raise `UserError` at the first of `flags`, from `is_finite`, that is False."""
+    flags = [(what, flag) for what, flag in flags if not flag.is_meta]
     values = torch.stack([flag for _, flag in flags]).tolist() if flags else []
     for (what, _), fine in zip(flags, values, strict=True):
         if not fine:

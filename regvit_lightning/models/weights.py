@@ -309,7 +309,8 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
 def require_finite(state: Mapping[str, Tensor], source: object) -> None:
     """Raise `UserError`, naming the first tensor, if a value is NaN or infinite: every score would mean nothing."""
     for name, tensor in state.items():
-        if tensor.is_floating_point() and tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+        valued = tensor.is_floating_point() and tensor.numel() and not tensor.is_meta
+        if valued and not torch.stack(tensor.aminmax()).isfinite().all():
             broken = int((~tensor.isfinite()).sum())
             raise UserError(f"{source}: {name} has {broken} values that are NaN or infinite, of {tensor.numel()}")
 
