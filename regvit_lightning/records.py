@@ -12,6 +12,7 @@ from typing import Any
 
 from regvit_lightning import settings, statistics
 from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.models import names
 from regvit_lightning.runtime import atomic, git
 from regvit_lightning.values import patterns, strict_json
 from regvit_lightning.version import __version__
@@ -103,7 +104,15 @@ class Record:
 
 
 def path(results: Path, data: str, model: str, task: str, seed: int) -> Path:
-    """Path of a record: `<results>/<data>/cells/<model>/<task>.seed<k>.json`."""
+    """Path of a record: `<results>/<data>/cells/<model>/<task>.seed<k>.json`.
+
+    Raises:
+        UserError: a name that is not safe in a path, so that the record would lie outside of `results`.
+    """
+    names.check_id(model, "the id of a model,")
+    names.check_id(task, "the name of a task,")
+    if data in ("", ".", "..") or set(data) & {"/", "\\", "\0"}:
+        raise UserError(f"the name of a data set, {data!r}: not the name of a folder")
     return results / data / "cells" / model / f"{task}.seed{seed}.json"
 
 
@@ -119,7 +128,7 @@ def read_record(file: Path) -> Record:
         raise UserError(f"{file}: not readable as a record ({one_line(error)}); {AGAIN}") from None
 
 
-NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,150}", re.ASCII)  # of a model, a task, a file: safe as the name of a folder
+NAME = names.SAFE  # of a model, a task, a file
 NAME_RULE = "expected letters of ASCII, digits, '_', '.', '+' and '-', at most 151, a letter or a digit first"
 NUMBERS = {str: float}
 COLUMN = {"better": int, "unit": str, "decimals": int}

@@ -1,6 +1,8 @@
 """Common interface of all frozen backbones: `Tokens` for images, and a few facts about the model."""
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any, overload
 from torch import Tensor, nn
 
 from regvit_lightning.errors import UserError
-from regvit_lightning.models import kinds, weights
+from regvit_lightning.models import finite, kinds, weights
 from regvit_lightning.models.tokens import LastBlock, Projections, Tokens
 from regvit_lightning.models.transform import SHARE, Transform
 
@@ -37,6 +39,9 @@ class Backbone(nn.Module):
         num_registers: R.
         has_cls: whether there is a CLS token.
         any_size: accepts images of any size in multiples of the patch size; else only `image_size`.
+        choices: what was read otherwise than the tensors alone imply, such as `heads` that a user gave; part of the
+            fingerprint.
+        read_from: where heads, mean and std are from, and which part of the file was read.
         kind: how it was trained, a constant of `kinds`; the model's structure decides where nothing else is known.
         transform: from a PIL image or uint8 pixels to (3, image_size, image_size), see `Transform`.
     """
@@ -64,6 +69,8 @@ class Backbone(nn.Module):
         self.name, self.image_size = name, image_size
         self.mean, self.std = tuple(mean), tuple(std)
         self.source = source
+        self.choices: Mapping[str, Any] = {}
+        self.read_from: Mapping[str, str] = {}
         self.origin = ""
         self.trained_with: dict[str, Any] = {}
         self.kind = kinds.of_module(model)
@@ -73,13 +80,17 @@ class Backbone(nn.Module):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the weights, see `weights.fingerprint`."""
-        return weights.fingerprint(self.model.state_dict())
+        """Hash of the weights, see `weights.fingerprint`, and of `choices` where there are any."""
+        digest = weights.fingerprint(self.model.state_dict())
+        if not self.choices:
+            return digest
+        return hashlib.sha256(f"{digest} {json.dumps(self.choices, sort_keys=True)}".encode()).hexdigest()[:16]
 
     def facts(self) -> dict[str, Any]:
         """Facts about the model that records store."""
         names = ("embed_dim", "depth", "patch_size", "num_registers", "has_cls", "image_size", "kind")
         facts = {**{name: getattr(self, name) for name in names}, "mean": list(self.mean), "std": list(self.std)}
+        facts["read_from"] = dict(self.read_from)
         return {**facts, "trained_with": self.trained_with} if self.trained_with else facts
 
     def train(self, mode: bool = True) -> "Backbone":
@@ -101,9 +112,13 @@ class Backbone(nn.Module):
             norm: apply the final norm to each; else return the raw residual stream (where artifacts are measured).
 
         Raises:
-            UserError: a shape, a size or a block that the model does not support.
+            UserError: a shape, a size or a block that the model does not support; or a token that is not finite.
         """
-        return self._tokens(images, (-1,), norm)[0] if blocks is None else self._tokens(images, blocks, norm)
+        chosen = (-1,) if blocks is None else blocks
+        outputs = self._tokens(images, chosen, norm)
+        wheres = [f"after block {index % self.depth}" for index in chosen]
+        self._require_finite(zip(outputs, wheres, strict=True))
+        return outputs[0] if blocks is None else outputs
 
     def walk(self, images: Tensor, see: Callable[[int, Tokens], None]) -> None:
         """Call `see` with the tokens of every stage in one forward pass, with one stage in memory at a time.
@@ -177,6 +192,9 @@ class Backbone(nn.Module):
     def _tokens(self, images: Tensor, blocks: Sequence[int], norm: bool) -> list[Tokens]:
         """Adapter's implementation of `forward` for the requested blocks."""
         raise NotImplementedError
+
+    def _require_finite(self, outputs: Iterable[tuple[Tokens, str]]) -> None:
+        finite.require_finite(self.name, [part for tokens, where in outputs for part in finite.parts(tokens, where)])
 
     def _lacks(self, what: str) -> UserError:
         return UserError(f"{self.name}: gives tokens only, but this needs {what}, which only a plain ViT has")

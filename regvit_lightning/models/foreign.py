@@ -65,7 +65,8 @@ class ForeignBackbone(Backbone):
         return hashlib.sha256(weights.fingerprint(state).encode() + self.code).hexdigest()[:16]
 
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "tokens": "the module's output; a final norm is neither added nor left out"}
+        tokens = "the module's output; a final norm is neither added nor left out"
+        return {**super().facts(), "positions": "the module's own", "tokens": tokens}
 
     @torch.no_grad()
     def _tried(self, size: int) -> Tokens:

@@ -9,7 +9,7 @@ import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from regvit_lightning.errors import UserError
-from regvit_lightning.models import hugging_face
+from regvit_lightning.models import beside, hugging_face
 from regvit_lightning.models.origins import HUB
 
 SECONDS = 10.0  # timeout of the Hub
@@ -31,7 +31,7 @@ def fetch_model(name: str) -> Path:
         raise UserError(f"{name}: expected {HUB}<org>/<name>, such as {HUB}facebook/dinov2-with-registers-base")
     if repository.startswith("timm/"):
         raise UserError(f"{name}: models of timm are named {repository}")
-    for file in (hugging_face.CONFIG, hugging_face.PROCESSOR):
+    for file in (beside.CONFIG, beside.PROCESSOR):
         fetch(name, repository, [file])
     weights = fetch(name, repository, hugging_face.WEIGHTS)
     if weights is None:

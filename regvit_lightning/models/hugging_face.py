@@ -4,9 +4,9 @@ Supported are DINOv2 with and without registers, ViT, CLIP's vision tower (all t
 DINOv3 (which becomes timm's `Eva`, see `dinov3`), under the names on disk and those in memory.
 """
 
-import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.models import dinov3
+from regvit_lightning.models.beside import CONFIG, read_json
 from regvit_lightning.models.clip_naming import State, rename
 
-CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 DINOV2, DINOV3, VIT, CLIP = "dinov2", "dinov3", "vit", "clip"
@@ -106,42 +106,25 @@ def read_config(weights: Path, state: State) -> Config:
         UserError: an invalid file, an unknown activation; or CLIP without the file: its releases differ in activation.
     """
     file, kind = weights.with_name(CONFIG), kind_of(state)
-    values = _read_json(file)
+    values = read_json(file, "transformers")
     if values is None and kind == CLIP:
         raise UserError(f"{weights}: a CLIP vision tower needs its {CONFIG} beside it, which says its activation")
     values = values or {}
     values = values.get("vision_config", values) if kind == CLIP else values
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: not a configuration of transformers")
     gated = kind == DINOV3 and any(".mlp.gate_proj." in name for name in state)
     activation = values.get("hidden_act", "silu" if gated else ACTIVATION[kind])
-    if activation not in ACTIVATIONS or (gated and activation != "silu"):
+    if not isinstance(activation, str) or activation not in ACTIVATIONS or (gated and activation != "silu"):
         raise UserError(f"{file}: hidden_act is {activation}; known are {', '.join(ACTIVATIONS)}, in a gated MLP silu")
     try:
         eps, theta = float(values.get("layer_norm_eps", EPS[kind])), float(values.get("rope_theta", dinov3.ROPE_THETA))
-        heads, size = (int(values[key]) if key in values else None for key in ("num_attention_heads", "image_size"))
-    except (TypeError, ValueError, AttributeError) as error:
+        heads, size = (_count(values, key) for key in ("num_attention_heads", "image_size"))
+        if not (math.isfinite(eps) and 0 < eps < 1 and math.isfinite(theta) and theta > 1):
+            raise ValueError(f"layer_norm_eps is {eps}, rope_theta {theta}")
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{file}: not the configuration of a square ViT ({one_line(error)})") from None
     return Config(kind, heads, eps, activation, theta, size)
-
-
-def read_processor(weights: Path) -> tuple[list[float], list[float], float] | None:
-    """Mean, std and crop fraction of the resized short side; None without `preprocessor_config.json`.
-
-    Raises:
-        UserError: an invalid file.
-    """
-    file = weights.with_name(PROCESSOR)
-    values = _read_json(file)
-    if values is None:
-        return None
-    try:
-        mean, std = ([float(value) for value in values[key]] for key in ("image_mean", "image_std"))
-        if len(mean) != 3 or len(std) != 3:
-            raise ValueError("image_mean and image_std have three values")
-        resized, cropped = _side(values.get("size")), _side(values.get("crop_size"))
-        share = cropped / resized if resized and cropped and values.get("do_center_crop", True) else 1.0
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file}: not the configuration of an image processor ({one_line(error)})") from None
-    return mean, std, min(share, 1.0)
 
 
 def to_our_naming(state: Mapping[str, Tensor]) -> State:
@@ -186,6 +169,17 @@ def weights_in(folder: Path) -> Path:
     raise UserError(f"{folder}: holds neither {' nor '.join(WEIGHTS)}; give the path of a file")
 
 
+def _joinable(tensors: Sequence[Tensor]) -> bool:
+    return all(tensor.ndim and tensor.shape[1:] == tensors[0].shape[1:] for tensor in tensors)
+
+
+def _count(values: Mapping[str, Any], key: str) -> int | None:
+    value = values.get(key)
+    if value is not None and (type(value) is not int or not 1 <= value <= 16384):
+        raise ValueError(f"{key} is {value}")
+    return value
+
+
 def _joined(state: State, pattern: str, target: str, parts: tuple[str, ...]) -> State:
     """Concatenate tensors that are parts of one, identified by the pattern's group, in the order of `parts`."""
     joined: State = {}
@@ -197,27 +191,8 @@ def _joined(state: State, pattern: str, target: str, parts: tuple[str, ...]) -> 
         else:
             groups.setdefault(name.replace(match[0], target), {})[match[1]] = tensor
     for name, group in groups.items():
-        if set(group) == set(parts):
+        if set(group) == set(parts) and _joinable(list(group.values())):
             joined[name] = torch.cat([group[part] for part in parts])
         else:
             joined |= {f"{name} ({part})": tensor for part, tensor in group.items()}
     return joined
-
-
-def _read_json(file: Path) -> dict[str, Any] | None:
-    if not file.is_file():
-        return None
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: not JSON ({one_line(error)})") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{file}: not a configuration of transformers")
-    return values
-
-
-def _side(size: Any) -> int | None:
-    """Side in pixels from the formats of image processors: 224, {"shortest_edge": 224}, {"height": 224, …}."""
-    if isinstance(size, dict):
-        size = size.get("shortest_edge", size.get("height"))
-    return None if size is None else int(size)

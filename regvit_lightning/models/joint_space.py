@@ -4,7 +4,8 @@ Sources: Radford et al. 2021 (arXiv 2103.00020), section 2.4; `CLIP` and `TextTr
 """
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regvit_lightning.errors import UserError
+from regvit_lightning.errors import Notice, UserError
 from regvit_lightning.models import clip_naming, prefixes, tensor_files, weights
 
 TEXT = "text.safetensors"  # beside the export of the image tower
@@ -95,7 +96,7 @@ def save(path: Path, space: JointSpace, backbone: str) -> None:
     tensor_files.write(path, space.state_dict(), values)
 
 
-def load_joint_space(source: Path | None, name: str, backbone: str) -> JointSpace:
+def load_joint_space(source: Path | None, name: str, backbone: str, part: str = "") -> JointSpace:
     """Load the joint space of an image tower, in evaluation mode.
 
     Args:
@@ -103,6 +104,7 @@ def load_joint_space(source: Path | None, name: str, backbone: str) -> JointSpac
             which contains both towers.
         name: name of the image tower, for messages.
         backbone: fingerprint of the image tower.
+        part: key or prefix of the model that was read, where the file holds several.
 
     Raises:
         UserError: there is no text tower, it is not CLIP's, or it belongs to other weights.
@@ -110,8 +112,10 @@ def load_joint_space(source: Path | None, name: str, backbone: str) -> JointSpac
     if source is not None:
         if source.with_name(TEXT).exists() and source.name.startswith("backbone"):
             return _from_export(source.with_name(TEXT), name, backbone)
-        state, _ = tensor_files.read(source)
-        state = prefixes.without_prefix(state, source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Notice)  # the image tower has said which part is read
+            content = tensor_files.read(source, part)
+            state = prefixes.without_prefix(content.state, source, "" if content.part == part else part).state
         if clip_naming.is_clip(state):
             return _from_open_clip(state, source)
     raise UserError(
@@ -121,9 +125,9 @@ def load_joint_space(source: Path | None, name: str, backbone: str) -> JointSpac
 
 
 def _from_export(path: Path, name: str, backbone: str) -> JointSpace:
-    state, values = tensor_files.read(path)
+    state, values, *_ = tensor_files.read(path)
     keys = [field.name for field in fields(TextArchitecture)]
-    if values is None or set(values) != {*keys, "image_width", "backbone"}:
+    if not isinstance(values, Mapping) or set(values) != {*keys, "image_width", "backbone"}:
         raise UserError(f"{path}: not a text tower that RECIPE=openclip wrote")
     if values["backbone"] != backbone:
         raise UserError(f"{path}: belongs to weights {values['backbone']}, but those of {name} are {backbone}")

@@ -7,14 +7,17 @@ an id; a recipe contains no `+`, so the tag starts after the first one. Nothing 
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from regvit_lightning import settings
+from regvit_lightning.errors import UserError
 from regvit_lightning.settings import SettingsError, check
 
-NAME = re.compile(r"vit(?P<size>[a-z]+)(?P<patch>\d+)?_reg(?P<registers>\d+)")
-REGISTERS = re.compile(r"_reg\d+")
+NAME = re.compile(r"vit(?P<size>[a-z]+)(?P<patch>[0-9]{1,4})?_reg(?P<registers>[0-9]{1,4})")
+REGISTERS = re.compile(r"_reg[0-9]+")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-ID = re.compile(rf"(?P<recipe>[^+/]+)(\+(?P<tag>{TAG.pattern}))?-(?P<name>{NAME.pattern})")
+SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,150}")  # every id: it names a folder or a file
+ID = re.compile(rf"(?P<recipe>[A-Za-z0-9][A-Za-z0-9_.-]*)(\+(?P<tag>{TAG.pattern}))?-(?P<name>{NAME.pattern})")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,22 @@ class ModelId:
     def label(self) -> str:
         """Recipe with its tag: `deit3+lr2e-3`."""
         return f"{self.recipe}+{self.tag}" if self.tag else self.recipe
+
+
+def check_id(text: Any, what: str) -> str:
+    """Return `text` if it is safe as the name of a folder, wherever it was read.
+
+    Args:
+        text: id of a model, task, recipe or data set.
+        what: where it was read and what it names, for the message.
+
+    Raises:
+        UserError: not a text, or not of ASCII letters, digits and `_.+-`, a letter or digit first, at most 151.
+    """
+    if not isinstance(text, str) or not SAFE.fullmatch(text):
+        allowed = "ASCII letters, digits, '_', '.', '+' and '-', at most 151, a letter or a digit first"
+        raise UserError(f"{what} {str(text)[:80]!r}: expected {allowed}")
+    return text
 
 
 def model_id(recipe: str, tag: str, name: str) -> ModelId:
@@ -66,7 +85,7 @@ def without_tag(model: str) -> str:
 
     Any other name is returned unchanged.
     """
-    match = re.match(rf"([^+/]+)\+{TAG.pattern}(?=-vit[a-z]+\d*(_reg\d|$))", model)
+    match = re.match(rf"([^+/]+)\+{TAG.pattern}(?=-vit[a-z]+[0-9]*(_reg[0-9]|$))", model)
     return f"{match[1]}{model[match.end() :]}" if match else model
 
 

@@ -4,10 +4,13 @@ import os
 import re
 from pathlib import PurePath
 
+from regvit_lightning.models import names
+
 FILES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 PYTHON, HUB, TIMM, RANDOM = "python:", "hf/", "timm/", "random-"
 ELSEWHERE = (PYTHON, HUB, TIMM, RANDOM)  # prefixes of models that come neither from one of our runs nor from a file
 
+WORDS = re.compile(r"(:[A-Za-z_]+=[^:/]*)+$")  # after the path of a file, see file_words.py
 # File names that say nothing about the model, such as teacher_checkpoint, model_best, pytorch_model, epoch=12-step=400.
 PARTS = (
     "model|pytorch|pt|checkpoint|ckpt|weights|state|dict|teacher|student|ema|backbone|encoder|vit|net|network|best|last"
@@ -22,7 +25,8 @@ def is_file(name: str) -> bool:
     """Whether `name` is the path of a checkpoint, or of a folder that contains one."""
     if name.startswith((PYTHON, TIMM, RANDOM)):
         return False
-    return name.endswith(FILES) or ("/" in name and not name.startswith(HUB))
+    path = name if name.endswith(FILES) else WORDS.sub("", name)
+    return path.endswith(FILES) or ("/" in path and not path.startswith(HUB))
 
 
 def is_generic(stem: str) -> bool:
@@ -43,9 +47,12 @@ def record_id(name: str) -> str:
 
     `timm/vit_base_patch16_224` is `timm-vit_base_patch16_224`, `hf/facebook/dinov2-base` is `hf-facebook-dinov2-base`,
     `python:folder/models.py:resnet` is `python-models-resnet`.
+
+    Raises:
+        UserError: nothing is left that is safe, or a letter or digit is not ASCII.
     """
     if name.startswith(PYTHON):
         target, _, function = name.removeprefix(PYTHON).rpartition(":")
         module = PurePath(target).stem if target.endswith(".py") else target
         name = f"python-{module}-{function}"
-    return UNSAFE.sub("-", name.strip("./~"))
+    return names.check_id(UNSAFE.sub("-", name.strip("./~")).lstrip("._+-"), "the id of a model,")

@@ -1,7 +1,7 @@
 """Sources of a backbone's weights: our runs, timm, the Hub, files, a user's function, or random initialisation."""
 
 import difflib
-import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,28 +9,30 @@ from typing import Any
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model_data_config
-from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from regvit_lightning import settings
-from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.errors import Notice, UserError
 from regvit_lightning.invocation import invocation
 from regvit_lightning.models import (
     EXPORT,
+    beside,
+    file_words,
     foreign,
     hub,
     hugging_face,
     kinds,
     names,
     origins,
+    positions,
+    preprocessing,
     vit,
     weights,
 )
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.models.transform import SHARE
+from regvit_lightning.models.file_words import FileWords
+from regvit_lightning.models.heads import Heads
 from regvit_lightning.models.vit_backbone import ViTBackbone, check_vit
 from regvit_lightning.runtime import seeds
-
-CLIP_CONFIG = "open_clip_config.json"  # beside the weights of a released open_clip model
 
 VIT_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit")  # of timm, for suggestions
 
@@ -52,7 +54,8 @@ def load_backbone(
             `timm/<model>`: a ViT of timm with its released weights, from the cache or the Hugging Face Hub;
             `hf/<org>/<model>`: DINOv2, DINOv3, ViT or CLIP of transformers, from the cache or the Hub;
             a path (with a `/`, or ending in .safetensors, .pth, .pt, .ckpt, .bin) of a file in any naming that
-            `weights` reads, or of a folder with `model.safetensors`;
+            `weights` reads, or of a folder with `model.safetensors`; words after it say what its tensors cannot, see
+            `file_words`: `moco.pth:heads=12:mean=0.5:std=0.5`;
             `python:<module or file>:<function>`: the model that a function of yours returns, see `foreign`;
             `random-<model>`, `random-timm/<model>`: untrained.
         runs: folder of the trained models; those trained on data `<data>` are in `runs/<data>`.
@@ -64,9 +67,10 @@ def load_backbone(
         A module that maps images (B, 3, H, W) to `Tokens`, and whose `transform` prepares such images.
 
     Raises:
-        UserError: unknown model, missing or unsuitable file, or weights that cannot be fetched.
+        UserError: unknown model, missing or unsuitable file, weights that cannot be fetched, or that are not finite.
     """
     backbone = _load(str(name), Path(runs), seed, pretrained, image_size)
+    weights.require_finite(dict(backbone.model.named_parameters()), backbone.name)
     backbone.origin = origins.origin(str(name))
     return backbone
 
@@ -82,10 +86,10 @@ def _load(name: str, runs: Path, seed: int, pretrained: bool, image_size: int) -
             model = vit.build(name.removeprefix(origins.RANDOM), image_size=image_size)
         return ViTBackbone(model, name, image_size, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     if origins.is_file(name):
-        return _from_file(Path(name).expanduser())
+        return _from_file(name)
     if name.startswith(origins.HUB):
-        return _from_file(hub.fetch_model(name), origins.record_id(name))
-    backbone = _from_file(trained(name, runs, seed))
+        return _from_file(str(hub.fetch_model(name)), origins.record_id(name))
+    backbone = _from_file(str(trained(name, runs, seed)))
     if backbone.name != name:
         raise UserError(f"{backbone.source}: holds {backbone.name}, not {name}")
     return backbone
@@ -111,7 +115,7 @@ def trained(name: str, runs: Path, seed: int) -> Path:
 
 
 def weights_files(name: str, runs: Path, seed: int) -> list[Path]:
-    """Files that determine the weights of a model, as `load_backbone` would read them; empty where there are none.
+    """Files that determine the weights of a model and how they are read; empty where there are none.
 
     There are none for untrained models, for those of a user's function, and for releases that timm fetches itself.
 
@@ -124,73 +128,77 @@ def weights_files(name: str, runs: Path, seed: int) -> list[Path]:
         released = _released(name.removeprefix(origins.TIMM))
         return [Path(released["file"])] if "file" in released else []
     if origins.is_file(name):
-        path = Path(name).expanduser()
-        return [hugging_face.weights_in(path) if path.is_dir() else path]
+        path = Path(file_words.split(name)[0]).expanduser()
+        return _with_beside(hugging_face.weights_in(path) if path.is_dir() else path)
     return [hub.fetch_model(name) if name.startswith(origins.HUB) else trained(name, runs, seed)]
 
 
-def _from_file(path: Path, name: str = "") -> Backbone:
+def _with_beside(path: Path) -> list[Path]:
+    """The file and those beside it that say how it is read."""
+    others = (path.with_name(name) for name in (beside.CONFIG, beside.PROCESSOR, beside.CLIP_CONFIG))
+    return [path, *(other for other in others if other.is_file())]
+
+
+def _from_file(name: str, model_id: str = "") -> ViTBackbone:
+    text, words = file_words.split(name)
+    path = Path(text).expanduser()
     path = hugging_face.weights_in(path) if path.is_dir() else path
-    model, metadata, naming, kind = weights.load_weights(path)
-    if metadata is None:
-        mean, std, share = _preprocessing(naming, path)
-        size = int(model.patch_embed.img_size[0])
-        backbone = _of_kind(
-            kind, ViTBackbone(model, name or origins.record_id(path.stem), size, mean, std, path, share)
-        )
-        if not name:
-            backbone.name = _file_id(path, backbone)
-        return backbone
+    loaded = weights.load_weights(path, words)
+    backbone = _ours(path, loaded) if loaded.metadata else _foreign(path, loaded, words)
+    if loaded.metadata is None:
+        backbone.name = model_id or _file_id(path, backbone, name.removeprefix(text))
+    return _of_kind(loaded.kind, backbone)
+
+
+def _ours(path: Path, loaded: weights.Loaded) -> ViTBackbone:
+    metadata = loaded.metadata
+    assert metadata is not None, "a file of ours has metadata"
     # Exports and checkpoints have the same file names in every run, so use the id: deit3-vitb_reg4, …-ema, …-last.
     name = metadata.id if path.name == EXPORT else f"{metadata.id}-{path.stem.removeprefix('backbone_')}"
-    backbone = ViTBackbone(model, name, metadata.image_size, metadata.mean, metadata.std, path)
-    settings_there = metadata.info.get("settings") if isinstance(metadata.info, dict) else None
+    names.check_id(name, f"{path}: the id of its model,")
+    backbone = ViTBackbone(loaded.model, name, metadata.image_size, metadata.mean, metadata.std, path)
+    settings_there = metadata.info.get("settings")
     backbone.trained_with = settings_there if isinstance(settings_there, dict) else {}
-    return _of_kind(kind, backbone)
+    backbone.read_from = {"heads": loaded.heads.origin, "mean_and_std": "the file's metadata"}
+    return backbone
+
+
+def _foreign(path: Path, loaded: weights.Loaded, words: FileWords) -> ViTBackbone:
+    seen = preprocessing.of(path, loaded.naming, words)
+    side = int(loaded.model.patch_embed.img_size[0])
+    backbone = ViTBackbone(loaded.model, path.stem, side, seen.mean, seen.std, path, seen.share)
+    backbone.choices = {**loaded.choices, **seen.choices}
+    backbone.read_from = {"heads": loaded.heads.origin, "mean_and_std": seen.origin, "part": loaded.part}
+    _say_guesses(path, loaded.heads, seen)
+    return backbone
+
+
+def _say_guesses(path: Path, heads: Heads, seen: preprocessing.Seen) -> None:
+    """Warn, in one line, of what neither the user nor the file nor one beside it says."""
+    guesses = [f"{heads.number} heads"] if heads.guessed else []
+    words = [":heads=<number>"] if heads.guessed else []
+    if seen.guessed:
+        guesses.append(f"mean {list(seen.mean)} and std {list(seen.std)} ({seen.origin})")
+        words.append(":mean=<values>:std=<values>")
+    if guesses:
+        told = f"no {beside.CONFIG} beside it says; if that is wrong, give the model as {path}{''.join(words)}"
+        warnings.warn(f"{path}: read with {' and with '.join(guesses)}, which {told}", Notice, stacklevel=2)
+
+
+def _file_id(path: Path, backbone: Backbone, words: str) -> str:
+    """Id of a foreign file: its stem; or that of its folder in the Hub's layout; or both with a hash of the weights."""
+    folder = path.absolute().parent.name
+    if not origins.is_generic(path.stem):
+        return origins.record_id(path.stem + words)
+    if path.with_name(beside.CONFIG).exists() and not origins.is_generic(folder):
+        return origins.record_id(folder + words)
+    return origins.record_id(f"{folder}-{path.stem}{words}-{backbone.fingerprint[:DIGITS]}")
 
 
 def _of_kind(kind: str, backbone: ViTBackbone) -> ViTBackbone:
     """Set the kind of a backbone where its origin tells more than its structure."""
     backbone.kind = backbone.kind if kind == kinds.OTHER else kind
     return backbone
-
-
-def _file_id(path: Path, backbone: Backbone) -> str:
-    """Id of a foreign file: its stem; or that of its folder in the Hub's layout; or both with a hash of the weights."""
-    folder = path.absolute().parent.name
-    if not origins.is_generic(path.stem):
-        return origins.record_id(path.stem)
-    if path.with_name(hugging_face.CONFIG).exists() and not origins.is_generic(folder):
-        return origins.record_id(folder)
-    return origins.record_id(f"{folder}-{path.stem}-{backbone.fingerprint[:DIGITS]}")
-
-
-def _preprocessing(naming: str, path: Path) -> tuple[Sequence[float], Sequence[float], float]:
-    """Mean, std and crop fraction of a foreign model, from the files beside it or from its naming."""
-    if naming == "open_clip":
-        return *_clip_mean_std(path), 1.0
-    processor = hugging_face.read_processor(path) if naming else None
-    if processor is not None:
-        return processor
-    if naming == hugging_face.CLIP:
-        return OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, 1.0
-    return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, SHARE
-
-
-def _clip_mean_std(path: Path) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and std of an open_clip model: from the file beside a released model, or OpenAI's."""
-    file = path.with_name(CLIP_CONFIG)
-    if not file.exists():
-        return OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        quick, images = config["model_cfg"].get("quick_gelu", False), config["preprocess_cfg"]
-        mean, std = images.get("mean", OPENAI_CLIP_MEAN), images.get("std", OPENAI_CLIP_STD)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: not a configuration of open_clip ({one_line(error)})") from None
-    if quick:
-        raise UserError(f"{path}: {file.name} says QuickGELU, which our ViT does not have; take it as timm/<name>")
-    return mean, std
 
 
 def _from_timm(name: str, pretrained: bool, seed: int) -> Backbone:
@@ -211,10 +219,15 @@ def _from_timm(name: str, pretrained: bool, seed: int) -> Backbone:
         options["pretrained_cfg_overlay"] = _released(name)
     with seeds.drawn_from(seed, "initialise"), hub.fetching(full_name):
         model = timm.create_model(name, pretrained=pretrained, **options)
+    if "dinov2" in name and getattr(model, "reg_token", None) is None:
+        positions.use(model, positions.OFFSET)
     config = resolve_model_data_config(model)
     label = f"timm-{name}" if pretrained else f"random-timm-{name}"
     size, share = config["input_size"][-1], config["crop_pct"]
     backbone = ViTBackbone(model, label, size, config["mean"], config["std"], share=share)
+    used = backbone.facts()["positions"]
+    backbone.choices = {"positions": used} if used == positions.OFFSET else {}
+    backbone.read_from = {"heads": "timm", "mean_and_std": "timm"}
     return _of_kind(kinds.of_architecture(name), backbone)
 
 

@@ -1,5 +1,6 @@
 """Preprocessing of single images for a model: resize, centre crop, normalisation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,25 @@ from regvit_lightning.data.transforms import centre_crop, normalise
 from regvit_lightning.errors import UserError
 
 SHARE = 224 / 256  # fraction of the resized short side that the crop keeps: the evaluation view of DINOv2 and DeiT
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def statistics(mean: Any, std: Any) -> Statistics:
+    """Mean and std per channel as floats, for images in 0..1.
+
+    Raises:
+        ValueError: not three numbers each, a mean outside 0..1, or a std outside 0..1 or 0.
+    """
+    try:
+        means, stds = tuple(float(value) for value in mean), tuple(float(value) for value in std)
+    except (TypeError, ValueError):
+        means, stds = (), ()
+    if len(means) != 3 or len(stds) != 3 or isinstance(mean, str) or isinstance(std, str):
+        raise ValueError("mean and std are three numbers each")
+    if not all(math.isfinite(value) and 0 <= value <= 1 for value in (*means, *stds)) or not all(stds):
+        raise ValueError(f"mean {list(means)} and std {list(stds)} are not those of images in 0..1")
+    return means, stds
 
 
 @dataclass(frozen=True)

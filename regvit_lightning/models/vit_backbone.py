@@ -15,6 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from regvit_lightning.errors import UserError
+from regvit_lightning.models import finite, positions
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Attention, LastBlock, Projections, Tokens
 from regvit_lightning.models.transform import SHARE
@@ -51,6 +52,10 @@ class ViTBackbone(Backbone):
         self.num_registers = self._prefix - self.has_cls
         self.any_size = bool(getattr(model, "dynamic_img_size", False))
 
+    def facts(self) -> dict[str, Any]:
+        heads = getattr(getattr(self.model.blocks[0], "attn", None), "num_heads", None)
+        return {**super().facts(), "heads": heads, "positions": positions.rule_of(self.model, self.any_size)}
+
     def require_plain_vit(self) -> None:
         pass  # `check_vit` has ensured it
 
@@ -85,7 +90,10 @@ class ViTBackbone(Backbone):
     def walk(self, images: Tensor, see: Callable[[int, Tokens], None]) -> None:
         grid = self._grid(images)
 
+        flags = list[tuple[str, Tensor]]()
+
         def show(module: nn.Module, _: Any, output: Tensor) -> None:
+            flags.append((f"tokens after block {stages[module] - 1}", finite.is_finite(output)))
             see(stages[module], self._split(output, grid))
             if stages[module] == self.depth:
                 see(self.depth + 1, self._split(self._final_norm(output), grid))
@@ -102,6 +110,7 @@ class ViTBackbone(Backbone):
         finally:
             for handle in handles:
                 handle.remove()
+        finite.require_flags(self.name, flags)
 
     def last_block(self, images: Tensor) -> LastBlock:
         grid, block = self._grid(images), self.model.blocks[-1]
@@ -110,6 +119,8 @@ class ViTBackbone(Backbone):
             self.model.forward_features(images)
         q, k, v = (self._split(part, grid) for part in _project(attention, inputs[0]))
         tokens, full = self._split(outputs[block], grid), outputs[attention.attn_drop]
+        where = f"after block {self.depth - 1}"
+        self._require_finite([(tokens, where), *((part, "in q, k, v of the last block") for part in (q, k, v))])
         return LastBlock(tokens, q, k, v, self._split_attention(full, grid))
 
     def projections(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Projections]:
@@ -119,6 +130,8 @@ class ViTBackbone(Backbone):
             inputs = {attention: hooks.enter_context(_input(attention)) for attention in dict.fromkeys(chosen)}
             self.model.forward_features(images)
         parts = [[self._split(part, grid) for part in _project(one, inputs[one][0])] for one in chosen]
+        named = [f"in q, k, v of block {index % self.depth}" for index in blocks]
+        self._require_finite((part, where) for qkv, where in zip(parts, named, strict=True) for part in qkv)
         return [Projections(*qkv) for qkv in parts]
 
     def _grid(self, images: Tensor) -> tuple[int, int]:

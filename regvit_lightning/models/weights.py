@@ -8,7 +8,7 @@ open_clip (its image tower) or Hugging Face's transformers, with or without pref
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,27 @@ import torch
 from timm.models.eva import Eva
 from torch import Tensor, nn
 
-from regvit_lightning import settings
-from regvit_lightning.errors import UserError
-from regvit_lightning.models import clip_naming, dinov3, hugging_face, kinds, prefixes, tensor_files, vit
+from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.models import (
+    clip_naming,
+    dinov3,
+    heads,
+    hugging_face,
+    kinds,
+    names,
+    positions,
+    prefixes,
+    tensor_files,
+    vit,
+)
 from regvit_lightning.models.clip_naming import State
+from regvit_lightning.models.dinov3 import MOST_REGISTERS
+from regvit_lightning.models.file_words import FileWords
+from regvit_lightning.models.heads import Heads, Known
+from regvit_lightning.models.transform import statistics
 from regvit_lightning.models.vit import Architecture, RegisterViT
+
+LARGEST_IMAGE = 16384  # px; beyond, an image size is a mistake
 
 # Not part of a backbone: classifiers, the projection heads of DINO and iBOT, and the embedding of masked patches.
 DROPPED = re.compile(r"(head|dino_head|ibot_head)\..+|mask_token")
@@ -73,21 +89,43 @@ class Metadata:
         """Read the metadata from a mapping as returned by `dataclasses.asdict` or JSON.
 
         Raises:
-            UserError: keys are missing or unknown, or the registers contradict the name.
+            UserError: keys are missing or unknown, a value is of another type or out of range, the recipe is not safe
+                in an id, or the registers contradict the name.
         """
         if not isinstance(values, Mapping):
             raise UserError(f"{source}: its metadata is not a mapping")
         known = {entry.name for entry in fields(cls)}
+        if not all(isinstance(key, str) for key in values):
+            raise UserError(f"{source}: its metadata is damaged (a key is not text)")
         wrong = sorted((known - {"info", "pre_norm", "swiglu"} - set(values)) | (set(values) - known))
         if wrong:
             raise UserError(f"{source}: its metadata lacks, or should not have: {', '.join(wrong)}")
-        try:
-            metadata = cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
-        except TypeError as error:
-            raise UserError(f"{source}: its metadata is damaged ({error})") from None
-        if vit.parse_name(metadata.name)[1] != metadata.registers:
-            raise UserError(f"{source}: says {metadata.registers} registers but is named {metadata.name}")
+        mean, std = _statistics(values, source)
+        metadata = cls(**{**values, "mean": mean, "std": std})
+        metadata._check(source)
         return metadata
+
+    def _check(self, source: object) -> None:
+        """Raise `UserError` unless every value is one that training writes."""
+        names.check_id(self.recipe, f"{source}: the recipe in its metadata,")
+        names.check_id(self.name, f"{source}: the model in its metadata,")
+        scale = self.layer_scale
+        right = {
+            "image_size": _whole(self.image_size, 1, LARGEST_IMAGE),
+            "registers": _whole(self.registers, 0, MOST_REGISTERS),
+            "layer_scale": scale is None or (type(scale) in (int, float) and math.isfinite(scale)),
+            "info": isinstance(self.info, Mapping),
+            "pre_norm": isinstance(self.pre_norm, bool),
+            "swiglu": isinstance(self.swiglu, bool),
+        }
+        wrong = [f"{key}={str(getattr(self, key))[:40]}" for key, fits in right.items() if not fits]
+        if wrong:
+            raise UserError(f"{source}: its metadata is damaged ({', '.join(wrong)})")
+        architecture, registers = vit.parse_name(self.name)
+        if registers != self.registers:
+            raise UserError(f"{source}: says {self.registers} registers but is named {self.name}")
+        if self.image_size % architecture.patch_size:
+            raise UserError(f"{source}: says images of {self.image_size} px, no multiple of {architecture.patch_size}")
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
@@ -120,68 +158,140 @@ class Loaded(NamedTuple):
     Attributes:
         model: `Eva` for DINOv3, whose positions are rotary.
         metadata: metadata of a file of ours, else None.
-        naming: naming of a foreign file: a kind of `hugging_face`, `open_clip`, or empty for all others.
+        naming: naming of a foreign file: a kind of `hugging_face`, `open_clip`, `DINOv2`, `DeiT-III`, `DINOv3`, or
+            empty for all others.
         kind: how the model was trained, see `kinds`.
+        heads: number of heads and its origin.
+        part: key or prefix of the model that was read, where the file holds several or all names have one.
+        choices: what was read otherwise than the tensors alone imply (`heads`, `positions`).
     """
 
     model: RegisterViT | Eva
     metadata: Metadata | None
     naming: str
-    kind: str
+    heads: Heads
+    part: str = ""
+    choices: Mapping[str, Any] = {}
+    kind: str = kinds.OTHER
 
 
-def load_weights(path: Path) -> Loaded:
+def load_weights(path: Path, words: FileWords | None = None) -> Loaded:
     """Load the model in a file of ours (with its metadata) or in a third-party naming (without).
 
-    A foreign model is built from the shapes of its tensors and, for transformers, from the `config.json` beside it.
+    A foreign model is built from the shapes of its tensors, from the JSON files beside it and from `words`.
     Its position embedding keeps its grid: the model's own image size is `model.patch_embed.img_size`. Position entries
     of CLS and registers are added to these tokens.
 
     Raises:
-        UserError: no such file; truncated, unsafe or not a checkpoint; not a plain ViT; or tensors that are
-            missing, unexpected or of another shape, all of them named.
+        UserError: no such file; truncated, unsafe or not a checkpoint; not a plain ViT; tensors that are missing,
+            unexpected or of another shape, all of them named; or values that are not finite.
     """
-    state, values = tensor_files.read(path)
-    if values is not None:
-        metadata = Metadata.read(values, path)
-        return Loaded(_ours(state, metadata, path), metadata, "", kinds.of_recipe(metadata.recipe))
-    state = prefixes.without_prefix(state, path)
-    naming = hugging_face.kind_of(state)
-    model = _of_transformers(state, path) if naming else _foreign(state, path)
-    naming = naming or ("open_clip" if clip_naming.is_clip(state) else "")
-    return Loaded(model, None, naming, kinds.of_tensors(state))
+    words = words or FileWords()
+    content = tensor_files.read(path, words.part)
+    if content.metadata is not None:
+        if words != FileWords():
+            raise UserError(f"{path}: trained here, and says itself how it is read: leave out the words after it")
+        metadata = Metadata.read(content.metadata, path)
+        model = _ours(content.state, metadata, path)
+        heads_there = Heads(vit.parse_name(metadata.name)[0].num_heads, "the model's name")
+        return Loaded(model, metadata, "", heads_there, kind=kinds.of_recipe(metadata.recipe))
+    part = "" if content.part == words.part else words.part
+    taken = prefixes.without_prefix(content.state, path, part)
+    read = _of_transformers if hugging_face.kind_of(taken.state) else _foreign
+    try:
+        loaded = read(taken.state, Known(path, words.heads, None, "", content.architecture, taken.prefix))
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:  # shapes that no check foresaw
+        raise UserError(f"{path}: its tensors are not those of a ViT ({one_line(error)})") from None
+    choices = dict(loaded.choices)
+    if words.positions and getattr(loaded.model, "pos_embed", None) is None:
+        raise UserError(f"{path}: has no learned positions, so positions={words.positions} does not apply")
+    usual = choices.pop("positions", positions.ANTIALIASED)
+    rule = words.positions or usual
+    positions.use(loaded.model, rule)
+    choices |= {} if rule == positions.ANTIALIASED else {"positions": rule}
+    part = content.part or taken.prefix.rstrip(".")
+    return loaded._replace(part=part, choices=choices, kind=kinds.of_tensors(taken.state))
 
 
 def _ours(state: State, metadata: Metadata, path: Path) -> RegisterViT:
     shape: dict[str, Any] = {"image_size": metadata.image_size, "layer_scale": metadata.layer_scale}
-    model = vit.build(metadata.name, **shape, pre_norm=metadata.pre_norm, swiglu=metadata.swiglu)
-    load_strictly(model, _backbone_only(state), f"{path} as {metadata.name}")
-    return model
+    shape |= {"pre_norm": metadata.pre_norm, "swiglu": metadata.swiglu}
+    return _filled(lambda: vit.build(metadata.name, **shape), _backbone_only(state), f"{path} as {metadata.name}")
 
 
-def _foreign(state: State, path: Path) -> RegisterViT | Eva:
-    model: RegisterViT | Eva
+def _foreign(state: State, known: Known) -> Loaded:
     if dinov3.is_dinov3(state):
-        state = dinov3.to_timm_naming(_backbone_only(state))
-        model = dinov3.build(state, path)
-    else:
-        renamed = clip_naming.rename(state, RENAMES)
-        state = _checked(clip_naming.image_tower(renamed) if clip_naming.is_clip(renamed) else renamed, state, path)
-        model = _model_like(state, path)
-    load_strictly(model, state, str(path))
-    return model
+        known, state = known._replace(family="DINOv3"), dinov3.to_timm_naming(_backbone_only(state))
+        return _dinov3(state, known, known.family)
+    clip, renamed = clip_naming.is_clip(state), clip_naming.rename(state, RENAMES)
+    renamed = _backbone_only(clip_naming.image_tower(renamed) if clip else renamed)
+    _require_vit(renamed, state, known.path)
+    rule = _is_dinov2_without_registers(renamed)
+    known = known._replace(family="open_clip" if clip else "DINOv2" if rule else _family(state))
+    chosen = {"positions": positions.OFFSET} if rule else {}
+    return _vit(_fold_positions(renamed, known.path), known, known.family, chosen)
 
 
-def _of_transformers(state: State, path: Path) -> RegisterViT | Eva:
-    config, renamed = hugging_face.read_config(path, state), hugging_face.to_our_naming(state)
-    model: RegisterViT | Eva
+def _of_transformers(state: State, known: Known) -> Loaded:
+    config, renamed = hugging_face.read_config(known.path, state), hugging_face.to_our_naming(state)
+    known = known._replace(config=config.heads)
     if config.kind == hugging_face.DINOV3:
-        model = dinov3.build(renamed, path, config.heads, config.rope_theta, config.image_size)
+        loaded = _dinov3(renamed, known._replace(family="DINOv3"), config.kind, config.rope_theta, config.image_size)
     else:
-        renamed = _checked(renamed, state, path)
-        model = _model_like(renamed, path, config.heads)
-    hugging_face.adapt(model, config)
-    load_strictly(model, renamed, str(path))
+        renamed = _backbone_only(renamed)
+        _require_vit(renamed, state, known.path)
+        known = known._replace(family="DINOv2" if config.kind == hugging_face.DINOV2 else "")
+        chosen = {} if "reg_token" in renamed else {"positions": positions.PLAIN}
+        loaded = _vit(_fold_positions(renamed, known.path), known, config.kind, chosen)
+    hugging_face.adapt(loaded.model, config)
+    return loaded
+
+
+def _family(state: Mapping[str, Tensor]) -> str:
+    if "register_tokens" in state:
+        return "DINOv2"
+    return "DeiT-III" if "blocks.0.gamma_1" in state else ""
+
+
+def _is_dinov2_without_registers(state: Mapping[str, Tensor]) -> bool:
+    # Of the families in this naming, only DINOv2 has both LayerScale and a position entry for CLS.
+    entries = state["pos_embed"].shape[1]
+    scaled = "blocks.0.ls1.gamma" in state and "reg_token" not in state
+    return scaled and "cls_token" in state and not _is_square(entries) and _is_square(entries - 1)
+
+
+def _vit(state: State, known: Known, naming: str, chosen: Mapping[str, Any]) -> Loaded:
+    width = state["patch_embed.proj.weight"].shape[0]
+    number = heads.of(width, known)
+    model = _filled(lambda: _model_like(state, known.path, number.number), state, str(known.path))
+    return Loaded(model, None, naming, number, choices={**chosen, **_unlike_guess(width, number)})
+
+
+def _dinov3(state: State, known: Known, naming: str, *rope: Any) -> Loaded:
+    width = dinov3.width_of(state, known.path)
+    number = heads.of(width, known)
+    model = _filled(lambda: dinov3.build(state, known.path, number.number, *rope), state, str(known.path))
+    return Loaded(model, None, naming, number, choices=_unlike_guess(width, number))
+
+
+def _unlike_guess(width: int, number: Heads) -> dict[str, Any]:
+    """The number of heads, where it is neither the one that the width implies nor that of transformers."""
+    if number.origin == heads.TRANSFORMERS:
+        return {}
+    try:
+        implied = heads.by_width(width, "")
+    except UserError:
+        implied = 0
+    return {} if number.number == implied else {"heads": number.number}
+
+
+def _filled(build: Callable[[], Any], state: State, source: str) -> Any:
+    """Build a model and load `state` into it; nothing large is made before all shapes fit."""
+    with torch.device("meta"):
+        require_fit(build(), state, source)
+    require_finite(state, source)
+    model = build()
+    model.load_state_dict(state)
     return model
 
 
@@ -189,19 +299,41 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
     """Load every tensor of `model` from `state`.
 
     Raises:
-        UserError: lists all missing and unexpected keys and all keys with another shape; then nothing is loaded.
+        UserError: see `require_fit` and `require_finite`; then nothing is loaded.
+    """
+    require_fit(model, state, source)
+    require_finite(state, source)
+    model.load_state_dict(state)
+
+
+def require_finite(state: Mapping[str, Tensor], source: object) -> None:
+    """Raise `UserError`, naming the first tensor, if a value is NaN or infinite: every score would mean nothing."""
+    for name, tensor in state.items():
+        valued = tensor.is_floating_point() and tensor.numel() and not tensor.is_meta
+        if valued and not torch.stack(tensor.aminmax()).isfinite().all():
+            broken = int((~tensor.isfinite()).sum())
+            raise UserError(f"{source}: {name} has {broken} values that are NaN or infinite, of {tensor.numel()}")
+
+
+def require_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Check that `state` holds every tensor of `model`, in its shape and with real numbers, and no other.
+
+    Raises:
+        UserError: lists all missing and unexpected keys and all keys with another shape or with whole numbers.
     """
     own = model.state_dict()
+    both = sorted(own.keys() & state.keys())
     shapes = [
         f"{name} {list(state[name].shape)} for {list(own[name].shape)}"
-        for name in sorted(own.keys() & state.keys())
+        for name in both
         if own[name].shape != state[name].shape
     ]
+    whole = [name for name in both if own[name].is_floating_point() and not state[name].is_floating_point()]
     problems = {"missing": sorted(own.keys() - state.keys()), "unexpected": sorted(state.keys() - own.keys())}
-    faults = [f"{kind}: {', '.join(names)}" for kind, names in {**problems, "other shape": shapes}.items() if names]
+    problems |= {"other shape": shapes, "whole numbers": whole}
+    faults = [f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names]
     if faults:
         raise UserError(f"{source}: does not fit ({describe(state)}); {'; '.join(faults)}")
-    model.load_state_dict(state)
 
 
 def describe(state: Mapping[str, Tensor]) -> str:
@@ -209,13 +341,17 @@ def describe(state: Mapping[str, Tensor]) -> str:
     projection = state.get("patch_embed.proj.weight")
     if projection is None or projection.ndim != 4:
         return f"{len(state)} tensors, no patch embedding"
-    registers = state["reg_token"].shape[1] if "reg_token" in state else 0
+    registers = _registers(state)
     width, side = projection.shape[0], projection.shape[-1]
     return f"the file holds width {width}, {_depth(state)} blocks, patch {side}, {registers} registers"
 
 
-def _checked(renamed: State, state: Mapping[str, Tensor], source: object) -> State:
-    """Check that the tensors form a plain ViT, and reduce its position embedding to the patches.
+def _backbone_only(state: Mapping[str, Tensor]) -> State:
+    return {name: tensor for name, tensor in state.items() if not DROPPED.fullmatch(name)}
+
+
+def _require_vit(renamed: State, state: Mapping[str, Tensor], source: object) -> None:
+    """Check that the tensors form a plain ViT with learned positions.
 
     Args:
         renamed: the tensors under our names.
@@ -225,7 +361,6 @@ def _checked(renamed: State, state: Mapping[str, Tensor], source: object) -> Sta
     Raises:
         UserError: not a ViT, not square, without learned positions, or distilled (two class tokens).
     """
-    renamed = _backbone_only(renamed)
     if "dist_token" in renamed:
         raise UserError(f"{source}: a distilled DeiT with two class tokens; take the model without distillation")
     for required in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight", "pos_embed"):
@@ -233,29 +368,51 @@ def _checked(renamed: State, state: Mapping[str, Tensor], source: object) -> Sta
             example = ", ".join(list(state)[:3])
             hint = "; RoPE models are read as timm/<name>" if required == "pos_embed" else ""
             raise UserError(f"{source}: not a ViT with learned positions: no {required} (it has {example}, …){hint}")
-    return _fold_positions(renamed, source)
+    projection = renamed["patch_embed.proj.weight"]
+    if projection.ndim != 4 or projection.shape[1] != 3 or projection.shape[2] != projection.shape[3]:
+        raise UserError(f"{source}: patch embedding {list(projection.shape)}; expected square patches of 3 channels")
+    _require_shapes(renamed, projection.shape[0], source)
 
 
-def _backbone_only(state: Mapping[str, Tensor]) -> State:
-    return {name: tensor for name, tensor in state.items() if not DROPPED.fullmatch(name)}
+def _require_shapes(state: State, width: int, source: object) -> None:
+    """Check the tensors from which sizes are read, before any arithmetic that could broadcast them."""
+    one, any_size = 1, -1
+    expected = {
+        "pos_embed": (one, any_size, width),
+        "cls_token": (one, one, width),
+        "reg_token": (one, any_size, width),
+        "blocks.0.mlp.fc1.weight": (any_size, width),
+        "blocks.0.mlp.fc2.weight": (width, any_size),
+    }
+    for name, sizes in expected.items():
+        shape = tuple(state[name].shape) if name in state else sizes
+        if len(shape) != len(sizes) or any(size not in (own, any_size) for own, size in zip(shape, sizes, strict=True)):
+            raise UserError(f"{source}: {name} is {list(shape)}, which does not belong to width {width}")
+        if 0 in shape or (name in state and not state[name].is_floating_point()):
+            raise UserError(f"{source}: {name} {list(shape)} is empty, or not of real numbers")
+    if _registers(state) > MOST_REGISTERS:
+        raise UserError(f"{source}: {_registers(state)} registers, more than {MOST_REGISTERS}")
+
+
+def _registers(state: Mapping[str, Tensor]) -> int:
+    return state["reg_token"].shape[1] if "reg_token" in state and state["reg_token"].ndim == 3 else 0
 
 
 def _fold_positions(state: State, source: object) -> State:
     # Position entries before the patches belong to CLS (DINOv2, DeiT) or to CLS and registers (timm without
     # `no_embed_class`): constants that are added to constant tokens. Which case applies follows from the grid
     # being square; with at most 16 registers that is unambiguous for grids of 9 x 9 and more.
-    registers = state["reg_token"].shape[1] if "reg_token" in state else 0
-    positions = state["pos_embed"]
-    entries = positions.shape[1] if positions.ndim == 3 else 0
-    prefix = next((count for count in (0, 1, 1 + registers) if _is_square(entries - count)), None)
+    embedding = state["pos_embed"]
+    entries = embedding.shape[1]
+    prefix = next((count for count in (0, 1, 1 + _registers(state)) if _is_square(entries - count)), None)
     if prefix is None:
-        raise UserError(f"{source}: pos_embed {list(positions.shape)} is not that of a square grid of patches")
-    positions = positions.float()  # sum in float32, as the model does that reads a half-precision file
-    folded = {**state, "pos_embed": positions[:, prefix:]}
+        raise UserError(f"{source}: pos_embed {list(embedding.shape)} is not that of a square grid of patches")
+    embedding = embedding.float()  # sum in float32, as the model does that reads a half-precision file
+    folded = {**state, "pos_embed": embedding[:, prefix:]}
     if prefix and "cls_token" in state:
-        folded["cls_token"] = state["cls_token"] + positions[:, :1]
+        folded["cls_token"] = state["cls_token"] + embedding[:, :1]
     if prefix > 1:
-        folded["reg_token"] = state["reg_token"] + positions[:, 1:prefix]
+        folded["reg_token"] = state["reg_token"] + embedding[:, 1:prefix]
     return folded
 
 
@@ -263,25 +420,23 @@ def _is_square(count: int) -> bool:
     return count > 0 and math.isqrt(count) ** 2 == count
 
 
-def _model_like(state: State, source: object, heads: int | None = None) -> RegisterViT:
+def _model_like(state: State, source: object, number: int) -> RegisterViT:
     # A model whose tensors have these shapes. Strict loading reports everything that does not fit.
     projection, fc1, fc2 = (
         state[name] for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight")
     )
-    if projection.ndim != 4 or projection.shape[1] != 3 or projection.shape[2] != projection.shape[3]:
-        raise UserError(f"{source}: patch embedding {list(projection.shape)}; expected square patches of 3 channels")
     width, patch = projection.shape[0], projection.shape[-1]
     architecture = Architecture(
         embed_dim=width,
         depth=_depth(state),
-        num_heads=heads or _heads(width, source),
+        num_heads=number,
         patch_size=patch,
         hidden_dim=fc2.shape[1],
         ffn="swiglu" if fc1.shape[0] == 2 * fc2.shape[1] else "mlp",
     )
     return RegisterViT(
         architecture,
-        registers=state["reg_token"].shape[1] if "reg_token" in state else 0,
+        registers=_registers(state),
         image_size=patch * math.isqrt(state["pos_embed"].shape[1]),
         layer_scale=1e-5 if "blocks.0.ls1.gamma" in state else None,  # overwritten by the value in the file
         pre_norm="norm_pre.weight" in state,
@@ -289,18 +444,17 @@ def _model_like(state: State, source: object, heads: int | None = None) -> Regis
 
 
 def _depth(state: Mapping[str, Tensor]) -> int:
-    return 1 + max((int(name.split(".")[1]) for name in state if re.match(r"blocks\.\d+\.", name)), default=-1)
+    # The number of different blocks: a file with a gap, however high its last number, has blocks missing.
+    blocks = (re.match(r"blocks\.([0-9]+)\.", name) for name in state)
+    return len({block[1] for block in blocks if block})
 
 
-def _heads(width: int, source: object) -> int:
-    # The number of heads cannot be inferred from the tensors: our widths and CLIP's imply it; else heads are 64 wide.
-    if width in clip_naming.HEADS:
-        return clip_naming.HEADS[width]
-    known = [settings.build(Architecture, settings.find("models", size)) for size in settings.names("models")]
-    heads = {architecture.num_heads for architecture in known if architecture.embed_dim == width}
-    if width % 64 == 0 and (not heads or width // 64 in heads):
-        return width // 64
-    if len(heads) != 1:
-        which = f"is one of {sorted(heads)} in" if heads else "is unknown; add it to"
-        raise UserError(f"{source}: the number of heads of width {width} {which} configs/models")
-    return heads.pop()
+def _statistics(values: Mapping[str, Any], source: object) -> tuple[Any, Any]:
+    try:
+        return statistics(values["mean"], values["std"])
+    except ValueError as error:
+        raise UserError(f"{source}: its metadata is damaged ({error})") from None
+
+
+def _whole(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most

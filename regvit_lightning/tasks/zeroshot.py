@@ -168,7 +168,8 @@ def run(backbone: Backbone, data: DataSettings, settings: ZeroShotSettings, how:
         UserError: the model has no text tower, or the class names do not apply.
         DataError: the data is missing, incomplete or unreadable.
     """
-    space = joint_space.load_joint_space(backbone.source, backbone.name, backbone.fingerprint)
+    part = backbone.read_from.get("part", "")
+    space = joint_space.load_joint_space(backbone.source, backbone.name, backbone.fingerprint, part)
     test = test_files(data)
     names, templates = names_of(test.classes, settings.class_names), TEMPLATES[settings.templates]()
     module = ZeroShot(backbone, space, settings, names, templates)

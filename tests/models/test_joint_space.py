@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from regvit_lightning.errors import UserError
-from regvit_lightning.models import joint_space, sources, vit, weights
+from regvit_lightning.models import heads, joint_space, sources, vit, weights
 from regvit_lightning.models.joint_space import JointSpace, TextArchitecture
 from regvit_lightning.models.weights import Metadata
 
@@ -115,7 +115,7 @@ def test_every_vit_of_open_clip_has_the_heads_of_its_configuration():
         if "timm_model_name" in vision or isinstance(vision.get("layers"), list) or "hf_model_name" in text:
             continue
         towers += 1
-        assert weights._heads(vision["width"], name) == vision["width"] // vision.get("head_width", 64), name
+        assert heads.by_width(vision["width"], name) == vision["width"] // vision.get("head_width", 64), name
         assert text["width"] == 64 * text["heads"], name
     assert towers > 30
 

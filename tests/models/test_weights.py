@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from regvit_lightning.errors import UserError
-from regvit_lightning.models import vit, weights
+from regvit_lightning.models import heads, vit, weights
 from regvit_lightning.models.weights import Metadata
 
 METADATA = Metadata("vitn_reg4", "deit3", 32, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), 1e-4, 4, {"commit": "abc", "steps": 7})
@@ -139,16 +139,16 @@ def test_half_precision_files_are_read_and_folded_in_float32(tmp_path):
     state["cls_token"].fill_(1)
     state["pos_embed"][:, 0] = 2**-12  # lost in a half-precision sum with 1
     torch.save(state, tmp_path / "half.pth")
-    model, _, *_ = weights.load_weights(tmp_path / "half.pth")
+    model, *_ = weights.load_weights(tmp_path / "half.pth")
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert (model.cls_token == 1 + 2**-12).all()
 
 
 def test_every_released_width_has_the_heads_of_its_paper():
     widths = {96: 3, 192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24, 512: 8}
-    assert {width: weights._heads(width, "x") for width in widths} == widths
+    assert {width: heads.by_width(width, "x") for width in widths} == widths
     with pytest.raises(UserError, match="number of heads of width 100 is unknown"):
-        weights._heads(100, "x")
+        heads.by_width(100, "x")
 
 
 def test_export_is_read_back_without_pickle(tmp_path):
