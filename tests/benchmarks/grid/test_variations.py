@@ -94,7 +94,7 @@ def test_the_recipe_as_it_is_is_there_only_where_it_is_listed():
         ("{lr: 1, tag: x_reg4}", "tag=x_reg4: must not hold _reg<N>"),
         ("{lrr: 1}", "recipe deit3 with lrr=1: unknown key 'lrr'; nearest: lr"),
         ("{lr: high}", "recipe deit3 with lr=high: lr=high"),
-        ("{epochs: 0}", "epochs=0: must lie in [1, 1e6]"),
+        ("{epochs: 0}", "epochs=0: must lie in (0, 1e6]"),
         ("{seed: 1}", "unknown key 'seed'"),
         ("1", "settings="),
         ("[lr]", "settings="),
