@@ -28,16 +28,17 @@ from regvit_lightning.settings import SettingsError
 ROOT = Path(__file__).resolve().parents[2]
 COMMON = ["workers=0", "precision=32-true", "batch_size=16", "device_batch=16", "logger=csv", "log_every=2"]
 # Recipe: its words for a run of a few steps that draws nothing per batch of a device.
-DINOV2 = ["epochs=1", "drop_path=0.3", "group=4", "base_lr=1e-2", "warmup=0"]
+# Of 6 steps, warmup=20 of 100 makes the first one of learning rate 0.
+DINOV2 = ["epochs=1", "drop_path=0.3", "group=4", "base_lr=1e-2", "warmup=20"]
 RECIPES = {
     "deit3": ["epochs=1", "cutmix=0", "mixup=0", "drop_path=0", "warmup_epochs=0.1"],
     "dinov2": [*DINOV2, "monitor_every=100", "monitor_images=40"],
     "openclip": ["epochs=16", "warmup_steps=1", "epsilon=1e-3", "lr=1e-2"],
 }
-# Share of the distance moved. Measured: 1e-6 for LAMB and AdamW with an epsilon of 1e-3. DINOv2 has one of 1e-8: its
-# first updates are about sign(gradient), and the few gradients as small as their rounding errors may have either sign;
-# with errors of 1e-7 that is sqrt(1e-7) of the distance. Measured: 1.5e-4.
-CLOSE = {"deit3": 1e-4, "openclip": 1e-4, "dinov2": 1e-3}
+# Share of the distance moved. Measured: 1e-6 for LAMB and AdamW with an epsilon of 1e-3, 1.2e-5 for DINOv2, whose AdamW
+# has one of 1e-8. Its first update is about sign(gradient), also of gradients as small as their rounding errors, so the
+# first step has learning rate 0: with a full one it is 1.5e-4.
+CLOSE = 1e-4
 
 
 def chosen(recipe, *words):
@@ -91,7 +92,7 @@ def on_two(recipe, data, place, *words):
 def test_two_devices_give_the_weights_of_one(tiny, tmp_path, whole, words):
     recipe, weights, moved, values = whole
     found = on_two(recipe, tiny, tmp_path, *words)
-    assert 0 < distance(found, weights) < CLOSE[recipe] * moved
+    assert 0 < distance(found, weights) < CLOSE * moved
     if "device_batch=4" not in words:  # with accumulation, the last part of a step is logged
         assert len(values) >= 6
         assert logged(tmp_path) == pytest.approx(values, rel=1e-4)  # means over both devices
@@ -102,7 +103,7 @@ def test_two_devices_give_the_weights_of_one(tiny, tmp_path, whole, words):
 def test_accumulation_gives_the_weights_of_the_large_batch(tiny, tmp_path, whole):
     recipe, weights, moved, _ = whole
     found = load_file(fit.fit(prepare(recipe, tiny, tmp_path, "device_batch=4")))
-    assert distance(found, weights) < CLOSE[recipe] * moved
+    assert distance(found, weights) < CLOSE * moved
 
 
 def test_checkpointing_of_activations_changes_no_bit(tiny, tmp_path, whole, monkeypatch):
@@ -129,7 +130,7 @@ def test_compiled_weights_keep_their_names(tiny, tmp_path, whole, monkeypatch):
     run = prepare(recipe, tiny, tmp_path, "compile=true")
     images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     exported = fit.fit(run, [NormsDuringTraining(images, tmp_path, 2, Rules())])  # which hooks into the blocks
-    assert distance(load_file(exported), weights) < CLOSE[recipe] * moved
+    assert distance(load_file(exported), weights) < CLOSE * moved
     assert len(compiled) >= 4
     assert len((tmp_path / "norms.csv").read_text().splitlines()) == 1 + 4 * 4
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
