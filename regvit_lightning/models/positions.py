@@ -1,7 +1,7 @@
 """Position embeddings at other image sizes: each family of weights is interpolated as its own code interpolates it.
 
-The rules agree at the size of the training images and differ elsewhere: on DINOv2 without registers by some percent of the
-features at 224 px and 98 px.
+The rules agree at the size of the training images and differ elsewhere: on DINOv2 without registers by some percent of
+the features at 224 px and 98 px.
 """
 
 from types import MethodType
