@@ -1,5 +1,10 @@
 """Exceptions that the programs report to the user in one line."""
 
+import re
+
+# What breaks a line or moves a terminal's cursor; the programs' own lists of failures have an indented line for each.
+CONTROL = re.compile(r"(?!\n  \S)[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
 
 class UserError(Exception):
     """A user's mistake or a missing input, reported in one line: what is wrong, where, and what to do.
@@ -11,7 +16,8 @@ class UserError(Exception):
         text = super().__str__()
         # A DataLoader re-raises an error of its worker processes with the worker's traceback; the message comes last.
         _, wrapped, traceback = text.partition("\nOriginal Traceback")
-        return traceback.strip().splitlines()[-1].partition(": ")[2] if wrapped else text
+        message = traceback.strip().splitlines()[-1].partition(": ")[2] if wrapped else text
+        return CONTROL.sub(" ", message)
 
 
 class Notice(UserWarning):

@@ -9,7 +9,7 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import command
-from regvit_lightning.errors import reading_failure
+from regvit_lightning.errors import UserError, reading_failure
 
 
 @dataclass
@@ -65,3 +65,8 @@ def test_programs_say_it_in_a_line(monkeypatch, capsys):
     assert stop.value.code == 1
     line = "reader: a process that reads images was ended, most likely by the kernel, as memory ran out: "
     assert capsys.readouterr().err.startswith(line)
+
+
+def test_a_message_is_one_line_whatever_it_quotes():
+    assert str(UserError("no tensor called 'a\nb\x1b[2J\u2028c'")) == "no tensor called 'a b [2J c'"
+    assert str(UserError("two cells failed:\n  one\n  two")) == "two cells failed:\n  one\n  two"

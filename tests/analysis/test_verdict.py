@@ -164,7 +164,7 @@ def test_a_norm_that_is_not_finite_is_refused(bad):
 def test_weights_with_a_nan_get_no_verdict():
     made = planted(images=2)
     made.clean.model.blocks[1].mlp.fc2.bias.data[3] = float("nan")
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match="NaN or infinite"):
         artifacts(made.clean, made.normalised())
 
 
