@@ -38,6 +38,7 @@ from regvit_lightning.models.transform import statistics
 from regvit_lightning.models.vit import Architecture, RegisterViT
 
 LARGEST_IMAGE = 16384  # px; beyond, an image size is a mistake
+LARGEST_SCALE = 1e6  # of LayerScale, for the same reason
 
 # Not part of a backbone: classifiers, the projection heads of DINO and iBOT, and the embedding of masked patches.
 DROPPED = re.compile(r"(head|dino_head|ibot_head)\..+|mask_token")
@@ -113,7 +114,7 @@ class Metadata:
         right = {
             "image_size": _whole(self.image_size, 1, LARGEST_IMAGE),
             "registers": _whole(self.registers, 0, MOST_REGISTERS),
-            "layer_scale": scale is None or (type(scale) in (int, float) and math.isfinite(scale)),
+            "layer_scale": scale is None or (type(scale) in (int, float) and abs(scale) <= LARGEST_SCALE),
             "info": isinstance(self.info, Mapping),
             "pre_norm": isinstance(self.pre_norm, bool),
             "swiglu": isinstance(self.swiglu, bool),

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
@@ -108,6 +108,7 @@ def test_spoiled_tensors(tmp_path, state, wrapper):
 
 
 @many
+@example(changes={"layer_scale": 1.5e47})
 @given(st.dictionaries(st.sampled_from(sorted(asdict(METADATA))), values, min_size=1, max_size=2))
 def test_spoiled_metadata(tmp_path, changes):
     state = {f"backbone.{name}": tensor for name, tensor in STATES["ours"].items()}
