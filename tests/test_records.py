@@ -213,7 +213,7 @@ def test_the_kept_tables_are_those_of_the_kept_records():
     assert {len(values.provenance["commit"]) for values in found.records} == {40}
 
 
-@pytest.mark.parametrize(("task", "metric", "factor"), [("ade20k_linear", "miou", 2.0), ("nyud_linear1", "rmse", 0.85)])
+@pytest.mark.parametrize(("task", "metric", "factor"), [("ade20k_linear", "miou", 2.0), ("nyud_linear1", "rmse", 0.9)])
 def test_kept_dense_results_beat_random_weights_and_the_constant_predictor(task, metric, factor):
     """Clearly, where labels or captions were seen; 400 steps of DINOv2 must be better at all."""
     cells = [cell for cell in saved_records(records.ROOT / "results", "mini") if cell.task == task]
