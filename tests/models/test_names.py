@@ -46,7 +46,7 @@ def test_the_id_of_the_issue():
 def test_a_tag_that_cannot_stand_in_an_id_is_refused_in_a_line(tag):
     with pytest.raises(SettingsError, match="tag=") as error:
         model_id("deit3", tag, "vitb_reg4")
-    assert str(error.value).count("\n") == tag.count("\n")
+    assert "\n" not in str(error.value)
 
 
 def test_a_recipe_with_a_plus_is_refused():
