@@ -40,6 +40,7 @@ def _configs() -> Path:
 
 
 CONFIGS = _configs()
+VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # a part of a file's name
 FILES_USED: set[Path] = set()  # files whose values have entered settings of this process
 
 
@@ -100,6 +101,9 @@ def layers(group: str, name: str, variant: str = "") -> list[Layer]:
     Raises:
         SettingsError: there is no such name, base or variant; cyclic bases; an unreadable file.
     """
+    check(
+        not variant or bool(VARIANT.fullmatch(variant)), f"variant={variant[:80]}: no name of an overlay, such as mini"
+    )
     files = _inherited(group, *_meaning(group, name))
     overlaid = next((file for file, _ in files if variant and _path(group, file, variant).exists()), "")
     missing = f"configs/{group}/{files[0][0]}.{variant}.yaml"

@@ -16,8 +16,8 @@ from regvit_lightning.data.mini import writer as mini
 # Tiny models spend their time waking threads up; with one each, the suite is several times faster.
 torch.set_num_threads(1)
 
-# No test is judged by its time: the first example of many imports what takes seconds on a busy machine. The examples are
-# the same in every run, so that a failure comes from a change of the code; --hypothesis-profile=explore draws others.
+# No test is judged by its time: the first example of many imports what takes seconds on a busy machine. Every run draws
+# the same examples, so that a failure comes from a change of the code; --hypothesis-profile=explore draws others.
 hypothesis_settings.register_profile("suite", deadline=None, derandomize=True)
 hypothesis_settings.register_profile("explore", deadline=None)
 hypothesis_settings.load_profile("suite")

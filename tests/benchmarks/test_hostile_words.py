@@ -64,6 +64,8 @@ def test_any_word_is_accepted_or_refused_in_one_line(program, capsys):
     @given(st.lists(pairs, min_size=1, max_size=2, unique_by=lambda pair: pair[0]))
     @example([("lr", "inf"), ("results", "")])
     @example([("module", "os")])
+    @example([("variant", "1" * 5000)])
+    @example([("variant", "/../../x")])
     def check(words):
         base = [word for word in BASE.get(program, []) if word.partition("=")[0] not in dict(words)]
         status, error = said(program, [*base, *(f"{key}={value}" for key, value in words)], capsys)
