@@ -60,7 +60,7 @@ BASE = {
 def test_any_word_is_accepted_or_refused_in_one_line(program, capsys):
     pairs = st.tuples(st.sampled_from(keys(program)), VALUES)
 
-    @hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(pairs, min_size=1, max_size=2, unique_by=lambda pair: pair[0]))
     @example([("lr", "inf"), ("results", "")])
     @example([("module", "os")])

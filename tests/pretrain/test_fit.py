@@ -184,7 +184,7 @@ JSON = st.recursive(
 )
 
 
-@settings_of_hypothesis(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings_of_hypothesis(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_description_of_another_shape_is_told_in_a_line(tiny, whole, tmp_path, data):
     """run.json torn, of another kind, with keys missing or values of other types."""
