@@ -100,7 +100,7 @@ def changes(run: Run, digests: Callable[[str], dict[str, str]] | None = None) ->
     before = kept.pop(DIGESTS, None)
     kept = {**_defaults(run.settings), **kept}  # runs older than a setting used its default
     keys = [key for key in {**wanted, **kept} if key not in FREE_TO_CHANGE and not _same(key, kept, wanted)]
-    changed = [f"{key}: {_shown(kept.get(key))} -> {_shown(wanted.get(key))}" for key in keys]
+    changed = [f"{_shown(key)}: {_shown(kept.get(key))} -> {_shown(wanted.get(key))}" for key in keys]
     return changed + _changed_images(before, (digests or partial(digest.digests, run.data))(run.settings.images))
 
 
