@@ -215,3 +215,9 @@ def test_constants_are_those_of_the_page():
     assert f"at least {rules.least_share:.1%} of the patches" in page
     assert f"in at least {rules.least_images:.0%} of the images" in page
     assert f"a factor of {verdicts.GAP:g}" in page
+
+
+def test_a_gap_must_split_off_at_least_half_as_many():
+    norms = torch.tensor([100.0, 9, 8, 1, 1, 1, 1, 1])
+    assert gap_above(norms, 3) == 8.0  # that below the first alone is wider, but one is not about three
+    assert gap_above(norms, 2) == pytest.approx(100 / 9)
