@@ -17,11 +17,9 @@ from benchmarks import terminal
 from benchmarks.manual.config import config_text
 from benchmarks.manual.help import help_text, keys
 from regvit_lightning import settings
-from regvit_lightning.errors import Notice, Stopped, UserError, reading_failure
+from regvit_lightning.errors import CONTROL, Notice, Stopped, UserError, reading_failure
 
 PRINT_CONFIG = "--print-config"  # print the resolved settings and their origins instead of running
-
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 T = TypeVar("T")
 
@@ -127,7 +125,7 @@ def _notices(name: str) -> Iterator[None]:
 def check_words(words: Sequence[str]) -> None:
     """Raise `SettingsError` for a word with a line break or another control character."""
     for word in words:
-        if CONTROL.search(word):
+        if re.search(CONTROL, word):
             raise settings.SettingsError(f"{word!a} holds a line break or another control character")
 
 

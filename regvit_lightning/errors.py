@@ -2,8 +2,9 @@
 
 import re
 
-# What breaks a line or moves a terminal's cursor; the programs' own lists of failures have an indented line for each.
-CONTROL = re.compile(r"(?!\n  \S)[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# What breaks a line or moves a terminal's cursor; BREAKING leaves the programs' own lists, with an indented line each.
+CONTROL = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+BREAKING = re.compile(rf"(?!\n  \S){CONTROL}")
 
 
 class UserError(Exception):
@@ -17,7 +18,7 @@ class UserError(Exception):
         # A DataLoader re-raises an error of its worker processes with the worker's traceback; the message comes last.
         _, wrapped, traceback = text.partition("\nOriginal Traceback")
         message = traceback.strip().splitlines()[-1].partition(": ")[2] if wrapped else text
-        return CONTROL.sub(" ", message)
+        return BREAKING.sub(" ", message)
 
 
 class Notice(UserWarning):

@@ -170,7 +170,7 @@ def _folder(folder: Path, suffixes: Sequence[str]) -> str:
     beside = folder.absolute().parent / ".index" / f"{folder.name}-{suffix}.digest"
     stored = beside if os.access(folder.absolute().parent, os.W_OK) else kept_index.location(beside)
     kept = kept_index.read(stored, ("folders", "times", "digest"))
-    if kept is not None and _unchanged(folder, kept):
+    if kept is not None and kept_index.is_current(folder, kept):
         return bytes(kept["digest"][0]).decode()
     begun, walk, digest = time.time_ns(), _Walk(tuple(suffixes)), hashlib.sha256()
     for line in walk.lines(str(folder)):
@@ -180,15 +180,6 @@ def _folder(folder: Path, suffixes: Sequence[str]) -> str:
         arrays = {"folders": walk.folders, "times": walk.times, "digest": [shown.encode()]}
         kept_index.keep(kept_index.location(beside), {name: np.array(values) for name, values in arrays.items()})
     return shown
-
-
-def _unchanged(folder: Path, kept: kept_index.Arrays) -> bool:
-    """Whether no folder has had an entry added, removed or replaced since the stored pass."""
-    try:
-        times = [os.stat(os.path.join(folder, os.fsdecode(bytes(name)))).st_mtime_ns for name in kept["folders"]]
-    except OSError:
-        return False
-    return times == kept["times"].tolist()
 
 
 def _size(file: Path) -> str:

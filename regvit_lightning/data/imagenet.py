@@ -121,7 +121,7 @@ def index(folder: Path, get: str = "") -> ImageFiles:
 def _stored(folder: Path, kept: Path) -> kept_index.Arrays | None:
     """The index stored in `kept`, if there is one that still holds."""
     arrays = kept_index.read(kept, KEPT)
-    return arrays if arrays is not None and _as_listed(folder, arrays) else None
+    return arrays if arrays is not None and kept_index.is_current(folder, arrays) else None
 
 
 def _indexed(folder: Path, kept: Path, advice: str) -> kept_index.Arrays:
@@ -131,15 +131,6 @@ def _indexed(folder: Path, kept: Path, advice: str) -> kept_index.Arrays:
     if begun - int(arrays["times"].max()) > SETTLED and kept_index.keep(kept, arrays):
         return kept_index.read(kept, KEPT) or arrays
     return arrays
-
-
-def _as_listed(folder: Path, kept: kept_index.Arrays) -> bool:
-    """Whether no folder has had an entry added or removed since it was listed."""
-    try:
-        times = [os.stat(os.path.join(folder, os.fsdecode(bytes(name)))).st_mtime_ns for name in kept["folders"]]
-    except OSError:
-        return False
-    return times == kept["times"].tolist()
 
 
 def _list(folder: Path, advice: str) -> kept_index.Arrays:

@@ -51,6 +51,20 @@ def read(folder: Path, names: Sequence[str]) -> Arrays | None:
         return None
 
 
+def is_current(folder: Path, arrays: Arrays) -> bool:
+    """Whether no folder has had an entry added, removed or replaced since the index was made.
+
+    Args:
+        folder: the folder of the images.
+        arrays: `folders`, every folder that was listed, relative to `folder`; `times`, their last changes in ns.
+    """
+    try:
+        times = [os.stat(os.path.join(folder, os.fsdecode(bytes(name)))).st_mtime_ns for name in arrays["folders"]]
+    except OSError:
+        return False
+    return bool(times == arrays["times"].tolist())
+
+
 def keep(folder: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
     """Write an index atomically, replacing an existing one; False if that is not possible."""
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
