@@ -405,6 +405,15 @@ def test_local_information_is_table_5():
     assert "in pixels of 0..255" in table_formats.markdown(table, origin(REPORTS))
 
 
+def test_norms_of_registers_by_block():
+    kept_cell = report("deit3-vitn_reg4", 0.5)
+    kept_cell.record.protocol["norm_of_mean_register_by_block"] = [[1.0, 2.0], [3.0, 40.0]]
+    table = built([*REPORTS[:1], kept_cell], "fig15")
+    assert table.titles() == ["register 0", "register 1"]
+    found = {(row.model, row.part): table.scores[row, table.columns[1]].mean for row in table.rows}
+    assert found == {("deit3-vitn_reg4", "1"): 2.0, ("deit3-vitn_reg4", "2"): 40.0}
+
+
 def test_figures_4_7_and_12_as_tables():
     rows, _ = paper("fig4")
     first = rows[1]
