@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks import command
 from benchmarks.data.checks import checks_of
 from benchmarks.data.rendering import render
+from regvit_lightning import settings
 from regvit_lightning.data import layout
 from regvit_lightning.data.layout import ALL, BoxedSet, DataError, DataSettings
 from regvit_lightning.errors import UserError
@@ -30,12 +31,13 @@ class Data:
 
 def main(options: Data, words: list[str]) -> None:
     """Run the program."""
-    data = layout.resolve(options.data)
+    names = [name.strip() for name in options.get.split(",")]
+    data = layout.resolve(names[0] if _is_own(names, options.data) else options.data)
     if options.get:
         from benchmarks.data.obtain import obtain
 
         folder = Path(options.archives) if options.archives else Path(data.root, "archives")
-        obtain([name.strip() for name in options.get.split(",")], data, folder, checks_of(data))
+        obtain(names, data, folder, checks_of(data))
         return
     render(data, options.workers)
     missing: list[str] = []
@@ -48,6 +50,11 @@ def main(options: Data, words: list[str]) -> None:
                 missing.append(f"{name}: {error}")
     if missing:
         raise UserError("not whole\n  " + "\n  ".join(missing))
+
+
+def _is_own(names: list[str], data: str) -> bool:
+    """Whether what is to be got is a collection of its own, such as `photos`, and no other was named."""
+    return len(names) == 1 and names[0] in settings.names("data") and data == Data.data
 
 
 def _wanted(data: DataSettings) -> list[str]:

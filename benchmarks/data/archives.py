@@ -38,11 +38,13 @@ class Member:
         path: relative path, without `..`.
         size: size in bytes.
         open: opens it for reading.
+        executable: its owner may execute it.
     """
 
     path: PurePosixPath
     size: int
     open: Callable[[], IO[bytes]]
+    executable: bool = False
 
 
 @contextmanager
@@ -166,7 +168,8 @@ def _tar_members(tar: tarfile.TarFile, archive: Path) -> Iterator[Member]:
             continue
         if not entry.isfile() or entry.issparse():
             raise DataError(_refusal(archive, entry.name, "is a link or a device, not a plain file"))
-        yield Member(_path(archive, entry.name), entry.size, partial(_extracted, tar, entry))
+        executable = bool(entry.mode & stat.S_IXUSR)
+        yield Member(_path(archive, entry.name), entry.size, partial(_extracted, tar, entry), executable)
 
 
 def _extracted(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:

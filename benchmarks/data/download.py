@@ -38,11 +38,13 @@ class ExpectedFile:
     Attributes:
         bytes: size in bytes.
         md5, sha256: checksums in hexadecimal digits.
+        checked_inside: an archive whose files are compared with their own hashes afterwards.
     """
 
     bytes: int = 0
     md5: str = ""
     sha256: str = ""
+    checked_inside: bool = False
 
     @property
     def is_known(self) -> bool:
@@ -78,7 +80,7 @@ def fetch(urls: Sequence[str], target: Path, expected: ExpectedFile, show: Show,
     part = target.with_name(target.name + ".part")
     if part.is_symlink():  # it would be written through
         _forget(part)
-    if not expected.is_known:
+    if not expected.is_known and not expected.checked_inside:
         text = "no size or checksum is published to compare it with: it is taken as the server sends it"
         warnings.warn(f"{target.name}: {text}", Notice, stacklevel=2)
     failures = []

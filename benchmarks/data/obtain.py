@@ -4,14 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.data import archives, download, prepare
+from benchmarks.data import archives, download, git_trees, photos, prepare
 from benchmarks.data.shown import Shown
 from regvit_lightning import settings
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.errors import UserError
 from regvit_lightning.settings import SettingsError, check
 
-PREPARE = {function.__name__: function for function in (prepare.imagenet_train, prepare.imagenet_val, prepare.nyu_test)}
+PREPARE = {
+    function.__name__: function
+    for function in (prepare.imagenet_train, prepare.imagenet_val, prepare.nyu_test, photos.photos)
+}
 
 
 @dataclass
@@ -26,6 +29,8 @@ class File:
         keep: folder below the data's root that takes the file as is; empty for an archive.
         into: folder below the root into which the archive is unpacked; empty leaves that to `prepare`.
         only, strip: see `archives.unpack`.
+        trees: of a git archive, its folders that are used and git's hash of each: every file in them is checked.
+        source, licence: whose it is and under which terms, printed before it is fetched; empty where README says it.
     """
 
     name: str = settings.MISSING
@@ -38,6 +43,9 @@ class File:
     into: str = ""
     only: str = ""
     strip: str = ""
+    trees: dict[str, str] = field(default_factory=dict)
+    source: str = ""
+    licence: str = ""
 
 
 @dataclass
@@ -48,11 +56,13 @@ class DataSource:
         files: source files.
         prepare: function of `prepare.py` that builds it, or empty.
         checks: names of the counts checked at the end (`benchmarks.data.checks`).
+        data: file of `configs/data/` that states those counts.
     """
 
     files: list[File] = field(default_factory=list)
     prepare: str = ""
     checks: list[str] = field(default_factory=list)
+    data: str = "full"
 
     def __post_init__(self) -> None:
         known = ", ".join(PREPARE)
@@ -83,13 +93,20 @@ def obtain(names: Sequence[str], data: DataSettings, folder: Path, checks: Check
     if unknown:
         raise SettingsError(f"get={unknown[0]}: {settings.nearest(unknown[0], known)}, or all")
     failures = []
-    for name in known if "all" in names else names:
+    for name in _all_of(data, known) if "all" in names else names:
         try:
             obtain_one(name, read_data_source(name), data, folder, checks)
         except UserError as error:
             failures.append(f"{name}: {error}")
     if failures:
         raise UserError("not got\n  " + "\n  ".join(failures))
+
+
+def _all_of(data: DataSettings, known: Sequence[str]) -> list[str]:
+    """The data sets of one collection; of one that `configs/downloads` does not name, those of `full`."""
+    mine = {name: read_data_source(name).data for name in known}
+    wanted = data.name if data.name in mine.values() else "full"
+    return [name for name, collection in mine.items() if collection == wanted]
 
 
 def obtain_one(name: str, recipe: DataSource, data: DataSettings, folder: Path, checks: Checks) -> None:
@@ -101,17 +118,23 @@ def obtain_one(name: str, recipe: DataSource, data: DataSettings, folder: Path, 
         SettingsError: the expected number of images of `data` is unknown.
     """
     uncounted = [check for check in recipe.checks if check.split()[0] not in data.counts]
-    check(not uncounted, f"data '{data.name}' does not say how many images it has: get it with data=full")
+    check(not uncounted, f"data '{data.name}' does not say how many images it has: get it with data={recipe.data}")
     if _is_whole(recipe, data, checks):
         print(f"data: {name} in {data.root} is whole already")
         return
     root = Path(data.root)
     files = {file.name: (root / file.keep if file.keep else folder) / file.name for file in recipe.files}
+    for file in recipe.files:
+        if file.source:
+            print(f"data: {file.name}: {file.source}; licence: {file.licence}")
     _ask_for_missing(recipe, files)
     for file in recipe.files:
         shown = [Shown(f"{doing}{file.name}", "MB", 1_000_000) for doing in ("", "checking ")]
         with shown[0] as show, shown[1] as check_shown:
             _provide(file, files[file.name], show, check_shown)
+        if file.trees:
+            with Shown(f"checking {file.name}", "files") as show:
+                git_trees.check(files[file.name], file.trees, show)
     for file in recipe.files:
         if file.into:
             with Shown(f"unpacking {file.name}", "files") as show:
@@ -142,7 +165,7 @@ def _ask_for_missing(recipe: DataSource, files: dict[str, Path]) -> None:
 
 def _provide(file: File, target: Path, show: download.Show, check_shown: download.Show) -> None:
     """Download the file unless it exists; either way verify that it is the published one."""
-    expected = download.ExpectedFile(file.bytes, file.md5, file.sha256)
+    expected = download.ExpectedFile(file.bytes, file.md5, file.sha256, checked_inside=bool(file.trees))
     if not target.exists():
         download.fetch(file.urls, target, expected, show, check_shown)
     elif fault := expected.fault(target, check_shown):

@@ -137,6 +137,16 @@ def train_pipeline(layout: Segmentation, short_side: int, ratio: Sequence[float]
     ]
 
 
+def plain_pipeline(layout: Segmentation, short_side: int) -> Pipeline:
+    """Training images without augmentation: image and mask resized to `short_side`, whole."""
+    mmsegmentation.prepare()
+    from mmcv.transforms import Resize
+    from mmseg.datasets.transforms import PackSegInputs
+
+    resize = Resize(scale=(UNBOUNDED, short_side), keep_ratio=True)
+    return [LoadImage(), LoadLabels(layout), resize, PackSegInputs()]
+
+
 def test_pipeline(layout: Segmentation, short_side: int, scales: Sequence[float], flip: bool) -> Pipeline:
     """Test pipeline: every scale, with and without flip if `flip`, as one sample; the mask stays at its own size."""
     mmsegmentation.prepare()
@@ -239,6 +249,15 @@ class Augmented(InOrder):
         position, index = draw
         with seeds.drawn_from(self.seed, "augment", position):
             return super().__getitem__(index)
+
+
+class WholeImages(Streamed):
+    """Training images without augmentation as a validation pass, one at a time, in mmsegmentation's format."""
+
+    def __init__(self, loading: Loading, images: MaskedImages) -> None:
+        from mmengine.dataset import pseudo_collate
+
+        super().__init__(loading, validation=[InOrder(images)], collate=pseudo_collate)
 
 
 class ADE20k(Streamed):

@@ -292,12 +292,14 @@ class Augmentation:
         short_side: short side of the whole frame in pixels, to which image and depth are resized; 0 keeps their size.
         border_crop: first crop the border of NYU's images.
         rotation: largest angle in degrees.
+        drawn: otherwise the crop is the middle, and nothing is rotated, mirrored or coloured.
     """
 
     crop: tuple[int, int]
     short_side: int
     border_crop: bool
     rotation: float
+    drawn: bool = True
 
     def __call__(self, pair: DepthPair, rng: np.random.Generator) -> DepthPair:
         """Augment `pair`, with output (H, W) = crop.
@@ -310,6 +312,8 @@ class Augmentation:
             _check_frame(pair, "border_crop")
             pair = cropped(pair, BORDER_CROP)
         pair = resized(pair, scale)
+        if not self.drawn:
+            return cropped(pair, self._window(pair, rng))
         if rng.random() < 0.5:
             pair = rotated(pair, rng.uniform(-self.rotation, self.rotation))
         if rng.random() < 0.5:
@@ -322,7 +326,7 @@ class Augmentation:
         if min(free) < 0:
             size = "{} × {}".format(*pair.depth.shape)
             raise DataError(f"image of depth {pair.name} has {size} rows and columns: below crop={list(self.crop)}")
-        starts = [int(rng.integers(margin + 1)) for margin in free]
+        starts = [int(rng.integers(margin + 1)) if self.drawn else margin // 2 for margin in free]
         top, left = (slice(start, start + side) for start, side in zip(starts, self.crop, strict=True))
         return top, left
 
@@ -418,6 +422,19 @@ class DrawnDepthPairs(Dataset[dict[str, Tensor]]):
         return {"image": _channels_first(view.image), "depth": torch.from_numpy(np.array(view.depth))}
 
 
+class OncePairs(Dataset[dict[str, Any]]):
+    """Every training pair once, in order, of an augmentation that draws nothing."""
+
+    def __init__(self, pairs: DrawnDepthPairs) -> None:
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.pairs[0, index]
+
+
 class OrderedPairs(Dataset[dict[str, Any]]):
     """Every pair once, in order: image uint8 (3, h, w), depth and mask (H, W) at the measurement's own size, index.
 
@@ -458,6 +475,8 @@ def by_size(samples: Sequence[dict[str, Any]]) -> list[dict[str, Tensor]]:
 class NYU(Streamed):
     """Augmented training pairs from a stream, and test pairs in order, in lists of equal-size batches.
 
+    The validation pass has every training pair once where the augmentation draws nothing.
+
     Args:
         loading: workers and batch sizes.
         stream: draws of the training run.
@@ -468,4 +487,6 @@ class NYU(Streamed):
     def __init__(
         self, loading: Loading, stream: Stream, train: tuple[DepthPairs, Augmentation], test: OrderedPairs
     ) -> None:
-        super().__init__(loading, stream, DrawnDepthPairs(*train, stream.seed), test=[test], collate=by_size)
+        drawn = DrawnDepthPairs(*train, stream.seed)
+        once = [] if train[1].drawn else [OncePairs(drawn)]
+        super().__init__(loading, stream, drawn, validation=once, test=[test], collate=by_size)

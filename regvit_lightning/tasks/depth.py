@@ -22,7 +22,7 @@ from regvit_lightning.data.module import Loading
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.figures import grids
-from regvit_lightning.frozen import dense
+from regvit_lightning.frozen import dense, kept
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
@@ -37,7 +37,7 @@ from regvit_lightning.work import ImageCounts, Pass, Work, landscape
 METRICS = {"rmse": Metric(better=-1, unit="m", decimals=3)}
 READS = "depth"
 TRAINS_HEAD = True
-FOOTNOTE = ("view", "flip", "eval_crop", "range_in_metres", "averaging")
+FOOTNOTE = ("view", "train_view", "flip", "eval_crop", "range_in_metres", "averaging")
 
 # Blocks, numbered from 1, whose features "lin. 4" uses, by the depth of the model (dinov2/hub/depthers.py).
 FOUR_BLOCKS = {12: (3, 6, 9, 12), 24: (5, 12, 18, 24), 40: (10, 20, 30, 40)}
@@ -79,6 +79,8 @@ class DepthSettings(TaskSettings):
         rotation: maximum rotation angle in training, degrees.
         flip_test: average with the prediction for the mirrored image.
         eigen_crop: evaluate inside the Eigen crop only.
+        augment: augment the training images, as published; otherwise the middle crop of each is used, whose features
+            are computed once.
     """
 
     steps: int = number("[1, 1e9]")
@@ -102,6 +104,7 @@ class DepthSettings(TaskSettings):
     rotation: float = number("[0, 180]")
     flip_test: bool = MISSING
     eigen_crop: bool = MISSING
+    augment: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -299,14 +302,22 @@ class DepthHead(FrozenModule):
         total, count = self.seen.tolist()
         return total / max(count, 1)
 
-    def depth(self, images: Tensor, size: Sequence[int]) -> Tensor:
-        """Depth in metres (B, *size) of uint8 images (B, 3, H, W)."""
+    def features(self, images: Tensor) -> Tensor:
+        """Head input of every patch (B, h, w, C) of uint8 images (B, 3, H, W)."""
         settings, normalised = self.settings, normalise(images, self.mean, self.std)
         tokens = dense.features(
             self.frozen, normalised, self.feature_blocks, settings.final_norm, settings.device_batch
         )
+        return inputs(tokens, self.cls)
+
+    def depth(self, images: Tensor, size: Sequence[int]) -> Tensor:
+        """Depth in metres (B, *size) of uint8 images (B, 3, H, W)."""
+        return self.depth_of(self.features(images), size)
+
+    def depth_of(self, features: Tensor, size: Sequence[int]) -> Tensor:
+        """Depth in metres (B, *size) from the head input of every patch (B, h, w, C)."""
         # Applied before the upsampling, with which a 1 × 1 convolution commutes: a sixteenth of the multiplications.
-        logits = self.head(inputs(tokens, self.cls)).permute(0, 3, 1, 2)
+        logits = self.head(features).permute(0, 3, 1, 2)
         fine = decode(logits, self.centres)[:, None]
         return F.interpolate(fine, tuple(size), mode="bilinear", align_corners=False)[:, 0]
 
@@ -317,9 +328,18 @@ class DepthHead(FrozenModule):
             predicted = (predicted + self.depth(images.flip(-1), size).flip(-1)) / 2
         return predicted.clamp(*self.settings.depth_range)
 
+    def samples(self, batch: list[dict[str, Tensor]]) -> list[kept.Sample]:
+        """Head input of every patch and depth of each image, see `kept.Keeper`."""
+        return [
+            {"features": features, "depth": depth}
+            for part in batch
+            for features, depth in zip(self.features(part["image"]), part["depth"], strict=True)
+        ]
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         settings, truth = self.settings, batch["depth"]
-        prediction = self.depth(batch["image"], truth.shape[1:])
+        features = batch["features"] if "features" in batch else self.features(batch["image"])
+        prediction = self.depth_of(features, truth.shape[1:])
         loss = sig_loss(prediction, truth, settings.loss_images, self.global_step < settings.sig_warmup)
         if settings.gradient_weight:
             loss = loss + settings.gradient_weight * gradient_loss(prediction, truth, settings.loss_images)
@@ -370,10 +390,12 @@ def learning_rate(step: int, settings: DepthSettings) -> float:
 
 
 def work(settings: DepthSettings, images: ImageCounts) -> Work:
-    """Work: the crops of all steps, then whole test images, also mirrored with `flip_test`."""
+    """Work: the crops of all steps, or of each train image once without augmentation; then whole test images, also
+    mirrored with `flip_test`."""
     test = images["depth"][1] * (2 if settings.flip_test else 1)
     (rows, columns), (height, width) = settings.crop, landscape(settings.short_side or NATIVE_SIDE)
-    trained = Pass(settings.steps * settings.batch_size, rows, columns)
+    crops = settings.steps * settings.batch_size if settings.augment else images["depth"][0]
+    trained = Pass(crops, rows, columns)
     return Work([trained, Pass(test, height, width)])
 
 
@@ -391,15 +413,19 @@ def run(backbone: Backbone, data: DataSettings, settings: DepthSettings, how: Ru
         module = DepthHead(backbone, settings, how.seed)
     train, test = nyu.train_pairs(data), nyu.test_pairs(data)
     rows, columns = settings.crop
-    view = nyu.Augmentation((rows, columns), settings.short_side, settings.border_crop, settings.rotation)
+    view = nyu.Augmentation(
+        (rows, columns), settings.short_side, settings.border_crop, settings.rotation, settings.augment
+    )
+    stream = Stream(len(train), settings.batch_size, settings.steps, how.seed)
     images = nyu.NYU(
         Loading(settings.workers, settings.batch_size, test_batch=settings.device_batch),
-        Stream(len(train), settings.batch_size, settings.steps, how.seed),
+        stream,
         train=(train, view),
         test=nyu.OrderedPairs(test, settings.short_side, settings.depth_range, settings.eigen_crop),
     )
     module.to_show = dense.examples(len(test))
-    fit(module, images, settings.steps, how, gradient_clip_val=settings.clip)
+    run_of = images if settings.augment else kept.drawn(kept.keep(module, images, how), stream)
+    fit(module, run_of, settings.steps, how, gradient_clip_val=settings.clip)
     tester(how).test(module, images, verbose=False)
     return _outcome(module, len(train), how.seed)
 
@@ -461,6 +487,8 @@ def _train_view(settings: DepthSettings) -> str:
     border = "rows 45:472, columns 43:608" if settings.border_crop else "no border crop"
     size = f"; frame resized to short side {settings.short_side}" if settings.short_side else ""
     crop = "{} × {}".format(*settings.crop)
+    if not settings.augment:
+        return f"{border}{size}; middle crop {crop}, no augmentation; {settings.steps} steps on features computed once"
     return f"{border}{size}; rotation ±{settings.rotation}°, flip, crop {crop}, colour"
 
 

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.aggregation import CatMetric
 
-from regvit_lightning.data.imagenet import ImageNet, test_files, train_files
+from regvit_lightning.data.imagenet import ImageFiles, ImageNet, test_files, train_files
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.data.module import Loading
+from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.data.transforms import random_resized_crop
+from regvit_lightning.frozen import kept
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule, cls_or_mean
 from regvit_lightning.frozen.settings import ClassificationSettings
@@ -35,7 +36,7 @@ from regvit_lightning.work import ImageCounts, Pass, Work
 METRICS = {"top1": Metric(), "top1_best_on_test": Metric()}
 READS = "imagenet"
 TRAINS_HEAD = True
-FOOTNOTE = ("view", "head_chosen_on")
+FOOTNOTE = ("view", "train_view", "head_chosen_on")
 
 
 @dataclass
@@ -48,6 +49,8 @@ class LinearSettings(ClassificationSettings):
         learning_rates: grid of rates for a batch of 256; scaled by batch_size / 256.
         momentum: momentum of SGD.
         blocks: numbers of last blocks whose CLS is the input of a head.
+        augment: train on random resized crops, as published; otherwise on the evaluation view of each image, whose
+            features are computed once.
     """
 
     steps: int = number("[1, 1e9]")
@@ -55,6 +58,7 @@ class LinearSettings(ClassificationSettings):
     learning_rates: list[float] = number("(0, 1e6]")
     momentum: float = number("[0, 1)")
     blocks: list[int] = number("[1, 1000]")
+    augment: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -146,8 +150,8 @@ class LinearProbe(FrozenModule):
         pools = (False, True) if backbone.has_cls else (False,)
         self.variants = [(blocks, avgpool) for blocks in settings.blocks for avgpool in pools]
         self.grid = [Head(*variant, lr) for variant in self.variants for lr in settings.learning_rates]
-        dims = [(blocks + avgpool) * backbone.embed_dim for blocks, avgpool in self.variants]
-        groups = [Heads(dim, len(settings.learning_rates), classes) for dim in dims]
+        self.dims = [(blocks + avgpool) * backbone.embed_dim for blocks, avgpool in self.variants]
+        groups = [Heads(dim, len(settings.learning_rates), classes) for dim in self.dims]
         self.heads: Sequence[Heads] = nn.ModuleList(groups)  # type: ignore[assignment]
         rates = torch.tensor(settings.learning_rates) * settings.batch_size / 256
         self.register_buffer("rates", rates, persistent=False)
@@ -158,8 +162,16 @@ class LinearProbe(FrozenModule):
         tokens = self.tokens(images, blocks=range(-max(self.settings.blocks), 0))
         return [inputs(tokens, *variant) for variant in self.variants]
 
+    def samples(self, batch: tuple[Tensor, Tensor]) -> list[kept.Sample]:
+        """Head inputs of all variants, concatenated, and label of each image, see `kept.Keeper`."""
+        features = torch.cat(self.features(batch[0]), dim=1)
+        return [{"features": row, "label": label} for row, label in zip(features, batch[1], strict=True)]
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        features = self.features(batch["image"])
+        if "features" in batch:
+            features = list(batch["features"].split(self.dims, dim=1))
+        else:
+            features = self.features(batch["image"])
         losses = [heads.loss(x, batch["label"], self.rates) for heads, x in zip(self.heads, features, strict=True)]
         return torch.stack(losses).sum()
 
@@ -197,9 +209,11 @@ class LinearProbe(FrozenModule):
 
 
 def work(settings: LinearSettings, images: ImageCounts) -> Work:
-    """Work: the batches of all steps, then held-out train images and test images."""
+    """Work: the batches of all steps, or each train image once without augmentation; held-out and test images."""
     train, test = images["imagenet"]
-    count = settings.steps * settings.batch_size + round(settings.held_out * train) + test
+    held_out = round(settings.held_out * train)
+    trained = settings.steps * settings.batch_size if settings.augment else train - held_out
+    count = trained + held_out + test
     return Work([Pass(count, settings.crop, settings.crop)])
 
 
@@ -213,22 +227,24 @@ def run(backbone: Backbone, data: DataSettings, settings: LinearSettings, how: R
     check(max(settings.blocks) <= backbone.depth, lacks)
     files, test = train_files(data), test_files(data)
     train, held_out = files.split(settings.held_out, how.seed)
-    view = settings.view()
-    stream = Stream(len(train), settings.batch_size, settings.steps, how.seed)
-    images = ImageNet(
-        Loading(settings.workers, settings.device_batch),
-        stream,
-        train=(train, random_resized_crop(settings.crop)),
-        validation=[(held_out, view)],
-        test=[(test, view)],
-    )
+    view, loading = settings.view(), Loading(settings.workers, settings.device_batch)
+    images = ImageNet(loading, validation=[(held_out, view)], test=[(test, view)])
     with seeds.drawn_from(how.seed, "heads"):
         module = LinearProbe(backbone, settings, len(files.classes))
-    fit(module, images, settings.steps, how)
+    fit(module, _training(module, train, loading, how), settings.steps, how)
     judging = tester(how)
     judging.validate(module, images, verbose=False)
     judging.test(module, images, verbose=False)
     return _outcome(module, len(train), len(test), how.seed)
+
+
+def _training(module: LinearProbe, train: ImageFiles, loading: Loading, how: RunOptions) -> Streamed:
+    """The training run: augmented images, or the features of each image's evaluation view."""
+    settings = module.settings
+    stream = Stream(len(train), settings.batch_size, settings.steps, how.seed)
+    if settings.augment:
+        return ImageNet(loading, stream, train=(train, random_resized_crop(settings.crop)))
+    return kept.drawn(kept.keep(module, ImageNet(loading, validation=[(train, settings.view())]), how), stream)
 
 
 def _outcome(module: LinearProbe, train_images: int, images: int, seed: int) -> Outcome:
@@ -255,7 +271,13 @@ def _outcome(module: LinearProbe, train_images: int, images: int, seed: int) -> 
             "heads": heads,
             "train_images": train_images,
             "batch_size": settings.batch_size,
-            "train_view": f"random resized crop {settings.crop}, scale 0.08-1, flip, bicubic",
+            "train_view": _train_view(settings),
             "view": settings.view_in_words(),
         },
     )
+
+
+def _train_view(settings: LinearSettings) -> str:
+    if settings.augment:
+        return f"random resized crop {settings.crop}, scale 0.08-1, flip, bicubic"
+    return f"as the test view, without augmentation; {settings.steps} steps on features that are computed once"

@@ -8,6 +8,7 @@ batch normalisation and a 1 × 1 convolution. Metrics are computed at the size o
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from math import isnan
 from typing import Any
 
@@ -19,11 +20,11 @@ from torch.nn import functional as F
 from regvit_lightning import schedules
 from regvit_lightning.data import ade20k, mmsegmentation
 from regvit_lightning.data.layout import IGNORED, DataSettings, Segmentation
-from regvit_lightning.data.module import Loading
+from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import UserError
 from regvit_lightning.figures import grids
-from regvit_lightning.frozen import dense
+from regvit_lightning.frozen import dense, kept
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
@@ -38,7 +39,7 @@ from regvit_lightning.work import ImageCounts, Pass, Work, landscape
 METRICS = {"miou": Metric()}
 READS = "segmentation"
 TRAINS_HEAD = True
-FOOTNOTE = ("classes", "zero_label", "scored_at", "view", "test_views")
+FOOTNOTE = ("classes", "zero_label", "scored_at", "view", "train_view", "test_views")
 
 
 @dataclass
@@ -60,6 +61,8 @@ class SegmentationSettings(TaskSettings):
         test_flip: also average with the mirrored image.
         blocks: number of last blocks whose patches, after the final norm, are the input of the head.
         decode_head: a decode head of mmsegmentation: its `type` and settings; classes and input channels are filled in.
+        augment: augment the training images, as published; otherwise the windows of the test view are used, whose
+            features are computed once.
     """
 
     steps: int = number("[1, 1e9]")
@@ -76,6 +79,7 @@ class SegmentationSettings(TaskSettings):
     test_flip: bool = MISSING
     blocks: int = number("[1, 1000]")
     decode_head: dict[str, Any] = MISSING
+    augment: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,7 +135,37 @@ class Segmenter(FrozenModule):
     def on_test_start(self) -> None:
         self.model.to(self.device)
 
+    def samples(self, batch: dict[str, Any]) -> list[kept.Sample]:
+        """Feature maps and labels of the windows of one whole image, see `kept.Keeper`."""
+        self.model.to(self.device)
+        image, labels = batch["inputs"][0], batch["data_samples"][0].gt_sem_seg.data
+        side, height, width = self.settings.crop, *image.shape[1:]
+        rows = dense.window_starts(height, min(side, height), self.settings.stride)
+        columns = dense.window_starts(width, min(side, width), self.settings.stride)
+        windows = [(..., slice(y, y + side), slice(x, x + side)) for y, x in product(rows, columns)]
+        samples = [labelled(labels[window]) for window in windows]
+        inputs = {"inputs": [image[window] for window in windows], "data_samples": samples}
+        data = self.model.data_preprocessor(inputs, training=True)
+        maps = self.model.extract_feat(data["inputs"])
+        truths = [sample.gt_sem_seg.data for sample in data["data_samples"]]
+        return [
+            {"labels": truth, **{str(number): one[row] for number, one in enumerate(maps)}}
+            for row, truth in enumerate(truths)
+        ]
+
+    def _loss_of_kept(self, batch: kept.Sample) -> dict[str, Tensor]:
+        maps = [batch[str(number)] for number in range(self.settings.blocks)]
+        samples = [labelled(labels) for labels in batch["labels"]]
+        losses: dict[str, Tensor] = self.model.decode_head.loss(maps, samples, self.model.train_cfg)
+        return losses
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if "labels" in batch:
+            labels = batch["labels"]
+            self.seen += over_devices(labels[labels != IGNORED].bincount(minlength=self.classes))
+            loss, _ = self.model.parse_losses(self._loss_of_kept(batch))
+            self.log("train/loss", loss)
+            return loss
         data = self.model.data_preprocessor(batch, training=True)
         labels = torch.stack([sample.gt_sem_seg.data for sample in data["data_samples"]])
         self.seen += over_devices(labels[labels != IGNORED].bincount(minlength=self.classes))
@@ -173,6 +207,14 @@ class Segmenter(FrozenModule):
 
     def on_test_epoch_end(self) -> None:
         self.areas = torch.stack(self._areas)
+
+
+def labelled(labels: Tensor) -> Any:
+    """mmsegmentation's sample of labels (1, H, W)."""
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    return SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo={"img_shape": tuple(labels.shape[1:])})
 
 
 def learning_rate(step: int, options: SegmentationSettings) -> float:
@@ -237,16 +279,19 @@ def palette(layout: Segmentation) -> np.ndarray:
 
 
 def work(settings: SegmentationSettings, images: ImageCounts) -> Work:
-    """Work: the crops of all steps, then the windows of test images with the usual aspect ratio 3 : 4."""
-    side, windows = settings.crop, 0
-    for scale in settings.test_scales:
-        height, width = landscape(round(scale * settings.short_side))
-        rows, columns = (
-            len(dense.window_starts(length, min(side, length), settings.stride)) for length in (height, width)
-        )
-        windows += rows * columns * (2 if settings.test_flip else 1)
-    count = settings.steps * settings.batch_size + images["segmentation"][1] * windows
-    return Work([Pass(count, side, side)])
+    """Work: the crops of all steps, or the windows of each train image once without augmentation; then the windows of
+    test images; images with the usual aspect ratio 3 : 4."""
+    train, test = images["segmentation"]
+    windows = sum(_windows(settings, scale) for scale in settings.test_scales) * (2 if settings.test_flip else 1)
+    trained = settings.steps * settings.batch_size if settings.augment else train * _windows(settings, 1.0)
+    return Work([Pass(trained + test * windows, settings.crop, settings.crop)])
+
+
+def _windows(settings: SegmentationSettings, scale: float) -> int:
+    """Number of windows of an image with the usual aspect ratio at one scale."""
+    sides = landscape(round(scale * settings.short_side))
+    rows, columns = (len(dense.window_starts(s, min(settings.crop, s), settings.stride)) for s in sides)
+    return rows * columns
 
 
 def run(
@@ -263,7 +308,9 @@ def run(
     lacks = f"blocks={settings.blocks}: {backbone.name} has {backbone.depth}; give fewer, such as blocks=1"
     check(settings.blocks <= backbone.depth, lacks)
     layout = data.segmentation
-    train = ade20k.train_images(data, ade20k.train_pipeline(layout, settings.short_side, settings.ratio, settings.crop))
+    pipeline = ade20k.train_pipeline(layout, settings.short_side, settings.ratio, settings.crop)
+    plain = ade20k.plain_pipeline(layout, settings.short_side)
+    train = ade20k.train_images(data, pipeline if settings.augment else plain)
     test = ade20k.test_images(
         data, ade20k.test_pipeline(layout, settings.short_side, settings.test_scales, settings.test_flip)
     )
@@ -273,9 +320,16 @@ def run(
     with seeds.drawn_from(how.seed, "head"):
         module = Segmenter(backbone, settings, layout.classes, how.seed)
     module.to_show = dense.examples(len(test))
-    fit(module, images, settings.steps, how)
+    fit(module, images if settings.augment else _kept(module, train, how), settings.steps, how)
     tester(how).test(module, images, verbose=False)
     return _outcome(module, data, len(train), how.seed)
+
+
+def _kept(module: Segmenter, train: ade20k.MaskedImages, how: RunOptions) -> Streamed:
+    """The training run over the windows of the whole training images, whose features are computed once."""
+    settings = module.settings
+    samples = kept.keep(module, ade20k.WholeImages(Loading(settings.workers, 1), train), how)
+    return kept.drawn(samples, Stream(len(samples), settings.batch_size, settings.steps, how.seed))
 
 
 def _outcome(module: Segmenter, data: DataSettings, train_images: int, seed: int) -> Outcome:
@@ -313,10 +367,7 @@ def _protocol(options: SegmentationSettings, layout: Segmentation, train_images:
         "padding": "zeros around, to a multiple of the patch size; the logits are resized with them",
         "head": options.decode_head,
         "loss": "the head's own; of BNHead cross-entropy, averaged over all pixels, those without a label among them",
-        "train_view": (
-            f"short side {options.short_side} × U{tuple(options.ratio)}, crop {options.crop} with no class above 75 %, "
-            "flip, photometric distortion"
-        ),
+        "train_view": _train_view(options),
         "view": f"short side {options.short_side}, windows of {options.crop} with stride {options.stride}",
         "test_views": f"{views} {'with' if options.test_flip else 'without'} flip",
         "batch_size": options.batch_size,
@@ -324,3 +375,12 @@ def _protocol(options: SegmentationSettings, layout: Segmentation, train_images:
         "checkpoint": "last; nothing is chosen on test",
         "train_images": train_images,
     }
+
+
+def _train_view(options: SegmentationSettings) -> str:
+    if not options.augment:
+        return f"as the test view, without augmentation; {options.steps} steps on features that are computed once"
+    return (
+        f"short side {options.short_side} × U{tuple(options.ratio)}, crop {options.crop} with no class above 75 %, "
+        "flip, photometric distortion"
+    )

