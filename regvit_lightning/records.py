@@ -24,7 +24,7 @@ ADDED: dict[int, dict[str, Any]] = {
     3: {"source": "", "digests": {}},
 }
 AGAIN = "remove it and evaluate the cell again"
-ADDED = {"augment": True}  # settings that earlier records lack, with the value that they were made with
+EARLIER: dict[str, Any] = {"augment": True}  # settings that earlier records lack, and what those were made with
 FREE_TO_CHANGE = {"workers", "device_batch"}  # settings that change how a cell is run, not its result
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -252,7 +252,7 @@ def stale(
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Settings whose values differ, `crop 64 -> 96`, without those that only change how a cell is run."""
-    old = {**{key: value for key, value in ADDED.items() if key in new}, **old}
+    old = {**{key: value for key, value in EARLIER.items() if key in new}, **old}
     keys = sorted({**new, **old}.keys() - FREE_TO_CHANGE)
     return [f"{key} {old.get(key)} -> {new.get(key)}" for key in keys if new.get(key) != old.get(key)]
 

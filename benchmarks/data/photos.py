@@ -12,9 +12,11 @@ Which images are taken, and the split, follow from the names alone:
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from benchmarks.data import archives
+from benchmarks.data.archives import Member
 from benchmarks.data.git_trees import below
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.runtime import atomic
@@ -81,19 +83,28 @@ def photos(files: dict[str, Path], root: Path, show: Show) -> None:
         DataError: an archive has none of the images that are expected in it.
     """
     with ExitStack() as stack:
-        work = []
-        for name, archive in files.items():
-            members = {below(member): member for member in stack.enter_context(archives.opened(archive))}
-            targets = SETS[name.rpartition("-")[0]](list(members))
-            if not targets:
-                raise DataError(f"{archive} has none of the images expected in it: another archive than expected")
-            wanted = [path for path in members if path in targets]  # in the archive's order: it is read once
-            work.append(([members[path] for path in wanted], [root / targets[path] for path in wanted]))
+        work = [
+            _placed(name, archive, root, stack.enter_context(archives.opened(archive)))
+            for name, archive in files.items()
+        ]
         done, total = 0, sum(len(members) for members, _ in work)
         for members, places in work:
-            first = done
-            archives.write(members, places, lambda count, _, first=first: show(first + count, total))
+            archives.write(members, places, partial(_show_after, show, done, total))
             done += len(members)
     for split, frames in FRAMES.items():
         lines = [f"frame-{number:06d}.color.jpg frame-{number:06d}.depth.png {FOCAL}\n" for number in frames]
         atomic.write_text(root / "video" / f"{split}.txt", "".join(lines))
+
+
+def _placed(name: str, archive: Path, root: Path, members: Sequence[Member]) -> tuple[list[Member], list[Path]]:
+    """The members of an archive that are taken, in its order, so that it is read once, and where each goes."""
+    targets = SETS[name.rpartition("-")[0]]([below(member) for member in members])
+    if not targets:
+        raise DataError(f"{archive} has none of the images expected in it: another archive than expected")
+    taken = [member for member in members if below(member) in targets]
+    return taken, [root / targets[below(member)] for member in taken]
+
+
+def _show_after(show: Show, before: int, total: int, count: int, _: int) -> None:
+    """Progress of one archive as that of all: `before` files of `total` are from others."""
+    show(before + count, total)

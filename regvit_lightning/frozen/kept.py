@@ -1,14 +1,14 @@
 """Features of a frozen backbone computed once: where a training run has no augmentation, its steps share them.
 
 A head that is trained for hundreds of steps on a small set asks for the same features again and again. Without
-augmentation they do not change: each training view goes through the backbone once, and the steps draw from what is kept.
+augmentation they do not change: each training view goes through the backbone once, and the steps draw from what is
+kept.
 """
 
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 

@@ -139,10 +139,8 @@ class Segmenter(FrozenModule):
         """Feature maps and labels of the windows of one whole image, see `kept.Keeper`."""
         self.model.to(self.device)
         image, labels = batch["inputs"][0], batch["data_samples"][0].gt_sem_seg.data
-        side, height, width = self.settings.crop, *image.shape[1:]
-        rows = dense.window_starts(height, min(side, height), self.settings.stride)
-        columns = dense.window_starts(width, min(side, width), self.settings.stride)
-        windows = [(..., slice(y, y + side), slice(x, x + side)) for y, x in product(rows, columns)]
+        corners = product(*(_starts(self.settings, length) for length in image.shape[1:]))
+        windows = [(..., *(slice(start, start + self.settings.crop) for start in corner)) for corner in corners]
         samples = [labelled(labels[window]) for window in windows]
         inputs = {"inputs": [image[window] for window in windows], "data_samples": samples}
         data = self.model.data_preprocessor(inputs, training=True)
@@ -290,8 +288,13 @@ def work(settings: SegmentationSettings, images: ImageCounts) -> Work:
 def _windows(settings: SegmentationSettings, scale: float) -> int:
     """Number of windows of an image with the usual aspect ratio at one scale."""
     sides = landscape(round(scale * settings.short_side))
-    rows, columns = (len(dense.window_starts(s, min(settings.crop, s), settings.stride)) for s in sides)
+    rows, columns = (len(_starts(settings, side)) for side in sides)
     return rows * columns
+
+
+def _starts(settings: SegmentationSettings, length: int) -> list[int]:
+    """Start offsets of the windows along a side of `length` pixels."""
+    return dense.window_starts(length, min(settings.crop, length), settings.stride)
 
 
 def run(
