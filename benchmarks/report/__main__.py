@@ -10,6 +10,7 @@ from benchmarks.tables import columns, formats
 from benchmarks.tables.columns import key, row_of
 from benchmarks.tables.published import Published, read_published
 from benchmarks.tables.scored_records import ScoredRecord, ScoredRecords, data_name, read_scored_records
+from regvit_lightning.invocation import invocation
 from regvit_lightning.runtime import atomic
 from regvit_lightning.settings import setting
 from regvit_lightning.values import texts
@@ -61,17 +62,19 @@ def page(
     cells = sorted(records.cells, key=order)
     indices = {key(cell.record): index for index, cell in enumerate(cells)}
     lines = [commands.command(cell.record) for cell in cells]
+    training = [commands.training(cell.record) for cell in cells]
     table = columns.overview(cells, entries)
     panels, undrawn = norms.panels(cells, indices)
     gallery, unread = pictures.gallery(cells, width)
     skipped = [*records.skipped, *undrawn, *unread]
     text = templates.render(
         data=data,
+        command=invocation("report", {"DATA": data}),
         summary=_summary(records),
         skipped=[line[:LONGEST_WARNING] for line in skipped],
         tasks=sorted({column.task for column in table.columns}),
         groups=overview.groups(table),
-        rows=overview.rows(table, indices, lines),
+        rows=overview.rows(table, indices, lines, training),
         notes=formats.meanings(table),
         sources=formats.sources_of(table),
         footnotes=table.footnotes,

@@ -58,7 +58,7 @@ class Row:
         name: name as shown.
         model: its id, or the name of the floor.
         floor: whether it is chance, a constant, or untrained weights.
-        commands: commands that reproduce its numbers, empty for floors without a model.
+        commands: commands that train the model and reproduce its numbers, empty for floors without a model.
         numbers: one for each column, None if missing.
     """
 
@@ -82,13 +82,16 @@ def _task_and_protocol(column: Column) -> tuple[str, str]:
     return column.task, column.protocol
 
 
-def rows(table: Table, indices: Mapping[str, int], commands: Sequence[str]) -> list[Row]:
+def rows(
+    table: Table, indices: Mapping[str, int], commands: Sequence[str], training: Sequence[str] = ()
+) -> list[Row]:
     """Format all rows of a table, their numbers in the order of `groups`.
 
     Args:
         table: the overview.
         indices: index of each record in the page's list, by `columns.key`.
         commands: command of each record in the page's list.
+        training: command that trains the model of each record, empty for a model that is not trained here.
     """
     columns = [column for group in groups(table) for column in group.columns]
     sources = sources_of(table)
@@ -100,7 +103,8 @@ def rows(table: Table, indices: Mapping[str, int], commands: Sequence[str]) -> l
         numbers = []
         for column, score in zip(columns, scores, strict=True):
             numbers.append((column, _number(column, score, indices, sources) if score else None))
-        again = "\n".join(commands[index] for index in makers)
+        trained = dict.fromkeys(training[index] for index in makers if training)
+        again = "\n".join([*filter(None, trained), *(commands[index] for index in makers)])
         lines.append(Row(row_name(row), row.model, row.floor, again, numbers))
     return lines
 
