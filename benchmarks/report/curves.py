@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -63,7 +64,9 @@ def curves(table: Table, indices: Mapping[str, int]) -> list[RegisterCurve]:
                 lines.setdefault(family(row.model), []).append(point)
         lines = {name: sorted(line, key=lambda point: point[1]) for name, line in lines.items() if len(line) > 1}
         if lines:
-            floors = {row: table.scores[row, column] for row in table.rows if row.floor and (row, column) in table.scores}
+            floors = {
+                row: table.scores[row, column] for row in table.rows if row.floor and (row, column) in table.scores
+            }
             charts.append(_curve(column, title, lines, styles, floors, indices))
     return charts
 
@@ -122,7 +125,7 @@ def _line(axes: "Axes", line: Line, style: str, aside: float) -> list[Markup]:
             caps = "".join(f"M {x + aside - CAP} {end} h {2 * CAP}" for end in (low, high))
             parts.append(drawing.path(f"whisker {style}", f"M {x + aside} {low} L {x + aside} {high}", row.model))
             parts.append(drawing.path(f"cap {style}", caps, row.model))
-    for (x0, y0, one), (x1, y1, other) in zip(points, points[1:], strict=False):
+    for (x0, y0, one), (x1, y1, other) in pairwise(points):
         parts.append(drawing.path(f"line {style}", f"M {x0} {y0} L {x1} {y1}", one, other))
     return parts
 

@@ -53,9 +53,7 @@ class Row:
     numbers: list[tuple[Column, Number | None]]
 
 
-def rows(
-    table: Table, indices: Mapping[str, int], commands: Sequence[str], training: Sequence[str] = ()
-) -> list[Row]:
+def rows(table: Table, indices: Mapping[str, int], commands: Sequence[str], training: Sequence[str] = ()) -> list[Row]:
     """Format all rows of a table, their numbers in the order of `by_task.groups`.
 
     Args:

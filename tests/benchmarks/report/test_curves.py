@@ -32,7 +32,9 @@ def test_curves_put_every_mean_in_its_place(tmp_path):
     cells = saved(tmp_path, *found, lonely)
     (drawn,) = re.findall(r"<svg class=.chart.*?</svg>", page(cells)[1], re.DOTALL)
     points = dots(drawn)
-    assert [text for *_, text in points] == [f"deit3-vitn, {n} registers: {v} ± 1.4 (2 seeds)" for n, v in values.items()]
+    assert [text for *_, text in points] == [
+        f"deit3-vitn, {n} registers: {v} ± 1.4 (2 seeds)" for n, v in values.items()
+    ]
     (x0, y0, _), (x1, y1, _), (x4, y4, _) = points
     assert (y0 - y4) / (y0 - y1) == pytest.approx(12 / 4, rel=1e-3)  # means 40, 44, 52
     assert (x4 - x0) / (x1 - x0) == pytest.approx(math.log2(5), rel=1e-3)
@@ -43,8 +45,8 @@ def test_curves_put_every_mean_in_its_place(tmp_path):
     assert lengths
     assert all(length == pytest.approx(expected, abs=0.1) for length in lengths)
     segments = paths(curve.chart.shapes, "line c0")
-    expected = [[*one[:2], *other[:2]] for one, other in itertools.pairwise(points)]
-    assert [end for segment in segments for end in segment] == pytest.approx(sum(expected, []), abs=0.06)
+    expected = [end for pair in itertools.pairwise(points) for x, y, _ in pair for end in (x, y)]
+    assert [end for segment in segments for end in segment] == pytest.approx(expected, abs=0.06)
 
 
 def test_families_have_shapes_of_their_own_and_stand_beside_each_other(tmp_path):
