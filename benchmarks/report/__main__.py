@@ -76,7 +76,7 @@ def page(
         tasks=sorted({column.task for column in table.columns}),
         groups=by_task.groups(table),
         rows=overview.rows(table, indices, lines, training),
-        notes=formats.meanings(table),
+        notes=[*formats.meanings(table), *[overview.BELOW_FLOOR_NOTE] * bool(overview.below_floors(table))],
         sources=formats.sources_of(table),
         footnotes=table.footnotes,
         curves=curves.curves(table, indices),
@@ -93,11 +93,16 @@ def _summary_of_registers(table: Table) -> dict[str, object]:
     """What the first section of the page shows; no rows where no model has a twin without registers."""
     rows = summary.answers(table)
     return {
-        "answers": [summary_formats.texts(row) for row in rows],
+        "answers": [(summary_formats.texts(row), row.column.task, _models(row)) for row in rows],
         "answer_heads": summary_formats.HEADS,
         "answer_notes": summary_formats.notes(rows),
         "headline": summary.headline(rows),
     }
+
+
+def _models(row: summary.Answer) -> str:
+    """Ids of the two models that a row compares, as the page's filter reads them."""
+    return " ".join(score.cells[0].record.model for score in (row.without, row.with_registers))
 
 
 def order(cell: ScoredRecord) -> tuple[object, ...]:
