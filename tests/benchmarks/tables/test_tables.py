@@ -492,7 +492,9 @@ def test_tables_without_a_record_are_not_written(tmp_path, capsys):
     tables.main(tables.Tables("mini", str(tmp_path)), [])
     names = ["overview", "table1", "table4", "table5", "table6", "fig4", "fig7", "fig12"]
     written = {path.name for path in (tmp_path / "mini" / "tables").iterdir()}
-    assert written == {f"{name}.{suffix}" for name in names for suffix in ("md", "csv", "tex")} | {"norms.png"}
+    assert written == {f"{name}.{suffix}" for name in names for suffix in ("md", "csv", "tex")} | {
+        f"{name}.{suffix}" for name in ("fig7", "fig12") for suffix in ("pdf", "png")
+    }
     assert capsys.readouterr().out.startswith((tmp_path / "mini" / "tables" / "overview.md").read_text())
 
 
