@@ -98,8 +98,8 @@ report: setup  ## one HTML page of all results, results/<data>/report.html: DATA
 bench: setup  ## speed, as ratios measured in one run: results/bench/: DATA=mini ARGS="only=ghi"
 	@$(PY) -m benchmarks.speed $(WORDS)
 
-test: setup  ## the tests: ARGS="tests/test_vit.py -k macs"
-	@$(PY) -m pytest --numprocesses=2 --dist=worksteal $(WORDS)
+test: setup  ## the tests, without those that start a Slurm: ARGS="tests/test_vit.py -k macs"
+	@$(PY) -m pytest --numprocesses=3 --dist=worksteal --ignore=tests/slurm $(WORDS)
 
 test-slurm: setup  ## the tests that start a Slurm of their own; as root, with Debian's slurm-wlm and munge: ARGS=
 	@$(PY) -m pytest tests/slurm $(WORDS)

@@ -36,7 +36,7 @@ SCHEMAS = {
     "benchmarks.status": status.Status,
     "benchmarks.tables": tables.Tables,
 }
-IN_PROCESSES = ("--numprocesses=2", "--dist=worksteal")  # the suite's own words for pytest
+IN_PROCESSES = ("--numprocesses=3", "--dist=worksteal", "--ignore=tests/slurm")  # the suite's own words for pytest
 # The keys that a target itself gives its programs when nobody gives a variable.
 OWN = {
     "demo": {"data", "pretrain"},
@@ -46,7 +46,7 @@ OWN = {
     "cost": {"model"},
     "look": {"model"},
     "all": {"pretrain"},
-    "test": {"numprocesses", "dist"},
+    "test": {"numprocesses", "dist", "ignore"},
 }
 
 
@@ -119,7 +119,9 @@ def test_a_target_takes_what_its_help_names_and_its_program_knows(venv, target):
     for line in done.stdout.splitlines():
         program, *words = json.loads(line)["words"][1:]
         keys = {word.partition("=")[0] for word in words if "=" in word}
-        assert keys <= set(command.keys(SCHEMAS[program]) if program in SCHEMAS else ["--numprocesses", "--dist"])
+        assert keys <= set(
+            command.keys(SCHEMAS[program]) if program in SCHEMAS else ["--numprocesses", "--dist", "--ignore"]
+        )
 
 
 VALUES = [
