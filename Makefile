@@ -68,7 +68,7 @@ eval: setup  ## MODEL=deit3-vitb_reg16|deit3+<tag>-vitb_reg16|timm/…|<file>|ra
 artifacts: setup  ## the artifact report of MODEL=, on the test images of DATA= (NAME=, SEED=, GPUS=, VARIANT=, FORCE=, ARGS= as for eval)
 	@$(PY) -m benchmarks.evaluate task=artifact_report $(if $(MODEL),,model=deit3-vitn_reg4) $(WORDS)
 
-look: setup  ## what models see, side by side: MODEL=a,b,c IMAGES=<files or folder, with commas> ARGS="size=518 block=-2 patch=12,20"; figure and page in results/<DATA>/look/
+look: setup  ## what models see, side by side: MODEL=a,b,c IMAGES=<files or folder, with commas> DATA=mini (of trained models, and of the figure and page, results/<DATA>/look/) SEED= ARGS="size=518 block=-2 patch=12,20"
 	@$(PY) -m benchmarks.look $(if $(MODEL),,model=deit3-vitn_reg4) $(WORDS)
 
 cost: setup  ## parameters and multiply-adds of MODEL= with 0 to 16 registers; ARGS="image_size=518"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,9 @@ from PIL import Image
 
 from regvit_lightning.analysis.token_maps import ModelMaps, TokenMaps
 from regvit_lightning.figures import look as figures
+from regvit_lightning.figures import style
 from regvit_lightning.looking import Look
 from regvit_lightning.runtime import atomic
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 FIGURE, SPRITE, ARRAYS = "figure", "similarities.png", "maps.npz"
 LONGEST = 60  # characters of a name in a folder's name
@@ -63,7 +61,7 @@ def save(looked: Look, folder: Path, formats: Sequence[str], alone: bool = True)
         UserError: the folder is not writable, or the disk is full.
     """
     if looked.figure is not None:
-        _write(looked.figure, folder / FIGURE, formats)
+        style.save(looked.figure, folder / FIGURE, formats)
     if not alone:
         return
     scale = figures.norm_scale(looked.models)
@@ -76,19 +74,13 @@ def save(looked: Look, folder: Path, formats: Sequence[str], alone: bool = True)
             panels += figures.head_panels(maps, frame)
             drawn = [panel for panel in panels if panel.draw]
             for panel in drawn:
-                _write(figures.alone(panel, frame), folder / own / panel.name, formats)
+                style.save(figures.alone(panel, frame), folder / own / panel.name, formats)
             _write_arrays(maps, model, folder / own / ARRAYS)
             if maps.similarities is not None:
                 _write_picture(sprite(maps.similarities), folder / own / SPRITE)
             titles = {panel.name: panel.title for panel in drawn}
             missing = [panel.title for panel in panels if not panel.draw]
             yield Saved(number, image, own, titles, missing, maps, maps.similarities is not None)
-
-
-def _write(figure: "Figure", stem: Path, formats: Sequence[str]) -> None:
-    for kind in formats:
-        file = stem.with_name(f"{stem.name}.{kind}")
-        atomic.write(file, partial(figure.savefig, format=kind))
 
 
 def _write_picture(picture: Image.Image, file: Path) -> None:

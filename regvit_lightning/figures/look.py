@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from regvit_lightning.analysis.token_maps import ModelMaps, TokenMaps
-from regvit_lightning.figures.grids import INK
+from regvit_lightning.figures import style
+from regvit_lightning.figures.style import INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 Values = npt.NDArray[np.floating]
 Frame = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the stored image
 
-FONT, HEADING = 8.0, 10.0  # points
+FONT, HEADING = style.SMALL, 10.0  # points
 PANEL, SMALL = 1.2, 0.56  # inches: width of a map, and of one of a head
 ACROSS, HEADS_ACROSS = 5, 10  # maps in a line
 GAP = 0.1  # inches between maps
@@ -39,7 +40,7 @@ LONGEST_TITLE = 26  # characters of an image's name
 
 SHARE, NORM, COSINE = "viridis", "cividis", "RdBu_r"
 BACKGROUND, UNSEEN, GREY = "#d5d8de", "#eef0f3", "#5d6672"
-MARK, BOX = "#e8302a", "#e8302a"
+MARK = BOX = "#e8302a"
 
 
 @dataclass(frozen=True)
@@ -312,11 +313,11 @@ def _axes(figure: Figure, left: float, top: float, width: float, height: float) 
     return axes
 
 
-def _text(figure: Figure, left: float, top: float, text: str, **style: Any) -> None:
+def _text(figure: Figure, left: float, top: float, text: str, **options: Any) -> None:
     """Text whose upper left is at a place in inches."""
     across, down = figure.get_size_inches()
-    style = {"fontsize": FONT, "color": INK, "va": "top", "ha": "left", **style}
-    figure.text(left / across, 1 - top / down, text, **style)
+    options = {"fontsize": FONT, "color": INK, "va": "top", "ha": "left", **options}
+    figure.text(left / across, 1 - top / down, text, **options)
 
 
 def short(text: str, longest: int) -> str:
