@@ -3,10 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmarks import command
-from benchmarks.tables import columns, formats, markdown, paper_tables, published
+<<<<<<< HEAD
+from benchmarks.tables import columns, formats, markdown, paper_figures, paper_tables, published
+=======
+from benchmarks.tables import columns, formats, markdown, paper_tables, published, summary, summary_formats
+>>>>>>> main
 from benchmarks.tables.columns import Table
 from benchmarks.tables.formats import Origin
 from benchmarks.tables.published import Published
@@ -16,13 +19,25 @@ from regvit_lightning.runtime import atomic
 from regvit_lightning.settings import setting
 from regvit_lightning.values import texts
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+<<<<<<< HEAD
 DESCRIPTION = """Writes <results>/<data>/tables/<table>.{md,csv,tex} from the records and prints the overview: models ×
 metrics, the floors first (constant predictors, untrained models), with the change against the twin without registers.
 Beside it the tables of the registers paper under their numbers (table1, table2a, … fig12), those for which there are
-records. Where there are artifact reports, norms.png shows the norms of their models beside each other."""
+records. Figs. 7, 8 and 12 are drawn too (fig7.pdf, fig7.png, …): norms, metrics and cost of models with and without
+registers."""
+=======
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DESCRIPTION = """Writes <results>/<data>/tables/<table>.{md,csv,tex} from the records. Prints the summary, whether
+registers help for each family of models and each task, and the overview: models × metrics, the floors first (constant
+predictors, untrained models), with the change against the twin without registers. Beside them the tables of the
+registers paper under their numbers (table1, table2a, … fig12), those for which there are records. Where there are
+artifact reports, norms.png shows the norms of their models beside each other."""
+
+OVERVIEW = "overview"
+PRINTED = (summary_formats.NAME, OVERVIEW)
+>>>>>>> main
 
 
 @dataclass
@@ -42,6 +57,23 @@ def tables(cells: Sequence[ScoredRecord], entries: Sequence[Published] = ()) -> 
     """
     yield columns.overview(cells, entries)
     yield from paper_tables.build(cells, entries)
+
+
+<<<<<<< HEAD
+=======
+def files(cells: Sequence[ScoredRecord], origin: Origin) -> Iterator[tuple[str, dict[str, str]]]:
+    """Name of each table, and its text by suffix; the summary first, if any model has a twin without registers."""
+    for table in tables(cells, published.read_published()):
+        if table.name == OVERVIEW and summary.answers(table):
+            yield summary_formats.NAME, summary_formats.formats(table, origin)
+        yield (
+            table.name,
+            {
+                "md": formats.markdown(table, origin),
+                "csv": formats.csv(table),
+                "tex": formats.latex(table, origin),
+            },
+        )
 
 
 def norm_strips(cells: Sequence[ScoredRecord]) -> "Figure | None":
@@ -66,24 +98,48 @@ def norm_strips(cells: Sequence[ScoredRecord]) -> "Figure | None":
     return figure
 
 
+>>>>>>> main
 def main(options: Tables, words: list[str]) -> None:
     """Run the program."""
     results, data = Path(options.results), data_name(options.data)
     records = read_scored_records(results, data)
     folder, origin = results / data / "tables", Origin(data, records, invocation("tables", {"DATA": data}))
-    written: list[str] = []
-    for table in tables(records.cells, published.read_published()):
+<<<<<<< HEAD
+    built = list(tables(records.cells, published.read_published()))
+    for table in built:
         shown = formats.markdown(table, origin)
         texts = {"md": shown, "csv": formats.csv(table), "tex": formats.latex(table, origin)}
         for suffix, text in texts.items():
             atomic.write_text(folder / f"{table.name}.{suffix}", text)
-        if not written:
+        if table is built[0]:
             print(markdown.for_terminal(shown))
-        written.append(table.name)
+    drawn = draw(folder, records.cells, built)
+    figures = f"; figures .{', .'.join(paper_figures.FORMATS)} of {', '.join(drawn)}" if drawn else ""
+    print(f"tables: {folder}/<table>.md, .csv, .tex of {', '.join(table.name for table in built)}{figures}")
+
+
+def draw(folder: Path, cells: Sequence[ScoredRecord], built: Sequence[Table]) -> list[str]:
+    """Write the figures of the paper that compare models beside the tables, and return their names."""
+    drawn = []
+    for name, figure in paper_figures.figures(cells, built):
+        from regvit_lightning.figures import style
+
+        style.save(figure, folder / name, paper_figures.FORMATS)
+        drawn.append(name)
+    return drawn
+=======
+    written: list[str] = []
+    for name, formatted in files(records.cells, origin):
+        for suffix, text in formatted.items():
+            atomic.write_text(folder / f"{name}.{suffix}", text)
+        if name in PRINTED:
+            print(markdown.for_terminal(formatted["md"]))
+        written.append(name)
     strips = norm_strips(records.cells)
     if strips is not None:
         atomic.write(folder / "norms.png", lambda file: strips.savefig(file, format="png", metadata={"Software": None}))
     print(f"tables: {folder}/<table>.md, .csv, .tex of {', '.join(written)}{'; norms.png' if strips else ''}")
+>>>>>>> main
 
 
 def cli() -> None:
