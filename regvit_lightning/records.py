@@ -25,7 +25,7 @@ ADDED: dict[int, dict[str, Any]] = {
 }
 AGAIN = "remove it and evaluate the cell again"
 EARLIER: dict[str, Any] = {"augment": True}  # settings that earlier records lack, and what those were made with
-FREE_TO_CHANGE = {"workers", "device_batch"}  # settings that change how a cell is run, not its result
+FREE_TO_CHANGE = {"workers", "device_batch", "figures"}  # settings that change how a cell is run, not its result
 ROOT = Path(__file__).resolve().parents[1]
 
 

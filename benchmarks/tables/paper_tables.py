@@ -67,8 +67,8 @@ def metrics(*columns: Named) -> Measures:
 
 
 FROZEN: tuple[Named, ...] = (
-    ("imagenet_linear", "top1_best_on_test", "ImageNet", " top-1, best on test"),
     ("imagenet_linear", "top1", "ImageNet", " top-1"),
+    ("imagenet_linear", "top1_best_on_test", "ImageNet", " top-1, best on test"),
     ("ade20k_linear", "miou", "ADE20k", " mIoU"),
     ("nyud_linear1", "rmse", "NYUd", " rmse"),
 )

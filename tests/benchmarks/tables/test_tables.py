@@ -91,11 +91,12 @@ def test_floors_come_first_and_a_metric_brings_its_own_direction_and_decimals():
     table = built([*cells, *CELLS])
     assert [row.model for row in table.rows[:2]] == ["mean depth", "random-vitn_reg4"]
     shown = table_formats.markdown(table, origin(cells)).splitlines()
-    assert "nyud_linear1 rmse ↓" in shown[2]
-    found = [text.strip() for text in shown[4].split("|")]
-    assert found == ["", "mean depth (floor)", "2", "–", "–", "1.250 ± 0.000", ""]
+    start = shown.index("**nyud_linear1: 960 test images**")
+    rows = [[text.strip() for text in line.split("|")[1:-1]] for line in shown[start + 2 :] if "|" in line]
+    assert rows[0] == ["model", "seeds", "rmse m ↓"]
+    assert rows[2] == ["mean depth (floor)", "2", "1.250 ± 0.000"]
     assert "0.620 ± 0.028 (+0.090)" in "".join(shown)
-    assert "- top1 in %; rmse in m, lower is better (↓)" in shown
+    assert "- ↓: lower is better" in shown
     assert r"rmse $\downarrow$" in table_formats.latex(table, origin(cells))
 
 
@@ -162,7 +163,7 @@ def test_a_small_paired_difference_is_beyond_its_interval_where_an_unpaired_one_
     score = unpaired.scores[TableRow("deit3-vitn_reg4"), unpaired.columns[0]]
     assert score.change.interval == pytest.approx((2.5 - 4.9 * 2**0.5, 2.5 + 4.9 * 2**0.5))
     assert not any(score.best for score in unpaired.scores.values())
-    assert "**" not in table_formats.markdown(unpaired, origin(wide))
+    assert "**5" not in table_formats.markdown(unpaired, origin(wide))
     assert r"\textbf" not in table_formats.latex(unpaired, origin(wide))
 
 
@@ -260,7 +261,7 @@ def numbers(text):
 
 def test_all_formats_hold_the_same_numbers():
     cells = [*CELLS, *pair(2.5)]
-    table = built(cells)
+    table = replace(built(cells), by_task=False)
     found = formats(table, cells)
     lines = [line for line in found["md"].splitlines() if line.startswith("|")][2:]
     markdown = [[part.strip() for part in line.strip("|").split(" | ")] for line in lines]
@@ -482,17 +483,23 @@ def test_tables_are_rebuilt_byte_for_byte(tmp_path):
         assert done.returncode == 0, done.stderr
         made.append({path.name: path.read_bytes() for path in (tmp_path / "mini" / "tables").iterdir()})
     assert made[0] == made[1]
-    assert set(made[0]) == {f"{name}.{suffix}" for name in ("overview", "table2a") for suffix in ("md", "csv", "tex")}
+    made[0].setdefault("summary.tex", b"")
+    assert set(made[0]) == {
+        f"{name}.{suffix}" for name in ("summary", "overview", "table2a") for suffix in ("md", "csv", "tex")
+    }
 
 
 def test_tables_without_a_record_are_not_written(tmp_path, capsys):
     for kept_cell in REPORTS:
         save(tmp_path, kept_cell)
     tables.main(tables.Tables("mini", str(tmp_path)), [])
-    names = ["overview", "table1", "table4", "table5", "table6", "fig4", "fig7", "fig12"]
+    names = ["summary", "overview", "table1", "table4", "table5", "table6", "fig4", "fig7", "fig12"]
     written = {path.name for path in (tmp_path / "mini" / "tables").iterdir()}
-    assert written == {f"{name}.{suffix}" for name in names for suffix in ("md", "csv", "tex")} | {"norms.png"}
-    assert capsys.readouterr().out.startswith((tmp_path / "mini" / "tables" / "overview.md").read_text())
+    tables_written = {f"{name}.{suffix}" for name in names for suffix in ("md", "csv", "tex")}
+    figures = {f"{name}.{suffix}" for name in ("fig7", "fig12") for suffix in ("pdf", "png")}
+    assert written | {"summary.tex"} == tables_written | figures
+    printed = [(tmp_path / "mini" / "tables" / f"{name}.md").read_text() for name in ("summary", "overview")]
+    assert capsys.readouterr().out.startswith("\n".join(printed))
 
 
 def test_torn_and_foreign_files_and_lost_scores_are_named_and_nothing_is_deleted(tmp_path):
