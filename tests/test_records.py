@@ -237,3 +237,9 @@ def test_the_documents_show_the_kept_tables():
     for table, page in (("mini/tables/overview.md", "quick-tour.md"), ("bench/speed-cpu.md", "speed.md")):
         shown = (records.ROOT / "docs" / page).read_text()
         assert (records.ROOT / "results" / table).read_text() in shown
+
+
+def test_a_record_that_lacks_a_later_setting_holds_for_the_value_it_was_made_with():
+    assert records.changes({"steps": 1}, {"steps": 1, "augment": True}) == []
+    assert records.changes({"steps": 1}, {"steps": 1, "augment": False}) == ["augment True -> False"]
+    assert records.changes({"k": 1}, {"k": 1}) == []

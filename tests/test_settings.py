@@ -298,9 +298,11 @@ def test_records_that_are_kept_have_the_settings_of_today():
     assert {record.task for record in kept} >= {"lost_voc07", "artifact_report"}
     for record in kept:
         _, now, _ = precision.module_and_settings("tasks", record.task, "mini")
-        differ = {key for key, value in settings.resolved(now).items() if record.settings[key] != value}
+        today = settings.resolved(now)
+        differ = {line.split()[0] for line in records.changes(record.settings, today)}
         assert differ <= {"precision"}, (record.model, record.task)
-        assert list(record.settings) == list(settings.resolved(now))
+        assert list({**today, **record.settings}) == list(today)
+        assert today.keys() - record.settings.keys() <= records.EARLIER.keys()
 
 
 def test_a_method_alone_is_no_task_and_says_which_are():
@@ -321,7 +323,7 @@ def test_a_file_may_be_based_on_a_method_or_on_one_of_its_tasks(configs):
 def test_a_set_of_the_data_makes_its_tasks(configs):
     text = "name: animals\nroot: data\ndiscovery:\n  raccoon: {layout: voc, folder: pictures}\n"
     write(configs, data__animals=text)
-    assert settings.boxed_sets() == ["raccoon", "voc07", "voc12", "coco20k"]
+    assert settings.boxed_sets() == ["raccoon", "voc07", "voc12", "coco20k", "kangaroo"]
     assert {f"{method}_raccoon" for method in METHODS} <= set(settings.names("tasks"))
     assert settings.load_settings("tasks", "tokencut_raccoon")[1].images == "raccoon"
 
