@@ -31,7 +31,7 @@ FLOORS = {
         command
         data tables
         compare cost evaluate grid pretrain report speed
-        plan status
+        demo plan status
         __main__ completion
     """,
 }

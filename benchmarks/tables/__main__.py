@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import command
-from benchmarks.tables import columns, formats, markdown, paper_tables, published
+from benchmarks import command, terminal
+from benchmarks.tables import blocks, columns, formats, paper_tables, published
 from benchmarks.tables.columns import Table
 from benchmarks.tables.formats import Origin
 from benchmarks.tables.published import Published
-from benchmarks.tables.scored_records import ScoredRecord, data_name, read_scored_records
+from benchmarks.tables.scored_records import ScoredRecord, ScoredRecords, data_name, read_scored_records
 from regvit_lightning.invocation import invocation
 from regvit_lightning.runtime import atomic
 from regvit_lightning.settings import setting
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DESCRIPTION = """Writes <results>/<data>/tables/<table>.{md,csv,tex} from the records and prints the overview: models ×
-metrics, the floors first (constant predictors, untrained models), with the change against the twin without registers.
+metrics, the floors first (constant predictors, untrained models), with the change against the twin without registers;
+on a terminal as one narrow block for each task.
 Beside it the tables of the registers paper under their numbers (table1, table2a, … fig12), those for which there are
 records. Where there are artifact reports, norms.png shows the norms of their models beside each other."""
 
@@ -70,20 +71,33 @@ def main(options: Tables, words: list[str]) -> None:
     """Run the program."""
     results, data = Path(options.results), data_name(options.data)
     records = read_scored_records(results, data)
-    folder, origin = results / data / "tables", Origin(data, records, invocation("tables", {"DATA": data}))
+    overview = columns.overview(records.cells, published.read_published())
+    width = terminal.columns()
+    if width is None:
+        print(formats.markdown(overview, origin_of(records, data)))
+    else:
+        print(blocks.text(overview, width, origin_of(records, data)))
+    print(write(results, data, records))
+
+
+def origin_of(records: ScoredRecords, data: str) -> Origin:
+    """Header of tables of these records."""
+    return Origin(data, records, invocation("tables", {"DATA": data}))
+
+
+def write(results: Path, data: str, records: ScoredRecords) -> str:
+    """Write the files of all tables of a data set; returns a line that names them."""
+    folder, origin = results / data / "tables", origin_of(records, data)
     written: list[str] = []
     for table in tables(records.cells, published.read_published()):
-        shown = formats.markdown(table, origin)
-        texts = {"md": shown, "csv": formats.csv(table), "tex": formats.latex(table, origin)}
+        texts = {"md": formats.markdown(table, origin), "csv": formats.csv(table), "tex": formats.latex(table, origin)}
         for suffix, text in texts.items():
             atomic.write_text(folder / f"{table.name}.{suffix}", text)
-        if not written:
-            print(markdown.for_terminal(shown))
         written.append(table.name)
     strips = norm_strips(records.cells)
     if strips is not None:
         atomic.write(folder / "norms.png", lambda file: strips.savefig(file, format="png", metadata={"Software": None}))
-    print(f"tables: {folder}/<table>.md, .csv, .tex of {', '.join(written)}{'; norms.png' if strips else ''}")
+    return f"tables: {folder}/<table>.md, .csv, .tex of {', '.join(written)}{'; norms.png' if strips else ''}"
 
 
 def cli() -> None:
