@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks import command
 from benchmarks.report import commands, curves, norms, overview, pictures, record_list, templates
-from benchmarks.tables import columns, formats
+from benchmarks.tables import by_task, columns, formats
 from benchmarks.tables.columns import key, row_of
 from benchmarks.tables.published import Published, read_published
 from benchmarks.tables.scored_records import ScoredRecord, ScoredRecords, data_name, read_scored_records
@@ -70,7 +70,7 @@ def page(
         summary=_summary(records),
         skipped=[line[:LONGEST_WARNING] for line in skipped],
         tasks=sorted({column.task for column in table.columns}),
-        groups=overview.groups(table),
+        groups=by_task.groups(table),
         rows=overview.rows(table, indices, lines),
         notes=formats.meanings(table),
         sources=formats.sources_of(table),

@@ -2,29 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
+from benchmarks.tables.by_task import groups
 from benchmarks.tables.columns import Column, Score, Table, key
 from benchmarks.tables.formats import RAISED, row_name, source_of, sources_of
-from benchmarks.tables.headings import told_apart
 from benchmarks.tables.shown import Shown, shown
 
 ARROWS = {1: ("↑", "higher is better"), 0: ("", "neither direction is better"), -1: ("↓", "lower is better")}
-
-
-@dataclass(frozen=True)
-class Group:
-    """Neighbouring columns of one task and protocol.
-
-    Attributes:
-        title: the task, with the settings that differ if it has several protocols.
-        task: name of the task.
-        columns: its columns, at least one.
-    """
-
-    title: str
-    task: str
-    columns: list[Column]
 
 
 @dataclass(frozen=True)
@@ -69,21 +53,8 @@ class Row:
     numbers: list[tuple[Column, Number | None]]
 
 
-def groups(table: Table) -> list[Group]:
-    """Group the columns of a table by task and protocol."""
-    ordered = sorted(table.columns, key=lambda column: (column.task, column.protocol, column.rank))
-    grouped = [(task, protocol, list(columns)) for (task, protocol), columns in groupby(ordered, _task_and_protocol)]
-    tasks = [task for task, *_ in grouped]
-    titles = told_apart(tasks, [(protocol, columns[0].facts) for _, protocol, columns in grouped])
-    return [Group(title, task, columns) for title, (task, _, columns) in zip(titles, grouped, strict=True)]
-
-
-def _task_and_protocol(column: Column) -> tuple[str, str]:
-    return column.task, column.protocol
-
-
 def rows(table: Table, indices: Mapping[str, int], commands: Sequence[str]) -> list[Row]:
-    """Format all rows of a table, their numbers in the order of `groups`.
+    """Format all rows of a table, their numbers in the order of `by_task.groups`.
 
     Args:
         table: the overview.

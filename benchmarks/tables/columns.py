@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -167,6 +167,7 @@ class Table:
         labels: headings of the one or two columns that identify a row.
         seeds: number of seeds by row.
         footnotes: one line for each task and protocol.
+        by_task: whether its tasks are shown as tables of their own.
     """
 
     name: str
@@ -177,6 +178,7 @@ class Table:
     scores: dict[tuple[TableRow, Column], Score]
     seeds: dict[TableRow, int]
     footnotes: list[str]
+    by_task: bool = False
 
     def titles(self) -> list[str]:
         """Heading of each column; where a metric has several protocols, with the settings that differ."""
@@ -312,7 +314,7 @@ def overview(cells: Sequence[ScoredRecord], entries: Sequence[Published] = ()) -
         cells: all records of one data set.
         entries: published numbers.
     """
-    return build(overview_numbers(cells), marks(cells), entries)
+    return replace(build(overview_numbers(cells), marks(cells), entries), by_task=True)
 
 
 def overview_numbers(cells: Sequence[ScoredRecord]) -> list[Measured]:

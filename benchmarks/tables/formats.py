@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.tables import verdicts
+from benchmarks.tables import by_task, verdicts
 from benchmarks.tables.columns import MARKS, Column, Score, Table, TableRow
 from benchmarks.tables.escapes import in_latex, in_line, in_markdown
 from benchmarks.tables.markdown import table as aligned
@@ -121,24 +121,32 @@ def plain_lines(lines: Sequence[str]) -> list[str]:
 
 
 def markdown(table: Table, origin: Origin) -> str:
-    """Format the header, the table and its notes as Markdown."""
-    heads, *rows = _grid(table, _in_markdown)
-    seeds = [str(table.seeds[row]) for row in table.rows]
-    labels = len(table.labels)
-    numbered = [[*row[:labels], seed, *row[labels:]] for row, seed in zip(rows, seeds, strict=True)]
-    cells = [[*heads[:labels], "seeds", *heads[labels:]], *numbered]
-    safe = [[*map(in_markdown, cells[0])], *([*map(in_markdown, row[:labels]), *row[labels:]] for row in cells[1:])]
+    """Format the header, the table and its notes as Markdown; the overview as one table a task, see `by_task.split`."""
+    sources = sources_of(table)
     heading = [table.title, ""] if table.title else []
-    lines = [*heading, origin.line(in_markdown), "", aligned(safe), ""]
+    lines = [*heading, origin.line(in_markdown), ""]
+    for part in by_task.split(table) if table.by_task else [table]:
+        lines += [f"**{in_markdown(part.title)}**", ""] if table.by_task else []
+        lines += [_aligned(part, sources), ""]
     skipped = [f"skipped: {line}" for line in origin.records.skipped]
     lines += plain_lines([*notes(table), *table.footnotes, *skipped])
-    lines += [f"- [{number}] {source}" for number, source in enumerate(sources_of(table), 1)]
+    lines += [f"- [{number}] {source}" for number, source in enumerate(sources, 1)]
     return "\n".join(lines) + "\n"
 
 
-def _grid(table: Table, cell: Callable[[Score | None, Column], str]) -> list[list[str]]:
+def _aligned(table: Table, sources: Sequence[str]) -> str:
+    """Format headings and rows as an aligned Markdown table, with the number of seeds of each row."""
+    heads, *rows = _grid(table, _in_markdown, sources)
+    labels = len(table.labels)
+    safe = [[*map(in_markdown, [*heads[:labels], "seeds", *heads[labels:]])]]
+    for row, cells in zip(table.rows, rows, strict=True):
+        safe.append([*map(in_markdown, cells[:labels]), str(table.seeds[row]), *cells[labels:]])
+    return aligned(safe)
+
+
+def _grid(table: Table, cell: Callable[[Score | None, Column], str], sources: Sequence[str]) -> list[list[str]]:
     """Headings and rows, with a column of published values after each column that has any."""
-    sources, heads = sources_of(table), [*table.labels]
+    heads = [*table.labels]
     for column, title in zip(table.columns, table.titles(), strict=True):
         heads += [title + (" ↓" if column.better < 0 else "")] + [f"{title} published"] * table.has_published(column)
     rows = [heads]
@@ -154,7 +162,7 @@ def _grid(table: Table, cell: Callable[[Score | None, Column], str]) -> list[lis
 
 def notes(table: Table) -> list[str]:
     """Notes on units, and on the meaning of brackets, bold and marks in a table."""
-    return [_units(table), *meanings(table)]
+    return [*filter(None, [_units(table)]), *meanings(table)]
 
 
 def meanings(table: Table) -> list[str]:
@@ -189,7 +197,9 @@ def _marks_in(table: Table) -> dict[str, str]:
 
 
 def _units(table: Table) -> str:
-    """Units and directions of the metrics: `top1 in %; rmse in m, lower is better (↓)`."""
+    """Units and directions of the metrics: `top1 in %; rmse in m, lower is better (↓)`; by task the headings say it."""
+    if table.by_task:
+        return "↓: lower is better" if any(column.better < 0 for column in table.columns) else ""
     kinds: dict[tuple[str, int], list[str]] = {}
     for column, title in zip(table.columns, table.titles(), strict=True):
         metrics = kinds.setdefault((column.unit, column.better), [])
@@ -239,7 +249,7 @@ def _plain(score: Score | None, column: Column, published: bool) -> list[str]:
 def latex(table: Table, origin: Origin) -> str:
     r"""Format a booktabs tabular, with the header as a comment; needs `\usepackage{booktabs, amssymb}`."""
     labels = len(table.labels)
-    heads, *rows = _grid(table, _in_latex)
+    heads, *rows = _grid(table, _in_latex, sources_of(table))
     lines = [[in_latex(head).replace("↓", r"$\downarrow$") for head in heads]]
     lines += [[*map(in_latex, row[:labels]), *row[labels:]] for row in rows]
     top, *below = (" & ".join(line) + r" \\" for line in lines)

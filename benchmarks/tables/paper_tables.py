@@ -67,8 +67,8 @@ def metrics(*columns: Named) -> Measures:
 
 
 FROZEN: tuple[Named, ...] = (
-    ("imagenet_linear", "top1_best_on_test", "ImageNet", " top-1, best on test"),
     ("imagenet_linear", "top1", "ImageNet", " top-1"),
+    ("imagenet_linear", "top1_best_on_test", "ImageNet", " top-1, best on test"),
     ("ade20k_linear", "miou", "ADE20k", " mIoU"),
     ("nyud_linear1", "rmse", "NYUd", " rmse"),
 )
@@ -204,6 +204,17 @@ def norms_by_block(cells: Sequence[ScoredRecord]) -> list[Measured]:
     return numbers
 
 
+def norms_of_registers(cells: Sequence[ScoredRecord]) -> list[Measured]:
+    """Norm of each register's mean over images after every block (Fig. 15); none from reports of older versions."""
+    numbers = []
+    for cell in reports(cells):
+        for block, norms in enumerate(cell.record.protocol.get("norm_of_mean_register_by_block", ()), 1):
+            row = row_of(cell.record, str(block), block)
+            for index, norm in enumerate(norms):
+                numbers += _number(cell, row, norm, f"register_norm_{index}", f"register {index}", index, **NORM)
+    return numbers
+
+
 QUANTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 
 
@@ -318,6 +329,13 @@ PAPER_TABLES = (
         "fig7", "Fig. 7: norms of patches after the last block, quantiles", ("model",), norms_of_last_block, no_twin
     ),
     PaperTable("fig8", "Fig. 8: by number of registers", ("model", "registers"), by_registers, none_of_them),
+    PaperTable(
+        "fig15",
+        "Fig. 15: norm of the mean of each register over images, by block",
+        ("model", "block"),
+        norms_of_registers,
+        no_twin,
+    ),
     PaperTable("fig12", "Fig. 12: cost by number of registers", ("model", "registers"), costs, no_twin),
 )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from regvit_lightning import records, settings
+from regvit_lightning.data import layout
 from regvit_lightning.records import Record
 from regvit_lightning.settings import check
 from regvit_lightning.values import notation
@@ -27,8 +28,9 @@ class Protocol:
         better: +1 if higher is better, -1 if lower is.
         unit: unit of the published values.
         task: a file of `configs/tasks` that measures the same, empty for none.
-        images: number of test images, if `task` is given.
+        images: number of test images; 0 for any number of those of the published data set.
         settings: settings of the task that differ from its file.
+        only: names of the settings that decide the value; empty for all.
         differs: known remaining differences from `task`.
     """
 
@@ -40,6 +42,7 @@ class Protocol:
     task: str = ""
     images: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
+    only: Sequence[str] = ()
     differs: str = ""
 
 
@@ -101,10 +104,13 @@ def _protocol_here(task: str) -> dict[str, Any]:
 
 def agrees(record: Record, protocol: Protocol) -> bool:
     """True if a record was measured under a published protocol; never for rendered data."""
-    if record.task != protocol.task or record.data == "mini" or record.images != protocol.images:
+    if record.task != protocol.task or record.data == "mini":
+        return False
+    if record.images != protocol.images if protocol.images else record.data != layout.PUBLISHED:
         return False
     wanted = notation.merged(_protocol_here(protocol.task), protocol.settings)
-    return _within({key: value for key, value in wanted.items() if key not in ANY}, record.settings)
+    decisive = set(protocol.only or wanted) - ANY
+    return _within({key: value for key, value in wanted.items() if key in decisive}, record.settings)
 
 
 def _within(wanted: Any, given: Any) -> bool:

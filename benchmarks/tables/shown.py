@@ -6,6 +6,8 @@ from benchmarks.tables.columns import Column, Score
 from benchmarks.tables.verdicts import sign
 from regvit_lightning.statistics import Comparison
 
+MOST_DIGITS = 4  # of an end of an interval after the decimal point; metrics are recorded with as many
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -69,10 +71,16 @@ def interval_shown(interval: tuple[float, float], decimals: int) -> str:
 
 
 def change_parts(change: Comparison, decimals: int) -> tuple[str, str]:
-    """Format a difference, `+1.3`, and its interval, `[0.2, 2.4]` or empty."""
-    return f"{change.value:+z.{decimals}f}", "" if change.interval is None else interval_shown(
-        change.interval, decimals
-    )
+    """Format a difference, `+1.3`, and its interval, `[0.2, 2.4]` or empty.
+
+    An interval that excludes 0 is never shown as one that ends there: its ends then have more digits, `[-0.84, -0.02]`.
+    """
+    if change.interval is None:
+        return f"{change.value:+z.{decimals}f}", ""
+    digits = decimals
+    while change.beyond_noise and digits < MOST_DIGITS and not all(round(end, digits) for end in change.interval):
+        digits += 1
+    return f"{change.value:+z.{decimals}f}", interval_shown(change.interval, digits)
 
 
 def marks_of(score: Score) -> str:

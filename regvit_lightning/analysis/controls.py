@@ -49,12 +49,14 @@ class ReplacedPass(FrozenModule):
     Args:
         backbone, precision: as for `FrozenModule`; the model must have registers.
         seed: seed of the noise and of the assignment of reference images to images.
+        mean: (1, depth, R, D), values of the kind `mean`; None takes the mean over the reference images.
     """
 
     validates_on = "reference images"
 
-    def __init__(self, backbone: Backbone, precision: str, seed: int) -> None:
+    def __init__(self, backbone: Backbone, precision: str, seed: int, mean: Tensor | None = None) -> None:
         super().__init__(backbone, precision, seed)
+        self._mean = mean
         self._references: list[Tensor] = []
         self._stand_ins: dict[str, Tensor] = {}
         self._features: dict[tuple[int, str], list[Tensor]] = {}  # by loader index and replacement
@@ -69,6 +71,8 @@ class ReplacedPass(FrozenModule):
     def on_validation_epoch_end(self) -> None:
         registers = torch.cat(self._references)
         self._stand_ins = {kind: replacement.stand_ins(kind, registers, self.seed) for kind in replacement.KINDS}
+        if self._mean is not None:
+            self._stand_ins["mean"] = self._mean
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         images = normalise(batch[0], self.mean, self.std)

@@ -4,7 +4,7 @@ Norms are those of the raw residual stream: the final norm hides artifacts (Darc
 figs. 3 and 4; dinov2 issue 373). Tokens are not stored: only a few numbers per token and block stay in memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -82,8 +82,11 @@ def neighbour_similarity(patches: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def measure(backbone: Backbone, images: Tensor) -> Norms:
+def measure(backbone: Backbone, images: Tensor, also: Callable[[int, Tokens], None] | None = None) -> Norms:
     """Measure `Norms` of one batch of normalised images (B, 3, H, W), in float32 under any autocast of the caller.
+
+    Args:
+        also: called with the tokens of every stage too, see `Backbone.walk`.
 
     Raises:
         UserError: an image size that the model does not accept.
@@ -97,6 +100,8 @@ def measure(backbone: Backbone, images: Tensor) -> Norms:
             embedding.update(embedded=patches.norm(dim=-1).cpu(), neighbours=neighbour_similarity(patches).cpu())
         else:
             stages.append(_stage(tokens))
+        if also is not None:
+            also(stage, tokens)
 
     backbone.walk(images, see)
     measured: dict[str, Any] = {name: torch.stack([stage[name] for stage in stages], dim=1).cpu() for name in stages[0]}
@@ -124,21 +129,32 @@ class NormPass(FrozenModule):
 
     Attributes:
         norms: norms of all images, available after test.
+        mean_registers: (depth, R, D), mean of each register over all images after every block, before the final norm;
+            available after test.
     """
 
     norms: Norms
+    mean_registers: Tensor
 
     def __init__(self, backbone: Backbone, precision: str) -> None:
         super().__init__(backbone, precision)
         self._parts: list[Norms] = []
+        self._sums: dict[int, Tensor] = {}  # of registers over images (R, D), by block 1..depth
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         images = normalise(batch[0], self.mean, self.std)
         with self.frozen.autocast(images):
-            self._parts.append(measure(self.frozen.backbone, images))
+            self._parts.append(measure(self.frozen.backbone, images, self._add))
+
+    def _add(self, stage: int, tokens: Tokens) -> None:
+        if 1 <= stage <= self.frozen.backbone.depth:
+            total = tokens.registers.float().sum(dim=0).cpu().double()
+            self._sums[stage] = self._sums[stage] + total if stage in self._sums else total
 
     def on_test_epoch_end(self) -> None:
         self.norms, self._parts = join(self._parts), []
+        sums, self._sums = [self._sums[block] for block in sorted(self._sums)], {}
+        self.mean_registers = (torch.stack(sums) / len(self.norms)).float()
 
 
 def _stage(tokens: Tokens) -> dict[str, Tensor]:

@@ -12,11 +12,14 @@ gets the registers of a reference image, drawn from the seed and the number of i
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
@@ -45,6 +48,51 @@ def stand_ins(kind: str, registers: Tensor, seed: int = 0) -> Tensor:
         "noise": mean + noise * registers.std(dim=0, correction=0),
         "shuffle": registers,
     }[kind]
+
+
+def read_means(path: Path, backbone: Backbone) -> Tensor:
+    """Mean registers of `backbone` from a file, as stand-ins (1, depth, R, D) of the kind `mean`.
+
+    The format is that of the published means of DINOv2 (Sun et al. 2024, arXiv 2402.17762): a PyTorch file with a
+    dictionary from the index of a block, 0..depth - 1, to the mean of its registers (R, D) in the residual stream.
+
+    Raises:
+        UserError: the model has no registers, or the file is missing, is not such a dictionary, lacks a block, or has
+            values of another shape or that are not finite.
+    """
+    depth, shape = backbone.depth, (backbone.num_registers, backbone.embed_dim)
+    if not shape[0]:
+        raise UserError(f"register_means={path}: {backbone.name} has no registers, so there is nothing to replace")
+    means = _read_dictionary(path)
+    missing = [block for block in range(depth) if block not in means]
+    if missing or len(means) > depth:
+        raise UserError(f"register_means={path}: blocks {_span(means)}; {backbone.name} has blocks 0 to {depth - 1}")
+    for block in range(depth):
+        values = means[block]
+        if not isinstance(values, Tensor) or tuple(values.shape) != shape:
+            given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            wanted = f"{backbone.name} has {shape[0]} registers of {shape[1]} dimensions"
+            raise UserError(f"register_means={path}: block {block} is {given}; {wanted}, so expected {shape}")
+        if not values.isfinite().all():
+            raise UserError(f"register_means={path}: block {block} has a value that is not finite")
+    return torch.stack([means[block].float() for block in range(depth)])[None]
+
+
+def _read_dictionary(path: Path) -> dict[Any, Any]:
+    try:
+        means = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"register_means={path}: no such file") from None
+    except Exception as error:  # torch.load raises many kinds, from EOFError to UnpicklingError
+        raise UserError(f"register_means={path}: not a PyTorch file ({one_line(error)})") from None
+    if not isinstance(means, dict):
+        raise UserError(f"register_means={path}: a {type(means).__name__}, expected a dictionary from block to (R, D)")
+    return means
+
+
+def _span(means: dict[Any, Any]) -> str:
+    keys = sorted(key for key in means if isinstance(key, int))
+    return f"{keys[0]} to {keys[-1]} ({len(means)})" if keys else f"none ({len(means)} other entries)"
 
 
 @contextmanager

@@ -31,6 +31,7 @@ class ArtifactReport:
         rules: constants of the outlier rules.
         rule: name of the rule whose outliers are analysed in detail.
         norms: norms of all images.
+        mean_registers: (depth, R, D), mean of each register over the images after every block.
         findings: findings by rule.
         high: high norms after each block, on which the verdict rests.
         masks: (N, h, w) outliers by `rule` after the last block.
@@ -46,6 +47,7 @@ class ArtifactReport:
     rules: Rules
     rule: str
     norms: Norms
+    mean_registers: Tensor
     findings: Mapping[str, Finding]
     high: Sequence[HighNorms]
     masks: Tensor
@@ -90,6 +92,7 @@ class ArtifactReport:
                 "massive_activations_by_block": outliers.massive(self.norms).any(dim=2).double().mean(dim=0).tolist(),
                 "kurtosis_by_block": self.norms.kurtosis.mean(dim=0).tolist(),
                 "norms_by_block": self._norms_by_block(),
+                "norm_of_mean_register_by_block": self.mean_registers.norm(dim=-1).tolist(),
                 "norms_of_last_block": _quantiles(self.last, torch.linspace(0, 1, STRIP)),
                 "placement": {name: getattr(self.placed, name) for name in ("gini", "null_gini", "p_gini")}
                 | {name: getattr(self.placed, name).tolist() for name in ("rings", "null_rings", "p_rings")},

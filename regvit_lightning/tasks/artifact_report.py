@@ -4,8 +4,10 @@ Source: Darcet et al. 2023 (arXiv 2309.16588), sections 2 and 3; the rules, meas
 `regvit_lightning/analysis/` with their own sources. Norms are those of the residual stream before the final norm.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -14,7 +16,7 @@ from regvit_lightning.analysis import controls, cost, local_probes, outliers, po
 from regvit_lightning.analysis.contents import Contents, OutlierMask, ProbeSettings, TokenPass
 from regvit_lightning.analysis.controls import Effect, ReplacedPass
 from regvit_lightning.analysis.last_block import LastBlockPass
-from regvit_lightning.analysis.norms import NormPass, Norms
+from regvit_lightning.analysis.norms import NormPass
 from regvit_lightning.analysis.outliers import Rules
 from regvit_lightning.analysis.report import ArtifactReport
 from regvit_lightning.data.discovery import boxed_images
@@ -56,6 +58,8 @@ class ArtifactReportSettings(TaskSettings):
         shown: number of those in the pictures.
         rule: rule whose outliers after the last block are analysed in detail.
         rules: constants of the outlier rules.
+        register_means: file with the registers of the replacement `mean`, see `replacement.read_means`; empty for the
+            mean over train images.
         probes: settings of the probes.
     """
 
@@ -67,6 +71,7 @@ class ArtifactReportSettings(TaskSettings):
     shown: int = number("[1, 100]")
     rule: str = MISSING
     rules: Rules = field(default_factory=Rules)
+    register_means: str = ""
     probes: ProbeSettings = field(default_factory=ProbeSettings)
 
     @property
@@ -138,11 +143,12 @@ def run(
         UserError: the backbone has no plain attention in its last block, or norms that are not finite.
     """
     backbone.require_plain_vit()
+    means = replacement.read_means(Path(settings.register_means), backbone) if settings.register_means else None
     train, test = _files(data, settings)
     passes = Passes(train, test, settings, how)
     norms = NormPass(backbone, settings.precision)
     passes.over(norms, test)
-    report = _report(backbone, norms.norms, passes, settings)
+    report = _report(backbone, norms, means, passes, settings)
     share = 100 * report.masks.double().mean(dim=(1, 2))
     return Outcome(
         metrics=report.metrics(),
@@ -156,6 +162,7 @@ def run(
             "train_images": len(train),
             "without_outlier": probes.WITHOUT_OUTLIER[settings.probes.tokens.without_outlier],
             "position_tokens": f"at most {settings.probes.local.position_tokens:,}, drawn, as many of each train image",
+            **_mean_of(settings.register_means),
             "pixel_scale": local_probes.PIXEL_SCALES[settings.probes.local.pixels],
             **report.facts(),
         },
@@ -190,8 +197,18 @@ def _spread(files: ImageFiles, wanted: int) -> ImageFiles:
     return files.subset(dense.examples(len(files), wanted))
 
 
-def _report(backbone: Backbone, norms: Norms, passes: Passes, settings: ArtifactReportSettings) -> ArtifactReport:
-    seed, rule = passes.how.seed, settings.rule
+def _mean_of(register_means: str) -> dict[str, str]:
+    """Name and SHA-256 of the file with the mean registers for the record; empty where there is none."""
+    if not register_means:
+        return {}
+    file = Path(register_means)
+    return {"register_means": f"{file.name}, SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"}
+
+
+def _report(
+    backbone: Backbone, measured: NormPass, means: Tensor | None, passes: Passes, settings: ArtifactReportSettings
+) -> ArtifactReport:
+    seed, rule, norms = passes.how.seed, settings.rule, measured.norms
     last = norms.raw[:, -1]
     cutoff = settings.rules.cutoffs(last)[rule]
     is_outlier = partial(outliers.beyond, rule, cutoff)
@@ -202,6 +219,7 @@ def _report(backbone: Backbone, norms: Norms, passes: Passes, settings: Artifact
         rules=settings.rules,
         rule=rule,
         norms=norms,
+        mean_registers=measured.mean_registers,
         findings=outliers.find(norms, settings.rules, seed),
         high=verdict.high_norms(norms, settings.rules),
         masks=masks,
@@ -210,7 +228,7 @@ def _report(backbone: Backbone, norms: Norms, passes: Passes, settings: Artifact
         shown=[some[index] for index in dense.examples(len(some), settings.shown)],
         inside=_inside(backbone, masks, some, passes, settings),
         contents=_contents(backbone, is_outlier, passes, settings),
-        effects=_effects(backbone, passes, settings),
+        effects=_effects(backbone, means, passes, settings),
         costs=cost.table(backbone),
     )
 
@@ -233,11 +251,13 @@ def _contents(
     return module.contents()
 
 
-def _effects(backbone: Backbone, passes: Passes, settings: ArtifactReportSettings) -> dict[str, Effect]:
+def _effects(
+    backbone: Backbone, means: Tensor | None, passes: Passes, settings: ArtifactReportSettings
+) -> dict[str, Effect]:
     """Effects of replacing registers; empty for a model without registers or images without classes."""
     if not backbone.num_registers or len(passes.train.classes) < 2:
         return {}
-    module = ReplacedPass(backbone, settings.precision, passes.how.seed)
+    module = ReplacedPass(backbone, settings.precision, passes.how.seed, means)
     passes.first_over(module, _spread(passes.train, settings.detailed))
     passes.over(module, passes.train, passes.test)
     return controls.effects(module, settings.probes.tokens, passes.how.seed)

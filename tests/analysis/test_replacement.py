@@ -132,3 +132,48 @@ def test_images_seen_before_count():
     with replacement.replaced(backbone, stand_ins, first=3), torch.inference_mode():
         rest = backbone(x[3:], norm=False).registers
     assert torch.equal(whole[3:], rest)
+
+
+def means_file(path, depth=4, shape=(4, 96), **changed):
+    means = {block: torch.full(shape, float(block)) for block in range(depth)}
+    torch.save({**means, **{int(block): values for block, values in changed.items()}}, path)
+    return path
+
+
+def test_means_from_a_file_replace_the_registers_of_their_block(tmp_path):
+    backbone, x = model(), images(2)
+    means = replacement.read_means(means_file(tmp_path / "means.pt"), backbone)
+    assert means.shape == (1, 4, 4, 96)
+    for block, tokens in enumerate(outputs(backbone, x, means)):
+        assert (tokens.registers == block).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"depth": 3}, r"means.pt: blocks 0 to 2 \(3\); random-vitn_reg4 has blocks 0 to 3$"),
+        ({"depth": 5}, r"blocks 0 to 4 \(5\); random-vitn_reg4 has blocks 0 to 3$"),
+        ({"shape": (4, 384)}, r"block 0 is \(4, 384\); random-vitn_reg4 has 4 registers of 96 dimensions, so expected"),
+        ({"2": torch.zeros(96)}, r"block 2 is \(96,\); .* expected \(4, 96\)$"),
+        ({"2": [1.0]}, r"block 2 is list; .* expected \(4, 96\)$"),
+        ({"1": torch.full((4, 96), float("nan"))}, "block 1 has a value that is not finite$"),
+    ],
+)
+def test_means_that_do_not_fit(tmp_path, given, message):
+    with pytest.raises(UserError, match=message) as error:
+        replacement.read_means(means_file(tmp_path / "means.pt", **given), model())
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_no_means(tmp_path):
+    file = tmp_path / "means.pt"
+    with pytest.raises(UserError, match=r"means\.pt: no such file$"):
+        replacement.read_means(file, model())
+    file.write_text("text")
+    with pytest.raises(UserError, match=r"means.pt: not a PyTorch file \(.*\)$"):
+        replacement.read_means(file, model())
+    torch.save(torch.zeros(4, 4, 96), file)
+    with pytest.raises(UserError, match=r"means\.pt: a Tensor, expected a dictionary"):
+        replacement.read_means(file, model())
+    with pytest.raises(UserError, match="random-vitn_reg0 has no registers"):
+        replacement.read_means(means_file(file), model("random-vitn_reg0"))

@@ -88,6 +88,24 @@ def test_facts_and_page(truth, photographs):
     FigureCanvasAgg(found.picture).draw()
 
 
+def test_the_norm_of_the_mean_register_after_every_block(truth, photographs):
+    found = report(truth.backbone, photographs, "resize=64").protocol["norm_of_mean_register_by_block"]
+    images = truth.normalised()
+    with torch.inference_mode():
+        blocks = truth.backbone(images, range(truth.backbone.depth), norm=False)
+    for norms, tokens in zip(found, blocks, strict=True):
+        assert norms == pytest.approx(tokens.registers.mean(dim=0).norm(dim=-1).tolist(), rel=1e-3)
+
+
+def test_the_registers_of_a_file_replace_those_of_every_image(truth, photographs, tmp_path):
+    file = tmp_path / "means.pt"
+    torch.save({block: torch.zeros(4, 96) for block in range(4)}, file)
+    found = report(truth.backbone, photographs, "resize=64", f"register_means={file}").protocol
+    effects = found["register_replacement"]
+    assert effects["mean"] == effects["zero"] != effects["noise"]
+    assert found["register_means"].startswith("means.pt, SHA-256 ")
+
+
 def test_a_model_without_registers_and_without_cls(photographs):
     for name in ("random-vitn_reg0", "random-timm/vit_tiny_patch16_224"):
         backbone = sources.load_backbone(name, "runs", image_size=64)

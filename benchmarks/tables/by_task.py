@@ -1,0 +1,75 @@
+"""Columns of a table grouped by task and protocol, and a wide table split into one table for each of these groups."""
+
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from benchmarks.tables.columns import Column, Table
+from benchmarks.tables.headings import told_apart
+
+BEST_ON_TEST = "_best_on_test"  # end of the name of a metric whose setting is chosen on the test images
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring columns of one task and protocol.
+
+    Attributes:
+        title: the task, with the settings that differ if it has several protocols.
+        task: name of the task.
+        columns: its columns, at least one; those chosen on the test images come last.
+    """
+
+    title: str
+    task: str
+    columns: list[Column]
+
+
+def groups(table: Table) -> list[Group]:
+    """Group the columns of a table by task and protocol, sorted by both."""
+    ordered = sorted(table.columns, key=lambda c: (c.task, c.protocol, c.metric.endswith(BEST_ON_TEST), c.rank))
+    grouped = [(task, protocol, list(columns)) for (task, protocol), columns in groupby(ordered, _task_and_protocol)]
+    tasks = [task for task, *_ in grouped]
+    titles = told_apart(tasks, [(protocol, columns[0].facts) for _, protocol, columns in grouped])
+    return [Group(title, task, columns) for title, (task, _, columns) in zip(titles, grouped, strict=True)]
+
+
+def _task_and_protocol(column: Column) -> tuple[str, str]:
+    return column.task, column.protocol
+
+
+def split(table: Table) -> list[Table]:
+    """Split a table into one for each of its groups, with the rows that have a value there.
+
+    The title names task and number of test images, the columns their metric and its unit.
+    """
+    return [_part(table, group) for group in groups(table)]
+
+
+def _part(table: Table, group: Group) -> Table:
+    named = {
+        column: replace(column, name=column.name or f"{metric_name(column.metric)} {column.unit}")
+        for column in group.columns
+    }
+    scores = {(row, named[column]): score for (row, column), score in table.scores.items() if column in named}
+    rows = [row for row in table.rows if any((row, column) in scores for column in named.values())]
+    cells = {
+        row: [cell for (other, _), score in scores.items() if other == row for cell in score.cells] for row in rows
+    }
+    images = sorted({cell.record.images for of_row in cells.values() for cell in of_row})
+    several = f"{images[0]:,} to {images[-1]:,}" if len(images) > 1 else f"{images[0]:,}"
+    return replace(
+        table,
+        name=f"{table.name}-{group.title}",
+        title=f"{group.title}: {several} test images",
+        rows=rows,
+        columns=list(named.values()),
+        scores=scores,
+        seeds={row: len({cell.record.seed for cell in cells[row]}) for row in rows},
+        footnotes=[note for note in table.footnotes if note.partition(":")[0].partition(" ")[0] == group.task],
+    )
+
+
+def metric_name(metric: str) -> str:
+    """Words for a metric's name: `top1, best on test` for `top1_best_on_test`."""
+    honest = metric.removesuffix(BEST_ON_TEST)
+    return honest.replace("_", " ") + (", best on test" if honest != metric else "")
