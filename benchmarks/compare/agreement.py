@@ -47,7 +47,9 @@ def agreement(kept: ScoredRecords, here: ScoredRecords) -> list[str]:
 def _differences(lines: Sequence[Line]) -> Iterator[str]:
     for verdict in VERDICTS:
         of_kind = [line for line in lines if line.verdict == verdict]
-        if of_kind:
+        if of_kind and verdict in (NEW, GONE):
+            yield f"{len(of_kind)} {MEANINGS[verdict]}"
+        elif of_kind:
             yield f"{len(of_kind)} {MEANINGS.get(verdict, verdict)}:"
             yield from (f"  {_shown(line)}" for line in of_kind[:SHOWN])
             yield from [f"  and {len(of_kind) - SHOWN} more"] if len(of_kind) > SHOWN else []

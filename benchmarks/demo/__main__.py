@@ -44,7 +44,8 @@ def main(options: Demo, words: list[str]) -> None:
     cells = _run(options, results)
     data = cells.data.name
     records = _of_grid(read_scored_records(results, data), cells)
-    overview, origin = columns.overview(records.cells, published.read_published()), tables.origin_of(records, data)
+    overview = columns.overview(records.cells, published.read_published())
+    origin = tables.origin_of(results, data, records)
     print(f"\n{blocks.text(overview, terminal.columns() or blocks.WIDEST, origin)}\n")
     for line in _compared(records, results, data):
         terminal.show(line)
@@ -81,7 +82,8 @@ def _compared(records: ScoredRecords, results: Path, data: str) -> list[str]:
         return [f"compared with nothing: {results} is the folder of the kept results"]
     if not (KEPT / data / "cells").is_dir():
         return [f"compared with nothing: no results are kept in {KEPT / data}"]
-    first, *more = agreement(read_scored_records(KEPT, data, required=False), records)
+    kept = replace(read_scored_records(KEPT, data, required=False), name=str(KEPT / data))
+    first, *more = agreement(kept, records)
     return [f"compared with the kept results: {first}", *(f"  {line}" for line in more)]
 
 

@@ -72,22 +72,23 @@ def main(options: Tables, words: list[str]) -> None:
     results, data = Path(options.results), data_name(options.data)
     records = read_scored_records(results, data)
     overview = columns.overview(records.cells, published.read_published())
-    width = terminal.columns()
+    width, origin = terminal.columns(), origin_of(results, data, records)
     if width is None:
-        print(formats.markdown(overview, origin_of(records, data)))
+        print(formats.markdown(overview, origin))
     else:
-        print(blocks.text(overview, width, origin_of(records, data)))
+        print(blocks.text(overview, width, origin))
     print(write(results, data, records))
 
 
-def origin_of(records: ScoredRecords, data: str) -> Origin:
-    """Header of tables of these records."""
-    return Origin(data, records, invocation("tables", {"DATA": data}))
+def origin_of(results: Path, data: str, records: ScoredRecords) -> Origin:
+    """Header of tables of these records in this folder of results."""
+    elsewhere = {} if str(results) == Tables.results else {"RESULTS": results}
+    return Origin(data, records, invocation("tables", {"DATA": data, **elsewhere}))
 
 
 def write(results: Path, data: str, records: ScoredRecords) -> str:
     """Write the files of all tables of a data set; returns a line that names them."""
-    folder, origin = results / data / "tables", origin_of(records, data)
+    folder, origin = results / data / "tables", origin_of(results, data, records)
     written: list[str] = []
     for table in tables(records.cells, published.read_published()):
         texts = {"md": formats.markdown(table, origin), "csv": formats.csv(table), "tex": formats.latex(table, origin)}

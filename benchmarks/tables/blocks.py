@@ -1,11 +1,9 @@
 """Format a table for a terminal: a narrow block for each task, with models as rows and floors as lines below them."""
 
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
 
-from benchmarks.tables import floors, headings
+from benchmarks.tables import by_task, floors
+from benchmarks.tables.by_task import BEST_ON_TEST
 from benchmarks.tables.columns import MARKS, Column, Score, Table, TableRow
 from benchmarks.tables.escapes import in_line
 from benchmarks.tables.formats import RAISED, Origin
@@ -15,104 +13,53 @@ from benchmarks.terminal import fitted
 
 WIDEST = 100  # characters, also where there is more room: lines that are easy to follow, and fit in a message
 GAP = 2  # blanks between two columns
-BEST_ON_TEST = "_best_on_test"
-UNBROKEN = "\N{NO-BREAK SPACE}"  # keeps the ends of an interval on one line
-BRACKETS = re.compile(r"-?[\d.]* ?\[[-\d., ]+\]")
 ARROWS = {1: " ↑", 0: "", -1: " ↓"}
 
 
-@dataclass(frozen=True)
-class Block:
-    """Columns of one task and protocol, with the models that have a value in any of them.
-
-    Attributes:
-        title: task, with the settings that differ if it has several protocols.
-        columns: its metrics; the best on test comes after what is chosen without the test images.
-        models, floors: its rows.
-    """
-
-    title: str
-    columns: list[Column]
-    models: list[TableRow]
-    floors: list[TableRow]
-
-
 def text(table: Table, width: int, origin: Origin) -> str:
-    """Format a table as blocks of lines of at most `width` characters, as far as its words allow, with its notes."""
+    """Format the overview as blocks of lines of at most `width` characters, as far as its words allow, with its notes.
+
+    Args:
+        table: the overview.
+        width: of the terminal; `WIDEST` is used where it is wider.
+        origin: header, and the files that were skipped.
+    """
     width = min(width, WIDEST)
-    parts = [[origin.line()], *(list(_lines(table, block, width)) for block in blocks(table))]
+    parts = [[origin.line()], *(list(_lines(part, width)) for part in by_task.split(table))]
     parts += [[*_notes(table), *(f"skipped: {in_line(line)}" for line in origin.records.skipped)]]
-    shown = ("\n".join(fitted(BRACKETS.sub(_unbroken, line), width) for line in part) for part in parts)
-    return "\n\n".join(shown).replace(UNBROKEN, " ")
+    return "\n\n".join(fitted("\n".join(part), width) for part in parts)
 
 
-def _unbroken(brackets: re.Match[str]) -> str:
-    return brackets[0].replace(" ", UNBROKEN)
-
-
-def blocks(table: Table) -> list[Block]:
-    """Split a table into blocks, in the order of its columns."""
-    ordered = sorted(table.columns, key=lambda c: (c.task, c.protocol, c.metric.endswith(BEST_ON_TEST), c.rank))
-    groups = [list(columns) for _, columns in groupby(ordered, lambda column: (column.task, column.protocol))]
-    protocols = [(columns[0].protocol, columns[0].facts) for columns in groups]
-    titles = headings.told_apart([columns[0].task for columns in groups], protocols)
-    made = []
-    for title, columns in zip(titles, groups, strict=True):
-        rows = [row for row in table.rows if any((row, column) in table.scores for column in columns)]
-        models, floors = [row for row in rows if not row.floor], [row for row in rows if row.floor]
-        made.append(Block(title, columns, models, floors))
-    return made
-
-
-def _lines(table: Table, block: Block, width: int) -> Iterator[str]:
+def _lines(part: Table, width: int) -> Iterator[str]:
     """Lines of a block: heading, the metrics side by side as far as they fit, floors, and models not above a floor."""
-    yield f"{in_line(block.title)}: {_images(table, block)}"
-    labels = [_label(table, row) for row in block.models]
-    several = any(len(score.values) > 1 for score in _scores(table, block))
-    for part in _fitting([_metric(table, block, column, several) for column in block.columns], labels, width):
-        yield from _aligned(labels, part, width) if labels else ()
-    for column in block.columns:
-        line = _floors_line(table, block, column)
-        yield from [line] if line else []
-    for column in block.columns:
+    yield in_line(part.title)
+    models = [row for row in part.rows if not row.floor]
+    labels = [in_line(row.model) for row in models]
+    for columns in _fitting([_metric(part, models, column) for column in part.columns], labels, width):
+        yield from _aligned(labels, columns, width) if models else ()
+    for column in part.columns:
+        yield from _floors(part, column)
+    for column in part.columns:
         if not column.metric.endswith(BEST_ON_TEST):
-            of = f"{_plain(column)}: " if len(block.columns) > 1 else ""
-            yield from (f"  ! {of}{in_line(line)}" for line in floors.lines(table, column))
+            metric = f"{_name(column)} " if len(part.columns) > 1 else ""
+            yield from (f"  ! {metric}{in_line(line)}" for line in floors.lines(part, column))
 
 
-def _scores(table: Table, block: Block) -> list[Score]:
-    keys = ((row, column) for row in (*block.models, *block.floors) for column in block.columns)
-    return [table.scores[key] for key in keys if key in table.scores]
-
-
-def _images(table: Table, block: Block) -> str:
-    """Number of test images of a block's records: `960 test images`, `40 to 96 test images`."""
-    counts = sorted({cell.record.images for score in _scores(table, block) for cell in score.cells})
-    return f"{' to '.join(f'{count:,}' for count in dict.fromkeys([counts[0], counts[-1]]))} test images"
-
-
-def _label(table: Table, row: TableRow) -> str:
-    return in_line(" ".join([row.model, row.part][: len(table.labels)]).strip())
-
-
-def _plain(column: Column) -> str:
-    """Name of a metric without that of its task: `top1`, `best on test`, or the heading of a paper's table."""
-    if column.metric.endswith(BEST_ON_TEST) and not column.name:
-        return "best on test"
-    return in_line(column.name or column.metric.replace("_", " "))
+def _name(column: Column) -> str:
+    return "best on test" if column.metric.endswith(BEST_ON_TEST) else by_task.metric_name(column.metric)
 
 
 Texts = list[list[str]]  # the columns of text of one metric: each the heading, then a cell for each model
 
 
-def _metric(table: Table, block: Block, column: Column, several: bool) -> Texts:
+def _metric(part: Table, models: Sequence[TableRow], column: Column) -> Texts:
     """Columns of text of a metric: its values; but for the best on test the number of seeds, if any row has several,
     and the difference to the twin without registers, if any row has one."""
-    scores = [table.scores.get((row, column)) for row in block.models]
+    scores = [part.scores.get((row, column)) for row in models]
     if column.metric.endswith(BEST_ON_TEST):
-        return [[_plain(column), *_values(scores, column)]]
-    made = [[f"{_plain(column)} {column.unit}{ARROWS[column.better]}", *_values(scores, column)]]
-    if several:
+        return [[_name(column), *_values(scores, column)]]
+    made = [[f"{_name(column)} {column.unit}{ARROWS[column.better]}", *_values(scores, column)]]
+    if any(score and len(score.values) > 1 for score in scores):
         made.append(["seeds", *(str(len(score.values)) if score else "" for score in scores)])
     differences = [shown(score, column).difference if score and score.change else "" for score in scores]
     if any(differences):
@@ -125,12 +72,14 @@ def _values(scores: Sequence[Score | None], column: Column) -> list[str]:
     means = [shown(score, column).mean if score else "–" for score in scores]
     widest = max(map(len, means), default=0)
     rests = [_rest(score, column) if score else "" for score in scores]
-    return [f"{mean.rjust(widest)} {rest}".rstrip() for mean, rest in zip(means, rests, strict=True)]
+    return [f"{mean.rjust(widest)}{rest}" for mean, rest in zip(means, rests, strict=True)]
 
 
 def _rest(score: Score, column: Column) -> str:
+    """Spread, marks and the sign of the best: ` [55.2, 61.4]ᵈ *`."""
     one = shown(score, column)
-    return one.spread + "".join(RAISED[mark] for mark in one.marks) + (" *" if score.best else "")
+    spread = f" {one.spread}" if one.spread else ""
+    return spread + "".join(RAISED[mark] for mark in one.marks) + (" *" if score.best else "")
 
 
 def _fitting(metrics: Sequence[Texts], labels: Sequence[str], width: int) -> list[Texts]:
@@ -160,13 +109,14 @@ def _aligned(labels: Sequence[str], columns: Texts, width: int) -> Iterator[str]
         yield ("  " + ("" if apart else label).ljust(first) + "".join(" " * GAP + cell for cell in cells)).rstrip()
 
 
-def _floors_line(table: Table, block: Block, column: Column) -> str:
-    """Floors of a metric, the best first: `floors of top1: random-vitn_reg4 8.3 [6.8, 10.1], chance 6.2`; or ''."""
-    scores = {row: table.scores[row, column] for row in block.floors if (row, column) in table.scores}
+def _floors(part: Table, column: Column) -> Iterator[str]:
+    """Line of a metric's floors, the best first: `floors: random-vitn_reg4 8.3 [6.8, 10.1], chance 6.2`."""
+    scores = {row: part.scores[row, column] for row in part.rows if row.floor and (row, column) in part.scores}
     rows = sorted(scores, key=lambda row: -column.better * scores[row].mean)
-    texts = (f"{_label(table, row)} {' '.join(_values([scores[row]], column))}" for row in rows)
-    of = f" of {_plain(column)}" if len(block.columns) > 1 else ""
-    return f"  floors{of}: {', '.join(texts)}" if rows else ""
+    values = (f"{in_line(row.model)} {' '.join(_values([scores[row]], column))}" for row in rows)
+    if rows:
+        of = f" of {_name(column)}" if len(part.columns) > 1 else ""
+        yield f"  floors{of}: {', '.join(values)}"
 
 
 def _notes(table: Table) -> Iterator[str]:
