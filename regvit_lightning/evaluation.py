@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from regvit_lightning.models.backbone import Backbone
 
 
+FIGURES = "figures"  # folder of single figures in the folder of a cell
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """One task on one data set with one seed: what its record must contain, and how to compute it.
@@ -236,7 +239,9 @@ def evaluate(
 def run_and_record(
     evaluation: Evaluation, backbone: "Backbone", results: Path, options: "RunOptions", force: bool = False
 ) -> tuple["Outcome", Path]:
-    """Compute a cell and write its record, with the per-image scores and the figure beside it.
+    """Compute a cell and write its record, with the per-image scores and the picture beside it.
+
+    Single figures of a paper's size, if the task has any, go to `figures/` in the folder of the cell.
 
     Args:
         evaluation: the cell to compute.
@@ -268,6 +273,8 @@ def run_and_record(
         record = evaluation.record(backbone, outcome, time.monotonic() - begun, digests)
         if outcome.picture is not None:
             _show(outcome.picture, file.with_suffix(".png"), options.folder)
+        if outcome.figures is not None:
+            save_figures(outcome.figures(), options.folder / FIGURES)
         if outcome.scores:
             packed = statistics.pack({key: values.cpu() for key, values in outcome.scores.items()})
             beside = records.scores_path(file)
@@ -303,6 +310,18 @@ def _claim(folder: Path, description: dict[str, Any], force: bool) -> None:
     if force or not file.exists() or file.read_bytes() != text.encode():
         shutil.rmtree(folder, ignore_errors=True)
         atomic.write_text(file, text)
+
+
+def save_figures(figures: Mapping[str, "Figure"], folder: Path) -> None:
+    """Save each figure as `<folder>/<name>.pdf`, `.svg` and `.png` with 200 dots per inch.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    from regvit_lightning.figures import style
+
+    for name, figure in figures.items():
+        style.save(figure, folder / name)
 
 
 def _show(picture: "Figure", file: Path, folder: Path) -> None:

@@ -24,7 +24,7 @@ ADDED: dict[int, dict[str, Any]] = {
     3: {"source": "", "digests": {}},
 }
 AGAIN = "remove it and evaluate the cell again"
-FREE_TO_CHANGE = {"workers", "device_batch"}  # settings that change how a cell is run, not its result
+FREE_TO_CHANGE = {"workers", "device_batch", "figures"}  # settings that change how a cell is run, not its result
 ROOT = Path(__file__).resolve().parents[1]
 
 

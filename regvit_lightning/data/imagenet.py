@@ -249,7 +249,7 @@ class Drawn(Dataset[dict[str, Any]]):
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         position, start = draw
         image, index, unreadable = open_readable(self.files, start, self.replace)
-        with seeds.drawn_from(self.seed, "augment", position):
+        with seeds.torch_drawn_from(self.seed, "augment", position):
             return {"image": self.transform(image), "label": int(self.files.labels[index]), "unreadable": unreadable}
 
 

@@ -127,7 +127,7 @@ class DrawnCaptionedImages(Dataset[dict[str, Any]]):
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         position, start = draw
         image, index, unreadable = open_readable(self.pairs, start)
-        with seeds.drawn_from(self.seed, "augment", position):
+        with seeds.torch_drawn_from(self.seed, "augment", position):
             tokens = self.tokenize([self.pairs.caption(index)])[0]
             return {"image": self.transform(image), "text": tokens, "unreadable": unreadable}
 

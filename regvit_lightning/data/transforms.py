@@ -4,14 +4,13 @@ Tensors stay uint8 until they are on the device: a quarter of the bytes to trans
 mean and std. Random draws come from torch's global generator, which `Drawn` seeds per sample.
 """
 
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
-import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
+from regvit_lightning.data.augmentation import Jitter, ResizedCrop, ShiftedCrop, Step, as_tensor, flipped, three
 from regvit_lightning.data.headers import MOST_ELONGATED
 from regvit_lightning.settings import check
 
@@ -41,25 +40,24 @@ def centre_crop(resize: int, crop: int) -> v2.Compose:
     return v2.Compose([not_elongated, resized, v2.CenterCrop(crop), v2.PILToTensor()])
 
 
-def random_resized_crop(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> v2.Compose:
+@dataclass(frozen=True)
+class Steps:
+    """Transform of an image to uint8 (3, H, W): the steps, one after another. Unlike a closure, it can be pickled."""
+
+    steps: tuple[Step, ...]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        for step in self.steps:
+            image = step(image)
+        return as_tensor(image)
+
+
+def random_resized_crop(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> Steps:
     """Inception crop of a fraction `scale` of the area to `size` pixels (bicubic), flipped with probability 1/2."""
-    crop = v2.RandomResizedCrop(size, scale=scale, interpolation=BICUBIC, antialias=True)
-    return v2.Compose([crop, v2.RandomHorizontalFlip(), v2.PILToTensor()])
+    return Steps((ResizedCrop(size, scale), flipped))
 
 
-class RadiusBlur(v2.Transform):
-    """Gaussian blur with a radius (standard deviation, pixels) drawn from U(0.1, 2), by Pillow as in DeiT."""
-
-    _transformed_types = (Image.Image,)
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        return {"radius": torch.empty(()).uniform_(0.1, 2.0).item()}
-
-    def transform(self, inpt: Image.Image, params: dict[str, Any]) -> Image.Image:
-        return inpt.filter(ImageFilter.GaussianBlur(params["radius"]))
-
-
-def three_augment(size: int, crop: str, colour_jitter: float) -> Callable[[Image.Image], Tensor]:
+def three_augment(size: int, crop: str, colour_jitter: float) -> Steps:
     """DeiT-III's augmentation (Touvron et al. 2022, section 3.1): crop, flip, 3-Augment, colour jitter.
 
     Args:
@@ -72,16 +70,7 @@ def three_augment(size: int, crop: str, colour_jitter: float) -> Callable[[Image
         SettingsError: unknown crop.
     """
     check(crop in ("simple", "resized"), f"crop={crop}: expected simple or resized")
-    padded = v2.RandomCrop(size, padding=4, padding_mode="reflect")
-    simple = [not_elongated, v2.Resize(size, BICUBIC, antialias=True), padded]
-    resized = [v2.RandomResizedCrop(size, scale=(0.08, 1.0), interpolation=BICUBIC, antialias=True)]
-    three = [v2.Grayscale(3), v2.RandomSolarize(128, p=1.0), RadiusBlur()]
-    return v2.Compose(
-        [
-            *(simple if crop == "simple" else resized),
-            v2.RandomHorizontalFlip(),
-            v2.RandomChoice(three),
-            v2.ColorJitter(colour_jitter, colour_jitter, colour_jitter),
-            v2.PILToTensor(),
-        ]
-    )
+    resized = v2.Resize(size, BICUBIC, antialias=True)
+    simple = not_elongated, resized, ShiftedCrop(size, border=4)
+    view = simple if crop == "simple" else (ResizedCrop(size, (0.08, 1.0)),)
+    return Steps((*view, flipped, three, Jitter(colour_jitter, colour_jitter, colour_jitter)))

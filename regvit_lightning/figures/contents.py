@@ -1,4 +1,7 @@
-"""Charts of token probes, register replacements and the cost of registers; each draws into the given axes."""
+"""Charts of token probes, register replacements and the cost of registers; each draws into the given axes.
+
+Error bars are exact 95 % intervals (Clopper and Pearson 1934) over the n test images or patches of a bar.
+"""
 
 from __future__ import annotations
 
@@ -10,81 +13,121 @@ from regvit_lightning.analysis.contents import Contents
 from regvit_lightning.analysis.controls import Effect
 from regvit_lightning.analysis.cost import Cost
 from regvit_lightning.analysis.probes import ProbeScore
-from regvit_lightning.figures.artifacts import GREY, NORMAL, OUTLIER, label
-from regvit_lightning.figures.grids import INK
+from regvit_lightning.figures.style import GREEN, GREY, INK, LEGEND, NORMAL, OUTLIER, SMALL, label, none
+from regvit_lightning.statistics import binomial_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-GREEN = "#2f8f6b"
+LOOKS = {"outlier": (OUTLIER, "//"), "normal": (NORMAL, ""), "CLS": (GREY, "")}  # colour and hatch of a kind of token
+REGISTER = (GREEN, "..")
 
 
 def single_tokens(axes: Axes, scores: Mapping[str, ProbeScore | None]) -> None:
-    """Tables 1 and 6: top-1 from one token by kind, with the standard deviation over random draws."""
+    """Tables 1 and 6: top-1 from one token by kind; values with the standard deviation over draws, where several."""
     shown = {kind: score for kind, score in scores.items() if score is not None}
     for column, (kind, score) in enumerate(shown.items()):
-        colour = {"outlier": OUTLIER, "normal": NORMAL, "CLS": INK}.get(kind, GREEN)
-        spread = None if math.isnan(score.spread) else score.spread
-        axes.bar(column, score.mean, yerr=spread, color=colour, width=0.7, error_kw={"elinewidth": 1, "ecolor": GREY})
-        _above(axes, column, score.mean + (spread or 0), f"{score.mean:.1f}")
-    names = [f"{kind}\n({score.right.shape[1]:,})" for kind, score in shown.items()]
-    _bars(axes, names, "class from one token", "top-1 in %, (test images)", "no classes, or too few such tokens")
+        _bar(axes, column, score.mean, score.right.shape[1], *LOOKS.get(kind, REGISTER))
+        spread = f"\n± {score.spread:.1f}" if score.spread and not math.isnan(score.spread) else ""
+        _above(axes, column, score.mean, score.right.shape[1], f"{score.mean:.1f}{spread}")
+    counts = {score.right.shape[1] for score in shown.values()}
+    each = len(counts) > 1
+    names = [f"{kind}\n{score.right.shape[1]:,}" if each else kind for kind, score in shown.items()]
+    n = f", n = {'below each' if each else f'{counts.pop():,} images'}" if shown else ""
+    _bars(axes, names, f"class from one token{n}", "top-1 in %", "none: no classes, or too few such tokens")
 
 
 def local_probes(axes: Axes, contents: Contents) -> None:
-    """Fig. 5b: position accuracy of normal and outlier patches, annotated with the error of their pixels."""
-    kinds = [kind for kind in ("normal", "outlier") if contents.position[kind] and contents.pixels[kind]]
+    """Fig. 5b: position accuracy of normal and outlier patches; below them distance and the error of their pixels."""
     names = []
-    for column, kind in enumerate(kinds):
+    for column, kind in enumerate(("normal", "outlier")):
         position, pixels = contents.position[kind], contents.pixels[kind]
-        assert position is not None and pixels is not None  # noqa: PT018
-        axes.bar(column, position.top1, color=OUTLIER if kind == "outlier" else NORMAL, width=0.7)
-        _above(axes, column, position.top1, f"{position.top1:.1f} %, {position.distance:.1f} patches off")
-        error = f"{pixels.l2:.4g} (mean patch: {pixels.l2_of_mean:.4g})"
-        names.append(f"{kind} ({position.patches:,})\nerror of pixels, L2:\n{error}")
-    _bars(axes, names, "position and pixels of a patch", "position, top-1 in %", "too few patches")
+        if position is None or pixels is None:
+            names.append(f"{kind}: none,\nor too few")
+            continue
+        _bar(axes, column, position.top1, position.patches, *LOOKS[kind])
+        _above(axes, column, position.top1, position.patches, f"{position.top1:.1f}")
+        pixel = f"pixels: L2 {pixels.l2:.4g}\n(mean patch: {pixels.l2_of_mean:.4g})"
+        names.append(f"{kind}, n = {position.patches:,}\n{position.distance:.1f} patches off\n{pixel}")
+    axes.set_xlim(-0.6, 1.6)
+    _bars(axes, names, "position and pixels of a patch", "position, top-1 in %", "")
 
 
-def replacements(axes: Axes, effects: Mapping[str, Effect]) -> None:
-    """Top-1 under each replacement of the registers, with classifiers of the intact model and refitted ones."""
-    bars = (("knn_kept", NORMAL, None), ("linear_kept", GREEN, None), ("knn", NORMAL, "//"), ("linear", GREEN, "//"))
-    words = {"knn_kept": "kNN", "linear_kept": "linear", "knn": "kNN, made anew", "linear": "linear, made anew"}
+def replacements(axes: Axes, effects: Mapping[str, Effect], images: int) -> None:
+    """Top-1 under each replacement of the registers, with classifiers of the intact model and refitted ones.
+
+    Args:
+        axes: to draw into.
+        effects: by replacement; empty for a model without registers.
+        images: number of test images.
+
+    The legend lies below, in a bottom margin of 0.85 inches.
+    """
+    bars = (("knn_kept", NORMAL, ""), ("linear_kept", GREEN, ""), ("knn", NORMAL, "///"), ("linear", GREEN, "///"))
+    words = {"knn_kept": "kNN", "linear_kept": "linear", "knn": "kNN, refitted", "linear": "linear, refitted"}
     for column, effect in enumerate(effects.values()):
         for index, (key, colour, hatch) in enumerate(bars):
-            value, legend = getattr(effect, key), words[key] if column == 0 else None
-            style: dict[str, Any] = {
-                "color": colour,
-                "hatch": hatch,
-                "alpha": 0.55 if hatch else 1.0,
-                "edgecolor": "white",
-            }
-            axes.bar(column + 0.2 * (index - 1.5), value or 0, width=0.19, linewidth=0, label=legend, **style)
+            value = getattr(effect, key)
+            if value is not None:
+                _bar(
+                    axes,
+                    column + 0.2 * (index - 1.5),
+                    value,
+                    images,
+                    colour,
+                    hatch,
+                    0.19,
+                    words[key] if column == 0 else "",
+                )
     if effects:
-        axes.set_ylim(0, 1.35 * max(max(effect.knn, effect.linear or 0) for effect in effects.values()) + 1)
-        axes.legend(fontsize=6.5, frameon=False, labelcolor=INK, ncols=2, loc="upper left")
-    _bars(axes, list(effects), "registers replaced", "top-1 in %", "no registers, or no classes")
+        axes.legend(**LEGEND, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    n = f" (n = {images:,} images)" if effects else ""
+    _bars(axes, list(effects), f"registers replaced{n}", "top-1 in %", "none: no registers, or no classes")
 
 
 def costs(axes: Axes, rows: Sequence[Cost]) -> None:
     """Fig. 12: parameters and multiply-adds against the number of registers, relative to the model without."""
+    from matplotlib.ticker import FuncFormatter
+
     counts = [row.registers for row in rows]
-    axes.plot(counts, [row.more_macs for row in rows], color=NORMAL, marker="o", markersize=3, label="multiply-adds")
+    style: dict[str, Any] = {"linewidth": 1.4, "markersize": 5}
+    axes.plot(counts, [row.more_macs for row in rows], color=NORMAL, marker="o", label="multiply-adds", **style)
     parameters = [row.more_parameters for row in rows]
-    axes.plot(counts, parameters, color=OUTLIER, marker="o", markersize=3, label="parameters")
+    axes.plot(counts, parameters, color=OUTLIER, marker="s", linestyle="--", label="parameters", **style)
     axes.set_xticks(counts)
-    axes.legend(fontsize=7, frameon=False, labelcolor=INK)
-    label(axes, "cost of registers", "registers", "% above none")
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"+{value:g} %" if value else "0 %"))
+    axes.legend(**LEGEND, loc="upper left")
+    label(axes, "cost of registers", "registers", "above none")
+
+
+def _bar(
+    axes: Axes, column: float, percent: float, n: int, colour: str, hatch: str, width: float = 0.7, words: str = ""
+) -> None:
+    """A bar of `percent` of n, with its interval."""
+    low, high = _interval(percent, n)
+    around = [[max(percent - low, 0)], [max(high - percent, 0)]]
+    errors: dict[str, Any] = {"elinewidth": 1, "ecolor": INK, "capsize": 2 if width < 0.5 else 3}
+    style: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+    axes.bar(column, percent, yerr=around, width=width, error_kw=errors, label=words or None, **style)
+
+
+def _interval(percent: float, n: int) -> tuple[float, float]:
+    low, high = binomial_interval(round(percent / 100 * n), n)
+    return 100 * low, 100 * high
 
 
 def _bars(axes: Axes, names: Sequence[str], title: str, y: str, otherwise: str) -> None:
     """Label the bars by name; show a text if there are none."""
-    axes.set_xticks(range(len(names)), names)
+    narrow: dict[str, Any] = {"rotation": 90} if len(names) > 7 else {}
+    axes.set_xticks(range(len(names)), names, **narrow)
     if not names:
-        axes.text(0.5, 0.5, otherwise, ha="center", va="center", fontsize=8, color=GREY, transform=axes.transAxes)
+        none(axes, otherwise)
         axes.set_yticks([])
     label(axes, title, "", y)
     axes.margins(y=0.15)
 
 
-def _above(axes: Axes, column: float, height: float, text: str) -> None:
-    axes.annotate(text, (column, height), (0, 2), textcoords="offset points", ha="center", fontsize=7, color=INK)
+def _above(axes: Axes, column: float, percent: float, n: int, text: str) -> None:
+    where: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": SMALL, "color": INK}
+    axes.annotate(text, (column, _interval(percent, n)[1]), (0, 2), annotation_clip=False, **where)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from regvit_lightning.figures.grids import INK
+from regvit_lightning.figures.style import INK, SMALL, TITLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,9 +23,10 @@ CELL = 1.3  # inches: the widest panel
 WIDTH = 12.6  # inches: panels shrink if their total width exceeds this
 GAP = 0.06  # between panels, relative to a panel
 MARGIN = 0.1  # inches, left and right
-HEADING, FOOT = 0.46, 0.06  # inches above the first row and below the last
+HEADING, FOOT = 0.72, 0.1  # inches above the first row and below the last
 BAR = 0.62  # inches for a colour bar on the right
-SHARES = "yellow is the share in the corner"
+LEAST_WIDTH = 3.4  # inches: room for the title of a figure with few panels
+SHARES = "share of attention, 0 (dark) to that in the corner (yellow)"
 SIGMAS = 3  # range of the colour scale of the whitened component (Fig. 20)
 
 
@@ -38,7 +39,7 @@ def size(rows: int, columns: int, bar: bool = False) -> tuple[float, float]:
     around = 2 * MARGIN + (BAR if bar else 0)
     panel = _panel(columns, around)
     across, down = (n * panel + (n - 1) * GAP * panel for n in (columns, rows))
-    return across + around, down + HEADING + FOOT
+    return max(across + around, LEAST_WIDTH), down + HEADING + FOOT
 
 
 def attention_maps(
@@ -97,13 +98,19 @@ def norm_maps(
         ValueError: the numbers of images and maps differ.
     """
     _check(images, list(columns.values()))
-    panels = _panels(figure, len(images), 1 + len(columns), title, "one scale for each column: least to largest norm")
+    panels = _panels(
+        figure,
+        len(images),
+        1 + len(columns),
+        title,
+        "L2 norm; one scale for each column, least (dark) to largest (yellow)",
+    )
     for row, image in enumerate(images):
         _image(panels[row][0], image)
         for axes, norms in zip(panels[row][1:], columns.values(), strict=True):
             low, high = float(norms.min()), float(norms.max())
             _bare(axes).imshow(norms[row], cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
-    ranges = [f"{name}: {norms.min():.3g} to {norms.max():.3g}" for name, norms in columns.items()]
+    ranges = [f"{name}\n{norms.min():.3g}–{norms.max():.3g}" for name, norms in columns.items()]
     _titles(panels[0], ["image", *ranges])
 
 
@@ -146,7 +153,7 @@ def component_maps(
         picture = _bare(axes).imshow(values, **style)
     bar = below[-1].inset_axes((1.08, 0.0, 0.08, 1.0))
     scale = below[-1].figure.colorbar(picture, cax=bar, ticks=[-SIGMAS, 0, SIGMAS])
-    scale.ax.set_yticklabels([f"−{SIGMAS} σ", "0", f"{SIGMAS} σ"], fontsize=7, color=INK)
+    scale.ax.set_yticklabels([f"−{SIGMAS} σ", "0", f"{SIGMAS} σ"], fontsize=SMALL, color=INK)
     scale.ax.tick_params(length=2, color=INK, pad=2)
     scale.outline.set_visible(False)
 
@@ -180,16 +187,14 @@ def _panels(
     )
     panels = [[figure.add_subplot(grid[row, column]) for column in range(columns)] for row in range(rows)]
     line = 1 - 0.2 / height
-    heading = figure.text(MARGIN / width, line, title, fontsize=9.5, weight="bold", color=INK)
-    style: dict[str, Any] = {"textcoords": "offset points", "va": "baseline", "fontsize": 7.5, "color": INK}
-    behind = (heading, figure.transSubfigure)
-    panels[0][0].annotate(note, (1, line), (7, 0), xycoords=behind, annotation_clip=False, **style)
+    figure.text(MARGIN / width, line, title, fontsize=TITLE, weight="bold", color=INK)
+    figure.text(MARGIN / width, line - 0.17 / height, note, fontsize=SMALL, color=INK)
     return panels
 
 
 def _titles(panels: Sequence[Axes], names: Sequence[str]) -> None:
     for axes, name in zip(panels, names, strict=True):
-        axes.set_title(name, fontsize=7.5, color=INK, pad=2.5)
+        axes.set_title(name, fontsize=SMALL, color=INK, pad=2.5)
 
 
 def _image(axes: Axes, image: npt.NDArray[np.uint8]) -> None:
@@ -203,7 +208,9 @@ def _share(axes: Axes, values: npt.NDArray[np.floating]) -> None:
     _bare(axes).imshow(values, cmap="viridis", vmin=0, vmax=largest or 1, interpolation="nearest")
     where: dict[str, Any] = {"transform": axes.transAxes, "ha": "left", "va": "bottom"}
     box = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 1.0}
-    axes.text(0.03, 0.03, f"{share:.2g} %" if share < 99.5 else "100 %", fontsize=6, color="white", bbox=box, **where)
+    axes.text(
+        0.03, 0.03, f"{share:.2g} %" if share < 99.5 else "100 %", fontsize=SMALL, color="white", bbox=box, **where
+    )
 
 
 def _bare(axes: Axes) -> Axes:

@@ -1,6 +1,6 @@
 """Contract of a frozen evaluation: run options, metrics and outcome."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -62,6 +62,7 @@ class Outcome:
         per_class: a score for each class by name, None for a class that does not occur.
         floors: metrics of baselines without a backbone, by name.
         picture: figure of examples, if the task provides one.
+        figures: returns further figures by the name of their files, for the cell's folder; None for none.
         scores: per-image scores in the order of the data, by metric of `METRICS`: (N,) whose mean is the metric,
             or (N, …) where `scores.STATISTICS` defines the metric from their mean. NaN for an excluded image.
         remarks: sentences that a user must read with the metrics, such as a warning with its remedy.
@@ -74,6 +75,7 @@ class Outcome:
     per_class: dict[str, float | None] = field(default_factory=dict)
     floors: dict[str, dict[str, float]] = field(default_factory=dict)
     picture: "Figure | None" = None
+    figures: "Callable[[], Mapping[str, Figure]] | None" = field(default=None, compare=False)
     scores: dict[str, Tensor] = field(default_factory=dict, compare=False)  # == on tensors is elementwise
     remarks: Sequence[str] = ()
 

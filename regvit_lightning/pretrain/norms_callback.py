@@ -22,7 +22,7 @@ from regvit_lightning.data.images import Files
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.data.transforms import centre_crop
 from regvit_lightning.errors import UserError, one_line
-from regvit_lightning.figures import artifacts as figures_artifacts
+from regvit_lightning.figures import style, training
 from regvit_lightning.frozen import dense
 from regvit_lightning.models.vit_backbone import ViTBackbone
 from regvit_lightning.pretrain.preserved import preserved
@@ -38,7 +38,8 @@ FILE = "norms.csv"
 IMAGES = 32  # number of images measured
 QUANTILES = {"min": 0.0, "q01": 0.01, "q25": 0.25, "median": 0.5, "q75": 0.75, "q99": 0.99, "max": 1.0}
 
-COLUMNS = ["step", "block", *QUANTILES, *Rules().words()]  # quantiles of patch norms, outlier shares
+WITHOUT_BINS = ["step", "block", *QUANTILES, *Rules().words()]  # quantiles of patch norms, outlier shares
+COLUMNS = [*WITHOUT_BINS, *training.BINS]  # and the share of patches in each bin of norms
 
 Row = dict[str, float]  # value by column name
 
@@ -48,7 +49,7 @@ class NormsDuringTraining(Callback):
 
     The file has exactly one row for each measured step and block 1..depth, in order: a run that resumes from a
     checkpoint drops the rows of later steps. It is rewritten atomically, so it is never truncated. At the end of the
-    run it is plotted to `norms.png`.
+    run it is plotted to `norms.pdf`, `.svg` and `.png`.
 
     Args:
         images: (B, 3, H, W) uint8, the same at every step.
@@ -95,7 +96,7 @@ class NormsDuringTraining(Callback):
         rows = describe(self._measure(recipe), self.rules, step)
         self.rows += rows
         atomic.write_text(self.path, _text(self.rows))
-        loggers.show(trainer.logger, "norms", _pixels(figures_artifacts.norms_during_training(self.rows)), step)
+        loggers.show(trainer.logger, "norms", _pixels(training.norms_during_training(self.rows)), step)
 
     def _measure(self, recipe: Recipe) -> Norms:
         images = recipe.normalise(self.images.to(recipe.device))
@@ -106,16 +107,14 @@ class NormsDuringTraining(Callback):
 
 
 def draw(folder: Path) -> None:
-    """Plot the `norms.csv` of a run to `norms.png`, if there is one.
+    """Plot the `norms.csv` of a run to `norms.pdf`, `.svg` and `.png`, if there is one.
 
     Raises:
         UserError: the file is not a table of norms, or the picture cannot be written.
     """
     rows = read(folder / FILE)
     if rows:
-        picture = figures_artifacts.norms_during_training(rows)
-        file = (folder / FILE).with_suffix(".png")
-        atomic.write(file, lambda temporary: picture.savefig(temporary, format="png"))
+        style.save(training.norms_during_training(rows), folder / Path(FILE).stem)
 
 
 def fixed_images(files: Files, size: int) -> Tensor:
@@ -136,19 +135,22 @@ def fixed_images(files: Files, size: int) -> Tensor:
 
 
 def describe(norms: Norms, rules: Rules, step: int) -> list[Row]:
-    """One row for each block 1..depth: quantiles of patch norms and the share of outliers under each rule."""
+    """One row for each block 1..depth: quantiles and histogram of patch norms, share of outliers under each rule."""
     levels = torch.tensor(list(QUANTILES.values()), dtype=torch.float64)
     rows: list[Row] = []
     for block in range(norms.depth):
         patches = norms.raw[:, block]
         quantiles = torch.quantile(patches.double().flatten(), levels).tolist()
         shares = {name: float(mask.double().mean()) for name, mask in rules.masks(patches).items()}
-        rows.append({"step": step, "block": block + 1, **dict(zip(QUANTILES, quantiles, strict=True)), **shares})
+        bins = training.histogram(patches.numpy())
+        rows.append(
+            {"step": step, "block": block + 1, **dict(zip(QUANTILES, quantiles, strict=True)), **shares, **bins}
+        )
     return rows
 
 
 def read(path: Path) -> list[Row]:
-    """Rows of a `norms.csv`; empty if the file does not exist.
+    """Rows of a `norms.csv`; empty if the file does not exist. One of an older version has NaN in place of the bins.
 
     Raises:
         UserError: the file is not a valid `norms.csv`.
@@ -158,9 +160,9 @@ def read(path: Path) -> list[Row]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            if reader.fieldnames != COLUMNS:
+            if reader.fieldnames not in (COLUMNS, WITHOUT_BINS):
                 raise ValueError("its columns are others")
-            rows = [{name: float(value) for name, value in row.items()} for row in reader]
+            rows = [{name: float(row.get(name, "nan")) for name in COLUMNS} for row in reader]
         return [{**row, "step": int(row["step"]), "block": int(row["block"])} for row in rows]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not a table of norms ({one_line(error)}); move it away") from None

@@ -17,12 +17,12 @@ from PIL import Image
 from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.transforms import v2
 
+from regvit_lightning.data.augmentation import ResizedCrop
 from regvit_lightning.data.images import Files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.pairs import CaptionedImages, DrawnCaptionedImages, collate_pairs, train_pairs
-from regvit_lightning.data.transforms import BICUBIC
+from regvit_lightning.data.transforms import Steps
 from regvit_lightning.models import joint_space, vit, weights
 from regvit_lightning.models.joint_space import JointSpace, TextArchitecture
 from regvit_lightning.models.weights import Metadata
@@ -130,9 +130,7 @@ class OpenClip(recipe.Recipe):
 
     def augmentation(self) -> Callable[[Image.Image], Tensor]:
         """OpenCLIP's only augmentation: a random crop of at least `smallest_crop` of the image."""
-        scale = (self.settings.smallest_crop, 1.0)
-        crop = v2.RandomResizedCrop(self.settings.image_size, scale=scale, interpolation=BICUBIC, antialias=True)
-        return v2.Compose([crop, v2.PILToTensor()])
+        return Steps((ResizedCrop(self.settings.image_size, (self.settings.smallest_crop, 1.0)),))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images, texts = self.embed(batch["image"], batch["text"])

@@ -8,6 +8,7 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -35,6 +36,9 @@ from regvit_lightning.settings import MISSING, boxed_sets, check, number
 from regvit_lightning.statistics import binomial_interval, bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 METRICS = {
     "outlier_share": Metric(better=-1, decimals=2),
     "max_over_median": Metric(better=-1, unit="×", decimals=1),
@@ -56,6 +60,7 @@ class ArtifactReportSettings(TaskSettings):
         detailed: number of those for attention and collapse, which need every token; also the number of train images
             whose registers replace those of others.
         shown: number of those in the pictures.
+        figures: also save each figure of the page by itself, which takes about a second each.
         rule: rule whose outliers after the last block are analysed in detail.
         rules: constants of the outlier rules.
         register_means: file with the registers of the replacement `mean`, see `replacement.read_means`; empty for the
@@ -69,6 +74,7 @@ class ArtifactReportSettings(TaskSettings):
     images: int = number("[1, 1e9]")
     detailed: int = number("[1, 1e6]")
     shown: int = number("[1, 100]")
+    figures: bool = True
     rule: str = MISSING
     rules: Rules = field(default_factory=Rules)
     register_means: str = ""
@@ -167,8 +173,14 @@ def run(
             **report.facts(),
         },
         picture=figures_report.page(report),
+        figures=partial(_figures, report) if settings.figures else None,
         remarks=[report.verdict],
     )
+
+
+def _figures(report: ArtifactReport) -> dict[str, "Figure"]:
+    """All panels of the page as figures of their own, by the name of their files."""
+    return {name: panel.figure() for name, panel in figures_report.panels(report).items()}
 
 
 def _share_interval(masks: Tensor, shares: Tensor, seed: int) -> tuple[float, float]:

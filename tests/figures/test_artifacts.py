@@ -10,6 +10,7 @@ from regvit_lightning.analysis.norms import measure
 from regvit_lightning.analysis.outliers import Rules, find
 from regvit_lightning.analysis.positions import placement
 from regvit_lightning.figures import artifacts as figures
+from regvit_lightning.figures import positions
 from tests.analysis.planted import planted
 
 
@@ -42,11 +43,13 @@ def test_histogram_counts_every_patch_and_names_the_cutoffs_among_them(axes, nor
     assert axes.get_yscale() == "log"
     assert "norm > 150" in legend(axes)
     assert [line.get_xdata()[0] for line in axes.lines if line.get_label() == "norm > 150"] == [150]
+    assert axes.get_xlabel() == "L2 norm; n = 1,024 patches"
 
 
 def test_cutoffs_beyond_the_norms_are_left_out(axes, case, recwarn):
     figures.norm_histogram(axes, measure(case.clean, case.normalised()).raw[:, -1], Rules())
-    assert legend(axes) == []
+    assert axes.get_legend() is None
+    assert [text.get_text() for text in axes.texts] == ["cutoffs: none within the norms"]
     assert not recwarn.list
 
 
@@ -63,7 +66,8 @@ def test_shares_of_every_rule(axes, norms):
     findings = find(norms, Rules())
     figures.shares_by_block(axes, findings, 0.005)
     assert legend(axes) == list(Rules().words().values())
-    for line, finding in zip(axes.lines, findings.values(), strict=False):
+    lines = [line for line in axes.lines if line.get_label() in Rules().words().values()]
+    for line, finding in zip(lines, findings.values(), strict=True):
         assert list(line.get_xdata()) == [0, 1, 2, 3, 4]
         assert list(line.get_ydata()) == [finding.embedded, *finding.shares]
 
@@ -99,22 +103,24 @@ def test_share_map_and_rings(case):
     figure = Figure()
     left, right = figure.subplots(1, 2)
     found = placement(case.flat)
-    figures.share_map(left, found.share)
-    figures.ring_profile(right, found)
+    positions.share_map(left, found.share)
+    positions.ring_profile(right, found, case.flat)
     np.testing.assert_array_equal(left.get_images()[0].get_array(), case.flat.double().mean(0))
     np.testing.assert_array_equal(right.lines[0].get_ydata(), found.rings)
+    shown = [right.yaxis.get_major_formatter()(value, 0) for value in (0, 0.0005, 0.05)]
+    assert shown == ["0 %", "0.05 %", "5 %"]
 
 
 def test_densities_have_an_area_of_one_and_lie_where_the_values_are(axes):
     similarity = torch.full((4, 8, 8), 0.3)
     mask = torch.zeros(4, 8, 8, dtype=torch.bool)
     mask[:, 0], similarity[:, 0] = True, 1.0
-    figures.neighbour_densities(axes, similarity, mask)
+    positions.neighbour_densities(axes, similarity, mask)
     for line, peak in zip(axes.lines, (0.3, 1.0), strict=True):
         cosine, density = line.get_data()
         assert density.sum() * (cosine[1] - cosine[0]) == pytest.approx(1, abs=1e-6)
         assert cosine[density.argmax()] == pytest.approx(peak, abs=0.005)
-    assert legend(axes) == ["normal (224)", "outliers (32)"]
+    assert legend(axes) == ["normal (n = 224)", "outliers (n = 32)"]
 
 
 def test_nothing_to_see_is_drawn_without_a_warning(recwarn):
@@ -124,8 +130,8 @@ def test_nothing_to_see_is_drawn_without_a_warning(recwarn):
     figures.norm_histogram(axes[0], same[:, 0], Rules())
     figures.norms_by_block(axes[1], same)
     figures.strips(axes[2], {"a": same})
-    figures.share_map(axes[3], placement(none).share)
-    figures.ring_profile(axes[4], placement(none))
-    figures.neighbour_densities(axes[5], same[:, 0], none)
+    positions.share_map(axes[3], placement(none).share)
+    positions.ring_profile(axes[4], placement(none), none)
+    positions.neighbour_densities(axes[5], same[:, 0], none)
     FigureCanvasAgg(figure).draw()
     assert not recwarn.list

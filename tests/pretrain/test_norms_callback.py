@@ -15,7 +15,7 @@ from regvit_lightning.analysis.outliers import Rules
 from regvit_lightning.data.imagenet import index
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.errors import UserError
-from regvit_lightning.figures.artifacts import norms_during_training
+from regvit_lightning.figures.training import BINS, EDGES, histogram, norms_during_training
 from regvit_lightning.models import vit
 from regvit_lightning.models.vit_backbone import ViTBackbone
 from regvit_lightning.pretrain import fit, norms_callback
@@ -56,7 +56,8 @@ def test_a_row_for_each_measured_step_and_block(watched):
     assert measured(watched[1]) == [(step, block) for step in (0, 2, 4, 6) for block in (1, 2, 3, 4)]
     with (watched[1] / "norms.csv").open() as file:
         row = next(csv.DictReader(file))
-    assert list(row)[2:] == [*norms_callback.QUANTILES, *Rules().masks(torch.ones(1, 1, 1))]
+    assert list(row)[2:] == [*norms_callback.QUANTILES, *Rules().masks(torch.ones(1, 1, 1)), *BINS]
+    assert sum(float(row[name]) for name in BINS) == pytest.approx(1)
     assert float(row["min"]) < float(row["median"]) < float(row["max"])
 
 
@@ -67,8 +68,9 @@ def test_the_log_has_one_picture_that_grows_and_no_curve_for_each_block(watched)
     assert [picture.step for picture in pictures] == [0, 2, 4, 6]
     shown = Image.open(io.BytesIO(pictures[-1].encoded_image_string)).convert("RGB")
     with Image.open(watched[1] / "norms.png") as kept:  # which the figure of all rows is drawn into
-        apart = np.abs(np.asarray(shown, float) - np.asarray(kept.convert("RGB"), float))
-    assert apart.mean() < 0.5
+        smaller = kept.convert("RGB").resize(shown.size, Image.Resampling.BOX)
+        apart = np.abs(np.asarray(shown, float) - np.asarray(smaller, float))
+    assert apart.mean() < 5
 
 
 def test_the_last_row_is_that_of_the_last_weights(tiny, watched):
@@ -176,3 +178,40 @@ def test_the_picture_at_the_end_shows_the_last_block(watched):
     assert line.get_xydata().tolist() == [[row["step"], row["median"]] for row in rows]
     assert len(figure.axes[1].lines) == 4
     assert (watched[1] / "norms.png").stat().st_size > 1000
+
+
+def test_a_histogram_counts_every_norm_once():
+    found = histogram(np.array([[1e-9, 1.0], [1.3, 1e9]]))
+    assert sum(found.values()) == 1
+    assert (found[BINS[0]], found[BINS[-1]]) == (0.25, 0.25)
+    assert found[BINS[int(np.searchsorted(EDGES, 1.1)) - 1]] == 0.25
+
+
+def rows_of(shares, factor):
+    """Rows of one block at as many steps as `shares` has columns (bins, steps)."""
+    quantiles = dict.fromkeys(norms_callback.QUANTILES, 2.0)
+    facts = {"block": 1, "factor": factor, **quantiles, "min": 1.0, "max": 300.0}
+    return [{"step": 10 * k, **facts, **dict(zip(BINS, column, strict=True))} for k, column in enumerate(shares.T)]
+
+
+def test_the_heat_map_shows_the_share_in_each_bin_and_shares_start_at_0():
+    shares = np.zeros((len(BINS), 3))
+    shares[24], shares[40, 1:] = 0.98, 0.02
+    figure = norms_during_training(rows_of(shares, 0.02))
+    heat, below = figure.axes[0], figure.axes[1]
+    shown = heat.collections[0].get_array()
+    np.testing.assert_array_equal(shown.filled(0).reshape(shares.shape), shares)
+    assert below.get_ylim()[0] == 0
+    nothing = norms_during_training(rows_of(shares, 0.0)).axes[1]
+    assert [text.get_text() for text in nothing.texts] == ["none, in any block at any step"]
+    assert nothing.get_ylim()[0] == 0
+
+
+def test_a_table_without_histograms_is_read_and_drawn(tmp_path):
+    rows = rows_of(np.zeros((len(BINS), 2)), 0.0)
+    columns = norms_callback.WITHOUT_BINS
+    lines = [",".join(columns), *(",".join(f"{row.get(name, 0)}" for name in columns) for row in rows)]
+    (tmp_path / "norms.csv").write_text("\n".join(lines) + "\n")
+    found = read(tmp_path / "norms.csv")
+    assert np.isnan([row[name] for row in found for name in BINS]).all()
+    assert norms_during_training(found).axes[0].lines

@@ -5,16 +5,15 @@ constants from DINOv2's released code.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
 
-from regvit_lightning.data.transforms import BICUBIC
+from regvit_lightning.data.augmentation import Blur, Jitter, ResizedCrop, as_tensor, chance, flipped, grey
 
 BLUR = {"global1": 1.0, "global2": 0.1, "local": 0.5}  # blur probabilities, as intended
+JITTER = Jitter(0.4, 0.4, 0.2, 0.1)
 
 
 @dataclass(frozen=True)
@@ -38,33 +37,40 @@ class Crops:
     blur_sigma: tuple[float, float]
 
 
+@dataclass(frozen=True)
+class View:
+    """One crop with its colour augmentation, uint8 (3, size, size).
+
+    Attributes:
+        crop, blur: the random crop, and the blur that is applied with probability `blurred`.
+        blurred, solarised: probabilities.
+    """
+
+    crop: ResizedCrop
+    blur: Blur
+    blurred: float
+    solarised: float
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        image = flipped(self.crop(image))
+        image = JITTER(image) if chance(0.8) else image
+        image = grey(image) if chance(0.2) else image
+        view = as_tensor(image)
+        view = self.blur(view) if chance(self.blurred) else view
+        return torch.where(view < 128, view, 255 - view) if chance(self.solarised) else view
+
+
 class MultiCrop:
     """Transform of an image to `{"global": uint8 (2, 3, S, S), "local": uint8 (L, 3, s, s)}`, random by torch's RNG."""
 
     def __init__(self, crops: Crops) -> None:
         blur = {name: 1 - p if crops.invert_blur else p for name, p in BLUR.items()}
-        sigma = crops.blur_sigma
-        first = _view(crops.size, crops.scale, blur["global1"], sigma, 0.0)
-        second = _view(crops.size, crops.scale, blur["global2"], sigma, 0.2)
-        self.wide = (first, second)
-        self.local = (_view(crops.local_size, crops.local_scale, blur["local"], sigma, 0.0),) * crops.local
+        sigma = Blur(crops.blur_sigma)
+        wide, near = ResizedCrop(crops.size, crops.scale), ResizedCrop(crops.local_size, crops.local_scale)
+        self.wide = View(wide, sigma, blur["global1"], 0.0), View(wide, sigma, blur["global2"], 0.2)
+        self.local = (View(near, sigma, blur["local"], 0.0),) * crops.local
         self.empty = torch.empty(0, 3, crops.local_size, crops.local_size, dtype=torch.uint8)
 
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:
         local = torch.stack([view(image) for view in self.local]) if self.local else self.empty
         return {"global": torch.stack([view(image) for view in self.wide]), "local": local}
-
-
-def _view(
-    size: int, scale: tuple[float, float], blur: float, sigma: tuple[float, float], solarise: float
-) -> v2.Compose:
-    steps: list[Any] = [
-        v2.RandomResizedCrop(size, scale=scale, interpolation=BICUBIC, antialias=True),
-        v2.RandomHorizontalFlip(),
-        v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
-        v2.RandomGrayscale(0.2),
-        v2.RandomApply([v2.GaussianBlur(9, sigma)], p=blur),
-        v2.RandomSolarize(128, p=solarise),
-        v2.PILToTensor(),
-    ]
-    return v2.Compose(steps)
