@@ -43,14 +43,16 @@ def main(options: Demo, words: list[str]) -> None:
     results = Path(options.results or f"{options.runs}/demo")
     cells = _run(options, results)
     data = cells.data.name
-    records = _of_grid(read_scored_records(results, data), cells)
-    overview = columns.overview(records.cells, published.read_published())
-    origin = tables.origin_of(results, data, records)
-    print(f"\n{blocks.text(overview, terminal.columns() or blocks.WIDEST, origin)}\n")
+    everything = read_scored_records(results, data)
+    records = _of_grid(everything, cells)
+    entries, origin = published.read_published(), tables.origin_of(results, data, records)
+    overview = columns.overview(records.cells, entries)
+    print(f"\n{tables.printed(overview, origin, terminal.columns() or blocks.WIDEST)}\n")
     for line in _compared(records, results, data):
         terminal.show(line)
     print()
-    terminal.show(tables.write(results, data, records))
+    built = list(tables.tables(everything.cells, entries))
+    terminal.show(tables.write(results / data / "tables", built, replace(origin, records=everything)))
     report.main(report.ReportOptions(data, str(results), options.runs), [])
     terminal.show(f"demo: open {results / data / 'report.html'}")
 

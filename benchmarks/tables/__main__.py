@@ -3,10 +3,18 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmarks import command, terminal
-from benchmarks.tables import blocks, columns, formats, paper_tables, published
+from benchmarks.tables import (
+    blocks,
+    columns,
+    formats,
+    paper_figures,
+    paper_tables,
+    published,
+    summary,
+    summary_formats,
+)
 from benchmarks.tables.columns import Table
 from benchmarks.tables.formats import Origin
 from benchmarks.tables.published import Published
@@ -16,14 +24,14 @@ from regvit_lightning.runtime import atomic
 from regvit_lightning.settings import setting
 from regvit_lightning.values import texts
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+DESCRIPTION = """Writes <results>/<data>/tables/<table>.{md,csv,tex} from the records. Prints the summary, whether
+registers help for each family of models and each task, and the overview: models × metrics, the floors first (constant
+predictors, untrained models), with the change against the twin without registers; on a terminal the overview is one
+narrow block for each task. Beside them the tables of the
+registers paper under their numbers (table1, table2a, … fig12), those for which there are records. Figs. 7, 8
+and 12 are drawn too (fig7.pdf, fig7.png, …): norms, metrics and cost of models with and without registers."""
 
-DESCRIPTION = """Writes <results>/<data>/tables/<table>.{md,csv,tex} from the records and prints the overview: models ×
-metrics, the floors first (constant predictors, untrained models), with the change against the twin without registers;
-on a terminal as one narrow block for each task.
-Beside it the tables of the registers paper under their numbers (table1, table2a, … fig12), those for which there are
-records. Where there are artifact reports, norms.png shows the norms of their models beside each other."""
+OVERVIEW = "overview"
 
 
 @dataclass
@@ -45,39 +53,29 @@ def tables(cells: Sequence[ScoredRecord], entries: Sequence[Published] = ()) -> 
     yield from paper_tables.build(cells, entries)
 
 
-def norm_strips(cells: Sequence[ScoredRecord]) -> "Figure | None":
-    """Draw Fig. 7: norms of patches after the last block by model, with and without registers side by side.
-
-    Returns:
-        None if there is no record of an artifact report.
-    """
-    reports = [cell.record for cell in paper_tables.report_of_each_model(cells)]
-    if not reports:
-        return None
-    import torch
-    from matplotlib.figure import Figure
-
-    from regvit_lightning.figures import artifacts as figures_artifacts
-
-    groups = {record.model: torch.tensor(record.protocol["norms_of_last_block"]) for record in reports}
-    figure = Figure(figsize=(2 + 1.8 * len(groups), 3.6), dpi=90, facecolor="white", layout="constrained")
-    axes = figure.subplots()
-    figures_artifacts.strips(axes, groups)
-    axes.set_title("norms of patches after the last block: quantiles, the bar is the median", fontsize=9, loc="left")
-    return figure
+def files(built: Sequence[Table], origin: Origin) -> Iterator[tuple[str, dict[str, str]]]:
+    """Name of each table, and its text by suffix; the summary first, if any model has a twin without registers."""
+    for table in built:
+        if table.name == OVERVIEW and summary.answers(table):
+            yield summary_formats.NAME, summary_formats.formats(table, origin)
+        yield (
+            table.name,
+            {
+                "md": formats.markdown(table, origin),
+                "csv": formats.csv(table),
+                "tex": formats.latex(table, origin),
+            },
+        )
 
 
 def main(options: Tables, words: list[str]) -> None:
     """Run the program."""
     results, data = Path(options.results), data_name(options.data)
     records = read_scored_records(results, data)
-    overview = columns.overview(records.cells, published.read_published())
-    width, origin = terminal.columns(), origin_of(results, data, records)
-    if width is None:
-        print(formats.markdown(overview, origin))
-    else:
-        print(blocks.text(overview, width, origin))
-    print(write(results, data, records))
+    built, origin = list(tables(records.cells, published.read_published())), origin_of(results, data, records)
+    width = terminal.columns()
+    print(printed(built[0], origin, width) if width else plain(built[0], origin))
+    print(write(results / data / "tables", built, origin))
 
 
 def origin_of(results: Path, data: str, records: ScoredRecords) -> Origin:
@@ -86,19 +84,43 @@ def origin_of(results: Path, data: str, records: ScoredRecords) -> Origin:
     return Origin(data, records, invocation("tables", {"DATA": data, **elsewhere}))
 
 
-def write(results: Path, data: str, records: ScoredRecords) -> str:
-    """Write the files of all tables of a data set; returns a line that names them."""
-    folder, origin = results / data / "tables", origin_of(results, data, records)
-    written: list[str] = []
-    for table in tables(records.cells, published.read_published()):
-        texts = {"md": formats.markdown(table, origin), "csv": formats.csv(table), "tex": formats.latex(table, origin)}
-        for suffix, text in texts.items():
-            atomic.write_text(folder / f"{table.name}.{suffix}", text)
-        written.append(table.name)
-    strips = norm_strips(records.cells)
-    if strips is not None:
-        atomic.write(folder / "norms.png", lambda file: strips.savefig(file, format="png", metadata={"Software": None}))
-    return f"tables: {folder}/<table>.md, .csv, .tex of {', '.join(written)}{'; norms.png' if strips else ''}"
+def plain(overview: Table, origin: Origin) -> str:
+    """Summary, if any model has a twin without registers, and overview, both as Markdown."""
+    return "\n".join(formatted["md"] for _, formatted in files([overview], origin))
+
+
+def printed(overview: Table, origin: Origin, width: int) -> str:
+    """Overview for a terminal of `width` characters, then how often registers help or hurt, and each clear case."""
+    answers = summary.answers(overview)
+    rows = [summary_formats.texts(row) for row in answers]
+    clear = [f"  {row.verdict}: {row.family} {row.task} {row.difference} {row.because}" for row in rows]
+    lines = [line for line, row in zip(clear, answers, strict=True) if row.verdict != summary.UNCLEAR]
+    head = [f"{summary_formats.TITLE} {summary.headline(answers)}"] if answers else []
+    last = terminal.fitted("\n".join([*head, *lines]), min(width, blocks.WIDEST))
+    return "\n\n".join(filter(None, [blocks.text(overview, width, origin), last]))
+
+
+def write(folder: Path, built: Sequence[Table], origin: Origin) -> str:
+    """Write the files of all tables of a data set and the figures of the paper; returns a line that names them."""
+    written = []
+    for name, formatted in files(built, origin):
+        for suffix, text in formatted.items():
+            atomic.write_text(folder / f"{name}.{suffix}", text)
+        written.append(name)
+    drawn = draw(folder, origin.records.cells, built)
+    figures = f"; figures .{', .'.join(paper_figures.FORMATS)} of {', '.join(drawn)}" if drawn else ""
+    return f"tables: {folder}/<table>.md, .csv, .tex of {', '.join(written)}{figures}"
+
+
+def draw(folder: Path, cells: Sequence[ScoredRecord], built: Sequence[Table]) -> list[str]:
+    """Write the figures of the paper that compare models beside the tables, and return their names."""
+    drawn = []
+    for name, figure in paper_figures.figures(cells, built):
+        from regvit_lightning.figures import style
+
+        style.save(figure, folder / name, paper_figures.FORMATS)
+        drawn.append(name)
+    return drawn
 
 
 def cli() -> None:
