@@ -34,6 +34,7 @@ from regvit_lightning.data.captioned import (
     usable,
 )
 from regvit_lightning.data.completeness import check_count, check_rendered
+from regvit_lightning.data.decoded import Decoded
 from regvit_lightning.data.images import Transform, open_readable
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.listing import LeftOut, composed, is_image, report, walk
@@ -122,6 +123,7 @@ class DrawnCaptionedImages(Dataset[dict[str, Any]]):
 
     def __init__(self, pairs: CaptionedImages, transform: Transform, tokenize: Tokenize, seed: int) -> None:
         self.pairs, self.transform, self.tokenize, self.seed = pairs, transform, tokenize, seed
+        self.decoded = Decoded(pairs)
         self.tokenised: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -129,7 +131,7 @@ class DrawnCaptionedImages(Dataset[dict[str, Any]]):
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         position, start = draw
-        image, index, unreadable = open_readable(self.pairs, start)
+        image, index, unreadable = open_readable(self.decoded, start)
         with seeds.torch_drawn_from(self.seed, "augment", position):
             return {"image": self.transform(image), "text": self._tokens(index), "unreadable": unreadable}
 
