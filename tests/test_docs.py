@@ -8,6 +8,7 @@ import yaml
 from PIL import Image
 
 import regvit_lightning
+from benchmarks.tables import columns, scored_records, summary, summary_formats
 from regvit_lightning import records, settings
 from tests.by_hand import saved_records
 
@@ -47,17 +48,22 @@ def test_every_task_has_a_page():
     assert not missing
 
 
+def test_the_readme_shows_the_kept_summary():
+    kept = scored_records.read_scored_records(records.ROOT / "results", "mini")
+    assert summary_formats.glance(summary.answers(columns.overview(kept.cells))) in README
+
+
 def test_the_readme_shows_the_kept_numbers():
-    columns = {"imagenet_knn": "top1", "imagenet_linear": "top1", "ade20k_linear": "miou", "nyud_linear1": "rmse"}
+    shown_columns = {"imagenet_knn": "top1", "imagenet_linear": "top1", "ade20k_linear": "miou", "nyud_linear1": "rmse"}
     kept = {(one.model, one.task): one for one in saved_records(records.ROOT / "results", "mini") if one.seed == 0}
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in README.splitlines() if "-vitn_reg" in line
     ]
-    rows = [row for row in rows if len(row) == 1 + len(columns)]
+    rows = [row for row in rows if len(row) == 1 + len(shown_columns)]
     assert len(rows) >= 3
     for name, *shown in rows:
         model = name.removesuffix(" (floor)")
-        for text, (task, metric) in zip(shown, columns.items(), strict=True):
+        for text, (task, metric) in zip(shown, shown_columns.items(), strict=True):
             record = kept[model, task]
             assert text == f"{record.metrics[metric]:.{record.columns[metric]['decimals']}f}", (model, task)
 

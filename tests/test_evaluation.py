@@ -82,12 +82,12 @@ def test_a_cell_that_another_process_computes_is_refused_and_kept(folder, tmp_pa
     evaluation.evaluate(backbone, "imagenet_knn", folder, variant="mini", settings=SETTINGS, folder=cell)
 
 
-def test_the_final_line_has_the_floors_and_what_is_said_stands_above_it(monkeypatch, tmp_path, capsys):
+def test_the_final_line_has_the_floors_and_what_is_said_stands_above_it(tiny, monkeypatch, tmp_path, capsys):
     floors = {"whole image": {"corloc": 30.0}, "centred box": {"corloc": 33.333}, "other": {"top1": 1.0}}
     outcome = Outcome({"corloc": 34.214}, 9, floors=floors, remarks=["in 9 of 9 images nothing can be cut"])
     monkeypatch.setattr(evaluation, "run_and_record", lambda *_: (outcome, tmp_path / "record.json"))
-    options = Evaluate(model="random-vitn_reg0", task="lost_voc07", results=str(tmp_path), runs=str(tmp_path))
-    monkeypatch.setattr("benchmarks.data.rendering.render", lambda *_: None)
+    places = {"data": str(tiny.root), "results": str(tmp_path), "runs": str(tmp_path)}
+    options = Evaluate(model="random-vitn_reg0", task="lost_voc07", variant="mini", **places)
     evaluate.main(options, [])
     *_, said, last = capsys.readouterr().out.splitlines()
     assert said.endswith(": in 9 of 9 images nothing can be cut")

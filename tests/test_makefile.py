@@ -16,6 +16,7 @@ from benchmarks import command, cost, evaluate, plan, pretrain, status
 from benchmarks.compare import __main__ as compare
 from benchmarks.data import __main__ as data
 from benchmarks.grid import __main__ as grid
+from benchmarks.look import __main__ as look
 from benchmarks.report import __main__ as report
 from benchmarks.speed import __main__ as speed
 from benchmarks.tables import __main__ as tables
@@ -27,6 +28,7 @@ SCHEMAS = {
     "benchmarks.data": data.Data,
     "benchmarks.evaluate": evaluate.Evaluate,
     "benchmarks.grid": grid.Grid,
+    "benchmarks.look": look.LookAt,
     "benchmarks.plan": plan.Plan,
     "benchmarks.pretrain": pretrain.Pretrain,
     "benchmarks.report": report.ReportOptions,
@@ -34,7 +36,7 @@ SCHEMAS = {
     "benchmarks.status": status.Status,
     "benchmarks.tables": tables.Tables,
 }
-IN_PROCESSES = ("--numprocesses=2", "--dist=worksteal")  # the suite's own words for pytest
+IN_PROCESSES = ("--numprocesses=3", "--dist=worksteal", "--ignore=tests/slurm")  # the suite's own words for pytest
 # The keys that a target itself gives its programs when nobody gives a variable.
 OWN = {
     "demo": {"data", "pretrain"},
@@ -42,8 +44,9 @@ OWN = {
     "eval": {"model", "task"},
     "artifacts": {"model", "task"},
     "cost": {"model"},
+    "look": {"model"},
     "all": {"pretrain"},
-    "test": {"numprocesses", "dist"},
+    "test": {"numprocesses", "dist", "ignore"},
 }
 
 
@@ -116,7 +119,9 @@ def test_a_target_takes_what_its_help_names_and_its_program_knows(venv, target):
     for line in done.stdout.splitlines():
         program, *words = json.loads(line)["words"][1:]
         keys = {word.partition("=")[0] for word in words if "=" in word}
-        assert keys <= set(command.keys(SCHEMAS[program]) if program in SCHEMAS else ["--numprocesses", "--dist"])
+        assert keys <= set(
+            command.keys(SCHEMAS[program]) if program in SCHEMAS else ["--numprocesses", "--dist", "--ignore"]
+        )
 
 
 VALUES = [

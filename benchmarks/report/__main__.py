@@ -6,8 +6,8 @@ from pathlib import Path
 
 from benchmarks import command
 from benchmarks.report import commands, curves, norms, overview, pictures, record_list, templates
-from benchmarks.tables import by_task, columns, formats
-from benchmarks.tables.columns import key, row_of
+from benchmarks.tables import by_task, columns, formats, summary, summary_formats
+from benchmarks.tables.columns import Table, key, row_of
 from benchmarks.tables.published import Published, read_published
 from benchmarks.tables.scored_records import ScoredRecord, ScoredRecords, data_name, read_scored_records
 from regvit_lightning.runtime import atomic
@@ -69,6 +69,7 @@ def page(
         data=data,
         summary=_summary(records),
         skipped=[line[:LONGEST_WARNING] for line in skipped],
+        **_summary_of_registers(table),
         tasks=sorted({column.task for column in table.columns}),
         groups=by_task.groups(table),
         rows=overview.rows(table, indices, lines),
@@ -83,6 +84,17 @@ def page(
         facts=record_list.facts(cells, lines, runs),
     )
     return text, skipped
+
+
+def _summary_of_registers(table: Table) -> dict[str, object]:
+    """What the first section of the page shows; no rows where no model has a twin without registers."""
+    rows = summary.answers(table)
+    return {
+        "answers": [summary_formats.texts(row) for row in rows],
+        "answer_heads": summary_formats.HEADS,
+        "answer_notes": summary_formats.notes(rows),
+        "headline": summary.headline(rows),
+    }
 
 
 def order(cell: ScoredRecord) -> tuple[object, ...]:

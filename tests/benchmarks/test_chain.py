@@ -131,9 +131,9 @@ def test_two_devices_give_the_result_of_one(tiny, tmp_path, task, below, batch_s
     words = ["model=random-vitn_reg4", f"task={task}", f"data={tiny.root}/{below}", "variant=mini", "workers=0"]
     words += ["steps=3", f"batch_size={batch_size}", "device_batch=16", "precision=32-true", "accelerator=cpu"]
     found, shown = [], ""
-    for devices in (1, 2):
+    for devices, start in ((1, program), (2, process)):
         place = tmp_path / str(devices)
-        shown += process("evaluate", *words, f"devices={devices}", f"results={place}", f"runs={place}")
+        shown += start("evaluate", *words, f"devices={devices}", f"results={place}", f"runs={place}")
         found += saved_records(place, below or "tiny")
     # Sums over the devices round differently; the accuracies of the linear probe show nothing of it.
     close = 0 if below else 1e-3

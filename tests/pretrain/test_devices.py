@@ -58,9 +58,17 @@ def whole(request, tiny, tmp_path_factory):
     """(recipe, its weights after a run on one device, the distance that each run has moved, what it logged)."""
     folder = tmp_path_factory.mktemp(request.param)
     run = prepare(request.param, tiny, folder)
-    weights = load_file(fit.fit(run))
-    untrained = dict(fit._recipe(run, 16, 6).exports())[EXPORT].state_dict()
-    return request.param, weights, distance(weights, untrained), logged(folder)
+    weights = exported(fit.fit(run))
+    models = fit._recipe(run, 16, 6).exports()
+    untrained = {f"{name} {key}": value for name, model in models for key, value in model.state_dict().items()}
+    backbones = {name: value for name, value in weights.items() if name in untrained}  # without a text tower
+    return request.param, weights, distance(backbones, untrained), logged(folder)
+
+
+def exported(backbone):
+    """The weights of all files that a run exports, those beside its backbone too, by file and name."""
+    files = sorted(backbone.parent.glob("*.safetensors"))
+    return {f"{file.name} {key}": value for file in files for key, value in load_file(file).items()}
 
 
 def logged(folder):
@@ -83,7 +91,7 @@ def on_two(recipe, data, place, *words):
     command += ["accelerator=cpu", *chosen(recipe, *words)]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return load_file(place / "imagenet" / f"{recipe}-vitn_reg2" / "seed0" / "backbone.safetensors")
+    return exported(place / "imagenet" / f"{recipe}-vitn_reg2" / "seed0" / EXPORT)
 
 
 @pytest.mark.parametrize(
@@ -96,13 +104,13 @@ def test_two_devices_give_the_weights_of_one(tiny, tmp_path, whole, words):
     if "device_batch=4" not in words:  # with accumulation, the last part of a step is logged
         assert len(values) >= 6
         assert logged(tmp_path) == pytest.approx(values, rel=1e-4)  # means over both devices
-    backbone = next(tmp_path.rglob("backbone.safetensors"))
+    backbone = next(tmp_path.rglob(EXPORT))
     assert sources.load_backbone(str(backbone), Path()).num_registers == 2
 
 
 def test_accumulation_gives_the_weights_of_the_large_batch(tiny, tmp_path, whole):
     recipe, weights, moved, _ = whole
-    found = load_file(fit.fit(prepare(recipe, tiny, tmp_path, "device_batch=4")))
+    found = exported(fit.fit(prepare(recipe, tiny, tmp_path, "device_batch=4")))
     assert distance(found, weights) < CLOSE * moved
 
 
@@ -112,7 +120,7 @@ def test_checkpointing_of_activations_changes_no_bit(tiny, tmp_path, whole, monk
     real = torch.utils.checkpoint.checkpoint
     monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", lambda *a, **k: runs.append(1) or real(*a, **k))
     run = prepare(recipe, tiny, tmp_path, "grad_checkpointing=true")
-    assert distance(load_file(fit.fit(run)), weights) == 0
+    assert distance(exported(fit.fit(run)), weights) == 0
     assert len(runs) >= 6 * 4  # steps × blocks
     assert fit.finished(prepare(recipe, tiny, tmp_path))  # it may be switched between two starts
 
@@ -129,8 +137,8 @@ def test_compiled_weights_keep_their_names(tiny, tmp_path, whole, monkeypatch):
     monkeypatch.setattr(torch, "compile", traced)
     run = prepare(recipe, tiny, tmp_path, "compile=true")
     images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
-    exported = fit.fit(run, [NormsDuringTraining(images, tmp_path, 2, Rules())])  # which hooks into the blocks
-    assert distance(load_file(exported), weights) < CLOSE * moved
+    backbone = fit.fit(run, [NormsDuringTraining(images, tmp_path, 2, Rules())])  # which hooks into the blocks
+    assert distance(exported(backbone), weights) < CLOSE * moved
     assert len(compiled) >= 4
     assert len((tmp_path / "norms.csv").read_text().splitlines()) == 1 + 4 * 4
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)

@@ -85,14 +85,21 @@ def line(process):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_killed_out_of_space_and_stopped(tiny, tmp_path, recipe):
+def test_killed_and_given_again(tiny, tmp_path, recipe):
     broken = Command(recipe, tiny, tmp_path)
     draw = random.Random(0)
-
     killed = broken.start_and_wait(draw.randint(4, 7))
     time.sleep(draw.uniform(0, 0.1))  # anywhere in a step or a checkpoint
     killed.kill()
     killed.wait()
+    assert "weights in" in broken.end()
+    equals_a_whole_run(broken, recipe, tiny, tmp_path)
+
+
+def test_out_of_space_and_stopped(tiny, tmp_path):
+    """What comes to the process from outside meets the same code in every recipe: one of them shows it."""
+    broken = Command("openclip", tiny, tmp_path)
+    stopped_by(broken, 4, signal.SIGTERM, 143)
 
     full = broken.start()  # its next checkpoint goes to a disk that is full
     kept, temporary = broken.last.read_bytes(), atomic.temporary_of(broken.last, full.pid)
@@ -102,16 +109,23 @@ def test_killed_out_of_space_and_stopped(tiny, tmp_path, recipe):
     assert broken.last.read_bytes() == kept
     assert not temporary.is_symlink()
 
-    for step, number, status in ((10, signal.SIGTERM, 143), (14, signal.SIGINT, 130)):
-        stopped = broken.start_and_wait(step)
-        stopped.send_signal(number)
-        said = line(stopped)
-        assert stopped.returncode == status
-        assert f"stopped at step {broken.step()} of 24; give the same command to go on" in said
-        assert broken.step() >= step
-
+    stopped_by(broken, 14, signal.SIGINT, 130)
     assert "weights in" in broken.end()
+    equals_a_whole_run(broken, "openclip", tiny, tmp_path)
 
+
+def stopped_by(broken, step, number, status):
+    """The command gets a signal after `step`, finishes its step, keeps a checkpoint and ends with `status`."""
+    stopped = broken.start_and_wait(step)
+    stopped.send_signal(number)
+    said = line(stopped)
+    assert stopped.returncode == status
+    assert f"stopped at step {broken.step()} of 24; give the same command to go on" in said
+    assert broken.step() >= step
+
+
+def equals_a_whole_run(broken, recipe, tiny, tmp_path):
+    """The weights and the curve have the bits of a run to which nothing happened."""
     chosen = settings.load_settings("recipes", recipe, "mini", [*COMMON[1:], *RECIPES[recipe]])[1]
     data = layout.resolve(f"{tiny.root}/imagenet")
     whole = fit.Run("vitn_reg2", recipe, chosen, data, 0, tmp_path / "whole")

@@ -60,7 +60,12 @@ def test_the_report_finds_the_planted_neuron(truth, photographs):
     # The tenth train image chooses the penalty: without it there would be no probe of pixels.
     assert facts["pixels"]["normal"]["patches"] == 16 * 64 - int(truth.flat[::2].sum())
     assert facts["single_tokens"]["outlier"]["test_images"] == 32
-    assert found.metrics["attention_cls_outlier_preference"] > 0
+    # The attention of CLS in the four detailed images, (4, heads, 1 + 4 + 64), computed beside the report.
+    rows = truth.backbone.last_block(truth.normalised()).attention.full[::8, :, 0]
+    received = rows.mean(dim=1)[:, 5:].view(-1, 8, 8)
+    ratios = [row[flat].mean() / row[~flat].mean() for row, flat in zip(received, truth.flat[::8], strict=True)]
+    expected = torch.stack(ratios).mean().item()
+    assert found.metrics["attention_cls_outlier_preference"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_same_model_without_the_neuron_has_none(truth, photographs):

@@ -2,13 +2,16 @@
 
 import json
 import os
+import shutil
 import time
+from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import regvit_lightning.models
 from benchmarks.grid import fingerprints
 from benchmarks.grid.fingerprints import FILE, Fingerprints
 from regvit_lightning.errors import UserError
@@ -19,6 +22,22 @@ from tests.benchmarks.test_chain import program
 
 TRAINED = "deit3-vitn_reg2"
 METADATA = Metadata("vitn_reg2", "deit3", 64, (0.5,) * 3, (0.2,) * 3, None, 2)
+
+
+@pytest.mark.parametrize("change", ["length", "time"])
+def test_code_that_builds_models_is_noticed_when_it_changes(tmp_path, monkeypatch, change):
+    """By its size or by its time alone: an editor or a checkout may keep one of the two."""
+    folder = shutil.copytree(Path(*regvit_lightning.models.__path__), tmp_path / "models")
+    monkeypatch.setattr(regvit_lightning.models, "__path__", [str(folder)])
+    before, file = fingerprints._code.__wrapped__(), folder / "vit.py"
+    assert fingerprints._code.__wrapped__() == before
+    if change == "length":
+        facts = file.stat()
+        file.write_text(file.read_text() + "\n")
+        os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    else:
+        age(file, 5)
+    assert fingerprints._code.__wrapped__() != before
 
 
 @pytest.fixture

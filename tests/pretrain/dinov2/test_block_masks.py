@@ -21,14 +21,16 @@ def test_a_mask_never_exceeds_its_target(height, width, ratio, seed):
     assert mask.sum() <= target
 
 
-@pytest.mark.parametrize("grid", [(8, 8), (16, 16), (37, 37), (16, 10)])
-def test_masks_come_close_to_their_target(grid):
-    rng, patches = np.random.default_rng(0), grid[0] * grid[1]
-    for ratio in (0.1, 0.3, 0.5):
-        target = int(patches * ratio)
-        found = np.array([block_masks.block_mask(rng, grid, target).sum() for _ in range(100)])
-        assert found.mean() > 0.93 * target
-        assert (found == target).mean() > 0.5
+# Grid, ratio and the share of 1,000 masks of the released code (MaskingGenerator) that reach their target exactly.
+REACHED = [((8, 8), 0.3, 0.935), ((16, 16), 0.1, 0.900), ((16, 16), 0.5, 0.911), ((16, 10), 0.3, 0.945)]
+
+
+@pytest.mark.parametrize(("grid", "ratio", "reached"), REACHED)
+def test_masks_reach_their_target_as_often_as_those_of_the_released_code(grid, ratio, reached):
+    rng, target = np.random.default_rng(0), int(grid[0] * grid[1] * ratio)
+    found = np.array([block_masks.block_mask(rng, grid, target).sum() for _ in range(400)])
+    assert (found == target).mean() == pytest.approx(reached, abs=0.05)
+    assert found.mean() > 0.97 * target
 
 
 @hypothesis_settings(max_examples=200, deadline=None)
