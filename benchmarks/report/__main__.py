@@ -65,7 +65,7 @@ def page(
     training = [commands.training(cell.record) for cell in cells]
     table = columns.overview(cells, entries)
     panels, undrawn = norms.panels(cells, indices)
-    looked, torn = looks.looks(cells[0].file.parents[2], width)
+    looked, torn = looks.looks(cells[0].file.parent.parent.parent, width)
     budget = pictures.BUDGET - sum(len(one.source) for one in looked)
     gallery, unread = pictures.gallery(cells, width, budget)
     skipped = [*records.skipped, *undrawn, *torn, *unread]

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from benchmarks.report import pictures
 
-MOST = 3  # figures on the page, of about 250 kB each
+MOST = 2  # figures on the page, of about 200 kB each
 FOLDER, FIGURE, PAGE = "look", "figure.png", "index.html"  # as `make look` names them
 
 
