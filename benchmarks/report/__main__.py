@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import command
-from benchmarks.report import commands, curves, norms, overview, pictures, record_list, templates
+from benchmarks.report import commands, curves, looks, norms, overview, pictures, record_list, templates
 from benchmarks.tables import by_task, columns, formats, summary, summary_formats
 from benchmarks.tables.columns import Table, key, row_of
 from benchmarks.tables.published import Published, read_published
@@ -65,8 +65,10 @@ def page(
     training = [commands.training(cell.record) for cell in cells]
     table = columns.overview(cells, entries)
     panels, undrawn = norms.panels(cells, indices)
-    gallery, unread = pictures.gallery(cells, width)
-    skipped = [*records.skipped, *undrawn, *unread]
+    looked, torn = looks.looks(cells[0].file.parent.parent.parent, width)
+    budget = pictures.BUDGET - sum(len(one.source) for one in looked)
+    gallery, unread = pictures.gallery(cells, width, budget)
+    skipped = [*records.skipped, *undrawn, *torn, *unread]
     text = templates.render(
         data=data,
         command=invocation("report", {"DATA": data}),
@@ -81,6 +83,7 @@ def page(
         footnotes=table.footnotes,
         curves=curves.curves(table, indices),
         panels=panels,
+        looks=looked,
         gallery=gallery,
         kinds=record_list.KINDS,
         listed=record_list.listed(cells, lines),
