@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import command
-from benchmarks.tables import columns, formats, markdown, paper_tables, published, summary, summary_formats
+from benchmarks.tables import columns, formats, latex, markdown, paper_tables, published, summary, summary_formats
 from benchmarks.tables.columns import Table
 from benchmarks.tables.formats import Origin
 from benchmarks.tables.published import Published
@@ -58,7 +58,7 @@ def files(cells: Sequence[ScoredRecord], origin: Origin) -> Iterator[tuple[str, 
             {
                 "md": formats.markdown(table, origin),
                 "csv": formats.csv(table),
-                "tex": formats.latex(table, origin),
+                "tex": latex.latex(table, origin),
             },
         )
 

@@ -495,7 +495,9 @@ def test_tables_without_a_record_are_not_written(tmp_path, capsys):
     tables.main(tables.Tables("mini", str(tmp_path)), [])
     names = ["summary", "overview", "table1", "table4", "table5", "table6", "fig4", "fig7", "fig12"]
     written = {path.name for path in (tmp_path / "mini" / "tables").iterdir()}
-    assert written | {"summary.tex"} == {f"{name}.{suffix}" for name in names for suffix in ("md", "csv", "tex")} | {"norms.png"}
+    assert written | {"summary.tex"} == {f"{name}.{suffix}" for name in names for suffix in ("md", "csv", "tex")} | {
+        "norms.png"
+    }
     printed = [(tmp_path / "mini" / "tables" / f"{name}.md").read_text() for name in ("summary", "overview")]
     assert capsys.readouterr().out.startswith("\n".join(printed))
 
