@@ -22,7 +22,7 @@ FLOORS = {
         analysis
         figures
         pretrain tasks
-        evaluation
+        evaluation looking
         __init__
     """,
     "benchmarks": """
@@ -30,7 +30,7 @@ FLOORS = {
         launch make_words manual progress
         command
         data tables
-        compare cost evaluate grid pretrain report speed
+        compare cost evaluate grid look pretrain report speed
         plan status
         __main__ completion
     """,

@@ -16,6 +16,7 @@ from benchmarks import command, cost, evaluate, plan, pretrain, status
 from benchmarks.compare import __main__ as compare
 from benchmarks.data import __main__ as data
 from benchmarks.grid import __main__ as grid
+from benchmarks.look import __main__ as look
 from benchmarks.report import __main__ as report
 from benchmarks.speed import __main__ as speed
 from benchmarks.tables import __main__ as tables
@@ -27,6 +28,7 @@ SCHEMAS = {
     "benchmarks.data": data.Data,
     "benchmarks.evaluate": evaluate.Evaluate,
     "benchmarks.grid": grid.Grid,
+    "benchmarks.look": look.LookAt,
     "benchmarks.plan": plan.Plan,
     "benchmarks.pretrain": pretrain.Pretrain,
     "benchmarks.report": report.ReportOptions,
@@ -42,6 +44,7 @@ OWN = {
     "eval": {"model", "task"},
     "artifacts": {"model", "task"},
     "cost": {"model"},
+    "look": {"model"},
     "all": {"pretrain"},
     "test": {"numprocesses", "dist", "ignore"},
 }

@@ -12,7 +12,7 @@ from benchmarks.tables.markdown import table as aligned
 from benchmarks.tables.scored_records import ScoredRecords
 from benchmarks.tables.shown import marks_of, shown
 
-RAISED = {"d": "ᵈ", "s": "ˢ", "v": "ᵛ", "u": "ᵘ"}
+RAISED = {"d": "ᵈ", "s": "ˢ", "v": "ᵛ", "f": "†", "u": "ᵘ"}
 INTERVAL = "[its 95 % interval] over test images, and over seeds where both sides have several"
 COMMITS_SHOWN = 3
 

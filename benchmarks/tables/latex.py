@@ -219,7 +219,8 @@ def _cells(score: Score | None, column: Column, table: Table) -> list[str]:
 
 
 def _raised(text: Shown) -> str:
-    return rf"\textsuperscript{{{text.marks}}}" if text.marks else ""
+    marks = text.marks.replace("f", SIGNS["†"])
+    return rf"\textsuperscript{{{marks}}}" if marks else ""
 
 
 # ------------------------------------------------------------------------------------------------------- heads

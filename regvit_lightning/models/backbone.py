@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import finite, kinds, weights
-from regvit_lightning.models.tokens import LastBlock, Projections, Tokens
+from regvit_lightning.models.tokens import Inside, LastBlock, Projections, Tokens
 from regvit_lightning.models.transform import SHARE, Transform
 
 
@@ -159,6 +159,21 @@ class Backbone(nn.Module):
             UserError: see `last_block`; or a block that the model does not have.
         """
         raise self._lacks("q, k, v")
+
+    def inside(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Inside]:
+        """Tokens, projections and the attention of CLS and registers of each of `blocks`, from one forward pass.
+
+        The kernels stay fused: the attention of CLS and registers is computed beside them, (1 + R) rows of T numbers
+        for each head, so that memory grows linearly with the number of patches.
+
+        Args:
+            images: as for `forward`.
+            blocks: indices as for `forward`, in the order of the results.
+
+        Raises:
+            UserError: see `last_block`; or a block that the model does not have.
+        """
+        raise self._lacks("attention")
 
     @contextmanager
     def rewriting_registers(self, rewrite: Callable[[int, Tensor], Tensor]) -> Iterator[None]:

@@ -78,3 +78,33 @@ class Projections:
     q: Tokens
     k: Tokens
     v: Tokens
+
+
+@dataclass(frozen=True)
+class PrefixAttention:
+    """Attention probabilities from CLS and the registers of one block to the patches, without the rows of the patches.
+
+    Attributes:
+        cls: (B, heads, h, w), from CLS to each patch; None for a model without CLS.
+        registers: (B, heads, R, h, w), from each register to each patch; R may be 0.
+    """
+
+    cls: Tensor | None
+    registers: Tensor
+
+
+@dataclass(frozen=True)
+class Inside:
+    """Activations of one block in memory that grows linearly with the number of patches.
+
+    Attributes:
+        tokens: output of the block, before the final norm.
+        normed: the same after the model's final norm.
+        projections: queries, keys and values, see `LastBlock`.
+        attention: after softmax, of CLS and registers alone.
+    """
+
+    tokens: Tokens
+    normed: Tokens
+    projections: Projections
+    attention: PrefixAttention

@@ -13,11 +13,13 @@ from timm.models.beit import Beit
 from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import finite, positions
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.models.tokens import Attention, LastBlock, Projections, Tokens
+from regvit_lightning.models.tokens import Attention, Inside, LastBlock, PrefixAttention, Projections, Tokens
 from regvit_lightning.models.transform import SHARE
 
 
@@ -134,6 +136,22 @@ class ViTBackbone(Backbone):
         self._require_finite((part, where) for qkv, where in zip(parts, named, strict=True) for part in qkv)
         return [Projections(*qkv) for qkv in parts]
 
+    def inside(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Inside]:
+        grid, chosen = self._grid(images), [self._block(index) for index in blocks]
+        attentions = [self._attention(block) for block in chosen]
+        with ExitStack() as hooks, _outputs(chosen) as outputs, _prefix_rows(attentions, self._prefix) as rows:
+            inputs = {attention: hooks.enter_context(_input(attention)) for attention in dict.fromkeys(attentions)}
+            self.model.forward_features(images)
+        parts = []
+        for index, block, attention in zip(blocks, chosen, attentions, strict=True):
+            tokens = self._split(outputs[block], grid)
+            qkv = [self._split(part, grid) for part in _project(attention, inputs[attention][0])]
+            where = index % self.depth
+            self._require_finite([(tokens, f"after block {where}"), *((part, f"in block {where}") for part in qkv)])
+            normed = self._split(self._final_norm(outputs[block]), grid)
+            parts.append(Inside(tokens, normed, Projections(*qkv), self._split_rows(rows[attention], grid)))
+        return parts
+
     def _grid(self, images: Tensor) -> tuple[int, int]:
         self._check(images)
         height, width = images.shape[-2:]
@@ -162,6 +180,11 @@ class ViTBackbone(Backbone):
         to_patches = full[..., self._prefix :].unflatten(-1, grid)
         cls, registers, patches = to_patches.split(self._lengths(full.transpose(1, 2)), dim=2)
         return Attention(cls[:, :, 0] if self.has_cls else None, registers, patches.unflatten(2, grid), full)
+
+    def _split_rows(self, rows: Tensor, grid: tuple[int, int]) -> PrefixAttention:
+        to_patches = rows[..., self._prefix :].unflatten(-1, grid)
+        cls = to_patches[:, :, 0] if self.has_cls else None
+        return PrefixAttention(cls, to_patches[:, :, int(self.has_cls) :])
 
     def _lengths(self, tokens: Tensor) -> list[int]:
         return [int(self.has_cls), self.num_registers, tokens.shape[1] - self._prefix]
@@ -209,6 +232,54 @@ def _unfused(attention: Any) -> Iterator[None]:
         yield
     finally:
         attention.fused_attn = fused
+
+
+class _PrefixRows(TorchFunctionMode):
+    """Softmax rows of the first `prefix` queries of attention modules, from what their fused kernel is given.
+
+    The kernel receives q and k after q/k norm and RoPE, and a position bias as its mask.
+    """
+
+    def __init__(self, prefix: int) -> None:
+        super().__init__()
+        self.prefix, self.running = prefix, None
+        self.rows: dict[Any, Tensor] = {}
+
+    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        options = options or {}
+        if self.running is not None and function is F.scaled_dot_product_attention:
+            q, k = arguments[0][:, :, : self.prefix], arguments[1]
+            logits = (q * q.shape[-1] ** -0.5) @ k.mT
+            mask = options.get("attn_mask")
+            self.rows[self.running] = (logits if mask is None else logits + mask[..., : self.prefix, :]).softmax(dim=-1)
+        return function(*arguments, **options)
+
+
+@contextmanager
+def _prefix_rows(attentions: Sequence[Any], prefix: int) -> Iterator[dict[Any, Tensor]]:
+    """Context manager that collects rows (B, heads, prefix, T) of each of `attentions` in a forward pass."""
+    kernel = _PrefixRows(prefix)
+
+    def enter(module: nn.Module, _: Any) -> None:
+        kernel.running = module  # type: ignore[assignment]
+
+    def leave(*_: Any) -> None:
+        kernel.running = None
+
+    unique = dict.fromkeys(attentions)
+    fused = {attention: attention.fused_attn for attention in unique}
+    handles = [attention.register_forward_pre_hook(enter) for attention in unique]
+    handles += [attention.register_forward_hook(leave) for attention in unique]
+    try:
+        for attention in unique:
+            attention.fused_attn = True
+        with kernel:
+            yield kernel.rows
+    finally:
+        for handle in handles:
+            handle.remove()
+        for attention, before in fused.items():
+            attention.fused_attn = before
 
 
 def _project(attention: Any, tokens: Tensor) -> tuple[Tensor, ...]:

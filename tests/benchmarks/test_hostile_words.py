@@ -52,6 +52,7 @@ BASE = {
     "pretrain": ["model=vitn_reg4"],
     "evaluate": ["model=random-vitn_reg4", "task=artifact_report"],
     "cost": ["model=vitn_reg4"],
+    "look": ["model=random-vitn_reg4"],
     "compare": ["base=main"],
 }
 
@@ -95,6 +96,8 @@ def test_any_word_is_accepted_or_refused_in_one_line(program, capsys):
         ("evaluate", "probes.trainimages=150", "unknown key 'probes.trainimages'; nearest: probes.train_images"),
         ("evaluate", "results= ", "results= : expected a folder"),
         ("cost", "image_size=0", "image_size=0: must lie in [1, 1e4]"),
+        ("look", "size=0", "size=0: must lie in [1, 1e4]"),
+        ("look", "most=0", "most=0: must lie in [1, 100]"),
         ("plan", "tflops=0", "tflops=0: must lie in (0, 1e6]"),
         ("tables", "results=", "results=: expected a folder"),
         ("tables", "data=a\nb", "'data=a\\nb' holds a line break or another control character"),

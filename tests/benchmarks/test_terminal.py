@@ -19,7 +19,8 @@ from benchmarks.tables import markdown
 from tests.benchmarks.in_terminal import HIDE, SHOW, OnTerminal, widest_line
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = ["data", "pretrain", "evaluate", "grid", "status", "plan", "tables", "compare", "report", "cost", "speed"]
+PROGRAMS = ["data", "pretrain", "evaluate", "grid", "status", "plan", "tables", "compare", "report", "cost", "look"]
+PROGRAMS += ["speed"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 C_LOCALE = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 

@@ -191,6 +191,39 @@ def test_projections_of_any_block(family):
         torch.testing.assert_close(joined(getattr(found[1], part)), joined(getattr(ends, part)))
 
 
+@pytest.mark.parametrize("family", MODELS)
+@torch.inference_mode()
+def test_inside_has_the_rows_of_the_whole_matrix_of_attention(family):
+    """CLS and registers attend as in `last_block`, which runs the unfused code; tokens and q, k, v are the same."""
+    backbone = tiny(family)
+    x = images(backbone.image_size)
+    last, whole = backbone.inside(x)[0], backbone.last_block(x)
+    close = {"atol": 1e-5, "rtol": 1e-4}
+    torch.testing.assert_close(last.attention.registers, whole.attention.registers, **close)
+    assert (last.attention.cls is None) == (whole.attention.cls is None)
+    if last.attention.cls is not None:
+        torch.testing.assert_close(last.attention.cls, whole.attention.cls, **close)
+    torch.testing.assert_close(joined(last.tokens), joined(whole.tokens), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(joined(last.normed), joined(backbone(x)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(joined(last.projections.k), joined(whole.k), atol=1e-4, rtol=1e-4)
+    first, again = backbone.inside(x, blocks=(0, -1))
+    torch.testing.assert_close(again.attention.registers, last.attention.registers)
+    del backbone.model.blocks[1:]
+    torch.testing.assert_close(first.attention.registers, backbone.last_block(x).attention.registers, **close)
+
+
+def test_inside_forms_no_matrix_of_attention_and_restores_the_kernel():
+    backbone, seen = nano(), []
+    for block in backbone.model.blocks:
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_hook(lambda *_: seen.append(1))
+    backbone.inside(images(32), blocks=(-1, -2))
+    assert len(seen) == 2  # of the two blocks that were not asked for
+    assert not any(block.attn.fused_attn for block in backbone.model.blocks)
+    with pytest.raises(UserError, match="no block 9"):
+        backbone.inside(images(32), blocks=(9,))
+
+
 def test_projections_need_no_matrix_of_attention():
     backbone, seen = nano(), []
     for block in backbone.model.blocks:

@@ -1,0 +1,57 @@
+"""The page of a look: every map, larger, and similarities to any patch that is clicked."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from benchmarks.look.files import SPRITE, Saved
+from regvit_lightning.analysis.token_maps import ModelMaps
+from regvit_lightning.looking import Look
+
+TEMPLATE = Path(__file__).with_name("page.html")
+
+
+def render(looked: Look, saved: Sequence[Saved], formats: Sequence[str]) -> str:
+    """The page, in the folder of the files; without JavaScript its maps are links to the files.
+
+    Args:
+        looked: what was looked at.
+        saved: the files of each image in each model.
+        formats: of the figure and the maps, `png` among them.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    images = [
+        {
+            "title": title,
+            "index": index,
+            "cards": [_card(looked.models[one.model], one) for one in saved if one.image == index],
+        }
+        for index, title in enumerate(looked.titles)
+    ]
+    title = " and ".join(model.model for model in looked.models)
+    return made.from_string(TEMPLATE.read_text(encoding="utf-8")).render(title=title, images=images, formats=formats)
+
+
+def _card(model: ModelMaps, saved: Saved) -> dict[str, Any]:
+    maps, folder = saved.maps_of, quote(saved.folder.as_posix())
+    rows, columns = maps.norms.shape
+    blocks = f"norms after block {model.norm_block} of {model.depth}, attention of block {model.attention_block}"
+    blocks = "tokens only: no attention" if model.tokens_only else blocks
+    files = [
+        {"name": name, "title": title, "file": f"{folder}/{quote(name)}.png", "head": name.startswith("head_")}
+        for name, title in saved.maps.items()
+    ]
+    return {
+        "model": model.model,
+        "facts": f"{rows} × {columns} patches; {blocks}; outliers beyond {model.rule} = {model.cutoff:.3g}",
+        "maps": files,
+        "missing": saved.missing,
+        "sprite": f"{folder}/{SPRITE}" if saved.sprite else "",
+        "rows": rows,
+        "columns": columns,
+        "region": " ".join(map(str, maps.region)),
+        "patch": " ".join(map(str, maps.patch)),
+    }

@@ -1,0 +1,447 @@
+"""One figure of what models see in images: models side by side, a row for each image; and each of its maps alone.
+
+Maps are drawn in the pixels of the stored image, so that those of models that see the whole image and of those that
+see a square lie at the same place. Fonts are at least 8 pt at the size at which a figure is saved; the colour maps
+are legible without colour vision, and outliers, seed and patch are marked by shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from regvit_lightning.analysis.token_maps import ModelMaps, TokenMaps
+from regvit_lightning.figures import style
+from regvit_lightning.figures.style import INK
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+Values = npt.NDArray[np.floating]
+Frame = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the stored image
+
+FONT, HEADING = style.SMALL, 10.0  # points
+PANEL, SMALL = 1.2, 0.56  # inches: width of a map, and of one of a head
+ACROSS, HEADS_ACROSS = 5, 10  # maps in a line
+GAP = 0.1  # inches between maps
+CARD = ACROSS * PANEL + (ACROSS - 1) * GAP  # inches: width of all maps of an image in a model
+TITLE = 0.19  # inches above a map
+IMAGE = 1.9  # inches: width of the image at the left
+MARGIN, BETWEEN = 0.15, 0.4  # inches: at the edges, and between models
+HEAD, FOOT = 0.62, 0.78  # inches: names of the models, colour bars
+TALLEST = 1.5  # height of a map relative to its width; a taller image is drawn narrower
+LONGEST_TITLE = 26  # characters of an image's name
+
+SHARE, NORM, COSINE = "viridis", "cividis", "RdBu_r"
+BACKGROUND, UNSEEN, GREY = "#d5d8de", "#eef0f3", "#5d6672"
+MARK = BOX = "#e8302a"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A map with its title.
+
+    Attributes:
+        name: stem of its files.
+        title: what it shows.
+        draw: draws it into axes; None where there is nothing to draw.
+        scale: colour map and range of its colour bar when it stands alone, or None.
+        largest: its largest value, where its colours are relative to that.
+    """
+
+    name: str
+    title: str
+    draw: Callable[[Axes], None] | None
+    scale: tuple[str, Normalize] | None = None
+    largest: str = ""
+
+
+# ------------------------------------------------------------------------------------------- what there is to draw
+
+
+def norm_scale(models: Sequence[ModelMaps]) -> Normalize:
+    """Logarithmic range of the norms of all models and images, so that equal colours are equal norms."""
+    from matplotlib.colors import LogNorm
+
+    every = np.concatenate([maps.norms.ravel() for model in models for maps in model.images])
+    low = max(float(every.min()), 1e-6)
+    return LogNorm(low, max(float(every.max()), 1.01 * low))
+
+
+def frame_of(models: Sequence[ModelMaps], index: int) -> Frame:
+    """The smallest frame that holds what any of the models sees of image `index`."""
+    regions = [model.images[index].region for model in models]
+    lefts, tops, rights, bottoms = zip(*regions, strict=True)
+    return min(lefts), min(tops), max(rights), max(bottoms)
+
+
+def main_panels(maps: TokenMaps, frame: Frame, norms: Normalize) -> list[Panel]:
+    """CLS attention, similarity to a patch, norms with outliers, components as colours, and LOST's box."""
+    count, found = int(maps.outliers.sum()), maps.discovered
+    return [
+        _share("cls", "CLS", maps.cls, maps, frame),
+        _similarity(maps, frame),
+        Panel(
+            "norms",
+            f"norms, {count:,} outlier{'s' * (count != 1)}",
+            lambda axes: _norms(axes, maps, frame, norms),
+            (NORM, norms),
+        ),
+        Panel("components", "components", lambda axes: _components(axes, maps, frame)),
+        Panel("lost", found.method, lambda axes: _discovered(axes, maps, frame))
+        if found
+        else Panel("lost", "LOST", None),
+    ]
+
+
+def register_panels(maps: TokenMaps, frame: Frame) -> list[Panel]:
+    """Attention of each register, mean over heads; one empty panel without registers."""
+    if maps.registers is None or not len(maps.registers):
+        return [Panel("registers", "registers", None)]
+    return [_share(f"reg_{index}", f"reg_{index}", values, maps, frame) for index, values in enumerate(maps.registers)]
+
+
+def head_panels(maps: TokenMaps, frame: Frame) -> list[Panel]:
+    """Attention of CLS by head; one empty panel without CLS or attention."""
+    if maps.heads is None:
+        return [Panel("heads", "heads", None)]
+    return [_share(f"head_{index}", str(index), values, maps, frame) for index, values in enumerate(maps.heads)]
+
+
+def _share(name: str, title: str, values: Values | None, maps: TokenMaps, frame: Frame) -> Panel:
+    """Attention from 0 to its largest share."""
+    from matplotlib.colors import Normalize
+
+    if values is None:
+        return Panel(name, title, None)
+    largest = float(values.max())
+    scale, words = Normalize(0, largest or 1), f"{100 * largest:.2g} %" if largest < 0.995 else "100 %"
+    return Panel(
+        name, title, lambda axes: _map(axes, values, maps, frame, cmap=SHARE, norm=scale), (SHARE, scale), words
+    )
+
+
+def _similarity(maps: TokenMaps, frame: Frame) -> Panel:
+    from matplotlib.colors import Normalize
+
+    scale = Normalize(-1, 1)
+
+    def draw(axes: Axes) -> None:
+        _map(axes, maps.similarity, maps, frame, cmap=COSINE, norm=scale)
+        mark_patch(axes, maps)
+
+    return Panel("similarity", "similarity to ×", draw, (COSINE, scale))
+
+
+def _norms(axes: Axes, maps: TokenMaps, frame: Frame, scale: Normalize) -> None:
+    from matplotlib.patches import Rectangle
+
+    _map(axes, maps.norms, maps, frame, cmap=NORM, norm=scale)
+    for row, column in np.argwhere(maps.outliers):
+        x, y, width, height = _cell(maps, int(row), int(column))
+        axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=MARK, linewidth=0.9))
+
+
+def _components(axes: Axes, maps: TokenMaps, frame: Frame) -> None:
+    from matplotlib.colors import to_rgb
+
+    painted = np.where(maps.foreground[..., None], maps.colours, to_rgb(BACKGROUND))
+    _map(axes, painted, maps, frame)
+
+
+def _discovered(axes: Axes, maps: TokenMaps, frame: Frame) -> None:
+    from matplotlib.patches import Rectangle
+
+    found = maps.discovered
+    assert found is not None, "panels without an object are not drawn"
+    pale = 255 - (255 - maps.pixels.astype(float)) * 0.6
+    _map(axes, pale.astype(np.uint8), maps, frame, interpolation="antialiased")
+    x, y, width, height = _cell(maps, *found.seed)
+    seed: Any = {"marker": "s", "markersize": 4.5, "color": MARK, "markeredgecolor": "white", "markeredgewidth": 0.8}
+    axes.plot([x + width / 2], [y + height / 2], **seed)
+    x1, y1, x2, y2 = found.box
+    left, top, *_ = _cell(maps, y1, x1)
+    for colour, line in (("white", 2.6), (BOX, 1.4)):
+        corner, size = (left, top), ((x2 - x1) * width, (y2 - y1) * height)
+        axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=line))
+
+
+def _map(axes: Axes, values: Any, maps: TokenMaps, frame: Frame, **style: Any) -> None:
+    """Draw values over what the model sees; what it does not see of the frame stays pale."""
+    left, top, right, bottom = maps.region
+    axes.imshow(values, extent=(left, right, bottom, top), **{"interpolation": "nearest", "aspect": "auto", **style})
+    bare(axes, frame)
+
+
+def bare(axes: Axes, frame: Frame) -> None:
+    """Axes over a frame, without ticks."""
+    left, top, right, bottom = frame
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_facecolor(UNSEEN)
+    axes.spines[:].set_visible(False)
+
+
+def _cell(maps: TokenMaps, row: int, column: int) -> tuple[float, float, float, float]:
+    """Left, top, width and height of a patch in pixels of the stored image."""
+    rows, columns = maps.norms.shape
+    left, top, right, bottom = maps.region
+    width, height = (right - left) / columns, (bottom - top) / rows
+    return left + column * width, top + row * height, width, height
+
+
+def mark_patch(axes: Axes, maps: TokenMaps) -> None:
+    """A cross on the patch that others are compared with."""
+    x, y, width, height = _cell(maps, *maps.patch)
+    for colour, line in (("white", 2.6), ("black", 1.2)):
+        style: Any = {"marker": "x", "markersize": 6, "markeredgewidth": line, "color": colour}
+        axes.plot([x + width / 2], [y + height / 2], **style)
+
+
+def _corner(axes: Axes, text: str) -> None:
+    box = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 1.2}
+    where: Any = {"transform": axes.transAxes, "ha": "left", "va": "bottom"}
+    axes.text(0.02, 0.03, text, fontsize=FONT, color="white", bbox=box, **where)
+
+
+# ---------------------------------------------------------------------------------------------------- the figure
+
+
+@dataclass(frozen=True)
+class _Band:
+    """Heights in inches of the row of an image, from the frame that its maps share.
+
+    Attributes:
+        frame: see `frame_of`.
+        registers, heads: largest number of registers and of heads in a model; more than `ACROSS` registers are drawn
+            as small as heads.
+    """
+
+    frame: Frame
+    registers: int
+    heads: int
+
+    @property
+    def across(self) -> int:
+        """Maps in a line of registers."""
+        return ACROSS if self.registers <= ACROSS else HEADS_ACROSS
+
+    def line(self, across: int) -> float:
+        """Height of a line of maps with their titles."""
+        return self.size(_width(across))[1] + TITLE + (GAP if across == ACROSS else 0)
+
+    @property
+    def before_heads(self) -> float:
+        """Height of what is above the maps of the heads and their common title."""
+        return self.line(ACROSS) + -(-self.registers // self.across) * self.line(self.across) + GAP
+
+    def size(self, width: float) -> tuple[float, float]:
+        """Width and height of a map in a column of `width` inches."""
+        left, top, right, bottom = self.frame
+        ratio = (bottom - top) / (right - left)
+        return (width, width * ratio) if ratio <= TALLEST else (width * TALLEST / ratio, width * TALLEST)
+
+    @property
+    def height(self) -> float:
+        heads = TITLE + -(-self.heads // HEADS_ACROSS) * self.line(HEADS_ACROSS)
+        return max(self.before_heads + heads, self.size(IMAGE)[1] + TITLE) + 2 * GAP
+
+
+def _width(across: int) -> float:
+    """Width in inches of a map in a line of `across`."""
+    return PANEL if across == ACROSS else SMALL
+
+
+def overview(models: Sequence[ModelMaps], titles: Sequence[str]) -> Figure:
+    """Models side by side, a row for each image.
+
+    In each row, from above: attention of CLS, similarity to a patch, norms with outliers, components and LOST's box;
+    attention of each register; attention of CLS by head.
+
+    Args:
+        models: maps of the same images in each model.
+        titles: name of each image.
+
+    Raises:
+        ValueError: the numbers of images and titles differ, or there are none.
+    """
+    from matplotlib.figure import Figure
+
+    if not models or not titles or any(len(model.images) != len(titles) for model in models):
+        raise ValueError(f"{len(titles)} titles and maps of {[len(model.images) for model in models]} images")
+    bands = [_band(models, index) for index in range(len(titles))]
+    width = 2 * MARGIN + IMAGE + len(models) * (BETWEEN + CARD)
+    figure = Figure((width, HEAD + sum(band.height for band in bands) + FOOT), dpi=200, facecolor="white")
+    norms, top = norm_scale(models), HEAD
+    lefts = [MARGIN + IMAGE + BETWEEN + index * (CARD + BETWEEN) for index in range(len(models))]
+    for model, left in zip(models, lefts, strict=True):
+        _name(figure, model, left)
+    for index, (band, title) in enumerate(zip(bands, titles, strict=True)):
+        _image(figure, _widest(models, index), band, short(title, LONGEST_TITLE), top)
+        for model, left in zip(models, lefts, strict=True):
+            _card(figure, model.images[index], band, norms, left, top)
+        top += band.height
+    _foot(figure, models, norms)
+    return figure
+
+
+def _band(models: Sequence[ModelMaps], index: int) -> _Band:
+    maps = [model.images[index] for model in models]
+    frame = frame_of(models, index)
+    registers = max(len(register_panels(one, frame)) for one in maps)
+    heads = max(len(head_panels(one, frame)) for one in maps)
+    return _Band(frame, registers, heads)
+
+
+def _widest(models: Sequence[ModelMaps], index: int) -> TokenMaps:
+    """Maps of the model that sees most of the image."""
+    return max((model.images[index] for model in models), key=lambda maps: maps.region[2] - maps.region[0])
+
+
+def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes at a place in inches from the upper left of the figure."""
+    across, down = figure.get_size_inches()
+    axes: Axes = figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
+    return axes
+
+
+def _text(figure: Figure, left: float, top: float, text: str, **options: Any) -> None:
+    """Text whose upper left is at a place in inches."""
+    across, down = figure.get_size_inches()
+    options = {"fontsize": FONT, "color": INK, "va": "top", "ha": "left", **options}
+    figure.text(left / across, 1 - top / down, text, **options)
+
+
+def short(text: str, longest: int) -> str:
+    """Text of at most `longest` characters, the middle left out where it is longer."""
+    kept = longest - 1
+    return text if len(text) <= longest else f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+
+
+def _name(figure: Figure, model: ModelMaps, left: float) -> None:
+    """The model's name, and below it what its maps are of."""
+    count = sum(int(maps.outliers.sum()) for maps in model.images)
+    total = sum(maps.outliers.size for maps in model.images)
+    where = f"norms after block {model.norm_block} of {model.depth}, attention of block {model.attention_block}"
+    where = "gives tokens only: no attention, norms of its tokens" if model.tokens_only else where
+    facts = f"{where}; {count:,} of {total:,} patches beyond {model.rule} = {model.cutoff:.3g}"
+    _text(figure, left, 0.12, short(model.model, int(CARD * 12)), fontsize=HEADING, weight="bold")
+    _text(figure, left, 0.34, short(facts, int(CARD * 17)))
+
+
+def _image(figure: Figure, maps: TokenMaps, band: _Band, title: str, top: float) -> None:
+    axes = _axes(figure, MARGIN, top + TITLE, *band.size(IMAGE))
+    _map(axes, maps.pixels, maps, band.frame, interpolation="antialiased")
+    mark_patch(axes, maps)
+    _title(axes, title)
+
+
+def _title(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=FONT, color=INK, loc="left", pad=2.5)
+
+
+def _card(figure: Figure, maps: TokenMaps, band: _Band, norms: Normalize, left: float, top: float) -> None:
+    """All maps of one image in one model."""
+    _lines(figure, main_panels(maps, band.frame, norms), band, ACROSS, left, top)
+    registers, heads = register_panels(maps, band.frame), head_panels(maps, band.frame)
+    _lines(figure, registers, band, band.across, left, top + band.line(ACROSS))
+    top += band.before_heads
+    _text(figure, left, top, "CLS by head" if heads[0].draw else "CLS by head: none")
+    if heads[0].draw:
+        _lines(figure, heads, band, HEADS_ACROSS, left, top + TITLE - 0.04)
+
+
+def _lines(figure: Figure, panels: Sequence[Panel], band: _Band, across: int, left: float, top: float) -> None:
+    """Maps in lines of `across`, each with its title; `none` where there is nothing to draw."""
+    size, step = band.size(_width(across)), (CARD - _width(across)) / (across - 1)
+    for index, panel in enumerate(panels):
+        line, column = divmod(index, across)
+        axes = _axes(figure, left + column * step, top + line * band.line(across) + TITLE, *size)
+        if panel.draw is None:
+            bare(axes, band.frame)
+            axes.text(0.5, 0.5, "none", transform=axes.transAxes, fontsize=FONT, color=GREY, ha="center", va="center")
+        else:
+            panel.draw(axes)
+            if across == ACROSS and panel.largest:
+                _corner(axes, panel.largest)
+        _title(axes, panel.title)
+
+
+def _foot(figure: Figure, models: Sequence[ModelMaps], norms: Normalize) -> None:
+    """Colour bars of shares, cosines and norms, and what the marks mean."""
+    from matplotlib.colors import Normalize as Linear
+
+    top, width = figure.get_size_inches()[1] - FOOT + 0.12, 1.75
+    bars: list[tuple[str, Normalize, str, Sequence[float], Sequence[str]]] = [
+        (SHARE, Linear(0, 1), "share of attention (largest in the corner)", [0, 1], ["0", "largest"]),
+        (COSINE, Linear(-1, 1), "cosine similarity", [-1, 0, 1], ["−1", "0", "1"]),
+        (NORM, norms, "L2 norm, all models", *_round_numbers(norms)),
+    ]
+    left = MARGIN + 0.1
+    for colours, scale, title, ticks, names in bars:
+        axes = _axes(figure, left, top + 0.18, width, 0.1)
+        _bar(axes, colours, scale, ticks, names, "horizontal")
+        _text(figure, left, top, title)
+        left += width + 0.9
+    _text(figure, left, top, "× patch compared\n□ outlier\n■ LOST's seed, and its box", linespacing=1.25)
+
+
+def _round_numbers(scale: Normalize) -> tuple[list[float], list[str]]:
+    """At most four round numbers on a logarithmic scale that are apart from each other; else its ends."""
+    low, high = float(scale.vmin or 1), float(scale.vmax or 1)
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        inside = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
+        if 2 <= len(inside) <= 5:
+            return inside, [f"{value:g}" for value in inside]
+    return [low, high], [f"{low:.3g}", f"{high:.3g}"]
+
+
+def _bar(
+    axes: Axes, colours: str, scale: Normalize, ticks: Sequence[float], names: Sequence[str], orientation: Any
+) -> None:
+    from matplotlib.cm import ScalarMappable
+
+    bar = axes.figure.colorbar(ScalarMappable(scale, colours), cax=axes, orientation=orientation)
+    bar.set_ticks(ticks, labels=names)
+    bar.minorticks_off()
+    bar.ax.tick_params(labelsize=FONT, length=2, color=INK, labelcolor=INK, pad=2)
+    bar.outline.set_visible(False)
+
+
+# ------------------------------------------------------------------------------------------------------ one map
+
+
+def alone(panel: Panel, frame: Frame, side: float = 3.2) -> Figure:
+    """A map alone, without a title, with its colour bar at the right; its long side is `side` inches."""
+    from matplotlib.figure import Figure
+
+    assert panel.draw is not None, "there is nothing to draw"
+    left, top, right, bottom = frame
+    scale = side / max(right - left, bottom - top)
+    width, height = scale * (right - left), scale * (bottom - top)
+    room = 0.75 if panel.scale else 0.0
+    figure = Figure((width + room, height), dpi=200, facecolor="white")
+    panel.draw(_axes(figure, 0, 0, width, height))
+    if panel.scale:
+        colours, norm = panel.scale
+        axes = _axes(figure, width + 0.08, 0.08, 0.12, height - 0.16)
+        _bar(axes, colours, norm, *_ends(colours, norm), "vertical")
+    return figure
+
+
+def _ends(colours: str, scale: Normalize) -> tuple[list[float], list[str]]:
+    if colours == NORM:
+        return _round_numbers(scale)
+    low, high = float(scale.vmin or 0), float(scale.vmax or 0)
+    if colours == COSINE:
+        return [low, 0.0, high], ["−1", "0", "1"]
+    return [low, high], ["0", f"{100 * high:.2g} %"]
