@@ -10,7 +10,7 @@ TARGETS = help setup demo data pretrain eval artifacts look cost eval-all all st
 
 # What a target takes from make's command line: key=VARIABLE of its program, and ARGS, further words for the program.
 # A variable that is not given, or empty, leaves the program's default.
-demo.takes = grid=GRID jobs=JOBS runs=RUNS results=RESULTS
+demo.takes = grid=GRID data=DATA seeds=SEEDS jobs=JOBS runs=RUNS results=RESULTS
 data.takes = data=DATA get=GET archives=ARCHIVES ARGS
 eval.takes = task=TASK $(artifacts.takes)
 artifacts.takes = name=NAME $(run.takes)
@@ -18,7 +18,7 @@ pretrain.takes = recipe=RECIPE tag=TAG nodes=NODES launcher=LAUNCHER partition=P
 run.takes = model=MODEL data=DATA variant=VARIANT seed=SEED devices=GPUS force=FORCE runs=RUNS results=RESULTS ARGS
 look.takes = model=MODEL images=IMAGES data=DATA seed=SEED runs=RUNS results=RESULTS ARGS
 cost.takes = model=MODEL runs=RUNS ARGS
-status.takes = grid=GRID data=DATA variant=VARIANT runs=RUNS results=RESULTS ARGS
+status.takes = grid=GRID data=DATA seeds=SEEDS variant=VARIANT runs=RUNS results=RESULTS ARGS
 plan.takes = gpus=GPUS $(status.takes)
 eval-all.takes = jobs=JOBS launcher=LAUNCHER partition=PARTITION force=FORCE $(plan.takes)
 all.takes = $(eval-all.takes)
@@ -40,7 +40,7 @@ help:  ## list the targets and their variables
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
 	@echo
 	@echo "Settings of a program: make pretrain ARGS=--help · make eval TASK=imagenet_knn ARGS=--help"
-	@echo "Folders, for every target that has them: RUNS=runs RESULTS=results; the data sets: DATA_ROOT=, or the shell's DATA_ROOT"
+	@echo "Folders, for every target that has them: RUNS=runs RESULTS=results (demo: <runs>/demo); the data sets: DATA_ROOT=, or the shell's DATA_ROOT"
 	@echo "Only make's command line sets variables, and values are taken as they are typed; VENV, PYTHON and DATA_ROOT may also"
 	@echo "come from the shell's environment"
 
@@ -52,9 +52,8 @@ $(READY):
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	rm -f $(call quote,$(VENV))/.ready-* && touch $(call quote,$@)
 
-demo: setup  ## render data, pretrain two nano models, evaluate, print the table (CPU, minutes): GRID=demo|mini-paper JOBS=1
-	@$(PY) -m benchmarks.grid data=mini pretrain=true $(WORDS)
-	@$(PY) -m benchmarks.tables data=mini $(call key_values,results=RESULTS)
+demo: setup  ## render data, pretrain two nano models, evaluate, print tables, compare with the kept results, write a page (CPU, minutes): GRID=demo|mini-paper SEEDS=0|all JOBS=1 DATA=mini
+	@$(PY) -m benchmarks.demo $(WORDS)
 
 data: setup  ## make or check data: DATA=mini (rendered, with a contact sheet), DATA=full|own|voc2012|… DATA_ROOT=…, or a folder; GET=voc07,voc12,coco20k,ade20k,nyu_test,nyu_train,imagenet_train,imagenet_val|all downloads or prepares, ARCHIVES=<folder> ARGS="workers=1"
 	@$(PY) -m benchmarks.data $(WORDS)
@@ -74,16 +73,16 @@ look: setup  ## what models see, side by side: MODEL=a,b,c IMAGES=<files or fold
 cost: setup  ## parameters and multiply-adds of MODEL= with 0 to 16 registers; ARGS="image_size=518"
 	@$(PY) -m benchmarks.cost $(if $(MODEL),,model=vitn_reg4) $(WORDS)
 
-eval-all: setup  ## what is missing or stale of GRID=demo|mini-paper|paper|registers|released DATA= GPUS=0,1,3|all JOBS=1 VARIANT= FORCE=1 LAUNCHER=local|slurm PARTITION= ARGS=
+eval-all: setup  ## what is missing or stale of GRID=demo|mini-paper|paper|registers|released DATA= SEEDS=0,1|all GPUS=0,1,3|all JOBS=1 VARIANT= FORCE=1 LAUNCHER=local|slurm PARTITION= ARGS=
 	@$(PY) -m benchmarks.grid $(WORDS)
 
-all: setup  ## the same, after pretraining the models that are not trained yet: GRID= DATA= GPUS= JOBS= VARIANT= FORCE=1 LAUNCHER= PARTITION= ARGS="pretrain_devices=8"
+all: setup  ## the same, after pretraining the models that are not trained yet: GRID= DATA= SEEDS= GPUS= JOBS= VARIANT= FORCE=1 LAUNCHER= PARTITION= ARGS="pretrain_devices=8"
 	@$(PY) -m benchmarks.grid pretrain=true $(WORDS)
 
-status: setup  ## the grid as a table: done, running, failed, stale, missing, and the time left: GRID= DATA= VARIANT= ARGS="pretrain=true"
+status: setup  ## the grid as a table: done, running, failed, stale, missing, and the time left: GRID= DATA= SEEDS= VARIANT= ARGS="pretrain=true"
 	@$(PY) -m benchmarks.status $(WORDS)
 
-plan: setup  ## FLOPs, memory and time of every cell of GRID= DATA= VARIANT=, GPU-hours, hours on GPUS=64; runs nothing: ARGS="tflops=312 mfu=0.4"
+plan: setup  ## FLOPs, memory and time of every cell of GRID= DATA= SEEDS= VARIANT=, GPU-hours, hours on GPUS=64; runs nothing: ARGS="tflops=312 mfu=0.4"
 	@$(PY) -m benchmarks.plan $(WORDS)
 
 tables: setup  ## result tables from the records, those of the paper under their numbers: DATA=mini ARGS=

@@ -20,9 +20,7 @@ class Command:
 
 GRID = "benchmarks.grid"
 COMMANDS = {
-    "demo": Command(
-        "render data, pretrain two nano models, evaluate, print the table", GRID, ("data=mini", "pretrain=true")
-    ),
+    "demo": Command("render data, pretrain two nano models, evaluate, print and compare the tables", "benchmarks.demo"),
     "data": Command("make, download or check data", "benchmarks.data"),
     "pretrain": Command("pretrain a register ViT", "benchmarks.pretrain"),
     "eval": Command("evaluate a frozen backbone on one task", "benchmarks.evaluate"),

@@ -5,7 +5,6 @@ are equivalent. Nothing heavy is imported here, so that `regvit --help` answers 
 """
 
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -26,8 +25,6 @@ def main() -> None:
 
         print(f"regvit: unknown command '{name}'; {nearest(name, COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
-    elif name == "demo" and not {"-h", "--help", "help"} & set(words):
-        _demo(words)
     else:
         _become(COMMANDS[name], words)
 
@@ -49,16 +46,6 @@ def _become(command: Command, words: Sequence[str]) -> None:
     arguments = _arguments(command, words)
     sys.stdout.flush()
     os.execv(arguments[0], arguments)
-
-
-def _demo(words: Sequence[str]) -> None:
-    """Run the demo grid, then make its tables in the same results folder."""
-    command = COMMANDS["demo"]
-    done = subprocess.run(_arguments(command, words))
-    if done.returncode:
-        raise SystemExit(done.returncode)
-    results = [word for word in words if word.startswith("results=")]
-    _become(Command("", "benchmarks.tables", ("data=mini",)), results)
 
 
 def _arguments(command: Command, words: Sequence[str]) -> list[str]:

@@ -20,6 +20,8 @@ from regvit_lightning.errors import UserError, one_line
 ASCII = dict(zip("–—·−×━─", "----x#-", strict=True)) | {"±": "+-", "→": "->", "≥": ">=", "≤": "<=", "≈": "~"}
 ASCII |= {"▲": "++", "▼": "--", "△": "+", "▽": "-"}
 NOBODY_READS = (errno.EPIPE, errno.EIO)  # the reader of a pipe has exited; the terminal was closed
+UNBROKEN = "\N{NO-BREAK SPACE}"
+INTERVAL = re.compile(r"\[[-\d.]+, [-\d.]+\]")  # is not broken between two lines
 SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -134,7 +136,8 @@ def fitted(text: str, columns: int) -> str:
     """Wrap `text` to lines of at most `columns` characters, between words.
 
     Continuation lines are aligned with the second column of a list (`  name   what it is`), begin with the `#` of a
-    comment, or are indented slightly more than their line. A word longer than a line is not broken.
+    comment, or are indented slightly more than their line. A word longer than a line is not broken, nor is an interval
+    such as `[0.2, 2.4]`.
     """
     return "\n".join(_broken(line, columns) for line in text.split("\n"))
 
@@ -142,6 +145,7 @@ def fitted(text: str, columns: int) -> str:
 def _broken(line: str, columns: int) -> str:
     if len(line) <= columns:
         return line
+    line = INTERVAL.sub(lambda interval: interval[0].replace(" ", UNBROKEN), line)
     second = re.match(r" *\S.*? {2,}(?=\S)|\s*# ", line)
     lead = second[0] if second else ""
     if len(lead) > columns // 2:
@@ -149,7 +153,7 @@ def _broken(line: str, columns: int) -> str:
     lead = lead or line[: len(line) - len(line.lstrip())] + "  "
     indent = lead if lead.lstrip().startswith("#") else " " * len(lead)
     options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False}
-    return textwrap.fill(line, columns, subsequent_indent=indent, **options)
+    return textwrap.fill(line, columns, subsequent_indent=indent, **options).replace(UNBROKEN, " ")
 
 
 def say_once(line: str) -> None:

@@ -31,7 +31,7 @@ FLOORS = {
         command
         data tables
         compare cost evaluate grid look pretrain report speed
-        plan status
+        demo plan status
         __main__ completion
     """,
 }

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from benchmarks import command, cost, evaluate, plan, pretrain, status
 from benchmarks.compare import __main__ as compare
 from benchmarks.data import __main__ as data
+from benchmarks.demo import __main__ as demo
 from benchmarks.grid import __main__ as grid
 from benchmarks.look import __main__ as look
 from benchmarks.report import __main__ as report
@@ -26,6 +27,7 @@ SCHEMAS = {
     "benchmarks.compare": compare.Compare,
     "benchmarks.cost": cost.CostOf,
     "benchmarks.data": data.Data,
+    "benchmarks.demo": demo.Demo,
     "benchmarks.evaluate": evaluate.Evaluate,
     "benchmarks.grid": grid.Grid,
     "benchmarks.look": look.LookAt,
@@ -39,7 +41,6 @@ SCHEMAS = {
 IN_PROCESSES = ("--numprocesses=3", "--dist=worksteal", "--ignore=tests/slurm")  # the suite's own words for pytest
 # The keys that a target itself gives its programs when nobody gives a variable.
 OWN = {
-    "demo": {"data", "pretrain"},
     "pretrain": {"model"},
     "eval": {"model", "task"},
     "artifacts": {"model", "task"},
@@ -218,7 +219,7 @@ def test_several_targets_share_a_command_line(venv):
     words = [
         json.loads(line)["words"][1:] for line in make(venv, "demo", "report", "GRID=mini-paper").stdout.splitlines()
     ]
-    assert ["benchmarks.grid", "data=mini", "pretrain=true", "grid=mini-paper"] in words
+    assert ["benchmarks.demo", "grid=mini-paper"] in words
     assert ["benchmarks.report"] in words
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from benchmarks import terminal
 from benchmarks.counter import SPARE
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -39,8 +40,14 @@ class Board:
             self.live.stop()
 
     def say(self, line: str) -> None:
-        """Print a permanent line."""
-        self.console.print(Text(line))
+        """Print a permanent line, on a terminal wrapped between words."""
+        shown = terminal.fitted(line, self.console.width - SPARE) if self.live is not None else line
+        self.console.print(Text(shown))
+
+    def note(self, line: str) -> None:
+        """Print a permanent line where there are no live lines, which would show the same."""
+        if self.live is None:
+            self.say(line)
 
     def heard(self, lines: Sequence[str]) -> None:
         """Print lines of a child's output if `echo` is set."""

@@ -12,7 +12,7 @@ from regvit_lightning.data import layout
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.models import names, origins
 from regvit_lightning.models.names import ModelId
-from regvit_lightning.settings import SettingsError, setting
+from regvit_lightning.settings import SettingsError, check, setting
 from regvit_lightning.values import texts
 
 PRETRAINING = "pretrain"  # takes the position of a task
@@ -25,6 +25,7 @@ class Chosen:
     grid: str = setting("a file of configs/grids, or the path of one", "demo")
     data: str = setting("a file of configs/data, or a folder with train/ and val/ class folders", "mini")
     variant: str = setting("overlay of recipes and tasks; 'auto' takes the data's own", "auto")
+    seeds: str = setting("seeds of the grid's file, as 0,2, or all", "all")
     pretrain: bool = setting("the pretraining of the models is part of the grid", False)
     pretrain_devices: int = setting("GPUs of one pretraining", 1, within="[1, 1024]")
     runs: str = setting("folder of the runs", "runs", texts.folder)
@@ -154,7 +155,7 @@ def build(chosen: Chosen, images_needed: bool = True) -> Cells:
     lacking = {task: {model.name: _lacks(model, task, variant) for model in models} for task in file.tasks}
     if chosen.pretrain:
         lacking[PRETRAINING] = {model.name: _untrainable(model) for model in models}
-    for seed in file.seeds:
+    for seed in _seeds(chosen, file.seeds):
         for model in models:
             trained = chosen.pretrain and model.trainable
             needed = Cell(model.name, PRETRAINING, seed, words=model.words) if trained else None
@@ -164,6 +165,17 @@ def build(chosen: Chosen, images_needed: bool = True) -> Cells:
     left_out = [line for task, reasons in lacking.items() for line in _left_out(task, reasons)]
     folders = Path(chosen.runs), Path(chosen.results)
     return Cells([*pretrainings, *evaluations], left_out, data, variant, *folders, chosen.pretrain_devices)
+
+
+def _seeds(chosen: Chosen, known: Sequence[int]) -> list[int]:
+    """Chosen seeds of a grid's file, in its order."""
+    if chosen.seeds == "all":
+        return list(known)
+    wanted = chosen.seeds.split(",")
+    strange = [seed for seed in wanted if seed not in map(str, known)]
+    has = ", ".join(map(str, known))
+    check(not strange, f"seeds={chosen.seeds}: grid {chosen.grid} has {has}; give some of them, or all")
+    return [seed for seed in known if str(seed) in wanted]
 
 
 def _models(grid: str, file: GridFile, variant: str) -> list[GridModel]:

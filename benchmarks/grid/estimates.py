@@ -9,8 +9,9 @@ included.
 import statistics
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from benchmarks.data.image_counts import Counts
@@ -50,10 +51,12 @@ class Estimates:
     Args:
         cells: the grid.
         given: image counts, see `Counts`.
+        elsewhere: another folder of results, whose records say how long a cell takes that has not run here.
     """
 
-    def __init__(self, cells: Cells, given: Mapping[str, int] | None = None) -> None:
+    def __init__(self, cells: Cells, given: Mapping[str, int] | None = None, elsewhere: Path | None = None) -> None:
         self.cells, self.states = cells, States(cells)
+        self.elsewhere = States(replace(cells, results=elsewhere)) if elsewhere else None
         self.counts = Counts(cells.data, given or {})
         self.shape = cache(self._shape)
         self.work = cache(self._work)
@@ -85,10 +88,7 @@ class Estimates:
             return outcome.seconds
         if cell.pretrains:
             return 0.0
-        try:
-            return float(records.read_record(self.states.record(cell)).provenance.get("seconds", 0.0))
-        except UserError:
-            return 0.0
+        return _seconds(self.states, cell) or (_seconds(self.elsewhere, cell) if self.elsewhere else 0.0)
 
     def devices(self) -> list[str]:
         """Names of the hardware on which evaluations of the grid have run, from their records."""
@@ -117,6 +117,14 @@ class Estimates:
 
     def _shape(self, model: str) -> Backbone:
         return cost.load_shape(model, self.cells.trained)
+
+
+def _seconds(states: States, cell: Cell) -> float:
+    """Duration of a cell by its record; 0 without one."""
+    try:
+        return float(records.read_record(states.record(cell)).provenance.get("seconds", 0.0))
+    except UserError:
+        return 0.0
 
 
 def frozen(backbone: Backbone, work: Work, device_batch: int) -> Estimate:

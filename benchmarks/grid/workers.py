@@ -53,15 +53,21 @@ class Workers:
         machine: where they run.
         board: progress display.
         held: tells whether a job's result exists, since another grid may have completed it meanwhile.
+        result: describes what a job has measured, in a few words; '' if there is nothing to say.
 
     Attributes:
         outcomes: outcomes by name of the jobs that have ended, including those whose dependency failed.
     """
 
     def __init__(
-        self, jobs: Sequence[LocalJob], machine: Machine, board: Board, held: Callable[[LocalJob], bool]
+        self,
+        jobs: Sequence[LocalJob],
+        machine: Machine,
+        board: Board,
+        held: Callable[[LocalJob], bool],
+        result: Callable[[LocalJob], str] = lambda job: "",
     ) -> None:
-        self.machine, self.board, self.held = machine, board, held
+        self.machine, self.board, self.held, self.result = machine, board, held, result
         self.jobs, self.waiting = list(jobs), queueing.longest_first(jobs)
         self.names, self.total = {job.name for job in jobs}, len(jobs)
         self.free = list(machine.slots)
@@ -143,7 +149,10 @@ class Workers:
     def _keep(self, outcome: CellOutcome) -> None:
         self.outcomes[outcome.name] = outcome
         how = f"failed: {outcome.error}" if outcome.error else f"done in {clock(outcome.seconds)}"
-        self.board.say(f"[{len(self.outcomes)}/{self.total}] {outcome.name} {how}")
+        job = next(job for job in self.jobs if job.name == outcome.name)
+        measured = "" if outcome.error else self.result(job)
+        left = f"; {words}" if (words := self._left()) else ""
+        self.board.say(f"[{len(self.outcomes)}/{self.total}] {outcome.name} {how}{measured and f': {measured}'}{left}")
 
     def _free(self, one: Child) -> None:
         self.running.remove(one)
@@ -220,7 +229,7 @@ class Workers:
         one = child.start(job, devices, held, self.machine.environment, attempt)
         self.running.append(one)
         if attempt == 1:
-            self.board.say(f"{job.name} begins on {device}; log {job.file('.log')}")
+            self.board.note(f"{job.name} begins on {device}; log {job.file('.log')}")
 
     def _pace(self) -> float:
         """Ratio of actual to expected duration of ended jobs; 0 before the first has ended."""
@@ -228,13 +237,18 @@ class Workers:
         expected = sum(job.seconds for job in ran)
         return sum(self.outcomes[job.name].seconds for job in ran) / expected if expected else 0.0
 
+    def _left(self) -> str:
+        """Time left, as `about 7:30 left`; empty at the end, and before the first job has ended."""
+        running = [one for one in self.running if one.job.name not in self.outcomes]
+        jobs = [*self.waiting, *(one.job for one in running)]
+        begun = {one.job.name: one.seconds for one in running}
+        seconds = queueing.seconds_left(jobs, begun, len(self.machine.slots)) * self._pace()
+        return f"about {clock(seconds)} left" if seconds > 0 else ""
+
     def _show(self) -> None:
         failed = sum(bool(outcome.error) for outcome in self.outcomes.values())
-        begun = {one.job.name: one.seconds for one in self.running}
-        jobs = [*self.waiting, *(one.job for one in self.running)]
-        left = queueing.seconds_left(jobs, begun, len(self.machine.slots)) * self._pace()
         counts = f"{len(self.outcomes)} of {self.total} ended, {failed} failed, {len(self.running)} running"
-        lines = [f"{counts}, about {clock(left)} left" if left > 0 else counts]
+        lines = [", ".join(filter(None, [counts, self._left()]))]
         for one in self.running:
             where = f"GPU {','.join(one.devices)}" if one.devices else "CPU"
             what = one.last if one.job.name in one.last else f"{one.job.name}  {one.last}"

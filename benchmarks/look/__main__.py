@@ -14,6 +14,7 @@ from regvit_lightning.settings import SEEDS, check, setting
 from regvit_lightning.values import texts
 
 if TYPE_CHECKING:
+    from regvit_lightning.analysis.token_maps import ModelMaps
     from regvit_lightning.models.backbone import Backbone
 
 DESCRIPTION = """Draws what models see in images, side by side, a row for each image: attention of CLS (mean and by
@@ -60,6 +61,8 @@ def main(options: LookAt, words: list[str]) -> None:
     from regvit_lightning.runtime import atomic, hardware
 
     hardware.choose_accelerator(options.accelerator, 1)
+    looks = Path(options.results, data.name, "look")
+    atomic.check_writable(looks / "figure.png")
     backbones = _loaded(names, options, Path(options.runs) / (data.trained_on or data.name))
     looked = look(
         backbones,
@@ -74,20 +77,21 @@ def main(options: LookAt, words: list[str]) -> None:
     )
     if left_out:
         print(f"look: {left_out:,} more images of the folders are left out: most={options.most}")
-    folder = Path(options.results, data.name, "look", folder_name([model.model for model in looked.models]))
+    folder = looks / folder_name([model.model for model in looked.models])
     saved = list(save(looked, folder, formats, options.alone))
     for model in looked.models:
-        count, total = (sum(int(one) for one in ones) for ones in zip(*map(_outliers, model.images), strict=True))
-        print(f"look: {model.model}: {count:,} of {total:,} patches beyond {model.rule} = {model.cutoff:.3g}")
+        print(f"look: {model.model}: {_counted(model)}")
     if options.alone:
         atomic.write_text(folder / "index.html", render(looked, saved, formats))
     made = [f"figure.{kind}" for kind in formats] + ["index.html", "maps/"] * options.alone
     print(f"look: {', '.join(made)} in {folder}")
 
 
-def _outliers(maps: object) -> tuple[int, int]:
-    mask = maps.outliers  # type: ignore[attr-defined]
-    return mask.sum(), mask.size
+def _counted(model: "ModelMaps") -> str:
+    """Number of outliers of a model, in words."""
+    count = sum(int(maps.outliers.sum()) for maps in model.images)
+    total = sum(maps.outliers.size for maps in model.images)
+    return f"{count:,} of {total:,} patches beyond {model.rule} = {model.cutoff:.3g}"
 
 
 def _loaded(names: list[str], options: LookAt, runs: Path) -> "Iterator[Backbone]":

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import command
-from benchmarks.report import commands, curves, norms, overview, pictures, record_list, templates
+from benchmarks.report import commands, curves, looks, norms, overview, pictures, record_list, templates
 from benchmarks.tables import by_task, columns, formats, summary, summary_formats
 from benchmarks.tables.columns import Table, key, row_of
 from benchmarks.tables.published import Published, read_published
 from benchmarks.tables.scored_records import ScoredRecord, ScoredRecords, data_name, read_scored_records
+from regvit_lightning.invocation import invocation
 from regvit_lightning.runtime import atomic
 from regvit_lightning.settings import setting
 from regvit_lightning.values import texts
@@ -61,23 +62,28 @@ def page(
     cells = sorted(records.cells, key=order)
     indices = {key(cell.record): index for index, cell in enumerate(cells)}
     lines = [commands.command(cell.record) for cell in cells]
+    training = [commands.training(cell.record) for cell in cells]
     table = columns.overview(cells, entries)
     panels, undrawn = norms.panels(cells, indices)
-    gallery, unread = pictures.gallery(cells, width)
-    skipped = [*records.skipped, *undrawn, *unread]
+    looked, torn = looks.looks(cells[0].file.parent.parent.parent, width)
+    budget = pictures.BUDGET - sum(len(one.source) for one in looked)
+    gallery, unread = pictures.gallery(cells, width, budget)
+    skipped = [*records.skipped, *undrawn, *torn, *unread]
     text = templates.render(
         data=data,
+        command=invocation("report", {"DATA": data}),
         summary=_summary(records),
         skipped=[line[:LONGEST_WARNING] for line in skipped],
         **_summary_of_registers(table),
         tasks=sorted({column.task for column in table.columns}),
         groups=by_task.groups(table),
-        rows=overview.rows(table, indices, lines),
-        notes=formats.meanings(table),
+        rows=overview.rows(table, indices, lines, training),
+        notes=[*formats.meanings(table), *[overview.BELOW_FLOOR_NOTE] * bool(overview.below_floors(table))],
         sources=formats.sources_of(table),
         footnotes=table.footnotes,
         curves=curves.curves(table, indices),
         panels=panels,
+        looks=looked,
         gallery=gallery,
         kinds=record_list.KINDS,
         listed=record_list.listed(cells, lines),
@@ -90,11 +96,16 @@ def _summary_of_registers(table: Table) -> dict[str, object]:
     """What the first section of the page shows; no rows where no model has a twin without registers."""
     rows = summary.answers(table)
     return {
-        "answers": [summary_formats.texts(row) for row in rows],
+        "answers": [(summary_formats.texts(row), row.column.task, _models(row)) for row in rows],
         "answer_heads": summary_formats.HEADS,
         "answer_notes": summary_formats.notes(rows),
         "headline": summary.headline(rows),
     }
+
+
+def _models(row: summary.Answer) -> str:
+    """Ids of the two models that a row compares, as the page's filter reads them."""
+    return " ".join(score.cells[0].record.model for score in (row.without, row.with_registers))
 
 
 def order(cell: ScoredRecord) -> tuple[object, ...]:

@@ -1,6 +1,7 @@
 """Commands that reproduce records, safe to paste into a shell whatever a record contains."""
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -16,25 +17,51 @@ PLAIN = re.compile(r"[\w.@+/-]+", re.ASCII)  # text that needs no quotes in a co
 
 def command(record: Record) -> str:
     """Command that re-evaluates the cell into a separate results folder; or, after a `#`, why there is none."""
-    data = record.data if record.data in settings.names("data") else record.data_root
-    if not all(PLAIN.fullmatch(name) for name in (record.model, record.task, data)):
+    data = _data(record)
+    if not all(PLAIN.fullmatch(name) for name in (record.model, record.task, data["DATA"])):
         return "# no command: a name in this record is not one that a shell leaves alone"
     if record.task not in settings.names("tasks"):
         return f"# no command: this version has no task '{record.task}'"
     model = _model(record.model)
     if not model:
         return "# no command: MODEL is the path of the weights' file, of which only the name is known"
-    words = {"MODEL": model, "TASK": record.task, "DATA": data, "SEED": record.seed}
-    if record.data_root and data == record.data:
-        words["DATA_ROOT"] = record.data_root if PLAIN.fullmatch(record.data_root) else "…"
-    variant, changed = _changed(record)
-    if variant:
-        words["VARIANT"] = variant
+    words = {"MODEL": model, "TASK": record.task, "DATA": data["DATA"], "SEED": record.seed, **data}
+    return _line("eval", words, _changed("tasks", record.task, record.data, record.settings))
+
+
+def training(record: Record) -> str:
+    """Command that trains the record's model again, with the settings that the file of its weights holds.
+
+    Empty where the record holds no such settings: a model that no recipe here trained. After a `#`, why there is none.
+    """
+    ours, trained_with = names.parse_id(record.model), record.backbone.get("trained_with")
+    if not ours or ours.recipe not in settings.names("recipes") or not isinstance(trained_with, dict):
+        return ""
+    data = _data(record)
+    if not PLAIN.fullmatch(data["DATA"]):
+        return "# no command: a name in this record is not one that a shell leaves alone"
+    words: dict[str, object] = {"MODEL": ours.name, "RECIPE": ours.recipe, "TAG": ours.tag, **data, "SEED": record.seed}
+    given = {name: value for name, value in words.items() if value != ""}
+    return _line("pretrain", given, _changed("recipes", ours.recipe, record.data, trained_with))
+
+
+def _data(record: Record) -> dict[str, str]:
+    """Values of `DATA=` and, where known data lie in a folder of the user's, `DATA_ROOT=`."""
+    if record.data not in settings.names("data"):
+        return {"DATA": record.data_root}
+    root = record.data_root if PLAIN.fullmatch(record.data_root) else "…"
+    return {"DATA": record.data, **({"DATA_ROOT": root} if record.data_root else {})}
+
+
+def _line(word: str, words: Mapping[str, object], changed: tuple[str, Mapping[str, Any]]) -> str:
+    """Command with the variant and the settings that differ from it; its results go to a folder of their own."""
+    variant, differing = changed
+    chosen = {"VARIANT": variant} if variant else {}
     try:
-        given = " ".join(f"{_flow(key)}={_flow_word(value)}" for key, value in sorted(changed.items()))
+        given = " ".join(f"{_flow(key)}={_flow_word(value)}" for key, value in sorted(differing.items()))
     except ValueError:
         return "# no command: settings of this record cannot be given as words"
-    return invocation("eval", {**words, "RESULTS": "again"}, given)
+    return invocation(word, {**words, **chosen, "RESULTS": "again"}, given)
 
 
 def _model(name: str) -> str:
@@ -48,28 +75,35 @@ def _model(name: str) -> str:
     return f"{untrained}timm/{bare}" if "/" not in bare and timm.is_model(bare.partition(".")[0]) else ""
 
 
-def _changed(record: Record) -> tuple[str, dict[str, Any]]:
-    """Variant of the task closest to the record's settings, empty for the data's, and the differing settings."""
+def _changed(group: str, name: str, data: str, recorded: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Variant closest to the recorded settings, empty for the variant of the data, and the settings that differ.
+
+    Args:
+        group: `tasks` or `recipes`.
+        name: the task or the recipe.
+        data: name of the data.
+        recorded: settings in the record.
+    """
     candidates = []
     for variant in dict.fromkeys(("auto", "", "mini")):
         try:
-            usual = _usual(record.task, variant, record.data)
-        except SettingsError:  # the task lacks this variant
+            usual = _usual(group, name, variant, data)
+        except SettingsError:  # there is no such variant
             continue
-        keys = (usual.keys() | record.settings.keys()) - records.FREE_TO_CHANGE
-        differ = {key: record.settings.get(key) for key in keys if record.settings.get(key) != usual.get(key)}
+        keys = (usual.keys() | recorded.keys()) - records.FREE_TO_CHANGE
+        differ = {key: recorded.get(key) for key in keys if recorded.get(key) != usual.get(key)}
         candidates.append((len(differ), variant, differ))
     _, variant, differ = min(candidates, key=lambda one: one[0])
     return "" if variant == "auto" else variant, differ
 
 
 @cache
-def _usual(task: str, variant: str, data: str) -> dict[str, Any]:
-    """Default settings of a task, without overrides; `auto` takes the variant of the data."""
+def _usual(group: str, name: str, variant: str, data: str) -> dict[str, Any]:
+    """Default settings of a task or a recipe, without overrides; `auto` takes the variant of the data."""
     if variant == "auto":
         known = data in settings.names("data")
         variant = str(settings.merged("data", data).get("variant", "")) if known else ""
-    _, chosen = settings.load_settings("tasks", task, variant)
+    _, chosen = settings.load_settings(group, name, variant)
     return settings.resolved(chosen)
 
 

@@ -3,20 +3,27 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from markupsafe import Markup
+
 from benchmarks.report import drawing
-from benchmarks.report.drawing import Chart, Dot
+from benchmarks.report.drawing import Chart, Dot, Key
 from benchmarks.report.overview import joined
 from benchmarks.tables.columns import Column, Score, Table, TableRow, register_count, row_of
-from benchmarks.tables.model_names import family
+from benchmarks.tables.formats import row_name
+from benchmarks.tables.model_names import family, is_untrained
+from benchmarks.tables.shown import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = 6  # colours in the page's style sheet
+CAP = 3  # half the length of the bar at an end of a whisker, in view box units
+ASIDE = 7  # between the points of two families at one number of registers, in view box units
 
-Line = list[tuple[int, Score]]  # numbers of registers, ascending, with their scores
+Point = tuple[TableRow, int, Score]  # row of a model, its number of registers, its score
+Line = list[Point]  # by ascending number of registers
 
 
 @dataclass(frozen=True)
@@ -27,15 +34,15 @@ class RegisterCurve:
         title: task and metric.
         axis: unit and direction of the metric.
         task: task of the metric.
-        chart: chart with lines, whiskers and points.
-        legend: colour and name of each model family.
+        chart: chart with lines, whiskers, floors and points.
+        legend: an entry for each model family, and one for each floor with its value.
     """
 
     title: str
     axis: str
     task: str
     chart: Chart
-    legend: list[tuple[str, str]]
+    legend: list[Key]
 
 
 def curves(table: Table, indices: Mapping[str, int]) -> list[RegisterCurve]:
@@ -47,16 +54,20 @@ def curves(table: Table, indices: Mapping[str, int]) -> list[RegisterCurve]:
     """
     measured = {(row, column): score for (row, column), score in table.scores.items() if _is_of_model(row, score)}
     families = sorted({family(row.model) for row, _ in measured})
-    colours = {name: f"c{index % COLOURS}" for index, name in enumerate(families)}
+    styles = {name: _style(index, name) for index, name in enumerate(families)}
     charts = []
     for column, title in zip(table.columns, table.titles(), strict=True):
         lines: dict[str, Line] = {}
         for row in table.rows:
             if score := measured.get((row, column)):
-                lines.setdefault(family(row.model), []).append((register_count(score.cells[0].record), score))
-        lines = {name: sorted(line, key=lambda point: point[0]) for name, line in lines.items() if len(line) > 1}
+                point = row, register_count(score.cells[0].record), score
+                lines.setdefault(family(row.model), []).append(point)
+        lines = {name: sorted(line, key=lambda point: point[1]) for name, line in lines.items() if len(line) > 1}
         if lines:
-            charts.append(_curve(column, title, lines, colours, indices))
+            floors = {
+                row: table.scores[row, column] for row in table.rows if row.floor and (row, column) in table.scores
+            }
+            charts.append(_curve(column, title, lines, styles, floors, indices))
     return charts
 
 
@@ -65,35 +76,80 @@ def _is_of_model(row: TableRow, score: Score) -> bool:
     return row == row_of(score.cells[0].record)
 
 
+def _style(index: int, name: str) -> Key:
+    """Colour and marker of a family; a colour that comes again has another marker."""
+    marker = drawing.MARKERS[(index + index // drawing.COLOURS) % len(drawing.MARKERS)]
+    return Key(f"c{index % drawing.COLOURS}", name, marker)
+
+
 def _curve(
-    column: Column, title: str, lines: Mapping[str, Line], colours: Mapping[str, str], indices: Mapping[str, int]
+    column: Column,
+    title: str,
+    lines: Mapping[str, Line],
+    styles: Mapping[str, Key],
+    floors: Mapping[TableRow, Score],
+    indices: Mapping[str, int],
 ) -> RegisterCurve:
     direction = {1: "higher is better", 0: "", -1: "lower is better"}[column.better]
     axis = ", ".join(filter(None, [column.unit, direction]))
     with drawing.axes("registers") as axes:
-        _draw(axes, lines, colours)
-        dots = []
-        for name, line in lines.items():
-            for count, score in line:
-                x, y = drawing.position(axes, _across(count), score.mean)
-                text = f"{name}, {count} registers: {score.mean:.{column.decimals}f}"
-                dots.append(Dot(x, y, colours[name], text, joined(score, indices)))
-        chart = Chart(f"{title}: {axis} against the number of registers", drawing.shapes(axes), tuple(dots))
-    return RegisterCurve(title, axis, column.task, chart, [(colours[name], name) for name in lines])
+        _scale(axes, lines, floors)
+        parts, dots = [drawing.shapes(axes), *(_floor(axes, row, score) for row, score in floors.items())], []
+        for index, (name, line) in enumerate(lines.items()):
+            aside = (index - (len(lines) - 1) / 2) * ASIDE
+            parts += _line(axes, line, styles[name].style, aside)
+            dots += [_dot(axes, column, styles[name], point, aside, indices) for point in line]
+        chart = Chart(f"{title}: {axis} against the number of registers", Markup("").join(parts), tuple(dots))
+    legend = [styles[name] for name in lines] + [_floor_key(column, row, score) for row, score in floors.items()]
+    return RegisterCurve(title, axis, column.task, chart, legend)
 
 
-def _draw(axes: "Axes", lines: Mapping[str, Line], colours: Mapping[str, str]) -> None:
-    counts = sorted({count for line in lines.values() for count, _ in line})
+def _scale(axes: "Axes", lines: Mapping[str, Line], floors: Mapping[TableRow, Score]) -> None:
+    """Set axes that hold all lines with their whiskers, and all floors."""
+    counts = sorted({count for line in lines.values() for _, count, _ in line})
     drawing.linear_x(axes, [_across(count) for count in counts], [str(count) for count in counts])
-    ends = [end for line in lines.values() for _, score in line for end in _ends(score)]
+    ends = [end for line in lines.values() for *_, score in line for end in _ends(score)]
+    ends += [score.mean for score in floors.values()]
     margin = (max(ends) - min(ends)) * 0.08
     drawing.linear_y(axes, min(ends) - margin, max(ends) + margin)
-    for name, line in lines.items():
-        axes.plot([_across(count) for count, _ in line], [score.mean for _, score in line], gid=f"line {colours[name]}")
-        for count, score in line:
-            low, high = _ends(score)
-            if high > low:
-                axes.plot([_across(count)] * 2, [low, high], gid=f"whisker {colours[name]}")
+
+
+def _line(axes: "Axes", line: Line, style: str, aside: float) -> list[Markup]:
+    """Whiskers of all points, and segments between neighbours."""
+    parts, points = [], []
+    for row, count, score in line:
+        low, high = (drawing.position(axes, _across(count), end)[1] for end in _ends(score))
+        x, y = drawing.position(axes, _across(count), score.mean)
+        points.append((x + aside, y, row.model))
+        if low > high:  # y points down
+            caps = "".join(f"M {x + aside - CAP} {end} h {2 * CAP}" for end in (low, high))
+            parts.append(drawing.path(f"whisker {style}", f"M {x + aside} {low} L {x + aside} {high}", row.model))
+            parts.append(drawing.path(f"cap {style}", caps, row.model))
+    for (x0, y0, one), (x1, y1, other) in pairwise(points):
+        parts.append(drawing.path(f"line {style}", f"M {x0} {y0} L {x1} {y1}", one, other))
+    return parts
+
+
+def _dot(axes: "Axes", column: Column, key: Key, point: Point, aside: float, indices: Mapping[str, int]) -> Dot:
+    row, count, score = point
+    x, y = drawing.position(axes, _across(count), score.mean)
+    seeds = f" ({len(score.values)} seeds)" if len(score.values) > 1 else ""
+    text = f"{key.name}, {count} registers: {shown(score, column).number}{seeds}"
+    return Dot(x + aside, y, key.style, key.marker, row.model, text, joined(score, indices))
+
+
+def _floor(axes: "Axes", row: TableRow, score: Score) -> Markup:
+    """Horizontal line of a floor, which no filter hides."""
+    _, y = drawing.position(axes, 0, score.mean)
+    return drawing.path(_floor_style(row), f"M {drawing.LEFT} {y} L {drawing.WIDTH - drawing.RIGHT} {y}")
+
+
+def _floor_key(column: Column, row: TableRow, score: Score) -> Key:
+    return Key(_floor_style(row), f"{row_name(row)} {shown(score, column).mean}")
+
+
+def _floor_style(row: TableRow) -> str:
+    return "baseline untrained" if is_untrained(row.model) else "baseline fixed"
 
 
 def _across(count: int) -> float:

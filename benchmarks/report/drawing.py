@@ -29,6 +29,32 @@ AUTOMATIC = re.compile(r"(figure|axes|matplotlib\.axis|[xy]tick|line2d|text|patc
 GRID = "rule"  # class of grid lines, the only shapes without a gid
 
 
+COLOURS = 6  # in the page's style sheet
+MARKERS = (  # outlines about a centre at 0, 0: circle, square, two triangles, diamond, cross
+    "M-4.2 0a4.2 4.2 0 1 0 8.4 0a4.2 4.2 0 1 0 -8.4 0z",
+    "M-3.8 -3.8h7.6v7.6h-7.6z",
+    "M0 -4.8L4.8 3.7H-4.8z",
+    "M0 4.8L4.8 -3.7H-4.8z",
+    "M0 -5.3L5.3 0L0 5.3L-5.3 0z",
+    "M-1.7 -4.7h3.4v3h3v3.4h-3v3h-3.4v-3h-3v-3.4h3z",
+)
+
+
+@dataclass(frozen=True)
+class Key:
+    """An entry of a legend.
+
+    Attributes:
+        style: classes of the line in the page's style sheet.
+        name: text beside it.
+        marker: outline of its data points, one of `MARKERS`, or empty.
+    """
+
+    style: str
+    name: str
+    marker: str = ""
+
+
 @dataclass(frozen=True)
 class Dot:
     """A data point that opens its records.
@@ -36,6 +62,8 @@ class Dot:
     Attributes:
         x, y: centre in view box units.
         colour: class in the page's style sheet.
+        marker: its outline, one of `MARKERS`.
+        model: id of its model, by which the page's filter hides it.
         text: its tooltip.
         cells: indices of its records in the page's list, separated by spaces.
     """
@@ -43,6 +71,8 @@ class Dot:
     x: float
     y: float
     colour: str
+    marker: str
+    model: str
     text: str
     cells: str
 
@@ -133,6 +163,20 @@ def position(axes: "Axes", x: float, y: float) -> tuple[float, float]:
     """Convert data coordinates to view box units (y points down)."""
     across, up = axes.transData.transform((x, y)) * POINTS / axes.figure.dpi
     return float(across), float(HEIGHT - up)
+
+
+def path(style: str, outline: str, *models: str) -> Markup:
+    """A path that the page's filter hides unless it shows all of the models.
+
+    Args:
+        style: classes in the page's style sheet.
+        outline: its commands, in view box units.
+        models: ids of models, of any text.
+    """
+    drawn = Markup('<path class="{}" d="{}"/>').format(style, _rounded(outline))
+    for model in models:
+        drawn = Markup('<g data-filter="{}">{}</g>').format(model, drawn)
+    return drawn
 
 
 def shapes(axes: "Axes") -> Markup:

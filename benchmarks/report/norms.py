@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from benchmarks.report import drawing
-from benchmarks.report.drawing import Chart
+from benchmarks.report.drawing import Chart, Key
 from benchmarks.tables.columns import key
 from benchmarks.tables.model_names import family
 from benchmarks.tables.paper_tables import report_of_each_model
@@ -16,7 +16,6 @@ from benchmarks.tables.scored_records import ScoredRecord
 
 BINS = 36
 BANDS = ((0.01, 0.99), (0.25, 0.75))
-Legend = list[tuple[str, str]]  # colours and their labels
 UNUSABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)  # raised by malformed reports
 
 
@@ -58,7 +57,7 @@ class Panel:
     cell: int
     verdict: str
     blocks: Chart
-    legend: Legend
+    legend: list[Key]
     last: Chart
     caption: str
     rules: list[Rule]
@@ -101,7 +100,7 @@ def _panel(cell: ScoredRecord, index: int, scale: tuple[float, float]) -> Panel:
     )
 
 
-def by_block(model: str, norms: Mapping[str, Any], scale: tuple[float, float]) -> tuple[Chart, Legend]:
+def by_block(model: str, norms: Mapping[str, Any], scale: tuple[float, float]) -> tuple[Chart, list[Key]]:
     """Chart of quantiles of patch norms after each block, and medians of CLS and registers."""
     levels, depth = norms["levels"], len(norms["patches"]) - 1  # the last entry is after the final norm
     blocks = list(range(1, depth + 1))
@@ -126,8 +125,9 @@ def by_block(model: str, norms: Mapping[str, Any], scale: tuple[float, float]) -
         if "CLS" in norms:
             axes.plot(blocks, quantiles("CLS", 0.5), gid="line c1")
         chart = Chart(f"{model}: L2 norms of tokens after each block", drawing.shapes(axes))
-    legend = [("c0", "patches: median, 50 %, 98 %, dashed: largest")]
-    legend += [("c1", "CLS")] * ("CLS" in norms) + [("c2", "registers")] * bool(registers)
+    legend = [Key("line c0", "patches: median, bands of 50 % and 98 %"), Key("line c0 dashed", "largest patch")]
+    legend += [Key("line c1", "CLS")] * ("CLS" in norms)
+    legend += [Key("line c2", "registers")] * bool(registers)
     return chart, legend
 
 

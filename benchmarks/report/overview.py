@@ -3,12 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.tables.by_task import groups
-from benchmarks.tables.columns import Column, Score, Table, key
+from benchmarks.tables import floors
+from benchmarks.tables.by_task import BEST_ON_TEST, groups, metric_name
+from benchmarks.tables.columns import Column, Score, Table, TableRow, key
 from benchmarks.tables.formats import RAISED, row_name, source_of, sources_of
 from benchmarks.tables.shown import Shown, shown
 
 ARROWS = {1: ("↑", "higher is better"), 0: ("", "neither direction is better"), -1: ("↓", "lower is better")}
+
+BELOW_FLOOR = "†"
+BELOW_FLOOR_NOTE = "†: not better than every floor of its column by more than the noise of images and seeds"
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Row:
         name: name as shown.
         model: its id, or the name of the floor.
         floor: whether it is chance, a constant, or untrained weights.
-        commands: commands that reproduce its numbers, empty for floors without a model.
+        commands: commands that train the model and reproduce its numbers, empty for floors without a model.
         numbers: one for each column, None if missing.
     """
 
@@ -53,16 +57,18 @@ class Row:
     numbers: list[tuple[Column, Number | None]]
 
 
-def rows(table: Table, indices: Mapping[str, int], commands: Sequence[str]) -> list[Row]:
+def rows(table: Table, indices: Mapping[str, int], commands: Sequence[str], training: Sequence[str] = ()) -> list[Row]:
     """Format all rows of a table, their numbers in the order of `by_task.groups`.
 
     Args:
         table: the overview.
         indices: index of each record in the page's list, by `columns.key`.
         commands: command of each record in the page's list.
+        training: command that trains the model of each record, empty for a model that is not trained here.
     """
     columns = [column for group in groups(table) for column in group.columns]
     sources = sources_of(table)
+    below = below_floors(table)
     lines = []
     for row in table.rows:
         scores = [table.scores.get((row, column)) for column in columns]
@@ -70,13 +76,29 @@ def rows(table: Table, indices: Mapping[str, int], commands: Sequence[str]) -> l
         makers = sorted(indices[name] for name, cell in cells.items() if cell.record.model == row.model)
         numbers = []
         for column, score in zip(columns, scores, strict=True):
-            numbers.append((column, _number(column, score, indices, sources) if score else None))
-        again = "\n".join(commands[index] for index in makers)
+            number = _number(column, score, indices, sources, (row, column) in below) if score else None
+            numbers.append((column, number))
+        trained = dict.fromkeys(training[index] for index in makers if training)
+        again = "\n".join([*filter(None, trained), *(commands[index] for index in makers)])
         lines.append(Row(row_name(row), row.model, row.floor, again, numbers))
     return lines
 
 
-def _number(column: Column, score: Score, indices: Mapping[str, int], sources: Sequence[str]) -> Number:
+def below_floors(table: Table) -> set[tuple[TableRow, Column]]:
+    """Scores of trained models that do not beat every floor by more than noise.
+
+    Where the noise is unknown, those that are no better at all; none of a column that is chosen on the test images.
+    """
+    columns = [column for column in table.columns if not column.metric.endswith(BEST_ON_TEST)]
+    missed = [(column, shortfall) for column in columns for shortfall in floors.shortfalls(table, column)]
+    return {
+        (shortfall.row, column)
+        for column, shortfall in missed
+        if shortfall.change.interval or shortfall.change.value * column.better <= 0
+    }
+
+
+def _number(column: Column, score: Score, indices: Mapping[str, int], sources: Sequence[str], below: bool) -> Number:
     text = shown(score, column)
     return Number(
         value=repr(score.mean),
@@ -84,7 +106,7 @@ def _number(column: Column, score: Score, indices: Mapping[str, int], sources: S
         cells=joined(score, indices),
         best=score.best,
         dirty="d" in text.marks,
-        marks="".join(RAISED[mark] for mark in text.marks),
+        marks="".join(RAISED[mark] for mark in text.marks) + BELOW_FLOOR * below,
         published=f"{score.published.value:g} [{sources.index(source_of(score)) + 1}]" if score.published else "",
     )
 
@@ -98,4 +120,4 @@ def heading(column: Column) -> tuple[str, str]:
     """Metric, unit and arrow of a column; and the meaning of the arrow."""
     arrow, meaning = ARROWS[column.better]
     unit = "\N{NO-BREAK SPACE}".join(filter(None, [column.unit, arrow]))
-    return f"{column.metric.replace('_', ' ')} {unit}", meaning
+    return f"{metric_name(column.metric)} {unit}", meaning

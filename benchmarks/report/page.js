@@ -12,6 +12,10 @@
     return element;
   }
 
+  // What works only with a script is inert and hidden until now.
+  document.documentElement.classList.add("scripted");
+  all("button[data-sort]").forEach((button) => { button.disabled = false; });
+
   // ------------------------------------------------------------------ theme
   const themes = ["system", "light", "dark"];
   const remembered = () => { try { return localStorage.getItem("theme"); } catch { return null; } };
@@ -30,13 +34,9 @@
 
   // ---------------------------------------------------------------- sorting
   const number = (text) => (text === "" || text === undefined ? NaN : Number(text));
-  function sort(button) {
-    const heading = button.closest("th"), table = button.closest("table"), body = table.tBodies[0];
+  function sort(heading, direction) {
+    const table = heading.closest("table"), body = table.tBodies[0], kind = one("button", heading).dataset.sort;
     const place = [...heading.parentElement.cells].indexOf(heading);
-    const kind = button.dataset.sort;
-    const first = kind === "text" ? "ascending" : "descending";
-    const other = first === "ascending" ? "descending" : "ascending";
-    const direction = heading.getAttribute("aria-sort") === first ? other : first;
     all("th[aria-sort]", table).forEach((th) => th.setAttribute("aria-sort", "none"));
     heading.setAttribute("aria-sort", direction);
     const sign = direction === "ascending" ? 1 : -1;
@@ -50,31 +50,73 @@
         };
     body.append(...[...body.rows].sort(compare));
   }
-  all("button[data-sort]").forEach((button) => button.addEventListener("click", () => sort(button)));
+  function sortAgain(button) { // the other way round, where it is sorted by this heading already
+    const heading = button.closest("th");
+    const [first, other] = button.dataset.sort === "text" ? ["ascending", "descending"] : ["descending", "ascending"];
+    sort(heading, heading.getAttribute("aria-sort") === first ? other : first);
+    remember();
+  }
+  all("button[data-sort]").forEach((button) => button.addEventListener("click", () => sortAgain(button)));
 
   // -------------------------------------------------------------- filtering
   const off = new Set();
   function filter() {
+    all("[data-chip]").forEach((chip) => chip.setAttribute("aria-pressed", String(!off.has(chip.dataset.chip))));
     const words = one("#filter").value.toLowerCase().split(/\s+/).filter(Boolean);
     const wanted = (element) => words.every((word) => element.dataset.filter.toLowerCase().includes(word));
+    const hide = (element, hidden) => element.toggleAttribute("hidden", hidden); // drawings have no property for it
+    const isHidden = (element) => element.hasAttribute("hidden");
     all("[data-filter]").forEach((element) => {
-      element.hidden = !wanted(element) || (element.dataset.task !== undefined && off.has(element.dataset.task));
+      hide(element, !wanted(element) || (element.dataset.task !== undefined && off.has(element.dataset.task)));
     });
-    all("[data-task]:not([data-filter])").forEach((element) => { element.hidden = off.has(element.dataset.task); });
-    all(".twins").forEach((group) => { group.hidden = [...group.children].every((child) => child.hidden); });
+    all("[data-task]:not([data-filter])").forEach((element) => hide(element, off.has(element.dataset.task)));
+    all(".twins").forEach((group) => hide(group, [...group.children].every(isHidden)));
     all("section.pictures").forEach((section) => {
-      section.hidden = off.has(section.dataset.task) || all(".twins", section).every((group) => group.hidden);
+      hide(section, off.has(section.dataset.task) || all(".twins", section).every(isHidden));
+    });
+    all("#registers figure").forEach((figure) => {
+      const dots = all("a.dot", figure).filter((dot) => !isHidden(dot));
+      const series = new Set(dots.map((dot) => dot.dataset.series));
+      hide(figure, off.has(figure.dataset.task) || !dots.length);
+      all("[data-series].legend", figure).forEach((key) => hide(key, !series.has(key.dataset.series)));
     });
     const rows = all("#overview tbody tr"), left = rows.filter((row) => !row.hidden).length;
     one("#count").textContent = left === rows.length ? "" : `${left} of ${rows.length} rows`;
   }
-  one("#filter").addEventListener("input", filter);
+  one("#filter").addEventListener("input", () => { filter(); remember(); });
   all("[data-chip]").forEach((chip) => chip.addEventListener("click", () => {
     const task = chip.dataset.chip;
     if (off.has(task)) off.delete(task); else off.add(task);
-    chip.setAttribute("aria-pressed", String(!off.has(task)));
     filter();
+    remember();
   }));
+
+  // ------------------------------------------------------------ the address
+  // ?filter=reg4+deit3&without=lost_voc07&overview=imagenet_knn+top1:descending gives the same view again.
+  const sorted = () => all("table.sortable").map((table) => [table, one("th[aria-sort$=ending]", table)]);
+  function remember() {
+    const query = new URLSearchParams(), words = one("#filter").value.trim();
+    if (words) query.set("filter", words);
+    for (const task of [...off].sort()) query.append("without", task);
+    for (const [table, heading] of sorted()) {
+      if (heading) query.set(table.id, `${heading.dataset.key}:${heading.getAttribute("aria-sort")}`);
+    }
+    const text = query.toString();
+    history.replaceState(null, "", location.pathname + (text && `?${text}`) + location.hash);
+  }
+  function recall() {
+    const query = new URLSearchParams(location.search);
+    one("#filter").value = query.get("filter") ?? "";
+    const tasks = new Set(all("[data-chip]").map((chip) => chip.dataset.chip));
+    query.getAll("without").filter((task) => tasks.has(task)).forEach((task) => off.add(task));
+    for (const [table] of sorted()) {
+      const [, key, direction] = /^(.*):(ascending|descending)$/s.exec(query.get(table.id) ?? "") ?? [];
+      const heading = all("th[data-key]", table).find((th) => th.dataset.key === key);
+      if (heading) sort(heading, direction);
+    }
+    filter();
+  }
+  recall();
 
   // ---------------------------------------------------------------- copying
   let fading;
@@ -178,25 +220,30 @@
   }
   one("#record").addEventListener("close", () => history.replaceState(null, "", location.pathname + location.search));
 
-  function enlarge(image) {
-    const dialog = one("#picture"), large = make("img", { src: image.src, alt: image.alt });
-    dialog.replaceChildren(closer(dialog), large);
+  function enlarge(link) {
+    const dialog = one("#picture"), small = one("img", link), large = make("img", { src: link.href, alt: small.alt });
+    large.addEventListener("error", () => { // the page was sent without the files beside it
+      if (large.src !== small.src) large.src = small.src;
+    });
+    const zoom = make("button", { type: "button", class: "zoom", title: "as large as the window, or as it is" }, large);
+    zoom.addEventListener("click", () => zoom.classList.toggle("full"));
+    dialog.replaceChildren(closer(dialog), zoom);
     dialog.showModal();
   }
 
   document.addEventListener("click", (event) => {
     const target = event.target.closest("[data-cells], [data-copy], .enlarge, dialog");
     if (!target) return;
-    if (target.dataset.cells !== undefined) show(target.dataset.cells.split(" ").map(Number));
-    else if (target.dataset.copy !== undefined) copy(target.dataset.copy);
-    else if (target.matches(".enlarge")) enlarge(one("img", target));
-    else if (event.target === target) target.close(); // beside the content
-  });
-  document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && event.target.matches?.("circle[data-cells]")) show(event.target.dataset.cells.split(" ").map(Number));
+    if (target.dataset.copy !== undefined) copy(target.dataset.copy);
+    else if (target.matches("dialog")) {
+      if (event.target === target) target.close(); // beside the content
+    } else if (!event.ctrlKey && !event.metaKey && !event.shiftKey) { // these open a link elsewhere
+      event.preventDefault();
+      if (target.dataset.cells !== undefined) show(target.dataset.cells.split(" ").map(Number));
+      else enlarge(target);
+    }
   });
 
-  all("nav a").forEach((link) => { link.hidden = !one(link.getAttribute("href")); });
   function follow() {
     if (!location.hash.startsWith("#record=")) return;
     let key = "";

@@ -6,13 +6,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from PIL import Image
 
 from benchmarks.tables.model_names import family
 from benchmarks.tables.scored_records import ScoredRecord
 
-QUALITY = 78  # WebP quality at which labels of 8 px are still legible
+QUALITY = 72  # JPEG quality at which labels of 8 px are still legible
+BUDGET = 2_100_000  # bytes of all thumbnails: the page, and what a browser prints of it, stay below 3 MB
+NARROWEST = 160  # pixels to which thumbnails shrink at most
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # errors raised by Pillow
 
 
@@ -26,6 +29,7 @@ class Picture:
         text: alternative text.
         source: the image as a data URI.
         width, height: size in pixels.
+        file: address of the full-size image, relative to the folder of the page.
     """
 
     model: str
@@ -34,41 +38,68 @@ class Picture:
     source: str
     width: int
     height: int
+    file: str
 
 
 Families = dict[str, list[Picture]]
 
 
-def gallery(cells: Sequence[ScoredRecord], width: int) -> tuple[dict[str, Families], list[str]]:
+def gallery(cells: Sequence[ScoredRecord], width: int, budget: int = BUDGET) -> tuple[dict[str, Families], list[str]]:
     """Images of every task by model family, for the first seed of each model, by ascending number of registers.
 
     Args:
         cells: records in the order of the page's list.
-        width: maximum width of an image in pixels.
+        width: maximum width of an image in pixels; all become narrower where they would exceed the budget.
+        budget: bytes of all images.
 
     Returns:
         Images by task, then by model family; and one warning for each unreadable image.
     """
+    shown, skipped = _thumbnails(cells, width)
+    while (total := sum(len(content) for content, _ in shown.values())) > budget and width > NARROWEST:
+        width = max(NARROWEST, int(width * min(0.9, (budget / total) ** 0.6)))  # bytes grow by about width ** 1.6
+        shown, _ = _thumbnails([cells[index] for index in shown], width, list(shown))
     tasks: dict[str, Families] = {}
-    skipped, shown = [], set()
-    for index, cell in enumerate(cells):
-        record, file = cell.record, cell.file.with_suffix(".png")
-        if (record.model, record.task) in shown or not os.path.exists(file):
-            continue
-        try:
-            source, size = small(file, width)
-        except UNREADABLE as error:
-            skipped.append(f"{file}: unreadable picture ({error}); remove it and evaluate the cell again")
-            continue
-        shown.add((record.model, record.task))
+    for index, (content, size) in shown.items():
+        record = cells[index].record
         text = f"{record.task} of {record.model}, seed {record.seed}"
-        picture = Picture(record.model, index, text, source, *size)
+        source = f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
+        picture = Picture(record.model, index, text, source, *size, _address(cells[index]))
         tasks.setdefault(record.task, {}).setdefault(family(record.model), []).append(picture)
     return dict(sorted(tasks.items())), skipped
 
 
-def small(file: Path, width: int) -> tuple[str, tuple[int, int]]:
-    """Downscale an image to at most `width` pixels across; returns it as a WebP data URI, and its size.
+Thumbnails = dict[int, tuple[bytes, tuple[int, int]]]  # contents and sizes by the index of the record
+
+
+def _thumbnails(
+    cells: Sequence[ScoredRecord], width: int, indices: Sequence[int] | None = None
+) -> tuple[Thumbnails, list[str]]:
+    """Thumbnails of the first seed of each model and task that has an image, and warnings."""
+    thumbnails: Thumbnails = {}
+    skipped, shown = [], set()
+    for index, cell in zip(indices or range(len(cells)), cells, strict=True):
+        record, file = cell.record, cell.file.with_suffix(".png")
+        if (record.model, record.task) in shown or not os.path.exists(file):
+            continue
+        try:
+            thumbnails[index] = small(file, width)
+        except UNREADABLE as error:
+            skipped.append(f"{file}: unreadable picture ({error}); remove it and evaluate the cell again")
+        else:
+            shown.add((record.model, record.task))
+    return thumbnails, skipped
+
+
+def _address(cell: ScoredRecord) -> str:
+    """Address of the image from the page: `cells/<model>/<file>`."""
+    return "/".join(quote(part, safe="") for part in cell.file.with_suffix(".png").parts[-3:])
+
+
+def small(file: Path, width: int) -> tuple[bytes, tuple[int, int]]:
+    """Downscale an image to at most `width` pixels across; returns it as a JPEG file, and its size.
+
+    JPEG, since browsers copy it as it is into what they print; any other format becomes ten times as large there.
 
     Raises:
         OSError, ValueError, SyntaxError, Image.DecompressionBombError: the image is unreadable (raised by Pillow).
@@ -79,5 +110,5 @@ def small(file: Path, width: int) -> tuple[str, tuple[int, int]]:
         size = width, max(1, round(shown.height * width / shown.width))
         shown = shown.resize(size, Image.Resampling.LANCZOS)
     packed = io.BytesIO()
-    shown.save(packed, "WEBP", quality=QUALITY, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(packed.getvalue()).decode()}", shown.size
+    shown.save(packed, "JPEG", quality=QUALITY, optimize=True)
+    return packed.getvalue(), shown.size

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import command
+from benchmarks import command, terminal
 from benchmarks.tables import (
+    blocks,
     columns,
     formats,
     latex,
-    markdown,
     paper_figures,
     paper_tables,
     published,
@@ -19,7 +19,7 @@ from benchmarks.tables import (
 from benchmarks.tables.columns import Table
 from benchmarks.tables.formats import Origin
 from benchmarks.tables.published import Published
-from benchmarks.tables.scored_records import ScoredRecord, data_name, read_scored_records
+from benchmarks.tables.scored_records import ScoredRecord, ScoredRecords, data_name, read_scored_records
 from regvit_lightning.invocation import invocation
 from regvit_lightning.runtime import atomic
 from regvit_lightning.settings import setting
@@ -27,12 +27,12 @@ from regvit_lightning.values import texts
 
 DESCRIPTION = """Writes <results>/<data>/tables/<table>.{md,csv,tex} from the records. Prints the summary, whether
 registers help for each family of models and each task, and the overview: models × metrics, the floors first (constant
-predictors, untrained models), with the change against the twin without registers. Beside them the tables of the
+predictors, untrained models), with the change against the twin without registers; on a terminal the overview is one
+narrow block for each task. Beside them the tables of the
 registers paper under their numbers (table1, table2a, … fig12), those for which there are records. Figs. 7, 8
 and 12 are drawn too (fig7.pdf, fig7.png, …): norms, metrics and cost of models with and without registers."""
 
 OVERVIEW = "overview"
-PRINTED = (summary_formats.NAME, OVERVIEW)
 
 
 @dataclass
@@ -73,17 +73,44 @@ def main(options: Tables, words: list[str]) -> None:
     """Run the program."""
     results, data = Path(options.results), data_name(options.data)
     records = read_scored_records(results, data)
-    folder, origin = results / data / "tables", Origin(data, records, invocation("tables", {"DATA": data}))
-    built, written = list(tables(records.cells, published.read_published())), list[str]()
+    built, origin = list(tables(records.cells, published.read_published())), origin_of(results, data, records)
+    width = terminal.columns()
+    print(printed(built[0], origin, width) if width else plain(built[0], origin))
+    print(write(results / data / "tables", built, origin))
+
+
+def origin_of(results: Path, data: str, records: ScoredRecords) -> Origin:
+    """Header of tables of these records in this folder of results."""
+    elsewhere = {} if str(results) == Tables.results else {"RESULTS": results}
+    return Origin(data, records, invocation("tables", {"DATA": data, **elsewhere}))
+
+
+def plain(overview: Table, origin: Origin) -> str:
+    """Summary, if any model has a twin without registers, and overview, both as Markdown."""
+    return "\n".join(formatted["md"] for _, formatted in files([overview], origin))
+
+
+def printed(overview: Table, origin: Origin, width: int) -> str:
+    """Overview for a terminal of `width` characters, then how often registers help or hurt, and each clear case."""
+    answers = summary.answers(overview)
+    rows = [summary_formats.texts(row) for row in answers]
+    clear = [f"  {row.verdict}: {row.family} {row.task} {row.difference} {row.because}" for row in rows]
+    lines = [line for line, row in zip(clear, answers, strict=True) if row.verdict != summary.UNCLEAR]
+    head = [f"{summary_formats.TITLE} {summary.headline(answers)}"] if answers else []
+    last = terminal.fitted("\n".join([*head, *lines]), min(width, blocks.WIDEST))
+    return "\n\n".join(filter(None, [blocks.text(overview, width, origin), last]))
+
+
+def write(folder: Path, built: Sequence[Table], origin: Origin) -> str:
+    """Write the files of all tables of a data set and the figures of the paper; returns a line that names them."""
+    written = []
     for name, formatted in files(built, origin):
         for suffix, text in formatted.items():
             atomic.write_text(folder / f"{name}.{suffix}", text)
-        if name in PRINTED:
-            print(markdown.for_terminal(formatted["md"]))
         written.append(name)
-    drawn = draw(folder, records.cells, built)
+    drawn = draw(folder, origin.records.cells, built)
     figures = f"; figures .{', .'.join(paper_figures.FORMATS)} of {', '.join(drawn)}" if drawn else ""
-    print(f"tables: {folder}/<table>.md, .csv, .tex of {', '.join(written)}{figures}")
+    return f"tables: {folder}/<table>.md, .csv, .tex of {', '.join(written)}{figures}"
 
 
 def draw(folder: Path, cells: Sequence[ScoredRecord], built: Sequence[Table]) -> list[str]:

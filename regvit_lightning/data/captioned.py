@@ -79,7 +79,7 @@ class CaptionedImages:
 
     def path(self, index: int) -> str:
         """Path of one image; in a shard, with the member's name or the row."""
-        file, offset, size = self._file(index), int(self.offset[index]), int(self.size[index])
+        file, offset, size = self.source(index), int(self.offset[index]), int(self.size[index])
         if size == WHOLE_FILE:
             return file
         return f"{file}: row {offset:,}" if size == ROW else f"{file}: {_member(file, offset)}"
@@ -91,11 +91,11 @@ class CaptionedImages:
             DataError: it cannot be read or is truncated.
         """
         if self.size[index] == WHOLE_FILE:
-            return open_image(self._file(index))
+            return open_image(self.source(index))
         return decode(self._content(index), lambda: f"image {self.path(index)}", as_rgb, "restore or remove it")
 
     def _content(self, index: int) -> bytes:
-        file, offset, size = self._file(index), int(self.offset[index]), int(self.size[index])
+        file, offset, size = self.source(index), int(self.offset[index]), int(self.size[index])
         if size == ROW:
             return parquet.image(file, offset)
         try:
@@ -105,7 +105,8 @@ class CaptionedImages:
         except OSError as error:
             raise DataError(f"unreadable image {self.path(index)}: {one_line(error)}; restore it") from None
 
-    def _file(self, index: int) -> str:
+    def source(self, index: int) -> str:
+        """Path of the file that holds one image: itself, or a shard."""
         return os.fsdecode(bytes(self.files[self.file[index]]))
 
 

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset, default_collate
 
 from regvit_lightning.data import kept_index
 from regvit_lightning.data.completeness import check_count, check_rendered
+from regvit_lightning.data.decoded import Decoded
 from regvit_lightning.data.images import EXTENSIONS, Transform, open_image, open_readable
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.listing import HIDDEN, NAMED_AS_IMAGE, LeftOut, composed, is_hidden, is_image, report, walk
@@ -53,6 +54,10 @@ class ImageFiles:
     def path(self, index: int) -> str:
         """Path of one image."""
         return os.path.join(self.root, os.fsdecode(bytes(self.paths[index])))
+
+    def source(self, index: int) -> str:
+        """Path of the file that holds one image: itself."""
+        return self.path(index)
 
     def open(self, index: int) -> Image.Image:
         """Decode one image as RGB.
@@ -242,13 +247,14 @@ class Drawn(Dataset[dict[str, Any]]):
 
     def __init__(self, files: ImageFiles, transform: Transform, seed: int, replace: bool) -> None:
         self.files, self.transform, self.seed, self.replace = files, transform, seed, replace
+        self.decoded = Decoded(files)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         position, start = draw
-        image, index, unreadable = open_readable(self.files, start, self.replace)
+        image, index, unreadable = open_readable(self.decoded, start, self.replace)
         with seeds.torch_drawn_from(self.seed, "augment", position):
             return {"image": self.transform(image), "label": int(self.files.labels[index]), "unreadable": unreadable}
 

@@ -46,6 +46,9 @@ class Files(Protocol):
     def path(self, index: int) -> str:
         """Location of one image, as text."""
 
+    def source(self, index: int) -> str:
+        """Path of the file that holds one image."""
+
     def open(self, index: int) -> Image.Image:
         """Decode one image as RGB, or raise `DataError`."""
 

@@ -34,6 +34,7 @@ from regvit_lightning.data.captioned import (
     usable,
 )
 from regvit_lightning.data.completeness import check_count, check_rendered
+from regvit_lightning.data.decoded import Decoded
 from regvit_lightning.data.images import Transform, open_readable
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.listing import LeftOut, composed, is_image, report, walk
@@ -42,6 +43,8 @@ from regvit_lightning.data.shards import from_shards
 from regvit_lightning.runtime import seeds
 
 BESIDE = (CAPTION, ".json")  # files beside an image; img2dataset's facts in JSON are not needed
+
+TOKENISED = 10_000  # captions whose tokens a process holds: 6 MB at 77 tokens, enough for a small set
 
 Tokenize = Callable[[Sequence[str]], Tensor]
 
@@ -120,16 +123,26 @@ class DrawnCaptionedImages(Dataset[dict[str, Any]]):
 
     def __init__(self, pairs: CaptionedImages, transform: Transform, tokenize: Tokenize, seed: int) -> None:
         self.pairs, self.transform, self.tokenize, self.seed = pairs, transform, tokenize, seed
+        self.decoded = Decoded(pairs)
+        self.tokenised: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         position, start = draw
-        image, index, unreadable = open_readable(self.pairs, start)
+        image, index, unreadable = open_readable(self.decoded, start)
         with seeds.torch_drawn_from(self.seed, "augment", position):
+            return {"image": self.transform(image), "text": self._tokens(index), "unreadable": unreadable}
+
+    def _tokens(self, index: int) -> Tensor:
+        """Tokens of a caption; a small set meets each of its captions once in every pass."""
+        tokens = self.tokenised.get(index)
+        if tokens is None:
             tokens = self.tokenize([self.pairs.caption(index)])[0]
-            return {"image": self.transform(image), "text": tokens, "unreadable": unreadable}
+            if len(self.tokenised) < TOKENISED:
+                self.tokenised[index] = tokens
+        return tokens
 
 
 def collate_pairs(samples: list[dict[str, Any]]) -> dict[str, Tensor]:

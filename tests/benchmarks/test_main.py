@@ -1,6 +1,5 @@
 """The command `regvit`: its words are those of make, it answers at once, and programs run as after make."""
 
-import contextlib
 import importlib.util
 import os
 import re
@@ -13,7 +12,6 @@ import pytest
 
 import regvit_lightning
 from benchmarks import COMMANDS
-from benchmarks import __main__ as regvit
 
 ROOT = Path(__file__).resolve().parents[2]
 OF_A_CHECKOUT = {"help", "setup", "test", "test-slurm", "lint", "format"}  # targets that a package has no use for
@@ -54,7 +52,7 @@ def test_an_unknown_word_names_its_neighbour():
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"), [("eval", "eval"), ("artifacts", "eval"), ("all", "grid"), ("demo", "grid"), ("bench", "bench")]
+    ("name", "shown"), [("eval", "eval"), ("artifacts", "eval"), ("all", "grid"), ("demo", "demo"), ("bench", "bench")]
 )
 def test_a_program_is_shown_by_its_word(name, shown):
     assert regvit_says(name, "--help").startswith(f"regvit {shown} key=value …")
@@ -86,21 +84,3 @@ def test_the_code_of_the_command_runs_whatever_the_working_directory_holds(tmp_p
     done = subprocess.run(words, cwd=tmp_path / "work", env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("cost: vitn_reg4")
-
-
-@pytest.mark.parametrize("status", [0, 3])
-def test_the_demo_is_the_grid_and_then_its_tables(monkeypatch, status):
-    ran = []
-
-    def run(command):
-        ran.append(command[2:])
-        return subprocess.CompletedProcess(command, status)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(os, "execv", lambda program, command: ran.append(command[2:]))
-    monkeypatch.setattr(sys, "argv", ["regvit", "demo", "grid=mini-paper", "results=other"])
-    with contextlib.suppress(SystemExit) if status else contextlib.nullcontext():
-        regvit.main()
-    grid = ["benchmarks.grid", "data=mini", "pretrain=true", "grid=mini-paper", "results=other"]
-    tables = ["benchmarks.tables", "data=mini", "results=other"]
-    assert ran == ([grid] if status else [grid, tables])

@@ -27,7 +27,7 @@ MULTIPLY_ADDS = {
     "imagenet_zeroshot": 960 * NANO_64,
     "ade20k_linear": (150 * 16 + 80 * 2 * 3) * NANO_64,  # 96 × 128 px: 2 × 3 windows of 64 px, 43 px apart
     "nyud_linear1": 100 * 16 * NANO_104 + 40 * 2 * NANO_120,
-    "pretrain": 3 * 32 * 1600 * (NANO_64 + TEXT),
+    "pretrain": 3 * 14 * 4800 * (NANO_64 + TEXT),
 }
 
 

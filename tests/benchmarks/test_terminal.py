@@ -353,3 +353,8 @@ def test_nohup_keeps_a_program_from_stopping_with_its_terminal(monkeypatch):
         assert stop.value.status == 128 + signal.SIGHUP
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_an_interval_is_not_broken_between_two_lines():
+    shown = terminal.fitted("a difference of +1.6 [-0.8, 3.9] is shown", 28).splitlines()
+    assert shown == ["a difference of +1.6", "  [-0.8, 3.9] is shown"]

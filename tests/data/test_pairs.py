@@ -297,6 +297,18 @@ def test_a_sample_depends_on_seed_and_position_alone(tiny):
     assert first[7, 2]["text"].item() == len(found.caption(2))
 
 
+@pytest.mark.parametrize(("most", "asked"), [(10, [0, 2]), (1, [0, 2, 2])])
+def test_a_caption_is_tokenised_once_while_there_is_room(tiny, most, asked, monkeypatch):
+    monkeypatch.setattr(pairs, "TOKENISED", most)
+    found = train_pairs(tiny)
+    samples, texts = drawn(found), []
+    tokenize = samples.tokenize
+    samples.tokenize = lambda captions: texts.extend(captions) or tokenize(captions)
+    for position, index in enumerate([0, 2, 0, 2]):
+        assert samples[position, index]["text"].item() == len(found.caption(index))
+    assert texts == [found.caption(index) for index in asked]
+
+
 def test_a_broken_image_is_replaced_with_its_caption_and_reported(tmp_path):
     members = {
         "0.jpg": b"broken",

@@ -39,7 +39,7 @@ from regvit_lightning.data.mini.annotations import coco_annotations, voc_xml
 from regvit_lightning.data.mini.scenes import CLASSES, Rendering, render, sample_scene
 from regvit_lightning.errors import UserError
 
-VERSION = 4  # of pictures and files: increment it when either changes, so that old data sets are rewritten
+VERSION = 5  # of pictures and files: increment it when either changes, so that old data sets are rewritten
 FOLDERS = ("imagenet", "ADEChallengeData2016", "nyu", "VOCdevkit", "coco", "shards")
 FOLDER_NAMES = tuple(name.replace(" ", "_") for name in CLASSES)
 NYU_FOCAL = 518.8579  # pixels, the colour camera of NYU Depth v2 as given in the BTS lists
@@ -60,7 +60,7 @@ class MiniSettings:
     voc2007: int = 120
     voc2012: int = 120
     coco: int = 120
-    shards_train: int = 1600  # image-text pairs
+    shards_train: int = 4800  # image-text pairs
     shards_val: int = 320
     shard_pairs: int = 160  # per shard
     imagenet_side: int = 96  # pixels; ImageNet and the image-text pairs

@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks.grid import cells as grids
+from regvit_lightning.settings import SettingsError
 
 FROZEN = {"imagenet_knn", "imagenet_linear", "ade20k_linear", "nyud_linear1"}
 DISCOVERY = {"lost_voc07", "lost_voc12", "lost_coco20k"}
@@ -38,3 +39,23 @@ def test_registers_is_the_ablation_of_dinov2(built):
     models = [f"dinov2-vitl14_reg{count}" for count in (0, 1, 2, 4, 8, 16)]
     assert list(dict.fromkeys(cell.model for cell in cells if not cell.pretrains)) == models
     assert {cell.task for cell in cells} >= FROZEN | {grids.PRETRAINING}
+
+
+def small(tmp_path, grid, seeds):
+    chosen = grids.Chosen(grid=grid, seeds=seeds, pretrain=True, runs=str(tmp_path), results=str(tmp_path))
+    return grids.build(chosen, images_needed=False).cells
+
+
+def test_mini_paper_has_three_seeds_and_four_numbers_of_registers_for_a_curve(tmp_path):
+    cells = small(tmp_path, "mini-paper", "all")
+    assert {cell.seed for cell in cells} == {0, 1, 2}
+    assert {f"deit3-vitn_reg{count}" for count in (0, 1, 4, 8)} <= {cell.model for cell in cells}
+    assert {(cell.model, cell.task) for cell in small(tmp_path, "demo", "all")} <= {(c.model, c.task) for c in cells}
+
+
+def test_some_seeds_of_a_grid(tmp_path):
+    assert {cell.seed for cell in small(tmp_path, "demo", "2,0")} == {0, 2}
+    assert len(small(tmp_path, "demo", "0")) * 3 == len(small(tmp_path, "demo", "all"))
+    for strange in ("3", "0,", "x", "0;1"):
+        with pytest.raises(SettingsError, match=f"seeds={strange}: grid demo has 0, 1, 2; give some of them, or all"):
+            small(tmp_path, "demo", strange)

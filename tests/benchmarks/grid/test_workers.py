@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -84,6 +85,18 @@ def test_longest_first_and_what_is_needed_before():
     assert queueing.makespan(wide, 2) == 6
     assert queueing.makespan(wide, 1) == float("inf")
     assert queueing.seconds_left(jobs, {"train": 1.0, "long": 6.0}, 1) == 17 - 7
+
+
+def test_a_line_as_a_job_ends_has_its_result_and_the_time_left(tmp_path, capsys):
+    jobs = [job(tmp_path, name, "sleep 0.3", seconds=seconds) for name, seconds in (("long", 200), ("short", 100))]
+    jobs.append(job(tmp_path, "broken", "echo no; exit 2"))
+    board, machine = Board("test", echo=False), Machine(("",), tmp_path / "gpus")
+    Workers(jobs, machine, board, lambda job: False, lambda job: f"top1 of {job.name}").run()
+    first, second, third = (line for line in capsys.readouterr().out.splitlines() if line.startswith("["))
+    assert re.fullmatch(r"\[1/3\] long done in 0:0\d: top1 of long; about 0:0\d left", first)
+    assert second.startswith("[2/3] short done in 0:0")
+    assert ": top1 of short" in second
+    assert third == "[3/3] broken failed: no"
 
 
 GRID = [("a", "", 1), ("long", "", 6), ("b", "train", 7), ("train", "", 2), ("c", "train", 1)]

@@ -155,7 +155,14 @@ def test_mistakes_are_one_line_and_write_nothing(tmp_path, monkeypatch, words, l
     with pytest.raises(UserError, match=re.escape(line)) as error:
         program.main(options(tmp_path, **{"images": "a.png", **words}), [])
     assert "\n" not in str(error.value)
-    assert not (tmp_path / "r").exists()
+    assert not [file for file in (tmp_path / "r").rglob("*") if file.is_file()]
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_any_work(tmp_path):
+    (tmp_path / "r").write_text("a file")
+    with pytest.raises(UserError, match="cannot write") as error:
+        program.main(options(tmp_path, model="no-such-model"), [])
+    assert "\n" not in str(error.value)
 
 
 def test_help_loads_nothing_heavy():

@@ -76,3 +76,40 @@ def test_commands_of_other_models():
         "# no command: MODEL is the path of the weights' file, of which only the name is known"
     )
     assert " MODEL=random-vitn_reg4 " in commands.command(record("random-vitn_reg4"))
+
+
+def trained(model="deit3-vitn_reg4", words=(), **changed):
+    """A record of a model that was trained with the settings of its recipe and `words`."""
+    _, chosen = settings.load_settings("recipes", "deit3", "mini", list(words))
+    backbone = {"num_registers": 4, "trained_with": settings.resolved(chosen)}
+    return dataclasses.replace(record(model), backbone=backbone, **changed)
+
+
+@pytest.mark.parametrize("words", [[], ["lr=0.002", "epochs=3.0"]])
+def test_the_command_that_trains_a_model_gives_the_settings_in_its_weights(words):
+    made = trained("deit3+mine-vitn_reg4", words, seed=3)
+    make, pretrain, *given = shlex.split(commands.training(made))
+    assert (make, pretrain) == ("make", "pretrain")
+    values = dict(word.partition("=")[::2] for word in given)
+    expected = {"MODEL": "vitn_reg4", "RECIPE": "deit3", "TAG": "mine", "DATA": "mini", "SEED": "3", "RESULTS": "again"}
+    assert {key: value for key, value in values.items() if key in expected} == expected
+    further = shlex.split(values.get("ARGS", ""))
+    assert sorted(further) == sorted(words)  # nothing that the recipe says by itself
+    _, again = settings.load_settings("recipes", "deit3", values.get("VARIANT", "mini"), further)
+    assert settings.resolved(again) == made.backbone["trained_with"]
+
+
+def test_no_command_trains_what_no_recipe_here_has_trained():
+    assert commands.training(record()) == ""  # the record does not say how
+    assert commands.training(trained("random-vitn_reg4")) == ""
+    assert commands.training(trained("vit_small_patch16_224")) == ""
+    assert commands.training(trained("deit9-vitn_reg4")) == ""
+
+
+@pytest.mark.parametrize("name", [EVIL, "a b", "$(touch /tmp/x)", "`x`", "a;b", "a'b"])
+def test_a_hostile_record_trains_nothing(name):
+    elsewhere = trained(data="other", data_root=name)
+    assert commands.training(elsewhere).startswith("# no command: ")
+    for evil in ({"lr": name}, {name: 1}, {"lr": {name: 1}}):
+        made = dataclasses.replace(record(), backbone={"trained_with": evil})
+        assert commands.training(made) == "# no command: settings of this record cannot be given as words"

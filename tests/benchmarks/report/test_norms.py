@@ -62,8 +62,8 @@ def test_models_of_a_family_share_their_scales_and_the_first_seed_is_shown(tmp_p
     medians = [paths(panel.blocks.shapes, "line c0")[0] for panel in (one, two, alone)]
     assert medians[0] == medians[1]  # of both 1, on one scale
     assert medians[2] != medians[1]  # a scale that ends at 10
-    assert [name for _, name in two.legend] == ["patches: median, 50 %, 98 %, dashed: largest"]
-    assert [name for _, name in one.legend[1:]] == ["CLS", "registers"]
+    assert [key.name for key in two.legend] == ["patches: median, bands of 50 % and 98 %", "largest patch"]
+    assert [key.name for key in one.legend[2:]] == ["CLS", "registers"]
 
 
 def test_what_is_after_the_final_norm_moves_no_scale(tmp_path):

@@ -9,6 +9,7 @@ import statistics
 import numpy as np
 import pytest
 
+from benchmarks.report import overview
 from benchmarks.tables import columns, formats, scored_records
 from benchmarks.tables.formats import Origin, row_name
 from benchmarks.tables.published import Protocol, Published
@@ -41,7 +42,7 @@ def test_a_number_from_changed_code_is_marked(tmp_path):
     changed = dataclasses.replace(changed, provenance={**changed.provenance, "dirty": True})
     cells = saved(tmp_path, clean, changed)
     shown, _ = in_overview(cells)
-    marks = [facts.get("class") for name, facts in shown.tags if name == "button" and "data-cells" in facts]
+    marks = [facts.get("class") for name, facts in shown.tags if name == "a" and "data-cells" in facts]
     assert marks == [None, "dirty"]
     assert shown.texts.count("ᵈ") == 1
     assert "ᵈ: measured with uncommitted changes of the code" in page(cells)[0].texts
@@ -116,5 +117,34 @@ def test_a_row_copies_the_commands_of_its_own_model_alone(tmp_path):
     copied = [facts["data-copy"] for name, facts in shown.tags if "data-copy" in facts]
     assert [text.count("\n") + 1 for text in copied] == [2, 1]  # none for chance
     assert all("MODEL=deit3-vitn_reg0 " in line for line in copied[0].splitlines())
-    values = [facts["data-value"] for name, facts in shown.tags if name == "td"]
+    values = [facts["data-value"] for name, facts in shown.tags if name == "td" and "data-value" in facts]
     assert values == ["6.25", "50.0", "50.0"]
+
+
+def test_a_model_that_is_not_above_its_floors_is_marked(tmp_path):
+    """By more than noise: 30 [25, 35] is above chance of 20, 22 [17, 27] is not; nor is 19 without an interval."""
+    values = {
+        "deit3-vitn_reg0": (30.0, [25.0, 35.0]),
+        "deit3-vitn_reg4": (22.0, [17.0, 27.0]),
+        "a-vitn_reg0": (19.0, None),
+    }
+    found = []
+    for model, (value, interval) in values.items():
+        one = dataclasses.replace(record(model, top1=value), floors={"chance": {"top1": 20.0}})
+        found.append(dataclasses.replace(one, intervals={"top1": interval} if interval else {}))
+    cells = saved(tmp_path, *found)
+    below = {row.model for row, _ in overview.below_floors(columns.overview(cells))}
+    assert below == {"deit3-vitn_reg4", "a-vitn_reg0"}
+    shown, _ = in_overview(cells)
+    assert sum("†" in text for text in shown.texts) == 2
+    assert overview.BELOW_FLOOR_NOTE in page(cells)[0].texts
+    assert overview.BELOW_FLOOR_NOTE not in page(saved(tmp_path, found[0]))[0].texts
+
+
+def test_the_summary_stands_first_and_follows_the_filter(tmp_path):
+    cells = saved(tmp_path, record("deit3-vitn_reg0", top1=50.0), record("deit3-vitn_reg4", top1=53.0))
+    shown, text = page(cells)
+    assert text.index('id="summary"') < text.index('id="results"')
+    (row,) = re.findall(r'<table class="answers".*?<tr data-filter="([^"]*)" data-task="([^"]*)"', text, re.DOTALL)
+    assert row == ("deit3-vitn_reg0 deit3-vitn_reg4", "imagenet_knn")
+    assert "Registers help in 0, hurt in 0 and are unclear in 1 of 1 comparison." in shown.texts

@@ -1,9 +1,12 @@
 """Pictures of the page: small, side by side, named where they cannot be read."""
 
+import base64
 import dataclasses
 import io
 import re
+from urllib.parse import unquote
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -14,9 +17,38 @@ from tests.benchmarks.report.pages_by_hand import EVIL, hostile, page, record, s
 
 def test_a_picture_becomes_small_and_stays_itself(tmp_path):
     Image.new("RGB", (400, 200), (200, 30, 60)).save(tmp_path / "a.png")
-    source, size = pictures.small(tmp_path / "a.png", 100)
-    assert size == (100, 50)
-    assert source.startswith("data:image/webp;base64,")
+    content, size = pictures.small(tmp_path / "a.png", 100)
+    small = Image.open(io.BytesIO(content))
+    assert size == small.size == (100, 50)
+    assert small.format == "JPEG"  # what a browser prints without unpacking it
+    assert np.abs(np.array(small, float) - (200, 30, 60)).max() < 4
+
+
+def noise(file, size):
+    """A picture that no format packs well."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)).save(file)
+
+
+def test_pictures_become_narrower_until_all_fit(tmp_path):
+    cells = saved(tmp_path, *(record(f"deit3-vitn_reg{n}") for n in range(4)))
+    for cell in cells:
+        noise(cell.file.with_suffix(".png"), (300, 400))
+    few, many = (pictures.gallery(cells, 400, budget)[0]["imagenet_knn"]["deit3-vitn"] for budget in (10**9, 100_000))
+    assert [one.width for one in few] == [400] * 4
+    assert len({one.width for one in many}) == 1
+    assert 160 <= many[0].width < 400
+    assert sum(len(base64.b64decode(one.source.partition(",")[2])) for one in many) <= 100_000
+    assert [one.cell for one in many] == [one.cell for one in few] == [0, 1, 2, 3]
+
+
+def test_a_picture_links_to_its_file_beside_the_page(tmp_path):
+    model = "deit3+a-vitn_reg4"
+    (cell,) = saved(tmp_path, record(model))
+    Image.new("RGB", (8, 8)).save(cell.file.with_suffix(".png"))
+    read, _ = page([cell])
+    (link,) = [facts["href"] for name, facts in read.tags if name == "a" and facts.get("class") == "enlarge"]
+    assert link == "cells/deit3%2Ba-vitn_reg4/imagenet_knn.seed0.png"
+    assert (tmp_path / "results" / "mini" / unquote(link)).is_file()
 
 
 def test_pictures_of_a_family_stand_side_by_side(tmp_path):
