@@ -31,7 +31,7 @@ def _sheet():  # type: ignore[no-untyped-def]  # matplotlib is imported lazily
     import numpy as np
 
     from regvit_lightning.data.mini.scenes import render, sample_scene
-    from regvit_lightning.figures import grids
+    from regvit_lightning.figures import contact_sheet
 
     scenes = (sample_scene(np.random.default_rng([0, index]), 320, 240) for index in range(SHEET_SCENES))
-    return grids.contact_sheet([render(scene) for scene in scenes])
+    return contact_sheet.contact_sheet([render(scene) for scene in scenes])

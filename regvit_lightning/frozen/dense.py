@@ -50,6 +50,18 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
     return [min(start, length - window) for start in range(0, max(length - window + stride, 1), stride)]
 
 
+def by_score(scores: Sequence[float], better: int) -> dict[str, int]:
+    """Indices of the images with the worst, the median and the best score; fewer where there are fewer images.
+
+    Args:
+        scores: one for each image; NaN where an image has none, and at least one number.
+        better: +1 if higher is better, -1 if lower is.
+    """
+    ordered = sorted((index for index, score in enumerate(scores) if score == score), key=lambda i: better * scores[i])
+    chosen = {"worst": ordered[0], "median": ordered[(len(ordered) - 1) // 2], "best": ordered[-1]}
+    return {name: index for name, index in chosen.items() if name == "worst" or index != ordered[0]}
+
+
 def examples(images: int, wanted: int = 4) -> list[int]:
     """Indices of the test images shown in a picture: `wanted` of them, evenly spread, or all if there are fewer."""
     wanted = min(wanted, images)

@@ -8,7 +8,7 @@ test; and the loss is computed on pairs of images, whatever the number of device
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 import torch
@@ -29,10 +29,13 @@ from regvit_lightning.frozen.settings import TaskSettings
 from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
-from regvit_lightning.runtime import seeds
+from regvit_lightning.runtime import hardware, seeds
 from regvit_lightning.settings import MISSING, check, from_resolved, number, resolved
 from regvit_lightning.statistics import bootstrap
 from regvit_lightning.work import ImageCounts, Pass, Work, landscape
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 METRICS = {"rmse": Metric(better=-1, unit="m", decimals=3)}
 READS = "depth"
@@ -271,8 +274,6 @@ class DepthHead(FrozenModule):
         head: the 1 × 1 convolution, as a linear map of each patch.
         seen: sum of depth in metres and number of valid pixels over all training batches so far, on all devices.
         scores, floor: (2, 9) by index of the test image: `SCORES` of the prediction and of the constant mean depth.
-        shown: (image, truth, prediction) of the test images in the picture, by index.
-        to_show: indices of those images.
     """
 
     centres: Tensor
@@ -290,8 +291,6 @@ class DepthHead(FrozenModule):
         self.register_buffer("centres", torch.linspace(*settings.depth_range, settings.bins), persistent=False)
         self.register_buffer("seen", torch.zeros(2, dtype=torch.float64))
         self.scores: dict[int, Tensor] = {}
-        self.shown: dict[int, tuple[npt.NDArray[Any], ...]] = {}
-        self.to_show: Sequence[int] = ()
 
     @property
     def mean_depth(self) -> float:
@@ -342,22 +341,20 @@ class DepthHead(FrozenModule):
         for group in optimizer.param_groups:
             group["betas"] = (self.schedule(step)["beta1"], group["betas"][1])
 
+    @torch.inference_mode()
+    def example(self, image: Tensor, truth: Tensor) -> tuple[npt.NDArray[Any], ...]:
+        """Image (H, W, 3) at the size of the truth, truth and prediction (H, W), of an image uint8 (3, h, w)."""
+        prediction = self.predict(image[None].to(self.device), truth.shape)[0]
+        large = F.interpolate(image[None].float(), tuple(truth.shape), mode="bilinear", align_corners=False)[0]
+        return tuple(part.cpu().numpy() for part in (large.round().byte().permute(1, 2, 0), truth, prediction))
+
     def test_step(self, batch: list[dict[str, Tensor]], batch_idx: int) -> None:
         for part in batch:
             image, truth, mask = part["image"], part["depth"], part["mask"]
             prediction = self.predict(image, truth.shape[1:])
             constant = torch.full_like(truth, self.mean_depth).clamp(*self.settings.depth_range)
             rows = torch.stack([scores(prediction, truth, mask), scores(constant, truth, mask)], dim=1).cpu()
-            indices = part["index"].tolist()
-            self.scores.update(zip(indices, rows, strict=True))
-            for row in [row for row, index in enumerate(indices) if index in self.to_show]:
-                self.shown[indices[row]] = _example(image[row], truth[row], prediction[row])
-
-
-def _example(image: Tensor, truth: Tensor, prediction: Tensor) -> tuple[npt.NDArray[Any], ...]:
-    """Example for the picture: image (H, W, 3) at the size of the truth, truth and prediction (H, W)."""
-    large = F.interpolate(image[None].float(), tuple(truth.shape), mode="bilinear", align_corners=False)[0]
-    return tuple(part.cpu().numpy() for part in (large.round().byte().permute(1, 2, 0), truth, prediction))
+            self.scores.update(zip(part["index"].tolist(), rows, strict=True))
 
 
 def learning_rate(step: int, settings: DepthSettings) -> float:
@@ -392,23 +389,22 @@ def run(backbone: Backbone, data: DataSettings, settings: DepthSettings, how: Ru
     train, test = nyu.train_pairs(data), nyu.test_pairs(data)
     rows, columns = settings.crop
     view = nyu.Augmentation((rows, columns), settings.short_side, settings.border_crop, settings.rotation)
+    ordered = nyu.OrderedPairs(test, settings.short_side, settings.depth_range, settings.eigen_crop)
     images = nyu.NYU(
         Loading(settings.workers, settings.batch_size, test_batch=settings.device_batch),
         Stream(len(train), settings.batch_size, settings.steps, how.seed),
         train=(train, view),
-        test=nyu.OrderedPairs(test, settings.short_side, settings.depth_range, settings.eigen_crop),
+        test=ordered,
     )
-    module.to_show = dense.examples(len(test))
     fit(module, images, settings.steps, how, gradient_clip_val=settings.clip)
     tester(how).test(module, images, verbose=False)
-    return _outcome(module, len(train), how.seed)
+    return _outcome(module, len(train), ordered, how.seed)
 
 
-def _outcome(module: DepthHead, train_images: int, seed: int) -> Outcome:
+def _outcome(module: DepthHead, train_images: int, test: nyu.OrderedPairs, seed: int) -> Outcome:
     predicted = torch.stack([module.scores[index] for index in sorted(module.scores)])
     metrics, floor = (dict(zip(SCORES, row.tolist(), strict=True)) for row in predicted.mean(dim=0))
     column = {name: predicted[:, 0, number] for number, name in enumerate(SCORES)}
-    images, truths, predictions = zip(*(module.shown[index] for index in sorted(module.shown)), strict=True)
     return Outcome(
         metrics=metrics,
         images=len(predicted),
@@ -416,8 +412,19 @@ def _outcome(module: DepthHead, train_images: int, seed: int) -> Outcome:
         scores={name: column[name] for name in METRICS},
         protocol=_protocol(module, train_images),
         floors={"mean depth": floor},
-        picture=grids.depth_examples(images, truths, predictions, module.settings.max_depth),
+        picture=_picture(module, test, column["rmse"]),
     )
+
+
+def _picture(module: DepthHead, test: nyu.OrderedPairs, rmse: Tensor) -> "Figure":
+    """Picture of the test images with the worst, median and best rmse."""
+    chosen = dense.by_score(rmse.tolist(), better=-1)
+    module.to(hardware.accelerator()).eval()
+    samples = [test[index] for index in chosen.values()]
+    shown = [module.example(sample["image"], sample["depth"]) for sample in samples]
+    texts = [f"{name} of {len(rmse):,}: rmse {rmse[index]:.2f} m" for name, index in chosen.items()]
+    images, truths, predictions = zip(*shown, strict=True)
+    return grids.depth_examples(images, truths, predictions, module.settings.max_depth, texts)
 
 
 def _protocol(module: DepthHead, train_images: int) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isnan
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,18 +23,21 @@ from regvit_lightning.data.layout import IGNORED, DataSettings, Segmentation
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import UserError
-from regvit_lightning.figures import grids
+from regvit_lightning.figures import grids, palettes
 from regvit_lightning.frozen import dense
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
 from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.runtime import seeds
+from regvit_lightning.runtime import hardware, seeds
 from regvit_lightning.settings import MISSING, check, from_resolved, number, resolved
 from regvit_lightning.statistics import Scores, bootstrap, ious, miou, nanmean, percent
 from regvit_lightning.tasks.batch_norm import over_devices
 from regvit_lightning.work import ImageCounts, Pass, Work, landscape
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 METRICS = {"miou": Metric()}
 READS = "segmentation"
@@ -102,8 +106,6 @@ class Segmenter(FrozenModule):
     Attributes:
         areas: (images, 3, classes), output of `areas` for each test image, filled by test.
         seen: number of training pixels of each class; the most frequent class is the constant predictor.
-        to_show: indices of the test images in the picture.
-        shown: image (H, W, 3), truth and prediction (H, W) of each of them, uint8.
     """
 
     areas: Tensor
@@ -122,8 +124,6 @@ class Segmenter(FrozenModule):
         self.register_buffer("seen", torch.zeros(classes, dtype=torch.long))
         self.model = segmentor.build(self.frozen, settings, classes)
         self._areas: list[Tensor] = []
-        self.shown: dict[int, list[Any]] = {}
-        self.to_show: Sequence[int] = ()
 
     def on_fit_start(self) -> None:
         self.model.to(self.device)  # mmengine stores its own device, to which it moves the batches
@@ -166,10 +166,14 @@ class Segmenter(FrozenModule):
         truth = batch["data_samples"][0][0].gt_sem_seg.data[0].to(self.device)
         prediction = self.predict(batch)
         self._areas.append(areas(prediction, truth, self.classes).cpu())
-        if batch_idx in self.to_show:
-            image = F.interpolate(batch["inputs"][0][0][None].float(), truth.shape, mode="bilinear")[0]
-            parts = image.flip(0).permute(1, 2, 0), truth, prediction
-            self.shown[batch_idx] = [part.byte().cpu().numpy() for part in parts]
+
+    @torch.inference_mode()
+    def example(self, batch: dict[str, Any]) -> list[npt.NDArray[np.uint8]]:
+        """Image (H, W, 3), truth and prediction (H, W) of one test image, at the size of its mask."""
+        truth = batch["data_samples"][0][0].gt_sem_seg.data[0]
+        image = F.interpolate(batch["inputs"][0][0][None].float(), truth.shape, mode="bilinear")[0]
+        parts = image.flip(0).permute(1, 2, 0), truth, self.predict(batch)
+        return [part.byte().cpu().numpy() for part in parts]
 
     def on_test_epoch_end(self) -> None:
         self.areas = torch.stack(self._areas)
@@ -224,9 +228,9 @@ def constant(total: Tensor, number: int) -> dict[str, float]:
 def palette(layout: Segmentation) -> np.ndarray:
     """Colours (classes, 3), uint8, of the vocabulary."""
     if layout.vocabulary == "rendered":
-        return grids.semantic_palette()[1 : layout.classes + 1]
+        return palettes.semantic_palette()[1 : layout.classes + 1]
     if not layout.vocabulary:
-        return grids.palette(layout.classes)
+        return palettes.palette(layout.classes)
     mmsegmentation.prepare()
     from mmseg.utils import get_palette
 
@@ -272,19 +276,16 @@ def run(
     images = ade20k.ADE20k(loading, stream, train, test)
     with seeds.drawn_from(how.seed, "head"):
         module = Segmenter(backbone, settings, layout.classes, how.seed)
-    module.to_show = dense.examples(len(test))
     fit(module, images, settings.steps, how)
     tester(how).test(module, images, verbose=False)
-    return _outcome(module, data, len(train), how.seed)
+    return _outcome(module, data, len(train), test, how.seed)
 
 
-def _outcome(module: Segmenter, data: DataSettings, train_images: int, seed: int) -> Outcome:
+def _outcome(module: Segmenter, data: DataSettings, train_images: int, test: ade20k.MaskedImages, seed: int) -> Outcome:
     layout, names, total = data.segmentation, ade20k.class_names(data.segmentation), module.areas.sum(dim=0)
     if not total[2].any():
         raise UserError(f"miou is undefined: no pixel of the {len(module.areas):,} test masks has a label")
     frequent = int(module.seen.argmax())
-    shown = [module.shown[index] for index in sorted(module.shown)]
-    pictures, truths, predictions = zip(*shown, strict=True)
     return Outcome(
         metrics=scores(total),
         images=len(module.areas),
@@ -298,8 +299,22 @@ def _outcome(module: Segmenter, data: DataSettings, train_images: int, seed: int
             name: None if isnan(iou) else iou for name, iou in zip(names, ious(total.numpy()).tolist(), strict=True)
         },
         floors={"most frequent class": {**constant(total, frequent)}},
-        picture=grids.segmentation_examples(pictures, truths, predictions, names, palette(layout)),
+        picture=_picture(module, test, names, palette(layout)),
     )
+
+
+def _picture(module: Segmenter, test: ade20k.MaskedImages, names: Sequence[str], colours: np.ndarray) -> "Figure":
+    """Picture of the test images with the worst, median and best mIoU over the classes that they have or get."""
+    from mmengine.dataset import pseudo_collate
+
+    of_images = [scores(areas)["miou"] for areas in module.areas]
+    chosen = dense.by_score(of_images, better=1)
+    module.to(hardware.accelerator()).eval()
+    module.model.to(module.device)
+    shown = [module.example(pseudo_collate([test[index]])) for index in chosen.values()]
+    texts = [f"{name} of {len(of_images):,}: mIoU {of_images[index]:.1f} %" for name, index in chosen.items()]
+    pictures, truths, predictions = zip(*shown, strict=True)
+    return grids.segmentation_examples(pictures, truths, predictions, names, colours, texts)
 
 
 def _protocol(options: SegmentationSettings, layout: Segmentation, train_images: int) -> dict[str, Any]:

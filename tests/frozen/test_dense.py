@@ -123,3 +123,17 @@ def test_the_pictures_show_images_from_all_over_the_split(images, wanted, places
 
 def test_a_picture_shows_four():
     assert len(dense.examples(654)) == 4
+
+
+@pytest.mark.parametrize(
+    ("scores", "better", "chosen"),
+    [
+        ([3.0, 1.0, 2.0, 5.0, 4.0], 1, {"worst": 1, "median": 0, "best": 3}),
+        ([3.0, 1.0, 2.0, 5.0, 4.0], -1, {"worst": 3, "median": 0, "best": 1}),
+        ([float("nan"), 7.0, float("nan"), 6.0], 1, {"worst": 3, "best": 1}),
+        ([7.0], 1, {"worst": 0}),
+        ([1.0, 1.0, 1.0], 1, {"worst": 0, "median": 1, "best": 2}),
+    ],
+)
+def test_images_chosen_by_score(scores, better, chosen):
+    assert dense.by_score(scores, better) == chosen

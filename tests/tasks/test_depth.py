@@ -444,7 +444,10 @@ def test_the_outcome_states_its_protocol(outcome):
     assert found.protocol["averaging"] == "per image"
     assert found.protocol["checkpoint"] == "last; nothing chosen on test"
     assert found.protocol["gradient_loss"].startswith("none")
-    assert len(found.picture.axes) > 3
+    texts = [text.get_text() for axes in found.picture.axes for text in axes.texts if " of 3: " in text.get_text()]
+    ordered = sorted(found.scores["rmse"].tolist(), reverse=True)
+    names = zip(("worst", "median", "best"), ordered, strict=True)
+    assert texts == [f"{name} of 3: rmse {rmse:.2f} m" for name, rmse in names]
     assert (folder / HEAD).exists()
     state = torch.load(folder / LAST, weights_only=True)["state_dict"]
     assert set(state) == {"head.weight", "head.bias", "seen"}

@@ -90,7 +90,8 @@ def run(backbone: Backbone, data: DataSettings, settings: LostSweepSettings, how
     chosen = choices[number]
     scores = torch.full(module.right.shape[:1], torch.nan)
     scores[rest] = right = 100.0 * module.right[rest, number]
-    method = LOST([chosen], settings.k)
+    method, ious = LOST([chosen], settings.k), torch.full(module.right.shape[:1], torch.nan, dtype=torch.float64)
+    ious[rest] = module.overlaps[rest, number]
     return Outcome(
         metrics={"corloc": right.mean().item(), "corloc_best_on_test": on_rest.max().item()},
         images=len(rest),
@@ -111,7 +112,7 @@ def run(backbone: Backbone, data: DataSettings, settings: LostSweepSettings, how
             "grid": grid(choices, module.right, module.fallbacks, held, rest),
         },
         floors=protocol.floors(module.read.images, rest),
-        picture=protocol.picture(module, method),
+        picture=protocol.picture(module, method, ious),
         remarks=module.doubts(number, rest).remarks(method),
     )
 

@@ -22,7 +22,7 @@ from regvit_lightning.data.images import open_image
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.transforms import normalise
-from regvit_lightning.figures import grids
+from regvit_lightning.figures import boxes as figures_boxes
 from regvit_lightning.frozen import dense
 from regvit_lightning.frozen.contract import Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule
@@ -202,6 +202,13 @@ class Doubts:
 # -------------------------------------------------------------------------------------------------------- scores
 
 
+def overlaps(boxes: Tensor, truth: Tensor) -> Tensor:
+    """Largest IoU (S,) of boxes (S, 4) with any true box (M, 4), in pixels; 0 without any."""
+    if not len(truth):
+        return torch.zeros(len(boxes), dtype=torch.float64)
+    return box_iou(boxes.double(), truth.double()).amax(dim=1)
+
+
 def hits(boxes: Tensor, truth: Tensor) -> Tensor:
     """Correctness (S,) of boxes (S, 4): IoU of at least `OVERLAP` with any true box (M, 4), in pixels."""
     return (box_iou(boxes.double(), truth.double()) >= OVERLAP).any(dim=1)
@@ -236,8 +243,10 @@ class Discoverer(FrozenModule):
     Attributes:
         right: (N, S) bool, correctness of the box of each image with each setting, available after test.
         fallbacks, uniform, tied: (N, S) bool, see `DiscoveredBoxes`.
+        overlaps: (N, S), largest IoU of each of these boxes with an object.
     """
 
+    overlaps: Tensor
     right: Tensor
     fallbacks: Tensor
     uniform: Tensor
@@ -261,12 +270,13 @@ class Discoverer(FrozenModule):
         flags = torch.stack([discovered.fallback, discovered.uniform, discovered.tied], dim=1).cpu()
         for index, own, flag in zip(batch["index"].tolist(), discovered.boxes.cpu(), flags, strict=True):
             truth = torch.from_numpy(self.read.images.boxes[index])
-            self._rows[index] = hits(self.in_pixels(own, index), truth), *flag
+            boxes = self.in_pixels(own, index)
+            self._rows[index] = hits(boxes, truth), *flag, overlaps(boxes, truth)
 
     def on_test_epoch_end(self) -> None:
         rows = [self._rows[index] for index in range(len(self.read))]
         columns = (torch.stack(column) for column in zip(*rows, strict=True))
-        self.right, self.fallbacks, self.uniform, self.tied = columns
+        self.right, self.fallbacks, self.uniform, self.tied, self.overlaps = columns
 
     def doubts(self, setting: int, indices: Sequence[int]) -> Doubts:
         """Count the images at `indices` whose box does not rest on their content with one setting."""
@@ -345,7 +355,7 @@ def run(
         scores={"corloc": right},
         protocol={**facts, **doubts.facts(method), **protocol(module, settings)},
         floors=floors(module.read.images, range(len(right))),
-        picture=picture(module, method),
+        picture=picture(module, method, module.overlaps[:, 0]),
         remarks=doubts.remarks(method),
     )
 
@@ -365,27 +375,32 @@ def protocol(module: Discoverer, settings: DiscoverySettings) -> dict[str, Any]:
     }
 
 
-def picture(module: Discoverer, method: Method) -> "Figure":
-    """Picture of examples spread over the set with intermediate results; one more forward pass for each.
+def picture(module: Discoverer, method: Method, ious: Tensor) -> "Figure":
+    """Picture of the images with the worst, median and best box, with the maps behind it; one more pass for each.
 
     Args:
         method: method with one setting; need not be the one that was run.
+        ious: (N,), largest IoU of the method's box with an object; NaN for an image that is not to be shown.
     """
     module.method = method
     module.to(hardware.accelerator())
-    return grids.discovery_examples([_example(module, index) for index in dense.examples(len(module.read))])
+    chosen, count = dense.by_score(ious.tolist(), better=1), int(ious.isfinite().sum())
+    texts = [f"{name} of {count:,}: IoU {ious[index]:.2f}" for name, index in chosen.items()]
+    rows = [_example(module, index, text) for index, text in zip(chosen.values(), texts, strict=True)]
+    return figures_boxes.discovery_examples(rows)
 
 
-def _example(module: Discoverer, index: int) -> grids.Discovered:
+def _example(module: Discoverer, index: int, score: str) -> figures_boxes.Discovered:
     images, patch = module.read.images, module.patch(index)
     batch = pad_together([module.read[index]], module.frozen.backbone.patch_size)
     steps = module.method.steps(module.features(batch["image"].to(module.device), batch["size"].to(module.device)))
     row, column = divmod(steps.seed, next(iter(steps.maps.values())).shape[1])
-    return grids.Discovered(
+    return figures_boxes.Discovered(
         image=np.asarray(open_image(images.path(index))),
         truths=images.boxes[index],
         box=module.in_pixels(steps.box.cpu(), index).numpy(),
         seed=((column + 0.5) * patch[0].item(), (row + 0.5) * patch[1].item()),
         maps={title: values.cpu().numpy() for title, values in steps.maps.items()},
         patch=tuple(patch.tolist()),
+        score=score,
     )

@@ -366,7 +366,7 @@ def test_planted_objects_are_all_found(planted, task):
     assert max(floor["corloc"] for floor in found.floors.values()) < 100
     assert found.protocol["feature"] == "k"
     assert found.protocol["fallbacks"] == 0
-    assert len(found.picture.axes) == 4 * (4 if task == "lost_voc07" else 3)
+    assert len(found.picture.axes) == 3 * (4 if task == "lost_voc07" else 3)
     json.dumps(found.protocol)
 
 

@@ -1,0 +1,101 @@
+"""Examples of object discovery: images with boxes, and the maps that led to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from regvit_lightning.figures.grids import PANEL, column_title, rows_of_panels, shrunk_image, write_score
+from regvit_lightning.figures.style import INK, PAPER, bare
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TRUE, FOUND = "#ffffff", "#e8302a"  # boxes
+
+
+@dataclass(frozen=True, eq=False)
+class Discovered:
+    """An image with the predicted box and the intermediate maps that led to it.
+
+    Attributes:
+        image: (H, W, 3), of any size.
+        truths: (M, 4) true boxes x1, y1, x2, y2 in pixels of the image, like the fields below.
+        box: (4,), predicted box.
+        seed: x and y of the seed patch.
+        maps: (h, w) each, by title; the same titles in every row. Integers are shown from bright (0) to dark,
+            other values in a diverging colour map around 0, with the largest 1 % clipped.
+        patch: width and height of one cell of the maps, which may extend over the right and lower edge of the image.
+        score: text on the image, such as its score.
+    """
+
+    image: npt.NDArray[np.uint8]
+    truths: npt.NDArray[np.floating]
+    box: npt.NDArray[np.floating]
+    seed: tuple[float, float]
+    maps: Mapping[str, npt.NDArray[Any]]
+    patch: tuple[float, float]
+    score: str = ""
+
+
+def discovery_examples(rows: Sequence[Discovered]) -> Figure:
+    """One row per image: image with the true boxes and the predicted one, then the maps with box and seed.
+
+    Raises:
+        ValueError: no rows, or rows with maps of different titles.
+    """
+    titles = list(rows[0].maps) if rows else []
+    if not titles or any(list(row.maps) != titles for row in rows):
+        raise ValueError(f"{len(rows)} rows of maps {titles}: expected at least one, and the same titles in all")
+    figure, grid = rows_of_panels([row.image for row in rows], [PANEL] * (1 + len(titles)))
+    for number, row in enumerate(rows):
+        panels = [figure.add_subplot(grid[number, column], anchor="W") for column in range(1 + len(titles))]
+        _show_in_pixels(panels[0], shrunk_image(row.image), row.image.shape[:2], interpolation="antialiased")
+        for truth in row.truths:
+            _outline(panels[0], truth, TRUE, 1.2)
+        for axes, values in zip(panels[1:], row.maps.values(), strict=True):
+            _show_map(axes, values, row)
+        write_score(panels[0], row.score)
+        for axes in panels:
+            _outline(axes, row.box, FOUND, 1.6)
+            axes.plot(*row.seed, marker="o", markersize=4, color=FOUND, markeredgecolor=PAPER, markeredgewidth=0.8)
+            axes.set(xlim=(0, row.image.shape[1]), ylim=(row.image.shape[0], 0))  # maps extend over the edge
+        if number == 0:
+            column_title(figure, panels[0], "image", "white: objects, red: prediction")
+            for axes, (title, values) in zip(panels[1:], row.maps.items(), strict=True):
+                column_title(figure, axes, title, "bright: low" if _is_count(values) else "orange: above 0")
+    return figure
+
+
+def _is_count(values: npt.NDArray[Any]) -> bool:
+    return bool(np.issubdtype(values.dtype, np.integer))
+
+
+def _show_in_pixels(axes: Axes, values: npt.NDArray[Any], shape: tuple[int, int], **style: Any) -> None:
+    """Show values that cover (height, width) pixels of the image, from its upper left corner."""
+    axes.imshow(values, extent=(0, shape[1], shape[0], 0), **style)
+    bare(axes)
+
+
+def _show_map(axes: Axes, values: npt.NDArray[Any], row: Discovered) -> None:
+    shape = values.shape[0] * row.patch[1], values.shape[1] * row.patch[0]
+    if _is_count(values):
+        style: dict[str, Any] = {"cmap": "magma_r", "vmin": 0}
+    else:
+        largest = max(float(np.quantile(np.abs(values), 0.99)), 1e-12)
+        style = {"cmap": "PuOr_r", "vmin": -largest, "vmax": largest}
+    _show_in_pixels(axes, values, shape, interpolation="nearest", **style)
+
+
+def _outline(axes: Axes, box: npt.NDArray[np.floating], colour: str, line: float) -> None:
+    """Draw a box in pixels with a dark edge, so that it is visible on any background."""
+    from matplotlib.patches import Rectangle
+
+    for edge, wide in ((INK, line + 1.2), (colour, line)):
+        corner = float(box[0]), float(box[1])
+        axes.add_patch(Rectangle(corner, *(box[2:] - box[:2]).tolist(), fill=False, edgecolor=edge, linewidth=wide))
