@@ -9,7 +9,7 @@ import pytest
 
 import regvit_lightning
 from benchmarks.tables import __main__ as program
-from benchmarks.tables import formats, published, scored_records
+from benchmarks.tables import published, scored_records
 from benchmarks.tables.formats import Origin
 from regvit_lightning import records, settings
 from regvit_lightning.errors import UserError
@@ -204,12 +204,9 @@ def test_the_kept_tables_are_those_of_the_kept_records():
     folder = records.ROOT / "results" / "mini" / "tables"
     found = scored_records.read_scored_records(records.ROOT / "results", "mini")
     origin = Origin("mini", found, "make tables DATA=mini")
-    made = {}
-    for table in program.tables(found.cells, published.read_published()):
-        made[f"{table.name}.md"] = formats.markdown(table, origin)
-        made[f"{table.name}.csv"] = formats.csv(table)
-        made[f"{table.name}.tex"] = formats.latex(table, origin)
-    assert {file.name: file.read_text() for file in folder.iterdir() if file.suffix != ".png"} == made
+    built = program.tables(found.cells, published.read_published())
+    made = {f"{name}.{suffix}": text for name, of in program.files(built, origin) for suffix, text in of.items()}
+    assert {file.name: file.read_text() for file in folder.iterdir() if file.suffix[1:] in ("md", "csv", "tex")} == made
     assert {len(values.provenance["commit"]) for values in found.records} == {40}
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from benchmarks import command, terminal
 from benchmarks.compare.agreement import agreement
 from benchmarks.counter import clock
+from benchmarks.data import __main__ as data_program
+from benchmarks.data.__main__ import Data
 from benchmarks.grid import __main__ as grid
 from benchmarks.grid.__main__ import Grid
 from benchmarks.grid.cells import Cells
@@ -18,10 +20,10 @@ from regvit_lightning import settings
 from regvit_lightning.settings import setting
 from regvit_lightning.values import texts
 
-DESCRIPTION = """Renders the data, pretrains small models, evaluates them and the untrained floor, prints the result
-tables, compares them with the kept results and writes a page of all of it. Records, tables and page go to a folder of
-their own, so that everything is really evaluated here. An interrupted demo goes on when it is given again; a finished
-one only prints."""
+DESCRIPTION = """Renders or downloads the data, pretrains small models, evaluates them and the untrained floor, prints the
+result tables, compares them with the kept results and writes a page of all of it. Records, tables and page go to a
+folder of their own, so that everything is really evaluated here. An interrupted demo goes on when it is given again; a
+finished one only prints."""
 
 KEPT = Path("results")  # the results that are kept in the repository
 
@@ -41,6 +43,8 @@ class Demo:
 def main(options: Demo, words: list[str]) -> None:
     """Run the program."""
     results = Path(options.results or f"{options.runs}/demo")
+    if options.data in settings.names("downloads"):
+        data_program.main(Data(options.data, get=options.data), [])
     cells = _run(options, results)
     data = cells.data.name
     everything = read_scored_records(results, data)

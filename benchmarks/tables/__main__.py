@@ -9,6 +9,7 @@ from benchmarks.tables import (
     blocks,
     columns,
     formats,
+    latex,
     paper_figures,
     paper_tables,
     published,
@@ -63,7 +64,7 @@ def files(built: Sequence[Table], origin: Origin) -> Iterator[tuple[str, dict[st
             {
                 "md": formats.markdown(table, origin),
                 "csv": formats.csv(table),
-                "tex": formats.latex(table, origin),
+                "tex": latex.latex(table, origin),
             },
         )
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from benchmarks.tables.columns import Column, Table
+from benchmarks.tables.columns import Column, Table, TableRow
 from benchmarks.tables.headings import told_apart
 
 BEST_ON_TEST = "_best_on_test"  # end of the name of a metric whose setting is chosen on the test images
@@ -51,22 +51,23 @@ def _part(table: Table, group: Group) -> Table:
         for column in group.columns
     }
     scores = {(row, named[column]): score for (row, column), score in table.scores.items() if column in named}
-    rows = [row for row in table.rows if any((row, column) in scores for column in named.values())]
-    cells = {
-        row: [cell for (other, _), score in scores.items() if other == row for cell in score.cells] for row in rows
-    }
-    images = sorted({cell.record.images for of_row in cells.values() for cell in of_row})
+    part = with_columns(replace(table, scores=scores), list(named.values()))
+    images = sorted({cell.record.images for score in scores.values() for cell in score.cells})
     several = f"{images[0]:,} to {images[-1]:,}" if len(images) > 1 else f"{images[0]:,}"
-    return replace(
-        table,
-        name=f"{table.name}-{group.title}",
-        title=f"{group.title}: {several} test images",
-        rows=rows,
-        columns=list(named.values()),
-        scores=scores,
-        seeds={row: len({cell.record.seed for cell in cells[row]}) for row in rows},
-        footnotes=[note for note in table.footnotes if note.partition(":")[0].partition(" ")[0] == group.task],
-    )
+    footnotes = [note for note in table.footnotes if note.partition(":")[0].partition(" ")[0] == group.task]
+    title = f"{group.title}: {several} test images"
+    return replace(part, name=f"{table.name}-{group.title}", title=title, footnotes=footnotes)
+
+
+def with_columns(table: Table, columns: list[Column]) -> Table:
+    """Reduce a table to some of its columns and the rows that have a value there, with their seeds."""
+    scores = {(row, column): score for (row, column), score in table.scores.items() if column in columns}
+    seeds: dict[TableRow, set[int]] = {}
+    for (row, _), score in scores.items():
+        seeds.setdefault(row, set()).update(cell.record.seed for cell in score.cells)
+    rows = [row for row in table.rows if row in seeds]
+    counts = {row: len(seeds[row]) for row in rows}
+    return replace(table, rows=rows, columns=columns, scores=scores, seeds=counts)
 
 
 def metric_name(metric: str) -> str:

@@ -153,6 +153,7 @@ MARKS = {
     "d": "measured with uncommitted changes of the code",
     "s": "stale: a newer record of this model and seed has other weights",
     "v": "measured under another version of the protocol than the present one",
+    "f": "not above its floor: no better than the best floor of the column, as a value, whatever the interval says",
     "u": "interval as of independent images: scores of single images are not kept",
 }
 
@@ -231,12 +232,40 @@ def build(
             interval=numbers[0].interval if len(numbers) == 1 else None,
             change=difference(column, twin, group) if twin and column.compared else None,
             best=(row, column) in best,
-            marks="".join(sorted({mark for number in numbers for mark in marks.get(key(number.cell.record), "")})),
+            marks="".join(sorted({mark for number in numbers for mark in marks.get(key(number.cell.record), "")}))
+            + "f" * not_above_floor(row, column, groups, any_part=labels[1:] == ("registers",)),
             published=published.beside(entries, row.model, row.part, column.metric, numbers[0].cell.record),
         )
     seeds = {row: len({number.cell.record.seed for number in measured if number.row == row}) for row in rows}
     records = [number.cell.record for number in measured]
     return Table(name, title, labels, rows, columns, scores, seeds, footnotes(records))
+
+
+def not_above_floor(
+    row: TableRow, column: Column, groups: Mapping[tuple[TableRow, Column], BySeed], any_part: bool
+) -> bool:
+    """Whether a model's mean is no better than that of the best floor of its column.
+
+    Never for floors themselves, where neither direction is better, and for the norms of an artifact report, of which an
+    untrained model has the best: it has learnt nothing.
+
+    Args:
+        any_part: whether floors of other parts count; else those of the row's own part, and those without parts.
+    """
+    some = next(iter(groups[row, column].values())).cell.record
+    if row.floor or not column.better or ("norms_of_last_block" in some.protocol and column.metric in some.columns):
+        return False
+    value = column.better * _mean(groups[row, column])
+    floors = (
+        column.better * _mean(group)
+        for (other, of), group in groups.items()
+        if of == column and other.floor and (any_part or other.part in ("", row.part))
+    )
+    return any(value <= floor for floor in floors)
+
+
+def _mean(group: BySeed) -> float:
+    return fmean(number.value for number in group.values())
 
 
 def difference(column: Column, old: BySeed, new: BySeed) -> Comparison:

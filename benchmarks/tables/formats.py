@@ -1,4 +1,4 @@
-"""Output of tables as Markdown, CSV and LaTeX, with the same numbers in the same order."""
+"""Output of tables as Markdown and CSV, with the same numbers in the same order; LaTeX is in `latex`."""
 
 import csv as csv_module
 import io
@@ -7,20 +7,12 @@ from dataclasses import dataclass
 
 from benchmarks.tables import by_task, verdicts
 from benchmarks.tables.columns import MARKS, Column, Score, Table, TableRow
-from benchmarks.tables.escapes import in_latex, in_line, in_markdown
+from benchmarks.tables.escapes import in_line, in_markdown
 from benchmarks.tables.markdown import table as aligned
 from benchmarks.tables.scored_records import ScoredRecords
 from benchmarks.tables.shown import marks_of, shown
 
-IN_LATEX = {
-    "±": r"$\pm$",
-    "▲": r"$\blacktriangle$",
-    "▼": r"$\blacktriangledown$",
-    "△": r"$\vartriangle$",
-    "▽": r"$\triangledown$",
-    "≈": r"$\approx$",
-}
-RAISED = {"d": "ᵈ", "s": "ˢ", "v": "ᵛ", "u": "ᵘ"}
+RAISED = {"d": "ᵈ", "s": "ˢ", "v": "ᵛ", "f": "†", "u": "ᵘ"}
 INTERVAL = "[its 95 % interval] over test images, and over seeds where both sides have several"
 COMMITS_SHOWN = 3
 
@@ -70,17 +62,7 @@ def _in_markdown(score: Score | None, column: Column) -> str:
     return number + change + "".join(RAISED[mark] for mark in text.marks)
 
 
-def _in_latex(score: Score | None, column: Column) -> str:
-    if score is None:
-        return "--"
-    text = shown(score, column)
-    number = rf"\textbf{{{text.number}}}" if score.best else text.number
-    change = f" ({text.difference})" if text.change else ""
-    raised = f"$^{{{text.marks}}}$" if text.marks else ""
-    return "".join(IN_LATEX.get(character, character) for character in number + change) + raised
-
-
-def _published(score: Score | None, column: Column, sources: Sequence[str]) -> str:
+def published_text(score: Score | None, column: Column, sources: Sequence[str]) -> str:
     """Format a published value, the measured value minus it, and the number of its source: `84.8 (-0.3) [1]`."""
     if score is None or score.published is None:
         return ""
@@ -107,7 +89,8 @@ def row_name(row: TableRow) -> str:
     return f"{row.model} (floor)" if row.floor else row.model
 
 
-def _labels(table: Table, row: TableRow) -> list[str]:
+def labels_of(table: Table, row: TableRow) -> list[str]:
+    """Cells that identify a row."""
     return [row_name(row), row.part][: len(table.labels)]
 
 
@@ -151,11 +134,11 @@ def _grid(table: Table, cell: Callable[[Score | None, Column], str], sources: Se
         heads += [title + (" ↓" if column.better < 0 else "")] + [f"{title} published"] * table.has_published(column)
     rows = [heads]
     for row in table.rows:
-        cells = _labels(table, row)
+        cells = labels_of(table, row)
         for column in table.columns:
             score = table.scores.get((row, column))
             cells.append(cell(score, column))
-            cells += [_published(score, column, sources)] * table.has_published(column)
+            cells += [published_text(score, column, sources)] * table.has_published(column)
         rows.append(cells)
     return rows
 
@@ -225,7 +208,7 @@ def csv(table: Table) -> str:
         heads += [f"{title} published", f"{title} published source"] * table.has_published(column)
     rows = [heads]
     for row in table.rows:
-        cells = [*_labels(table, row), str(table.seeds[row])]
+        cells = [*labels_of(table, row), str(table.seeds[row])]
         for column in table.columns:
             cells += _plain(table.scores.get((row, column)), column, table.has_published(column))
         rows.append(cells)
@@ -244,18 +227,3 @@ def _plain(score: Score | None, column: Column, published: bool) -> list[str]:
     cells += [verdicts.verdict(change, column.better) if change else "", marks_of(score)]
     entry = score.published
     return cells + ([f"{entry.value:g}" if entry else "", entry.source if entry else ""] if published else [])
-
-
-def latex(table: Table, origin: Origin) -> str:
-    r"""Format a booktabs tabular, with the header as a comment; needs `\usepackage{booktabs, amssymb}`."""
-    labels = len(table.labels)
-    heads, *rows = _grid(table, _in_latex, sources_of(table))
-    lines = [[in_latex(head).replace("↓", r"$\downarrow$") for head in heads]]
-    lines += [[*map(in_latex, row[:labels]), *row[labels:]] for row in rows]
-    top, *below = (" & ".join(line) + r" \\" for line in lines)
-    comments = [*filter(None, [table.title]), origin.line()]
-    comments += [f"{mark}: {words}" for mark, words in _marks_in(table).items()]
-    comments += [f"[{number}] {source}" for number, source in enumerate(sources_of(table), 1)]
-    columns = "l" * labels + "r" * (len(heads) - labels)
-    body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", top, r"\midrule", *below, r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([*(f"% {in_line(line)}" for line in comments), *body]) + "\n"

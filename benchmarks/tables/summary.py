@@ -66,8 +66,8 @@ class Answer:
 
     @property
     def marks(self) -> str:
-        """Keys of `columns.MARKS` that apply to either side."""
-        return "".join(sorted({*self.without.marks, *marks_of(self.with_registers)}))
+        """Keys of `columns.MARKS` that apply to either side; what lies below the floors is `below_floor`."""
+        return "".join(sorted({*self.without.marks, *marks_of(self.with_registers)} - {"f"}))
 
 
 def answers(overview: Table) -> list[Answer]:

@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from benchmarks.tables import latex
 from benchmarks.tables.columns import MARKS, Table
 from benchmarks.tables.escapes import in_markdown
 from benchmarks.tables.formats import RAISED, Origin, plain_lines
@@ -16,7 +17,7 @@ from benchmarks.tables.verdicts import MEANINGS
 NAME = "summary"
 MOST_FAMILIES = 4  # side by side
 TITLE = "Do registers help?"
-HEADS = ("task and metric", "models", "n", "seeds", "without", "with", "difference [95 % interval]", "registers")
+HEADS = ("task and metric", "models", "n", "seeds", "none", "with", "difference [95 %]", "registers")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _notes(rows: Sequence[Answer]) -> Iterator[str]:
     numbers = sorted({row.registers for row in rows})
     nearest = "" if numbers in ([], [COMPARED]) else ", or of the nearest number that was trained where it is named"
     yield (
-        f"with: the model of {COMPARED} registers{nearest}; without: the same model without registers; main metric of "
+        f"with: the model of {COMPARED} registers{nearest}; none: the same model without registers; main metric of "
         "each task, means over seeds; for outliers fewer is better"
     )
     tested = sum(row.p is not None for row in rows)
@@ -86,7 +87,7 @@ def _notes(rows: Sequence[Answer]) -> Iterator[str]:
         "unclear"
     )
     yield (
-        "the interval is that of its row alone, not corrected: over test images, and over seeds where both sides have "
+        "[95 %]: the interval of its row alone, not corrected: over test images, and over seeds where both sides have "
         "several"
     )
     if any(row.p is None for row in rows):
@@ -105,7 +106,7 @@ def _notes(rows: Sequence[Answer]) -> Iterator[str]:
 def formats(overview: Table, origin: Origin) -> dict[str, str]:
     """Format the summary of an overview: its texts by suffix of the file."""
     rows = answers(overview)
-    return {"md": markdown(rows, origin), "csv": csv(rows)}
+    return {"md": markdown(rows, origin), "csv": csv(rows), "tex": as_latex(rows, origin)}
 
 
 def markdown(rows: Sequence[Answer], origin: Origin) -> str:
@@ -167,3 +168,19 @@ def csv(rows: Sequence[Answer]) -> str:
     text = io.StringIO()
     csv_module.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
+
+
+def as_latex(rows: Sequence[Answer], origin: Origin) -> str:
+    """Format the summary as a LaTeX table."""
+    cells = []
+    for row, (task, family, *rest, verdict) in zip(rows, _once([texts(row).cells() for row in rows]), strict=True):
+        bold = _bold(row, verdict)
+        shown = verdict if bold == verdict else bold.replace(f"**{row.verdict}**", "")
+        named = "" if bold == verdict else rf"\textbf{{{row.verdict}}}"
+        cells.append([*map(latex.words, (task, family)), *map(latex.numbers, rest), named + latex.numbers(shown)])
+    heads = " & ".join(latex.words(head) for head in HEADS) + r" \\"
+    caption = f"{latex.words(f'{TITLE} {headline(rows)} Data: {origin.data}')}."
+    said = [latex.words(note) for note in notes(rows)]
+    characters = latex.extent(list(zip(HEADS, *cells, strict=True)))
+    grid = latex.Grid([*"llrrrrrl"], [heads], cells, caption, NAME, said, characters)
+    return latex.document([grid], [f"needs {latex.PACKAGES}", origin.line()])

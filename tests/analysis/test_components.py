@@ -76,3 +76,8 @@ def test_cosines_by_hand():
     every = components.all_similarities(patches)
     torch.testing.assert_close(every[0, 1], found)
     torch.testing.assert_close(every, every.permute(2, 3, 0, 1))
+
+
+def test_the_border_is_ground_even_where_it_is_the_smaller_part():
+    patches, mask = planted((10, 10), (slice(1, 9), slice(1, 9)))
+    assert torch.equal(components.colours(patches)[1], mask)

@@ -68,3 +68,17 @@ def test_other_folders_and_other_records_in_them(run, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "dinov2" not in shown
     assert "dinov2" in (tmp_path / "mine" / "mini" / "tables" / "overview.csv").read_text()
+
+
+def test_data_that_can_be_downloaded_is_got_before_the_grid(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(demo.data_program, "main", lambda options, _: asked.append((options.data, options.get)))
+
+    def stop(options, results):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "_run", stop)
+    for data in ("photos", "mini"):
+        with pytest.raises(KeyboardInterrupt):
+            demo.main(demo.Demo(data=data, results=str(tmp_path)), [])
+    assert asked == [("photos", "photos")]

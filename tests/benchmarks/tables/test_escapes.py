@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.tables import columns as columns_module
-from benchmarks.tables import formats
+from benchmarks.tables import formats, latex
 from benchmarks.tables.escapes import in_latex, in_line, in_markdown
 from benchmarks.tables.formats import Origin
 from benchmarks.tables.scored_records import ScoredRecords
@@ -62,7 +62,8 @@ def test_a_text_with_a_newline_begins_no_line_of_any_format(evil):
     cells = [cell("deit3-vitn_reg4", **facts)]
     origin = Origin(f"mini{evil}", ScoredRecords("x", cells, [f"file{evil}"]), f"make{evil}")
     table = columns_module.overview(cells)
-    markdown, latex = formats.markdown(table, origin), formats.latex(table, origin)
+    markdown, tex = formats.markdown(table, origin), latex.latex(table, origin)
     assert not [line for line in markdown.splitlines() if re.match(r"(- )?\s*(#|\\input)", line)]
-    assert not [line for line in latex.splitlines() if "\\input" in line and not line.startswith("% ")]
+    body = [line for line in tex.splitlines() if not line.startswith("% ")]
+    assert not [line for line in body if r"\input" in line.replace(r"\textbackslash{}input", "")]
     assert evil.strip() in re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", markdown)
