@@ -131,7 +131,7 @@ def _length(cell: str) -> int:
 def _fitting(table: Table) -> Iterator[Table]:
     """Split a table at columns so that each part fits a line in small print."""
     runs: list[list[Column]] = []
-    left, each = 0.0, SIZES["footnotesize"]
+    left, each = 0.0, SIZES["scriptsize"]
     room = LINE - _extent_of_labels(table) * each - GAP * (len(table.labels) + 1)
     for column, title in zip(table.columns, table.titles(), strict=True):
         width = _extent_of(table, column, title) * each + GAP * len(_spec(table, column))
