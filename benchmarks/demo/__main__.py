@@ -20,8 +20,8 @@ from regvit_lightning import settings
 from regvit_lightning.settings import setting
 from regvit_lightning.values import texts
 
-DESCRIPTION = """Renders or downloads the data, pretrains small models, evaluates them and the untrained floor, prints the
-result tables, compares them with the kept results and writes a page of all of it. Records, tables and page go to a
+DESCRIPTION = """Renders or downloads the data, pretrains small models, evaluates them and the untrained floor, prints
+the result tables, compares them with the kept results and writes a page of all of it. Records, tables and page go to a
 folder of their own, so that everything is really evaluated here. An interrupted demo goes on when it is given again; a
 finished one only prints."""
 
