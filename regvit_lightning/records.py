@@ -24,7 +24,8 @@ ADDED: dict[int, dict[str, Any]] = {
     3: {"source": "", "digests": {}},
 }
 AGAIN = "remove it and evaluate the cell again"
-EARLIER: dict[str, Any] = {"augment": True}  # settings that earlier records lack, and what those were made with
+# Settings that earlier records lack, and what those were made with.
+EARLIER: dict[str, Any] = {"augment": True, "register_means": ""}
 FREE_TO_CHANGE = {"workers", "device_batch", "figures"}  # settings that change how a cell is run, not its result
 ROOT = Path(__file__).resolve().parents[1]
 

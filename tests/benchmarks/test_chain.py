@@ -68,10 +68,17 @@ def trained(tiny, tmp_path_factory):
     return place
 
 
+def models_of(shown, title):
+    """The models of the rows of one task's table, in order."""
+    rows = shown.partition(f"**{title}**\n\n")[2].partition("\n\n")[0].splitlines()
+    return [row.split()[1] for row in rows[2:]]
+
+
 def test_from_folders_to_a_table(trained):
     shown = program("tables", "data=imagenet", f"results={trained / 'results'}")
-    assert shown.count("\n| ") == 5  # heading, rule, three models
-    assert "deit3-vitn_reg4" in shown
+    for task in ("imagenet_knn", "imagenet_linear"):
+        models = models_of(shown, f"{task}: 32 test images")
+        assert models == ["random-vitn_reg4", "deit3-vitn_reg0", "deit3-vitn_reg4"]
     found = saved_records(trained / "results", "imagenet")
     assert len(found) == 6
     curve = (trained / "results" / "imagenet" / "curves" / "deit3-vitn_reg4.seed0.csv").read_text().splitlines()
@@ -103,23 +110,23 @@ def test_a_run_with_other_settings_is_kept_beside_the_old_one(trained, tiny, tmp
     folders = [f"data={tiny.root}/imagenet", f"runs={runs}", f"results={results}"]
     files = [file for file in runs.glob("imagenet/deit3-vitn_reg4/**/*.*") if file.suffix != ".lock"]
     before = {file: file.read_bytes() for file in files}
-    train = ["model=vitn_reg4", *folders, *QUICK, "lr=1e-2"]
+    train = ["model=vitn_reg4", *folders, *QUICK, "lr=2e-2"]
     assert "TAG=<name> to keep both, or FORCE=1 to begin anew" in mistake("pretrain", *train)
-    assert "deit3+lr1e-2-vitn_reg4" in program("pretrain", *train, "tag=lr1e-2")
-    assert "is done" in program("pretrain", *train, "tag=lr1e-2")
+    assert "deit3+lr2e-2-vitn_reg4" in program("pretrain", *train, "tag=lr2e-2")
+    assert "is done" in program("pretrain", *train, "tag=lr2e-2")
     assert {file: file.read_bytes() for file in before} == before
-    assert (results / "imagenet" / "curves" / "deit3+lr1e-2-vitn_reg4.seed0.csv").exists()
-    cell = ["model=deit3+lr1e-2-vitn_reg4", "task=imagenet_knn", *folders, *QUICK[:1], "workers=0", "neighbours=[1,10]"]
-    assert "deit3+lr1e-2-vitn_reg4 imagenet_knn seed 0: top1" in program("evaluate", *cell)
+    assert (results / "imagenet" / "curves" / "deit3+lr2e-2-vitn_reg4.seed0.csv").exists()
+    cell = ["model=deit3+lr2e-2-vitn_reg4", "task=imagenet_knn", *folders, *QUICK[:1], "workers=0", "neighbours=[1,10]"]
+    assert "deit3+lr2e-2-vitn_reg4 imagenet_knn seed 0: top1" in program("evaluate", *cell)
     assert "is done" in program("evaluate", *cell)
     found = {record.model: record for record in saved_records(results, "imagenet") if record.task == "imagenet_knn"}
-    assert found["deit3+lr1e-2-vitn_reg4"].weights != found["deit3-vitn_reg4"].weights
-    # By its path the export is the same model; its twin would be deit3+lr1e-2-vitn_reg0, which is not there.
-    export = runs / "imagenet" / "deit3+lr1e-2-vitn_reg4" / "seed0" / "backbone.safetensors"
+    assert found["deit3+lr2e-2-vitn_reg4"].weights != found["deit3-vitn_reg4"].weights
+    # By its path the export is the same model; its twin would be deit3+lr2e-2-vitn_reg0, which is not there.
+    export = runs / "imagenet" / "deit3+lr2e-2-vitn_reg4" / "seed0" / "backbone.safetensors"
     assert "is done" in program("evaluate", f"model={export}", *cell[1:])
-    rows = program("tables", "data=imagenet", f"results={results}").splitlines()
-    models = [row.split("|")[1].strip() for row in rows if row.startswith("| deit3")]
-    assert models == ["deit3-vitn_reg0", "deit3-vitn_reg4", "deit3+lr1e-2-vitn_reg4"]
+    shown = program("tables", "data=imagenet", f"results={results}")
+    models = models_of(shown, "imagenet_knn: 32 test images")
+    assert models == ["random-vitn_reg4", "deit3-vitn_reg0", "deit3-vitn_reg4", "deit3+lr2e-2-vitn_reg4"]
     assert "pretrain" in mistake("evaluate", "model=deit3+other-vitn_reg4", *cell[1:])
 
 
@@ -164,7 +171,7 @@ def test_object_discovery_from_a_folder_to_a_table(tiny, tmp_path, task):
     shown = program("tables", *words)
     assert "whole image (floor)" in shown
     assert "centred box of mean size (floor)" in shown
-    assert f"{task} corloc" in shown
+    assert f"**{task}: {record.images} test image" in shown
     assert f"{task[task.rindex('_') + 1 :]} trainval in {tiny.root} is whole: 2 images" in program("data", words[0])
 
 

@@ -60,7 +60,7 @@ def test_a_key_that_stands_there_is_not_offered_again():
         ("regvit all grid=mini-p", ["grid=mini-paper"]),
         ("regvit data data=mi", ["data=mini"]),
         ("regvit data get=nyu", ["get=nyu_test", "get=nyu_train"]),
-        ("regvit eval task=imagenet_knn variant=", ["variant=auto", "variant=mini"]),
+        ("regvit eval task=imagenet_knn variant=", ["variant=auto", "variant=mini", "variant=small"]),
         ("regvit eval task=tokencut_coco20k variant=m", ["variant=mini"]),
         ("regvit pretrain launcher=", ["launcher=local", "launcher=slurm"]),
         ("regvit pretrain force=", ["force=true", "force=false"]),

@@ -119,6 +119,15 @@ def test_the_work_of_kept_features_is_one_pass_over_the_images():
         assert small <= 2 * sum(count[task_module.READS])
 
 
+def test_reduced_images_cost_less():
+    from regvit_lightning.tasks.discovery import lost
+
+    full, small = (settings.load_settings("tasks", "lost_raccoon", variant)[1] for variant in ("", "small"))
+    costs = [lost.work(one, {"raccoon": (200,)}).passes[0] for one in (full, small)]
+    assert (costs[0].height, costs[0].width) == (480, 640)
+    assert costs[1].height * costs[1].width == pytest.approx(576 * 16**2, rel=0.01)
+
+
 def settings_of(task):
     from regvit_lightning import precision
 

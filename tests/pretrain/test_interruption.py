@@ -32,7 +32,7 @@ DEIT3 = [
     "mixup=0.8",
     "label_smoothing=0.1",
 ]
-DINOV2 = ["batch_size=16", "device_batch=8", "epochs=4", "drop_path=0.3", "group=8", "monitor_every=6"]
+DINOV2 = ["batch_size=16", "device_batch=8", "epochs=4", "drop_path=0.3", "local_crops=2", "group=8", "monitor_every=6"]
 OPENCLIP = ["batch_size=4", "device_batch=2", "epochs=16", "warmup_steps=3"]
 RECIPES = {"deit3": DEIT3, "dinov2": [*DINOV2, "monitor_images=40"], "openclip": OPENCLIP}
 

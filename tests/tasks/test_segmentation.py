@@ -92,7 +92,7 @@ def test_without_a_labelled_pixel_there_is_no_score(recwarn):
     module = SimpleNamespace(areas=torch.zeros(5, 3, 4, dtype=torch.long))
     data = DataSettings(name="none", segmentation=Segmentation(classes=4, vocabulary=""))
     with pytest.raises(UserError, match="miou is undefined: no pixel of the 5 test masks has a label"):
-        segmentation._outcome(module, data, 1, 0)
+        segmentation._outcome(module, data, 1, [], 0)
     assert not recwarn.list
 
 

@@ -6,6 +6,7 @@ whole patches, and the padding is not masked. An image is correct if the box has
 its objects.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 FEATURES = ("q", "k", "v")
 USUAL_SIZES = {"voc07": (375, 500), "voc12": (375, 500)}  # height and width of most images
 USUAL_SIZE = (480, 640)  # of COCO, and assumed for every other set
+USUAL_PATCH = 16  # pixels
 OVERLAP = 0.5  # minimum IoU of a correct box
 MOST_UNIFORM = 0.05  # share of images without any basis for a box above which a run warns
 
@@ -101,8 +103,10 @@ def feature_of(backbone: Backbone, wanted: str) -> str:
 
 
 def work(settings: DiscoverySettings, images: ImageCounts) -> Work:
-    """Work: every image once, at the usual size of its set."""
-    return Work([Pass(images[settings.images][0], *USUAL_SIZES.get(settings.images, USUAL_SIZE))])
+    """Work: every image once, at the usual size of its set, or reduced to `max_patches` patches of the usual side."""
+    height, width = USUAL_SIZES.get(settings.images, USUAL_SIZE)
+    scale = min(math.sqrt(settings.max_patches * USUAL_PATCH**2 / (height * width)), 1.0)
+    return Work([Pass(images[settings.images][0], round(scale * height), round(scale * width))])
 
 
 def check_block(backbone: Backbone, block: int) -> None:
