@@ -94,11 +94,12 @@ def test_from_folders_to_a_table(trained):
     assert len(set(fingerprints.values())) == 3
 
 
-def test_a_second_run_finds_everything_done(trained, tiny):
+def test_a_second_run_finds_everything_done(trained, tiny, tmp_path):
+    shutil.copytree(trained / "results", tmp_path / "results")
     folders = [f"runs={trained / 'runs'}", f"data={tiny.root}/imagenet", "variant=mini", "workers=0"]
     again = program("pretrain", "model=vitn_reg4", *folders, *QUICK[1:4])
     assert "is done" in again
-    words = ["model=deit3-vitn_reg4", "task=imagenet_knn", *folders, f"results={trained / 'results'}"]
+    words = ["model=deit3-vitn_reg4", "task=imagenet_knn", *folders, f"results={tmp_path / 'results'}"]
     assert "is done" in program("evaluate", *words, "neighbours=[1,10]")
     assert "runs again: settings changed: neighbours" in program("evaluate", *words, "neighbours=[1,5]")
 
@@ -317,11 +318,12 @@ def test_mistakes(name, words, message, monkeypatch):
 
 def test_data_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("DATA_ROOT", str(tmp_path / "nowhere"))
-    line = mistake("evaluate", "model=random-vitn_reg4", "task=imagenet_knn", "data=full")
+    folders = [f"runs={tmp_path}", f"results={tmp_path}"]
+    line = mistake("evaluate", "model=random-vitn_reg4", "task=imagenet_knn", "data=full", *folders)
     assert "no folder" in line
     assert "README.md says how to get it" in line
     (tmp_path / "half" / "train" / "cat").mkdir(parents=True)
-    line = mistake("pretrain", "model=vitn_reg4", f"data={tmp_path / 'half'}", "variant=mini")
+    line = mistake("pretrain", "model=vitn_reg4", f"data={tmp_path / 'half'}", "variant=mini", *folders)
     assert "holds no image" in line
 
 
