@@ -78,7 +78,7 @@ def page(
         tasks=sorted({column.task for column in table.columns}),
         groups=by_task.groups(table),
         rows=overview.rows(table, indices, lines, training),
-        notes=[*formats.meanings(table), *[overview.BELOW_FLOOR_NOTE] * bool(overview.below_floors(table))],
+        notes=formats.meanings(table),
         sources=formats.sources_of(table),
         footnotes=table.footnotes,
         curves=curves.curves(table, indices),

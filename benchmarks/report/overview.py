@@ -3,16 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.tables import floors
-from benchmarks.tables.by_task import BEST_ON_TEST, groups, metric_name
-from benchmarks.tables.columns import Column, Score, Table, TableRow, key
+from benchmarks.tables.by_task import groups, metric_name
+from benchmarks.tables.columns import Column, Score, Table, key
 from benchmarks.tables.formats import RAISED, row_name, source_of, sources_of
 from benchmarks.tables.shown import Shown, shown
 
 ARROWS = {1: ("↑", "higher is better"), 0: ("", "neither direction is better"), -1: ("↓", "lower is better")}
-
-BELOW_FLOOR = "†"
-BELOW_FLOOR_NOTE = "†: not better than every floor of its column by more than the noise of images and seeds"
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,6 @@ def rows(table: Table, indices: Mapping[str, int], commands: Sequence[str], trai
     """
     columns = [column for group in groups(table) for column in group.columns]
     sources = sources_of(table)
-    below = below_floors(table)
     lines = []
     for row in table.rows:
         scores = [table.scores.get((row, column)) for column in columns]
@@ -76,7 +71,7 @@ def rows(table: Table, indices: Mapping[str, int], commands: Sequence[str], trai
         makers = sorted(indices[name] for name, cell in cells.items() if cell.record.model == row.model)
         numbers = []
         for column, score in zip(columns, scores, strict=True):
-            number = _number(column, score, indices, sources, (row, column) in below) if score else None
+            number = _number(column, score, indices, sources) if score else None
             numbers.append((column, number))
         trained = dict.fromkeys(training[index] for index in makers if training)
         again = "\n".join([*filter(None, trained), *(commands[index] for index in makers)])
@@ -84,21 +79,7 @@ def rows(table: Table, indices: Mapping[str, int], commands: Sequence[str], trai
     return lines
 
 
-def below_floors(table: Table) -> set[tuple[TableRow, Column]]:
-    """Scores of trained models that do not beat every floor by more than noise.
-
-    Where the noise is unknown, those that are no better at all; none of a column that is chosen on the test images.
-    """
-    columns = [column for column in table.columns if not column.metric.endswith(BEST_ON_TEST)]
-    missed = [(column, shortfall) for column in columns for shortfall in floors.shortfalls(table, column)]
-    return {
-        (shortfall.row, column)
-        for column, shortfall in missed
-        if shortfall.change.interval or shortfall.change.value * column.better <= 0
-    }
-
-
-def _number(column: Column, score: Score, indices: Mapping[str, int], sources: Sequence[str], below: bool) -> Number:
+def _number(column: Column, score: Score, indices: Mapping[str, int], sources: Sequence[str]) -> Number:
     text = shown(score, column)
     return Number(
         value=repr(score.mean),
@@ -106,7 +87,7 @@ def _number(column: Column, score: Score, indices: Mapping[str, int], sources: S
         cells=joined(score, indices),
         best=score.best,
         dirty="d" in text.marks,
-        marks="".join(RAISED[mark] for mark in text.marks) + BELOW_FLOOR * below,
+        marks="".join(RAISED[mark] for mark in text.marks),
         published=f"{score.published.value:g} [{sources.index(source_of(score)) + 1}]" if score.published else "",
     )
 

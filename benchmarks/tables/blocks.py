@@ -127,11 +127,11 @@ def _notes(table: Table) -> Iterator[str]:
     if any(score.deviation is not None for _, score in scores):
         yield "mean ± standard deviation over seeds"
     if any(score.change for _, score in scores):
-        yield "against no registers: difference to the same model without registers [its 95 % interval]"
+        yield "against no registers: difference to the same model without registers [its 95 % interval by itself]"
     yield from meanings("".join(shown(score, column).sign for (_, column), score in scores))
     if any(score.best for _, score in scores):
         yield "*: better than every other model by more than the noise of images and seeds"
-    if any(floors.lines(table, column) for column in table.columns):
-        yield "!: trained models not better than a floor by more than noise (their difference to it)"
+    if any(floors.lines(table, column) for column in table.columns if not column.metric.endswith(BEST_ON_TEST)):
+        yield "!: values with †, and their difference to the best floor that they do not beat"
     marks = {mark for _, score in scores for mark in marks_of(score)}
     yield from (f"{RAISED[mark]}: {words}" for mark, words in MARKS.items() if mark in marks)

@@ -54,20 +54,21 @@ def _part(table: Table, group: Group) -> Table:
     part = with_columns(replace(table, scores=scores), list(named.values()))
     images = sorted({cell.record.images for score in scores.values() for cell in score.cells})
     several = f"{images[0]:,} to {images[-1]:,}" if len(images) > 1 else f"{images[0]:,}"
-    footnotes = [note for note in table.footnotes if note.partition(":")[0].partition(" ")[0] == group.task]
     title = f"{group.title}: {several} test images"
-    return replace(part, name=f"{table.name}-{group.title}", title=title, footnotes=footnotes)
+    return replace(part, name=f"{table.name}-{group.title}", title=title)
 
 
 def with_columns(table: Table, columns: list[Column]) -> Table:
-    """Reduce a table to some of its columns and the rows that have a value there, with their seeds."""
+    """Reduce a table to some of its columns and the rows that have a value there, with their seeds and footnotes."""
     scores = {(row, column): score for (row, column), score in table.scores.items() if column in columns}
     seeds: dict[TableRow, set[int]] = {}
     for (row, _), score in scores.items():
         seeds.setdefault(row, set()).update(cell.record.seed for cell in score.cells)
     rows = [row for row in table.rows if row in seeds]
     counts = {row: len(seeds[row]) for row in rows}
-    return replace(table, rows=rows, columns=columns, scores=scores, seeds=counts)
+    tasks = {column.task for column in columns}
+    footnotes = [note for note in table.footnotes if note.partition(":")[0].partition(" ")[0] in tasks]
+    return replace(table, rows=rows, columns=columns, scores=scores, seeds=counts, footnotes=footnotes)
 
 
 def metric_name(metric: str) -> str:

@@ -11,7 +11,7 @@ from benchmarks.tables import headings, model_names, published
 from benchmarks.tables.model_names import twins
 from benchmarks.tables.published import Published
 from benchmarks.tables.scored_records import ScoredRecord
-from benchmarks.tables.verdicts import BETTER, verdict
+from benchmarks.tables.verdicts import BETTER, BETTER_ONE_SEED, verdict
 from regvit_lightning import records, statistics
 from regvit_lightning.models.names import without_tag_first
 from regvit_lightning.records import Record
@@ -100,9 +100,14 @@ class Measured:
 
     @property
     def interval(self) -> Interval | None:
-        """95 % interval of the metric over test images or tokens, if it is known."""
+        """95 % interval of the metric over test images, if it is known.
+
+        That of a share is exact. Patches of one image are not independent: more of them than there are images count
+        as one for each image, which is as wide as the interval can be.
+        """
         if self.share and self.trials:
-            low, high = statistics.binomial_interval(round(self.value / 100 * self.trials), self.trials)
+            trials = min(self.trials, self.cell.record.images)
+            low, high = statistics.binomial_interval(round(self.value / 100 * trials), trials)
             return 100 * low, 100 * high
         ends = None if self.floor else self.cell.record.intervals.get(self.column.metric)
         return None if ends is None else (ends[0], ends[1])
@@ -117,6 +122,19 @@ BySeed = Mapping[int, Measured]
 
 
 @dataclass(frozen=True)
+class Shortfall:
+    """Why a trained model's score is not better than a floor by more than noise.
+
+    Attributes:
+        floor: the best such floor: an untrained model, or a predictor without a backbone.
+        change: score of the model minus that of the floor.
+    """
+
+    floor: TableRow
+    change: Comparison
+
+
+@dataclass(frozen=True)
 class Score:
     """One cell of a table.
 
@@ -128,6 +146,7 @@ class Score:
         best: whether it beats all others of its column by more than the noise of images and seeds.
         marks: its marks, keys of `MARKS`.
         published: published value of this model under this protocol.
+        shortfall: the best floor that it is not better than by more than noise, None if it is better than all.
     """
 
     values: tuple[float, ...]
@@ -137,6 +156,7 @@ class Score:
     best: bool = False
     marks: str = ""
     published: Published | None = None
+    shortfall: Shortfall | None = None
 
     @property
     def mean(self) -> float:
@@ -153,8 +173,9 @@ MARKS = {
     "d": "measured with uncommitted changes of the code",
     "s": "stale: a newer record of this model and seed has other weights",
     "v": "measured under another version of the protocol than the present one",
-    "f": "not above its floor: no better than the best floor of the column, as a value, whatever the interval says",
-    "u": "interval as of independent images: scores of single images are not kept",
+    "f": "does not beat every floor of its column by more than noise (as a value, where no interval is known); shares "
+    "of outliers and norms have no floor",
+    "u": "interval of the change as if both sides had other images: scores of single images are not kept",
 }
 
 
@@ -226,6 +247,7 @@ def build(
         numbers = list(group.values())
         others = (groups.get((other, column)) for other in twin_rows(row) if other != row)
         twin = next((other for other in others if other), None)
+        missed = shortfall(row, column, groups, any_part=labels[1:] == ("registers",))
         scores[row, column] = Score(
             values=tuple(number.value for number in numbers),
             cells=tuple(number.cell for number in numbers),
@@ -233,39 +255,61 @@ def build(
             change=difference(column, twin, group) if twin and column.compared else None,
             best=(row, column) in best,
             marks="".join(sorted({mark for number in numbers for mark in marks.get(key(number.cell.record), "")}))
-            + "f" * not_above_floor(row, column, groups, any_part=labels[1:] == ("registers",)),
+            + "f" * bool(missed),
             published=published.beside(entries, row.model, row.part, column.metric, numbers[0].cell.record),
+            shortfall=missed,
         )
     seeds = {row: len({number.cell.record.seed for number in measured if number.row == row}) for row in rows}
     records = [number.cell.record for number in measured]
     return Table(name, title, labels, rows, columns, scores, seeds, footnotes(records))
 
 
-def not_above_floor(
+def shortfall(
     row: TableRow, column: Column, groups: Mapping[tuple[TableRow, Column], BySeed], any_part: bool
-) -> bool:
-    """Whether a model's mean is no better than that of the best floor of its column.
+) -> Shortfall | None:
+    """The best floor of its column that a trained model is not better than by more than noise.
 
-    Never for floors themselves, where neither direction is better, and for the norms of an artifact report, of which an
+    None for floors themselves, where neither direction is better, and for the norms of an artifact report, of which an
     untrained model has the best: it has learnt nothing.
 
     Args:
         any_part: whether floors of other parts count; else those of the row's own part, and those without parts.
     """
-    some = next(iter(groups[row, column].values())).cell.record
+    model = groups[row, column]
+    some = next(iter(model.values())).cell.record
     if row.floor or not column.better or ("norms_of_last_block" in some.protocol and column.metric in some.columns):
-        return False
-    value = column.better * _mean(groups[row, column])
-    floors = (
-        column.better * _mean(group)
+        return None
+    floors = {
+        other: group
         for (other, of), group in groups.items()
         if of == column and other.floor and (any_part or other.part in ("", row.part))
-    )
-    return any(value <= floor for floor in floors)
+    }
+    best_first = sorted(floors, key=lambda floor: (-column.better * _mean(floors[floor]), floor.order()))
+    changes = (Shortfall(floor, _above(column, floors[floor], model)) for floor in best_first)
+    return next((missed for missed in changes if not _is_better(missed.change, column)), None)
 
 
 def _mean(group: BySeed) -> float:
     return fmean(number.value for number in group.values())
+
+
+def _is_better(change: Comparison, column: Column) -> bool:
+    """Whether a difference to a floor is an improvement by more than noise; as a value, where the noise is unknown."""
+    if change.interval is None:
+        return change.value * column.better > 0
+    return verdict(change, column.better) in (BETTER, BETTER_ONE_SEED)
+
+
+def _above(column: Column, floor: BySeed, model: BySeed) -> Comparison:
+    """Difference to a floor; a predictor without a backbone counts as exact, without noise of its own."""
+    if not all(number.floor for number in floor.values()):
+        return difference(column, floor, model)
+    exact = _mean(floor)
+    values = [number.value for number in model.values()]
+    intervals = [number.interval for number in model.values() if number.interval]
+    if len(intervals) < len(values):
+        return Comparison(fmean(values) - exact)
+    return statistics.compare_summaries([exact], (exact, exact), values, _mean_interval(intervals))
 
 
 def difference(column: Column, old: BySeed, new: BySeed) -> Comparison:
@@ -299,7 +343,7 @@ def best_row(column: Column, groups: Mapping[TableRow, BySeed]) -> tuple[TableRo
     models = {row: group for row, group in groups.items() if not row.floor}
     if len(models) < 2 or not column.better:
         return None
-    means = {row: fmean(number.value for number in group.values()) for row, group in models.items()}
+    means = {row: _mean(group) for row, group in models.items()}
     first = max(means, key=lambda row: column.better * means[row])
     rest = (difference(column, models[row], models[first]) for row in models if row != first)
     return (first, column) if all(verdict(change, column.better) == BETTER for change in rest) else None

@@ -10,10 +10,13 @@ from benchmarks.tables.columns import MARKS, Column, Score, Table, TableRow
 from benchmarks.tables.escapes import in_line, in_markdown
 from benchmarks.tables.markdown import table as aligned
 from benchmarks.tables.scored_records import ScoredRecords
-from benchmarks.tables.shown import marks_of, shown
+from benchmarks.tables.shown import OF_CHANGE, marks_of, shown
 
 RAISED = {"d": "ᵈ", "s": "ˢ", "v": "ᵛ", "f": "†", "u": "ᵘ"}
-INTERVAL = "[its 95 % interval] over test images, and over seeds where both sides have several"
+INTERVAL = (
+    "[its 95 % interval] over test images, and over seeds where both sides have several; each by itself, not corrected "
+    "for their number"
+)
 COMMITS_SHOWN = 3
 
 
@@ -53,13 +56,14 @@ def made(records: ScoredRecords) -> str:
 
 
 def _in_markdown(score: Score | None, column: Column) -> str:
-    """Format a score and its change: `56.7 ± 0.4 (+1.3 [0.2, 2.4] ▲)`; a dash if there is none."""
+    """Format a score and its change with their marks: `56.7 ± 0.4ᵈ (+1.3 [0.2, 2.4] ▲)ᵘ`; a dash if there is none."""
     if score is None:
         return "–"
     text = shown(score, column)
     number = f"**{text.number}**" if score.best else text.number
+    of_value = "".join(RAISED[mark] for mark in text.marks if mark != OF_CHANGE)
     change = f" ({text.difference})" if text.change else ""
-    return number + change + "".join(RAISED[mark] for mark in text.marks)
+    return number + of_value + change + RAISED[OF_CHANGE] * (OF_CHANGE in text.marks)
 
 
 def published_text(score: Score | None, column: Column, sources: Sequence[str]) -> str:
@@ -193,14 +197,15 @@ def _units(table: Table) -> str:
     return "; ".join(f"{', '.join(metrics)} in {unit}{less[better]}" for (unit, better), metrics in kinds.items())
 
 
-PARTS = ["", " std", " low", " high", " change", " change low", " change high", " verdict", " marks"]
+PARTS = ["", " std", " low", " high", " change", " change low", " change high", " verdict", " marks", " images"]
 
 
 def csv(table: Table) -> str:
     """Format plain numbers as CSV; missing values are empty.
 
     Each column gives mean, standard deviation over seeds, ends of the interval over images of a single seed, change,
-    ends of its interval, its verdict, marks and, if any row has one, the published value and its source.
+    ends of its interval, its verdict, marks, the number of test images and, if any row has one, the published value and
+    its source.
     """
     heads = [*table.labels, "seeds"]
     for column, title in zip(table.columns, table.titles(), strict=True):
@@ -225,5 +230,6 @@ def _plain(score: Score | None, column: Column, published: bool) -> list[str]:
     numbers += [change.value, *(change.interval or none)] if change else [None, None, None]
     cells = ["" if number is None else f"{number:.4f}" for number in numbers]
     cells += [verdicts.verdict(change, column.better) if change else "", marks_of(score)]
+    cells.append(", ".join(dict.fromkeys(str(cell.record.images) for cell in score.cells)))
     entry = score.published
     return cells + ([f"{entry.value:g}" if entry else "", entry.source if entry else ""] if published else [])

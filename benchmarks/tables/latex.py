@@ -4,7 +4,7 @@ The preamble needs `\usepackage{booktabs, siunitx, amssymb, longtable}`.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -12,7 +12,7 @@ from benchmarks.tables import by_task
 from benchmarks.tables.columns import Column, Score, Table
 from benchmarks.tables.escapes import in_latex, in_line
 from benchmarks.tables.formats import Origin, labels_of, notes, published_text, sources_of
-from benchmarks.tables.shown import Shown, shown
+from benchmarks.tables.shown import OF_CHANGE, shown
 
 PACKAGES = r"\usepackage{booktabs, siunitx, amssymb, longtable}"
 SIGNS = {
@@ -79,10 +79,12 @@ def numbers(text: str) -> str:
 def latex(table: Table, origin: Origin) -> str:
     """Format a table; the overview as one float a task, a table that is too wide as one for each run of columns."""
     sources = sources_of(table)
-    parts = [part for whole in (by_task.split(table) if table.by_task else [table]) for part in _fitting(whole)]
     comments = [f"needs {PACKAGES}", *filter(None, [table.title]), origin.line()]
     comments += [f"[{number}] {source}" for number, source in enumerate(sources, 1)]
-    grids = [_grid(part, index, len(parts), origin.data, sources) for index, part in enumerate(parts)]
+    grids = []
+    for whole in by_task.split(table) if table.by_task else [table]:
+        parts = list(_fitting(whole))
+        grids += [_grid(part, index, len(parts), origin.data, sources) for index, part in enumerate(parts)]
     return document(grids, comments)
 
 
@@ -175,7 +177,7 @@ def _grid(table: Table, index: int, count: int, data: str, sources: Sequence[str
             cells += _cells(score, column, table)
             cells += [numbers(published_text(score, column, sources))] * table.has_published(column)
         rows.append(cells)
-    part = f" (part {index + 1} of {count})" if count > 1 and not table.by_task else ""
+    part = f" (part {index + 1} of {count})" if count > 1 else ""
     seed = "" if several or not seeds else f"; {seeds[0]} seed{'s' * (seeds[0] > 1)}"
     caption = words(f"{table.title or table.name}{seed}; data: {data}{part}") + "."
     label = re.sub("[^a-z0-9]+", "-", f"{table.name}{f' {index + 1}' if part else ''}".lower())
@@ -187,7 +189,7 @@ def _grid(table: Table, index: int, count: int, data: str, sources: Sequence[str
 def _kinds(table: Table, column: Column) -> tuple[bool, bool, bool]:
     """Whether a column has any spread or mark, any change, and any interval of a change."""
     texts = [shown(score, column) for (_, other), score in table.scores.items() if other == column]
-    spread = any(text.spread or text.marks for text in texts)
+    spread = any(text.spread or set(text.marks) - {OF_CHANGE} for text in texts)
     return spread, any(text.change for text in texts), any(text.interval or text.sign for text in texts)
 
 
@@ -213,14 +215,15 @@ def _cells(score: Score | None, column: Column, table: Table) -> list[str]:
         return ["{--}"] + [""] * (spread + change + interval)
     text = shown(score, column)
     cells = [rf"\bfseries {text.mean}" if score.best else text.mean]
-    cells += [numbers(text.spread) + _raised(text)] * spread
+    cells += [numbers(text.spread) + _raised(text.marks, set(text.marks) - {OF_CHANGE})] * spread
     cells += [text.change] * change
-    return cells + [numbers(" ".join(filter(None, [text.interval, text.sign])))] * interval
+    of_change = _raised(text.marks, [OF_CHANGE])
+    return cells + [numbers(" ".join(filter(None, [text.interval, text.sign]))) + of_change] * interval
 
 
-def _raised(text: Shown) -> str:
-    marks = text.marks.replace("f", SIGNS["†"])
-    return rf"\textsuperscript{{{marks}}}" if marks else ""
+def _raised(marks: str, kinds: Iterable[str]) -> str:
+    shown_here = "".join(mark for mark in marks if mark in kinds).replace("f", SIGNS["†"])
+    return rf"\textsuperscript{{{shown_here}}}" if shown_here else ""
 
 
 # ------------------------------------------------------------------------------------------------------- heads

@@ -54,7 +54,7 @@ def _registers(table: Table) -> "Figure":
     titles = dict(zip(table.columns, table.titles(), strict=True))
     seeds = max(len(score.values) for score in table.scores.values())
     several = f"one standard deviation over {seeds} seeds, or with one seed " if seeds > 1 else ""
-    bars = f"error bars: {several}the 95 % interval over test images"
+    bars = f"error bars: {several}the 95 % interval over test images, where it is known"
     return comparison.register_curves([_curve(table, column, titles[column]) for column in table.columns], bars)
 
 
@@ -70,7 +70,9 @@ def _curve(table: Table, column: Column, title: str) -> "Curve":
         model: sorted((_point(row, score) for row, score in line), key=lambda point: point.registers)
         for model, line in rows.items()
     }
-    return Curve(title, ", ".join(filter(None, [column.unit, direction])), points)
+    images = sorted({cell.record.images for line in rows.values() for _, score in line for cell in score.cells})
+    n = f"n = {images[0]:,}" + (f" to {images[-1]:,}" if len(images) > 1 else "")
+    return Curve(title, ", ".join(filter(None, [column.unit, direction, n])), points)
 
 
 def _point(row: TableRow, score: Score):  # type: ignore[no-untyped-def]  # matplotlib is imported lazily

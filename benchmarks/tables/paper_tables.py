@@ -67,10 +67,10 @@ def metrics(*columns: Named) -> Measures:
 
 
 FROZEN: tuple[Named, ...] = (
-    ("imagenet_linear", "top1", "ImageNet", " top-1"),
-    ("imagenet_linear", "top1_best_on_test", "ImageNet", " top-1, best on test"),
-    ("ade20k_linear", "miou", "ADE20k", " mIoU"),
-    ("nyud_linear1", "rmse", "NYUd", " rmse"),
+    ("imagenet_linear", "top1", "ImageNet", " linear top-1"),
+    ("imagenet_linear", "top1_best_on_test", "ImageNet", " linear top-1, best on test"),
+    ("ade20k_linear", "miou", "ADE20k", " segmentation mIoU"),
+    ("nyud_linear1", "rmse", "NYUd", " depth RMSE"),
 )
 
 
@@ -232,15 +232,15 @@ def norms_of_last_block(cells: Sequence[ScoredRecord]) -> list[Measured]:
 def costs(cells: Sequence[ScoredRecord]) -> list[Measured]:
     """Parameters and multiply-adds against the number of registers (Fig. 12), once for each kind of model."""
     numbers: list[Measured] = []
-    whole: dict[str, Any] = {"better": 0, "unit": "millions", "decimals": 2}
-    more: dict[str, Any] = {"better": 0, "unit": "% above none", "decimals": 3}
+    whole: dict[str, Any] = {"better": 0, "unit": "millions", "decimals": 3}
+    more: dict[str, Any] = {"better": 0, "unit": "% more than without registers", "decimals": 2}
     kinds = {family(cell.record.model): cell for cell in reports(cells) if not row_of(cell.record).floor}
     for model, cell in kinds.items():
         for cost in cell.record.protocol["cost"]:
             row = TableRow(model, str(cost["registers"]), cost["registers"])
             numbers += _number(cell, row, cost["parameters"] / 1e6, "parameters", "parameters", 0, **whole)
             numbers += _number(cell, row, cost["more_parameters"], "more_parameters", "more parameters", 1, **more)
-            numbers += _number(cell, row, cost["macs"] / 1e6, "macs", "multiply-adds", 2, **whole)
+            numbers += _number(cell, row, cost["macs"] / 1e6, "macs", "multiply-adds", 2, **{**whole, "decimals": 2})
             numbers += _number(cell, row, cost["more_macs"], "more_macs", "more multiply-adds", 3, **more)
     return numbers
 
@@ -277,12 +277,12 @@ def no_twin(row: TableRow) -> list[TableRow]:
     return []
 
 
-FEW = f"; n: on how many, – below {LEAST_TRIALS}"
+FEW = f" (– below {LEAST_TRIALS})"
 
 PAPER_TABLES = (
     PaperTable(
         "table1",
-        f"Table 1: class of the image from one token{FEW}",
+        f"Table 1: image classification from one token; n: test images that have it{FEW}",
         ("model", "token"),
         single_tokens(False),
     ),
@@ -291,44 +291,52 @@ PAPER_TABLES = (
         "table2b",
         "Table 2b: zero-shot classification",
         ("model",),
-        metrics(("imagenet_zeroshot", "top1", "ImageNet", " top-1")),
+        metrics(("imagenet_zeroshot", "top1", "ImageNet", " zero-shot top-1")),
     ),
     PaperTable(
         "table3",
-        "Table 3: object discovery by LOST, CorLoc; the sweep chooses feature, block and bias",
+        "Table 3: object discovery by LOST",
         ("model",),
         metrics(
-            ("lost_voc07", "corloc", "VOC 2007", ""),
-            ("lost_voc12", "corloc", "VOC 2012", ""),
-            ("lost_coco20k", "corloc", "COCO 20k", ""),
-            ("lost_sweep_voc07", "corloc", "VOC 2007", ", sweep"),
-            ("lost_sweep_voc12", "corloc", "VOC 2012", ", sweep"),
-            ("lost_sweep_coco20k", "corloc", "COCO 20k", ", sweep"),
-            ("lost_sweep_voc07", "corloc_best_on_test", "VOC 2007", ", sweep, best on test"),
-            ("lost_sweep_voc12", "corloc_best_on_test", "VOC 2012", ", sweep, best on test"),
-            ("lost_sweep_coco20k", "corloc_best_on_test", "COCO 20k", ", sweep, best on test"),
+            ("lost_voc07", "corloc", "VOC 2007", " CorLoc"),
+            ("lost_voc12", "corloc", "VOC 2012", " CorLoc"),
+            ("lost_coco20k", "corloc", "COCO 20k", " CorLoc"),
+            ("lost_sweep_voc07", "corloc", "VOC 2007", " CorLoc, sweep"),
+            ("lost_sweep_voc12", "corloc", "VOC 2012", " CorLoc, sweep"),
+            ("lost_sweep_coco20k", "corloc", "COCO 20k", " CorLoc, sweep"),
+            ("lost_sweep_voc07", "corloc_best_on_test", "VOC 2007", " CorLoc, sweep, best on test"),
+            ("lost_sweep_voc12", "corloc_best_on_test", "VOC 2012", " CorLoc, sweep, best on test"),
+            ("lost_sweep_coco20k", "corloc_best_on_test", "COCO 20k", " CorLoc, sweep, best on test"),
         ),
     ),
     PaperTable(
         "table4",
-        f"Table 4: what single tokens hold{FEW}",
+        f"Table 4: image classification from one token, by number of registers; n: test images that have it{FEW}",
         ("model", "registers"),
         registers_hold,
         twin_with_none,
     ),
     PaperTable(
         "table5",
-        f"Table 5: what normal patches know locally{FEW}",
+        f"Table 5: position and pixels of a normal patch from its token; n: test patches{FEW}, in intervals as many as "
+        "there are test images",
         ("model", "registers"),
         local_information,
         twin_with_none,
     ),
-    PaperTable("table6", f"Table 6: Table 1 with its spread{FEW}", ("model", "token"), single_tokens(True)),
+    PaperTable(
+        "table6",
+        f"Table 6: Table 1 with the standard deviation over draws of the token; n: test images that have it{FEW}",
+        ("model", "token"),
+        single_tokens(True),
+    ),
     PaperTable("fig4", "Fig. 4: norms of patches by block", ("model", "block"), norms_by_block, no_twin),
     PaperTable(
         "fig7", "Fig. 7: norms of patches after the last block, quantiles", ("model",), norms_of_last_block, no_twin
     ),
-    PaperTable("fig8", "Fig. 8: by number of registers", ("model", "registers"), by_registers, none_of_them),
+    PaperTable(
+        "fig8", "Fig. 8: linear evaluation by number of registers", ("model", "registers"), by_registers, none_of_them
+    ),
     PaperTable(
         "fig15",
         "Fig. 15: norm of the mean of each register over images, by block",

@@ -8,6 +8,8 @@ from regvit_lightning.statistics import Comparison
 
 MOST_DIGITS = 4  # of an end of an interval after the decimal point; metrics are recorded with as many
 
+OF_CHANGE = "u"  # the mark that belongs to the change, not to the value
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -73,17 +75,24 @@ def interval_shown(interval: tuple[float, float], decimals: int) -> str:
 def change_parts(change: Comparison, decimals: int) -> tuple[str, str]:
     """Format a difference, `+1.3`, and its interval, `[0.2, 2.4]` or empty.
 
-    An interval that excludes 0 is never shown as one that ends there: its ends then have more digits, `[-0.84, -0.02]`.
+    An interval that excludes 0 is never shown as one that ends there: that end then has more digits, `[-0.8, -0.02]`.
+    One without width, of sides that are equal on every image, is not shown: it says nothing about other images. What
+    rounds to 0 has no sign.
     """
-    if change.interval is None:
-        return f"{change.value:+z.{decimals}f}", ""
-    digits = decimals
-    while change.beyond_noise and digits < MOST_DIGITS and not all(round(end, digits) for end in change.interval):
-        digits += 1
-    return f"{change.value:+z.{decimals}f}", interval_shown(change.interval, digits)
+    value = f"{change.value:+.{decimals}f}"
+    value = value if round(change.value, decimals) else value[1:]
+    if change.interval is None or change.interval[0] == change.interval[1]:
+        return value, ""
+    return value, f"[{', '.join(_end(end, decimals, change.beyond_noise) for end in change.interval)}]"
+
+
+def _end(end: float, decimals: int, never_zero: bool) -> str:
+    while never_zero and decimals < MOST_DIGITS and not round(end, decimals):
+        decimals += 1
+    return f"{end:z.{decimals}f}"
 
 
 def marks_of(score: Score) -> str:
     """Keys of `columns.MARKS` that apply to a score and to its change."""
     unpaired = score.change is not None and score.change.interval is not None and not score.change.paired
-    return score.marks + ("u" if unpaired else "")
+    return score.marks + (OF_CHANGE if unpaired else "")

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.tables import floors
 from benchmarks.tables.by_task import BEST_ON_TEST, groups, metric_name
 from benchmarks.tables.columns import Column, Score, Table, TableRow, register_count, same_part_of_twin
 from benchmarks.tables.model_names import family
@@ -32,7 +31,7 @@ class Answer:
         p: p-value of no difference, corrected for the number of tested rows; None with a single seed or no interval.
         verdict: `help`, `hurt` or `unclear`.
         sign: sign of the difference by itself, see `verdicts.SIGNS`.
-        below_floor: whether neither model is better than all floors by more than noise.
+        below_floor: whether neither model is better than every floor by more than noise.
     """
 
     task: str
@@ -106,22 +105,22 @@ def _of_task(overview: Table, task: str, column: Column) -> Iterator[Answer]:
         score = overview.scores.get((row, column))
         if score and score.change and not row.floor and _registers(overview, row, column):
             families.setdefault(family(row.model), []).append(row)
-    missed = {shortfall.row for shortfall in floors.shortfalls(overview, column)}
     for name, rows in families.items():
         row = min(rows, key=lambda row: (abs(_registers(overview, row, column) - COMPARED), row.order()))
         twin = next(other for other in same_part_of_twin(row) if other != row and (other, column) in overview.scores)
         score = overview.scores[row, column]
+        without = overview.scores[twin, column]
         assert score.change is not None, "chosen because it has one"
         yield Answer(
             task=task,
             column=column,
             family=name,
             registers=_registers(overview, row, column),
-            without=overview.scores[twin, column],
+            without=without,
             with_registers=score,
             change=score.change,
             sign=sign(score.change, column.better),
-            below_floor={row, twin} <= missed,
+            below_floor=bool(without.shortfall and score.shortfall),
         )
 
 
@@ -130,10 +129,13 @@ def _registers(overview: Table, row: TableRow, column: Column) -> int:
 
 
 def headline(rows: Sequence[Answer]) -> str:
-    """Count of the verdicts: `Registers help in 2, hurt in 1 and are unclear in 16 of 19 comparisons.`"""
-    counts = Counter(row.verdict for row in rows)
-    several = "s" if len(rows) != 1 else ""
-    return (
-        f"Registers help in {counts[HELP]}, hurt in {counts[HURT]} and are unclear in {counts[UNCLEAR]} "
-        f"of {len(rows)} comparison{several}."
-    )
+    """Count of the verdicts: `Registers help in 2, hurt in 1 and are unclear in 16 of 19 comparisons.`
+
+    Where every comparison rests on one seed, that comes first: nothing can be found in them.
+    """
+    counts, single = Counter(row.verdict for row in rows), sum(not row.change.over_seeds for row in rows)
+    of = f"of {len(rows)} comparison{'s' * (len(rows) != 1)}"
+    if rows and single == len(rows):
+        return f"One seed cannot tell whether registers help: unclear in {single} {of}."
+    why = f", {single} of them with one seed" if single else ""
+    return f"Registers help in {counts[HELP]}, hurt in {counts[HURT]} and are unclear in {counts[UNCLEAR]} {of}{why}."

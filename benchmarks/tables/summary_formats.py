@@ -12,12 +12,11 @@ from benchmarks.tables.formats import RAISED, Origin, plain_lines
 from benchmarks.tables.markdown import table as aligned
 from benchmarks.tables.shown import change_parts
 from benchmarks.tables.summary import COMPARED, UNCLEAR, Answer, answers, headline
-from benchmarks.tables.verdicts import MEANINGS
 
 NAME = "summary"
 MOST_FAMILIES = 4  # side by side
 TITLE = "Do registers help?"
-HEADS = ("task and metric", "models", "n", "seeds", "none", "with", "difference [95 %]", "registers")
+HEADS = ("task and metric", "models", "n", "seeds", "without", "with", "difference [95 %]", "registers")
 
 
 @dataclass(frozen=True)
@@ -77,28 +76,33 @@ def _notes(rows: Sequence[Answer]) -> Iterator[str]:
     numbers = sorted({row.registers for row in rows})
     nearest = "" if numbers in ([], [COMPARED]) else ", or of the nearest number that was trained where it is named"
     yield (
-        f"with: the model of {COMPARED} registers{nearest}; none: the same model without registers; main metric of "
-        "each task, means over seeds; for outliers fewer is better"
+        f"with: the model of {COMPARED} registers{nearest}; without: the same model without registers; main metric of "
+        "each task, means over seeds; n: test images; for outliers fewer is better"
     )
-    tested = sum(row.p is not None for row in rows)
+    if tested := sum(row.p is not None for row in rows):
+        yield (
+            "help, hurt: the difference is beyond the noise of images and seeds, with a chance of 5 % of any false one "
+            f"in the whole table (Holm's correction over the {tested} of {len(rows)} rows with several seeds a side); "
+            "else unclear"
+        )
+    if any(not row.change.over_seeds for row in rows):
+        yield (
+            "with one seed on a side a difference may be luck of the training: always unclear, whatever the images say"
+        )
     yield (
-        "help, hurt: the difference is beyond the noise of images and seeds, with a chance of 5 % of any false one in "
-        f"the whole table (Holm's correction over the {tested} of {len(rows)} rows with several seeds a side); else "
-        "unclear"
+        "difference: its 95 % interval is that of the row by itself, not corrected: over test images, and over seeds "
+        "where both sides have several"
     )
-    yield (
-        "[95 %]: the interval of its row alone, not corrected: over test images, and over seeds where both sides have "
-        "several"
-    )
-    if any(row.p is None for row in rows):
-        yield "one seed on a side cannot tell registers from another training's luck: unclear, whatever the images say"
     signs = {row.sign for row in rows if row.p is None}
     if signs & set("△▽"):
         yield "△ better, ▽ worse by more than the noise of images alone"
     if "≈" in signs:
-        yield f"≈ {MEANINGS['≈']}, of images alone"
+        yield "≈ within the noise of images alone"
     if any(row.below_floor for row in rows):
-        yield "†: neither model is better than every floor by more than noise; nothing was learnt to be helped: unclear"
+        yield (
+            "†: both models have † in the tables of their task: neither beats every floor by more than noise, so "
+            "whatever registers do is unclear"
+        )
     marks = {mark for row in rows for mark in row.marks}
     yield from (f"{RAISED[mark]}: {words}" for mark, words in MARKS.items() if mark in marks)
 
@@ -162,8 +166,9 @@ def csv(rows: Sequence[Answer]) -> str:
         lines.append([row.task, row.column.metric, row.column.unit, "higher" if row.column.better > 0 else "lower"])
         sides = row.without, row.with_registers
         lines[-1] += [row.family, str(row.registers), str(row.images), *(str(len(side.values)) for side in sides)]
-        numbers = [*(side.mean for side in sides), row.change.value, low, high, row.change.p, row.p]
+        numbers = [*(side.mean for side in sides), row.change.value, low, high]
         lines[-1] += ["" if number is None else f"{number:.4f}" for number in numbers]
+        lines[-1] += ["", ""] if row.p is None else [f"{row.change.p:.4g}", f"{row.p:.4g}"]
         lines[-1] += [row.verdict, row.sign, "yes" if row.below_floor else "no"]
     text = io.StringIO()
     csv_module.writer(text, lineterminator="\n").writerows(lines)

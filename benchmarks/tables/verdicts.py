@@ -12,8 +12,8 @@ CHANGED, CHANGED_ONE_SEED = "changed beyond noise", "changed" + ONE_SEED  # wher
 SIGNS = {BETTER: "▲", WORSE: "▼", NOISE: "≈", BETTER_ONE_SEED: "△", WORSE_ONE_SEED: "▽"}
 MEANINGS = {
     "▲": "better, ▼ worse, by more than the noise of images and seeds",
-    "△": "better, ▽ worse, by more than the noise of images; one seed cannot tell it from another training's luck",
-    "≈": "within noise",
+    "△": "better, ▽ worse, by more than the noise of images alone: with one seed a side it may be luck of the training",
+    "≈": "within the noise of images, and of seeds where both sides have several",
 }
 
 

@@ -47,7 +47,7 @@ class Curve:
 
     Attributes:
         title: task and metric.
-        axis: unit and direction.
+        axis: unit, direction and number of test images.
         families: points by family of models, ascending.
     """
 
@@ -134,7 +134,7 @@ def costs_of_models(families: Mapping[str, Sequence[Sequence[float]]]) -> Figure
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(lambda value, _: f"+{value:g} %" if value else "0 %")
     axes.legend(**LEGEND, loc="upper left")
-    label(axes, "cost of registers", "registers", "above none")
+    label(axes, "cost of registers", "registers", "more than without registers")
     return figure
 
 

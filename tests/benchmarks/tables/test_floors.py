@@ -55,5 +55,20 @@ def test_models_of_one_floor_share_a_line_and_seeds_count():
     assert "(+1.5 [" in line
 
 
+def test_without_an_interval_the_value_decides():
+    facts = {"intervals": {}, "floors": {"chance": {"top1": 33.0}}}
+    assert not lines([cell("deit3-vitn_reg0", top1=33.1, **facts)])
+    (line,) = lines([cell("deit3-vitn_reg0", top1=33.0, **facts)])
+    assert line == "not better than chance: deit3-vitn_reg0 (0.0)"
+
+
+def test_the_mark_of_a_value_is_that_of_its_line():
+    cells = [cell(f"deit3-vitn_reg{n}", top1=30.0 + n, floors={"chance": {"top1": 33.5}}) for n in range(6)]
+    table = columns.overview(cells)
+    (line,) = lines(cells)
+    marked = {row.model for (row, _), score in table.scores.items() if "f" in score.marks}
+    assert marked == {f"deit3-vitn_reg{n}" for n in range(5)} == {n for n in marked if n in line}
+
+
 def test_an_artifact_report_has_no_floor_to_miss():
     assert not lines([report("deit3-vitn_reg0"), report("random-vitn_reg4")])

@@ -111,5 +111,30 @@ def test_long_tables_break_over_pages_and_wide_ones_into_parts():
     assert f"(part {parts} of {parts})" in texts()["table4"]
 
 
+def test_labels_differ_and_each_part_has_the_notes_of_its_own_tasks():
+    two = {name: {"better": 1, "unit": "%", "decimals": 1} for name in ("top1", "top5")}
+    wide = [kept for task in ("imagenet_linear", "nyud_linear1") for kept in pair(50, 70, task=task, seeds=(0,))]
+    wide = [
+        replace(kept, record=replace(kept.record, columns=two, metrics={"top1": 50.0, "top5": 90.0})) for kept in wide
+    ]
+    table = columns.overview(wide)
+    origin = Origin("mini", ScoredRecords("r", wide, []), "make tables")
+    for shown in (table, replace(table, by_task=False)):
+        text = latex.latex(shown, origin)
+        labels = re.findall(r"\\label{(.*?)}", text)
+        assert len(set(labels)) == len(labels) > 1
+        for part in text.split(r"\end{table}")[:-1]:
+            tasks = re.findall(r"(imagenet\\_linear|nyud\\_linear1): 960", part.partition(r"\parbox")[2])
+            assert len(tasks) == 1
+
+
+def test_the_mark_of_a_change_stands_beside_its_interval():
+    found = [cell("deit3-vitn_reg0", top1=50.0), cell("deit3-vitn_reg4", top1=60.0)]
+    text = latex.latex(columns.overview(found), Origin("mini", ScoredRecords("r", found, []), "make tables"))
+    (line,) = (line for line in text.splitlines() if line.startswith(r"deit3-vitn\_reg4"))
+    assert line.endswith(r"$\vartriangle$\textsuperscript{u} \\")
+    assert line.count("textsuperscript") == 1
+
+
 def test_a_number_in_a_name_stays_a_name():
     assert latex.numbers("vitn_reg4 -0.5 [1, 2.5] p4.0x") == r"vitn\_reg4 \num{-0.5} [\num{1}, \num{2.5}] p4.0x"

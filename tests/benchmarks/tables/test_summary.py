@@ -56,8 +56,20 @@ def test_one_seed_on_a_side_is_unclear_however_large_the_difference(seeds):
     assert (row.verdict, row.sign, row.p) == ("unclear", "△", None)
     text = texts([*side("a_reg0", 20, seeds[0]), *side("a_reg4", 90, seeds[1])])["md"]
     assert "unclear △ |" in text
-    assert "- one seed on a side cannot tell registers from another training's luck" in text
-    assert "Registers help in 0, hurt in 0 and are unclear in 1 of 1 comparison." in text
+    assert "- with one seed on a side a difference may be luck of the training: always unclear" in text
+    assert "One seed cannot tell whether registers help: unclear in 1 of 1 comparison." in text
+    assert "Holm" not in text
+
+
+def test_the_headline_says_what_rests_on_one_seed():
+    several = [*pair(50, 70), *pair(70, 50, family="b-vitn"), *pair(50, 50.5, family="c-vitn")]
+    counts = "Registers help in 1, hurt in 1 and are unclear in {} of {} comparisons{}."
+    assert summary.headline(answers(several)) == counts.format(1, 3, "")
+    more = [*several, *pair(50, 90, family="d-vitn", seeds=(0,))]
+    assert summary.headline(answers(more)) == counts.format(2, 4, ", 1 of them with one seed")
+    single = [*pair(50, 90, seeds=(0,)), *pair(50, 90, family="d-vitn", seeds=(0,))]
+    words = "One seed cannot tell whether registers help: unclear in 2 of 2 comparisons."
+    assert summary.headline(answers(single)) == words
 
 
 def test_many_rows_need_smaller_p_values_than_one():
@@ -160,4 +172,6 @@ def test_csv_has_plain_numbers_and_every_task_its_rows():
     assert float(rows[0]["p corrected"]) >= float(rows[0]["p"])
     assert (rows[0]["seeds without"], rows[0]["seeds with"], rows[0]["images"]) == ("3", "3", "400")
     assert "**help** (p" in found["md"]
+    (single,) = csv.DictReader(io.StringIO(texts(pair(50, 70, seeds=(0,)))["csv"]))
+    assert (single["p"], single["p corrected"]) == ("", "")  # one seed is no evidence
     assert found["md"].count("imagenet_knn top1 % ↑") == 2  # at a glance, and in the first of its rows

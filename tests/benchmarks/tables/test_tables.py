@@ -188,7 +188,7 @@ def test_one_seed_makes_nothing_bold_and_its_sign_is_hollow():
         found = formats(built(cells), cells)
         assert f" {sign})" in found["md"]
         assert latex.SIGNS[sign] in found["tex"]
-    assert "- △ better, ▽ worse, by more than the noise of images; one seed" in found["md"] or sign == "≈"
+    assert "- △ better, ▽ worse, by more than the noise of images alone: with one seed" in found["md"] or sign == "≈"
     worse = [
         replace(kept, record=replace(kept.record, model=name))
         for kept, name in zip(pair(5.0, seeds=(0,)), ("deit3-vitn_reg4", "deit3-vitn_reg0"), strict=True)
@@ -224,10 +224,11 @@ def test_doubtful_cells_are_marked(tmp_path):
     assert all(f"- {sign}: " in shown for sign in "ᵈˢᵛ")
 
 
-def test_a_value_not_above_its_floor_is_marked():
+def test_a_value_not_above_its_floor_by_more_than_noise_is_marked():
+    """Each value is ± 1, so a difference ± 1.4: 11.5 is above 10.0, and 11.3 is not."""
     floors = {"chance": {"top1": 6.2}}
     cells = [cell("random-vitn_reg4", top1=10.0, floors=floors)]
-    cells += [cell(f"deit3-vitn_reg{n}", top1=top1) for n, top1 in ((0, 10.0), (4, 10.1), (8, 5.0))]
+    cells += [cell(f"deit3-vitn_reg{n}", top1=top1) for n, top1 in ((0, 10.0), (4, 11.5), (8, 11.3))]
     rows = rows_of_csv(built(cells))
     marked = {model: "f" in row["imagenet_knn top1 marks"] for model, row in rows.items()}
     assert marked == {
@@ -236,7 +237,7 @@ def test_a_value_not_above_its_floor_is_marked():
     }
     shown = formats(built(cells), cells)
     assert "10.0 [9.0, 11.0]† |" in shown["md"]
-    assert "- †: not above its floor" in shown["md"]
+    assert "- †: does not beat every floor of its column by more than noise" in shown["md"]
     assert r"$\dagger$" in shown["tex"]
     lower = [
         replace(c, record=replace(c.record, columns={"top1": {"better": -1, "unit": "m", "decimals": 1}}))
@@ -291,8 +292,9 @@ def test_all_formats_hold_the_same_numbers():
     for in_markdown, in_csv in zip(markdown, plain, strict=True):
         assert in_markdown[:2] == in_csv[:2]
         for place in range(len(table.columns)):
-            *figures, _, _ = in_csv[2 + len(table_formats.PARTS) * place :][: len(table_formats.PARTS)]
+            *figures, _, _, images = in_csv[2 + len(table_formats.PARTS) * place :][: len(table_formats.PARTS)]
             kept = [text for text in figures if text]
+            assert images == ("960" if kept else "")
             shown = numbers(in_markdown[2 + place])
             assert shown == pytest.approx([float(text) for text in kept], abs=0.0501)
     rows = [line for line in found["tex"].splitlines() if line.startswith(("random", "deit3"))]
@@ -404,6 +406,16 @@ def test_local_percentages_have_the_number_of_patches_and_an_exact_interval():
     assert row["reconstruction L2 error low"] == ""
 
 
+def test_patches_of_one_image_count_as_one_in_the_interval():
+    """900 patches of 90 images are as many independent trials as there are images, if the patches of each agree."""
+    made = [replace(kept, record=replace(kept.record, images=90)) for kept in REPORTS]
+    row = rows_of_csv(built(made, "table5"))["deit3-vitn_reg0"]
+    truth = stats.binomtest(round(0.417 * 90), 90).proportion_ci(0.95, "exact")
+    assert row["n"] == "900.0000"
+    ends = float(row["position top-1 low"]), float(row["position top-1 high"])
+    assert ends == pytest.approx((100 * truth.low, 100 * truth.high), abs=1e-3)
+
+
 def test_footnotes_that_differ_name_their_models():
     """Keys for one model and values for another stand in one column: the footnotes say which is which."""
     facts = {"columns": {"corloc": {"better": 1, "unit": "%", "decimals": 1}}, "intervals": {}, "footnote": ["feature"]}
@@ -467,9 +479,9 @@ def test_table_2a_and_figure_8_are_of_the_same_numbers():
     ]
     alone = cell("openclip-vitn_reg4", "imagenet_linear", metrics={"top1_best_on_test": 70.0}, **facts)
     rows = rows_of_csv(built([*found, alone], "table2a"))
-    assert float(rows["deit3-vitn_reg16"]["mini top-1, best on test change"]) == 16.0
+    assert float(rows["deit3-vitn_reg16"]["mini linear top-1, best on test change"]) == 16.0
     shown = list(csv.DictReader(io.StringIO(table_formats.csv(built([*found, alone], "fig8")))))
-    top1 = "mini top-1, best on test"
+    top1 = "mini linear top-1, best on test"
     assert [(row["model"], row["registers"], float(row[top1])) for row in shown] == [
         ("deit3-vitn", "0", 80.0),
         ("deit3-vitn", "1", 81.0),
@@ -485,9 +497,9 @@ def test_zero_shot_is_2b_and_lost_is_3():
         cell("openclip-vitn_reg4", f"lost_{s}", metrics={"corloc": v}, **corloc)
         for s, v in (("voc07", 1.0), ("coco20k", 3.0))
     ]
-    assert float(rows_of_csv(built(found, "table2b"))["openclip-vitn_reg4"]["mini top-1"]) == 59.9
+    assert float(rows_of_csv(built(found, "table2b"))["openclip-vitn_reg4"]["mini zero-shot top-1"]) == 59.9
     row = rows_of_csv(built(found, "table3"))["openclip-vitn_reg4"]
-    assert (row["mini voc07"], row["mini coco20k"]) == ("1.0000", "3.0000")
+    assert (row["mini voc07 CorLoc"], row["mini coco20k CorLoc"]) == ("1.0000", "3.0000")
     assert not [heading for heading in row if "voc12" in heading or "VOC" in heading]
 
 
