@@ -84,7 +84,7 @@ def test_the_page_says_of_a_number_what_the_tables_say(tmp_path):
     origin = Origin("mini", ScoredRecords("results", cells, []), "make tables")
     in_markdown = formats.markdown(table, origin).splitlines()
     (line,) = [one for one in in_markdown if one.startswith("| deit3-vitn_reg4")]
-    ((change, low, high),) = re.findall(r"\*\*75\.0 ± 0\.0\*\* \((\S+) \[(\S+), (\S+)\] ▲\)ᵈ", line)
+    ((change, low, high),) = re.findall(r"\*\*75\.0 ± 0\.0\*\*ᵈ \((\S+) \[(\S+), (\S+)\] ▲\)", line)
     shown, text = in_overview(cells)
     assert shown.texts[-6:] == ["75.0", "ᵈ", "± 0.0", change, f"[{low}, {high}]", "▲"]
     assert text.count('class="number best"') == 1

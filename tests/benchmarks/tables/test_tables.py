@@ -95,7 +95,7 @@ def test_floors_come_first_and_a_metric_brings_its_own_direction_and_decimals():
     rows = [[text.strip() for text in line.split("|")[1:-1]] for line in shown[start + 2 :] if "|" in line]
     assert rows[0] == ["model", "seeds", "rmse m ↓"]
     assert rows[2] == ["mean depth (floor)", "2", "1.250 ± 0.000"]
-    assert "0.620 ± 0.028 (+0.090)" in "".join(shown)
+    assert "0.620 ± 0.028† (+0.090)" in "".join(shown)
     assert "- ↓: lower is better" in shown
     assert r"rmse m $\downarrow$" in latex.latex(table, origin(cells))
 
