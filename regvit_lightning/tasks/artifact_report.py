@@ -214,11 +214,9 @@ def _read_means(backbone: Backbone, train: ImageFiles, file: str) -> Tensor | No
     """Mean registers from the file of `register_means`; None where the setting is empty."""
     if not file:
         return None
-    measured = "replaced registers are measured by the top-1 of classifiers, and these images have no classes"
-    check(
-        _has_classes(train),
-        f"register_means={file}: {measured}; leave it out, or give images with classes (source=imagenet)",
-    )
+    why = "replaced registers are measured by the top-1 of classifiers, and these images have no classes"
+    advice = "leave it out, or give images with classes (source=imagenet)"
+    check(_has_classes(train), f"register_means={file}: {why}; {advice}")
     return replacement.read_means(Path(file), backbone)
 
 
