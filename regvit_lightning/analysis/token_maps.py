@@ -6,7 +6,7 @@ and 21), components of the output (Fig. 20, here in three colours).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -104,6 +104,20 @@ class ModelMaps:
     cutoff: float
     images: Sequence[TokenMaps]
 
+    @property
+    def blocks_in_words(self) -> str:
+        """Blocks of the norms and of the attention; or that there is no attention."""
+        if self.tokens_only:
+            return "gives tokens only: no attention, norms of its tokens"
+        return f"norms after block {self.norm_block} of {self.depth}, attention of block {self.attention_block}"
+
+    @property
+    def outliers_in_words(self) -> str:
+        """Number of outliers in all images: `12 of 1,369 patches beyond 3 × median = 150`."""
+        count = sum(int(maps.outliers.sum()) for maps in self.images)
+        total = sum(maps.outliers.size for maps in self.images)
+        return f"{count:,} of {total:,} patches beyond {self.rule} = {self.cutoff:.3g}"
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -176,13 +190,13 @@ def _maps(backbone: Backbone, view: View, choice: Choice, blocks: Sequence[int],
     device = next(backbone.parameters(), torch.empty(0)).device
     mean, std = (torch.tensor(values, device=device) for values in (backbone.mean, backbone.std))
     images = normalise(view.pixels.to(device)[None], mean, std)
-    heads = registers = found = None
+    heads = registers = discovered = None
     if _has_blocks(backbone):
         normed_block, attended, last = backbone.inside(images, [*blocks, -1])
         stream, output = normed_block.tokens.patches[0], last.normed.patches[0]
         heads = None if attended.attention.cls is None else _array(attended.attention.cls[0])
         registers = _array(attended.attention.registers[0].mean(dim=0))
-        found = discover(backbone, last)
+        discovered = discover(backbone, last)
     else:
         stream = output = backbone(images).patches[0]
     patch = _patch(backbone, view, choice, output.shape[:2])
@@ -200,7 +214,7 @@ def _maps(backbone: Backbone, view: View, choice: Choice, blocks: Sequence[int],
         colours=_array(colours),
         foreground=foreground.numpy(),
         similarities=_array(components.all_similarities(output.float())) if choice.all_similarities else None,
-        discovered=found,
+        discovered=discovered,
     )
 
 
@@ -211,7 +225,7 @@ def _array(values: Tensor) -> Floats:
 
 def _marked(maps: TokenMaps, rule: str, cutoff: float) -> TokenMaps:
     mask = outliers.beyond(rule, cutoff, torch.from_numpy(maps.norms)).numpy()
-    return TokenMaps(**{**vars(maps), "outliers": mask})
+    return replace(maps, outliers=mask)
 
 
 def _patch(backbone: Backbone, view: View, choice: Choice, grid: Sequence[int]) -> Point:

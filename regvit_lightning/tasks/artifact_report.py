@@ -250,7 +250,7 @@ def _report(
         findings=outliers.find(norms, settings.rules, seed),
         high=verdict.high_norms(norms, settings.rules),
         masks=masks,
-        placed=positions.placement(masks, seed),
+        placement=positions.placement(masks, seed),
         neighbours=positions.compare_neighbours(norms.neighbours, masks, seed),
         shown=[some[index] for index in dense.examples(len(some), settings.shown)],
         inside=_inside(backbone, masks, some, passes, settings),
