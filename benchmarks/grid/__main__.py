@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Runs the cells of a grid that are missing or stale, each in a process of its own: one on every free
 GPU, or as jobs of a Slurm cluster. A cell that fails does not stop the others: a summary at the end names it with its
-last line and its log, and the exit status is not 0. Given again, or twice at once, it goes on with what is left."""
+last line and its log, and the exit status is not 0. Given again, or twice at once, it continues with what is left."""
 
 
 @dataclass
@@ -29,11 +29,14 @@ class Grid(grids.Chosen):
 
     gpus: str = setting("numbers of the GPUs, as 0,1,3, or all", "all")
     jobs: int = setting("cells at once on a machine without GPU", 1, within="[1, 1024]")
-    force: bool = setting("evaluate cells although their records hold; nothing is trained anew", False)
+    force: bool = setting("evaluate cells although their records hold; nothing is trained again", False)
     launcher: str = setting("local, or slurm: submit the cells as jobs", "local")
     partition: str = setting("of the Slurm cluster; empty takes its default", "")
     hours: float = setting(
-        "time limit of a Slurm job; a training goes on after it in the queue", 24.0, durations.hours, within="(0, 8760]"
+        "time limit of a Slurm job; a training continues after it in the queue",
+        24.0,
+        durations.hours,
+        within="(0, 8760]",
     )
 
 
