@@ -66,7 +66,7 @@ def _run(options: Demo, results: Path) -> Cells:
     name = options.grid or (options.data if options.data in settings.names("grids") else "demo")
     chosen = Grid(grid=name, data=options.data, seeds=options.seeds, pretrain=True, runs=options.runs)
     started = time.monotonic()
-    cells, ran = grid.run(replace(chosen, results=str(results), jobs=options.jobs), echo=False, usual=KEPT)
+    cells, ran = grid.run(replace(chosen, results=str(results), jobs=options.jobs), echo=False, elsewhere=KEPT)
     took = f"{ran} of {len(cells.cells)} cells took {clock(time.monotonic() - started)}"
     again = f"all {len(cells.cells)} cells were done before; to run them again remove {results} and {cells.trained}"
     print(f"demo: {took if ran else again}")

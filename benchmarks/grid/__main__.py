@@ -58,13 +58,13 @@ def main(options: Grid, words: list[str]) -> None:
     print(f"grid {options.grid}: all {len(grid.cells)} cells are done")
 
 
-def run(options: Grid, echo: bool = True, usual: Path | None = None) -> tuple[Cells, int]:
+def run(options: Grid, echo: bool = True, elsewhere: Path | None = None) -> tuple[Cells, int]:
     """Run what is missing or stale of a grid.
 
     Args:
         options: settings of the program.
         echo: print the output of a cell that runs alone.
-        usual: folder of results whose records tell how long cells take that have not run here.
+        elsewhere: another folder of results, see `Estimates`.
 
     Returns:
         The grid, and the number of its cells that were run.
@@ -92,7 +92,7 @@ def run(options: Grid, echo: bool = True, usual: Path | None = None) -> tuple[Ce
     print(f"grid {options.grid}: {len(grid.cells)} cells, {done} done, {len(todo)} to do", flush=True)
     if todo:
         render(grid.data)
-        estimates = Estimates(grid, elsewhere=usual)
+        estimates = Estimates(grid, elsewhere=elsewhere)
         board = Board(f"grid {options.grid}", echo=echo and len(slots) == 1)
         failed += _run_here(options, estimates, todo, slots, board) if here else _run_on_cluster(options, grid, todo)
     if failed:

@@ -78,10 +78,10 @@ def main(options: LookAt, words: list[str]) -> None:
         print(f"look: {left_out:,} more images of the folders are left out: most={options.most}")
     folder = looks / folder_name([model.model for model in looked.models])
     saved = list(save(looked, folder, formats, options.alone))
-    for model in looked.models:
-        print(f"look: {model.model}: {model.outliers_in_words}")
     if options.alone:
         atomic.write_text(folder / "index.html", render(looked, saved, formats))
+    for model in looked.models:
+        print(f"look: {model.model}: {model.outliers_in_words}")
     made = [f"figure.{kind}" for kind in formats] + ["index.html", "maps/"] * options.alone
     print(f"look: {', '.join(made)} in {folder}")
 

@@ -58,7 +58,7 @@ class TokenMaps:
         patch: row and column of the patch that others are compared with.
         colours: (h, w, 3) first three principal components of the output in the foreground, 0 to 1; NaN outside.
         foreground: (h, w) bool, by the first principal component of all patches.
-        similarities: (h, w, h, w) cosines of all pairs of patches, where they were asked for; else None.
+        similarities: (h, w, h, w) cosines of all pairs of patches; None unless `Choice.all_similarities`.
         discovered: LOST's seed and box; None for a model that gives tokens only, or where all patches are alike.
     """
 
@@ -128,8 +128,8 @@ class Choice:
         patch: row and column of the patch that others are compared with.
         pixel: row and column of a pixel of the stored image in that patch, instead of `patch`; the central patch
             where both are None.
-        rule, rules: name of the outlier rule, and its constants.
-        all_similarities: compute those of every patch, too.
+        rule: name of the outlier rule, see `Rules.words`.
+        all_similarities: also give `TokenMaps.similarities`.
     """
 
     block: int = -1
@@ -137,7 +137,6 @@ class Choice:
     patch: Point | None = None
     pixel: Point | None = None
     rule: str = "factor"
-    rules: Rules | None = None
     all_similarities: bool = False
 
 
@@ -157,7 +156,7 @@ def measure(backbone: Backbone, views: Sequence[View], choice: Choice, discover:
     Raises:
         UserError: a block, patch or pixel outside, an unknown rule, or outputs that are not finite.
     """
-    rules = choice.rules or Rules()
+    rules = Rules()
     if choice.rule not in rules.words():
         raise UserError(f"rule={choice.rule}: expected one of {', '.join(rules.words())}")
     blocks = [_block(backbone, index) for index in (choice.block, choice.attention_block)]

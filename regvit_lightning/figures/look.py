@@ -35,6 +35,7 @@ TITLE = 0.19  # inches above a map
 IMAGE = 1.9  # inches: width of the image at the left
 MARGIN, BETWEEN = 0.15, 0.4  # inches: at the edges, and between models
 HEAD, FOOT = 0.62, 0.78  # inches: names of the models, colour bars
+ALONE = 3.2  # inches: long side of a map alone
 TALLEST = 1.5  # height of a map relative to its width; a taller image is drawn narrower
 LONGEST_TITLE = 26  # characters of an image's name
 
@@ -409,13 +410,13 @@ def _bar(
 # ------------------------------------------------------------------------------------------------------ one map
 
 
-def alone(panel: Panel, frame: Frame, side: float = 3.2) -> Figure:
-    """A map alone, without a title, with its colour bar at the right; its long side is `side` inches."""
+def alone(panel: Panel, frame: Frame) -> Figure:
+    """A map alone, without a title, with its colour bar at the right; its long side is `ALONE` inches."""
     from matplotlib.figure import Figure
 
     assert panel.draw is not None, "there is nothing to draw"
     left, top, right, bottom = frame
-    scale = side / max(right - left, bottom - top)
+    scale = ALONE / max(right - left, bottom - top)
     width, height = scale * (right - left), scale * (bottom - top)
     room = 0.75 if panel.scale else 0.0
     figure = Figure((width + room, height), dpi=200, facecolor="white")

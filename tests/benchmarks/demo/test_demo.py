@@ -18,7 +18,7 @@ def run(monkeypatch, tmp_path):
     chosen = []
 
     def of(ran, values=(8.0, 50.0, 55.0), **settings):
-        def instead(options, echo=True, usual=None):
+        def instead(options, echo=True, elsewhere=None):
             chosen.append(options)
             assert not echo
             cells = grids.build(options, images_needed=False)
