@@ -94,8 +94,8 @@ def nyu_test(files: dict[str, Path], root: Path, show: Show) -> None:
     scenes = _scenes(mat)
     lines = []
     for index, number in enumerate(pairs.numbers.tolist()):
-        scene, index = scenes[number - 1], f"{number - 1:05d}"
-        image, depth = f"{scene}/rgb_{index}.jpg", f"{scene}/sync_depth_{index}.png"
+        scene, digits = scenes[number - 1], f"{number - 1:05d}"
+        image, depth = f"{scene}/rgb_{digits}.jpg", f"{scene}/sync_depth_{digits}.png"
         folder = root / "nyu" / "official_splits" / "test"
         if not ((folder / image).exists() and (folder / depth).exists()):
             pair = pairs[index]
