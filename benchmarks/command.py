@@ -72,7 +72,7 @@ def run(name: str, description: str, schema: type[T], body: Callable[[T, list[st
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
         after_echo = "\n" if sys.stderr.isatty() else ""  # the terminal has shown ^C
-        print(f"{after_echo}{name}: interrupted; give the command again to go on", file=sys.stderr)
+        print(f"{after_echo}{name}: interrupted; give the command again to continue", file=sys.stderr)
         raise SystemExit(130) from None
     finally:
         terminal.show_cursor()
@@ -94,7 +94,7 @@ def _stopping() -> Iterator[None]:
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped("stopped; give the command again to go on", number)
+        raise Stopped("stopped; give the command again to continue", number)
 
     ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
     for number in ours:

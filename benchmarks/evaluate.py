@@ -11,7 +11,7 @@ from regvit_lightning.values import texts
 
 DESCRIPTION = """Evaluates a frozen backbone on one task and writes its record,
 <results>/<data>/cells/<model>/<task>.seed<k>.json, with a picture beside it where the task has one. A cell whose record
-still holds is not run again; one that was interrupted while a head was trained goes on."""
+still holds is not run again; one that was interrupted while a head was trained continues."""
 
 
 @dataclass

@@ -74,7 +74,9 @@ def prepare(job: SlurmJob, cluster: str = "slurm") -> submitit.AutoExecutor:
         UserError: Slurm is not available, or the job requests invalid resources.
     """
     if cluster == "slurm" and shutil.which("sbatch") is None:
-        raise UserError("launcher=slurm: sbatch is not found; give the command on a login node, or leave LAUNCHER out")
+        raise UserError(
+            "launcher=slurm: there is no sbatch here; give the command on a login node, or leave LAUNCHER out"
+        )
     executor = submitit.AutoExecutor(folder=job.folder, cluster=cluster)
     executor.update_parameters(**parameters(job))
     return executor
@@ -139,7 +141,7 @@ def advice(job: SlurmJob, submitted: "submitit.Job[None]") -> str:
             f"  log     tail -F {submitted.paths.stderr}",
             f"  state   squeue --jobs {submitted.job_id}",
             f"  stop    scancel {submitted.job_id}  (a checkpoint is written)",
-            f"  Pre-empted, or after {job.hours:g} hours, it is queued again and goes on; if it ends otherwise,",
+            f"  Pre-empted, or after {job.hours:g} hours, it is queued again and continues; if it ends otherwise,",
             "  give the same command again.",
         ]
     )

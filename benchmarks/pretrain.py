@@ -41,11 +41,11 @@ class Pretrain:
     accelerator: str = setting("auto: GPUs where there are any; cpu: so many processes on the processor", "auto")
     runs: str = setting("folder of the runs", "runs", texts.folder)
     results: str = setting("folder of the results", "results", texts.folder)
-    force: bool = setting("begin anew, whatever the folder holds", False)
+    force: bool = setting("start again, whatever the folder holds", False)
     launcher: str = setting("local, or slurm: submit the command as a job", "local")
     partition: str = setting("of the Slurm cluster; empty takes its default", "")
     hours: float = setting(
-        "time limit of a Slurm job; after it the job is queued again and goes on",
+        "time limit of a Slurm job; after it the job is queued again and continues",
         24.0,
         durations.hours,
         within="(0, 8760]",
@@ -115,7 +115,7 @@ def _opening(run: "Run", options: Pretrain) -> str:
     if here:
         parts.append(_expected(run, shape, images))
     if (run.folder / "last.ckpt").exists() and not options.force:
-        parts.append("goes on from its checkpoint")
+        parts.append("continues from its checkpoint")
     if run.data.rendered:
         parts.append("real data: DATA=full DATA_ROOT=<folder>")
     return "; ".join(parts)

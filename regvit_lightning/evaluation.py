@@ -271,15 +271,9 @@ def run_and_record(
         _claim(options.folder, _description(evaluation, backbone, digests), force)
         outcome = evaluation.run(backbone, options)
         record = evaluation.record(backbone, outcome, time.monotonic() - begun, digests)
-        if outcome.picture is not None:
-            _show(outcome.picture, file.with_suffix(".png"), options.folder)
-        if outcome.figures is not None:
-            save_figures(outcome.figures(), options.folder / FIGURES)
+        _save_pictures(outcome, file.with_suffix(".png"), options.folder)
         if outcome.scores:
-            packed = statistics.pack({key: values.cpu() for key, values in outcome.scores.items()})
-            beside = records.scores_path(file)
-            atomic.write(beside, lambda temporary: temporary.write_bytes(packed))
-            record.scores.update(file=beside.name, digest=statistics.digest(packed))
+            record.scores.update(_save_scores(outcome.scores, records.scores_path(file)))
         saved = record.save(results)
         atomic.remove(options.folder / LAST)
         return outcome, saved
@@ -312,16 +306,21 @@ def _claim(folder: Path, description: dict[str, Any], force: bool) -> None:
         atomic.write_text(file, text)
 
 
-def save_figures(figures: Mapping[str, "Figure"], folder: Path) -> None:
-    """Save each figure as `<folder>/<name>.pdf`, `.svg` and `.png` with 200 dots per inch.
-
-    Raises:
-        UserError: a file cannot be written.
-    """
+def _save_pictures(outcome: "Outcome", file: Path, folder: Path) -> None:
+    """Save the picture of an outcome as `file`, and its single figures in `folder` below the folder of the cell."""
     from regvit_lightning.figures import style
 
-    for name, figure in figures.items():
-        style.save(figure, folder / name)
+    if outcome.picture is not None:
+        _show(outcome.picture, file, folder)
+    for name, figure in outcome.figures().items() if outcome.figures is not None else ():
+        style.save(figure, folder / FIGURES / name)
+
+
+def _save_scores(scores: Mapping[str, Any], file: Path) -> dict[str, str]:
+    """Save the scores of single images, and return what the record says of the file: its name and digest."""
+    packed = statistics.pack({key: values.cpu() for key, values in scores.items()})
+    atomic.write(file, lambda temporary: temporary.write_bytes(packed))
+    return {"file": file.name, "digest": statistics.digest(packed)}
 
 
 def _show(picture: "Figure", file: Path, folder: Path) -> None:

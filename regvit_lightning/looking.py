@@ -13,7 +13,6 @@ from torch import Tensor
 
 from regvit_lightning import settings
 from regvit_lightning.analysis import token_maps, views
-from regvit_lightning.analysis.outliers import Rules
 from regvit_lightning.analysis.token_maps import Choice, Discovered, ModelMaps, Point
 from regvit_lightning.analysis.views import View
 from regvit_lightning.data.images import open_image
@@ -57,7 +56,6 @@ def look(
     patch: Point | None = None,
     pixel: Point | None = None,
     rule: str = "factor",
-    rules: Rules | None = None,
     all_similarities: bool = False,
     figure: bool = True,
 ) -> Look:
@@ -73,7 +71,6 @@ def look(
         patch: row and column of the patch that others are compared with; the central one by default.
         pixel: row and column of a pixel in that patch, instead, in pixels of the stored image.
         rule: name of the outlier rule, see `Rules.words`; the cutoff is that of all images of a model.
-        rules: constants of the outlier rules.
         all_similarities: give `TokenMaps.similarities`, too: (h w)² numbers for each image.
         figure: draw the figure.
 
@@ -82,7 +79,7 @@ def look(
     """
     if patch is not None and pixel is not None:
         raise UserError("patch and pixel: give one of them")
-    choice = Choice(block, attention_block, patch, pixel, rule, rules, all_similarities)
+    choice = Choice(block, attention_block, patch, pixel, rule, all_similarities)
     pictures, titles = _pictures(images)
     measured: list[ModelMaps] = []
     for backbone in [backbones] if isinstance(backbones, Backbone) else backbones:
@@ -96,8 +93,8 @@ def look(
 
 def _distinct(name: str, names: Sequence[str]) -> str:
     """`name`, or `name (2)` and so on where it is taken."""
-    numbers = range(2, len(names) + 2)
-    return next(one for one in (name, *(f"{name} ({number})" for number in numbers)) if one not in names)
+    numbered = (f"{name} ({number})" for number in range(2, len(names) + 2))
+    return next(one for one in (name, *numbered) if one not in names)
 
 
 def _pictures(images: Tensor | Sequence[Picture]) -> tuple[list[Image.Image | Tensor], list[str]]:

@@ -194,9 +194,9 @@ def _out_of_range(values: dict[str, Any]) -> str:
     wrong = next((key for key, column in values["columns"].items() if not _is_column(column)), None)
     if wrong is not None:
         return f"columns.{wrong}: expected better in -1..1, unit, and decimals in 0..9"
-    odd = next((key for key, (low, high) in values["intervals"].items() if low > high), None)
-    if odd is not None:
-        return f"intervals.{odd}: its ends are in the wrong order"
+    swapped = next((key for key, (low, high) in values["intervals"].items() if low > high), None)
+    if swapped is not None:
+        return f"intervals.{swapped}: its ends are in the wrong order"
     for name in ("seed", "images"):
         if values[name] < 0:
             return f"{name}: must not be negative"
@@ -232,7 +232,7 @@ def stale(
         settings: resolved settings of the task.
         weights: fingerprint of the model.
         layout: the data settings that determine which images are read.
-        digests: digest of each split of the data; one that is missing on either side is not judged, nor is the folder
+        digests: digest of each split of the data; one that is missing on either side is not compared, nor is the folder
             of the data.
     """
     from regvit_lightning.data import digest

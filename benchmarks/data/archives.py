@@ -105,25 +105,25 @@ def write(members: Sequence[Member], targets: Sequence[Path], show: Show = lambd
         show(count, len(members))
 
 
-def _write_one(member: Member, place: Path) -> None:
-    temporary = place.with_name(f".{place.name}.part")
+def _write_one(member: Member, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.part")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        target = opened_anew(temporary)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        output = opened_new(temporary)
     except OSError as error:
-        raise UserError(f"cannot write {place}: {error.strerror}; choose another folder") from None
+        raise UserError(f"cannot write {target}: {error.strerror}; choose another folder") from None
     try:
-        with target, member.open() as source:
+        with output, member.open() as source:
             while chunk := source.read(1 << 20):
-                _put(target, chunk, place)
+                _put(output, chunk, target)
         if temporary.stat().st_size != member.size:
             raise EOFError(f"{member.path} is cut off")
-        _rename(temporary, place)
+        _rename(temporary, target)
     finally:
         atomic.remove(temporary)
 
 
-def opened_anew(path: Path) -> IO[bytes]:
+def opened_new(path: Path) -> IO[bytes]:
     """Create a file for writing; a link that lies there is replaced and not followed."""
     path.unlink(missing_ok=True)
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb")
@@ -136,12 +136,12 @@ def _rename(temporary: Path, target: Path) -> None:
         raise UserError(f"cannot write {target}: {error.strerror}; move away what is there") from None
 
 
-def _put(target: IO[bytes], chunk: bytes, place: Path) -> None:
+def _put(output: IO[bytes], chunk: bytes, target: Path) -> None:
     try:
-        target.write(chunk)
-        target.flush()
+        output.write(chunk)
+        output.flush()
     except OSError as error:
-        raise UserError(f"cannot write {place}: {error.strerror}; make room and give the command again") from None
+        raise UserError(f"cannot write {target}: {error.strerror}; make room and give the command again") from None
 
 
 def _is_there(member: Member, target: Path) -> bool:

@@ -96,7 +96,7 @@ def fetch(urls: Sequence[str], target: Path, expected: ExpectedFile, show: Show,
                 return
             _forget(part)
         failures.append(f"{url}: {failure}")
-    kept = f"; {part.stat().st_size:,} bytes are kept: give the command again to go on" if part.exists() else ""
+    kept = f"; {part.stat().st_size:,} bytes are kept: give the command again to continue" if part.exists() else ""
     raise DataError(f"cannot download {target.name}: {'; '.join(failures)}{kept}")
 
 
@@ -148,7 +148,7 @@ def _attempt(url: str, part: Path, expected: ExpectedFile, show: Show) -> str:
 
 
 class _WebRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects within https and http; urllib alone would go on to ftp."""
+    """Follows redirects within https and http; urllib alone would follow one to ftp."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         scheme = urllib.parse.urlsplit(newurl).scheme

@@ -129,12 +129,7 @@ def obtain_one(name: str, recipe: DataSource, data: DataSettings, folder: Path, 
             print(f"data: {file.name}: {file.source}; licence: {file.licence}")
     _ask_for_missing(recipe, files)
     for file in recipe.files:
-        shown = [Shown(f"{doing}{file.name}", "MB", 1_000_000) for doing in ("", "checking ")]
-        with shown[0] as show, shown[1] as check_shown:
-            _provide(file, files[file.name], show, check_shown)
-        if file.trees:
-            with Shown(f"checking {file.name}", "files") as show:
-                git_trees.check(files[file.name], file.trees, show)
+        _provide(file, files[file.name])
     for file in recipe.files:
         if file.into:
             with Shown(f"unpacking {file.name}", "files") as show:
@@ -163,10 +158,15 @@ def _ask_for_missing(recipe: DataSource, files: dict[str, Path]) -> None:
         raise DataError(f"fetch by hand, or say archives=<folder> where it is, and give the command again: {wanted}")
 
 
-def _provide(file: File, target: Path, show: download.Show, check_shown: download.Show) -> None:
+def _provide(file: File, target: Path) -> None:
     """Download the file unless it exists; either way verify that it is the published one."""
     expected = download.ExpectedFile(file.bytes, file.md5, file.sha256, checked_inside=bool(file.trees))
-    if not target.exists():
-        download.fetch(file.urls, target, expected, show, check_shown)
-    elif fault := expected.fault(target, check_shown):
-        raise DataError(f"{target}: {fault}; remove it and give the command again")
+    shown = [Shown(f"{doing}{file.name}", "MB", 1_000_000) for doing in ("", "checking ")]
+    with shown[0] as show, shown[1] as check_shown:
+        if not target.exists():
+            download.fetch(file.urls, target, expected, show, check_shown)
+        elif fault := expected.fault(target, check_shown):
+            raise DataError(f"{target}: {fault}; remove it and give the command again")
+    if file.trees:
+        with Shown(f"checking {file.name}", "files") as show:
+            git_trees.check(target, file.trees, show)

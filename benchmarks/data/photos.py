@@ -84,25 +84,25 @@ def photos(files: dict[str, Path], root: Path, show: Show) -> None:
     """
     with ExitStack() as stack:
         work = [
-            _placed(name, archive, root, stack.enter_context(archives.opened(archive)))
+            _taken(name, archive, root, stack.enter_context(archives.opened(archive)))
             for name, archive in files.items()
         ]
         done, total = 0, sum(len(members) for members, _ in work)
-        for members, places in work:
-            archives.write(members, places, partial(_show_after, show, done, total))
+        for members, targets in work:
+            archives.write(members, targets, partial(_show_after, show, done, total))
             done += len(members)
     for split, frames in FRAMES.items():
         lines = [f"frame-{number:06d}.color.jpg frame-{number:06d}.depth.png {FOCAL}\n" for number in frames]
         atomic.write_text(root / "video" / f"{split}.txt", "".join(lines))
 
 
-def _placed(name: str, archive: Path, root: Path, members: Sequence[Member]) -> tuple[list[Member], list[Path]]:
+def _taken(name: str, archive: Path, root: Path, members: Sequence[Member]) -> tuple[list[Member], list[Path]]:
     """The members of an archive that are taken, in its order, so that it is read once, and where each goes."""
     targets = SETS[name.rpartition("-")[0]]([below(member) for member in members])
     if not targets:
         raise DataError(f"{archive} has none of the images expected in it: another archive than expected")
-    taken = [member for member in members if below(member) in targets]
-    return taken, [root / targets[below(member)] for member in taken]
+    members = [member for member in members if below(member) in targets]
+    return members, [root / targets[below(member)] for member in members]
 
 
 def _show_after(show: Show, before: int, total: int, count: int, _: int) -> None:

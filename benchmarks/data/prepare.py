@@ -93,16 +93,16 @@ def nyu_test(files: dict[str, Path], root: Path, show: Show) -> None:
     pairs: Any = test_pairs(data)
     scenes = _scenes(mat)
     lines = []
-    for place, number in enumerate(pairs.numbers.tolist()):
-        scene, index = scenes[number - 1], f"{number - 1:05d}"
-        image, depth = f"{scene}/rgb_{index}.jpg", f"{scene}/sync_depth_{index}.png"
+    for index, number in enumerate(pairs.numbers.tolist()):
+        scene, digits = scenes[number - 1], f"{number - 1:05d}"
+        image, depth = f"{scene}/rgb_{digits}.jpg", f"{scene}/sync_depth_{digits}.png"
         folder = root / "nyu" / "official_splits" / "test"
         if not ((folder / image).exists() and (folder / depth).exists()):
-            pair = pairs[place]
+            pair = pairs[index]
             _picture(folder / image, pair.image[:, :, ::-1])
             _picture(folder / depth, (pair.depth * 1000.0).astype(np.uint16))
         lines.append(f"{image} {depth} {FOCAL}\n")
-        show(place + 1, len(pairs))
+        show(index + 1, len(pairs))
     atomic.write_text(root / "nyu" / "nyu_test.txt", "".join(sorted(lines)))
 
 

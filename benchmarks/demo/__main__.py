@@ -65,10 +65,10 @@ def _run(options: Demo, results: Path) -> Cells:
     """Train and evaluate what is missing, and say what that is."""
     name = options.grid or (options.data if options.data in settings.names("grids") else "demo")
     chosen = Grid(grid=name, data=options.data, seeds=options.seeds, pretrain=True, runs=options.runs)
-    begun = time.monotonic()
-    cells, ran = grid.run(replace(chosen, results=str(results), jobs=options.jobs), echo=False, usual=KEPT)
-    took = f"{ran} of {len(cells.cells)} cells took {clock(time.monotonic() - begun)}"
-    again = f"all {len(cells.cells)} cells were done before; to run them anew remove {results} and {cells.trained}"
+    started = time.monotonic()
+    cells, ran = grid.run(replace(chosen, results=str(results), jobs=options.jobs), echo=False, elsewhere=KEPT)
+    took = f"{ran} of {len(cells.cells)} cells took {clock(time.monotonic() - started)}"
+    again = f"all {len(cells.cells)} cells were done before; to run them again remove {results} and {cells.trained}"
     print(f"demo: {took if ran else again}")
     return cells
 

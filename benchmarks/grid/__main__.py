@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Runs the cells of a grid that are missing or stale, each in a process of its own: one on every free
 GPU, or as jobs of a Slurm cluster. A cell that fails does not stop the others: a summary at the end names it with its
-last line and its log, and the exit status is not 0. Given again, or twice at once, it goes on with what is left."""
+last line and its log, and the exit status is not 0. Given again, or twice at once, it continues with what is left."""
 
 
 @dataclass
@@ -29,11 +29,14 @@ class Grid(grids.Chosen):
 
     gpus: str = setting("numbers of the GPUs, as 0,1,3, or all", "all")
     jobs: int = setting("cells at once on a machine without GPU", 1, within="[1, 1024]")
-    force: bool = setting("evaluate cells although their records hold; nothing is trained anew", False)
+    force: bool = setting("evaluate cells although their records hold; nothing is trained again", False)
     launcher: str = setting("local, or slurm: submit the cells as jobs", "local")
     partition: str = setting("of the Slurm cluster; empty takes its default", "")
     hours: float = setting(
-        "time limit of a Slurm job; a training goes on after it in the queue", 24.0, durations.hours, within="(0, 8760]"
+        "time limit of a Slurm job; a training continues after it in the queue",
+        24.0,
+        durations.hours,
+        within="(0, 8760]",
     )
 
 
@@ -55,13 +58,13 @@ def main(options: Grid, words: list[str]) -> None:
     print(f"grid {options.grid}: all {len(grid.cells)} cells are done")
 
 
-def run(options: Grid, echo: bool = True, usual: Path | None = None) -> tuple[Cells, int]:
+def run(options: Grid, echo: bool = True, elsewhere: Path | None = None) -> tuple[Cells, int]:
     """Run what is missing or stale of a grid.
 
     Args:
         options: settings of the program.
         echo: print the output of a cell that runs alone.
-        usual: folder of results whose records tell how long cells take that have not run here.
+        elsewhere: another folder of results, see `Estimates`.
 
     Returns:
         The grid, and the number of its cells that were run.
@@ -89,7 +92,7 @@ def run(options: Grid, echo: bool = True, usual: Path | None = None) -> tuple[Ce
     print(f"grid {options.grid}: {len(grid.cells)} cells, {done} done, {len(todo)} to do", flush=True)
     if todo:
         render(grid.data)
-        estimates = Estimates(grid, elsewhere=usual)
+        estimates = Estimates(grid, elsewhere=elsewhere)
         board = Board(f"grid {options.grid}", echo=echo and len(slots) == 1)
         failed += _run_here(options, estimates, todo, slots, board) if here else _run_on_cluster(options, grid, todo)
     if failed:

@@ -41,8 +41,8 @@ class Commands:
         """Job that runs the cell as a child process, expected to take `seconds`."""
         command = [sys.executable, "-m", f"benchmarks.{self.program(cell)}", *self.words(cell)]
         needs = cell.needs.name if cell.needs else ""
-        places = self.cells.base(cell), self.cells.folder(cell)
-        return LocalJob(cell.name, command, *places, self.cells.devices(cell), needs, seconds)
+        folders = self.cells.base(cell), self.cells.folder(cell)
+        return LocalJob(cell.name, command, *folders, self.cells.devices(cell), needs, seconds)
 
     def workers(self, cell: Cell) -> int:
         """Number of decoding processes for each device of a cell."""

@@ -94,7 +94,7 @@ class Cluster:
             return self._watch(list(cells))
         except KeyboardInterrupt:
             advice = f"{invocation('status', {})} shows them, and the same command watches again"
-            raise Stopped(f"the submitted jobs go on: {advice}", signal.SIGINT) from None
+            raise Stopped(f"the submitted jobs continue: {advice}", signal.SIGINT) from None
 
     def _watch(self, waiting: list[Cell]) -> dict[Cell, State]:
         ended: dict[Cell, State] = {}

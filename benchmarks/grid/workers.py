@@ -124,7 +124,7 @@ class Workers:
                         self._ended(one, status)
             time.sleep(TICK)
         left = self.total - len(self.outcomes)
-        raise Stopped(f"stopped; {left} of {self.total} are left: give the same command to go on", self.stopped_by)
+        raise Stopped(f"stopped; {left} of {self.total} are left: give the same command to continue", self.stopped_by)
 
     def _reap(self) -> None:
         for one in self.running[:]:

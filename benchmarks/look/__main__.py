@@ -14,7 +14,6 @@ from regvit_lightning.settings import SEEDS, check, setting
 from regvit_lightning.values import texts
 
 if TYPE_CHECKING:
-    from regvit_lightning.analysis.token_maps import ModelMaps
     from regvit_lightning.models.backbone import Backbone
 
 DESCRIPTION = """Draws what models see in images, side by side, a row for each image: attention of CLS (mean and by
@@ -79,19 +78,12 @@ def main(options: LookAt, words: list[str]) -> None:
         print(f"look: {left_out:,} more images of the folders are left out: most={options.most}")
     folder = looks / folder_name([model.model for model in looked.models])
     saved = list(save(looked, folder, formats, options.alone))
-    for model in looked.models:
-        print(f"look: {model.model}: {_counted(model)}")
     if options.alone:
         atomic.write_text(folder / "index.html", render(looked, saved, formats))
+    for model in looked.models:
+        print(f"look: {model.model}: {model.outliers_in_words}")
     made = [f"figure.{kind}" for kind in formats] + ["index.html", "maps/"] * options.alone
     print(f"look: {', '.join(made)} in {folder}")
-
-
-def _counted(model: "ModelMaps") -> str:
-    """Number of outliers of a model, in words."""
-    count = sum(int(maps.outliers.sum()) for maps in model.images)
-    total = sum(maps.outliers.size for maps in model.images)
-    return f"{count:,} of {total:,} patches beyond {model.rule} = {model.cutoff:.3g}"
 
 
 def _loaded(names: list[str], options: LookAt, runs: Path) -> "Iterator[Backbone]":

@@ -28,19 +28,17 @@ class Saved:
     Attributes:
         model, image: their indices.
         folder: where the files are, relative to that of the look.
-        maps: title of each map, by the stem of its files; PNG and further formats.
-        missing: titles of maps that there are none of.
-        maps_of: the maps themselves.
-        sprite: whether there is `SPRITE`, see `sprite`.
+        titles: title of each map, by the stem of its files.
+        missing: titles of the maps that this model does not have.
+        maps: the maps; with `similarities` there is also `SPRITE`, see `sprite`.
     """
 
     model: int
     image: int
     folder: Path
-    maps: dict[str, str]
+    titles: dict[str, str]
     missing: list[str]
-    maps_of: TokenMaps
-    sprite: bool
+    maps: TokenMaps
 
 
 def folder_name(names: Sequence[str]) -> str:
@@ -55,7 +53,7 @@ def slug(text: str) -> str:
 
 
 def save(looked: Look, folder: Path, formats: Sequence[str], alone: bool = True) -> Iterator[Saved]:
-    """Write the figure, then, if `alone`, the maps of each image in each model; what is there is overwritten.
+    """Write the figure, then, if `alone`, the maps of each image in each model; existing files are overwritten.
 
     Raises:
         UserError: the folder is not writable, or the disk is full.
@@ -80,7 +78,7 @@ def save(looked: Look, folder: Path, formats: Sequence[str], alone: bool = True)
                 _write_picture(sprite(maps.similarities), folder / own / SPRITE)
             titles = {panel.name: panel.title for panel in drawn}
             missing = [panel.title for panel in panels if not panel.draw]
-            yield Saved(number, image, own, titles, missing, maps, maps.similarities is not None)
+            yield Saved(number, image, own, titles, missing, maps)
 
 
 def _write_picture(picture: Image.Image, file: Path) -> None:
@@ -90,10 +88,10 @@ def _write_picture(picture: Image.Image, file: Path) -> None:
 def _write_arrays(maps: TokenMaps, model: ModelMaps, file: Path) -> None:
     """Arrays of `TokenMaps` under their names, without the pairs of all patches."""
     values = {field.name: getattr(maps, field.name) for field in fields(maps) if field.name != "similarities"}
-    found = values.pop("discovered")
+    discovered = values.pop("discovered")
     arrays: dict[str, Any] = {name: np.asarray(value) for name, value in values.items() if value is not None}
     arrays |= {"cutoff": np.asarray(model.cutoff)}
-    arrays |= {"seed": np.asarray(found.seed), "box": np.asarray(found.box)} if found else {}
+    arrays |= {"seed": np.asarray(discovered.seed), "box": np.asarray(discovered.box)} if discovered else {}
 
     def fill(path: Path) -> None:
         with path.open("wb") as opened:

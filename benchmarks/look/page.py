@@ -36,20 +36,18 @@ def render(looked: Look, saved: Sequence[Saved], formats: Sequence[str]) -> str:
 
 
 def _card(model: ModelMaps, saved: Saved) -> dict[str, Any]:
-    maps, folder = saved.maps_of, quote(saved.folder.as_posix())
-    rows, columns = maps.norms.shape
-    blocks = f"norms after block {model.norm_block} of {model.depth}, attention of block {model.attention_block}"
-    blocks = "tokens only: no attention" if model.tokens_only else blocks
+    maps, folder = saved.maps, quote(saved.folder.as_posix())
+    (rows, columns), cutoff = maps.norms.shape, f"{model.rule} = {model.cutoff:.3g}"
     files = [
         {"name": name, "title": title, "file": f"{folder}/{quote(name)}.png", "head": name.startswith("head_")}
-        for name, title in saved.maps.items()
+        for name, title in saved.titles.items()
     ]
     return {
         "model": model.model,
-        "facts": f"{rows} × {columns} patches; {blocks}; outliers beyond {model.rule} = {model.cutoff:.3g}",
+        "facts": f"{rows} × {columns} patches; {model.blocks_in_words}; outliers beyond {cutoff}",
         "maps": files,
         "missing": saved.missing,
-        "sprite": f"{folder}/{SPRITE}" if saved.sprite else "",
+        "sprite": f"{folder}/{SPRITE}" if maps.similarities is not None else "",
         "rows": rows,
         "columns": columns,
         "region": " ".join(map(str, maps.region)),

@@ -59,7 +59,7 @@ class Origins:
     """
 
     def __init__(self, layers: Sequence[Layer], words: Sequence[str]) -> None:
-        self.found: dict[str, tuple[str, Any]] = {}
+        self.origins: dict[str, tuple[str, Any]] = {}
         for layer in layers:
             for key, value in layer.values.items():
                 self._add(layer.origin, key, value)
@@ -67,13 +67,13 @@ class Origins:
             self._add("word", key, notation.flow(text))
 
     def _add(self, origin: str, key: str, value: Any) -> None:
-        self.found[key] = origin, value
+        self.origins[key] = origin, value
         for name, item in value.items() if isinstance(value, Mapping) else ():
             self._add(origin, f"{key}.{name}", item)
 
     def of(self, key: str, value: Any) -> str:
         """Origin of a key's value, with the text written there if it differs from the value."""
-        origin, text = self.found.get(key, ("default", None))
+        origin, text = self.origins.get(key, ("default", None))
         differs = isinstance(text, str) and isinstance(value, str) and text != value
         return f"{origin}: {text}" if differs else origin
 

@@ -1,9 +1,7 @@
 """Figures of `make look` on the page: the newest, across its width, each a link to the figure and to its own page."""
 
-import base64
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from benchmarks.report import pictures
 
@@ -50,11 +48,6 @@ def looks(folder: Path, width: int) -> tuple[list[Shown], list[str]]:
         except pictures.UNREADABLE as error:
             skipped.append(f"{file}: unreadable figure ({error}); remove it and look again")
             continue
-        source = f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
-        page = file.with_name(PAGE)
-        shown.append(Shown(file.parent.name, source, *size, _address(file), _address(page) if page.is_file() else ""))
+        page = pictures.address(file.with_name(PAGE)) if file.with_name(PAGE).is_file() else ""
+        shown.append(Shown(file.parent.name, pictures.data_uri(content), *size, pictures.address(file), page))
     return shown, skipped
-
-
-def _address(file: Path) -> str:
-    return "/".join(quote(part, safe="") for part in file.parts[-3:])

@@ -63,8 +63,8 @@ def gallery(cells: Sequence[ScoredRecord], width: int, budget: int = BUDGET) -> 
     for index, (content, size) in shown.items():
         record = cells[index].record
         text = f"{record.task} of {record.model}, seed {record.seed}"
-        source = f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
-        picture = Picture(record.model, index, text, source, *size, _address(cells[index]))
+        file = address(cells[index].file.with_suffix(".png"))
+        picture = Picture(record.model, index, text, data_uri(content), *size, file)
         tasks.setdefault(record.task, {}).setdefault(family(record.model), []).append(picture)
     return dict(sorted(tasks.items())), skipped
 
@@ -91,9 +91,14 @@ def _thumbnails(
     return thumbnails, skipped
 
 
-def _address(cell: ScoredRecord) -> str:
-    """Address of the image from the page: `cells/<model>/<file>`."""
-    return "/".join(quote(part, safe="") for part in cell.file.with_suffix(".png").parts[-3:])
+def address(file: Path) -> str:
+    """Address of a file two folders below that of the page: `cells/<model>/<file>`."""
+    return "/".join(quote(part, safe="") for part in file.parts[-3:])
+
+
+def data_uri(jpeg: bytes) -> str:
+    """Data URI of the content of a JPEG file."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 def small(file: Path, width: int) -> tuple[bytes, tuple[int, int]]:

@@ -237,6 +237,7 @@ def segmentation_image(height: int = 1024, width: int = 2048, classes: int = 150
 def depth_step(batch: int = 16, width: int = WIDTH, rows: int = 416, columns: int = 544) -> Measurement:
     """Training step of "lin. 4" with CLS: features of four blocks, joined, and the scores of 256 bins."""
     from regvit_lightning.tasks import depth
+    from regvit_lightning.tasks.depth_scores import sig_loss
 
     device = hardware.accelerator()
     chosen = settings.load_settings("tasks", "nyud_linear4", words=["precision=32-true"])[1]
@@ -249,7 +250,7 @@ def depth_step(batch: int = 16, width: int = WIDTH, rows: int = 416, columns: in
         fine = depth.decode(head(joined).permute(0, 3, 1, 2), centres)[:, None]
         prediction = F.interpolate(fine, (rows, columns), mode="bilinear", align_corners=False)[:, 0]
         truth = 10 * torch.rand(batch, rows, columns, device=device)
-        depth.sig_loss(prediction, truth, chosen.loss_images).backward()
+        sig_loss(prediction, truth, chosen.loss_images).backward()
 
     features, fine = 4 * batch * grid[0] * grid[1] * 8 * width, 4 * batch * chosen.bins * 16 * grid[0] * grid[1]
     return measured(f"depth, step of {batch} × {rows} × {columns}, D 8 × {width}", 2 * features + 6 * fine, work)

@@ -35,7 +35,7 @@ class ArtifactReport:
         findings: findings by rule.
         high: high norms after each block, on which the verdict rests.
         masks: (N, h, w) outliers by `rule` after the last block.
-        placed, neighbours: positions of the outliers and similarity to their neighbours.
+        placement, neighbours: positions of the outliers and similarity to their neighbours.
         shown: indices of the images in the pictures.
         inside: attention and collapse of some of the images.
         contents: scores of the probes.
@@ -51,7 +51,7 @@ class ArtifactReport:
     findings: Mapping[str, Finding]
     high: Sequence[HighNorms]
     masks: Tensor
-    placed: Placement
+    placement: Placement
     neighbours: Neighbours
     shown: list[int]
     inside: LastBlockPass
@@ -94,8 +94,8 @@ class ArtifactReport:
                 "norms_by_block": self._norms_by_block(),
                 "norm_of_mean_register_by_block": self.mean_registers.norm(dim=-1).tolist(),
                 "norms_of_last_block": _quantiles(self.last, torch.linspace(0, 1, STRIP)),
-                "placement": {name: getattr(self.placed, name) for name in ("gini", "null_gini", "p_gini")}
-                | {name: getattr(self.placed, name).tolist() for name in ("rings", "null_rings", "p_rings")},
+                "placement": {name: getattr(self.placement, name) for name in ("gini", "null_gini", "p_gini")}
+                | {name: getattr(self.placement, name).tolist() for name in ("rings", "null_rings", "p_rings")},
                 "neighbours": asdict(self.neighbours),
                 **self._held(),
                 "register_replacement": {kind: asdict(effect) for kind, effect in self.effects.items()},

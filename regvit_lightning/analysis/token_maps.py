@@ -6,7 +6,7 @@ and 21), components of the output (Fig. 20, here in three colours).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +58,7 @@ class TokenMaps:
         patch: row and column of the patch that others are compared with.
         colours: (h, w, 3) first three principal components of the output in the foreground, 0 to 1; NaN outside.
         foreground: (h, w) bool, by the first principal component of all patches.
-        similarities: (h, w, h, w) cosines of all pairs of patches, where they were asked for; else None.
+        similarities: (h, w, h, w) cosines of all pairs of patches; None unless `Choice.all_similarities`.
         discovered: LOST's seed and box; None for a model that gives tokens only, or where all patches are alike.
     """
 
@@ -104,6 +104,20 @@ class ModelMaps:
     cutoff: float
     images: Sequence[TokenMaps]
 
+    @property
+    def blocks_in_words(self) -> str:
+        """Blocks of the norms and of the attention; or that there is no attention."""
+        if self.tokens_only:
+            return "gives tokens only: no attention, norms of its tokens"
+        return f"norms after block {self.norm_block} of {self.depth}, attention of block {self.attention_block}"
+
+    @property
+    def outliers_in_words(self) -> str:
+        """Number of outliers in all images: `12 of 1,369 patches beyond 3 × median = 150`."""
+        count = sum(int(maps.outliers.sum()) for maps in self.images)
+        total = sum(maps.outliers.size for maps in self.images)
+        return f"{count:,} of {total:,} patches beyond {self.rule} = {self.cutoff:.3g}"
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -114,8 +128,8 @@ class Choice:
         patch: row and column of the patch that others are compared with.
         pixel: row and column of a pixel of the stored image in that patch, instead of `patch`; the central patch
             where both are None.
-        rule, rules: name of the outlier rule, and its constants.
-        all_similarities: compute those of every patch, too.
+        rule: name of the outlier rule, see `Rules.words`.
+        all_similarities: also give `TokenMaps.similarities`.
     """
 
     block: int = -1
@@ -123,7 +137,6 @@ class Choice:
     patch: Point | None = None
     pixel: Point | None = None
     rule: str = "factor"
-    rules: Rules | None = None
     all_similarities: bool = False
 
 
@@ -143,7 +156,7 @@ def measure(backbone: Backbone, views: Sequence[View], choice: Choice, discover:
     Raises:
         UserError: a block, patch or pixel outside, an unknown rule, or outputs that are not finite.
     """
-    rules = choice.rules or Rules()
+    rules = Rules()
     if choice.rule not in rules.words():
         raise UserError(f"rule={choice.rule}: expected one of {', '.join(rules.words())}")
     blocks = [_block(backbone, index) for index in (choice.block, choice.attention_block)]
@@ -176,13 +189,13 @@ def _maps(backbone: Backbone, view: View, choice: Choice, blocks: Sequence[int],
     device = next(backbone.parameters(), torch.empty(0)).device
     mean, std = (torch.tensor(values, device=device) for values in (backbone.mean, backbone.std))
     images = normalise(view.pixels.to(device)[None], mean, std)
-    heads = registers = found = None
+    heads = registers = discovered = None
     if _has_blocks(backbone):
         normed_block, attended, last = backbone.inside(images, [*blocks, -1])
         stream, output = normed_block.tokens.patches[0], last.normed.patches[0]
         heads = None if attended.attention.cls is None else _array(attended.attention.cls[0])
         registers = _array(attended.attention.registers[0].mean(dim=0))
-        found = discover(backbone, last)
+        discovered = discover(backbone, last)
     else:
         stream = output = backbone(images).patches[0]
     patch = _patch(backbone, view, choice, output.shape[:2])
@@ -200,7 +213,7 @@ def _maps(backbone: Backbone, view: View, choice: Choice, blocks: Sequence[int],
         colours=_array(colours),
         foreground=foreground.numpy(),
         similarities=_array(components.all_similarities(output.float())) if choice.all_similarities else None,
-        discovered=found,
+        discovered=discovered,
     )
 
 
@@ -211,7 +224,7 @@ def _array(values: Tensor) -> Floats:
 
 def _marked(maps: TokenMaps, rule: str, cutoff: float) -> TokenMaps:
     mask = outliers.beyond(rule, cutoff, torch.from_numpy(maps.norms)).numpy()
-    return TokenMaps(**{**vars(maps), "outliers": mask})
+    return replace(maps, outliers=mask)
 
 
 def _patch(backbone: Backbone, view: View, choice: Choice, grid: Sequence[int]) -> Point:

@@ -51,8 +51,8 @@ def class_numbers(mask: npt.NDArray[Any], layout: Segmentation) -> npt.NDArray[n
     table[[layout.ignored, *range(first)]] = IGNORED
     labels = table[mask]
     if labels.min(initial=0) < 0 or mask.min(initial=0) < 0:
-        odd, pixels = np.unique(mask[(labels < 0) | (mask < 0)], return_counts=True)
-        raise ValueError(f"class number {odd[0]} in {pixels[0]} pixels; {_range(layout)}")
+        unknown, pixels = np.unique(mask[(labels < 0) | (mask < 0)], return_counts=True)
+        raise ValueError(f"class number {unknown[0]} in {pixels[0]} pixels; {_range(layout)}")
     return labels.astype(np.uint8)
 
 

@@ -93,9 +93,10 @@ def grey(image: Image.Image) -> Image.Image:
     return image.convert("L").convert("RGB")
 
 
-def solarised(image: Image.Image, probability: float = 1.0) -> Image.Image:
-    """Invert values from 128 on, the smaller one of v and 255 - v, with a probability (v2.RandomSolarize(128))."""
-    return ImageChops.darker(image, ImageChops.invert(image)) if chance(probability) else image
+def solarised(image: Image.Image) -> Image.Image:
+    """Invert values from 128 on: the smaller one of v and 255 - v (v2.RandomSolarize(128, p=1))."""
+    chance(1.0)  # torchvision draws a number here, too: those after it are the same
+    return ImageChops.darker(image, ImageChops.invert(image))
 
 
 def radius_blurred(image: Image.Image) -> Image.Image:

@@ -86,9 +86,11 @@ def with_sizes(
 
 def _report_sizes(source: Path, headers: Sequence[Header], annotations: Sequence[Annotation]) -> None:
     pairs = zip(headers, annotations, strict=True)
-    odd = [image.path for image, annotation in pairs if annotation.size not in (None, image.size)]
-    if odd:
-        text = f"{len(odd):,} annotations state another size than their image has (first {odd[0]}): check the boxes"
+    others = [image.path for image, annotation in pairs if annotation.size not in (None, image.size)]
+    if others:
+        text = (
+            f"{len(others):,} annotations state another size than their image has (first {others[0]}): check the boxes"
+        )
         warnings.warn(f"{source}: {text}", Notice, stacklevel=2)
 
 

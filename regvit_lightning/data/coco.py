@@ -86,16 +86,16 @@ def _matched(file: Path, lines: Sequence[str], entries: Sequence[Entry], get: st
     by_name: dict[str, list[Entry]] = {}
     for entry in entries:
         by_name.setdefault(_parts(entry.name)[-1], []).append(entry)
-    found = [_fitting(_parts(line), by_name.get(_parts(line)[-1], [])) for line in lines]
-    several = [line for line, fitting in zip(lines, found, strict=True) if len(fitting) > 1]
+    matches = [_fitting(_parts(line), by_name.get(_parts(line)[-1], [])) for line in lines]
+    several = [line for line, fitting in zip(lines, matches, strict=True) if len(fitting) > 1]
     if several:
         text = f"{len(several):,} of {len(lines):,} images may be several of its entries: {', '.join(several[:5])}"
         raise DataError(f"{file}: {text}; give their folders in file_name")
-    bare = [line for line, fitting in zip(lines, found, strict=True) if not fitting or not fitting[0].objects]
+    bare = [line for line, fitting in zip(lines, matches, strict=True) if not fitting or not fitting[0].objects]
     if bare:
         first = ", ".join(bare[:5])
         raise DataError(f"{file}: {len(bare):,} of {len(lines):,} images have no annotation: {first}; {get}")
-    return [entry for (entry,) in found]
+    return [entry for (entry,) in matches]
 
 
 def _fitting(line: tuple[str, ...], entries: Sequence[Entry]) -> list[Entry]:

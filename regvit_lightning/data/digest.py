@@ -48,16 +48,16 @@ def digests(data: DataSettings, section: str) -> dict[str, str]:
     if data.rendered:
         made = writer.rendered_as(Path(data.root))
         return {"rendered": _hash(json.dumps(made, sort_keys=True).encode())} if made else {}
-    found = {}
+    hashes = {}
     for split, parts in _splits(data, section).items():
         listed = [part.digest() for part in parts]
         if any(listed):
-            found[split] = _hash("\n".join(listed).encode())
-    return found
+            hashes[split] = _hash("\n".join(listed).encode())
+    return hashes
 
 
 def changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
-    """Names of the splits whose digests differ; a split that is missing on either side is not judged."""
+    """Names of the splits whose digests differ; a split that is missing on either side is not compared."""
     return [split for split in sorted(old.keys() & new.keys()) if old[split] != new[split]]
 
 

@@ -206,9 +206,11 @@ def test_files(data: DataSettings) -> ImageFiles:
     files = _split(data, "imagenet", "val")
     train = Path(data.root, data.imagenet, "train")
     if train.is_dir():
-        odd = sorted(set(class_folders(train)) ^ set(files.classes))
-        if odd:
-            raise DataError(f"{train} and its val have different classes: {', '.join(odd[:5])} in only one of them")
+        unpaired = sorted(set(class_folders(train)) ^ set(files.classes))
+        if unpaired:
+            raise DataError(
+                f"{train} and its val have different classes: {', '.join(unpaired[:5])} in only one of them"
+            )
     return files
 
 

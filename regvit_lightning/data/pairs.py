@@ -1,4 +1,4 @@
-"""Images with one caption each, for training from text: where they are found, and the data set of drawn samples.
+"""Images with one caption each, for training from text: where they lie, and the data set of drawn samples.
 
     a pattern such as `shards/train-*.tar`: webdataset's layout, <key>.jpg and <key>.txt in uncompressed tars
     a pattern such as `shards/*.parquet`, or one such file: img2dataset's, an image and its caption in each row
@@ -106,8 +106,8 @@ def from_folder(folder: Path) -> CaptionedImages:
 
 def _files(folder: Path, left_out: LeftOut) -> list[Path]:
     """Images, captions and what img2dataset writes beside them."""
-    found = walk(folder, "", left_out, lambda name: is_image(name) or os.path.splitext(name)[1].lower() in BESIDE)
-    return [folder / inside.path / name for inside in found for name in inside.images]
+    folders = walk(folder, "", left_out, lambda name: is_image(name) or os.path.splitext(name)[1].lower() in BESIDE)
+    return [folder / inside.path / name for inside in folders for name in inside.images]
 
 
 class DrawnCaptionedImages(Dataset[dict[str, Any]]):

@@ -36,7 +36,7 @@ def captions(file: Path) -> Iterator[tuple[str | None, bool]]:
     except UserError:
         raise
     except Exception as error:  # pyarrow raises unrelated classes
-        raise DataError(f"{file}: truncated, empty or not a Parquet file ({one_line(error)}); get it anew") from None
+        raise DataError(f"{file}: truncated, empty or not a Parquet file ({one_line(error)}); get it again") from None
 
 
 def image(file: str, row: int) -> bytes:

@@ -35,7 +35,7 @@ from regvit_lightning.errors import one_line
 
 READERS = 16  # number of shards whose headers are read concurrently
 KEPT = ("file", "offset", "size", "texts", "ends", "left_out")  # arrays of the index of shards
-ZEROS = 1 << 20  # bytes read at once where a tar may go on after its end
+ZEROS = 1 << 20  # bytes read at once where a tar may continue after its end
 
 
 class Part(NamedTuple):
@@ -115,7 +115,7 @@ def _read_tar(number: int, shard: Path) -> Part:
                 _sort_in(shard, tar, member, images, texts, left_out)
     except (tarfile.TarError, OSError, ValueError) as error:
         raise DataError(
-            f"{shard}: truncated, empty or not an uncompressed tar ({one_line(error)}); get it anew"
+            f"{shard}: truncated, empty or not an uncompressed tar ({one_line(error)}); get it again"
         ) from None
     for lonely, reason in ((images.keys() - texts.keys(), NO_CAPTION), (texts.keys() - images.keys(), NO_IMAGE)):
         for key in sorted(lonely):
@@ -167,7 +167,7 @@ def _members(shard: Path, file: IO[bytes]) -> Iterator[tuple[tarfile.TarFile, ta
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             # tarfile stops silently where a member's header is truncated or damaged
             raise DataError(
-                f"{shard}: truncated or damaged at byte {end:,}: neither a member nor the end mark; get it anew"
+                f"{shard}: truncated or damaged at byte {end:,}: neither a member nor the end mark; get it again"
             )
         start = _next_tar(file)
 

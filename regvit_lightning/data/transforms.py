@@ -52,9 +52,9 @@ class Steps:
         return as_tensor(image)
 
 
-def random_resized_crop(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> Steps:
-    """Inception crop of a fraction `scale` of the area to `size` pixels (bicubic), flipped with probability 1/2."""
-    return Steps((ResizedCrop(size, scale), flipped))
+def random_resized_crop(size: int) -> Steps:
+    """Inception crop of 8 to 100 % of the area to `size` pixels (bicubic), flipped with probability 1/2."""
+    return Steps((ResizedCrop(size, (0.08, 1.0)), flipped))
 
 
 def three_augment(size: int, crop: str, colour_jitter: float) -> Steps:

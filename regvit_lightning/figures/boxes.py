@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from regvit_lightning.figures.grids import PANEL, column_title, rows_of_panels, shrunk_image, write_score
-from regvit_lightning.figures.style import INK, PAPER, bare
+from regvit_lightning.figures.grids import ABOVE, PANEL, column_title, rows_of_panels, shrunk_image, write_score
+from regvit_lightning.figures.style import INK, PAPER, SMALL, bare
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TRUE, FOUND = "#ffffff", "#e8302a"  # boxes
+TRUE, PREDICTED = "#ffffff", "#e8302a"  # boxes
+NOTE = 0.14  # inches: a line in small print below the title of a column
 
 
 @dataclass(frozen=True, eq=False)
-class Discovered:
+class Example:
     """An image with the predicted box and the intermediate maps that led to it.
 
     Attributes:
@@ -43,7 +44,7 @@ class Discovered:
     score: str = ""
 
 
-def discovery_examples(rows: Sequence[Discovered]) -> Figure:
+def discovery_examples(rows: Sequence[Example]) -> Figure:
     """One row per image: image with the true boxes and the predicted one, then the maps with box and seed.
 
     Raises:
@@ -52,7 +53,7 @@ def discovery_examples(rows: Sequence[Discovered]) -> Figure:
     titles = list(rows[0].maps) if rows else []
     if not titles or any(list(row.maps) != titles for row in rows):
         raise ValueError(f"{len(rows)} rows of maps {titles}: expected at least one, and the same titles in all")
-    figure, grid = rows_of_panels([row.image for row in rows], [PANEL] * (1 + len(titles)))
+    figure, grid = rows_of_panels([row.image for row in rows], [PANEL] * (1 + len(titles)), above=ABOVE + NOTE)
     for number, row in enumerate(rows):
         panels = [figure.add_subplot(grid[number, column], anchor="W") for column in range(1 + len(titles))]
         _show_in_pixels(panels[0], shrunk_image(row.image), row.image.shape[:2], interpolation="antialiased")
@@ -62,14 +63,20 @@ def discovery_examples(rows: Sequence[Discovered]) -> Figure:
             _show_map(axes, values, row)
         write_score(panels[0], row.score)
         for axes in panels:
-            _outline(axes, row.box, FOUND, 1.6)
-            axes.plot(*row.seed, marker="o", markersize=4, color=FOUND, markeredgecolor=PAPER, markeredgewidth=0.8)
+            _outline(axes, row.box, PREDICTED, 1.6)
+            axes.plot(*row.seed, marker="o", markersize=4, color=PREDICTED, markeredgecolor=PAPER, markeredgewidth=0.8)
             axes.set(xlim=(0, row.image.shape[1]), ylim=(row.image.shape[0], 0))  # maps extend over the edge
         if number == 0:
-            column_title(figure, panels[0], "image", "white: objects, red: prediction")
-            for axes, (title, values) in zip(panels[1:], row.maps.items(), strict=True):
-                column_title(figure, axes, title, "bright: low" if _is_count(values) else "orange: above 0")
+            _head_columns(figure, panels, row.maps)
     return figure
+
+
+def _head_columns(figure: Figure, panels: Sequence[Axes], maps: Mapping[str, npt.NDArray[Any]]) -> None:
+    notes = ["bright: low" if _is_count(values) else "orange: above 0" for values in maps.values()]
+    for axes, title, note in zip(panels, ["image", *maps], ["white: objects, red: prediction", *notes], strict=True):
+        column_title(figure, axes, title)
+        # Not beside the title: a panel is too narrow for both.
+        axes.set_title(note, loc="left", fontsize=SMALL, color=INK, pad=3)
 
 
 def _is_count(values: npt.NDArray[Any]) -> bool:
@@ -82,7 +89,7 @@ def _show_in_pixels(axes: Axes, values: npt.NDArray[Any], shape: tuple[int, int]
     bare(axes)
 
 
-def _show_map(axes: Axes, values: npt.NDArray[Any], row: Discovered) -> None:
+def _show_map(axes: Axes, values: npt.NDArray[Any], row: Example) -> None:
     shape = values.shape[0] * row.patch[1], values.shape[1] * row.patch[0]
     if _is_count(values):
         style: dict[str, Any] = {"cmap": "magma_r", "vmin": 0}

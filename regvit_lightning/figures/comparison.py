@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))  # line style of a family
-LOOKS = len(LINES)
+COLOURS = len(LINES)
 PANEL = (3.3, 2.7)  # inches
 ACROSS = 3  # panels in a row
 
@@ -118,15 +118,15 @@ def costs_of_models(families: Mapping[str, Sequence[Sequence[float]]]) -> Figure
     figure = Figure(figsize=(4.6, 3.2), facecolor=PAPER)
     axes = axes_in(figure, left=0.72)
     for index, (name, (counts, macs, parameters)) in enumerate(families.items()):
-        look: dict[str, Any] = {"color": LINES[index % LOOKS], "linewidth": 1.3, "markersize": 5}
-        marker = MARKERS[index % LOOKS]
-        axes.plot(counts, macs, marker=marker, label=f"{name}: multiply-adds", **look)
+        style: dict[str, Any] = {"color": LINES[index % COLOURS], "linewidth": 1.3, "markersize": 5}
+        marker = MARKERS[index % COLOURS]
+        axes.plot(counts, macs, marker=marker, label=f"{name}: multiply-adds", **style)
         axes.plot(
             counts,
             parameters,
             marker=marker,
             label=f"{name}: parameters",
-            **look,
+            **style,
             linestyle="--",
             markerfacecolor=PAPER,
         )
@@ -146,17 +146,17 @@ def _curve(axes: Axes, curve: Curve, names: Sequence[str]) -> None:
         across = [counts.index(point.registers) + 0.06 * (index - (len(names) - 1) / 2) for point in points]
         values = [point.value for point in points]
         bars = [[p.value - p.low for p in points], [p.high - p.value for p in points]]
-        axes.errorbar(across, values, bars, **_look(index), capsize=2.5, elinewidth=0.9)
+        axes.errorbar(across, values, bars, **_style(index), capsize=2.5, elinewidth=0.9)
     axes.set_xticks(range(len(counts)), [str(count) for count in counts])
     axes.set_xlim(-0.35, len(counts) - 0.65)
     label(axes, curve.title, "registers", curve.axis)
 
 
-def _look(index: int) -> dict[str, Any]:
-    style = DASHES[index // LOOKS % len(DASHES)] if index >= LOOKS else DASHES[index % len(DASHES)]
+def _style(index: int) -> dict[str, Any]:
+    style = DASHES[index // COLOURS % len(DASHES)] if index >= COLOURS else DASHES[index % len(DASHES)]
     return {
-        "color": LINES[index % LOOKS],
-        "marker": MARKERS[index % LOOKS],
+        "color": LINES[index % COLOURS],
+        "marker": MARKERS[index % COLOURS],
         "linestyle": style,
         "linewidth": 1.2,
         "markersize": 4.5,
@@ -166,4 +166,4 @@ def _look(index: int) -> dict[str, Any]:
 def _handle(name: str, names: Sequence[str]) -> Any:
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], label=name, **_look(names.index(name)))
+    return Line2D([], [], label=name, **_style(names.index(name)))

@@ -19,7 +19,7 @@ from regvit_lightning.statistics import binomial_interval
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LOOKS = {"outlier": (OUTLIER, "//"), "normal": (NORMAL, ""), "CLS": (GREY, "")}  # colour and hatch of a kind of token
+STYLES = {"outlier": (OUTLIER, "//"), "normal": (NORMAL, ""), "CLS": (GREY, "")}  # colour and hatch of a kind of token
 REGISTER = (GREEN, "..")
 
 
@@ -27,7 +27,7 @@ def single_tokens(axes: Axes, scores: Mapping[str, ProbeScore | None]) -> None:
     """Tables 1 and 6: top-1 from one token by kind; values with the standard deviation over draws, where several."""
     shown = {kind: score for kind, score in scores.items() if score is not None}
     for column, (kind, score) in enumerate(shown.items()):
-        _bar(axes, column, score.mean, score.right.shape[1], *LOOKS.get(kind, REGISTER))
+        _bar(axes, column, score.mean, score.right.shape[1], *STYLES.get(kind, REGISTER))
         spread = f"\n± {score.spread:.1f}" if score.spread and not math.isnan(score.spread) else ""
         _above(axes, column, score.mean, score.right.shape[1], f"{score.mean:.1f}{spread}")
     counts = {score.right.shape[1] for score in shown.values()}
@@ -45,7 +45,7 @@ def local_probes(axes: Axes, contents: Contents) -> None:
         if position is None or pixels is None:
             names.append(f"{kind}: none,\nor too few")
             continue
-        _bar(axes, column, position.top1, position.patches, *LOOKS[kind])
+        _bar(axes, column, position.top1, position.patches, *STYLES[kind])
         _above(axes, column, position.top1, position.patches, f"{position.top1:.1f}")
         pixel = f"pixels: L2 {pixels.l2:.4g}\n(mean patch: {pixels.l2_of_mean:.4g})"
         names.append(f"{kind}, n = {position.patches:,}\n{position.distance:.1f} patches off\n{pixel}")

@@ -147,9 +147,16 @@ def _check_classes(maps: Sequence[npt.NDArray[np.uint8]], classes: int, palette:
 
 
 def rows_of_panels(
-    images: Sequence[npt.NDArray[np.uint8]], widths: Sequence[float], least: Sequence[float] = ()
+    images: Sequence[npt.NDArray[np.uint8]],
+    widths: Sequence[float],
+    least: Sequence[float] = (),
+    above: float = ABOVE,
 ) -> tuple[Figure, GridSpec]:
-    """Figure with columns of these widths in inches, and rows as high as their images in a panel or as `least`."""
+    """Figure with columns of these widths and rows as high as their images in a panel or as `least`, in inches.
+
+    Args:
+        above: inches above the first row.
+    """
     from matplotlib.figure import Figure
 
     heights = [_panel_height(image) for image in images]
@@ -157,14 +164,14 @@ def rows_of_panels(
         heights = [max(pair) for pair in zip(heights, least, strict=True)]
     margin = 0.12
     width = sum(widths) + (len(widths) - 1) * GAP + 2 * margin
-    height = sum(heights) + (len(heights) - 1) * GAP + ABOVE + margin
+    height = sum(heights) + (len(heights) - 1) * GAP + above + margin
     figure = Figure(figsize=(width, height), dpi=100, facecolor=PAPER)
     grid = figure.add_gridspec(
         len(heights),
         len(widths),
         left=margin / width,
         right=1 - margin / width,
-        top=1 - ABOVE / height,
+        top=1 - above / height,
         bottom=margin / height,
         wspace=GAP / float(np.mean(widths)),
         hspace=GAP / float(np.mean(heights)),

@@ -1,7 +1,7 @@
 """One figure of what models see in images: models side by side, a row for each image; and each of its maps alone.
 
 Maps are drawn in the pixels of the stored image, so that those of models that see the whole image and of those that
-see a square lie at the same place. Fonts are at least 8 pt at the size at which a figure is saved; the colour maps
+see a square lie at the same position. Fonts are at least 8 pt at the size at which a figure is saved; the colour maps
 are legible without colour vision, and outliers, seed and patch are marked by shapes.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from regvit_lightning.analysis.token_maps import ModelMaps, TokenMaps
+from regvit_lightning.analysis.token_maps import Discovered, ModelMaps, TokenMaps
 from regvit_lightning.figures import style
 from regvit_lightning.figures.style import INK
 
@@ -35,6 +35,7 @@ TITLE = 0.19  # inches above a map
 IMAGE = 1.9  # inches: width of the image at the left
 MARGIN, BETWEEN = 0.15, 0.4  # inches: at the edges, and between models
 HEAD, FOOT = 0.62, 0.78  # inches: names of the models, colour bars
+ALONE = 3.2  # inches: long side of a map alone
 TALLEST = 1.5  # height of a map relative to its width; a taller image is drawn narrower
 LONGEST_TITLE = 26  # characters of an image's name
 
@@ -83,7 +84,7 @@ def frame_of(models: Sequence[ModelMaps], index: int) -> Frame:
 
 def main_panels(maps: TokenMaps, frame: Frame, norms: Normalize) -> list[Panel]:
     """CLS attention, similarity to a patch, norms with outliers, components as colours, and LOST's box."""
-    count, found = int(maps.outliers.sum()), maps.discovered
+    count, discovered = int(maps.outliers.sum()), maps.discovered
     return [
         _share("cls", "CLS", maps.cls, maps, frame),
         _similarity(maps, frame),
@@ -94,8 +95,8 @@ def main_panels(maps: TokenMaps, frame: Frame, norms: Normalize) -> list[Panel]:
             (NORM, norms),
         ),
         Panel("components", "components", lambda axes: _components(axes, maps, frame)),
-        Panel("lost", found.method, lambda axes: _discovered(axes, maps, frame))
-        if found
+        Panel("lost", discovered.method, lambda axes: _discovered(axes, maps, discovered, frame))
+        if discovered
         else Panel("lost", "LOST", None),
     ]
 
@@ -134,7 +135,7 @@ def _similarity(maps: TokenMaps, frame: Frame) -> Panel:
 
     def draw(axes: Axes) -> None:
         _map(axes, maps.similarity, maps, frame, cmap=COSINE, norm=scale)
-        mark_patch(axes, maps)
+        _mark_patch(axes, maps)
 
     return Panel("similarity", "similarity to ×", draw, (COSINE, scale))
 
@@ -155,17 +156,15 @@ def _components(axes: Axes, maps: TokenMaps, frame: Frame) -> None:
     _map(axes, painted, maps, frame)
 
 
-def _discovered(axes: Axes, maps: TokenMaps, frame: Frame) -> None:
+def _discovered(axes: Axes, maps: TokenMaps, discovered: Discovered, frame: Frame) -> None:
     from matplotlib.patches import Rectangle
 
-    found = maps.discovered
-    assert found is not None, "panels without an object are not drawn"
     pale = 255 - (255 - maps.pixels.astype(float)) * 0.6
     _map(axes, pale.astype(np.uint8), maps, frame, interpolation="antialiased")
-    x, y, width, height = _cell(maps, *found.seed)
+    x, y, width, height = _cell(maps, *discovered.seed)
     seed: Any = {"marker": "s", "markersize": 4.5, "color": MARK, "markeredgecolor": "white", "markeredgewidth": 0.8}
     axes.plot([x + width / 2], [y + height / 2], **seed)
-    x1, y1, x2, y2 = found.box
+    x1, y1, x2, y2 = discovered.box
     left, top, *_ = _cell(maps, y1, x1)
     for colour, line in (("white", 2.6), (BOX, 1.4)):
         corner, size = (left, top), ((x2 - x1) * width, (y2 - y1) * height)
@@ -176,18 +175,13 @@ def _map(axes: Axes, values: Any, maps: TokenMaps, frame: Frame, **style: Any) -
     """Draw values over what the model sees; what it does not see of the frame stays pale."""
     left, top, right, bottom = maps.region
     axes.imshow(values, extent=(left, right, bottom, top), **{"interpolation": "nearest", "aspect": "auto", **style})
-    bare(axes, frame)
+    _over(axes, frame)
 
 
-def bare(axes: Axes, frame: Frame) -> None:
+def _over(axes: Axes, frame: Frame) -> None:
     """Axes over a frame, without ticks."""
     left, top, right, bottom = frame
-    axes.set_xlim(left, right)
-    axes.set_ylim(bottom, top)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_facecolor(UNSEEN)
-    axes.spines[:].set_visible(False)
+    style.bare(axes).set(xlim=(left, right), ylim=(bottom, top), facecolor=UNSEEN)
 
 
 def _cell(maps: TokenMaps, row: int, column: int) -> tuple[float, float, float, float]:
@@ -198,7 +192,7 @@ def _cell(maps: TokenMaps, row: int, column: int) -> tuple[float, float, float, 
     return left + column * width, top + row * height, width, height
 
 
-def mark_patch(axes: Axes, maps: TokenMaps) -> None:
+def _mark_patch(axes: Axes, maps: TokenMaps) -> None:
     """A cross on the patch that others are compared with."""
     x, y, width, height = _cell(maps, *maps.patch)
     for colour, line in (("white", 2.6), ("black", 1.2)):
@@ -289,7 +283,7 @@ def overview(models: Sequence[ModelMaps], titles: Sequence[str]) -> Figure:
         for model, left in zip(models, lefts, strict=True):
             _card(figure, model.images[index], band, norms, left, top)
         top += band.height
-    _foot(figure, models, norms)
+    _foot(figure, norms)
     return figure
 
 
@@ -307,14 +301,14 @@ def _widest(models: Sequence[ModelMaps], index: int) -> TokenMaps:
 
 
 def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes at a place in inches from the upper left of the figure."""
+    """Axes whose upper left corner is at `left` and `top`, inches from that of the figure."""
     across, down = figure.get_size_inches()
     axes: Axes = figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
     return axes
 
 
 def _text(figure: Figure, left: float, top: float, text: str, **options: Any) -> None:
-    """Text whose upper left is at a place in inches."""
+    """Text whose upper left corner is at `left` and `top`, inches from that of the figure."""
     across, down = figure.get_size_inches()
     options = {"fontsize": FONT, "color": INK, "va": "top", "ha": "left", **options}
     figure.text(left / across, 1 - top / down, text, **options)
@@ -328,11 +322,7 @@ def short(text: str, longest: int) -> str:
 
 def _name(figure: Figure, model: ModelMaps, left: float) -> None:
     """The model's name, and below it what its maps are of."""
-    count = sum(int(maps.outliers.sum()) for maps in model.images)
-    total = sum(maps.outliers.size for maps in model.images)
-    where = f"norms after block {model.norm_block} of {model.depth}, attention of block {model.attention_block}"
-    where = "gives tokens only: no attention, norms of its tokens" if model.tokens_only else where
-    facts = f"{where}; {count:,} of {total:,} patches beyond {model.rule} = {model.cutoff:.3g}"
+    facts = f"{model.blocks_in_words}; {model.outliers_in_words}"
     _text(figure, left, 0.12, short(model.model, int(CARD * 12)), fontsize=HEADING, weight="bold")
     _text(figure, left, 0.34, short(facts, int(CARD * 17)))
 
@@ -340,7 +330,7 @@ def _name(figure: Figure, model: ModelMaps, left: float) -> None:
 def _image(figure: Figure, maps: TokenMaps, band: _Band, title: str, top: float) -> None:
     axes = _axes(figure, MARGIN, top + TITLE, *band.size(IMAGE))
     _map(axes, maps.pixels, maps, band.frame, interpolation="antialiased")
-    mark_patch(axes, maps)
+    _mark_patch(axes, maps)
     _title(axes, title)
 
 
@@ -366,7 +356,7 @@ def _lines(figure: Figure, panels: Sequence[Panel], band: _Band, across: int, le
         line, column = divmod(index, across)
         axes = _axes(figure, left + column * step, top + line * band.line(across) + TITLE, *size)
         if panel.draw is None:
-            bare(axes, band.frame)
+            _over(axes, band.frame)
             axes.text(0.5, 0.5, "none", transform=axes.transAxes, fontsize=FONT, color=GREY, ha="center", va="center")
         else:
             panel.draw(axes)
@@ -375,7 +365,7 @@ def _lines(figure: Figure, panels: Sequence[Panel], band: _Band, across: int, le
         _title(axes, panel.title)
 
 
-def _foot(figure: Figure, models: Sequence[ModelMaps], norms: Normalize) -> None:
+def _foot(figure: Figure, norms: Normalize) -> None:
     """Colour bars of shares, cosines and norms, and what the marks mean."""
     from matplotlib.colors import Normalize as Linear
 
@@ -420,13 +410,13 @@ def _bar(
 # ------------------------------------------------------------------------------------------------------ one map
 
 
-def alone(panel: Panel, frame: Frame, side: float = 3.2) -> Figure:
-    """A map alone, without a title, with its colour bar at the right; its long side is `side` inches."""
+def alone(panel: Panel, frame: Frame) -> Figure:
+    """A map alone, without a title, with its colour bar at the right; its long side is `ALONE` inches."""
     from matplotlib.figure import Figure
 
     assert panel.draw is not None, "there is nothing to draw"
     left, top, right, bottom = frame
-    scale = side / max(right - left, bottom - top)
+    scale = ALONE / max(right - left, bottom - top)
     width, height = scale * (right - left), scale * (bottom - top)
     room = 0.75 if panel.scale else 0.0
     figure = Figure((width + room, height), dpi=200, facecolor="white")

@@ -108,10 +108,10 @@ def _charts(report: ArtifactReport) -> Mapping[str, Panel]:
         ),
         "fig15_kinds_of_tokens": _chart(lambda axes: artifacts.token_types(axes, norms, norms.depth), bottom=0.95),
         "fig10_positions": _chart(
-            lambda axes: positions.share_map(axes, report.placed.share), left=0.25, right=1.0, bottom=0.3
+            lambda axes: positions.share_map(axes, report.placement.share), left=0.25, right=1.0, bottom=0.3
         ),
         "distance_from_border": _chart(
-            lambda axes: positions.ring_profile(axes, report.placed, report.masks), left=0.75
+            lambda axes: positions.ring_profile(axes, report.placement, report.masks), left=0.75
         ),
         "fig5a_neighbours": _chart(lambda axes: positions.neighbour_densities(axes, norms.neighbours, report.masks)),
         "kurtosis": _chart(lambda axes: artifacts.kurtosis_by_block(axes, norms), right=0.75),
@@ -149,17 +149,17 @@ def _maps(report: ArtifactReport) -> Mapping[str, Panel]:
     every = {name: values.numpy() for name, values in inside.maps.items()}
     maps = {name: values[inside.shown] for name, values in every.items()}
     count, component, attention = len(pictures), np.nan_to_num(inside.component.numpy()), "attention, last block"
-    found = {
+    figures = {
         "fig21_norm_maps": Panel(
             size(count, 1 + len(columns)), lambda pane: norm_maps(pane, pictures, columns, "norms of patches")
         )
     }
     if inside.heads is not None:
         heads = inside.heads.numpy()
-        found["fig18_heads"] = Panel(
+        figures["fig18_heads"] = Panel(
             size(count, 1 + heads.shape[1]), lambda pane: head_maps(pane, pictures, heads, f"{attention}: CLS by head")
         )
-    return found | {
+    return figures | {
         "fig9_attention": Panel(
             size(count, 1 + len(maps)), lambda pane: attention_maps(pane, pictures, maps, f"{attention}: mean of heads")
         ),

@@ -22,6 +22,7 @@ NORMAL, OUTLIER, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#6f7580"
 LINES = (OUTLIER, NORMAL, GREEN, "#e69f00", INK, "#cc79a7", "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # a shape for each of `LINES`
 SMALL, TITLE = 8.0, 9.5  # points
+TOP = 0.34  # inches above axes, for their title
 LEGEND: dict[str, Any] = {"fontsize": SMALL, "frameon": False, "labelcolor": INK, "handlelength": 1.6}
 
 FORMATS = ("pdf", "svg", "png")
@@ -47,12 +48,10 @@ def save(figure: Figure, file: Path, formats: Sequence[str] = FORMATS) -> None:
             atomic.write(file.with_name(f"{file.name}.{kind}"), partial(figure.savefig, **style))
 
 
-def axes_in(
-    figure: Figure | SubFigure, left: float = 0.62, right: float = 0.16, bottom: float = 0.48, top: float = 0.34
-) -> Axes:
-    """Axes that fill a figure up to margins in inches."""
+def axes_in(figure: Figure | SubFigure, left: float = 0.62, right: float = 0.16, bottom: float = 0.48) -> Axes:
+    """Axes that fill a figure up to margins in inches, with room for the title above."""
     width, height = size_of(figure)
-    across, down = width - left - right, height - bottom - top
+    across, down = width - left - right, height - bottom - TOP
     return figure.add_axes((left / width, bottom / height, across / width, down / height))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from regvit_lightning.figures.style import INK, SMALL, TITLE
+from regvit_lightning.figures.style import INK, SMALL, TITLE, bare, size_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -172,7 +172,7 @@ def _panels(
     figure: Figure | SubFigure, rows: int, columns: int, title: str, note: str, right: float = 0
 ) -> list[list[Axes]]:
     """Axes by row and column from the upper left, sized as in `size`, below the title and a small note."""
-    width, height = figure.bbox.width / figure.dpi, figure.bbox.height / figure.dpi
+    width, height = size_of(figure)
     panel = _panel(columns, 2 * MARGIN + right)
     across, down = (n * panel + (n - 1) * GAP * panel for n in (columns, rows))
     grid = figure.add_gridspec(
@@ -214,8 +214,5 @@ def _share(axes: Axes, values: npt.NDArray[np.floating]) -> None:
 
 
 def _bare(axes: Axes) -> Axes:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-    axes.set_anchor("N")  # wide images stay directly below their title
+    bare(axes).set_anchor("N")  # wide images stay directly below their title
     return axes

@@ -59,16 +59,16 @@ def of(width: int, known: Known) -> Heads:
         UserError: a number that does not divide the width, a file beside the weights that describes another model, or
             a width for which there is no guess.
     """
-    told = _told(width, known)
-    if told is None:
+    stated = _stated(width, known)
+    if stated is None:
         number = by_width(width, known.path)
         return Heads(number, f"a guess from width {width}", guessed=True)
-    if not 1 <= told.number <= width or width % told.number:
-        raise UserError(f"{known.path}: {told.number} heads ({told.origin}) do not divide width {width}")
-    return told
+    if not 1 <= stated.number <= width or width % stated.number:
+        raise UserError(f"{known.path}: {stated.number} heads ({stated.origin}) do not divide width {width}")
+    return stated
 
 
-def _told(width: int, known: Known) -> Heads | None:
+def _stated(width: int, known: Known) -> Heads | None:
     if known.word is not None:
         return Heads(known.word, "heads= of the model's name")
     if known.config is not None:

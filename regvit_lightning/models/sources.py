@@ -181,8 +181,8 @@ def _say_guesses(path: Path, heads: Heads, seen: preprocessing.Seen) -> None:
         guesses.append(f"mean {list(seen.mean)} and std {list(seen.std)} ({seen.origin})")
         words.append(":mean=<values>:std=<values>")
     if guesses:
-        told = f"no {beside.CONFIG} beside it says; if that is wrong, give the model as {path}{''.join(words)}"
-        warnings.warn(f"{path}: read with {' and with '.join(guesses)}, which {told}", Notice, stacklevel=2)
+        advice = f"no {beside.CONFIG} beside it says; if that is wrong, give the model as {path}{''.join(words)}"
+        warnings.warn(f"{path}: read with {' and with '.join(guesses)}, which {advice}", Notice, stacklevel=2)
 
 
 def _file_id(path: Path, backbone: Backbone, words: str) -> str:

@@ -82,7 +82,7 @@ def changes(run: Run, digests: Callable[[str], dict[str, str]] | None = None) ->
     """Differences between the run in the folder and this one, as text; None if the folder holds no run.
 
     Folders are no part of a run: it is the same where its folder, its images or its initial weights were moved. Images
-    that were added, removed or replaced make it another one; images that are not there are not judged.
+    that were added, removed or replaced make it another one; images that are not there are not compared.
 
     Args:
         run: this run.
@@ -153,7 +153,7 @@ def _claim(run: Run, force: bool) -> None:
     if changed:
         raise UserError(
             f"{run.folder} holds a run with other settings ({'; '.join(changed[:4])}); "
-            "give the old ones to continue it, TAG=<name> to keep both, or FORCE=1 to begin anew"
+            "give the old ones to continue it, TAG=<name> to keep both, or FORCE=1 to start again"
         )
     if changed is None:
         digests = digest.digests(run.data, run.settings.images)

@@ -14,7 +14,7 @@ from regvit_lightning.runtime import atomic, together
 from regvit_lightning.runtime.interruption import Signals
 
 KEPT = (
-    "the last good checkpoint is kept; the same command would meet the same step again, so begin anew with other "
+    "the last good checkpoint is kept; the same command would meet the same step again, so start again with other "
     "settings, such as a lower lr or precision=32-true, and FORCE=1"
 )
 

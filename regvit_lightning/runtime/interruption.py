@@ -56,12 +56,12 @@ class Signals:
         line = f"stopped at step {trainer.global_step:,} of {trainer.max_steps:,}"
         number = self.received or signal.SIGTERM
         if not self.job:
-            raise Stopped(f"{line}; give the same command to go on", number)
+            raise Stopped(f"{line}; give the same command to continue", number)
         reason = slurm.requeue(self.job)
         if reason:
             line += f"; job {self.job} is not queued again here ({reason})"
-            raise Stopped(f"{line}; if Slurm does not do it, give the same command to go on", number)
-        raise Stopped(f"{line}; job {self.job} is queued again and goes on from there", number)
+            raise Stopped(f"{line}; if Slurm does not do it, give the same command to continue", number)
+        raise Stopped(f"{line}; job {self.job} is queued again and continues from there", number)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:

@@ -82,9 +82,9 @@ def fitting(trainer: Trainer, checkpoint: Path | None, began: Began) -> Iterator
         if failure := reading_failure(error):
             raise failure from None
         if checkpoint is not None and not began.training:
-            advice = "restore the file, or give FORCE=1 to begin anew"
+            advice = "restore the file, or give FORCE=1 to start again"
             reason = f"{type(error).__name__}: {one_line(error)}"
-            raise UserError(f"cannot go on from {checkpoint}: {reason}; {advice}") from None
+            raise UserError(f"cannot continue from {checkpoint}: {reason}; {advice}") from None
         if trainer.world_size > 1 and any(word in str(error) for word in ("gloo", "NCCL", "peer")):
             raise UserError(ELSEWHERE) from None  # torch.distributed, when another process stopped and gave the reason
         raise

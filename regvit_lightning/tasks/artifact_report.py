@@ -64,7 +64,7 @@ class ArtifactReportSettings(TaskSettings):
         rule: rule whose outliers after the last block are analysed in detail.
         rules: constants of the outlier rules.
         register_means: file with the registers of the replacement `mean`, see `replacement.read_means`; empty for the
-            mean over train images.
+            mean over train images. Refused for images without classes, of which no replacement is measured.
         probes: settings of the probes.
     """
 
@@ -146,11 +146,12 @@ def run(
 
     Raises:
         DataError: the data is missing, incomplete or unreadable.
+        SettingsError: `register_means` for images without classes.
         UserError: the backbone has no plain attention in its last block, or norms that are not finite.
     """
     backbone.require_plain_vit()
-    means = replacement.read_means(Path(settings.register_means), backbone) if settings.register_means else None
     train, test = _files(data, settings)
+    means = _read_means(backbone, train, settings.register_means)
     passes = Passes(train, test, settings, how)
     norms = NormPass(backbone, settings.precision)
     passes.over(norms, test)
@@ -209,6 +210,20 @@ def _spread(files: ImageFiles, wanted: int) -> ImageFiles:
     return files.subset(dense.examples(len(files), wanted))
 
 
+def _read_means(backbone: Backbone, train: ImageFiles, file: str) -> Tensor | None:
+    """Mean registers from the file of `register_means`; None where the setting is empty."""
+    if not file:
+        return None
+    why = "replaced registers are measured by the top-1 of classifiers, and these images have no classes"
+    advice = "leave it out, or give images with classes (source=imagenet)"
+    check(_has_classes(train), f"register_means={file}: {why}; {advice}")
+    return replacement.read_means(Path(file), backbone)
+
+
+def _has_classes(train: ImageFiles) -> bool:
+    return len(train.classes) > 1
+
+
 def _mean_of(register_means: str) -> dict[str, str]:
     """Name and SHA-256 of the file with the mean registers for the record; empty where there is none."""
     if not register_means:
@@ -235,7 +250,7 @@ def _report(
         findings=outliers.find(norms, settings.rules, seed),
         high=verdict.high_norms(norms, settings.rules),
         masks=masks,
-        placed=positions.placement(masks, seed),
+        placement=positions.placement(masks, seed),
         neighbours=positions.compare_neighbours(norms.neighbours, masks, seed),
         shown=[some[index] for index in dense.examples(len(some), settings.shown)],
         inside=_inside(backbone, masks, some, passes, settings),
@@ -267,7 +282,7 @@ def _effects(
     backbone: Backbone, means: Tensor | None, passes: Passes, settings: ArtifactReportSettings
 ) -> dict[str, Effect]:
     """Effects of replacing registers; empty for a model without registers or images without classes."""
-    if not backbone.num_registers or len(passes.train.classes) < 2:
+    if not backbone.num_registers or not _has_classes(passes.train):
         return {}
     module = ReplacedPass(backbone, settings.precision, passes.how.seed, means)
     passes.first_over(module, _spread(passes.train, settings.detailed))

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from regvit_lightning import schedules
 from regvit_lightning.data import nyu
+from regvit_lightning.data.depth_pairs import Augmentation
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.stream import Stream
@@ -32,6 +33,7 @@ from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import hardware, seeds
 from regvit_lightning.settings import MISSING, check, from_resolved, number, resolved
 from regvit_lightning.statistics import bootstrap
+from regvit_lightning.tasks.depth_scores import SCORES, gradient_loss, scores, sig_loss
 from regvit_lightning.work import ImageCounts, Pass, Work, landscape
 
 if TYPE_CHECKING:
@@ -50,11 +52,7 @@ OFFSET = 0.1  # added to the rectified scores of the bins, so that their sum is 
 DECODED = 2  # images whose scores are upsampled at once: few, to save memory
 WARMUP_RATIO, FINAL_RATIO = 1e-3, 1e-8  # learning rate relative to lr, at the first step and at the end
 MOMENTUM, LOWEST_MOMENTUM = 0.95, 0.85  # beta 1 of AdamW, over one cycle
-EPSILON = 1e-3  # metres, added inside the logarithms of the losses
-MEAN_WEIGHT = 0.15  # weight of the squared mean in SigLoss
 NATIVE_SIDE = 480  # short side of NYU's images
-STRIDES = (1, 2, 4, 6)  # strides of the gradient loss
-SCORES = ("rmse", "abs_rel", "sq_rel", "a1", "a2", "a3", "log10", "rmse_log", "silog")
 
 
 @dataclass
@@ -178,86 +176,6 @@ def decode(logits: Tensor, centres: Tensor) -> Tensor:
         for part in logits.split(DECODED)
     ]
     return torch.cat(parts)
-
-
-# -------------------------------------------------------------------------------------------------------- losses
-
-
-def sig_loss(prediction: Tensor, truth: Tensor, images: int, warmup: bool = False) -> Tensor:
-    """SigLoss (Eigen et al. 2014, as in AdaBins): sqrt(Var(g) + 0.15 mean(g)²), g = log prediction - log truth.
-
-    Args:
-        prediction, truth: (B, H, W), metres; pixels with truth 0 are ignored.
-        images: number of images whose pixels form one value; the mean over the B / images values is returned. A
-            group without a valid pixel counts as 0.
-        warmup: omit the variance.
-    """
-    error, valid = _log_error(prediction, truth, images)
-    count = valid.sum(dim=(1, 2, 3))
-    mean = error.sum(dim=(1, 2, 3)) / count.clamp(min=1)
-    squared = MEAN_WEIGHT * mean.square()
-    if not warmup:
-        apart = torch.where(valid, error - mean.view(-1, 1, 1, 1), 0.0)
-        squared = squared + apart.square().sum(dim=(1, 2, 3)) / (count - 1).clamp(min=1)
-    positive = squared > 0  # the gradient of the square root is infinite at 0
-    return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0).mean()
-
-
-def gradient_loss(prediction: Tensor, truth: Tensor, images: int) -> Tensor:
-    """Gradient loss: differences of the log error between pixels two apart, along rows and columns, at several strides.
-
-    The released code (dinov2/eval/depth/models/losses/gradientloss.py) slices batch and channel in place of rows and
-    columns and is 0 for two images; this is the intended loss. Arguments are as for `sig_loss`.
-    """
-    error, valid = _log_error(prediction, truth, images)
-    total = torch.zeros(len(error), device=error.device)
-    for stride in STRIDES:
-        e, v = error[..., ::stride, ::stride], valid[..., ::stride, ::stride]
-        vertical = (e[..., 2:, :] - e[..., :-2, :]).abs() * (v[..., 2:, :] & v[..., :-2, :])
-        horizontal = (e[..., 2:] - e[..., :-2]).abs() * (v[..., 2:] & v[..., :-2])
-        sums = vertical.sum(dim=(1, 2, 3)) + horizontal.sum(dim=(1, 2, 3))
-        total = total + sums / v.sum(dim=(1, 2, 3)).clamp(min=1)
-    return total.mean()
-
-
-def _log_error(prediction: Tensor, truth: Tensor, images: int) -> tuple[Tensor, Tensor]:
-    """Log error, 0 where nothing was measured, and mask of the measured pixels; both (groups, images, H, W)."""
-    valid = truth > 0
-    error = torch.where(valid, (prediction + EPSILON).log() - (truth + EPSILON).log(), 0.0)
-    return error.unflatten(0, (-1, images)), valid.unflatten(0, (-1, images))
-
-
-# ------------------------------------------------------------------------------------------------------- metrics
-
-
-def scores(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
-    """Per-image metrics `SCORES`, in float64 (Eigen et al. 2014, section 4.2).
-
-    Args:
-        prediction, truth: (B, H, W), metres, positive inside the mask.
-        mask: (B, H, W) bool, scored pixels, at least one in each image.
-
-    Returns:
-        (B, 9): rmse in metres, abs_rel, sq_rel in metres, shares a1, a2, a3 in 0..1, log10, rmse_log, silog.
-    """
-    predicted, true = (torch.where(mask, depth.double(), 1.0) for depth in (prediction, truth))
-
-    def mean(values: Tensor) -> Tensor:
-        return (values * mask).sum(dim=(1, 2)) / mask.sum(dim=(1, 2))
-
-    error, log_error = predicted - true, predicted.log() - true.log()
-    ratio = torch.maximum(predicted / true, true / predicted)
-    silog = 100 * (mean(log_error.square()) - mean(log_error).square()).clamp(min=0).sqrt()
-    columns = [
-        mean(error.square()).sqrt(),
-        mean(error.abs() / true),
-        mean(error.square() / true),
-        *(mean(ratio < 1.25**power) for power in (1, 2, 3)),
-        mean(predicted.log10().sub(true.log10()).abs()),
-        mean(log_error.square()).sqrt(),
-        silog,
-    ]
-    return torch.stack(columns, dim=1)
 
 
 # -------------------------------------------------------------------------------------------------------- module
@@ -410,9 +328,7 @@ def run(backbone: Backbone, data: DataSettings, settings: DepthSettings, how: Ru
         module = DepthHead(backbone, settings, how.seed)
     train, test = nyu.train_pairs(data), nyu.test_pairs(data)
     rows, columns = settings.crop
-    view = nyu.Augmentation(
-        (rows, columns), settings.short_side, settings.border_crop, settings.rotation, settings.augment
-    )
+    view = Augmentation((rows, columns), settings.short_side, settings.border_crop, settings.rotation, settings.augment)
     stream = Stream(len(train), settings.batch_size, settings.steps, how.seed)
     ordered = nyu.OrderedPairs(test, settings.short_side, settings.depth_range, settings.eigen_crop)
     images = nyu.NYU(

@@ -155,9 +155,9 @@ def run(backbone: Backbone, data: DataSettings, settings: KnnSettings, how: RunO
     loading = Loading(settings.workers, settings.device_batch)
     images = ImageNet(loading, validation=[(train, view)], test=[(test, view)])
     module = KNN(backbone, settings, len(train.classes), len(train))
-    judging = tester(how)
-    judging.validate(module, images, verbose=False)
-    judging.test(module, images, verbose=False)
+    trainer = tester(how)
+    trainer.validate(module, images, verbose=False)
+    trainer.test(module, images, verbose=False)
     return _outcome(module, how.seed)
 
 

@@ -232,9 +232,9 @@ def run(backbone: Backbone, data: DataSettings, settings: LinearSettings, how: R
     with seeds.drawn_from(how.seed, "heads"):
         module = LinearProbe(backbone, settings, len(files.classes))
     fit(module, _training(module, train, loading, how), settings.steps, how)
-    judging = tester(how)
-    judging.validate(module, images, verbose=False)
-    judging.test(module, images, verbose=False)
+    trainer = tester(how)
+    trainer.validate(module, images, verbose=False)
+    trainer.test(module, images, verbose=False)
     return _outcome(module, len(train), len(test), how.seed)
 
 

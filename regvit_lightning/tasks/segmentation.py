@@ -151,23 +151,22 @@ class Segmenter(FrozenModule):
             for row, truth in enumerate(truths)
         ]
 
-    def _loss_of_kept(self, batch: kept.Sample) -> dict[str, Tensor]:
+    def _losses_of_features(self, batch: kept.Sample) -> tuple[dict[str, Tensor], Tensor]:
+        """Losses and labels of a batch of `samples`."""
         maps = [batch[str(number)] for number in range(self.settings.blocks)]
         samples = [labelled(labels) for labels in batch["labels"]]
-        losses: dict[str, Tensor] = self.model.decode_head.loss(maps, samples, self.model.train_cfg)
-        return losses
+        return self.model.decode_head.loss(maps, samples, self.model.train_cfg), batch["labels"]
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        if "labels" in batch:
-            labels = batch["labels"]
-            self.seen += over_devices(labels[labels != IGNORED].bincount(minlength=self.classes))
-            loss, _ = self.model.parse_losses(self._loss_of_kept(batch))
-            self.log("train/loss", loss)
-            return loss
+    def _losses_of_images(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+        """Losses and labels of a batch of images in mmsegmentation's format."""
         data = self.model.data_preprocessor(batch, training=True)
         labels = torch.stack([sample.gt_sem_seg.data for sample in data["data_samples"]])
+        return self.model.loss(data["inputs"], data["data_samples"]), labels
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        losses, labels = self._losses_of_features(batch) if "labels" in batch else self._losses_of_images(batch)
         self.seen += over_devices(labels[labels != IGNORED].bincount(minlength=self.classes))
-        loss, _ = self.model.parse_losses(self.model.loss(data["inputs"], data["data_samples"]))
+        loss, _ = self.model.parse_losses(losses)
         self.log("train/loss", loss)
         return loss
 
@@ -342,20 +341,17 @@ def _outcome(module: Segmenter, data: DataSettings, train_images: int, test: ade
     layout, names, total = data.segmentation, ade20k.class_names(data.segmentation), module.areas.sum(dim=0)
     if not total[2].any():
         raise UserError(f"miou is undefined: no pixel of the {len(module.areas):,} test masks has a label")
-    frequent = int(module.seen.argmax())
+    frequent, metrics = int(module.seen.argmax()), scores(total)
     return Outcome(
-        metrics=scores(total),
+        metrics=metrics,
         images=len(module.areas),
-        intervals={
-            name: bootstrap(module.areas, seed, partial(_score, name))
-            for name in ("miou", "mean_accuracy", "pixel_accuracy")
-        },
+        intervals={name: bootstrap(module.areas, seed, partial(_score, name)) for name in metrics},
         scores={"miou": module.areas},
         protocol=_protocol(module.settings, layout, train_images),
         per_class={
             name: None if isnan(iou) else iou for name, iou in zip(names, ious(total.numpy()).tolist(), strict=True)
         },
-        floors={"most frequent class": {**constant(total, frequent)}},
+        floors={"most frequent class": constant(total, frequent)},
         picture=_picture(module, test, names, palette(layout)),
     )
 

@@ -112,7 +112,7 @@ def test_a_run_with_other_settings_is_kept_beside_the_old_one(trained, tiny, tmp
     files = [file for file in runs.glob("imagenet/deit3-vitn_reg4/**/*.*") if file.suffix != ".lock"]
     before = {file: file.read_bytes() for file in files}
     train = ["model=vitn_reg4", *folders, *QUICK, "lr=2e-2"]
-    assert "TAG=<name> to keep both, or FORCE=1 to begin anew" in mistake("pretrain", *train)
+    assert "TAG=<name> to keep both, or FORCE=1 to start again" in mistake("pretrain", *train)
     assert "deit3+lr2e-2-vitn_reg4" in program("pretrain", *train, "tag=lr2e-2")
     assert "is done" in program("pretrain", *train, "tag=lr2e-2")
     assert {file: file.read_bytes() for file in before} == before

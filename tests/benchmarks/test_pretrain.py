@@ -71,7 +71,7 @@ def test_the_steps_are_those_that_are_trained(tiny, tmp_path, lines):
     assert len(lines) == 1  # a run that is done is not announced
     (tmp_path / "imagenet" / "deit3-vitn_reg2" / "seed0" / "backbone.safetensors").unlink()
     program("pretrain", *words)
-    assert lines[1].endswith("; goes on from its checkpoint")
+    assert lines[1].endswith("; continues from its checkpoint")
     program("pretrain", *words, "force=true")
     assert "checkpoint" not in lines[2]
 

@@ -170,7 +170,7 @@ def test_ctrl_c_while_rendering_erases_the_bar_and_shows_the_cursor(tmp_path):
     assert HIDE in shown
     assert shown.rindex(SHOW) > shown.rindex(HIDE)
     assert "Traceback" not in shown
-    assert "data: interrupted; give the command again to go on" in shown
+    assert "data: interrupted; give the command again to continue" in shown
 
 
 HIDDEN = """
@@ -348,7 +348,7 @@ def test_nohup_keeps_a_program_from_stopping_with_its_terminal(monkeypatch):
         with command._stopping():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        with pytest.raises(BaseException, match="give the command again to go on") as stop, command._stopping():
+        with pytest.raises(BaseException, match="give the command again to continue") as stop, command._stopping():
             os.kill(os.getpid(), signal.SIGHUP)
         assert stop.value.status == 128 + signal.SIGHUP
     finally:

@@ -1,7 +1,7 @@
 """Figures: what is drawn where, by planted pixels; sizes, legends and the depth scale."""
 
 import io
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import cv2
 import numpy as np
@@ -277,7 +277,7 @@ def discovered(height, width, **changes):
         "maps": maps,
         "patch": (8.0, 8.0),
     }
-    return boxes.Discovered(**{**parts, **changes})
+    return boxes.Example(**{**parts, **changes})
 
 
 def test_maps_lie_on_their_pixels_and_what_is_padding_is_not_shown():
@@ -292,6 +292,19 @@ def test_maps_lie_on_their_pixels_and_what_is_padding_is_not_shown():
     assert panels[3].get_images()[0].get_array().shape[1] == grids.LONGEST
     titles = [text.get_text() for text in figure.texts]
     assert titles == ["image", "degree", "similarity"]
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 375), (200, 600)])
+def test_titles_and_notes_of_columns_do_not_overlap(height, width):
+    counts, signed = np.arange(12).reshape(3, 4), np.linspace(-1, 3, 12).reshape(3, 4)
+    row = discovered(height, width, maps={"degree": counts, "seed similarity": signed, "seed expansion": signed})
+    figure = boxes.discovery_examples([row] * 2)
+    rendered(figure)
+    texts = [*figure.texts, *(axes._left_title for axes in figure.axes)]
+    extents = [text.get_window_extent() for text in texts if text.get_text()]
+    assert len(extents) == 8
+    assert not any(one.overlaps(two) for one, two in combinations(extents, 2))
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1 for box in extents)
 
 
 def test_counts_are_shown_from_0_and_signed_maps_around_it():

@@ -7,6 +7,7 @@ import torch
 
 from regvit_lightning import settings
 from regvit_lightning.data import ade20k, nyu
+from regvit_lightning.data.depth_pairs import Augmentation
 from regvit_lightning.data.imagenet import ImageNet, train_files
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.stream import Stream
@@ -58,7 +59,7 @@ def test_linear_heads_are_those_of_the_views_themselves(tiny):
 def test_depth_heads_are_those_of_the_middle_crops(tiny):
     chosen = options("nyud_linear1", "warmup_steps=1", "border_crop=false", "crop=[64,64]")
     pairs = nyu.train_pairs(tiny)
-    view = nyu.Augmentation((64, 64), chosen.short_side, False, 0.0, drawn=False)
+    view = Augmentation((64, 64), chosen.short_side, False, 0.0, drawn=False)
     stream = Stream(len(pairs), 4, 4, HOW.seed)
     test = nyu.OrderedPairs(pairs, chosen.short_side, chosen.depth_range, False)
     states = []

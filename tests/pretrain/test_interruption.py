@@ -120,7 +120,7 @@ def stopped_by(broken, step, number, status):
     stopped.send_signal(number)
     said = line(stopped)
     assert stopped.returncode == status
-    assert f"stopped at step {broken.step()} of 24; give the same command to go on" in said
+    assert f"stopped at step {broken.step()} of 24; give the same command to continue" in said
     assert broken.step() >= step
 
 
@@ -148,7 +148,7 @@ def test_a_signal_to_the_process_group_stops_two_devices_once(tiny, tmp_path):
     assert process.returncode == 130
     stopped = run.step()
     assert stopped >= 2
-    again = run.start_and_wait(stopped + 1)  # it goes on from there, with what was sharded
+    again = run.start_and_wait(stopped + 1)  # it continues from there, with what was sharded
     os.killpg(again.pid, signal.SIGKILL)
     again.wait()
 

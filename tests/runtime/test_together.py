@@ -209,7 +209,7 @@ def test_a_checkpoint_without_what_training_goes_on_from_is_refused(stopped, tmp
     run = replace(stopped[0], folder=tmp_path / "run")
     run.folder.mkdir()
     torch.save({**stopped[1], **changed}, run.folder / "last.ckpt")
-    with pytest.raises(UserError, match=f"cannot go on from .*/last.ckpt: ValueError: .*{told}"):
+    with pytest.raises(UserError, match=f"cannot continue from .*/last.ckpt: ValueError: .*{told}"):
         fit.fit(run, [StopAtOnce()])
 
 
@@ -217,5 +217,5 @@ def test_a_checkpoint_of_another_model_is_told_in_a_line(tiny, stopped, tmp_path
     run = prepare(tiny, tmp_path / "run", "logger=none", "norms_every=0", "monitor_every=0", model="vitn_reg4")
     run.folder.mkdir()
     (run.folder / "last.ckpt").write_bytes((stopped[0].folder / "last.ckpt").read_bytes())
-    with pytest.raises(UserError, match=r"cannot go on from .*/last.ckpt: RuntimeError: .*FORCE=1 to begin anew"):
+    with pytest.raises(UserError, match=r"cannot continue from .*/last.ckpt: RuntimeError: .*FORCE=1 to start again"):
         fit.fit(run)

@@ -54,7 +54,7 @@ def test_pre_empted_queued_again_cancelled_and_given_again(cluster, tiny, tmp_pa
     assert launch.active(place.folder / "slurm") == f"{job} (running)"
 
     cluster.run("scancel", "--signal=USR2", job)
-    wait(lambda: f"job {job} is queued again and goes on from there" in place.log(), 60, place.log)
+    wait(lambda: f"job {job} is queued again and continues from there" in place.log(), 60, place.log)
     kept = place.step()
     wait(lambda: cluster.state(job) == ("RUNNING", 1), 120, lambda: str(cluster.state(job)))
     wait(lambda: place.rows() > kept, 120, place.log)

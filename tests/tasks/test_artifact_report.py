@@ -11,6 +11,7 @@ from PIL import Image
 from regvit_lightning import settings
 from regvit_lightning.data import layout
 from regvit_lightning.models import sources
+from regvit_lightning.settings import SettingsError
 from regvit_lightning.tasks import artifact_report
 from tests.analysis.planted import planted
 from tests.data.test_voc import write_voc
@@ -132,6 +133,8 @@ def test_images_with_boxes_have_no_classes(truth, tmp_path):
     assert found.metrics["outlier_share"] == pytest.approx(100 * 2 / 64)
     assert set(found.protocol["single_tokens"].values()) == {None}
     assert found.protocol["position"]["normal"]["patches"] == 4 * 62
+    with pytest.raises(SettingsError, match=r"register_means=means\.pt: .* no classes; leave it out"):
+        report(truth.backbone, data, "source=voc07", "resize=64", "register_means=means.pt")
 
 
 @pytest.mark.parametrize(

@@ -495,7 +495,7 @@ def test_an_interrupted_training_ends_with_the_same_head(tiny, tmp_path, monkeyp
 
     monkeypatch.setattr(Segmenter, "training_step", dying)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped, match="stopped at step 2 of 5; give the same command to go on") as stop:
+    with pytest.raises(Stopped, match="stopped at step 2 of 5; give the same command to continue") as stop:
         segmentation.run(nano(), tiny, options, broken)
     assert stop.value.status == 143
     assert signal.getsignal(signal.SIGTERM) == before

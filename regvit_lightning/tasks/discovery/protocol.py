@@ -215,7 +215,7 @@ def overlaps(boxes: Tensor, truth: Tensor) -> Tensor:
 
 def hits(boxes: Tensor, truth: Tensor) -> Tensor:
     """Correctness (S,) of boxes (S, 4): IoU of at least `OVERLAP` with any true box (M, 4), in pixels."""
-    return (box_iou(boxes.double(), truth.double()) >= OVERLAP).any(dim=1)
+    return overlaps(boxes, truth) >= OVERLAP
 
 
 def floors(images: BoxedImages, indices: Sequence[int]) -> dict[str, dict[str, float]]:
@@ -394,12 +394,12 @@ def picture(module: Discoverer, method: Method, ious: Tensor) -> "Figure":
     return figures_boxes.discovery_examples(rows)
 
 
-def _example(module: Discoverer, index: int, score: str) -> figures_boxes.Discovered:
+def _example(module: Discoverer, index: int, score: str) -> figures_boxes.Example:
     images, patch = module.read.images, module.patch(index)
     batch = pad_together([module.read[index]], module.frozen.backbone.patch_size)
     steps = module.method.steps(module.features(batch["image"].to(module.device), batch["size"].to(module.device)))
     row, column = divmod(steps.seed, next(iter(steps.maps.values())).shape[1])
-    return figures_boxes.Discovered(
+    return figures_boxes.Example(
         image=np.asarray(open_image(images.path(index))),
         truths=images.boxes[index],
         box=module.in_pixels(steps.box.cpu(), index).numpy(),

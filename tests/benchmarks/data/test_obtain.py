@@ -23,6 +23,7 @@ from benchmarks.data import checks, obtain
 from benchmarks.data.obtain import DataSource, File, obtain_one
 from regvit_lightning import settings
 from regvit_lightning.data import nyu
+from regvit_lightning.data.depth_pairs import FRAME
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.errors import UserError
 from tests.data.test_nyu import write_mat
@@ -272,17 +273,17 @@ def test_nyu_train_from_sync_zip(tmp_path, first):
     with zipfile.ZipFile(tmp_path / "archives" / "sync.zip", "w") as pack:
         for number in range(2):
             depth = io.BytesIO()
-            Image.fromarray(rng.integers(1000, 9000, nyu.FRAME).astype(np.uint16)).save(depth, "PNG")
-            pack.writestr(f"{first}kitchen_1/rgb_{number}.jpg", jpeg(number, nyu.FRAME[::-1]))
+            Image.fromarray(rng.integers(1000, 9000, FRAME).astype(np.uint16)).save(depth, "PNG")
+            pack.writestr(f"{first}kitchen_1/rgb_{number}.jpg", jpeg(number, FRAME[::-1]))
             pack.writestr(f"{first}kitchen_1/sync_depth_{number}.png", depth.getvalue())
             lines.append(f"/kitchen_1/rgb_{number}.jpg /kitchen_1/sync_depth_{number}.png 518.8579")
     (root / "nyu_train.txt").write_text("\n".join(lines))
     get("nyu_train", tmp_path, data_of(tmp_path, depth=[2, 0]))
-    assert (root / "sync" / "kitchen_1" / "rgb_1.jpg").read_bytes() == jpeg(1, nyu.FRAME[::-1])
+    assert (root / "sync" / "kitchen_1" / "rgb_1.jpg").read_bytes() == jpeg(1, FRAME[::-1])
 
 
 def test_nyu_test_images_are_those_of_the_mat(tmp_path):
-    rows, columns = np.indices(nyu.FRAME)
+    rows, columns = np.indices(FRAME)
     smooth = np.stack([rows // 2, columns // 3, (rows + columns) // 5], axis=-1).astype(np.uint8)
     scenes = [(np.roll(smooth, 40 * number, axis=1), (1000 + rows + number).astype(np.uint16)) for number in range(4)]
     root = tmp_path / "root"

@@ -18,7 +18,7 @@ def run(monkeypatch, tmp_path):
     chosen = []
 
     def of(ran, values=(8.0, 50.0, 55.0), **settings):
-        def instead(options, echo=True, usual=None):
+        def instead(options, echo=True, elsewhere=None):
             chosen.append(options)
             assert not echo
             cells = grids.build(options, images_needed=False)
@@ -54,7 +54,7 @@ def test_given_again_it_says_so_and_compares_with_what_is_kept(run, tmp_path, ca
         save(tmp_path / "results", cell(model, top1=top1))
     run(0)
     shown = capsys.readouterr().out
-    assert "all 5 cells were done before; to run them anew remove runs/demo and runs/mini" in shown
+    assert "all 5 cells were done before; to run them again remove runs/demo and runs/mini" in shown
     assert "compared with the kept results: 2 of 3 values are those of results/mini" in shown
     assert "deit3-vitn_reg4 imagenet_knn top1 60.0 → 55.0, -5.0 [-6.4, -3.6]" in shown
     run(0, (8.0, 50.0, 60.0))

@@ -187,7 +187,7 @@ def test_a_signal_leaves_no_child_and_nothing_half_done(tmp_path, number):
     one.send_signal(number)
     shown = one.communicate(timeout=30)[0]
     assert one.returncode == 128 + number
-    assert "3 of 3 are left: give the same command to go on" in shown
+    assert "3 of 3 are left: give the same command to continue" in shown
     assert lines(tmp_path / "kept") == ["whole"]
     assert not (tmp_path / "never").exists()
     for name in ("first", "second", "helper"):
@@ -254,7 +254,7 @@ def test_a_program_that_is_told_to_end_leaves_no_temporary_file(tmp_path):
     assert one.stdout.readline() == "writing\n"
     assert len(list(tmp_path.iterdir())) == 1
     one.terminate()
-    assert one.communicate(timeout=20)[1] == "writer: stopped; give the command again to go on\n"
+    assert one.communicate(timeout=20)[1] == "writer: stopped; give the command again to continue\n"
     assert one.returncode == 128 + signal.SIGTERM
     assert not list(tmp_path.iterdir())
 
