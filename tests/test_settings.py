@@ -211,7 +211,7 @@ def test_the_overlay_of_a_base_applies_where_a_file_has_none(configs):
     assert files_of("recipes", "b", "mini") == ["deit3", "deit3.mini", "a", "b"]
     _, found = settings.load_settings("recipes", "b", "mini")
     _, deit3 = settings.load_settings("recipes", "deit3", "mini")
-    # What a file says itself stands above what it inherits, overlays included: deit3.mini has lr 1e-2, drop_path 0.
+    # What a file says itself stands above what it inherits, overlays included: deit3.mini has lr 5e-3, drop_path 0.
     assert (found.lr, found.drop_path, found.image_size) == (0.5, 0.3, deit3.image_size)
     write(configs, recipes__a__mini="lr: 0.25\n")
     assert files_of("recipes", "b", "mini") == ["deit3", "a", "a.mini", "b"]

@@ -35,7 +35,7 @@ class Demo:
     grid: str = setting("a file of configs/grids, or the path of one; empty: the data's own, else demo", "")
     data: str = setting("a file of configs/data, or a folder with train/ and val/ class folders", "mini")
     seeds: str = setting("seeds of the grid's file, as 0,1,2, or all", "0")
-    jobs: int = setting("cells at once on a machine without GPU", 1, within="[1, 1024]")
+    jobs: int = setting("cells at once on a machine without GPU, which share its threads", 2, within="[1, 1024]")
     runs: str = setting("folder of the runs", "runs", texts.folder)
     results: str = setting("folder of the results; empty: <runs>/demo", "", texts.folder)
 

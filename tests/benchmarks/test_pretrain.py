@@ -48,11 +48,11 @@ def test_the_first_line_says_what_is_trained(begin, lines, tmp_path):
     begin("model=vitb_reg16", f"runs={tmp_path}", f"results={tmp_path}")
     # ViT-B/16 at 64 px: 16 patches and 17 further tokens; 7.1 M weights in a block of width 768, three passes.
     macs = 12 * (33 * 12 * 768**2 + 2 * 33**2 * 768)
-    days, hours = divmod(int(3 * 2 * macs * 18 * 4800 / 1e10 / 3600), 24)
+    days, hours = divmod(int(3 * 2 * macs * 14 * 4800 / 1e10 / 3600), 24)
     parameters = 12 * (12 * 768**2 + 13 * 768) + 2 * 768 + (3 * 16**2 + 1 + 16 + 16 + 1) * 768
     assert lines == [
         f"pretrain: deit3-vitb_reg16, {parameters / 1e6:.1f} M parameters, 64 px; "
-        "data mini: 4,800 rendered images; 1,350 steps of 64 images on CPU Some CPU, 2 threads; "
+        "data mini: 4,800 rendered images; 1,400 steps of 48 images on CPU Some CPU, 2 threads; "
         f"about {days} day {hours} h (estimated from one block, measured here; loading images not counted); "
         "real data: DATA=full DATA_ROOT=<folder>"
     ]
@@ -101,7 +101,7 @@ def test_several_devices_share_the_time(begin, lines, tmp_path):
     words = ["model=vitb_reg16", f"runs={tmp_path}", f"results={tmp_path}", "accelerator=cpu"]
     begin(*words, "epochs=80")
     begin(*words, "epochs=80", "devices=4")
-    assert "steps of 64 images on 4 × CPU" in lines[1]
+    assert "steps of 48 images on 4 × CPU" in lines[1]
     days = [re.search(r"about (?:(\d+) days? )?(?:(\d+) h)?", line).groups("0") for line in lines]
     one, four = (24 * int(day) + int(hour) for day, hour in days)
     assert 0 <= one - 4 * four < 8  # rounded down to hours

@@ -179,7 +179,7 @@ def pictures(tiny, tmp_path):
 
 
 def test_a_grid_with_settings_from_folders_to_a_table(pictures, tmp_path):
-    entries = f"{{{QUICK}, tag: usual}}, {{{QUICK}, lr: 2.0e-2, tag: quick}}"
+    entries = f"{{{QUICK}, tag: usual}}, {{{QUICK}, lr: 1.0e-2, tag: quick}}"
     grid = grid_of(tmp_path, "deit3-vitn_reg0, deit3-vitn_reg4", entries, "[lost_voc07]")
     options = chosen(tmp_path, data=str(pictures), variant="mini", pretrain=True)
     built = grids.build(options)
@@ -193,7 +193,7 @@ def test_a_grid_with_settings_from_folders_to_a_table(pictures, tmp_path):
     results, models = tmp_path / "results" / "pictures", [cell.model for cell in built.cells if cell.pretrains]
     assert {folder.name for folder in (results / "cells").iterdir()} == set(models)
     files = (tmp_path / "runs" / "pictures" / f"deit3+{tag}-vitn_reg4" / "seed0" for tag in ("usual", "quick"))
-    assert [json.loads((folder / "run.json").read_text())["lr"] for folder in files] == [1e-2, 2e-2]
+    assert [json.loads((folder / "run.json").read_text())["lr"] for folder in files] == [5e-3, 1e-2]
     # Each tag is a row of its own, and its twin is the one with the same tag.
     program("tables", "data=pictures", f"results={tmp_path}/results")
     rows = (results / "tables" / "overview.csv").read_text().splitlines()

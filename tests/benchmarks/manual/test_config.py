@@ -87,7 +87,7 @@ def test_config_of_programs_without_files_is_their_own_settings():
 
 def test_config_runs_nothing_and_refuses_what_the_program_would(tmp_path):
     words = ["model=vitn_reg4", f"runs={tmp_path}/runs", f"results={tmp_path}/results"]
-    assert "epochs: 18" in program("pretrain", *words, "--print-config")
+    assert "epochs: 14" in program("pretrain", *words, "--print-config")
     assert not list(tmp_path.iterdir())
     assert "epochs=0: must lie in (0, 1e6]" in mistake("pretrain", *words, "epochs=0", "--print-config")
     assert "not set: model" in mistake("pretrain", "--print-config")

@@ -22,7 +22,7 @@ def value(rows, key):
 def test_help_has_the_values_of_the_data_that_would_be_taken(monkeypatch):
     monkeypatch.delenv("DATA_ROOT", raising=False)
     full = {"epochs": "240", "batch_size": "2048", "image_size": "224", "lr": "1.0e-3", "loss": "softmax"}
-    mini = {"epochs": "18", "batch_size": "64", "image_size": "64", "lr": "1.0e-2", "loss": "softmax"}
+    mini = {"epochs": "14", "batch_size": "48", "image_size": "64", "lr": "5.0e-3", "loss": "softmax"}
     for words, expected in (
         ([], mini),
         (["data=mini"], mini),
@@ -45,7 +45,7 @@ def test_help_takes_the_overlay_of_a_base_and_of_data_of_its_own(configs):
     (configs / "recipes" / "my.yaml").write_text("# Mine.\nbase: deit3\nlr: 0.5\n")
     (configs / "data" / "small.yaml").write_text("base: mini\nname: small\n")
     rows = helped("pretrain", "recipe=my", "data=small")
-    assert [value(rows, key) for key in ("lr", "epochs")] == ["0.5", "18"]
+    assert [value(rows, key) for key in ("lr", "epochs")] == ["0.5", "14"]
     assert "(configs/recipes/deit3.yaml, configs/recipes/deit3.mini.yaml, configs/recipes/my.yaml)" in program(
         "pretrain", "recipe=my", "data=small", "--help"
     )
