@@ -14,7 +14,7 @@ from benchmarks.report.overview import joined
 from benchmarks.tables.columns import Column, Score, Table, TableRow, register_count, row_of
 from benchmarks.tables.formats import row_name
 from benchmarks.tables.model_names import family, is_untrained
-from benchmarks.tables.shown import shown
+from benchmarks.tables.shown import axis, error_bar, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,8 +90,7 @@ def _curve(
     floors: Mapping[TableRow, Score],
     indices: Mapping[str, int],
 ) -> RegisterCurve:
-    direction = {1: "higher is better", 0: "", -1: "lower is better"}[column.better]
-    axis = ", ".join(filter(None, [column.unit, direction]))
+    unit = axis(column)
     with drawing.axes("registers") as axes:
         _scale(axes, lines, floors)
         parts, dots = [drawing.shapes(axes), *(_floor(axes, row, score) for row, score in floors.items())], []
@@ -99,16 +98,16 @@ def _curve(
             aside = (index - (len(lines) - 1) / 2) * ASIDE
             parts += _line(axes, line, styles[name].style, aside)
             dots += [_dot(axes, column, styles[name], point, aside, indices) for point in line]
-        chart = Chart(f"{title}: {axis} against the number of registers", Markup("").join(parts), tuple(dots))
+        chart = Chart(f"{title}: {unit} against the number of registers", Markup("").join(parts), tuple(dots))
     legend = [styles[name] for name in lines] + [_floor_key(column, row, score) for row, score in floors.items()]
-    return RegisterCurve(title, axis, column.task, chart, legend)
+    return RegisterCurve(title, unit, column.task, chart, legend)
 
 
 def _scale(axes: "Axes", lines: Mapping[str, Line], floors: Mapping[TableRow, Score]) -> None:
     """Set axes that hold all lines with their whiskers, and all floors."""
     counts = sorted({count for line in lines.values() for _, count, _ in line})
     drawing.linear_x(axes, [_across(count) for count in counts], [str(count) for count in counts])
-    ends = [end for line in lines.values() for *_, score in line for end in _ends(score)]
+    ends = [end for line in lines.values() for *_, score in line for end in error_bar(score)]
     ends += [score.mean for score in floors.values()]
     margin = (max(ends) - min(ends)) * 0.08
     drawing.linear_y(axes, min(ends) - margin, max(ends) + margin)
@@ -118,7 +117,7 @@ def _line(axes: "Axes", line: Line, style: str, aside: float) -> list[Markup]:
     """Whiskers of all points, and segments between neighbours."""
     parts, points = [], []
     for row, count, score in line:
-        low, high = (drawing.position(axes, _across(count), end)[1] for end in _ends(score))
+        low, high = (drawing.position(axes, _across(count), end)[1] for end in error_bar(score))
         x, y = drawing.position(axes, _across(count), score.mean)
         points.append((x + aside, y, row.model))
         if low > high:  # y points down
@@ -155,10 +154,3 @@ def _floor_style(row: TableRow) -> str:
 def _across(count: int) -> float:
     """Position on the horizontal axis: 0, 1, 2, 4, 8 and 16 registers are about equally spaced."""
     return math.log2(count + 1)
-
-
-def _ends(score: Score) -> tuple[float, float]:
-    """Ends of a whisker: one standard deviation over seeds, or the 95 % interval over images of a single seed."""
-    if score.deviation is not None:
-        return score.mean - score.deviation, score.mean + score.deviation
-    return score.interval or (score.mean, score.mean)

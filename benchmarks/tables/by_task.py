@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from benchmarks.tables.columns import Column, Table, TableRow
-from benchmarks.tables.headings import told_apart
+from benchmarks.tables.headings import distinct
 
 BEST_ON_TEST = "_best_on_test"  # end of the name of a metric whose setting is chosen on the test images
 
@@ -29,7 +29,7 @@ def groups(table: Table) -> list[Group]:
     ordered = sorted(table.columns, key=lambda c: (c.task, c.protocol, c.metric.endswith(BEST_ON_TEST), c.rank))
     grouped = [(task, protocol, list(columns)) for (task, protocol), columns in groupby(ordered, _task_and_protocol)]
     tasks = [task for task, *_ in grouped]
-    titles = told_apart(tasks, [(protocol, columns[0].facts) for _, protocol, columns in grouped])
+    titles = distinct(tasks, [(protocol, columns[0].facts) for _, protocol, columns in grouped])
     return [Group(title, task, columns) for title, (task, _, columns) in zip(titles, grouped, strict=True)]
 
 

@@ -205,7 +205,7 @@ class Table:
     def titles(self) -> list[str]:
         """Heading of each column; where a metric has several protocols, with the settings that differ."""
         plain = [column.name or f"{column.task} {column.metric}" for column in self.columns]
-        return headings.told_apart(plain, [(column.protocol, column.facts) for column in self.columns])
+        return headings.distinct(plain, [(column.protocol, column.facts) for column in self.columns])
 
     def has_published(self, column: Column) -> bool:
         """True if any row of the column has a published value."""

@@ -75,7 +75,7 @@ def _named(facts: Mapping[str, Any], keys: Sequence[str]) -> str:
     return ", ".join(shown) + (f" and {len(keys) - SETTINGS_SHOWN} more" if len(keys) > SETTINGS_SHOWN else "")
 
 
-def told_apart(names: Sequence[str], protocols: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+def distinct(names: Sequence[str], protocols: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """Headings of columns: the name, and where several have the same one what differs between their protocols.
 
     Args:

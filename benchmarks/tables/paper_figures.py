@@ -7,11 +7,12 @@ from benchmarks.tables import paper_tables
 from benchmarks.tables.columns import Column, Score, Table, TableRow
 from benchmarks.tables.model_names import family
 from benchmarks.tables.scored_records import ScoredRecord
+from benchmarks.tables.shown import axis, error_bar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from regvit_lightning.figures.comparison import Curve
+    from regvit_lightning.figures.comparison import Curve, Point
 
 FORMATS = ("pdf", "png")  # no SVG: the folder is kept in the repository, and a PDF holds the same lines
 FACTOR = 3.0  # medians above which the artifact report speaks of a high norm, unless its settings say otherwise
@@ -61,7 +62,6 @@ def _registers(table: Table) -> "Figure":
 def _curve(table: Table, column: Column, title: str) -> "Curve":
     from regvit_lightning.figures.comparison import Curve
 
-    direction = {1: "higher is better", 0: "", -1: "lower is better"}[column.better]
     rows: dict[str, list[tuple[TableRow, Score]]] = {}
     for row in table.rows:
         if score := table.scores.get((row, column)):
@@ -72,15 +72,13 @@ def _curve(table: Table, column: Column, title: str) -> "Curve":
     }
     images = sorted({cell.record.images for line in rows.values() for _, score in line for cell in score.cells})
     n = f"n = {images[0]:,}" + (f" to {images[-1]:,}" if len(images) > 1 else "")
-    return Curve(title, ", ".join(filter(None, [column.unit, direction, n])), points)
+    return Curve(title, ", ".join(filter(None, [axis(column), n])), points)
 
 
-def _point(row: TableRow, score: Score):  # type: ignore[no-untyped-def]  # matplotlib is imported lazily
+def _point(row: TableRow, score: Score) -> "Point":
     from regvit_lightning.figures.comparison import Point
 
-    low, high = score.interval or (score.mean, score.mean)
-    if score.deviation is not None:
-        low, high = score.mean - score.deviation, score.mean + score.deviation
+    low, high = error_bar(score)
     return Point(int(row.part), score.mean, min(low, score.mean), max(high, score.mean))
 
 

@@ -1,4 +1,4 @@
-"""Text of one score, the same in Markdown, LaTeX and on the page."""
+"""One score as text and as an error bar, the same in Markdown, LaTeX, figures and on the page."""
 
 from dataclasses import dataclass
 
@@ -96,3 +96,16 @@ def marks_of(score: Score) -> str:
     """Keys of `columns.MARKS` that apply to a score and to its change."""
     unpaired = score.change is not None and score.change.interval is not None and not score.change.paired
     return score.marks + (OF_CHANGE if unpaired else "")
+
+
+def axis(column: Column) -> str:
+    """Unit and direction of a metric for the axis of a chart: `m, lower is better`."""
+    direction = {1: "higher is better", 0: "", -1: "lower is better"}[column.better]
+    return ", ".join(filter(None, [column.unit, direction]))
+
+
+def error_bar(score: Score) -> tuple[float, float]:
+    """Ends of an error bar: one standard deviation over seeds, or the 95 % interval over images of a single seed."""
+    if score.deviation is not None:
+        return score.mean - score.deviation, score.mean + score.deviation
+    return score.interval or (score.mean, score.mean)

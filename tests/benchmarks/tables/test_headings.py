@@ -39,12 +39,12 @@ def test_what_differs_is_named_and_nothing_else():
 
 def test_many_differences_are_counted_and_the_headings_still_differ():
     protocols = [(f"{n:06}", {"a": 0, "b": 0, "c": 0, "d": n}) for n in range(2)]
-    found = headings.told_apart(["x", "y", "x"], [protocols[0], protocols[0], protocols[1]])
+    found = headings.distinct(["x", "y", "x"], [protocols[0], protocols[0], protocols[1]])
     assert found == ["x (d 0)", "y", "x (d 1)"]
     many = [(f"{n:06}", dict.fromkeys("abcde", n)) for n in range(2)]
-    assert headings.told_apart(["x", "x"], many) == ["x (a 0, b 0, c 0 and 2 more)", "x (a 1, b 1, c 1 and 2 more)"]
+    assert headings.distinct(["x", "x"], many) == ["x (a 0, b 0, c 0 and 2 more)", "x (a 1, b 1, c 1 and 2 more)"]
     hidden = [("00000a", {"a": 0, "b": 0, "c": 0, "d": 1}), ("00000b", {"a": 0, "b": 0, "c": 0, "d": 2})]
     third = ("00000c", {"a": 1, "b": 1, "c": 1, "d": 3})
-    found = headings.told_apart(["x"] * 3, [*hidden, third])
+    found = headings.distinct(["x"] * 3, [*hidden, third])
     assert found[0] == "x (a 0, b 0, c 0 and 1 more, @00000a)"
     assert len(set(found)) == 3
