@@ -4,7 +4,7 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC
 from pathlib import Path
@@ -253,9 +253,16 @@ def stale(
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Settings whose values differ, `crop 64 -> 96`, without those that only change how a cell is run."""
-    old = {**{key: value for key, value in EARLIER.items() if key in new}, **old}
-    keys = sorted({**new, **old}.keys() - FREE_TO_CHANGE)
-    return [f"{key} {old.get(key)} -> {new.get(key)}" for key in keys if new.get(key) != old.get(key)]
+    before, after = decisive(old), decisive(new)
+    keys = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+    old = {**EARLIER, **old}
+    return [f"{key} {old.get(key)} -> {new.get(key)}" for key in keys]
+
+
+def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that decide a result: without `FREE_TO_CHANGE`, and without those at their value in `EARLIER`."""
+    chosen = {key: value for key, value in settings.items() if key not in FREE_TO_CHANGE}
+    return {key: value for key, value in chosen.items() if key not in EARLIER or value != EARLIER[key]}
 
 
 def provenance(seconds: float) -> dict[str, Any]:

@@ -240,3 +240,8 @@ def test_a_record_that_lacks_a_later_setting_holds_for_the_value_it_was_made_wit
     assert records.changes({"steps": 1}, {"steps": 1, "augment": True}) == []
     assert records.changes({"steps": 1}, {"steps": 1, "augment": False}) == ["augment True -> False"]
     assert records.changes({"k": 1}, {"k": 1}) == []
+
+
+def test_a_setting_that_earlier_records_lack_makes_no_other_protocol_at_the_value_they_had():
+    assert records.decisive({"k": 1, "augment": True, "workers": 3}) == records.decisive({"k": 1}) == {"k": 1}
+    assert records.decisive({"k": 1, "augment": False}) == {"k": 1, "augment": False}

@@ -401,7 +401,7 @@ def overview_numbers(cells: Sequence[ScoredRecord]) -> list[Measured]:
 
 def protocol_key(record: Record) -> str:
     """Hash of the task settings and labels, in six hexadecimal digits."""
-    facts = {key: value for key, value in record.settings.items() if key not in records.FREE_TO_CHANGE}
+    facts = records.decisive(record.settings)
     facts["layout"] = record.layout
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:6]
 

@@ -43,8 +43,7 @@ def _published() -> DataSettings:
 
 def protocol_facts(record: Record) -> dict[str, Any]:
     """The settings and the layout of the data under which a record was measured, nested keys joined by dots."""
-    facts = {key: value for key, value in record.settings.items() if key not in records.FREE_TO_CHANGE}
-    return flat({**facts, "layout": record.layout})
+    return flat({**records.decisive(record.settings), "layout": record.layout})
 
 
 def flat(tree: Mapping[str, Any], below: str = "") -> dict[str, Any]:
