@@ -80,7 +80,7 @@ def test_what_is_refused_at_once(stand_in, tiny, tmp_path, more, message):
 
 def test_a_machine_without_slurm(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable))
-    assert "sbatch is not found" in mistake("pretrain", *words(tiny, tmp_path), "launcher=slurm")
+    assert "there is no sbatch here" in mistake("pretrain", *words(tiny, tmp_path), "launcher=slurm")
 
 
 def test_the_job_runs_the_program_with_its_words(tiny, tmp_path, capsys):
