@@ -28,9 +28,9 @@ from regvit_lightning.values import texts
 DESCRIPTION = """Writes <results>/<data>/tables/<table>.{md,csv,tex} from the records. Prints the summary, whether
 registers help for each family of models and each task, and the overview: models × metrics, the floors first (constant
 predictors, untrained models), with the change against the twin without registers; on a terminal the overview is one
-narrow block for each task. Beside them the tables of the
-registers paper under their numbers (table1, table2a, … fig12), those for which there are records. Figs. 7, 8
-and 12 are drawn too (fig7.pdf, fig7.png, …): norms, metrics and cost of models with and without registers."""
+narrow block for each task. Beside them the tables of the registers paper under their numbers (table1, table2a, …
+fig12), those for which there are records. Figs. 7, 8 and 12 are drawn too (fig7.pdf, fig7.png, …): norms, metrics and
+cost of models with and without registers."""
 
 OVERVIEW = "overview"
 

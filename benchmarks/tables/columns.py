@@ -12,7 +12,7 @@ from benchmarks.tables.model_names import twins
 from benchmarks.tables.published import Published
 from benchmarks.tables.scored_records import ScoredRecord
 from benchmarks.tables.verdicts import BETTER, BETTER_ONE_SEED, verdict
-from regvit_lightning import records, statistics
+from regvit_lightning import statistics
 from regvit_lightning.models.names import without_tag_first
 from regvit_lightning.records import Record
 from regvit_lightning.statistics import Comparison, Scores
@@ -401,9 +401,8 @@ def overview_numbers(cells: Sequence[ScoredRecord]) -> list[Measured]:
 
 def protocol_key(record: Record) -> str:
     """Hash of the task settings and labels, in six hexadecimal digits."""
-    facts = records.decisive(record.settings)
-    facts["layout"] = record.layout
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:6]
+    text = json.dumps(headings.protocol(record), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 def footnote(record: Record) -> str:

@@ -41,9 +41,14 @@ def _published() -> DataSettings:
     return layout.resolve(layout.PUBLISHED, root_needed=False)
 
 
+def protocol(record: Record) -> dict[str, Any]:
+    """The settings that decide a record's result, and the layout of its data."""
+    return {**records.decisive(record.settings), "layout": record.layout}
+
+
 def protocol_facts(record: Record) -> dict[str, Any]:
-    """The settings and the layout of the data under which a record was measured, nested keys joined by dots."""
-    return flat({**records.decisive(record.settings), "layout": record.layout})
+    """The protocol of a record, nested keys joined by dots."""
+    return flat(protocol(record))
 
 
 def flat(tree: Mapping[str, Any], below: str = "") -> dict[str, Any]:
