@@ -105,10 +105,10 @@ class DeiT3(recipe.Recipe):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images, targets = self.mix(self.normalise(batch["image"]), batch["label"])
-        logits = self.backbone(images).float()
+        with self.register_terms.seen_in(self.backbone, self.register_terms.drawn(len(images))) as seen:
+            logits = self.backbone(images).float()
         loss = objective(logits, targets, self.settings.loss, self.settings.label_smoothing)
-        self.log("train/loss", loss, sync_dist=True)
-        return loss
+        return self.with_register_terms(loss, seen.terms)
 
     def configure_optimizers(self) -> Lamb:
         tokens = ("cls_token", "reg_token", "pos_embed")  # older versions of timm omit registers from their list
