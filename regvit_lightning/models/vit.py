@@ -50,17 +50,32 @@ class Architecture:
 
 
 def parse_name(name: str) -> tuple[Architecture, int]:
-    """Parse a name such as `vitb_reg16` or `vitl14_reg4`; its grammar is in names.py.
+    """Parse a name such as `vitb_reg16`, `vitl14_reg4` or `vitn_d8_w128_reg0`; its grammar is in names.py.
 
     Returns:
-        The architecture, with the patch size of the name, and the number of registers.
+        The architecture, with the patch size, depth and width of the name, and the number of registers.
 
     Raises:
-        SettingsError: the name does not fit the grammar or its size has no YAML.
+        SettingsError: the name does not fit the grammar, its size has no YAML, or its heads do not fill its width.
     """
     size, patch, registers = names.parse_name(name)
     architecture = settings.build(Architecture, settings.find("models", size))
-    return architecture if patch is None else replace(architecture, patch_size=patch), registers
+    architecture = architecture if patch is None else replace(architecture, patch_size=patch)
+    return _reshaped(name, architecture, **names.shape_of(name)), registers
+
+
+def _reshaped(name: str, base: Architecture, depth: int | None = None, width: int | None = None) -> Architecture:
+    """An architecture with another depth or width; heads keep their width, and the MLP its ratio."""
+    settings.check(depth is None or depth > 0, f"model '{name}': the depth must be at least 1")
+    base = base if depth is None else replace(base, depth=depth)
+    if width is None:
+        return base
+    head = base.embed_dim // base.num_heads
+    whole = f"model '{name}': the width must be a multiple of {head}, the width of one head of its size"
+    settings.check(width > 0 and width % head == 0, whole)
+    return replace(
+        base, embed_dim=width, num_heads=width // head, hidden_dim=round(base.hidden_dim * width / base.embed_dim)
+    )
 
 
 def with_swiglu(architecture: Architecture) -> Architecture:
