@@ -12,6 +12,7 @@ from regvit_lightning.analysis import outliers, verdict
 from regvit_lightning.analysis.contents import Contents
 from regvit_lightning.analysis.controls import Effect
 from regvit_lightning.analysis.cost import Cost
+from regvit_lightning.analysis.diversity import NORMED, RAW, Diversity
 from regvit_lightning.analysis.last_block import LastBlockPass
 from regvit_lightning.analysis.norms import Norms
 from regvit_lightning.analysis.outliers import Finding, Rules
@@ -32,6 +33,7 @@ class ArtifactReport:
         rule: name of the rule whose outliers are analysed in detail.
         norms: norms of all images.
         mean_registers: (depth, R, D), mean of each register over the images after every block.
+        diversity: of the registers of the last block; None for fewer than two registers.
         findings: findings by rule.
         high: high norms after each block, on which the verdict rests.
         masks: (N, h, w) outliers by `rule` after the last block.
@@ -48,6 +50,7 @@ class ArtifactReport:
     rule: str
     norms: Norms
     mean_registers: Tensor
+    diversity: Diversity | None
     findings: Mapping[str, Finding]
     high: Sequence[HighNorms]
     masks: Tensor
@@ -76,8 +79,16 @@ class ArtifactReport:
             "outlier_share_peak": 100 * max(self.findings[self.rule].shares),
             **outliers.scalars(self.last, self.rules),
             **{name: scores.nanmean().item() for name, scores in self.inside.scores.items()},
+            **(self.diversity.metrics() if self.diversity else {}),
         }
         return {name: value for name, value in values.items() if math.isfinite(value)}
+
+    def register_scores(self) -> dict[str, Tensor]:
+        """Per-image scores of the diversity of registers, by metric; empty for fewer than two registers."""
+        if self.diversity is None:
+            return {}
+        maps = {name: scores for name, scores in self.inside.scores.items() if name.startswith("register_")}
+        return {**self.diversity.scores, **maps}
 
     def facts(self) -> dict[str, Any]:
         """Further results for the record, as plain values; None for missing ones."""
@@ -93,6 +104,7 @@ class ArtifactReport:
                 "kurtosis_by_block": self.norms.kurtosis.mean(dim=0).tolist(),
                 "norms_by_block": self._norms_by_block(),
                 "norm_of_mean_register_by_block": self.mean_registers.norm(dim=-1).tolist(),
+                **self._diversity(),
                 "norms_of_last_block": _quantiles(self.last, torch.linspace(0, 1, STRIP)),
                 "placement": {name: getattr(self.placement, name) for name in ("gini", "null_gini", "p_gini")}
                 | {name: getattr(self.placement, name).tolist() for name in ("rings", "null_rings", "p_rings")},
@@ -103,6 +115,15 @@ class ArtifactReport:
             }
         )
         return plain
+
+    def _diversity(self) -> dict[str, Any]:
+        """Cosines of registers and divergences of their maps, (R, R) each; empty for fewer than two registers."""
+        between = self.inside.divergences
+        if self.diversity is None or between is None:
+            return {}
+        kinds = {"": self.diversity.cosines[NORMED], "_raw": self.diversity.cosines[RAW]}
+        found: dict[str, Any] = {f"register_cosines{kind}": values.tolist() for kind, values in kinds.items()}
+        return {**found, "register_divergences": between.tolist()}
 
     def _norms_by_block(self) -> dict[str, Any]:
         """Quantiles of the norms after each block 1..depth and after the final norm, by kind of token."""

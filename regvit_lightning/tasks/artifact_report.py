@@ -160,7 +160,14 @@ def run(
     return Outcome(
         metrics=report.metrics(),
         images=len(test),
-        intervals={"outlier_share": _share_interval(report.masks, share, how.seed)},
+        intervals={
+            "outlier_share": _share_interval(report.masks, share, how.seed),
+            **{
+                name: bootstrap(scores, how.seed)
+                for name, scores in report.register_scores().items()
+                if scores.isfinite().all()
+            },
+        },
         scores={"outlier_share": share},
         protocol={
             "images_of": settings.source,
@@ -247,6 +254,7 @@ def _report(
         rule=rule,
         norms=norms,
         mean_registers=measured.mean_registers,
+        diversity=measured.diversity,
         findings=outliers.find(norms, settings.rules, seed),
         high=verdict.high_norms(norms, settings.rules),
         masks=masks,
