@@ -29,8 +29,8 @@ over its matrix products; (c) pretraining against a bare loop; (d) FLOP/s over t
 whole segmentation and a whole depth cell over their forward passes; (f) LOST over its Gram matrices, and a whole cell
 of it over its forward passes; (g) DINOv2's step against a straightforward one; (h) FLOP/s of each recipe over those of
 a large matrix product; (i) cores that read, decode and augment images for a GPU;
-(j) the peak memory of every task at the shapes of the real data over a stated bound (12 GiB); (k) training of the models
-of the grid arms over that of the plain model, also in arms-<cpu|cuda>.json for the table of arms. Writes
+(j) the peak memory of every task at the shapes of the real data over a stated bound (12 GiB); (k) training of the
+models of the grid arms over that of the plain model, also in arms-<cpu|cuda>.json for the table of arms. Writes
 <results>/bench/speed-<cpu|cuda>.md and .json. Run it on a machine that does nothing else."""
 
 ARM_STEPS = 30  # pairs of steps for each model

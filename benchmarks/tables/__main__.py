@@ -32,8 +32,8 @@ DESCRIPTION = """Writes <results>/<data>/tables/<table>.{md,csv,tex} from the re
 registers help for each family of models and each task, and the overview: models × metrics, the floors first (constant
 predictors, untrained models), with the change against the twin without registers; on a terminal the overview is one
 narrow block for each task. Beside them the tables of the registers paper under their numbers (table1, table2a, …
-fig12), and that of the arms, those for which there are records. Figs. 7, 8 and 12 are drawn too (fig7.pdf, fig7.png, …): norms, metrics and
-cost of models with and without registers."""
+fig12), and the table of the arms, those for which there are records. Figs. 7, 8 and 12 are drawn too (fig7.pdf,
+fig7.png, …): norms, metrics and cost of models with and without registers."""
 
 OVERVIEW = "overview"
 

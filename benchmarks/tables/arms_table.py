@@ -1,8 +1,8 @@
 """Table of the arms: models with an arm beside the plain ones of the same recipe and size, one row each.
 
-What an arm gains in one respect it may lose in another (gating removes sinks that do nothing and makes more of those that
-broadcast), so that accuracy, a dense score, outliers by two rules, both kinds of sinks, the effective rank and the speed
-stand side by side.
+What an arm gains in one respect it may lose in another (gating removes sinks that do nothing and makes more of those
+that broadcast), so that accuracy, a dense score, outliers by two rules, both kinds of sinks, the effective rank and the
+speed stand side by side.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +36,6 @@ FROM_REPORT: dict[str, tuple[str, dict[str, Any]]] = {  # heading and facts by m
     "broadcast_sinks": ("broadcast sinks", COUNT),
     "effective_rank": ("effective rank", {"better": 0, "unit": "dimensions", "decimals": 1}),
 }
-DETAILED = "of the first of these images, as many as its setting `detailed` says"
 
 
 def build(
@@ -123,12 +122,10 @@ def _speeds(cells: Sequence[ScoredRecord], speeds: Mapping[str, ArmSpeed]) -> It
 
 
 def _footnotes(numbers: Sequence[Measured], speeds: Mapping[str, ArmSpeed]) -> Iterator[str]:
-    reports = {number.cell.record.task for number in numbers if number.column.metric in FROM_REPORT}
-    detailed = {
-        number.cell.record.settings.get("detailed") for number in numbers if number.column.metric in FROM_REPORT
-    }
-    for task in sorted(reports):
-        few = " or ".join(str(count) for count in sorted(filter(None, detailed)))
+    records = [number.cell.record for number in numbers if number.column.metric in FROM_REPORT]
+    for task in sorted({record.task for record in records}):
+        counts = sorted({record.settings.get("detailed", record.images) for record in records if record.task == task})
+        few = " or ".join(f"{count:,}" for count in counts)
         yield f"{task}: sinks and effective rank are those of {few} of these images"
     if any(number.column.task == "speed" for number in numbers):
         yield from sorted({speed.note for speed in speeds.values()})

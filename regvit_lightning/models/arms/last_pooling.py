@@ -1,4 +1,4 @@
-"""LaSt pooling: CLS is replaced, channel by channel, by the mean of the patches that are stable under a low-pass filter.
+"""LaSt pooling: in each channel CLS is replaced by the mean of the patches that are stable under a low-pass filter.
 
 Source: "Vision Transformers need more than registers" (arXiv 2602.22394) and the authors' code. Of the patches x after
 the final norm,
@@ -7,11 +7,11 @@ the final norm,
     score = x / |low - x|
     pooled = mean of x over the K patches of the highest score, in each channel by itself
 
-The score divides x, not |x|: of two equally stable patches the more positive one is taken, and K = 1 is close to a
-maximum over the stable patches. The code trains with K = 1, the paper reports K = 7 as well: `last1` and `last7`. Two
-differences from that code: its Gaussian is centred on frequency -1, one bin off (on random tokens of ViT-B at 224 px this
-changes 0.6 % of the choices of K = 1); and where low = x its score is infinite or, for a zero, not a number, which its
-top-K takes first: here |low - x| is at least `LEAST` × the root mean square of its token.
+The score divides x, not |x|: of two equally stable patches the more positive one is taken. The code trains with K = 1,
+the paper reports K = 7 as well: `last1` and `last7`. Two differences from that code: its Gaussian is centred on
+frequency -1, one bin off (on random tokens of ViT-B at 224 px this changes 0.6 % of the choices of K = 1); and where
+low = x its score is infinite or, for a zero, not a number, which its top-K takes first: here |low - x| is at least
+`LEAST` × the root mean square of its token.
 """
 
 from typing import Any
