@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import finite, positions
+from regvit_lightning.models.arms import NONE
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Attention, Inside, LastBlock, PrefixAttention, Projections, Tokens
 from regvit_lightning.models.transform import SHARE
@@ -53,10 +54,14 @@ class ViTBackbone(Backbone):
         self._prefix: int = self.model.num_prefix_tokens  # number of CLS and register tokens, which precede the patches
         self.num_registers = self._prefix - self.has_cls
         self.any_size = bool(getattr(model, "dynamic_img_size", False))
+        self.arm = getattr(model, "arm", NONE)
+        if self.arm != NONE:  # arms without weights of their own differ in nothing else
+            self.choices = {"arm": self.arm}
 
     def facts(self) -> dict[str, Any]:
         heads = getattr(getattr(self.model.blocks[0], "attn", None), "num_heads", None)
-        return {**super().facts(), "heads": heads, "positions": positions.rule_of(self.model, self.any_size)}
+        facts = {**super().facts(), "heads": heads, "positions": positions.rule_of(self.model, self.any_size)}
+        return facts if self.arm == NONE else {**facts, "arm": self.arm}
 
     def require_plain_vit(self) -> None:
         pass  # `check_vit` has ensured it
