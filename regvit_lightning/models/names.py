@@ -1,9 +1,9 @@
 """Names of register ViTs and ids of trained models: one grammar for all code that reads or writes them.
 
-A name is `vit{size}[patch][_<arm>]_reg{N}`: `vitb_reg16`, `vitl14_reg4`, `vitb_gated_reg4` (see `arms`). An id is
-`<recipe>[+<tag>]-<name>`: `deit3-vitb_reg4`, or `deit3+lr2e-3-vitb_reg4` for a run with custom settings. A name contains
-no `-`, so it starts after the last one of an id; a recipe contains no `+`, so the tag starts after the first one. Nothing
-heavy is imported here.
+A name is `vit{size}[patch][_d{depth}][_w{width}][_<arm>]_reg{N}`: `vitb_reg16`, `vitl14_reg4`, `vitn_d8_w128_reg0`,
+`vitb_gated_reg4` (see `arms`). An id is `<recipe>[+<tag>]-<name>`: `deit3-vitb_reg4`, or `deit3+lr2e-3-vitb_reg4` for a
+run with custom settings. A name contains no `-`, so it starts after the last one of an id; a recipe contains no `+`, so
+the tag starts after the first one. Nothing heavy is imported here.
 """
 
 import re
@@ -15,10 +15,10 @@ from regvit_lightning.errors import UserError
 from regvit_lightning.models import arms
 from regvit_lightning.settings import SettingsError, check
 
+SHAPE = r"(_d(?P<depth>[0-9]{1,4}))?(_w(?P<width>[0-9]{1,5}))?"
 ARM = r"[a-z][a-z0-9_]*?"
-NAME = re.compile(
-    rf"(?P<start>vit(?P<size>[a-z]+)(?P<patch>[0-9]{{1,4}})?)(_(?P<arm>{ARM}))?_reg(?P<registers>[0-9]{{1,4}})"
-)
+START = rf"vit(?P<size>[a-z]+)(?P<patch>[0-9]{{1,4}})?{SHAPE}"
+NAME = re.compile(rf"(?P<start>{START})(_(?P<arm>{ARM}))?_reg(?P<registers>[0-9]{{1,4}})")
 REGISTERS = re.compile(r"_reg[0-9]+")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,150}")  # every id: it names a folder or a file
@@ -90,7 +90,7 @@ def without_tag(model: str) -> str:
 
     Any other name is returned unchanged.
     """
-    match = re.match(rf"([^+/]+)\+{TAG.pattern}(?=-vit[a-z]+[0-9]*(_{ARM})?(_reg[0-9]|$))", model)
+    match = re.match(rf"([^+/]+)\+{TAG.pattern}(?=-vit[a-z]+[0-9]*(_[dw][0-9]+)*(_{ARM})?(_reg[0-9]|$))", model)
     return f"{match[1]}{model[match.end() :]}" if match else model
 
 
@@ -105,8 +105,8 @@ def sizes() -> list[str]:
 
 
 def grammar() -> str:
-    """Grammar of names, with the available sizes: `vit{b,l,s}[patch][_<arm>]_reg<N>`."""
-    return f"vit{{{','.join(sizes())}}}[patch][_<arm>]_reg<N>"
+    """Grammar of names, with the available sizes: `vit{b,l,s}[patch][_d<depth>][_w<width>][_<arm>]_reg<N>`."""
+    return f"vit{{{','.join(sizes())}}}[patch][_d<depth>][_w<width>][_<arm>]_reg<N>"
 
 
 def parse_name(name: str) -> tuple[str, int | None, int]:
@@ -122,8 +122,29 @@ def parse_name(name: str) -> tuple[str, int | None, int]:
     patch = int(match["patch"]) if match["patch"] else None
     check(patch != 0, f"model '{name}': the patch size must be at least 1")
     if match["arm"]:
-        check(match["arm"] in arms.names(), f"model '{name}': {_no_arm(match['arm'], arms.names())}")
+        known = f"{_no_arm(match['arm'], arms.names())}; expected {grammar()}"
+        check(match["arm"] in arms.names(), f"unknown model '{name}': {known}")
     return f"vit{match['size']}", patch, int(match["registers"])
+
+
+def shape_of(name: str) -> dict[str, int]:
+    """Depth and width that a name gives in place of those of its size: `{"depth": 8, "width": 128}`; {} for none."""
+    match = NAME.fullmatch(name)
+    given = match.groupdict() if match else {}
+    return {key: int(given[key]) for key in ("depth", "width") if given.get(key)}
+
+
+def reshaped(name: str, patch: int | None = None, depth: int | None = None, width: int | None = None) -> str:
+    """The name of the same size, arm and registers with another patch size, depth or width; None keeps that of `name`.
+
+    Raises:
+        SettingsError: the name does not fit the grammar.
+    """
+    size, own_patch, registers = parse_name(name)
+    shape = {**shape_of(name), **{key: value for key, value in (("depth", depth), ("width", width)) if value}}
+    parts = [f"{size}{patch or own_patch or ''}", *(f"{key[0]}{value}" for key, value in shape.items())]
+    parts += [arm_of(name)] if arm_of(name) != arms.NONE else []
+    return "_".join([*parts, f"reg{registers}"])
 
 
 def arm_of(name: str) -> str:

@@ -54,17 +54,32 @@ class Architecture:
 
 
 def parse_name(name: str) -> tuple[Architecture, int]:
-    """Parse a name such as `vitb_reg16`, `vitl14_reg4` or `vitb_gated_reg4`; its grammar is in names.py.
+    """Parse a name such as `vitb_reg16`, `vitn_d8_w128_reg0` or `vitb_gated_reg4`; its grammar is in names.py.
 
     Returns:
-        The architecture, with the patch size and the arm of the name, and the number of registers.
+        The architecture, with the patch size, depth, width and arm of the name, and the number of registers.
 
     Raises:
-        SettingsError: the name does not fit the grammar or its size has no YAML.
+        SettingsError: the name does not fit the grammar, its size has no YAML, or its heads do not fill its width.
     """
     size, patch, registers = names.parse_name(name)
     architecture = replace(settings.build(Architecture, settings.find("models", size)), arm=names.arm_of(name))
-    return architecture if patch is None else replace(architecture, patch_size=patch), registers
+    architecture = architecture if patch is None else replace(architecture, patch_size=patch)
+    return _reshaped(name, architecture, **names.shape_of(name)), registers
+
+
+def _reshaped(name: str, base: Architecture, depth: int | None = None, width: int | None = None) -> Architecture:
+    """An architecture with another depth or width; heads keep their width, and the MLP its ratio."""
+    settings.check(depth is None or depth > 0, f"model '{name}': the depth must be at least 1")
+    base = base if depth is None else replace(base, depth=depth)
+    if width is None:
+        return base
+    head = base.embed_dim // base.num_heads
+    whole = f"model '{name}': the width must be a multiple of {head}, the width of one head of its size"
+    settings.check(width > 0 and width % head == 0, whole)
+    return replace(
+        base, embed_dim=width, num_heads=width // head, hidden_dim=round(base.hidden_dim * width / base.embed_dim)
+    )
 
 
 def with_swiglu(architecture: Architecture) -> Architecture:

@@ -138,7 +138,7 @@ def test_names_and_the_switch():
     ("name", "arm", "told"),
     [
         ("vitb_reg4", "gatd", "arm: there is no arm 'gatd'; nearest: gated"),
-        ("vitb_gatd_reg4", "", "model 'vitb_gatd_reg4': there is no arm 'gatd'; nearest: gated"),
+        ("vitb_gatd_reg4", "", "unknown model 'vitb_gatd_reg4': there is no arm 'gatd'; nearest: gated"),
         ("vitb_none_reg4", "", "there is no arm"),
         (
             "vitb_gated_reg4",
@@ -152,3 +152,11 @@ def test_unknown_arms_are_refused_in_a_line(name, arm, told):
     with pytest.raises(SettingsError, match=told) as error:
         vit.parse_name(names.with_arm(name, arm))
     assert "\n" not in str(error.value)
+
+
+def test_a_name_has_a_shape_and_an_arm():
+    architecture, registers = vit.parse_name("vitn16_d2_w64_gated_reg3")
+    assert (architecture.depth, architecture.embed_dim, architecture.patch_size) == (2, 64, 16)
+    assert (architecture.arm, registers) == ("gated", 3)
+    assert names.without_arm("vitn16_d2_w64_gated_reg3") == "vitn16_d2_w64_reg3"
+    assert names.reshaped("vitn_gated_reg3", depth=2) == names.with_arm("vitn_d2_reg3", "gated") == "vitn_d2_gated_reg3"
