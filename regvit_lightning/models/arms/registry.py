@@ -6,15 +6,21 @@ start from the same values, and whatever is drawn afterwards (classifier, heads,
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
-from timm.layers import Attention
+from timm.layers import Attention, LayerNorm
 from timm.models.vision_transformer import VisionTransformer, init_weights_vit_timm
 from torch import nn
 
 from regvit_lightning.models.arms import NONE
+from regvit_lightning.models.arms.clipped import ClippedAttention
+from regvit_lightning.models.arms.differential import DifferentialAttention
+from regvit_lightning.models.arms.extra_key import LearnedKey, ZeroKey
+from regvit_lightning.models.arms.gates import HeadwiseGate, ValueGate
 from regvit_lightning.runtime import seeds
+from regvit_lightning.settings import check
 
 
 def plain_products(tokens: int, registers: int) -> int:
@@ -69,13 +75,14 @@ def arms_of(tensors: Iterable[str]) -> list[str]:
 
 
 def replace_attention(model: VisionTransformer, make: Callable[..., Attention]) -> None:
-    """Replace the attention of every block by `make(dim, num_heads=…, qkv_bias=…)`.
+    """Replace the attention of block l = 0, 1, … by `make(dim, num_heads=…, qkv_bias=…, depth=l)`.
 
     The new attention takes over the layers of the old one under their names (`qkv`, `proj`, …), with their weights.
     """
-    for block in cast(Any, model.blocks):
-        plain: Attention = block.attn
-        new = make(plain.qkv.in_features, num_heads=plain.num_heads, qkv_bias=plain.qkv.bias is not None)
+    for depth, block in enumerate(cast(Any, model.blocks)):
+        plain: Any = block.attn
+        bias = plain.qkv.bias is not None
+        new: Any = make(plain.qkv.in_features, num_heads=plain.num_heads, qkv_bias=bias, depth=depth)
         for name, layer in plain.named_children():
             setattr(new, name, layer)
         new.fused_attn = plain.fused_attn
@@ -87,6 +94,45 @@ def _gated(model: VisionTransformer) -> None:
         block.attn.gate = nn.Linear(model.embed_dim, model.embed_dim)
 
 
+def _qk_norm(model: VisionTransformer) -> None:
+    for block in cast(Any, model.blocks):
+        epsilon, width = block.norm1.eps, block.attn.head_dim
+        block.attn.q_norm, block.attn.k_norm = LayerNorm(width, eps=epsilon), LayerNorm(width, eps=epsilon)
+
+
+def _scale_norm(model: VisionTransformer) -> None:
+    for block in cast(Any, model.blocks):
+        block.attn.norm = LayerNorm(model.embed_dim, eps=block.norm1.eps)
+
+
+def _norm_embed(model: VisionTransformer) -> None:
+    has_it = not isinstance(model.norm_pre, nn.Identity)
+    check(not has_it, "arm norm_embed: this recipe's model has a norm before the first block already; train it without")
+    model.norm_pre = LayerNorm(model.embed_dim, eps=cast(Any, model.norm).eps)
+
+
+def _attention(make: Callable[..., Attention]) -> Callable[[VisionTransformer], None]:
+    return partial(replace_attention, make=make)
+
+
+def _one_more_key(tokens: int, registers: int) -> int:
+    return 2 * tokens * (tokens + 1)
+
+
+def _two_maps_of_values(tokens: int, registers: int) -> int:
+    return 3 * tokens**2  # queries and keys have half the width, but each map is multiplied with whole values
+
+
 ARMS: Mapping[str, Arm] = {
     "gated": Arm(_gated, "attn.gate.weight"),
+    "gated_headwise": Arm(_attention(HeadwiseGate), "attn.gate.weight"),
+    "value_gate": Arm(_attention(ValueGate), "attn.value_gate.weight"),
+    "value_gate_headwise": Arm(_attention(partial(ValueGate, headwise=True)), "attn.value_gate.weight"),
+    "softmax1": Arm(_attention(ZeroKey), products=_one_more_key),
+    "bias_kv": Arm(_attention(LearnedKey), "attn.bias_k", _one_more_key),
+    "clipped": Arm(_attention(ClippedAttention)),
+    "qk_norm": Arm(_qk_norm, "attn.q_norm.weight"),
+    "scale_norm": Arm(_scale_norm, "attn.norm.weight"),
+    "diff": Arm(_attention(DifferentialAttention), "attn.lambda_q1", _two_maps_of_values),
+    "norm_embed": Arm(_norm_embed, "norm_pre.weight"),
 }

@@ -1,11 +1,15 @@
 """The switch: what holds for every arm, whatever it changes."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from regvit_lightning.analysis import cost
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import arms, names, sources, vit, weights
 from regvit_lightning.models.arms import registry
@@ -82,7 +86,10 @@ def test_weights_of_an_arm_do_not_load_as_plain_ones_nor_the_other_way_round(arm
     if not own:
         pytest.skip("without tensors of its own it is known by its metadata alone")
     torch.save(model.state_dict(), tmp_path / "bare.pth")
-    with pytest.raises(UserError, match=rf"unexpected: .*; tensors of the arm .*{arm}.*metadata tells") as error:
+    told = (
+        "patch_embed.proj.bias" if arm == "norm_embed" else f".*; tensors of the arm .*{arm}.*metadata tells"
+    )  # as CLIP's
+    with pytest.raises(UserError, match=f"unexpected: {told}") as error:
         weights.load_weights(tmp_path / "bare.pth")
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=rf"missing: .*; tensors of the arm .*{arm}"):
@@ -121,6 +128,58 @@ def test_masks_drop_path_checkpointing_and_a_copy_work_with_it(arm):
     model.set_grad_checkpointing(True)
     model.forward_features(images(), mask=mask).sum().backward()
     assert copy.deepcopy(model).state_dict().keys() == model.state_dict().keys()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("arm", "option"), [("qk_norm", "qk_norm"), ("scale_norm", "scale_attn_norm"), ("norm_embed", "pre_norm")]
+)
+def test_norms_are_timms(arm, option):
+    ours = randomised(build(arm, 2, layer_scale=1e-2))
+    shape = {"img_size": SIDE, "patch_size": 8, "num_classes": 0, "embed_dim": 96, "depth": 4, "num_heads": 3}
+    theirs = VisionTransformer(**shape, no_embed_class=True, reg_tokens=2, init_values=1e-2, **{option: True}).eval()
+    state = ours.state_dict()
+    if arm == "norm_embed":  # timm leaves the bias of the patch embedding out, which a position embedding replaces
+        state["pos_embed"] = state["pos_embed"] + state.pop("patch_embed.proj.bias")
+    theirs.load_state_dict(state, strict=True)
+    torch.testing.assert_close(ours.forward_features(images()), theirs.forward_features(images()), rtol=1e-4, atol=1e-5)
+
+
+def test_two_norms_before_the_first_block_are_refused():
+    with pytest.raises(SettingsError, match="arm norm_embed: this recipe's model has a norm before the first block"):
+        build("norm_embed", pre_norm=True)
+
+
+# Closed forms, of T tokens of width D in heads of width D / H: more parameters and multiply-adds of one block.
+ADDED = {
+    "gated": lambda d, h, t: (d * d + d, t * d * d),
+    "gated_headwise": lambda d, h, t: (d * h + h, t * d * h),
+    "value_gate": lambda d, h, t: (d * d + d, t * d * d),
+    "value_gate_headwise": lambda d, h, t: (d * h + h, t * d * h),
+    "softmax1": lambda d, h, t: (0, 2 * t * d),
+    "bias_kv": lambda d, h, t: (2 * d, 2 * t * d),
+    "clipped": lambda d, h, t: (0, 0),
+    "qk_norm": lambda d, h, t: (4 * d // h, 0),
+    "scale_norm": lambda d, h, t: (2 * d, 0),
+    "diff": lambda d, h, t: (3 * d // h, t * t * d),
+}
+
+
+@pytest.mark.parametrize("arm", ADDED)
+def test_cost_is_the_closed_form_and_what_torch_counts(arm):
+    backbone = cost.load_shape(names.with_arm("vitn_reg3", arm), Path(), SIDE)
+    found = cost.of_arm(backbone, SIDE)
+    parameters, macs = ADDED[arm](96, 3, 20)
+    assert (found.parameters, found.macs) == (4 * parameters, 4 * macs)
+    with FlopCounterMode(display=False) as counter:
+        model = build(arm, 3).eval()
+        vit.fuse_attention(model, arm == "diff")  # its fused form computes both maps of values
+        model.blocks(torch.randn(1, 20, 96))
+    assert counter.get_total_flops() == 2 * cost.macs(backbone, 3, SIDE)
+
+
+def test_the_plain_model_has_no_cost_of_an_arm():
+    assert cost.of_arm(cost.load_shape("vitn_reg3", Path(), SIDE)) is None
 
 
 def test_names_and_the_switch():
