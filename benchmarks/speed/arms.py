@@ -66,7 +66,7 @@ def rows(results: Path, steps: int) -> list[Measurement]:
 
 def models() -> list[str]:
     """Register ViTs of the grid, without its untrained models."""
-    parsed = (names.parse_id(model) for model in settings.find("grids", GRID)["models"])
+    parsed = (names.parse_id(model) for model in settings.read_yaml(settings.find("grids", GRID)[0])["models"])
     return [own.name for own in parsed if own is not None and own.recipe != "random"]
 
 

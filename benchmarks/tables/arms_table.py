@@ -96,12 +96,14 @@ def _of_report(cell: ScoredRecord) -> Iterator[Measured]:
     record = cell.record
     if "norms_of_last_block" not in record.protocol:
         return
-    rule = record.settings["rule"]
-    second = f"outlier_share_{SECOND_RULE}"
-    shares = [("outlier_share", f"outliers ({rule})")] + [(second, f"outliers ({SECOND_RULE})")] * (rule != SECOND_RULE)
-    named = {metric: (heading, SHARE) for metric, heading in shares} | FROM_REPORT
+    rule, findings = record.settings["rule"], record.protocol["findings"]
+    named = {"outlier_share": (f"outliers ({rule})", SHARE)} | FROM_REPORT
     for index, (metric, (heading, facts)) in enumerate(named.items()):
-        yield from numbers_of(cell, column_of(record, metric, heading, (len(SCORES) + index,), **facts))
+        rank = len(SCORES) + index + (index > 0)
+        yield from numbers_of(cell, column_of(record, metric, heading, (rank,), **facts))
+    if rule != SECOND_RULE and SECOND_RULE in findings:  # after the last block, as the first
+        second = column_of(record, f"share_{SECOND_RULE}", f"outliers ({SECOND_RULE})", (len(SCORES) + 1,), **SHARE)
+        yield Measured(columns.row_of(record), second, 100 * findings[SECOND_RULE]["shares"][-1], cell)
 
 
 def _speeds(cells: Sequence[ScoredRecord], speeds: Mapping[str, ArmSpeed]) -> Iterator[Measured]:

@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from timm.layers import Attention
 from torch import Tensor, nn
+
+from regvit_lightning.models.arms.attention import ArmAttention
 
 STATE = 64  # dimensions of the global state
 PENALTY = 0.1  # weight of the common-mode penalty in the loss
@@ -48,8 +49,8 @@ class GlobalPathway(nn.Module):
         return update
 
 
-class GlobalAttention(Attention):
-    """timm's attention with a global pathway beside it.
+class GlobalAttention(ArmAttention):
+    """Attention with a global pathway beside it.
 
     Attributes:
         shares: list that receives `common_mode` of every training pass, while `collected` is open; else None.

@@ -15,14 +15,15 @@ its registers take that part; here CLS reads like a patch, and no token reads CL
 from typing import Any
 
 import torch
-from timm.layers import Attention
 from torch import Tensor
 from torch.nn import functional as F
 
+from regvit_lightning.models.arms.attention import ArmAttention
+from regvit_lightning.models.tokens import PARTIAL
 from regvit_lightning.settings import check
 
 
-class SplitRegisterAttention(Attention):
+class SplitRegisterAttention(ArmAttention):
     """Attention of tokens CLS, registers, patches through registers that are split over the heads.
 
     Args:
@@ -35,6 +36,9 @@ class SplitRegisterAttention(Attention):
         SettingsError: the registers cannot be split evenly over the heads.
     """
 
+    plain_softmax = False
+    rows = PARTIAL  # rows of the registers of other heads are zero
+
     def __init__(self, dim: int, registers: int, num_heads: int = 8, **options: Any) -> None:
         super().__init__(dim, num_heads=num_heads, **options)
         check_split(registers, num_heads)
@@ -42,8 +46,7 @@ class SplitRegisterAttention(Attention):
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Update (B, T, D) of normed tokens (B, T, D), T = 1 + R + patches; a mask is not supported."""
-        assert attn_mask is None, "registers that are split over heads take no mask"
-        assert not is_causal, "registers that are split over heads take no mask"
+        check(attn_mask is None and not is_causal, "attn_mask, is_causal: the attention of an arm takes no mask")
         batch, tokens, _ = x.shape
         q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q, k = self.q_norm(q), self.k_norm(k)
