@@ -132,9 +132,10 @@ def of_block(updates: HeadUpdates) -> Sinks:
     events = routed >= ROUTED
     if events.any():
         rank[events] = stable_rank(attention[events].double() @ written[events])
-    ratios = (_ratio(part[:, :, :tokens], token) for part in (written, values.double()))
-    found = [token, mass, routed, *ratios, rank]
-    return Sinks(*(part[:, None].cpu() for part in found), updates.error)
+    ratio, raw_ratio = (_ratio(part[:, :, :tokens], token) for part in (written, values.double()))
+    found = (part[:, None].cpu() for part in (token, mass, routed, ratio, raw_ratio, rank))
+    token, mass, routed, ratio, raw_ratio, rank = found
+    return Sinks(token, mass, routed, ratio, raw_ratio, rank, updates.error)
 
 
 def stable_rank(update: Tensor) -> Tensor:

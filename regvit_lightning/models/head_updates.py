@@ -2,6 +2,7 @@
 
 The update of a head is U = A u with u_j = γ W_O^h v_j, γ being the LayerScale of the block, where it has one. That
 nothing was forgotten is checked at every block: it is rebuilt from A and v, and must equal the block's own output.
+A norm between the values and the projection has its weight in u; its division, one number for each query, is left out.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from regvit_lightning.errors import UserError
+from regvit_lightning.models.arms.attention import ArmAttention
 
 TOLERANCE = 1e-4  # of a rebuilt block, relative to its output
 
@@ -66,7 +68,8 @@ def showing(name: str, blocks: nn.ModuleList, see: Callable[[HeadUpdates], None]
         UserError: in the forward pass, a block that differs from its rebuilt output by more than `TOLERANCE`.
     """
     products, inputs, handles = _Products(), dict[nn.Module, Tensor](), []
-    modules: list[Any] = [block.attn for block in blocks]
+    listed: list[Any] = list(blocks)
+    modules = [block.attn for block in listed]
     fused = [module.fused_attn for module in modules]
 
     def start(module: nn.Module, arguments: Any) -> None:
@@ -78,7 +81,7 @@ def showing(name: str, blocks: nn.ModuleList, see: Callable[[HeadUpdates], None]
     def leave(*_: Any) -> None:
         products.running = False
 
-    def show(block: Any, _: Any, output: Tensor, index: int) -> None:
+    def show(index: int, block: Any, output: Tensor) -> None:
         tokens, normed = inputs.pop(block), inputs.pop(block.attn)
         if products.operands is None:
             raise UserError(f"{name}: the attention of block {index} is no product of weights and values")
@@ -90,10 +93,10 @@ def showing(name: str, blocks: nn.ModuleList, see: Callable[[HeadUpdates], None]
             raise UserError(f"{name}: block {index} is not the sum of what its heads write: {why}")
         see(HeadUpdates(index, attention, values, _output(block), error))
 
-    for index, block in enumerate(blocks):
+    for index, block in enumerate(listed):
         handles += [block.register_forward_pre_hook(start), block.attn.register_forward_pre_hook(enter)]
         handles += [block.attn.register_forward_hook(leave)]
-        handles += [block.register_forward_hook(lambda *arguments, index=index: show(*arguments, index=index))]
+        handles += [block.register_forward_hook(lambda one, _, output, index=index: show(index, one, output))]
     try:
         for module in modules:
             module.fused_attn = False
@@ -112,21 +115,40 @@ def layer_scale(block: Any, branch: int) -> Tensor | None:
     return getattr(block, f"gamma_{branch}", None) if scale is None else scale
 
 
+def inner_norm(attention: Any) -> Any:
+    """The norm between the values and the output projection; None where there is none, as in most models."""
+    norm = getattr(attention, "norm", None)
+    return None if norm is None or isinstance(norm, nn.Identity) else norm
+
+
 def _output(block: Any) -> Tensor:
-    weight, gamma = block.attn.proj.weight, layer_scale(block, 1)
+    weight, gamma, inner = block.attn.proj.weight, layer_scale(block, 1), inner_norm(block.attn)
+    weight = weight if getattr(inner, "weight", None) is None else weight * inner.weight
     scaled = weight if gamma is None else gamma[:, None] * weight
     return scaled.unflatten(1, (block.attn.num_heads, -1)).transpose(0, 1)
 
 
 def _rebuilt(block: Any, tokens: Tensor, normed: Tensor, mixed: Tensor) -> Tensor:
     """Output (B, T, D) of a block from its input, the normed input, and A v of each head (B, H, T, dh)."""
-    gate = getattr(block.attn, "gate", None)
-    gated = mixed.transpose(1, 2)
-    gated = gated if gate is None else gated * gate(normed).sigmoid().unflatten(-1, (gated.shape[2], -1))
-    update = torch.einsum("bthd,hcd->btc", gated, _output(block))
     gamma, bias = layer_scale(block, 1), block.attn.proj.bias
+    released, inner = _released(block.attn, mixed, normed), inner_norm(block.attn)
+    if inner is None:
+        update = torch.einsum("bhtd,hcd->btc", released, _output(block))
+    else:
+        update = nn.functional.linear(inner(released.transpose(1, 2).flatten(2)), block.attn.proj.weight)
+        update = update if gamma is None else gamma * update
     if bias is not None:
         update = update + (bias if gamma is None else gamma * bias)
     middle, scale = tokens + update, layer_scale(block, 2)
     more = block.mlp(block.norm2(middle))
     return middle + (more if scale is None else scale * more)
+
+
+def _released(attention: Any, mixed: Tensor, normed: Tensor) -> Tensor:
+    """What each head (B, H, T, dh) hands to the output projection: A v, behind the gate of those that have one."""
+    if isinstance(attention, ArmAttention):
+        return attention.release(mixed, normed)
+    if getattr(attention, "gate", None) is None:
+        return mixed
+    gate: Tensor = attention.gate(normed).sigmoid()
+    return mixed * gate.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)

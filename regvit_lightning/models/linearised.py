@@ -77,8 +77,8 @@ def hidden_map(mlp: Any, name: str) -> Tensor:
     raise UserError(f"{name} has a {type(mlp).__name__}, which is not linearised")
 
 
-def _parts(layer: nn.Linear) -> tuple[Tensor, Tensor]:
-    weight = layer.weight.double()
+def _parts(layer: Any) -> tuple[Tensor, Tensor]:
+    weight: Tensor = layer.weight.double()
     return weight, weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.double()
 
 
