@@ -135,7 +135,7 @@ class ArtifactReport:
                 "cost": [asdict(cost) for cost in self.costs],
             }
         )
-        return plain
+        return plain | ({"attention_left_out": self.inside.left_out} if self.inside.left_out else {})
 
     def _norms_by_block(self) -> dict[str, Any]:
         """Quantiles of the norms after each block 1..depth and after the final norm, by kind of token."""

@@ -5,6 +5,7 @@ Source: Darcet et al. 2023 (arXiv 2309.16588), sections 2 and 3; the rules, meas
 """
 
 import hashlib
+import warnings
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ from regvit_lightning.data.imagenet import ImageFiles, ImageNet, test_files, tra
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.transforms import centre_crop
+from regvit_lightning.errors import Notice
 from regvit_lightning.figures import report as figures_report
 from regvit_lightning.frozen import dense
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
@@ -297,6 +299,8 @@ def _inside(
 ) -> LastBlockPass:
     module = LastBlockPass(backbone, settings.precision, masks[some], dense.examples(len(some), settings.shown))
     passes.over(module, passes.test.subset(some))
+    if module.left_out:
+        warnings.warn(f"{backbone.name}: {module.left_out}", Notice, stacklevel=2)
     return module
 
 
