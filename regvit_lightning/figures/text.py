@@ -82,7 +82,8 @@ def first_token(axes: Axes, report: TextReport) -> None:
     dots: dict[str, Any] = {"marker": "o", "facecolors": PAPER, "edgecolors": INK, "linewidths": 0.6, "clip_on": False}
     axes.scatter(blocks, heads, s=16, **dots)
     depth, number = attention.shape
-    axes.set_xticks(range(0, depth, max(1, -(-depth // 12))), range(1, depth + 1, max(1, -(-depth // 12))))
+    shown = range(0, depth, max(1, -(-depth // 12)))
+    axes.set_xticks(shown, [str(block + 1) for block in shown])
     axes.set_yticks(range(0, number, max(1, -(-number // 8))))
     colour_bar(axes, picture, "attention to the first token", percent=True)
     note = f"○ above {EPSILON:g} in most texts" if len(blocks) else f"none above {EPSILON:g} in most texts"
