@@ -51,9 +51,14 @@ def panels(report: ArtifactReport) -> dict[str, Panel]:
 
 def page(report: ArtifactReport) -> Figure:
     """Compose all panels below the verdict, in order, side by side where they fit."""
+    return composed(report.verdict, panels(report))
+
+
+def composed(verdict: str, panels: Mapping[str, Panel]) -> Figure:
+    """Compose panels below a sentence, in order, side by side where they fit."""
     from matplotlib.figure import Figure
 
-    rows = _rows([_verdict(report.verdict), *panels(report).values()])
+    rows = _rows([_verdict(verdict), *panels.values()])
     heights = [max(panel.size[1] for panel in row) for row in rows]
     figure = Figure(figsize=(WIDTH, sum(heights)), dpi=PAGE_DPI, facecolor=PAPER)
     parts: Any = figure.subfigures(len(rows), 1, height_ratios=heights, hspace=0)
