@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regvit_lightning.models.tokens import Attention, Tokens
+from regvit_lightning.models.tokens import SIGNED, Attention, Tokens
 from regvit_lightning.rank import effective_rank
 
 TOP = 0.1  # share of the patches that count as looked at by a register, for the coverage
@@ -63,9 +63,9 @@ def of_attention(attention: Attention) -> tuple[dict[str, Tensor], Tensor | None
 
     Returns:
         Scores (B,) `register_divergence` (bits, mean over pairs) and `register_coverage` (percent), and the divergences
-        (B, R, R); nothing and None for fewer than two registers.
+        (B, R, R); nothing and None for fewer than two registers, and for weights that may be negative.
     """
-    if attention.registers.shape[2] < 2:
+    if attention.registers.shape[2] < 2 or attention.rows == SIGNED:
         return {}, None
     maps = attention.registers.mean(dim=1, dtype=torch.float32).flatten(2)
     between = divergences(maps)

@@ -11,16 +11,23 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from timm.layers import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regvit_lightning.models import vit
+from regvit_lightning.models import names, vit
+from regvit_lightning.models.arms.attention import ArmAttention
 from regvit_lightning.pretrain import register_dropout
 from regvit_lightning.pretrain.koleo import koleo
 from regvit_lightning.settings import check
 
 TERMS = ("register_gram", "register_koleo", "register_disjoint")
+NOT_IN = {  # arms, and why they have no such term
+    "register_disjoint": {
+        "diff": "whose weights may be negative, so that a register has no map",
+        "rats": "where each head has registers of its own, whose maps have no mean over heads",
+    },
+    "register_dropout": {"rats": "where each head needs its registers"},
+}
 
 
 def gram(registers: Tensor) -> Tensor:
@@ -55,18 +62,19 @@ def attention_maps(block: nn.Module, tokens: Tensor, registers: slice, patches: 
     The scale removes what goes to CLS and registers: the term could otherwise be lowered by looking there.
 
     Args:
-        block: block with timm's plain attention.
+        block: block with attention whose weights are not negative; a map without any weight on a patch stays 0.
         tokens: its input (B, T, D).
         registers, patches: their positions among the T tokens.
     """
-    attention = cast(Attention, block.attn)
-    normed = cast(nn.Module, block.norm1)(tokens)
-    q, k, _ = attention.qkv(normed).unflatten(2, (3, attention.num_heads, -1)).unbind(dim=2)  # (B, T, heads, d)
-    q, k = attention.q_norm(q[:, registers].transpose(1, 2)), attention.k_norm(k.transpose(1, 2))
+    attention, normed = cast(Any, block.attn), cast(Any, block.norm1)(tokens)
+    # timm's plain attention is what `ArmAttention` does with the same attributes.
+    kind = type(attention) if isinstance(attention, ArmAttention) else ArmAttention
+    q, k, _ = kind.project(attention, normed)
     with torch.autocast(tokens.device.type, enabled=False):
-        logits = _precise(q) * attention.scale @ _precise(k).mT
-        maps = logits.softmax(dim=-1)[..., patches].mean(dim=1)
-        return maps / maps.sum(dim=2, keepdim=True)
+        q, k = _precise(q[:, :, registers]), _precise(k)
+        weights = kind.weights(attention, q, k)
+        maps = weights[..., patches].mean(dim=1)
+        return maps / maps.sum(dim=2, keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
 
 
 def _precise(values: Tensor) -> Tensor:
@@ -97,13 +105,18 @@ class RegisterTerms:
         dropout: probability that a register is left out.
 
     Raises:
-        SettingsError: a term for fewer than two registers, or dropout without any.
+        SettingsError: a term for fewer than two registers, dropout without any, or an arm that has no such maps or
+            registers.
     """
 
     def __init__(self, settings: Any, model: str) -> None:
         self.weights = {name: getattr(settings, name) for name in TERMS if getattr(settings, name) > 0}
         self.names, self.dropout = tuple(self.weights), float(settings.register_dropout)
         self.registers = vit.parse_name(model)[1]
+        arm = names.arm_of(model)
+        for name, arms in NOT_IN.items():
+            why = f"{name}={getattr(settings, name):g}: {model} has the arm {arm}, {arms.get(arm, '')}"
+            check(not getattr(settings, name) or arm not in arms, f"{why}; give another model or {name}=0")
         needed = {**dict.fromkeys(self.names, 2), **({"register_dropout": 1} if self.dropout else {})}
         for name, least in needed.items():
             given = f"{name}={getattr(settings, name):g}: needs at least {least} register{'s' * (least > 1)}"
@@ -165,5 +178,5 @@ class RegisterTerms:
             values = {"register_gram": gram, "register_koleo": lambda one: koleo(one.flatten(0, 1), one.shape[1])}
             terms = {name: values[name](registers) for name in self.names if name in values}
         if "register_disjoint" in self.names:
-            terms["register_disjoint"] = disjoint(attention_maps(last, entering, at, slice(at.stop, None)))
+            terms["register_disjoint"] = disjoint(attention_maps(last, entering, at, slice(at.stop, entering.shape[1])))
         return torch.stack([self.weights[name] * terms[name] for name in self.names])

@@ -129,8 +129,9 @@ def test_terms_of_a_pass_and_their_gradients(checkpointing):
     assert watched.blocks[0].mlp.fc1.weight.grad.abs().sum() > 0
 
 
-def test_the_maps_are_those_of_the_backbone_scaled_to_their_sum():
-    backbone, images = build().float().eval(), randn(2, 3, 32, 32).float()
+@pytest.mark.parametrize("arm", ["", "_gated", "_bias_kv", "_softmax1", "_clipped", "_qk_norm", "_global", "_last1"])
+def test_the_maps_are_those_of_the_backbone_scaled_to_their_sum(arm):
+    backbone, images = build(f"vitn{arm}_reg3").float().eval(), randn(2, 3, 32, 32).float()
     with torch.no_grad():
         contract = ViTBackbone(backbone, "vitn_reg3", 32, (0.5,) * 3, (0.5,) * 3)
         expected = contract.last_block(images).attention.registers.mean(dim=1).flatten(2)
@@ -165,6 +166,18 @@ def test_hooks_are_gone_after_an_error():
 def test_a_term_needs_two_registers(name, registers):
     with pytest.raises(SettingsError, match=rf"^{name}=0.1: needs at least 2 registers, vitn_reg{registers} has "):
         terms(f"vitn_reg{registers}", **{name: 0.1})
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("vitn_diff_reg3", TERMS[2]), ("vitn_rats_reg3", TERMS[2]), ("vitn_rats_reg3", "register_dropout")],
+)
+def test_an_arm_without_such_maps_or_registers_is_named(model, name):
+    with pytest.raises(
+        SettingsError, match=rf"^{name}=0.1: {model} has the arm \w+, .*; give another model or {name}=0"
+    ):
+        terms(model, **{name: 0.1})
+    terms(model, register_gram=0.1)
 
 
 def test_dropout_needs_one_register():
