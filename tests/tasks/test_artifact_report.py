@@ -79,7 +79,7 @@ def test_the_report_finds_the_planted_neuron(truth, photographs):
 
 
 def test_the_report_has_the_diversity_of_the_registers(truth, photographs):
-    found = report(truth.backbone, photographs, "resize=64", "detailed=32")
+    found = report(truth.backbone, photographs, "resize=64")
     raw = truth.backbone(truth.normalised(), [-1], norm=False)[0].registers.double()
     unit = raw / raw.norm(dim=2, keepdim=True)
     pairs = [(a, b) for a in range(4) for b in range(a)]
