@@ -242,7 +242,10 @@ def _left_out(task: str, reasons: Mapping[str, str]) -> list[str]:
 def _lacks(model: GridModel, task: str, variant: str) -> str:
     """Requirement of a task that a model lacks; empty if the task applies, and for files, which are not read."""
     settings.find("tasks", task, variant)
-    if not getattr(task_module(task, variant)[0], "NEEDS_TEXT", False):
+    module = task_module(task, variant)[0]
+    if getattr(module, "NEEDS_REGISTERS", False) and model.name.endswith("_reg0"):
+        return "no registers"
+    if not getattr(module, "NEEDS_TEXT", False):
         return ""
     if model.name.startswith(origins.ELSEWHERE):
         return "no text tower"

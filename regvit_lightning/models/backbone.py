@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import finite, kinds, weights
 from regvit_lightning.models.head_updates import HeadUpdates
-from regvit_lightning.models.tokens import Inside, LastBlock, Projections, Tokens
+from regvit_lightning.models.tokens import Inside, LastBlock, PrefixAttention, Projections, Tokens
 from regvit_lightning.models.transform import SHARE, Transform
 
 
@@ -198,6 +198,20 @@ class Backbone(nn.Module):
             UserError: a block that is not linearised, or a model without accessible blocks.
         """
         raise self._lacks("the weights of its blocks")
+
+    def prefix_attention(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[PrefixAttention]:
+        """Attention of CLS and the registers to the patches in each of `blocks`, from one forward pass.
+
+        Memory is that of `inside` without tokens and projections: (1 + R) rows of T numbers for each head and block.
+
+        Args:
+            images: as for `forward`.
+            blocks: indices as for `forward`, in the order of the results.
+
+        Raises:
+            UserError: see `last_block`; a block that the model does not have; or weights that may be negative.
+        """
+        raise self._lacks("attention")
 
     @contextmanager
     def rewriting_registers(self, rewrite: Callable[[int, Tensor], Tensor]) -> Iterator[None]:

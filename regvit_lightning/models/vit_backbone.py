@@ -21,7 +21,16 @@ from regvit_lightning.models import finite, head_updates, linearised, positions
 from regvit_lightning.models.arms import NONE
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.head_updates import HeadUpdates
-from regvit_lightning.models.tokens import SHARES, Attention, Inside, LastBlock, PrefixAttention, Projections, Tokens
+from regvit_lightning.models.tokens import (
+    SHARES,
+    SIGNED,
+    Attention,
+    Inside,
+    LastBlock,
+    PrefixAttention,
+    Projections,
+    Tokens,
+)
 from regvit_lightning.models.transform import SHARE
 
 
@@ -158,6 +167,17 @@ class ViTBackbone(Backbone):
             normed = self._split(self._final_norm(outputs[block]), grid)
             parts.append(Inside(tokens, normed, Projections(*qkv), self._split_rows(rows[attention], grid)))
         return parts
+
+    def prefix_attention(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[PrefixAttention]:
+        grid, attentions = self._grid(images), [self._attention(self._block(index)) for index in blocks]
+        if any(getattr(attention, "rows", SHARES) == SIGNED for attention in attentions):
+            raise UserError(f"{self.name}: its attention weights may be negative, so that they are no map of shares")
+        with _prefix_rows(attentions, self._prefix) as rows:
+            self.model.forward_features(images)
+        named = [f"attention of block {index % self.depth}" for index in blocks]
+        kept = [rows[attention] for attention in attentions]
+        finite.require_finite(self.name, list(zip(named, kept, strict=True)))
+        return [self._split_rows(row, grid) for row in kept]
 
     def walk_heads(self, images: Tensor, see: Callable[[HeadUpdates], None]) -> None:
         self._check(images)
