@@ -329,7 +329,7 @@ def test_parameter_groups_by_name():
     assert found["decay_factor"] == 0.0
 
 
-CROPS = Crops(32, (0.32, 1.0), 5, 16, (0.05, 0.32), True, (0.1, 2.0))
+CROPS = Crops(32, (0.32, 1.0), 5, 16, (0.05, 0.32), 0.2, True, (0.1, 2.0))
 
 
 def test_multi_crop_shapes_and_repeated_draws():
@@ -346,7 +346,7 @@ def test_multi_crop_shapes_and_repeated_draws():
 
 @pytest.mark.parametrize(("inverted", "expected"), [(True, (0.0, 0.9, 0.5)), (False, (1.0, 0.1, 0.5))])
 def test_blur_probabilities_as_released_and_as_meant(inverted, expected, monkeypatch):
-    views = MultiCrop(Crops(8, (1.0, 1.0), 1, 8, (1.0, 1.0), inverted, (0.1, 2.0)))
+    views = MultiCrop(Crops(8, (1.0, 1.0), 1, 8, (1.0, 1.0), 0.2, inverted, (0.1, 2.0)))
     blurred = []
     monkeypatch.setattr(Blur, "__call__", lambda self, view: blurred.append(view) or view)
     found = []
