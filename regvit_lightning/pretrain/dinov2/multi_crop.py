@@ -70,7 +70,10 @@ class MultiCrop:
         blur = {name: 1 - p if crops.invert_blur else p for name, p in BLUR.items()}
         sigma = Blur(crops.blur_sigma)
         wide, near = ResizedCrop(crops.size, crops.scale), ResizedCrop(crops.local_size, crops.local_scale)
-        self.wide = View(wide, sigma, crops.grey, blur["global1"], 0.0), View(wide, sigma, crops.grey, blur["global2"], 0.2)
+        self.wide = (
+            View(wide, sigma, crops.grey, blur["global1"], 0.0),
+            View(wide, sigma, crops.grey, blur["global2"], 0.2),
+        )
         self.local = (View(near, sigma, crops.grey, blur["local"], 0.0),) * crops.local
         self.empty = torch.empty(0, 3, crops.local_size, crops.local_size, dtype=torch.uint8)
 

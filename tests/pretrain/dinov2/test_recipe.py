@@ -359,6 +359,17 @@ def test_blur_probabilities_as_released_and_as_meant(inverted, expected, monkeyp
     assert found == pytest.approx(expected, abs=0.08)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_share_of_grey_crops(share):
+    views = MultiCrop(Crops(8, (1.0, 1.0), 1, 8, (1.0, 1.0), share, True, (0.1, 2.0)))
+    image = Image.new("RGB", (8, 8), (200, 40, 90))
+    for view in (*views.wide, views.local[0]):
+        with seeds.drawn_from(0):
+            crops = [view(image).int() for _ in range(200)]
+        coloured = sum(int((crop - crop[:1]).abs().max()) > 1 for crop in crops)
+        assert 1 - coloured / 200 == pytest.approx(share, abs=0.08)
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [
