@@ -9,7 +9,7 @@ from regvit_lightning.analysis import attention, collapse
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.models.tokens import LastBlock
+from regvit_lightning.models.tokens import SHARES, SIGNED, LastBlock
 
 
 class LastBlockPass(FrozenModule):
@@ -80,8 +80,11 @@ class LastBlockPass(FrozenModule):
 
 
 def _scores(inside: LastBlock, mask: Tensor) -> dict[str, Tensor]:
-    scores: dict[str, Tensor | None] = {"attention_entropy_cls": attention.cls_entropy(inside.attention)}
-    for source, mass in attention.mass(inside.attention, mask).items():
+    scores: dict[str, Tensor | None] = {}
+    rows = inside.attention.rows  # of some arms they are neither shares nor have an entropy: those scores are left out
+    if rows == SHARES:
+        scores["attention_entropy_cls"] = attention.cls_entropy(inside.attention)
+    for source, mass in attention.mass(inside.attention, mask).items() if rows != SIGNED else ():
         scores[f"attention_{source}_to_outliers"] = mass.outliers
         scores[f"attention_{source}_to_registers"] = mass.registers.sum(dim=1)
         scores[f"attention_{source}_outlier_preference"] = attention.outlier_preference(mass, mask)

@@ -39,8 +39,8 @@ class Backbone(nn.Module):
         num_registers: R.
         has_cls: whether there is a CLS token.
         any_size: accepts images of any size in multiples of the patch size; else only `image_size`.
-        choices: what was read otherwise than the tensors alone imply, such as `heads` that a user gave; part of the
-            fingerprint.
+        choices: what was read otherwise than the tensors alone imply, such as `heads` that a user gave, or the `arm` of
+            the model; part of the fingerprint.
         read_from: where heads, mean and std are from, and which part of the file was read.
         kind: how it was trained, a constant of `kinds`; the model's structure decides where nothing else is known.
         transform: from a PIL image or uint8 pixels to (3, image_size, image_size), see `Transform`.

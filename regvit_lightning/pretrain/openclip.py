@@ -24,6 +24,7 @@ from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.pairs import CaptionedImages, DrawnCaptionedImages, collate_pairs, train_pairs
 from regvit_lightning.data.transforms import Steps
 from regvit_lightning.models import joint_space, vit, weights
+from regvit_lightning.models.arms import NOT_DECAYED
 from regvit_lightning.models.joint_space import JointSpace, TextArchitecture
 from regvit_lightning.models.weights import Metadata
 from regvit_lightning.pretrain import recipe
@@ -225,7 +226,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     single: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
-        token = name.endswith(("cls_token", "reg_token"))
+        token = name.endswith(("cls_token", "reg_token", *NOT_DECAYED))
         (single if parameter.ndim < 2 or token else decayed).append(parameter)
     return [{"params": single, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
 

@@ -102,7 +102,7 @@ class DINOv2(recipe.Recipe):
             follower.requires_grad_(False).copy_(leader.detach())
         self.hparams["settings"]["start_from"] = ""  # a checkpoint needs no initial weights
         if settings.start_from:
-            self.load_state_dict(phase_before(Path(settings.start_from), self.state_dict()))
+            self.load_state_dict(phase_before(Path(settings.start_from), self.state_dict(), model))
 
     def _heads(self, dim: int) -> dict[str, nn.Module]:
         s = self.settings
