@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regvit_lightning.errors import UserError
-from regvit_lightning.models.tokens import SHARES, SIGNED, Attention
+from regvit_lightning.models.tokens import PARTIAL, SHARES, SIGNED, Attention
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,15 @@ def _mass(attention: Attention, row: Tensor, outliers: Tensor) -> Mass:
     to_outliers = (keys.patches * outliers).sum(dim=(1, 2))
     to_cls = torch.zeros_like(to_outliers) if keys.cls is None else keys.cls
     return Mass(to_cls, keys.registers, to_outliers, (keys.patches * ~outliers).sum(dim=(1, 2)))
+
+
+def left_out(rows: str) -> str:
+    """Why scores of an attention with such rows (`tokens.SHARES`, …) are left out, in a line; empty if none is."""
+    if rows == SHARES:
+        return ""
+    if rows == PARTIAL:
+        return "no entropy of attention: the weights of its arm do not sum to 1 over the tokens"
+    return "no entropy, shares or preference of attention: the weights of its arm may be negative"
 
 
 def outlier_preference(mass: Mass, outliers: Tensor) -> Tensor:

@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from regvit_lightning.errors import UserError
-from regvit_lightning.models import finite, positions
+from regvit_lightning.models import finite, head_updates, linearised, positions
 from regvit_lightning.models.arms import NONE
 from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.head_updates import HeadUpdates
 from regvit_lightning.models.tokens import SHARES, Attention, Inside, LastBlock, PrefixAttention, Projections, Tokens
 from regvit_lightning.models.transform import SHARE
 
@@ -157,6 +158,18 @@ class ViTBackbone(Backbone):
             normed = self._split(self._final_norm(outputs[block]), grid)
             parts.append(Inside(tokens, normed, Projections(*qkv), self._split_rows(rows[attention], grid)))
         return parts
+
+    def walk_heads(self, images: Tensor, see: Callable[[HeadUpdates], None]) -> None:
+        self._check(images)
+        for block in self.model.blocks:
+            self._attention(block)
+        with head_updates.showing(self.name, self.model.blocks, see):
+            self.model.forward_features(images)
+
+    def linearised_blocks(self) -> Iterator[Tensor]:
+        for index, block in enumerate(self.model.blocks):
+            self._attention(block)
+            yield linearised.linearised(block, f"{self.name}: block {index}")
 
     def _grid(self, images: Tensor) -> tuple[int, int]:
         self._check(images)

@@ -36,8 +36,9 @@ class LearnedKey(ZeroKey):
 
     def __init__(self, dim: int, num_heads: int = 8, **options: Any) -> None:
         super().__init__(dim, num_heads, **options)
-        for name in ("bias_k", "bias_v"):
-            setattr(self, name, nn.Parameter(STD * torch.randn(1, num_heads, 1, dim // num_heads)))
+        self.bias_k, self.bias_v = (
+            nn.Parameter(STD * torch.randn(1, num_heads, 1, dim // num_heads)) for _ in ("key", "value")
+        )
 
     def extra(self, k: Tensor) -> tuple[Tensor, Tensor]:
         return self.bias_k, self.bias_v

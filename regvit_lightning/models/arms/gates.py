@@ -17,7 +17,7 @@ class HeadwiseGate(ArmAttention):
 
     def __init__(self, dim: int, num_heads: int = 8, **options: Any) -> None:
         super().__init__(dim, num_heads, **options)
-        self.gate: nn.Module = nn.Linear(dim, num_heads)
+        self.gate: nn.Linear = nn.Linear(dim, num_heads)
 
     def release(self, heads: Tensor, x: Tensor) -> Tensor:
         return heads * self.gate(x).sigmoid().mT.unsqueeze(-1)

@@ -5,6 +5,7 @@ import torch
 from timm.layers import Attention
 
 from regvit_lightning.analysis import attention as analysis
+from regvit_lightning.analysis.last_block import LastBlockPass
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import arms
 from regvit_lightning.models.arms.attention import ArmAttention
@@ -92,6 +93,7 @@ def test_what_is_no_share_is_refused_in_a_line(arm):
     assert {SHARES: ((sums - 1).abs() < 1e-5).all(), PARTIAL: (sums < 1).any(), SIGNED: (found.full < 0).any()}[
         found.rows
     ]
+    assert bool(analysis.left_out(found.rows)) is (found.rows != SHARES)
     if found.rows != SHARES:
         with pytest.raises(UserError, match="do not sum to 1 have no entropy"):
             analysis.cls_entropy(found)
@@ -100,3 +102,16 @@ def test_what_is_no_share_is_refused_in_a_line(arm):
             analysis.mass(found, outliers)
     else:
         assert (analysis.mass(found, outliers)["cls"].normal >= 0).all()
+
+
+@pytest.mark.parametrize(("arm", "left"), [("gated", 0), ("softmax1", 1), ("clipped", 1), ("diff", 2)])
+def test_the_report_leaves_out_what_its_arm_cannot_have_and_says_so(arm, left):
+    module = LastBlockPass(backbone(arm), "32-true", torch.zeros(2, 4, 4, dtype=torch.bool), [0])
+    module.test_step([torch.randint(0, 256, (2, 3, SIDE, SIDE), dtype=torch.uint8)], 0)
+    assert ("attention_entropy_cls" in module.scores) is (left == 0)
+    assert ("attention_cls_to_registers" in module.scores) is (left < 2)
+    assert {"effective_rank", "patch_cosine"} <= module.scores.keys()
+    assert all(bool(values.isfinite().all()) for name, values in module.scores.items() if "preference" not in name)
+    told = {0: "", 1: "no entropy of attention", 2: "no entropy, shares or preference of attention"}[left]
+    assert module.left_out.startswith(told)
+    assert bool(module.left_out) is bool(left)
