@@ -21,8 +21,8 @@ def finding(runs: Sequence[StudyRun]) -> str:
         most = max(runs, key=lambda run: run.peak.largest)
         where = f"{_label(most, runs)}, {most.registers} registers, seed {most.seed}, step {most.peak.step:,}"
         return (
-            f"**Not found up to this size and length**: in none of {len(runs)} runs does any block have artifacts at any "
-            f"measured step. The largest norm is {most.peak.largest:.2g} × the median ({where}, after block "
+            f"**Not found up to this size and length**: in none of {len(runs)} runs does any block have artifacts at "
+            f"any measured step. The largest norm is {most.peak.largest:.2g} × the median ({where}, after block "
             f"{most.peak.block}); artifacts exceed {Rules().factor:g} ×."
         )
     lines = [f"**Found in {len(shown)} of {len(runs)} runs**:"]
@@ -51,6 +51,7 @@ def table(runs: Sequence[StudyRun]) -> str:
     ]
     for rule in RULES:
         columns.append((f"outliers: {words[rule]}", _share(rule), "{:.2%}"))
+    columns.append(("sinks per image", lambda run: run.steps[-1].sinks, "{:.2f}"))
     heading = ["setting", "blocks", "width", "patches", "images seen", "seeds"]
     heading += [f"{title}, {count} registers" for title, _, _ in columns for count in registers]
     rows = [heading]

@@ -35,6 +35,7 @@ class Measured:
         block: that block, 1..depth.
         shares: largest share of outliers in any block, by each of `RULES`.
         artifacts: first block that has artifacts by the verdict of the artifact report; 0 for none.
+        sinks: sinks per image, all blocks together; NaN where they are not measured.
     """
 
     step: int
@@ -42,6 +43,7 @@ class Measured:
     block: int
     shares: Mapping[str, float]
     artifacts: int
+    sinks: float
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ def measured(rows: Iterable[Mapping[str, float]]) -> list[Measured]:
         most = max(blocks, key=lambda row: row[LARGEST])
         shares = {rule: max(row[column] for row in blocks) for rule, column in RULES.items()}
         first = next((int(row["block"]) for row in blocks if row["artifacts"]), 0)
-        steps.append(Measured(step, most[LARGEST], int(most["block"]), shares, first))
+        steps.append(
+            Measured(step, most[LARGEST], int(most["block"]), shares, first, sum(row["sinks"] for row in blocks))
+        )
     return steps
 
 
@@ -131,11 +135,13 @@ def table(runs: Sequence[StudyRun]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     shares = [f"{rule}_share" for rule in RULES]
-    writer.writerow(["data", "model", "seed", "step", "images", "largest_over_median", "block", *shares, "artifacts"])
+    writer.writerow(
+        ["data", "model", "seed", "step", "images", "largest_over_median", "block", *shares, "artifacts", "sinks"]
+    )
     for run in runs:
         for one in run.steps:
             values = [f"{one.largest:.4g}", one.block, *(f"{one.shares[rule]:.4g}" for rule in RULES)]
-            values.append(one.artifacts)
+            values += [one.artifacts, f"{one.sinks:.4g}"]
             writer.writerow([run.data, run.model, run.seed, one.step, one.step * run.batch, *values])
     return text.getvalue()
 

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from regvit_lightning import settings
 from regvit_lightning.models import names
+from regvit_lightning.models.arms import NONE, registry
 from regvit_lightning.models.tokens import Tokens
 
 
@@ -35,6 +36,7 @@ class Architecture:
         patch_size: side of a square patch in pixels, unless the name gives another.
         hidden_dim: width of the MLP's hidden layer; of each of the two branches for `swiglu`.
         ffn: `mlp` (GELU) or `swiglu` (DINOv2's fused SwiGLU).
+        arm: change of the architecture, from the name of the model: see `arms`.
     """
 
     embed_dim: int = settings.number("[1, 65536]")
@@ -43,23 +45,25 @@ class Architecture:
     patch_size: int = settings.number("[1, 1024]")
     hidden_dim: int = settings.number("[1, 1e6]")
     ffn: str = "mlp"
+    arm: str = NONE
 
     def __post_init__(self) -> None:
         settings.check(self.embed_dim % self.num_heads == 0, "embed_dim must be a multiple of num_heads")
         settings.check(self.ffn in ("mlp", "swiglu"), f"ffn={self.ffn}: expected mlp or swiglu")
+        names.check_arm(self.arm, "arm")
 
 
 def parse_name(name: str) -> tuple[Architecture, int]:
-    """Parse a name such as `vitb_reg16`, `vitl14_reg4` or `vitn_d8_w128_reg0`; its grammar is in names.py.
+    """Parse a name such as `vitb_reg16`, `vitn_d8_w128_reg0` or `vitb_gated_reg4`; its grammar is in names.py.
 
     Returns:
-        The architecture, with the patch size, depth and width of the name, and the number of registers.
+        The architecture, with the patch size, depth, width and arm of the name, and the number of registers.
 
     Raises:
         SettingsError: the name does not fit the grammar, its size has no YAML, or its heads do not fill its width.
     """
     size, patch, registers = names.parse_name(name)
-    architecture = settings.build(Architecture, settings.find("models", size))
+    architecture = replace(settings.build(Architecture, settings.find("models", size)), arm=names.arm_of(name))
     architecture = architecture if patch is None else replace(architecture, patch_size=patch)
     return _reshaped(name, architecture, **names.shape_of(name)), registers
 
@@ -104,6 +108,10 @@ class RegisterViT(VisionTransformer):
             the patch embedding has no bias, and all norms have PyTorch's epsilon of 1e-5.
         block: class of the blocks.
         class_token: False leaves CLS out; the classifier then reads the mean of the patches after the final norm.
+
+    Attributes:
+        architecture: shape of the backbone.
+        arm: name of its arm, which is that of the architecture.
     """
 
     def __init__(
@@ -122,6 +130,8 @@ class RegisterViT(VisionTransformer):
         size, patch = image_size, architecture.patch_size
         whole = f"image size {size} (crop, image_size) is not a multiple of the patch size {patch}"
         settings.check(size % patch == 0, whole)
+        both = f"arm {architecture.arm} in a model without CLS (pooling=average): expected one of both alone"
+        settings.check(class_token or architecture.arm == NONE, both)
         swiglu = architecture.ffn == "swiglu"
         hidden = architecture.hidden_dim * (2 if swiglu else 1)  # SwiGLUPacked halves its hidden width
         super().__init__(
@@ -150,6 +160,8 @@ class RegisterViT(VisionTransformer):
         for built in self.blocks if drop_path > 0 else ():
             built.drop_path1, built.drop_path2 = DropPath(drop_path), DropPath(drop_path)
         self.mask_token = nn.Parameter(torch.zeros(1, architecture.embed_dim)) if mask_token else None
+        self.architecture, self.arm = architecture, architecture.arm
+        registry.apply(self.arm, self)
 
     def _draw_where_timm_differs(self) -> None:
         # DINOv2 starts CLS at N(0, 1e-6) plus its position entry of std 0.02, DeiT-III at std 0.02. timm starts CLS at
@@ -197,7 +209,7 @@ class RegisterViT(VisionTransformer):
 
 
 def block_macs(architecture: Architecture, registers: int, image_size: int) -> int:
-    """Multiply-adds of the matrix products of all blocks for one square image.
+    """Multiply-adds of the matrix products of all blocks for one square image, without those of an arm.
 
     12 T d^2 + 2 T^2 d per block for T tokens and an MLP of ratio 4 (the count behind Fig. 12 of the paper).
     """

@@ -17,11 +17,12 @@ recipes = st.sampled_from(["deit3", "deit3_in1k", "my-recipe", "dinov2_8gpu"])
 tags = st.from_regex(re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII), fullmatch=True)
 sizes = st.from_regex(re.compile("[a-z]{1,4}", re.ASCII), fullmatch=True)
 patches = st.sampled_from(["", "8", "14", "16", "_d8", "14_d12", "_w128", "8_d2_w32"])
+arms = st.sampled_from(["", "_gated", "_bias_kv", "_a1_2"])
 
 
-@given(recipes, st.one_of(st.just(""), tags), sizes, patches, st.integers(0, 64))
-def test_what_is_written_is_read_back_whatever_the_tag(recipe, tag, size, patch, registers):
-    name = f"vit{size}{patch}_reg{registers}"
+@given(recipes, st.one_of(st.just(""), tags), sizes, patches, arms, st.integers(0, 64))
+def test_what_is_written_is_read_back_whatever_the_tag(recipe, tag, size, patch, arm, registers):
+    name = f"vit{size}{patch}{arm}_reg{registers}"
     if re.search(r"_reg\d", tag):
         with pytest.raises(SettingsError, match="must not hold _reg<N>"):
             model_id(recipe, tag, name)
@@ -32,8 +33,8 @@ def test_what_is_written_is_read_back_whatever_the_tag(recipe, tag, size, patch,
     assert names.without_tag(written) == f"{recipe}-{name}"
     assert names.without_tag(f"{written}-ema") == f"{recipe}-{name}-ema"
     # Twins and families are told by what is left without the number of registers.
-    assert re.sub(r"_reg\d+", "", written) == f"{recipe}{'+' if tag else ''}{tag}-vit{size}{patch}"
-    assert names.without_tag(re.sub(r"_reg\d+", "", written)) == f"{recipe}-vit{size}{patch}"
+    assert re.sub(r"_reg\d+", "", written) == f"{recipe}{'+' if tag else ''}{tag}-vit{size}{patch}{arm}"
+    assert names.without_tag(re.sub(r"_reg\d+", "", written)) == f"{recipe}-vit{size}{patch}{arm}"
 
 
 def test_the_id_of_the_issue():
@@ -112,7 +113,8 @@ def test_a_size_of_two_letters_is_one_yaml(larger_family):
 def test_messages_list_the_sizes_that_are_there(larger_family):
     with pytest.raises(
         SettingsError,
-        match=r"expected vit\{b,g,h,l,n,s,t,xs\}\[patch\]\[_d<depth>\]\[_w<width>\]_reg<N>; nearest: vitxs_reg4",
+        match=r"expected vit\{b,g,h,l,n,s,t,xs\}\[patch\]\[_d<depth>\]\[_w<width>\]"
+        r"\[_<arm>\]_reg<N>; nearest: vitxs_reg4",
     ):
         names.parse_name("vitxs_rg4")
 

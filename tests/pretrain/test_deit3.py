@@ -50,6 +50,11 @@ def test_average_pooling_reads_the_mean_patch_of_a_model_without_cls(tmp_path):
     torch.testing.assert_close(loaded.tokens(images).patches, tokens.patches, rtol=0, atol=0)
 
 
+def test_an_arm_and_a_model_without_cls_are_refused_together():
+    with pytest.raises(SettingsError, match="arm last7 in a model without CLS"):
+        deit3.DeiT3(load_recipe("deit3", "mini", ["pooling=average"]), "vitn_last7_reg0", 16, 100, 0)
+
+
 def test_a_pooling_that_does_not_exist_is_refused():
     with pytest.raises(SettingsError, match="pooling=max: expected cls or average"):
         load_recipe("deit3", "mini", ["pooling=max"])

@@ -3,7 +3,7 @@
 from regvit_lightning.models import EXPORT
 from regvit_lightning.pretrain.norms_callback import COLUMNS
 
-QUIET = {"made_max_over_median": 1.5, "made_factor": 0.0, "made_log_mads": 0.01, "artifacts": 0.0}
+QUIET = {"made_max_over_median": 1.5, "made_factor": 0.0, "made_log_mads": 0.01, "artifacts": 0.0, "sinks": 0.5}
 
 
 def rows(*steps):

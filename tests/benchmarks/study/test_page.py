@@ -34,10 +34,8 @@ def test_what_is_found_is_listed_with_its_first_step():
     quiet, loud = run(0, (0, [{}])), run(0, (0, [{}]), (50, [{}, high(0.01)]), (100, [high(0.1, 10.0)]), depth=8)
     shown = page.finding([quiet, loud])
     assert shown.startswith("**Found in 1 of 2 runs**:")
-    assert (
-        "- depth 8, 0 registers, seed 0: from step 50 (5,000 images) on, after block 2; the largest norm of the run is 10 × the"
-        in shown
-    )
+    assert "- depth 8, 0 registers, seed 0: from step 50 (5,000 images) on, after block 2; the largest norm" in shown
+    assert shown.endswith("of the run is 10 × the median.")
 
 
 def cells_of(table):
@@ -58,6 +56,7 @@ def test_the_table_has_registers_side_by_side_and_means_over_seeds():
     assert shown["peak, 0 registers"] == "4.50"  # (4 + 5) / 2
     assert shown["largest / median, end, 4 registers"] == "1.50"
     assert shown["outliers: 3 × median, 0 registers"] == "3.00 %"
+    assert shown["sinks per image, 4 registers"] == "0.50"
     missing = dict(zip(heading, other, strict=True))
     assert (missing["setting"], missing["peak, 4 registers"]) == ("weight_decay 0.3", "–")
 

@@ -71,4 +71,5 @@ def test_the_table_has_a_row_for_each_run_and_step(tmp_path):
         "factor_share": "0.02",
         "log_mads_share": "0.01",
         "artifacts": "2",
+        "sinks": "1",
     }
