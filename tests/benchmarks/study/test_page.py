@@ -24,7 +24,7 @@ def test_nothing_found_says_how_far_the_norms_went_and_where():
     shown = page.finding(
         [run(0, (0, [{}])), run(4, (0, [{}]), (50, [{}, {"made_max_over_median": 1.8}]), weight_decay=0.3)]
     )
-    assert shown.startswith("**Not found up to this size and length**: in none of 2 runs,")
+    assert shown.startswith("**Not found up to this size and length**: in none of 2 runs does any block")
     assert (
         "The largest norm is 1.8 × the median (weight_decay 0.3, 4 registers, seed 0, step 50, after block 2)" in shown
     )

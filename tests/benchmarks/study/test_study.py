@@ -40,7 +40,7 @@ def test_finished_runs_of_all_parts_are_shown_and_the_others_named(study, tmp_pa
         assert "1.8 × the median (data mini-plain, 4 registers, seed 0, step 50, after block 1)" in " ".join(
             text.split()
         )
-        assert "Not run: deit3-vitn_reg4 on mini seed 0, deit3+weight_decay0.3-vitn_reg0 on mini seed 0" in " ".join(
+        assert "Not run: deit3+weight_decay0.3-vitn_reg0 on mini seed 0, deit3-vitn_reg4 on mini seed 0" in " ".join(
             text.split()
         )
 
