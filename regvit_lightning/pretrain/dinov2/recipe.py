@@ -135,7 +135,7 @@ class DINOv2(recipe.Recipe):
         s = self.settings
         wide, near = (s.global_scale[0], s.global_scale[1]), (s.local_scale[0], s.local_scale[1])
         sigma = s.blur_sigma[0], s.blur_sigma[1]
-        return MultiCrop(Crops(s.image_size, wide, s.local_crops, s.local_size, near, s.invert_blur, sigma))
+        return MultiCrop(Crops(s.image_size, wide, s.local_crops, s.local_size, near, s.grey, s.invert_blur, sigma))
 
     def micro_batch(self) -> int:
         """Whole batch as one micro-batch, for Sinkhorn-Knopp over a step; `device_batch` splits the forward passes."""

@@ -1,11 +1,16 @@
 """The global pathway against its formula in float64, its rank, and the closed forms of the common-mode penalty."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from timm.layers import Attention
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from regvit_lightning.analysis import sinks
+from regvit_lightning.errors import UserError
+from regvit_lightning.models import sources
 from regvit_lightning.models.arms import global_pathway
 from regvit_lightning.models.arms.global_pathway import GlobalAttention, GlobalPathway
 
@@ -153,3 +158,12 @@ def test_penalty_lowers_the_common_mode():
         loss.backward()
         optimiser.step()
     assert penalties[-1] < penalties[0]
+
+
+def test_sinks_are_measured_beside_the_pathway_and_refused_for_split_registers():
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    with_pathway = sources.load_backbone("random-vitn_global_reg0", Path("runs"), image_size=64)
+    assert sinks.measure(with_pathway, images).error < 1e-5
+    split = sources.load_backbone("random-vitn_rats_reg6", Path("runs"), image_size=64)
+    with pytest.raises(UserError, match="attend each other in several steps, not in one product"):
+        sinks.measure(split, images)
