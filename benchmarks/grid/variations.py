@@ -26,8 +26,8 @@ class GridModel:
 
 
 def recipe(model: str) -> str:
-    """Recipe of a model pretrained here, `deit3` of `deit3-vitb_reg4`; empty for all others."""
-    parsed = names.parse_id(model)
+    """Recipe of a model pretrained here, `deit3` of `deit3-vitb_reg4` and of `deit3-vitb_reg4+ttr`; else empty."""
+    parsed = names.parse_id(names.intervention(model)[0])
     return parsed.recipe if parsed and parsed.recipe in settings.names("recipes") else ""
 
 
@@ -48,11 +48,12 @@ def vary(models: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> list[Gr
         check(tags.count(tag) == 1, f"settings: {twice}; give one of them another with tag: <name>")
     variations = []
     for model in models:
-        own = names.parse_id(model) if recipe(model) else None
+        plain, intervention = names.intervention(model)
+        own = names.parse_id(plain) if recipe(model) else None
         if own is None or own.tag or not entries:
             variations.append(GridModel(model, trainable=own is not None and not own.tag))
             continue
-        ids = [str(names.model_id(own.recipe, tag, own.name)) for tag in tags]
+        ids = [f"{names.model_id(own.recipe, tag, own.name)}{intervention or ''}" for tag in tags]
         variations += [GridModel(name, words, True) for name, (_, words) in zip(ids, tagged, strict=True)]
     return variations
 

@@ -169,7 +169,7 @@ def run(backbone: Backbone, data: DataSettings, settings: ZeroShotSettings, how:
         DataError: the data is missing, incomplete or unreadable.
     """
     part = backbone.read_from.get("part", "")
-    space = joint_space.load_joint_space(backbone.source, backbone.name, backbone.fingerprint, part)
+    space = joint_space.load_joint_space(backbone.source, backbone.name, backbone.weights_fingerprint, part)
     test = test_files(data)
     names, templates = names_of(test.classes, settings.class_names), TEMPLATES[settings.templates]()
     module = ZeroShot(backbone, space, settings, names, templates)
