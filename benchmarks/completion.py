@@ -11,6 +11,7 @@ from benchmarks import COMMANDS, terminal
 from benchmarks.command import keys
 from regvit_lightning import settings
 from regvit_lightning.errors import UserError
+from regvit_lightning.models import arms
 
 # Both scripts pass the line up to the cursor to `regvit completion words` and offer its output as completions of the
 # last word. Bash breaks words at `=` and `:`, so the part before them is not inserted again.
@@ -43,6 +44,7 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH}
 REGISTERS = (0, 1, 2, 4, 8, 16)  # as in the paper's figure 8, offered for every size
 GROUPS = {"task": "tasks", "recipe": "recipes", "grid": "grids", "data": "data", "get": "downloads"}
 CHOICES = {
+    "arm": (arms.NONE, *arms.names()),
     "launcher": ("local", "slurm"),
     "accelerator": ("auto", "cpu"),
     "precision": ("auto", "bf16-mixed", "16-mixed", "32-true"),

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from benchmarks import command
 from benchmarks.tables import markdown
+from regvit_lightning.models import arms
 from regvit_lightning.settings import setting
 from regvit_lightning.values import texts
 
 DESCRIPTION = """Prints parameters and multiply-adds of a model with 0 to 16 registers (Darcet et al. 2023, fig. 12),
-whatever number it has itself. Weights are needed only for a model that is given as a file."""
+whatever number it has itself, and what its arm adds. Weights are needed only for a model that is given as a file."""
 
 
 @dataclass
@@ -28,6 +29,12 @@ def main(options: CostOf, words: list[str]) -> None:
     backbone = cost.load_shape(options.model, Path(options.runs))
     size = options.image_size or backbone.image_size
     print(f"cost: {options.model} at {size} px, patches of {backbone.patch_size}\n")
+    arm = cost.of_arm(backbone, size)
+    if arm is not None:
+        print(f"arm {arm.arm}: {arms.DESCRIPTIONS[arm.arm]}")
+        print(f"  against the plain model with {backbone.num_registers} registers:", end=" ")
+        print(f"{arm.parameters:+,} parameters ({arm.more_parameters:+.3f} %),", end=" ")
+        print(f"{arm.macs:+,} MACs ({arm.more_macs:+.2f} %)\n")
     rows = [["registers", "parameters", "+ %", "MACs", "+ %"]]
     for row in cost.table(backbone, size):
         counts = str(row.registers), f"{row.parameters:,}", f"{row.macs:,}"

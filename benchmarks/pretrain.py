@@ -1,6 +1,6 @@
 """Pretrain a register ViT: `python -m benchmarks.pretrain model=vitb_reg16 recipe=deit3 data=full`."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ from benchmarks import command, terminal
 from benchmarks.data.rendering import render
 from benchmarks.throughput import block_speed, duration, flops, shape_of
 from regvit_lightning.data import layout
-from regvit_lightning.models import names
+from regvit_lightning.models import arms, names
 from regvit_lightning.settings import SEEDS, check, setting
 from regvit_lightning.values import durations, texts
 
@@ -31,6 +31,7 @@ class Pretrain:
     """Settings of the program; further arguments are settings of the recipe."""
 
     model: str = setting(f"{names.grammar()}, as vitb_reg16 or vitl14_reg4")
+    arm: str = setting(f"none, or a change of the model that enters its name: {', '.join(arms.names())}", "")
     recipe: str = setting("a file of configs/recipes", "deit3")
     tag: str = setting("name of a run with settings of its own: lr2e-3 makes deit3+lr2e-3-vitb_reg16", "")
     data: str = setting("a file of configs/data, or a folder with train/<class>/<image>", "mini")
@@ -61,6 +62,7 @@ def main(options: Pretrain, words: list[str]) -> None:
     from regvit_lightning.pretrain.curve import Curve
     from regvit_lightning.runtime import atomic, hardware
 
+    options = replace(options, model=names.with_arm(options.model, options.arm), arm="")
     hardware.choose_accelerator(options.accelerator, options.devices if options.launcher == "local" else 1)
     data = layout.resolve(options.data)
     variant = data.variant if options.variant == "auto" else options.variant

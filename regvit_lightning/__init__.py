@@ -12,17 +12,19 @@ from regvit_lightning.version import __version__
 
 if TYPE_CHECKING:
     from regvit_lightning.analysis.summary import artifacts
+    from regvit_lightning.analysis.text_sinks import text_sinks
     from regvit_lightning.evaluation import evaluate
     from regvit_lightning.looking import look
     from regvit_lightning.models.sources import load_backbone
 
-__all__ = ["__version__", "artifacts", "evaluate", "load_backbone", "look"]
+__all__ = ["__version__", "artifacts", "evaluate", "load_backbone", "look", "text_sinks"]
 
 _MODULES = {  # public name: the module that defines it
     "artifacts": "regvit_lightning.analysis.summary",
     "evaluate": "regvit_lightning.evaluation",
     "load_backbone": "regvit_lightning.models.sources",
     "look": "regvit_lightning.looking",
+    "text_sinks": "regvit_lightning.analysis.text_sinks",
 }
 
 

@@ -39,7 +39,8 @@ class GridFile:
     Attributes:
         models, tasks, seeds: every combination is a cell, except tasks that do not apply to a model.
         settings: recipe overrides, each entry with its own tag: `[{lr: 1e-3}, {lr: 2e-3, tag: big}]`. Every model
-            pretrained here is trained once with each entry. An empty list varies nothing.
+            pretrained here is trained once with each entry, or those that the entry lists as `models`; `model` gives it
+            another shape, see `variations`. An empty list varies nothing.
     """
 
     models: list[str] = settings.MISSING
@@ -185,9 +186,20 @@ def _models(grid: str, file: GridFile, variant: str) -> list[GridModel]:
         models = vary(file.models, file.settings)
         for words in {(recipe(model.name), model.words) for model in models if model.words}:
             recipe_settings(words[0], variant, words[1])
+        _check_shapes(models)
     except SettingsError as error:
         raise SettingsError(f"grid {grid}: {error}") from None
     return models
+
+
+def _check_shapes(models: Sequence[GridModel]) -> None:
+    """Raise `SettingsError` where a name gives a depth or a width that its size cannot have."""
+    shaped = [parsed.name for model in models if (parsed := names.parse_id(model.name)) and names.shape_of(parsed.name)]
+    if shaped:
+        from regvit_lightning.models import vit
+
+        for name in shaped:
+            vit.parse_name(name)
 
 
 @lru_cache

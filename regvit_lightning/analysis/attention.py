@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from regvit_lightning.models.tokens import Attention
+from regvit_lightning.errors import UserError
+from regvit_lightning.models.tokens import PARTIAL, SHARES, SIGNED, Attention
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,17 @@ class Mass:
 def mass(attention: Attention, outliers: Tensor) -> dict[str, Mass]:
     """Attention shares by kind of query: CLS, registers and patches; kinds that the model lacks are omitted.
 
+    Where a key is no token (`attention.rows` is `PARTIAL`), the shares sum to 1 less the weight of that key.
+
     Args:
         attention: attention of one block.
         outliers: boolean (B, h, w).
+
+    Raises:
+        UserError: weights that may be negative, which are no shares.
     """
+    if attention.rows == SIGNED:
+        raise UserError("attention: weights that may be negative (arm diff) are no shares of anything")
     queries = attention.cut(attention.full.mT)  # cls (B, heads, T), registers (B, heads, T, R), patches (…, T, h, w)
     rows = {"patches": queries.patches.mean(dim=(-2, -1), dtype=torch.float32)}
     if attention.registers.shape[2]:
@@ -50,6 +58,15 @@ def _mass(attention: Attention, row: Tensor, outliers: Tensor) -> Mass:
     to_outliers = (keys.patches * outliers).sum(dim=(1, 2))
     to_cls = torch.zeros_like(to_outliers) if keys.cls is None else keys.cls
     return Mass(to_cls, keys.registers, to_outliers, (keys.patches * ~outliers).sum(dim=(1, 2)))
+
+
+def left_out(rows: str) -> str:
+    """Why scores of an attention with such rows (`tokens.SHARES`, …) are left out, in a line; empty if none is."""
+    if rows == SHARES:
+        return ""
+    if rows == PARTIAL:
+        return "no entropy of attention: the weights of its arm do not sum to 1 over the tokens"
+    return "no entropy, shares or preference of attention: the weights of its arm may be negative"
 
 
 def outlier_preference(mass: Mass, outliers: Tensor) -> Tensor:
@@ -73,7 +90,12 @@ def cls_entropy(attention: Attention) -> Tensor | None:
 
     Returns:
         (B,), or None for a model without CLS.
+
+    Raises:
+        UserError: weights that do not sum to 1, which have no entropy.
     """
+    if attention.rows != SHARES:
+        raise UserError("attention: weights that do not sum to 1 have no entropy")
     row = attention.cut(attention.full.mT).cls
     return None if row is None else torch.special.entr(row.float()).sum(dim=-1).mean(dim=1)
 

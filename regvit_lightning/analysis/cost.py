@@ -1,16 +1,18 @@
-"""Cost of registers: parameters and multiply-adds against their number (Darcet et al. 2023, fig. 12)."""
+"""Cost of registers, parameters and multiply-adds against their number (Darcet et al. 2023, fig. 12), and of an arm."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from regvit_lightning.models import names, sources
+from regvit_lightning.models import names, sources, vit
+from regvit_lightning.models.arms import NONE, registry
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.interventions import WithRegister
 from regvit_lightning.models.register_neurons import RegisterNeurons
+from regvit_lightning.models.vit_backbone import ViTBackbone
 
 COUNTS = (0, 1, 2, 4, 8, 16)  # of fig. 8
 
@@ -60,8 +62,8 @@ def table(backbone: Backbone, image_size: int | None = None, counts: Sequence[in
 def macs(backbone: Backbone, registers: int, image_size: int) -> int:
     """Multiply-adds of the matrix products of all blocks for one square image with `registers` registers.
 
-    Every weight matrix of a block meets every token once, and attention takes 2 T² D for T tokens:
-    12 T D² + 2 T² D per block with an MLP of ratio 4.
+    Every weight matrix of a block meets every token once, and attention takes 2 T² D for T tokens, or what the model's
+    arm takes: 12 T D² + 2 T² D per block with an MLP of ratio 4.
     """
     return macs_of_patches(backbone, registers, (image_size // backbone.patch_size) ** 2)
 
@@ -70,7 +72,41 @@ def macs_of_patches(backbone: Backbone, registers: int, patches: int) -> int:
     """Multiply-adds as in `macs`, for an image of `patches` patches, square or not."""
     tokens = backbone.has_cls + registers + patches
     weights = sum(linear.weight.numel() for linear in backbone.linears())
-    return tokens * weights + backbone.depth * 2 * tokens**2 * backbone.embed_dim
+    products = registry.products(backbone.model, tokens, registers)
+    return tokens * weights + backbone.depth * products * backbone.embed_dim
+
+
+@dataclass(frozen=True)
+class ArmCost:
+    """What an arm costs beyond the plain model with as many registers.
+
+    Attributes:
+        arm: name of the arm.
+        parameters, macs: more parameters of the backbone, and more multiply-adds of its blocks for one image.
+        more_parameters, more_macs: the same in percent of the plain model.
+    """
+
+    arm: str
+    parameters: int
+    macs: int
+    more_parameters: float
+    more_macs: float
+
+
+def of_arm(backbone: Backbone, image_size: int | None = None) -> ArmCost | None:
+    """Cost of the arm of a model at an image size, by default its own; None for a model without an arm."""
+    architecture, size = getattr(backbone.model, "architecture", None), image_size or backbone.image_size
+    if architecture is None or architecture.arm == NONE:
+        return None
+    counts = []
+    for arm in (NONE, architecture.arm):
+        with torch.device("meta"):
+            model = vit.RegisterViT(replace(architecture, arm=arm), backbone.num_registers)
+        shape = ViTBackbone(model, arm, size, (0.0,) * 3, (1.0,) * 3)
+        counts.append((sum(value.numel() for value in model.parameters()), macs(shape, backbone.num_registers, size)))
+    (parameters, products), with_arm = counts
+    added, more = with_arm[0] - parameters, with_arm[1] - products
+    return ArmCost(architecture.arm, added, more, 100 * added / parameters, 100 * more / products)
 
 
 def load_shape(name: str, runs: Path, image_size: int = 224) -> Backbone:

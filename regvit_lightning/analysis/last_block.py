@@ -9,7 +9,7 @@ from regvit_lightning.analysis import attention, collapse
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.models.tokens import LastBlock
+from regvit_lightning.models.tokens import SHARES, SIGNED, LastBlock
 
 
 class LastBlockPass(FrozenModule):
@@ -24,7 +24,7 @@ class LastBlockPass(FrozenModule):
     def __init__(self, backbone: Backbone, precision: str, masks: Tensor, shown: Sequence[int]) -> None:
         super().__init__(backbone, precision)
         self.masks, self.shown = masks, list(shown)
-        self._first = 0
+        self._first, self._rows = 0, SHARES
         self._scores: dict[str, list[Tensor]] = {}
         self._maps: dict[str, list[Tensor]] = {}
         self._images: list[Tensor] = []
@@ -36,6 +36,7 @@ class LastBlockPass(FrozenModule):
         images = normalise(batch[0], self.mean, self.std)
         with self.frozen.autocast(images):
             inside = self.frozen.backbone.last_block(images)
+        self._rows = inside.attention.rows
         for name, values in _scores(inside, mask).items():
             self._scores.setdefault(name, []).append(values.float().cpu())
         for name, values in attention.maps(inside.attention).items():
@@ -52,6 +53,11 @@ class LastBlockPass(FrozenModule):
 
     def __len__(self) -> int:
         return len(self.masks)
+
+    @property
+    def left_out(self) -> str:
+        """Which scores of attention this model's arm cannot have, and why, in a line; empty for most models."""
+        return attention.left_out(self._rows)
 
     @property
     def scores(self) -> dict[str, Tensor]:
@@ -80,8 +86,11 @@ class LastBlockPass(FrozenModule):
 
 
 def _scores(inside: LastBlock, mask: Tensor) -> dict[str, Tensor]:
-    scores: dict[str, Tensor | None] = {"attention_entropy_cls": attention.cls_entropy(inside.attention)}
-    for source, mass in attention.mass(inside.attention, mask).items():
+    scores: dict[str, Tensor | None] = {}
+    rows = inside.attention.rows  # of some arms they are neither shares nor have an entropy: those scores are left out
+    if rows == SHARES:
+        scores["attention_entropy_cls"] = attention.cls_entropy(inside.attention)
+    for source, mass in attention.mass(inside.attention, mask).items() if rows != SIGNED else ():
         scores[f"attention_{source}_to_outliers"] = mass.outliers
         scores[f"attention_{source}_to_registers"] = mass.registers.sum(dim=1)
         scores[f"attention_{source}_outlier_preference"] = attention.outlier_preference(mass, mask)

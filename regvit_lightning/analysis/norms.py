@@ -18,6 +18,8 @@ from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 
+Observer = Callable[[int, Tokens], None]  # of the stages of a walk through the blocks, see `Backbone.walk`
+
 
 @dataclass(frozen=True)
 class Norms:
@@ -82,7 +84,7 @@ def neighbour_similarity(patches: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def measure(backbone: Backbone, images: Tensor, also: Callable[[int, Tokens], None] | None = None) -> Norms:
+def measure(backbone: Backbone, images: Tensor, also: Observer | None = None) -> Norms:
     """Measure `Norms` of one batch of normalised images (B, 3, H, W), in float32 under any autocast of the caller.
 
     Args:
@@ -127,6 +129,10 @@ def join(parts: Sequence[Norms]) -> Norms:
 class NormPass(FrozenModule):
     """Measures norms of the uint8 images of a test pass, batches of (images, …).
 
+    Args:
+        backbone, precision: as for `FrozenModule`.
+        observers: called with the tokens of every stage too, see `Backbone.walk`.
+
     Attributes:
         norms: norms of all images, available after test.
         mean_registers: (depth, R, D), mean of each register over all images after every block, before the final norm;
@@ -136,15 +142,20 @@ class NormPass(FrozenModule):
     norms: Norms
     mean_registers: Tensor
 
-    def __init__(self, backbone: Backbone, precision: str) -> None:
+    def __init__(self, backbone: Backbone, precision: str, observers: Sequence[Observer] = ()) -> None:
         super().__init__(backbone, precision)
+        self._observers = [self._add, *observers]
         self._parts: list[Norms] = []
         self._sums: dict[int, Tensor] = {}  # of registers over images (R, D), by block 1..depth
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         images = normalise(batch[0], self.mean, self.std)
         with self.frozen.autocast(images):
-            self._parts.append(measure(self.frozen.backbone, images, self._add))
+            self._parts.append(measure(self.frozen.backbone, images, self._see))
+
+    def _see(self, stage: int, tokens: Tokens) -> None:
+        for observer in self._observers:
+            observer(stage, tokens)
 
     def _add(self, stage: int, tokens: Tokens) -> None:
         if 1 <= stage <= self.frozen.backbone.depth:

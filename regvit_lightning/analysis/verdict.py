@@ -53,6 +53,20 @@ def high_norms(norms: Norms, rules: Rules) -> list[HighNorms]:
     return [_high_norms(norms.raw[:, block], embedded, rules) for block in range(norms.depth)]
 
 
+def low_norms(norms: Norms, rules: Rules) -> list[HighNorms]:
+    """Patches of low norm after each block, as artifacts of CLIP can be: `high_norms` of the inverse of every norm.
+
+    `max_over_median` is then the median over the smallest norm, and patches below median / `Rules.factor` count.
+
+    Raises:
+        UserError: a norm is not finite, or the median is 0.
+    """
+    require_usable(norms)
+    embedded, raw = (part.double().clamp(min=1e-30).reciprocal() for part in (norms.embedded, norms.raw))
+    before = embedded > at_factor(embedded, rules.factor)
+    return [_high_norms(raw[:, block], before, rules) for block in range(norms.depth)]
+
+
 def _high_norms(norms: Tensor, embedded: Tensor, rules: Rules) -> HighNorms:
     """High norms among norms (N, h, w), without the patches of a mask (N, h, w)."""
     high = (norms > at_factor(norms, rules.factor)) & ~embedded

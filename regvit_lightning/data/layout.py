@@ -194,14 +194,16 @@ class DataSettings:
         """The settings that determine which images a task reads and what their labels mean, as stored in its record.
 
         Args:
-            name: `imagenet`, `segmentation`, `depth`, or the name of a set with boxes. Records of a published set list
-                all published sets.
+            name: `imagenet`, `pairs`, `segmentation`, `depth`, or the name of a set with boxes. Records of a published
+                set list all published sets.
 
         Raises:
             SettingsError: no such part.
         """
         if name == "imagenet":
             return {"imagenet": self.imagenet}
+        if name == "pairs":
+            return {"pairs": self.pairs}
         if name in ("segmentation", "depth"):
             return {key: value for key, value in asdict(getattr(self, name)).items() if value or key not in OPTIONAL}
         together = published_sets() if name in published_sets() else [name]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from regvit_lightning.analysis.report import ArtifactReport
-from regvit_lightning.figures import artifacts, contents, positions
+from regvit_lightning.figures import artifacts, contents, positions, sinks
 from regvit_lightning.figures.style import INK, PAPER, axes_in, size_of
 from regvit_lightning.figures.tokens import attention_maps, component_maps, head_maps, mean_attention, norm_maps, size
 from regvit_lightning.frozen import dense
@@ -51,9 +51,14 @@ def panels(report: ArtifactReport) -> dict[str, Panel]:
 
 def page(report: ArtifactReport) -> Figure:
     """Compose all panels below the verdict, in order, side by side where they fit."""
+    return composed(report.verdict, panels(report))
+
+
+def composed(verdict: str, panels: Mapping[str, Panel]) -> Figure:
+    """Compose panels below a sentence, in order, side by side where they fit."""
     from matplotlib.figure import Figure
 
-    rows = _rows([_verdict(report.verdict), *panels(report).values()])
+    rows = _rows([_verdict(verdict), *panels.values()])
     heights = [max(panel.size[1] for panel in row) for row in rows]
     figure = Figure(figsize=(WIDTH, sum(heights)), dpi=PAGE_DPI, facecolor=PAPER)
     parts: Any = figure.subfigures(len(rows), 1, height_ratios=heights, hspace=0)
@@ -115,6 +120,12 @@ def _charts(report: ArtifactReport) -> Mapping[str, Panel]:
         ),
         "fig5a_neighbours": _chart(lambda axes: positions.neighbour_densities(axes, norms.neighbours, report.masks)),
         "kurtosis": _chart(lambda axes: artifacts.kurtosis_by_block(axes, norms), right=0.75),
+        "sinks": _chart(lambda axes: sinks.sinks_by_block(axes, report.sinks.sinks)),
+        "variance_shares": _chart(lambda axes: sinks.variance_by_block(axes, report.locality), bottom=0.75),
+        "cosines_by_block": _chart(
+            lambda axes: sinks.cosines_by_block(axes, report.locality, report.defects.defects(), report.high_masks),
+            bottom=0.95,
+        ),
         "table1_single_tokens": _chart(lambda axes: contents.single_tokens(axes, report.contents.tokens)),
         "fig5b_position_and_pixels": _chart(lambda axes: contents.local_probes(axes, report.contents), bottom=0.85),
         "registers_replaced": _chart(lambda axes: contents.replacements(axes, report.effects, n), bottom=0.85),

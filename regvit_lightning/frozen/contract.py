@@ -40,7 +40,7 @@ class Metric:
     """Display of a metric.
 
     Attributes:
-        better: +1 where higher is better, -1 where lower is.
+        better: +1 where higher is better, -1 where lower is, 0 where neither is.
         unit: unit, such as percent or metres.
         decimals: number of decimals in tables.
     """
@@ -86,8 +86,8 @@ class Task(Protocol):
     Attributes:
         SETTINGS: dataclass of the YAML settings.
         METRICS: metrics shown in tables.
-        READS: section of the data settings that names the images it reads, see `DataSettings.section`; `discovery`
-            for a set with boxes, named by `TaskSettings.boxed_set`.
+        READS: section of the data settings that names the images or texts it reads, see `DataSettings.section`;
+            `discovery` for a set with boxes, named by `TaskSettings.boxed_set`.
         FOOTNOTE: keys of the outcome's `protocol` shown under the table.
         TRAINS_HEAD: True if defined: the task uses all devices of `RunOptions`; the others use one.
         NEEDS_TEXT: True if defined: a grid skips models without a text tower.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import finite, kinds, weights
+from regvit_lightning.models.head_updates import HeadUpdates
 from regvit_lightning.models.tokens import Inside, LastBlock, Projections, Tokens
 from regvit_lightning.models.transform import SHARE, Transform
 
@@ -40,8 +41,8 @@ class Backbone(nn.Module):
         added_registers: those of R that were added at test time and have no parameters.
         has_cls: whether there is a CLS token.
         any_size: accepts images of any size in multiples of the patch size; else only `image_size`.
-        choices: what was read otherwise than the tensors alone imply, such as `heads` that a user gave; part of the
-            fingerprint.
+        choices: what was read otherwise than the tensors alone imply, such as `heads` that a user gave, or the `arm` of
+            the model; part of the fingerprint.
         read_from: where heads, mean and std are from, and which part of the file was read.
         kind: how it was trained, a constant of `kinds`; the model's structure decides where nothing else is known.
         transform: from a PIL image or uint8 pixels to (3, image_size, image_size), see `Transform`.
@@ -181,6 +182,29 @@ class Backbone(nn.Module):
             UserError: see `last_block`; or a block that the model does not have.
         """
         raise self._lacks("attention")
+
+    def walk_heads(self, images: Tensor, see: Callable[[HeadUpdates], None]) -> None:
+        """Call `see` with the attention and values of all heads of every block, in order, in one forward pass.
+
+        Fused kernels are off; (B, H, T, T) numbers of one block are in memory at a time. Call it in float32: each block
+        is rebuilt from them and compared with its own output.
+
+        Args:
+            images: as for `forward`.
+            see: called once for each block.
+
+        Raises:
+            UserError: see `last_block`; or a block that is not rebuilt to `head_updates.TOLERANCE`.
+        """
+        raise self._lacks("attention and values of its heads")
+
+    def linearised_blocks(self) -> Iterator[Tensor]:
+        """The matrix (D, D) that each block comes closest to, in order, see `linearised.linearised`.
+
+        Raises:
+            UserError: a block that is not linearised, or a model without accessible blocks.
+        """
+        raise self._lacks("the weights of its blocks")
 
     @contextmanager
     def rewriting_registers(self, rewrite: Callable[[int, Tensor], Tensor]) -> Iterator[None]:

@@ -23,10 +23,11 @@ from torch.overrides import TorchFunctionMode
 
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import names, register_neurons
+from regvit_lightning.models.arms import NONE
 from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.head_updates import HeadUpdates
 from regvit_lightning.models.names import Intervention
 from regvit_lightning.models.register_neurons import MeanRegister, RegisterNeurons
-from regvit_lightning.models.tokens import PrefixAttention
 from regvit_lightning.models.vit_backbone import ViTBackbone, fused, prefix_rows
 
 
@@ -77,6 +78,8 @@ class Intervened(ViTBackbone):
     def __init__(self, plain: ViTBackbone, neurons: RegisterNeurons, intervention: Intervention) -> None:
         name = f"{plain.name}{intervention}"
         super().__init__(plain.model, name, plain.image_size, plain.mean, plain.std, plain.source)
+        if plain.arm != NONE:
+            raise UserError(f"{name}: its attention is that of the arm {plain.arm}; this is for models without an arm")
         if isinstance(self.model, Beit):
             raise UserError(f"{name}: BEiT has a bias for every pair of positions, which one more token or key lacks")
         self.kind, self.transform, self.choices, self.read_from = (
@@ -168,6 +171,7 @@ class WithBias(Intervened):
         shape = len(attentions), attentions[0].num_heads, attentions[0].head_dim
         if tuple(mean.keys.shape) != shape or tuple(mean.values.shape) != shape:
             raise UserError(f"{self.name}: a key of {tuple(mean.keys.shape)} for {shape}: make neurons again")
+        self._explicit = False
         self.register_buffer("keys", mean.keys, persistent=False)
         self.register_buffer("values", mean.values, persistent=False)
         self._edit(None)
@@ -182,16 +186,20 @@ class WithBias(Intervened):
             key, value = more
             return torch.cat([k, key], dim=2), torch.cat([v, value], dim=2)
 
-        with fused(self._attentions()), Kernels(add):
+        with fused(self._attentions()), Kernels(add, self._explicit):
             return super()._run(images)
+
+    def walk_heads(self, images: Tensor, see: Callable[[HeadUpdates], None]) -> None:
+        self._explicit = True
+        try:
+            super().walk_heads(images, see)
+        finally:
+            self._explicit = False
 
     @contextmanager
     def _attention_rows(self, attention: Any) -> Iterator[Callable[[], Tensor]]:
         with prefix_rows([attention], None) as rows:
-            yield lambda: rows[attention][..., :-1]
-
-    def _split_rows(self, rows: Tensor, grid: tuple[int, int]) -> PrefixAttention:
-        return super()._split_rows(rows[..., :-1], grid)
+            yield lambda: rows[attention]
 
 
 class Kernels(TorchFunctionMode):
@@ -199,17 +207,21 @@ class Kernels(TorchFunctionMode):
 
     Args:
         change: maps the number of the call, which is the index of the block, and k and v (B, heads, T, d) to k and v.
+        explicit: compute the attention by products of matrices, which other function modes can see.
     """
 
-    def __init__(self, change: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, change: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]], explicit: bool = False) -> None:
         super().__init__()
-        self.change, self.block = change, 0
+        self.change, self.explicit, self.block = change, explicit, 0
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
         if function is F.scaled_dot_product_attention:
             q, k, v, *others = arguments
-            arguments = (q, *self.change(self.block, k, v), *others)
+            k, v = self.change(self.block, k, v)
             self.block += 1
+            if self.explicit:
+                return torch.matmul(torch.matmul(q * q.shape[-1] ** -0.5, k.mT).softmax(dim=-1), v)
+            arguments = (q, k, v, *others)
         return function(*arguments, **(options or {}))
 
 

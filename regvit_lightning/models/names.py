@@ -1,9 +1,10 @@
 """Names of register ViTs and ids of trained models: one grammar for all code that reads or writes them.
 
-A name is `vit{size}[patch]_reg{N}`: `vitb_reg16`, `vitl14_reg4`. An id is `<recipe>[+<tag>]-<name>`: `deit3-vitb_reg4`,
-or `deit3+lr2e-3-vitb_reg4` for a run with custom settings. A name contains no `-`, so it starts after the last one of
-an id; a recipe contains no `+`, so the tag starts after the first one. Any name or id may end in an intervention at
-test time: `deit3-vitb_reg0+ttr`, `timm/vit_large_patch14_dinov2+bias_per_block`. Nothing heavy is imported here.
+A name is `vit{size}[patch][_d{depth}][_w{width}][_<arm>]_reg{N}`: `vitb_reg16`, `vitl14_reg4`, `vitn_d8_w128_reg0`,
+`vitb_gated_reg4` (see `arms`). An id is `<recipe>[+<tag>]-<name>`: `deit3-vitb_reg4`, or `deit3+lr2e-3-vitb_reg4` for a
+run with custom settings. A name contains no `-`, so it starts after the last one of an id; a recipe contains no `+`, so
+the tag starts after the first one. Any name or id may end in an intervention at test time: `deit3-vitb_reg0+ttr`,
+`timm/vit_large_patch14_dinov2+bias_per_block`. Nothing heavy is imported here.
 """
 
 import re
@@ -12,9 +13,13 @@ from typing import Any
 
 from regvit_lightning import settings
 from regvit_lightning.errors import UserError
+from regvit_lightning.models import arms
 from regvit_lightning.settings import SettingsError, check
 
-NAME = re.compile(r"vit(?P<size>[a-z]+)(?P<patch>[0-9]{1,4})?_reg(?P<registers>[0-9]{1,4})")
+SHAPE = r"(_d(?P<depth>[0-9]{1,4}))?(_w(?P<width>[0-9]{1,5}))?"
+ARM = r"[a-z][a-z0-9_]*?"
+START = rf"vit(?P<size>[a-z]+)(?P<patch>[0-9]{{1,4}})?{SHAPE}"
+NAME = re.compile(rf"(?P<start>{START})(_(?P<arm>{ARM}))?_reg(?P<registers>[0-9]{{1,4}})")
 REGISTERS = re.compile(r"_reg[0-9]+")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,150}")  # every id: it names a folder or a file
@@ -113,7 +118,7 @@ def without_tag(model: str) -> str:
 
     Any other name is returned unchanged.
     """
-    match = re.match(rf"([^+/]+)\+{TAG.pattern}(?=-vit[a-z]+[0-9]*(_reg[0-9]|$))", model)
+    match = re.match(rf"([^+/]+)\+{TAG.pattern}(?=-vit[a-z]+[0-9]*(_[dw][0-9]+)*(_{ARM})?(_reg[0-9]|$))", model)
     return f"{match[1]}{model[match.end() :]}" if match else model
 
 
@@ -128,15 +133,15 @@ def sizes() -> list[str]:
 
 
 def grammar() -> str:
-    """Grammar of names, with the available sizes: `vit{b,l,s}[patch]_reg<N>`."""
-    return f"vit{{{','.join(sizes())}}}[patch]_reg<N>"
+    """Grammar of names, with the available sizes: `vit{b,l,s}[patch][_d<depth>][_w<width>][_<arm>]_reg<N>`."""
+    return f"vit{{{','.join(sizes())}}}[patch][_d<depth>][_w<width>][_<arm>]_reg<N>"
 
 
 def parse_name(name: str) -> tuple[str, int | None, int]:
     """Parse a name: file of `configs/models`, patch size in pixels if the name gives one, and number of registers.
 
     Raises:
-        SettingsError: the name does not fit the grammar, or its size has no file.
+        SettingsError: the name does not fit the grammar, or its size has no file, or there is no such arm.
     """
     match = NAME.fullmatch(name)
     if match is None or match["size"] not in sizes():
@@ -144,4 +149,63 @@ def parse_name(name: str) -> tuple[str, int | None, int]:
         raise SettingsError(f"unknown model '{name}': expected {grammar()}; {settings.nearest(name, examples)}")
     patch = int(match["patch"]) if match["patch"] else None
     check(patch != 0, f"model '{name}': the patch size must be at least 1")
+    if match["arm"]:
+        known = f"{_no_arm(match['arm'], arms.names())}; expected {grammar()}"
+        check(match["arm"] in arms.names(), f"unknown model '{name}': {known}")
     return f"vit{match['size']}", patch, int(match["registers"])
+
+
+def shape_of(name: str) -> dict[str, int]:
+    """Depth and width that a name gives in place of those of its size: `{"depth": 8, "width": 128}`; {} for none."""
+    match = NAME.fullmatch(name)
+    given = match.groupdict() if match else {}
+    return {key: int(given[key]) for key in ("depth", "width") if given.get(key)}
+
+
+def reshaped(name: str, patch: int | None = None, depth: int | None = None, width: int | None = None) -> str:
+    """The name of the same size, arm and registers with another patch size, depth or width; None keeps that of `name`.
+
+    Raises:
+        SettingsError: the name does not fit the grammar.
+    """
+    size, own_patch, registers = parse_name(name)
+    shape = {**shape_of(name), **{key: value for key, value in (("depth", depth), ("width", width)) if value}}
+    parts = [f"{size}{patch or own_patch or ''}", *(f"{key[0]}{value}" for key, value in shape.items())]
+    parts += [arm_of(name)] if arm_of(name) != arms.NONE else []
+    return "_".join([*parts, f"reg{registers}"])
+
+
+def arm_of(name: str) -> str:
+    """The arm in a name, `none` where there is none; it need not exist."""
+    match = NAME.fullmatch(name)
+    return match["arm"] if match is not None and match["arm"] else arms.NONE
+
+
+def with_arm(name: str, arm: str) -> str:
+    """Put an arm into a name: `vitb_reg4` and `gated` make `vitb_gated_reg4`; an empty one leaves the name as it is.
+
+    Raises:
+        SettingsError: there is no such arm, or the name has another one.
+    """
+    check_arm(arm or arms.NONE, "arm")
+    match, own = NAME.fullmatch(name), arm_of(name)
+    if match is None or arm in ("", own):
+        return name
+    check(own == arms.NONE, f"MODEL={name} and arm={arm} are two arms; give arm={arm} to MODEL={without_arm(name)}")
+    return f"{match['start']}_{arm}_reg{match['registers']}"
+
+
+def without_arm(name: str) -> str:
+    """The name of the plain model with as many registers; a name outside the grammar is returned unchanged."""
+    match = NAME.fullmatch(name)
+    return f"{match['start']}_reg{match['registers']}" if match else name
+
+
+def check_arm(arm: str, where: str) -> None:
+    """Raise `SettingsError` unless there is an arm of this name, or it is `none`."""
+    known = [arms.NONE, *arms.names()]
+    check(arm in known, f"{where}: {_no_arm(arm, known)}")
+
+
+def _no_arm(arm: str, known: list[str]) -> str:
+    return f"there is no arm '{arm}'; {settings.nearest(arm, known)}"

@@ -117,7 +117,7 @@ def read(file: Path) -> RegisterNeurons:
         UserError: the file is unreadable, or its `neurons` are not lists of whole numbers by block.
     """
     content = settings.read_yaml(file)
-    given = content.get("neurons")
+    given = content["neurons"] or {} if "neurons" in content else None
     if not isinstance(given, Mapping) or not all(_is_entry(block, neurons) for block, neurons in given.items()):
         raise UserError(f"{file}: expected neurons: as lists of whole numbers by block, `3: [17, 5]`, none twice")
     blocks = {int(block): tuple(neurons) for block, neurons in given.items()}

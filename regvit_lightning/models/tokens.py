@@ -4,6 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+# What the rows of an attention matrix are: shares that sum to 1; weights from 0 to 1 with another sum, where a key is
+# no token or weights are clipped; or differences, which may be negative.
+SHARES, PARTIAL, SIGNED = "shares", "partial", "signed"
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -28,14 +32,16 @@ class Attention:
         cls: (B, heads, h, w), from CLS to each patch; None for a model without CLS.
         registers: (B, heads, R, h, w), from each register to each patch.
         patches: (B, heads, h, w, h, w), from each patch (first h, w) to each patch (last h, w).
-        full: (B, heads, T, T) with T = CLS + R + h w; rows are queries and sum to 1. The others are views of it; their
-            sums are below 1 by the attention to CLS and registers.
+        full: (B, heads, T, T) with T = CLS + R + h w; rows are queries and sum to 1, unless `rows` says otherwise. The
+            others are views of it; their sums are below 1 by the attention to CLS and registers.
+        rows: what the rows are, `SHARES`, `PARTIAL` or `SIGNED`; the last two in some arms.
     """
 
     cls: Tensor | None
     registers: Tensor
     patches: Tensor
     full: Tensor
+    rows: str = SHARES
 
     def cut(self, weights: Tensor) -> Tokens:
         """Split the last axis of `weights` (…, T), one number per token, by kind of token.

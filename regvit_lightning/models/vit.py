@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from regvit_lightning import settings
 from regvit_lightning.models import names
+from regvit_lightning.models.arms import NONE, registry
 from regvit_lightning.models.tokens import Tokens
 
 
@@ -35,6 +36,7 @@ class Architecture:
         patch_size: side of a square patch in pixels, unless the name gives another.
         hidden_dim: width of the MLP's hidden layer; of each of the two branches for `swiglu`.
         ffn: `mlp` (GELU) or `swiglu` (DINOv2's fused SwiGLU).
+        arm: change of the architecture, from the name of the model: see `arms`.
     """
 
     embed_dim: int = settings.number("[1, 65536]")
@@ -43,24 +45,41 @@ class Architecture:
     patch_size: int = settings.number("[1, 1024]")
     hidden_dim: int = settings.number("[1, 1e6]")
     ffn: str = "mlp"
+    arm: str = NONE
 
     def __post_init__(self) -> None:
         settings.check(self.embed_dim % self.num_heads == 0, "embed_dim must be a multiple of num_heads")
         settings.check(self.ffn in ("mlp", "swiglu"), f"ffn={self.ffn}: expected mlp or swiglu")
+        names.check_arm(self.arm, "arm")
 
 
 def parse_name(name: str) -> tuple[Architecture, int]:
-    """Parse a name such as `vitb_reg16` or `vitl14_reg4`; its grammar is in names.py.
+    """Parse a name such as `vitb_reg16`, `vitn_d8_w128_reg0` or `vitb_gated_reg4`; its grammar is in names.py.
 
     Returns:
-        The architecture, with the patch size of the name, and the number of registers.
+        The architecture, with the patch size, depth, width and arm of the name, and the number of registers.
 
     Raises:
-        SettingsError: the name does not fit the grammar or its size has no YAML.
+        SettingsError: the name does not fit the grammar, its size has no YAML, or its heads do not fill its width.
     """
     size, patch, registers = names.parse_name(name)
-    architecture = settings.build(Architecture, settings.find("models", size))
-    return architecture if patch is None else replace(architecture, patch_size=patch), registers
+    architecture = replace(settings.build(Architecture, settings.find("models", size)), arm=names.arm_of(name))
+    architecture = architecture if patch is None else replace(architecture, patch_size=patch)
+    return _reshaped(name, architecture, **names.shape_of(name)), registers
+
+
+def _reshaped(name: str, base: Architecture, depth: int | None = None, width: int | None = None) -> Architecture:
+    """An architecture with another depth or width; heads keep their width, and the MLP its ratio."""
+    settings.check(depth is None or depth > 0, f"model '{name}': the depth must be at least 1")
+    base = base if depth is None else replace(base, depth=depth)
+    if width is None:
+        return base
+    head = base.embed_dim // base.num_heads
+    whole = f"model '{name}': the width must be a multiple of {head}, the width of one head of its size"
+    settings.check(width > 0 and width % head == 0, whole)
+    return replace(
+        base, embed_dim=width, num_heads=width // head, hidden_dim=round(base.hidden_dim * width / base.embed_dim)
+    )
 
 
 def with_swiglu(architecture: Architecture) -> Architecture:
@@ -88,6 +107,10 @@ class RegisterViT(VisionTransformer):
         pre_norm: as in CLIP's image tower, CLS, registers and patches pass a norm (`ln_pre`) before the first block,
             the patch embedding has no bias, and all norms have PyTorch's epsilon of 1e-5.
         block: class of the blocks.
+
+    Attributes:
+        architecture: shape of the backbone.
+        arm: name of its arm, which is that of the architecture.
     """
 
     def __init__(
@@ -130,6 +153,8 @@ class RegisterViT(VisionTransformer):
         for built in self.blocks if drop_path > 0 else ():
             built.drop_path1, built.drop_path2 = DropPath(drop_path), DropPath(drop_path)
         self.mask_token = nn.Parameter(torch.zeros(1, architecture.embed_dim)) if mask_token else None
+        self.architecture, self.arm = architecture, architecture.arm
+        registry.apply(self.arm, self)
 
     def _draw_where_timm_differs(self) -> None:
         # DINOv2 starts CLS at N(0, 1e-6) plus its position entry of std 0.02, DeiT-III at std 0.02. timm starts CLS at
@@ -176,7 +201,7 @@ class RegisterViT(VisionTransformer):
 
 
 def block_macs(architecture: Architecture, registers: int, image_size: int) -> int:
-    """Multiply-adds of the matrix products of all blocks for one square image.
+    """Multiply-adds of the matrix products of all blocks for one square image, without those of an arm.
 
     12 T d^2 + 2 T^2 d per block for T tokens and an MLP of ratio 4 (the count behind Fig. 12 of the paper).
     """

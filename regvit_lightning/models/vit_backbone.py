@@ -17,9 +17,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from regvit_lightning.errors import UserError
-from regvit_lightning.models import finite, positions
+from regvit_lightning.models import finite, head_updates, linearised, positions
+from regvit_lightning.models.arms import NONE
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.models.tokens import Attention, Inside, LastBlock, PrefixAttention, Projections, Tokens
+from regvit_lightning.models.head_updates import HeadUpdates
+from regvit_lightning.models.tokens import SHARES, Attention, Inside, LastBlock, PrefixAttention, Projections, Tokens
 from regvit_lightning.models.transform import SHARE
 
 
@@ -53,10 +55,14 @@ class ViTBackbone(Backbone):
         self._prefix: int = self.model.num_prefix_tokens  # number of CLS and register tokens, which precede the patches
         self.num_registers = self._prefix - self.has_cls
         self.any_size = bool(getattr(model, "dynamic_img_size", False))
+        self.arm = getattr(model, "arm", NONE)
+        if self.arm != NONE:  # arms without weights of their own differ in nothing else
+            self.choices = {"arm": self.arm}
 
     def facts(self) -> dict[str, Any]:
         heads = getattr(getattr(self.model.blocks[0], "attn", None), "num_heads", None)
-        return {**super().facts(), "heads": heads, "positions": positions.rule_of(self.model, self.any_size)}
+        facts = {**super().facts(), "heads": heads, "positions": positions.rule_of(self.model, self.any_size)}
+        return facts if self.arm == NONE else {**facts, "arm": self.arm}
 
     def require_plain_vit(self) -> None:
         pass  # `check_vit` has ensured it
@@ -158,7 +164,8 @@ class ViTBackbone(Backbone):
         tokens, full = self._split(outputs[block], grid), full_rows()
         where = f"after block {self.depth - 1}"
         self._require_finite([(tokens, where), *((part, "in q, k, v of the last block") for part in (q, k, v))])
-        return LastBlock(tokens, q, k, v, self._split_attention(full, grid))
+        rows = getattr(attention, "rows", SHARES)
+        return LastBlock(tokens, q, k, v, self._split_attention(full[..., : full.shape[-2]], grid, rows))
 
     def projections(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Projections]:
         grid = self._grid(images)
@@ -197,6 +204,18 @@ class ViTBackbone(Backbone):
         with _unfused(attention), _outputs([attention.attn_drop]) as rows:
             yield lambda: rows[attention.attn_drop]
 
+    def walk_heads(self, images: Tensor, see: Callable[[HeadUpdates], None]) -> None:
+        self._check(images)
+        for block in self.model.blocks:
+            self._attention(block)
+        with head_updates.showing(self.name, self.model.blocks, see):
+            self._run(images)
+
+    def linearised_blocks(self) -> Iterator[Tensor]:
+        for index, block in enumerate(self.model.blocks):
+            self._attention(block)
+            yield linearised.linearised(block, f"{self.name}: block {index}")
+
     def _grid(self, images: Tensor) -> tuple[int, int]:
         self._check(images)
         height, width = images.shape[-2:]
@@ -224,13 +243,13 @@ class ViTBackbone(Backbone):
         cls, registers, patches = tokens.split(self._lengths(tokens), dim=1)
         return Tokens(cls[:, 0] if self.has_cls else None, registers, patches.unflatten(1, grid))
 
-    def _split_attention(self, full: Tensor, grid: tuple[int, int]) -> Attention:
+    def _split_attention(self, full: Tensor, grid: tuple[int, int], rows: str) -> Attention:
         to_patches = full[..., self._prefix :].unflatten(-1, grid)
         cls, registers, patches = to_patches.split(self._lengths(full.transpose(1, 2)), dim=2)
-        return Attention(cls[:, :, 0] if self.has_cls else None, registers, patches.unflatten(2, grid), full)
+        return Attention(cls[:, :, 0] if self.has_cls else None, registers, patches.unflatten(2, grid), full, rows)
 
     def _split_rows(self, rows: Tensor, grid: tuple[int, int]) -> PrefixAttention:
-        to_patches = rows[..., self._prefix :].unflatten(-1, grid)
+        to_patches = rows[..., self._prefix : self._prefix + grid[0] * grid[1]].unflatten(-1, grid)
         cls = to_patches[:, :, 0] if self.has_cls else None
         return PrefixAttention(cls, to_patches[:, :, int(self.has_cls) :])
 
@@ -305,7 +324,10 @@ class _PrefixRows(TorchFunctionMode):
 
 @contextmanager
 def prefix_rows(attentions: Sequence[Any], prefix: int | None) -> Iterator[dict[Any, Tensor]]:
-    """Context manager that collects rows (B, heads, prefix, T) of each of `attentions` in a forward pass."""
+    """Context manager that collects rows (B, heads, prefix, T) of each of `attentions` in a forward pass.
+
+    Keys that are no tokens stand last. Weights that are no softmax of the kernel's products are computed without it.
+    """
     kernel = _PrefixRows(prefix)
 
     def enter(module: nn.Module, _: Any) -> None:
@@ -315,23 +337,25 @@ def prefix_rows(attentions: Sequence[Any], prefix: int | None) -> Iterator[dict[
         kernel.running = None
 
     unique = dict.fromkeys(attentions)
+    explicit = [attention for attention in unique if not getattr(attention, "plain_softmax", True)]
     handles = [attention.register_forward_pre_hook(enter) for attention in unique]
     handles += [attention.register_forward_hook(leave) for attention in unique]
     try:
-        with fused(unique), kernel:
+        with fused(unique, explicit), kernel, _outputs([one.attn_drop for one in explicit]) as weights:
             yield kernel.rows
+        kernel.rows |= {attention: weights[attention.attn_drop][:, :, :prefix] for attention in explicit}
     finally:
         for handle in handles:
             handle.remove()
 
 
 @contextmanager
-def fused(attentions: Iterable[Any]) -> Iterator[None]:
-    """Context manager in which attention modules call PyTorch's fused kernel, which a function mode can intercept."""
+def fused(attentions: Iterable[Any], without: Sequence[Any] = ()) -> Iterator[None]:
+    """Context manager in which attention modules call PyTorch's fused kernel, but for those of `without`."""
     before = {attention: attention.fused_attn for attention in attentions}
     try:
         for attention in before:
-            attention.fused_attn = True
+            attention.fused_attn = attention not in without
         yield
     finally:
         for attention, fused_before in before.items():

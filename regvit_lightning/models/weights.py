@@ -30,6 +30,7 @@ from regvit_lightning.models import (
     tensor_files,
     vit,
 )
+from regvit_lightning.models.arms import registry
 from regvit_lightning.models.clip_naming import State
 from regvit_lightning.models.dinov3 import MOST_REGISTERS
 from regvit_lightning.models.file_words import FileWords
@@ -334,7 +335,9 @@ def require_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> N
     problems |= {"other shape": shapes, "whole numbers": whole}
     faults = [f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names]
     if faults:
-        raise UserError(f"{source}: does not fit ({describe(state)}); {'; '.join(faults)}")
+        other = registry.arms_of([*problems["missing"], *problems["unexpected"]])
+        hint = f"; tensors of the arm {' or '.join(other)}, which only the name in the metadata tells" if other else ""
+        raise UserError(f"{source}: does not fit ({describe(state)}); {'; '.join(faults)}{hint}")
 
 
 def describe(state: Mapping[str, Tensor]) -> str:

@@ -6,6 +6,7 @@ backbone must not be sharded: this works on one device and with DDP, where the p
 
 import csv
 import io
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from regvit_lightning.analysis import sinks
+from regvit_lightning.analysis.locality import Locality, LocalitySums
 from regvit_lightning.analysis.norms import Norms, measure
 from regvit_lightning.analysis.outliers import Rules
 from regvit_lightning.data.images import Files
@@ -39,13 +42,15 @@ IMAGES = 32  # number of images measured
 QUANTILES = {"min": 0.0, "q01": 0.01, "q25": 0.25, "median": 0.5, "q75": 0.75, "q99": 0.99, "max": 1.0}
 
 WITHOUT_BINS = ["step", "block", *QUANTILES, *Rules().words()]  # quantiles of patch norms, outlier shares
-COLUMNS = [*WITHOUT_BINS, *training.BINS]  # and the share of patches in each bin of norms
+NORMS_ALONE = [*WITHOUT_BINS, *training.BINS]  # and the share of patches in each bin of norms
+SINKS = ["sinks", "nop_sinks", "broadcast_sinks"]  # per image in this block, see `analysis/sinks.py`
+COLUMNS = [*NORMS_ALONE, "mean_cosine", "cls_cosine", *SINKS]  # cosines of patches, see `analysis/locality.py`
 
 Row = dict[str, float]  # value by column name
 
 
 class NormsDuringTraining(Callback):
-    """Writes norm quantiles and outlier shares per step and block to `norms.csv`, and logs them as one figure.
+    """Writes norms, outliers, locality and sinks per step and block to `norms.csv`, and logs the norms as one figure.
 
     The file has exactly one row for each measured step and block 1..depth, in order: a run that resumes from a
     checkpoint drops the rows of later steps. It is rewritten atomically, so it is never truncated. At the end of the
@@ -93,17 +98,38 @@ class NormsDuringTraining(Callback):
         if step <= self.measured or not trainer.is_global_zero:
             return
         self.measured = step
-        rows = describe(self._measure(recipe), self.rules, step)
+        rows = self._measure(recipe, step)
         self.rows += rows
         atomic.write_text(self.path, _text(self.rows))
         loggers.show(trainer.logger, "norms", _pixels(training.norms_during_training(self.rows)), step)
 
-    def _measure(self, recipe: Recipe) -> Norms:
+    def _measure(self, recipe: Recipe, step: int) -> list[Row]:
         images = recipe.normalise(self.images.to(recipe.device))
         with preserved(recipe.backbone), torch.compiler.set_stance("force_eager"):  # compiled blocks ignore hooks
             facts = recipe.settings.image_size, recipe.mean.tolist(), recipe.std.tolist()
             backbone = ViTBackbone(recipe.backbone, recipe.model, *facts)
-            return measure(backbone, images)
+            locality = LocalitySums()
+            rows = describe(measure(backbone, images, locality.add), self.rules, step)
+            return _beside(rows, locality.locality(), _sinks_by_block(backbone, images))
+
+
+def _beside(rows: list[Row], locality: Locality, sinks: list[Row]) -> list[Row]:
+    """Rows of the blocks with the cosines of their patches and their sinks per image."""
+    means = locality.mean_cosine.mean(dim=0).tolist()
+    to_cls = [math.nan] * len(means) if locality.cls_cosine is None else locality.cls_cosine.mean(dim=0).tolist()
+    cosines = [{"mean_cosine": one, "cls_cosine": other} for one, other in zip(means, to_cls, strict=True)]
+    return [{**row, **cosine, **sink} for row, cosine, sink in zip(rows, cosines, sinks, strict=False)]
+
+
+def _sinks_by_block(backbone: ViTBackbone, images: Tensor) -> list[Row]:
+    """Sinks per image in each block; NaN in a model whose blocks are not made of heads alone."""
+    try:
+        found = sinks.measure(backbone, images)
+    except UserError:
+        return [dict.fromkeys(SINKS, math.nan)] * backbone.depth
+    masks = (mask.double().sum(dim=2).mean(dim=0) for mask in (found.events, found.nop, found.broadcast))
+    counts = torch.stack(list(masks), dim=1).tolist()
+    return [dict(zip(SINKS, row, strict=True)) for row in counts]
 
 
 def draw(folder: Path) -> None:
@@ -150,7 +176,7 @@ def describe(norms: Norms, rules: Rules, step: int) -> list[Row]:
 
 
 def read(path: Path) -> list[Row]:
-    """Rows of a `norms.csv`; empty if the file does not exist. One of an older version has NaN in place of the bins.
+    """Rows of a `norms.csv`; empty if the file does not exist. One of an older version has NaN in place of others.
 
     Raises:
         UserError: the file is not a valid `norms.csv`.
@@ -160,7 +186,7 @@ def read(path: Path) -> list[Row]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            if reader.fieldnames not in (COLUMNS, WITHOUT_BINS):
+            if reader.fieldnames not in (COLUMNS, NORMS_ALONE, WITHOUT_BINS):
                 raise ValueError("its columns are others")
             rows = [{name: float(row.get(name, "nan")) for name in COLUMNS} for row in reader]
         return [{**row, "step": int(row["step"]), "block": int(row["block"])} for row in rows]

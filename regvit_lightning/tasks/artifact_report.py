@@ -5,6 +5,7 @@ Source: Darcet et al. 2023 (arXiv 2309.16588), sections 2 and 3; the rules, meas
 """
 
 import hashlib
+import warnings
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,18 +14,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from regvit_lightning.analysis import controls, cost, local_probes, outliers, positions, probes, replacement, verdict
+from regvit_lightning.analysis import (
+    controls,
+    cost,
+    local_probes,
+    outliers,
+    positions,
+    probes,
+    replacement,
+    verdict,
+)
 from regvit_lightning.analysis.contents import Contents, OutlierMask, ProbeSettings, TokenPass
 from regvit_lightning.analysis.controls import Effect, ReplacedPass
+from regvit_lightning.analysis.defects import DefectCosines
 from regvit_lightning.analysis.last_block import LastBlockPass
+from regvit_lightning.analysis.locality import LocalitySums
 from regvit_lightning.analysis.norms import NormPass
 from regvit_lightning.analysis.outliers import Rules
 from regvit_lightning.analysis.report import ArtifactReport
+from regvit_lightning.analysis.sinks import SinkPass
 from regvit_lightning.data.discovery import boxed_images
 from regvit_lightning.data.imagenet import ImageFiles, ImageNet, test_files, train_files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.transforms import centre_crop
+from regvit_lightning.errors import Notice
 from regvit_lightning.figures import report as figures_report
 from regvit_lightning.frozen import dense
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
@@ -57,8 +71,8 @@ class ArtifactReportSettings(TaskSettings):
         resize: short side in pixels before the centre crop.
         crop: side of that crop in pixels.
         images: number of test images, evenly spread over the classes.
-        detailed: number of those for attention and collapse, which need every token; also the number of train images
-            whose registers replace those of others.
+        detailed: number of those for attention, sinks and collapse, which need every token; also the number of train
+            images whose registers replace those of others.
         shown: number of those in the pictures.
         figures: also save each figure of the page by itself, which takes about a second each.
         rule: rule whose outliers after the last block are analysed in detail.
@@ -121,7 +135,7 @@ class Passes:
 
 
 def work(settings: ArtifactReportSettings, images: ImageCounts) -> Work:
-    """Work: test images for the norms, some of them for the last block, train and test images for the probes.
+    """Work: test images for the norms, some of them for the last block and for sinks, train and test for the probes.
 
     A model with registers processes train and test once more, and once per replacement: assumed here for every model.
     """
@@ -133,7 +147,7 @@ def work(settings: ArtifactReportSettings, images: ImageCounts) -> Work:
     train, test = min(all_train, settings.probes.train_images), min(all_test, settings.images)
     some = min(test, settings.detailed)
     replaced = (train + test) * (1 + len(replacement.KINDS)) + min(train, settings.detailed)
-    return Work([Pass(test + some + train + test + replaced, settings.crop, settings.crop)])
+    return Work([Pass(test + 2 * some + train + test + replaced, settings.crop, settings.crop)])
 
 
 def run(
@@ -153,9 +167,8 @@ def run(
     train, test = _files(data, settings)
     means = _read_means(backbone, train, settings.register_means)
     passes = Passes(train, test, settings, how)
-    norms = NormPass(backbone, settings.precision)
-    passes.over(norms, test)
-    report = _report(backbone, norms, means, passes, settings)
+    measured = _walk(backbone, passes, settings)
+    report = _report(backbone, measured, means, passes, settings)
     share = 100 * report.masks.double().mean(dim=(1, 2))
     return Outcome(
         metrics=report.metrics(),
@@ -232,10 +245,26 @@ def _mean_of(register_means: str) -> dict[str, str]:
     return {"register_means": f"{file.name}, SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"}
 
 
+@dataclass(frozen=True)
+class Walk:
+    """What one pass over the test images measures after every block."""
+
+    norms: NormPass
+    locality: LocalitySums
+    defects: DefectCosines
+
+
+def _walk(backbone: Backbone, passes: Passes, settings: ArtifactReportSettings) -> Walk:
+    locality, defects = LocalitySums(), DefectCosines(backbone)
+    norms = NormPass(backbone, settings.precision, [locality.add, defects.add])
+    passes.over(norms, passes.test)
+    return Walk(norms, locality, defects)
+
+
 def _report(
-    backbone: Backbone, measured: NormPass, means: Tensor | None, passes: Passes, settings: ArtifactReportSettings
+    backbone: Backbone, walk: Walk, means: Tensor | None, passes: Passes, settings: ArtifactReportSettings
 ) -> ArtifactReport:
-    seed, rule, norms = passes.how.seed, settings.rule, measured.norms
+    seed, rule, norms = passes.how.seed, settings.rule, walk.norms.norms
     last = norms.raw[:, -1]
     cutoff = settings.rules.cutoffs(last)[rule]
     is_outlier = partial(outliers.beyond, rule, cutoff)
@@ -245,15 +274,20 @@ def _report(
         model=backbone.name,
         rules=settings.rules,
         rule=rule,
+        seed=seed,
         norms=norms,
-        mean_registers=measured.mean_registers,
+        mean_registers=walk.norms.mean_registers,
         findings=outliers.find(norms, settings.rules, seed),
         high=verdict.high_norms(norms, settings.rules),
+        low=verdict.low_norms(norms, settings.rules),
         masks=masks,
         placement=positions.placement(masks, seed),
         neighbours=positions.compare_neighbours(norms.neighbours, masks, seed),
         shown=[some[index] for index in dense.examples(len(some), settings.shown)],
         inside=_inside(backbone, masks, some, passes, settings),
+        sinks=_sinks(backbone, some, passes),
+        locality=walk.locality.locality(),
+        defects=walk.defects,
         contents=_contents(backbone, is_outlier, passes, settings),
         effects=_effects(backbone, means, passes, settings),
         costs=cost.table(backbone),
@@ -264,6 +298,14 @@ def _inside(
     backbone: Backbone, masks: Tensor, some: list[int], passes: Passes, settings: ArtifactReportSettings
 ) -> LastBlockPass:
     module = LastBlockPass(backbone, settings.precision, masks[some], dense.examples(len(some), settings.shown))
+    passes.over(module, passes.test.subset(some))
+    if module.left_out:
+        warnings.warn(f"{backbone.name}: {module.left_out}", Notice, stacklevel=2)
+    return module
+
+
+def _sinks(backbone: Backbone, some: list[int], passes: Passes) -> SinkPass:
+    module = SinkPass(backbone)
     passes.over(module, passes.test.subset(some))
     return module
 

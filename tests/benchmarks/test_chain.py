@@ -287,6 +287,8 @@ def test_pairs_are_checked_and_broken_shards_named(tiny, tmp_path):
         ("pretrain", ["model=vitn_reg4", "epoch=3"], "unknown key 'epoch'; nearest: epochs"),
         ("pretrain", ["model=vitn_reg4", "lr=high"], "lr=high"),
         ("pretrain", ["model=vitn_reg4", "tag=a b"], "tag=a b: expected letters, digits"),
+        ("pretrain", ["model=vitn_gated_reg4", "arm=diff"], "MODEL=vitn_gated_reg4 and arm=diff are two arms"),
+        ("pretrain", ["model=vitn_reg4", "arm=gatd"], "arm: there is no arm 'gatd'; nearest: gated"),
         ("pretrain", ["model=vitn_reg4", "tag=x_reg4"], "tag=x_reg4: must not hold _reg<N>"),
         ("pretrain", ["model=vitn_reg4", "data=minni"], "neither a folder nor a name of configs/data; nearest: mini"),
         ("pretrain", ["model=vitn_reg4", "variant=huge"], "no variant 'huge'"),

@@ -16,12 +16,13 @@ SAFE = re.compile(r"[A-Za-z0-9][\w.+-]{0,150}", re.ASCII)  # what a record's mod
 recipes = st.sampled_from(["deit3", "deit3_in1k", "my-recipe", "dinov2_8gpu"])
 tags = st.from_regex(re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII), fullmatch=True)
 sizes = st.from_regex(re.compile("[a-z]{1,4}", re.ASCII), fullmatch=True)
-patches = st.sampled_from(["", "8", "14", "16"])
+patches = st.sampled_from(["", "8", "14", "16", "_d8", "14_d12", "_w128", "8_d2_w32"])
+arms = st.sampled_from(["", "_gated", "_bias_kv", "_a1_2"])
 
 
-@given(recipes, st.one_of(st.just(""), tags), sizes, patches, st.integers(0, 64))
-def test_what_is_written_is_read_back_whatever_the_tag(recipe, tag, size, patch, registers):
-    name = f"vit{size}{patch}_reg{registers}"
+@given(recipes, st.one_of(st.just(""), tags), sizes, patches, arms, st.integers(0, 64))
+def test_what_is_written_is_read_back_whatever_the_tag(recipe, tag, size, patch, arm, registers):
+    name = f"vit{size}{patch}{arm}_reg{registers}"
     if re.search(r"_reg\d", tag):
         with pytest.raises(SettingsError, match="must not hold _reg<N>"):
             model_id(recipe, tag, name)
@@ -32,8 +33,8 @@ def test_what_is_written_is_read_back_whatever_the_tag(recipe, tag, size, patch,
     assert names.without_tag(written) == f"{recipe}-{name}"
     assert names.without_tag(f"{written}-ema") == f"{recipe}-{name}-ema"
     # Twins and families are told by what is left without the number of registers.
-    assert re.sub(r"_reg\d+", "", written) == f"{recipe}{'+' if tag else ''}{tag}-vit{size}{patch}"
-    assert names.without_tag(re.sub(r"_reg\d+", "", written)) == f"{recipe}-vit{size}{patch}"
+    assert re.sub(r"_reg\d+", "", written) == f"{recipe}{'+' if tag else ''}{tag}-vit{size}{patch}{arm}"
+    assert names.without_tag(re.sub(r"_reg\d+", "", written)) == f"{recipe}-vit{size}{patch}{arm}"
 
 
 def test_the_id_of_the_issue():
@@ -110,7 +111,11 @@ def test_a_size_of_two_letters_is_one_yaml(larger_family):
 
 
 def test_messages_list_the_sizes_that_are_there(larger_family):
-    with pytest.raises(SettingsError, match=r"expected vit\{b,g,h,l,n,s,t,xs\}\[patch\]_reg<N>; nearest: vitxs_reg4"):
+    with pytest.raises(
+        SettingsError,
+        match=r"expected vit\{b,g,h,l,n,s,t,xs\}\[patch\]\[_d<depth>\]\[_w<width>\]"
+        r"\[_<arm>\]_reg<N>; nearest: vitxs_reg4",
+    ):
         names.parse_name("vitxs_rg4")
 
 
@@ -123,3 +128,32 @@ def test_names_outside_of_the_grammar(name, larger_family):
 def test_a_patch_has_a_pixel():
     with pytest.raises(SettingsError, match="the patch size must be at least 1"):
         names.parse_name("vitb0_reg4")
+
+
+# -------------------------------------------------------------------------------------------------------- shapes
+
+
+def test_depth_and_width_of_a_name():
+    assert names.shape_of("vitn_d8_w128_reg0") == {"depth": 8, "width": 128}
+    assert names.shape_of("vitn8_w64_reg0") == {"width": 64}
+    assert names.shape_of("vitb14_reg4") == names.shape_of("timm/vit_d8") == {}
+    assert names.parse_name("vitn8_d12_w64_reg4") == ("vitn", 8, 4)
+
+
+@pytest.mark.parametrize("name", ["vitn_w64_d8_reg0", "vitn_d_reg0", "vitn_d8_d9_reg0", "vitn_d8w8_reg0", "vitn_d8"])
+def test_shapes_outside_of_the_grammar(name):
+    with pytest.raises(SettingsError, match="unknown model"):
+        names.parse_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("vitn_reg4", {}, "vitn_reg4"),
+        ("vitn_reg4", {"depth": 8, "width": 128}, "vitn_d8_w128_reg4"),
+        ("vitn8_d2_reg0", {"patch": 4, "width": 32}, "vitn4_d2_w32_reg0"),
+        ("vitn8_d2_w32_reg0", {"depth": 3}, "vitn8_d3_w32_reg0"),
+    ],
+)
+def test_another_shape_of_a_name(name, options, expected):
+    assert names.reshaped(name, **options) == expected

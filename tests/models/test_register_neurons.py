@@ -85,7 +85,7 @@ def test_no_list_is_one_line_with_the_command(tmp_path):
         UserError, match=r"no register neurons of random-vitn_reg0 .*make neurons MODEL=random-vitn_reg0"
     ):
         load_backbone(f"{MODEL}+ttr", tmp_path)
-    with pytest.raises(UserError, match="SEED=3, with the same data"):
+    with pytest.raises(UserError, match="SEED=3, with DATA= of its images"):
         load_backbone(f"{MODEL}+ttr", tmp_path, seed=3)
 
 
@@ -134,7 +134,7 @@ def test_the_published_list_of_dinov2(model, tmp_path):
         17: 17,
     }
     assert len(neurons) == 45
-    assert sum(sum(chosen) for chosen in neurons.blocks.values()) == 94_549
+    assert sum(sum(chosen) for chosen in neurons.blocks.values()) == 94_828
     assert max(max(chosen) for chosen in neurons.blocks.values()) < 4096
     assert not neurons.weights
 

@@ -43,6 +43,21 @@ def test_without_registers_it_is_timms_vit():
     torch.testing.assert_close(ours.forward_features(images()), plain.forward_features(images()), rtol=0, atol=0)
 
 
+def test_another_depth_and_width_keep_the_width_of_a_head_and_the_ratio_of_the_mlp():
+    architecture, registers = vit.parse_name("vitn4_d8_w128_reg2")
+    shape = architecture.depth, architecture.embed_dim, architecture.num_heads, architecture.hidden_dim
+    assert shape == (8, 128, 4, 512)  # a head of vitn has 32 channels, its MLP four times the width
+    assert (architecture.patch_size, registers) == (4, 2)
+    assert len(vit.build("vitn_d6_reg0", image_size=SIZE).blocks) == 6
+    assert vit.parse_name("vitn_d4_w96_reg0") == vit.parse_name("vitn_reg0")
+
+
+@pytest.mark.parametrize("name", ["vitn_w100_reg0", "vitn_w0_reg0", "vitn_d0_reg0"])
+def test_a_shape_that_a_size_cannot_have(name):
+    with pytest.raises(SettingsError, match=f"model '{name}': the (depth|width) must be"):
+        vit.parse_name(name)
+
+
 @pytest.mark.parametrize("registers", [1, 4, 16])
 def test_registers_add_their_parameters_and_nothing_else(registers):
     without, with_registers = nano(0), nano(registers)

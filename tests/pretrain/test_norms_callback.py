@@ -56,7 +56,8 @@ def test_a_row_for_each_measured_step_and_block(watched):
     assert measured(watched[1]) == [(step, block) for step in (0, 2, 4, 6) for block in (1, 2, 3, 4)]
     with (watched[1] / "norms.csv").open() as file:
         row = next(csv.DictReader(file))
-    assert list(row)[2:] == [*norms_callback.QUANTILES, *Rules().masks(torch.ones(1, 1, 1)), *BINS]
+    of_norms = [*norms_callback.QUANTILES, *Rules().masks(torch.ones(1, 1, 1)), *BINS]
+    assert list(row)[2:] == [*of_norms, "mean_cosine", "cls_cosine", "sinks", "nop_sinks", "broadcast_sinks"]
     assert sum(float(row[name]) for name in BINS) == pytest.approx(1)
     assert float(row["min"]) < float(row["median"]) < float(row["max"])
 
@@ -87,6 +88,11 @@ def test_the_last_row_is_that_of_the_last_weights(tiny, watched):
     rows = [row for row in read(watched[1] / "norms.csv") if row["step"] == 6]
     for row in rows:
         assert row["median"] == pytest.approx(float(found[:, row["block"] - 1].quantile(0.5)), rel=1e-4)
+    patches = ViTBackbone(model, "last", 64, mean, std)(x, [1], norm=False)[0].patches.flatten(1, 2)
+    cosine = torch.nn.functional.cosine_similarity(patches, patches.mean(dim=1, keepdim=True), dim=2).mean().item()
+    assert rows[1]["mean_cosine"] == pytest.approx(cosine, rel=1e-4)
+    assert -1 <= rows[1]["cls_cosine"] <= 1
+    assert [row["sinks"] for row in rows] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("step", [2, 3, 5])

@@ -66,6 +66,15 @@ def test_the_report_finds_the_planted_neuron(truth, photographs):
     received = rows.mean(dim=1)[:, 5:].view(-1, 8, 8)
     ratios = [row[flat].mean() / row[~flat].mean() for row, flat in zip(received, truth.flat[::8], strict=True)]
     expected = torch.stack(ratios).mean().item()
+    assert [one["answer"] for one in facts["questions"]] == ["high", "none", "yes"]
+    assert facts["verdict"] == " ".join(one["words"] for one in facts["questions"])
+    assert (facts["sinks"]["images"], facts["sinks"]["heads"]) == (4, 3)
+    assert found.metrics["nop_sinks"] == found.metrics["broadcast_sinks"] == 0
+    assert found.metrics["patch_variance"] + found.metrics["image_variance"] + found.metrics[
+        "position_variance"
+    ] == pytest.approx(100)
+    assert len(facts["locality_by_block"]["mean_cosine"]) == 5
+    assert len(facts["singular_defects"]["shares"]) == 4
     assert found.metrics["attention_cls_outlier_preference"] == pytest.approx(expected, rel=1e-4)
 
 
@@ -92,6 +101,7 @@ def test_facts_and_page(truth, photographs):
     assert all(row == sorted(row) for row in norms["patches"])
     titles = {re.split(r" \(|, ", axes.get_title("left"))[0] for axes in found.picture.axes}
     assert {"class from one token", "registers replaced", "cost of registers", "norms of patches"} <= titles
+    assert {"attention sinks", "variance of patches: whose is it?", "mean cosine of patches"} <= titles
     FigureCanvasAgg(found.picture).draw()
 
 

@@ -5,9 +5,10 @@ from typing import Any
 
 from torch import nn
 
+from regvit_lightning.models.arms import NOT_DECAYED
 from regvit_lightning.models.vit import RegisterViT
 
-INPUT = ("pos_embed", "patch_embed", "mask_token", "cls_token", "reg_token")
+INPUT = ("pos_embed", "patch_embed", "mask_token", "cls_token", "reg_token", "norm_pre")
 
 
 def groups(
@@ -49,7 +50,7 @@ def layer(name: str, depth: int) -> int:
 
 
 def _decays(name: str) -> bool:
-    return not (name.endswith(".bias") or "norm" in name or "gamma" in name)
+    return not (name.endswith((".bias", *NOT_DECAYED)) or "norm" in name or "gamma" in name)
 
 
 def _as_dictionaries(grouped: dict[tuple[float, float, bool], list[nn.Parameter]]) -> Iterator[dict[str, Any]]:

@@ -7,22 +7,28 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from regvit_lightning.errors import UserError, one_line
+from regvit_lightning.models import names
 
 
-def phase_before(path: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
+def phase_before(path: Path, own: dict[str, Tensor], model: str) -> dict[str, Tensor]:
     """Weights from a checkpoint of this recipe, with the position embedding resampled to the grid of `own`.
 
     Args:
         path: path of a `last.ckpt`.
         own: state dict of the recipe to be initialised.
+        model: name of its model; another arm may have the same tensors.
 
     Raises:
-        UserError: the file is not readable, or holds another model or other heads.
+        UserError: the file is not readable, or holds another model, another arm or other heads.
     """
     try:
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Tensor] = checkpoint["state_dict"]
     except Exception as error:  # on damaged files the unpickler may raise almost any exception
         raise UserError(f"start_from={path}: not a checkpoint of a run: {one_line(error)}") from None
+    before = checkpoint.get("hyper_parameters", {}).get("model", model)
+    if names.arm_of(before) != names.arm_of(model):
+        raise UserError(f"start_from={path}: of {before}, which has another arm than {model}")
     for name in ("backbone.pos_embed", "student.backbone.pos_embed"):
         if name in state and state[name].shape[2] == own[name].shape[2]:
             side = round(own[name].shape[1] ** 0.5)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,72 @@ def test_a_recipe_of_the_grid_without_the_setting_is_an_error(tmp_path):
     grid_of(tmp_path, "deit3-vitn_reg0, dinov2-vitn_reg0", "{lr: 0.1}")
     line = mistake("grid", f"grid={tmp_path}/varied.yaml", f"runs={tmp_path}", f"results={tmp_path}")
     assert "recipe dinov2 with lr=0.1: unknown key 'lr'; nearest: " in line
+
+
+# --------------------------------------------------------------------------------------------------- shapes, models
+
+
+def test_a_shape_becomes_part_of_the_name_and_no_setting_of_the_recipe():
+    entries = [{"model": {"depth": 8, "width": 128}}, {"model": {"patch_size": 4}, "lr": 0.1, "tag": "big"}]
+    assert vary(["deit3-vitn_reg0", "deit3-vitn16_d2_reg4"], entries) == [
+        GridModel("deit3-vitn_d8_w128_reg0", (), True),
+        GridModel("deit3+big-vitn4_reg0", ("lr=0.1",), True),
+        GridModel("deit3-vitn16_d8_w128_reg4", (), True),
+        GridModel("deit3+big-vitn4_d2_reg4", ("lr=0.1",), True),
+    ]
+
+
+def test_shapes_alone_need_no_tag_to_be_told_apart():
+    entries = [{}, {"model": {"depth": 2}}, {"model": {"depth": 3}}, {"lr": 0.1}, {"model": {"depth": 2}, "lr": 0.1}]
+    assert [model.name for model in vary(["deit3-vitn_reg0"], entries)] == [
+        "deit3-vitn_reg0",
+        "deit3-vitn_d2_reg0",
+        "deit3-vitn_d3_reg0",
+        "deit3+lr0.1-vitn_reg0",
+        "deit3+lr0.1-vitn_d2_reg0",
+    ]
+
+
+def test_an_entry_for_some_models_is_for_no_other():
+    models = ["deit3-vitn_reg0", "deit3-vitn_reg4", "random-vitn_reg4"]
+    entries = [{}, {"lr": 0.1, "models": ["deit3-vitn_reg4"]}]
+    assert [model.name for model in vary(models, entries)] == [
+        "deit3-vitn_reg0",
+        "deit3-vitn_reg4",
+        "deit3+lr0.1-vitn_reg4",
+        "random-vitn_reg4",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ("{model: {dept: 8}}", "settings: model: unknown key 'dept'; nearest: depth"),
+        ("{model: {depth: 0}}", "settings: model: depth: 0: expected a whole number of at least 1"),
+        ("{model: {depth: 1.5}}", "settings: model: depth: 1.5: expected a whole number"),
+        ("{model: {width: 100}}", "the width must be a multiple of 32, the width of one head of its size"),
+        ("{model: 8}", "settings: model: 8: expected keys depth, width, patch_size"),
+        ("{models: deit3-vitn_reg0}", "settings: models: deit3-vitn_reg0: expected a list of models"),
+        (
+            "{models: [deit3-vitn_reg4]}",
+            "deit3-vitn_reg4 is no model of the grid that is trained without a tag",
+        ),
+        ("{model: {depth: 2}}, {model: {depth: 2}}", "two entries are the recipe as it is"),
+    ],
+)
+def test_mistakes_in_shapes_and_models_are_told_before_anything_runs(tmp_path, entries, message):
+    grid_of(tmp_path, "deit3-vitn_reg0", entries)
+    with pytest.raises(settings.SettingsError, match=re.escape(message)):
+        grids.build(chosen(tmp_path))
+
+
+def test_a_shape_is_trained_and_evaluated_under_its_name(tmp_path):
+    grid_of(tmp_path, "deit3-vitn_reg0", "{model: {depth: 2, width: 32}, lr: 0.1, tag: small}")
+    built = grids.build(chosen(tmp_path, pretrain=True))
+    commands = Commands(chosen(tmp_path), built, force=False)
+    pretraining, evaluation = built.cells
+    assert {"model=vitn_d2_w32_reg0", "tag=small", "lr=0.1"} <= set(commands.words(pretraining))
+    assert evaluation.model == "deit3+small-vitn_d2_w32_reg0"
 
 
 # ---------------------------------------------------------------------------------------------------------- cells

@@ -1,0 +1,96 @@
+"""Plots of attention sinks, locality and singular defects by block."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from regvit_lightning.analysis.defects import Defects
+from regvit_lightning.analysis.locality import Locality
+from regvit_lightning.analysis.sinks import Sinks
+from regvit_lightning.figures.style import (
+    GREEN,
+    GREY,
+    INK,
+    LEGEND,
+    NORMAL,
+    OUTLIER,
+    label,
+    none,
+    percents,
+    whole_blocks,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+POINT: dict[str, Any] = {"markersize": 3.5, "linewidth": 1.2, "clip_on": False}
+
+
+def sinks_by_block(axes: Axes, sinks: Sinks | None) -> None:
+    """Sinks per image in each block as stacked bars: NOP, broadcast, and those of neither kind."""
+    if sinks is None:
+        label(axes, "attention sinks by block", "block", "sinks per image")
+        none(axes, "not measured for this model")
+        return
+    depth, heads = sinks.token.shape[1:]
+    kinds = {"NOP": sinks.nop, "broadcast": sinks.broadcast, "other": sinks.events & ~sinks.nop & ~sinks.broadcast}
+    bottom = np.zeros(depth)
+    for (name, mask), colour, hatch in zip(kinds.items(), (NORMAL, OUTLIER, GREY), ("", "//", ".."), strict=True):
+        counts = mask.double().sum(dim=2).mean(dim=0).numpy()
+        style: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+        axes.bar(range(1, depth + 1), counts, 0.7, bottom, label=f"{name}: {counts.sum():.2f} per image", **style)
+        bottom += counts
+    whole_blocks(axes, depth)
+    axes.set_ylim(0, 1.4 * max(float(bottom.max()), 0.1))
+    axes.legend(**LEGEND, loc="upper left")
+    if not sinks.events.any():
+        none(axes, "no sink in any head")
+    label(axes, f"attention sinks (n = {len(sinks)} images)", "block", f"sinks per image, of {heads} heads")
+
+
+def variance_by_block(axes: Axes, locality: Locality) -> None:
+    """Shares of the variance of patches by position, image and patch after each block, as stacked areas."""
+    shares = locality.shares()
+    stages = range(1, len(shares["patch"]) + 1)
+    parts = [shares[name].numpy() for name in ("patch", "image", "position")]
+    names = [f"{name} {100 * part[-1]:.0f} %" for name, part in zip(("patch", "image", "position"), parts, strict=True)]
+    axes.stackplot(stages, parts, labels=names, colors=(GREEN, NORMAL, OUTLIER), alpha=0.75)
+    _stages(axes, len(stages))
+    percents(axes)
+    axes.set_ylim(0, 1)
+    axes.legend(**LEGEND, loc="upper center", bbox_to_anchor=(0.44, -0.14), ncols=3, columnspacing=1.0)
+    label(axes, "variance of patches: whose is it?", "block (F: final norm)", "share of variance")
+
+
+def cosines_by_block(axes: Axes, locality: Locality, defects: Defects | None, high: Tensor) -> None:
+    """Cosine of patches to the image mean, to CLS and to the singular direction after each block.
+
+    Args:
+        axes: to draw into.
+        locality: locality by block.
+        defects: cosines to the singular direction, if the model is linearised.
+        high: patches of high norm, boolean (N, depth, h, w).
+    """
+    stages = range(1, locality.mean_cosine.shape[1] + 1)
+    axes.plot(stages, locality.mean_cosine.mean(dim=0), "o-", color=NORMAL, label="to the image mean", **POINT)
+    if locality.cls_cosine is not None:
+        axes.plot(stages, locality.cls_cosine.mean(dim=0), "s--", color=GREEN, label="to CLS", **POINT)
+    if defects is not None:
+        inside, outside = defects.mean_cosines(high)
+        axes.plot(stages[:-1], outside, "v:", color=INK, label="| to the singular direction |", **POINT)
+        if high.any():
+            axes.plot(stages[:-1], inside, "^", color=OUTLIER, label="| same |, high norms", **POINT)
+    _stages(axes, len(stages))
+    axes.legend(**LEGEND, loc="upper center", bbox_to_anchor=(0.44, -0.14), ncols=2, columnspacing=1.0)
+    label(axes, "mean cosine of patches", "block (F: final norm)", "cosine")
+
+
+def _stages(axes: Axes, count: int) -> None:
+    """Ticks at blocks 1..count - 1 and an F at the final norm."""
+    whole_blocks(axes, count)
+    ticks = [tick for tick in axes.get_xticks() if tick < count]
+    axes.set_xticks([*ticks, count], [*(f"{tick:g}" for tick in ticks), "F"])
+    axes.set_xlim(0.9, count + 0.1)
