@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3
 PY = $(call quote,$(VENV)/bin/python)
 READY = $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
 
-TARGETS = help setup demo data pretrain eval artifacts look cost eval-all all status plan tables compare report bench \
+TARGETS = help setup demo data pretrain eval artifacts look cost eval-all all status plan study tables compare report bench \
           test test-slurm lint format
 
 # What a target takes from make's command line: key=VARIABLE of its program, and ARGS, further words for the program.
@@ -22,6 +22,7 @@ status.takes = grid=GRID data=DATA seeds=SEEDS variant=VARIANT runs=RUNS results
 plan.takes = gpus=GPUS $(status.takes)
 eval-all.takes = jobs=JOBS launcher=LAUNCHER partition=PARTITION force=FORCE $(plan.takes)
 all.takes = $(eval-all.takes)
+study.takes = study=NAME seeds=SEEDS gpus=GPUS jobs=JOBS runs=RUNS results=RESULTS ARGS
 tables.takes = data=DATA results=RESULTS ARGS
 report.takes = runs=RUNS $(tables.takes)
 bench.takes = $(tables.takes)
@@ -84,6 +85,9 @@ status: setup  ## the grid as a table: done, running, failed, stale, missing, an
 
 plan: setup  ## FLOPs, memory and time of every cell of GRID= DATA= SEEDS= VARIANT=, GPU-hours, hours on GPUS=64; runs nothing: ARGS="tflops=312 mfu=0.4"
 	@$(PY) -m benchmarks.plan $(WORDS)
+
+study: setup  ## when artifacts appear: trains the models of NAME=emergence|emergence-gpu (with a GPU), writes norms over training, SEEDS=0|all GPUS= JOBS=1 ARGS="train=false page=docs/emergence.md"
+	@$(PY) -m benchmarks.study $(WORDS)
 
 tables: setup  ## result tables from the records, those of the paper under their numbers: DATA=mini ARGS=
 	@$(PY) -m benchmarks.tables $(WORDS)

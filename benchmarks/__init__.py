@@ -32,6 +32,7 @@ COMMANDS = {
     "all": Command("the same, after pretraining the models that are not trained yet", GRID, ("pretrain=true",)),
     "status": Command("the grid as a table: done, running, failed, stale, missing", "benchmarks.status"),
     "plan": Command("FLOPs, memory and hours of a grid; runs nothing", "benchmarks.plan"),
+    "study": Command("train the models of a study and show their norms over training", "benchmarks.study"),
     "tables": Command("result tables from the records", "benchmarks.tables"),
     "compare": Command("what changed between two states of the results, for a review", "benchmarks.compare"),
     "report": Command("one HTML page of all results", "benchmarks.report"),

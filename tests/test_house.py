@@ -31,7 +31,7 @@ FLOORS = {
         command
         data tables
         compare cost evaluate grid look pretrain report speed
-        demo plan status
+        demo plan status study
         __main__ completion
     """,
 }

@@ -20,6 +20,7 @@ from benchmarks.grid import __main__ as grid
 from benchmarks.look import __main__ as look
 from benchmarks.report import __main__ as report
 from benchmarks.speed import __main__ as speed
+from benchmarks.study import __main__ as study
 from benchmarks.tables import __main__ as tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +37,7 @@ SCHEMAS = {
     "benchmarks.report": report.ReportOptions,
     "benchmarks.speed": speed.Bench,
     "benchmarks.status": status.Status,
+    "benchmarks.study": study.Study,
     "benchmarks.tables": tables.Tables,
 }
 IN_PROCESSES = ("--numprocesses=3", "--dist=worksteal", "--ignore=tests/slurm")  # the suite's own words for pytest

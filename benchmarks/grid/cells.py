@@ -37,7 +37,8 @@ class GridFile:
     """Contents of a file of configs/grids.
 
     Attributes:
-        models, tasks, seeds: every combination is a cell, except tasks that do not apply to a model.
+        models, tasks, seeds: every combination is a cell, except tasks that do not apply to a model. A grid without
+            tasks is that of its pretrainings.
         settings: recipe overrides, each entry with its own tag: `[{lr: 1e-3}, {lr: 2e-3, tag: big}]`. Every model
             pretrained here is trained once with each entry, or those that the entry lists as `models`; `model` gives it
             another shape, see `variations`. An empty list varies nothing.
@@ -154,11 +155,12 @@ def build(chosen: Chosen, images_needed: bool = True) -> Cells:
     pretrainings: list[Cell] = []
     evaluations: list[Cell] = []
     lacking = {task: {model.name: _lacks(model, task, variant) for model in models} for task in file.tasks}
-    if chosen.pretrain:
+    pretrain = chosen.pretrain or not file.tasks
+    if pretrain:
         lacking[PRETRAINING] = {model.name: _untrainable(model) for model in models}
     for seed in _seeds(chosen, file.seeds):
         for model in models:
-            trained = chosen.pretrain and model.trainable
+            trained = pretrain and model.trainable
             needed = Cell(model.name, PRETRAINING, seed, words=model.words) if trained else None
             pretrainings += [needed] if needed else []
             apply = [task for task in file.tasks if not lacking[task][model.name]]

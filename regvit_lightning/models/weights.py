@@ -68,6 +68,7 @@ class Metadata:
         info: any further information (commit, steps, settings), JSON-serialisable.
         pre_norm: norm before the first block, as in CLIP's image tower, see `RegisterViT`.
         swiglu: SwiGLU instead of the MLP of the name's size, see `vit.with_swiglu`.
+        class_token: whether the model has CLS; False for one trained on the mean of its patches.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Metadata:
     info: dict[str, Any] = field(default_factory=dict)
     pre_norm: bool = False
     swiglu: bool = False
+    class_token: bool = True
 
     @property
     def id(self) -> str:
@@ -99,7 +101,7 @@ class Metadata:
         known = {entry.name for entry in fields(cls)}
         if not all(isinstance(key, str) for key in values):
             raise UserError(f"{source}: its metadata is damaged (a key is not text)")
-        wrong = sorted((known - {"info", "pre_norm", "swiglu"} - set(values)) | (set(values) - known))
+        wrong = sorted((known - {"info", "pre_norm", "swiglu", "class_token"} - set(values)) | (set(values) - known))
         if wrong:
             raise UserError(f"{source}: its metadata lacks, or should not have: {', '.join(wrong)}")
         mean, std = _statistics(values, source)
@@ -119,6 +121,7 @@ class Metadata:
             "info": isinstance(self.info, Mapping),
             "pre_norm": isinstance(self.pre_norm, bool),
             "swiglu": isinstance(self.swiglu, bool),
+            "class_token": isinstance(self.class_token, bool),
         }
         wrong = [f"{key}={str(getattr(self, key))[:40]}" for key, fits in right.items() if not fits]
         if wrong:
@@ -217,7 +220,7 @@ def load_weights(path: Path, words: FileWords | None = None) -> Loaded:
 
 def _ours(state: State, metadata: Metadata, path: Path) -> RegisterViT:
     shape: dict[str, Any] = {"image_size": metadata.image_size, "layer_scale": metadata.layer_scale}
-    shape |= {"pre_norm": metadata.pre_norm, "swiglu": metadata.swiglu}
+    shape |= {"pre_norm": metadata.pre_norm, "swiglu": metadata.swiglu, "class_token": metadata.class_token}
     return _filled(lambda: vit.build(metadata.name, **shape), _backbone_only(state), f"{path} as {metadata.name}")
 
 

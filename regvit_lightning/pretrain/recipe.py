@@ -221,6 +221,7 @@ class Recipe(ScheduledModule):
             registers=self.backbone.num_reg_tokens,
             info={"steps": self.steps, "seed": self.seed, "settings": resolved(self.settings)},
             pre_norm=self.backbone.pre_norm,
+            class_token=self.backbone.has_class_token,
         )
 
     @classmethod

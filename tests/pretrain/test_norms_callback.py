@@ -149,6 +149,10 @@ def test_planted_shares_in_the_rows():
     assert [row["factor"] for row in rows] == [0, 0, 1 / 32, 1 / 32]
     assert [row["max"] > 100 for row in rows] == [False, False, True, True]
     assert {row["step"] for row in rows} == {7}
+    # Planted by the third block: none was an outlier at the patch embedding, and a gap lies below them.
+    assert [row["made_factor"] for row in rows] == [0, 0, 1 / 32, 1 / 32]
+    assert [row["artifacts"] for row in rows] == [0, 0, 1, 1]
+    assert [row["made_max_over_median"] > 3 for row in rows] == [False, False, True, True]
 
 
 def test_a_file_that_is_something_else(tmp_path):
