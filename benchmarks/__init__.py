@@ -26,6 +26,7 @@ COMMANDS = {
     "eval": Command("evaluate a frozen backbone on one task", "benchmarks.evaluate"),
     "artifacts": Command("the artifact report of a model", "benchmarks.evaluate", ("task=artifact_report",)),
     "look": Command("what models see in images: attention, norms, components, LOST's box", "benchmarks.look"),
+    "neurons": Command("find the register neurons of a model, for a test-time register", "benchmarks.neurons"),
     "cost": Command("parameters and multiply-adds with 0 to 16 registers", "benchmarks.cost"),
     "grid": Command("run what is missing or stale of a grid of models, tasks and seeds", GRID),
     "eval-all": Command("the same as grid", GRID),

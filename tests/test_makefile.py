@@ -18,6 +18,7 @@ from benchmarks.data import __main__ as data
 from benchmarks.demo import __main__ as demo
 from benchmarks.grid import __main__ as grid
 from benchmarks.look import __main__ as look
+from benchmarks.neurons import __main__ as neurons
 from benchmarks.report import __main__ as report
 from benchmarks.speed import __main__ as speed
 from benchmarks.study import __main__ as study
@@ -32,6 +33,7 @@ SCHEMAS = {
     "benchmarks.evaluate": evaluate.Evaluate,
     "benchmarks.grid": grid.Grid,
     "benchmarks.look": look.LookAt,
+    "benchmarks.neurons": neurons.FindNeurons,
     "benchmarks.plan": plan.Plan,
     "benchmarks.pretrain": pretrain.Pretrain,
     "benchmarks.report": report.ReportOptions,
@@ -48,6 +50,7 @@ OWN = {
     "artifacts": {"model", "task"},
     "cost": {"model"},
     "look": {"model"},
+    "neurons": {"model"},
     "all": {"pretrain"},
     "test": {"numprocesses", "dist", "ignore"},
 }

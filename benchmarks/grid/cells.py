@@ -84,7 +84,7 @@ class Cell:
     @property
     def identity(self) -> ModelId:
         """Recipe, tag and register ViT of a model pretrained here."""
-        parsed = names.parse_id(self.model)
+        parsed = names.parse_id(names.intervention(self.model)[0])
         assert parsed is not None, "only a model that is trained here has a recipe"
         return parsed
 
@@ -161,8 +161,9 @@ def build(chosen: Chosen, images_needed: bool = True) -> Cells:
     for seed in _seeds(chosen, file.seeds):
         for model in models:
             trained = pretrain and model.trainable
-            needed = Cell(model.name, PRETRAINING, seed, words=model.words) if trained else None
-            pretrainings += [needed] if needed else []
+            plain, _ = names.intervention(model.name)
+            needed = Cell(plain, PRETRAINING, seed, words=model.words) if trained else None
+            pretrainings += [needed] if needed and needed not in pretrainings else []
             apply = [task for task in file.tasks if not lacking[task][model.name]]
             evaluations += [Cell(model.name, task, seed, needed) for task in apply]
     left_out = [line for task, reasons in lacking.items() for line in _left_out(task, reasons)]

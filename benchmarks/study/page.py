@@ -22,7 +22,7 @@ def finding(runs: Sequence[StudyRun]) -> str:
         where = f"{_label(most, runs)}, {most.registers} registers, seed {most.seed}, step {most.peak.step:,}"
         return (
             f"**Not found up to this size and length**: in none of {len(runs)} runs does any block have artifacts at "
-            f"any measured step. The largest norm is {most.peak.largest:.2g} × the median ({where}, after block "
+            f"any measured step. The largest norm is {most.peak.largest:.3g} × the median ({where}, after block "
             f"{most.peak.block}); artifacts exceed {Rules().factor:g} ×."
         )
     lines = [f"**Found in {len(shown)} of {len(runs)} runs**:"]
@@ -32,13 +32,13 @@ def finding(runs: Sequence[StudyRun]) -> str:
         lines.append(
             f"- {_label(run, runs)}, {run.registers} registers, seed {run.seed}: from step {run.onset.step:,} "
             f"({images:,} images) on, after block {run.onset.artifacts}; the largest norm of the run is "
-            f"{run.peak.largest:.2g} × the median."
+            f"{run.peak.largest:.3g} × the median."
         )
     return "\n".join(lines)
 
 
 def table(runs: Sequence[StudyRun]) -> str:
-    """Markdown table: a row for each setting, the columns of each number of registers side by side.
+    """Markdown table: a row for each setting, values of each number of registers side by side.
 
     Values are means over seeds: the largest norm over the median at the last step, its peak over training, and the
     share of outliers at the last step by each rule, always in the block where it is largest.
@@ -46,21 +46,23 @@ def table(runs: Sequence[StudyRun]) -> str:
     registers = sorted({run.registers for run in runs})
     words = Rules().words()
     columns: list[tuple[str, Callable[[StudyRun], float], str]] = [
-        ("largest / median, end", lambda run: run.steps[-1].largest, "{:.2f}"),
-        ("peak", lambda run: run.peak.largest, "{:.2f}"),
+        ("largest ÷ median at the end", lambda run: run.steps[-1].largest, "{:.2f}"),
+        ("its peak", lambda run: run.peak.largest, "{:.2f}"),
     ]
     for rule in RULES:
         columns.append((f"outliers: {words[rule]}", _share(rule), "{:.2%}"))
     columns.append(("sinks per image", lambda run: run.steps[-1].sinks, "{:.2f}"))
     heading = ["setting", "blocks", "width", "patches", "images seen", "seeds"]
-    heading += [f"{title}, {count} registers" for title, _, _ in columns for count in registers]
+    of = " / ".join(map(str, registers))
+    heading += [f"{title} ({of} registers)" for title, _, _ in columns]
     rows = [heading]
     for group in by_setting(runs):
         first = group[0]
         row = [_label(first, runs), *(str(first.facts[key]) for key in ("blocks", "width", "patches"))]
         row += [f"{first.images:,}", str(len({run.seed for run in group}))]
         for _, value, form in columns:
-            row += [_mean([value(run) for run in group if run.registers == count], form) for count in registers]
+            means = (_mean([value(run) for run in group if run.registers == count], form) for count in registers)
+            row.append(" / ".join(means))
         rows.append(row)
     return markdown.table(rows)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from regvit_lightning.figures.style import GREY, INK, LEGEND, LINES, MARKERS, PAPER, SMALL, label, plain_numbers
+from regvit_lightning.figures.style import GREY, INK, LEGEND, LINES, MARKERS, PAPER, SMALL, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 COLUMNS = 4
 WIDE, HIGH = 2.35, 1.95  # inches of a panel
 ABOVE, BELOW = 0.34, 0.42  # inches around all panels, for the legend and the axis label
+TITLED = 0.42  # inches above the first row of panels, for titles of two lines
+LETTERS = 27  # of a line of a title
+TICKS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000)
 THRESHOLD = 3.0  # multiple of the median above which a patch is an outlier by the rule `factor`
 LOW, MARGIN = 0.9, 1.25  # lower end of the axis, and room above the largest value
 
@@ -42,11 +46,11 @@ def figure(panels: Sequence[Panel]) -> Figure:
 
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    high = rows * HIGH + ABOVE + BELOW
+    high = rows * HIGH + ABOVE + TITLED + BELOW
     drawn = Figure(figsize=(columns * WIDE, high), dpi=100, facecolor=PAPER)
     margins = {"left": 0.52 / (columns * WIDE), "right": 0.98, "bottom": (BELOW + 0.05) / high}
     grid: Any = drawn.subplots(rows, columns, sharey=True, squeeze=False)
-    drawn.subplots_adjust(**margins, top=1 - (ABOVE + 0.26) / high, wspace=0.12, hspace=0.62)
+    drawn.subplots_adjust(**margins, top=1 - (ABOVE + TITLED) / high, wspace=0.12, hspace=0.6)
     counts = sorted({curve.registers for panel in panels for curve in panel.curves})
     top = max(THRESHOLD, *(max(curve.largest) for panel in panels for curve in panel.curves))
     for axes in grid.flat[len(panels) :]:
@@ -74,7 +78,9 @@ def _draw(axes: Axes, panel: Panel, counts: Sequence[int], top: float) -> None:
             if curve.registers == count:
                 every = max(1, len(curve.images) // 6)
                 axes.plot(curve.images, curve.largest, **style, markevery=every)
-    plain_numbers(axes)
+    axes.set_yticks([tick for tick in TICKS if tick <= MARGIN * top], minor=False)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.minorticks_off()
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
     axes.locator_params(axis="x", nbins=4)
-    label(axes, panel.title, "", "")
+    label(axes, "\n".join(textwrap.wrap(panel.title, LETTERS)), "", "")

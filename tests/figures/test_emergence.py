@@ -28,6 +28,13 @@ def test_each_run_is_a_line_in_the_panel_of_its_setting():
     ]
 
 
+def test_a_long_title_takes_several_lines():
+    _, (axes,) = drawn([Panel("blocks 12, patches 144, weight_decay 0.3", [Curve(0, [0, 100], [1.0, 2.0])])])
+    lines = axes.get_title(loc="left").split("\n")
+    assert " ".join(lines) == "blocks 12, patches 144, weight_decay 0.3"
+    assert max(map(len, lines)) <= 27
+
+
 def test_axes_are_common_and_hold_every_value_and_the_threshold():
     panels = [Panel(f"panel {index}", [Curve(0, [0, 100], [1.0, 1.0 + index])]) for index in range(6)]
     _, axes = drawn(panels)

@@ -57,7 +57,8 @@ def test_a_row_for_each_measured_step_and_block(watched):
     with (watched[1] / "norms.csv").open() as file:
         row = next(csv.DictReader(file))
     of_norms = [*norms_callback.QUANTILES, *Rules().masks(torch.ones(1, 1, 1)), *BINS]
-    assert list(row)[2:] == [*of_norms, "mean_cosine", "cls_cosine", "sinks", "nop_sinks", "broadcast_sinks"]
+    of_tokens = ["mean_cosine", "cls_cosine", "sinks", "nop_sinks", "broadcast_sinks"]
+    assert list(row)[2:] == [*of_norms, *of_tokens, "made_factor", "made_log_mads", "made_max_over_median", "artifacts"]
     assert sum(float(row[name]) for name in BINS) == pytest.approx(1)
     assert float(row["min"]) < float(row["median"]) < float(row["max"])
 

@@ -52,13 +52,12 @@ def test_the_table_has_registers_side_by_side_and_means_over_seeds():
     heading, _, base, other = cells_of(page.table(runs))
     shown = dict(zip(heading, base, strict=True))
     assert (shown["setting"], shown["images seen"], shown["seeds"]) == ("base", "5,000", "2")
-    assert shown["largest / median, end, 0 registers"] == "4.00"  # (3 + 5) / 2
-    assert shown["peak, 0 registers"] == "4.50"  # (4 + 5) / 2
-    assert shown["largest / median, end, 4 registers"] == "1.50"
-    assert shown["outliers: 3 × median, 0 registers"] == "3.00 %"
-    assert shown["sinks per image, 4 registers"] == "0.50"
+    assert shown["largest ÷ median at the end (0 / 4 registers)"] == "4.00 / 1.50"  # (3 + 5) / 2
+    assert shown["its peak (0 / 4 registers)"] == "4.50 / 1.50"  # (4 + 5) / 2
+    assert shown["outliers: 3 × median (0 / 4 registers)"] == "3.00 % / 0.00 %"
+    assert shown["sinks per image (0 / 4 registers)"] == "0.50 / 0.50"
     missing = dict(zip(heading, other, strict=True))
-    assert (missing["setting"], missing["peak, 4 registers"]) == ("weight_decay 0.3", "–")
+    assert (missing["setting"], missing["its peak (0 / 4 registers)"]) == ("weight_decay 0.3", "1.50 / –")
 
 
 def test_the_text_names_the_base_and_what_has_not_run():
