@@ -40,7 +40,7 @@ def divergences(maps: Tensor) -> Tensor:
 
 def mean_of_pairs(values: Tensor) -> Tensor:
     """Mean (…) over the pairs of different registers of symmetric values (…, R, R), R at least 2."""
-    rows, columns = torch.triu_indices(*values.shape[-2:], offset=1)
+    rows, columns = torch.triu_indices(values.shape[-1], values.shape[-1], offset=1)
     return values[..., rows, columns].mean(dim=-1)
 
 

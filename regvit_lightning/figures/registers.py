@@ -49,14 +49,14 @@ def _title(axes: Axes, title: str) -> None:
 def _matrix(axes: Axes, values: Any, title: str, style: dict[str, Any]) -> None:
     """Heat map of (R, R) values without the diagonal, with the values where there is room."""
     shown = np.where(np.eye(len(values), dtype=bool), np.nan, values)
-    picture = axes.imshow(shown, **style)
+    picture: Any = axes.imshow(shown, **style)
     every = range(len(values)) if len(values) <= WRITTEN else range(0, len(values), -(-len(values) // WRITTEN))
     axes.set_xticks(list(every), [str(index) for index in every])
     axes.set_yticks(list(every), [f"reg_{index}" for index in every])
     axes.tick_params(labelsize=SMALL, labelcolor=INK, length=0)
     for row, column in np.argwhere(np.isfinite(shown)) if len(values) <= WRITTEN else ():
         dark = picture.norm(shown[row, column])
-        strong = abs(2 * dark - 1) > 0.6 if style["vmin"] < 0 else dark < 0.6
+        strong = abs(2 * dark - 1) > 0.6 if style["vmin"] < 0 else dark < 0.6  # a diverging map is dark at both ends
         text = f"{shown[row, column]:.2f}".replace("0.", ".", 1) if len(values) > 4 else f"{shown[row, column]:.2f}"
         axes.text(column, row, text, fontsize=SMALL, ha="center", va="center", color=PAPER if strong else INK)
     colour_bar(axes, picture, title)
