@@ -299,7 +299,7 @@ def register_boxes(images: int = 32, blocks: int = 24, side: int = 37, registers
     def work() -> None:
         attention_boxes.boxes(torch.rand(maps, side, side, device=hardware.accelerator()), 0.6)
 
-    return measured(f"boxes of {maps:,} maps of {side} × {side}", 60 * maps * side**2, work)
+    return measured(f"boxes of {maps:,} maps of {side} × {side}", 40 * maps * side**2, work)
 
 
 def norms(images: int = 1000, depth: int = 40, side: int = 37) -> Measurement:
