@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from regvit_lightning.models.tokens import SIGNED, Attention, Tokens
 from regvit_lightning.rank import effective_rank
 
+ALIKE = 0.99  # mean cosine from which registers are copies of one
 TOP = 0.1  # share of the patches that count as looked at by a register, for the coverage
 RAW, NORMED = "raw", "normed"  # before and after the final norm
 
@@ -87,6 +88,13 @@ class Diversity:
     scores: dict[str, Tensor]
     cosines: dict[str, Tensor]
     identity: dict[str, float]
+
+    def remark(self) -> str:
+        """A line where the registers are copies of one, else empty."""
+        cosine, count = self.scores["register_cosine"].mean().item(), len(self.cosines[NORMED])
+        if cosine < ALIKE:
+            return ""
+        return f"its {count} registers are copies of one: the mean cosine of two is {cosine:.3f} after the final norm"
 
     def metrics(self) -> dict[str, float]:
         """Scalars for the record."""

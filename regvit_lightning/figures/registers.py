@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FEW = "none: fewer than two registers"
+LEAST_SCALE = 0.1  # bits at the bright end of the divergences: maps that are all alike look alike
 WRITTEN = 8  # registers up to which the values are written into the cells
 
 
@@ -35,7 +36,9 @@ def divergence_matrix(axes: Axes, divergences: Tensor | None) -> None:
         none(axes, FEW)
         return
     values = divergences.numpy()
-    _matrix(axes, values, "Jensen–Shannon, bits", {"cmap": "viridis", "vmin": 0, "vmax": max(values.max(), 1e-6)})
+    _matrix(
+        axes, values, "Jensen–Shannon, bits", {"cmap": "viridis", "vmin": 0, "vmax": max(values.max(), LEAST_SCALE)}
+    )
     axes.set_xlabel("0: the same map, 1: no patch in common", fontsize=SMALL, color=INK, labelpad=3)
 
 

@@ -195,7 +195,7 @@ def run(
         },
         picture=figures_report.page(report),
         figures=partial(_figures, report) if settings.figures else None,
-        remarks=[report.verdict],
+        remarks=[report.verdict, *filter(None, [report.diversity.remark() if report.diversity else ""])],
     )
 
 

@@ -54,6 +54,13 @@ def test_cosine_of_a_known_angle_is_a_mean_over_pairs_and_images():
     assert found.cosines[NORMED][0, 1].item() == pytest.approx((math.cos(0.3) + 1) / 2)
 
 
+def test_copies_of_one_register_are_named():
+    one = randn(4, 1, 6)
+    copies = measured(one.expand(-1, 3, -1) + 1e-3 * randn(4, 3, 6, seed=1))
+    assert copies.remark() == "its 3 registers are copies of one: the mean cosine of two is 1.000 after the final norm"
+    assert measured(randn(4, 3, 6)).remark() == ""
+
+
 @pytest.mark.parametrize("registers", [0, 1])
 def test_fewer_than_two_registers_have_none(registers):
     assert measured(randn(3, registers, 4)) is None

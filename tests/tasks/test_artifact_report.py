@@ -48,7 +48,9 @@ def test_the_report_finds_the_planted_neuron(truth, photographs):
     assert found.scores["outlier_share"].mean().item() == pytest.approx(100 * 2 / 64)
     assert facts["verdict"].startswith("planted has artifacts after blocks 3–4 of 4: ")
     assert "3.12% of patches, in 32 of 32 images" in facts["verdict"]
-    assert found.remarks == [facts["verdict"]]
+    assert found.remarks[0] == facts["verdict"]
+    # Registers start from N(0, 1e-6), and the planted model is not trained.
+    assert found.remarks[1].startswith("its 4 registers are copies of one: the mean cosine of two is 1.000")
     assert facts["artifact_blocks"] == [[3, 4]]
     assert [one["images"] for one in facts["high_norms_by_block"]] == [0, 0, 32, 32]
     assert {name: facts["findings"][name]["first"] for name in ("sigmas", "mads", "factor")} == dict.fromkeys(
