@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regvit_lightning.models.tokens import SIGNED, Attention, Tokens
+from regvit_lightning.models.arms.rows import SIGNED
+from regvit_lightning.models.tokens import Attention, Tokens
 from regvit_lightning.rank import effective_rank
 
 ALIKE = 0.99  # mean cosine from which registers are copies of one

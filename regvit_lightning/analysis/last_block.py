@@ -8,8 +8,9 @@ from torch import Tensor
 from regvit_lightning.analysis import attention, collapse, diversity
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.frozen.module import FrozenModule
+from regvit_lightning.models.arms.rows import SHARES, SIGNED
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.models.tokens import SHARES, SIGNED, LastBlock
+from regvit_lightning.models.tokens import LastBlock
 
 
 class LastBlockPass(FrozenModule):

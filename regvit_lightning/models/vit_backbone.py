@@ -19,18 +19,10 @@ from torch.overrides import TorchFunctionMode
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import finite, head_updates, linearised, positions
 from regvit_lightning.models.arms import NONE
+from regvit_lightning.models.arms.rows import SHARES, SIGNED
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.head_updates import HeadUpdates
-from regvit_lightning.models.tokens import (
-    SHARES,
-    SIGNED,
-    Attention,
-    Inside,
-    LastBlock,
-    PrefixAttention,
-    Projections,
-    Tokens,
-)
+from regvit_lightning.models.tokens import Attention, Inside, LastBlock, PrefixAttention, Projections, Tokens
 from regvit_lightning.models.transform import SHARE
 
 

@@ -26,7 +26,7 @@ from regvit_lightning.data.transforms import Steps
 from regvit_lightning.models import joint_space, vit, weights
 from regvit_lightning.models.arms import NOT_DECAYED, global_pathway
 from regvit_lightning.models.joint_space import JointSpace, TextArchitecture
-from regvit_lightning.models.weights import Metadata
+from regvit_lightning.models.metadata import Metadata
 from regvit_lightning.pretrain import recipe
 from regvit_lightning.schedules import cosine
 from regvit_lightning.settings import check, number

@@ -23,8 +23,8 @@ from regvit_lightning.data.transforms import normalise
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.models import EXPORT, vit, weights
 from regvit_lightning.models.arms import global_pathway
+from regvit_lightning.models.metadata import Metadata
 from regvit_lightning.models.tokens import Tokens
-from regvit_lightning.models.weights import Metadata
 from regvit_lightning.pretrain import parallel, trainer_options
 from regvit_lightning.pretrain.knn_callback import HeldOutKnn
 from regvit_lightning.pretrain.register_terms import RegisterTerms

@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from regvit_lightning.models import EXPORT, vit
 from regvit_lightning.models.arms import global_pathway
-from regvit_lightning.models.weights import Metadata
+from regvit_lightning.models.metadata import Metadata
 from regvit_lightning.pretrain import recipe, register_dropout
 from regvit_lightning.pretrain.dinov2 import block_masks, parameter_groups, stochastic_depth
 from regvit_lightning.pretrain.dinov2 import losses as dino_losses
