@@ -363,9 +363,7 @@ def _title(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize=FONT, color=INK, loc="left", pad=2.5)
 
 
-def _maps_of_image(
-    figure: Figure, maps: TokenMaps, band: _Band, norms: Normalize, left: float, top: float
-) -> None:
+def _maps_of_image(figure: Figure, maps: TokenMaps, band: _Band, norms: Normalize, left: float, top: float) -> None:
     """All maps of one image in one model."""
     large, registers = main_panels(maps, band.frame, norms), register_panels(maps, band.frame)
     if band.few_registers:

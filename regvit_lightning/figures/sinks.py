@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from regvit_lightning.analysis.defects import Defects
 from regvit_lightning.analysis.locality import Locality
 from regvit_lightning.analysis.sinks import Sinks
 from regvit_lightning.figures.style import (
+    BARS,
     GREEN,
     GREY,
     INK,
@@ -18,6 +20,7 @@ from regvit_lightning.figures.style import (
     NORMAL,
     OUTLIER,
     label,
+    mean_and_error,
     none,
     percents,
     whole_blocks,
@@ -30,7 +33,10 @@ POINT: dict[str, Any] = {"markersize": 3.5, "linewidth": 1.2, "clip_on": False}
 
 
 def sinks_by_block(axes: Axes, sinks: Sinks | None) -> None:
-    """Sinks per image in each block as stacked bars: NOP, broadcast, and those of neither kind."""
+    """Sinks per image in each block as stacked bars: NOP, broadcast, and those of neither kind.
+
+    The error bar of a stack is the 95 % interval of its height over images.
+    """
     if sinks is None:
         label(axes, "attention sinks by block", "block", "sinks per image")
         none(axes, "not measured for this model")
@@ -43,13 +49,20 @@ def sinks_by_block(axes: Axes, sinks: Sinks | None) -> None:
         style: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
         axes.bar(range(1, depth + 1), counts, 0.7, bottom, label=f"{name}: {counts.sum():.2f} per image", **style)
         bottom += counts
+    total, error = mean_and_error(sinks.events.double().sum(dim=2))
+    axes.errorbar(range(1, depth + 1), total, _upwards(total, error), fmt="none", ecolor=INK, **BARS)
     whole_blocks(axes, depth)
-    axes.set_ylim(0, 1.4 * max(float(bottom.max()), 0.1))
+    axes.set_ylim(0, 1.4 * max(float((total + error).max()), 0.1))
     axes.locator_params(axis="y", nbins=5)
     axes.legend(**LEGEND, loc="upper left")
     if not sinks.events.any():
         none(axes, "no sink in any head")
     label(axes, f"attention sinks (n = {len(sinks)} images)", "block", f"sinks per image, of {heads} heads")
+
+
+def _upwards(mean: Tensor, error: Tensor) -> Tensor:
+    """Error bars (2, …) of values that cannot be negative."""
+    return torch.stack([torch.minimum(error, mean), error])
 
 
 def variance_by_block(axes: Axes, locality: Locality) -> None:
@@ -63,11 +76,18 @@ def variance_by_block(axes: Axes, locality: Locality) -> None:
     percents(axes)
     axes.set_ylim(0, 1)
     axes.legend(**LEGEND, loc="upper center", bbox_to_anchor=(0.44, -0.14), ncols=3, columnspacing=1.0)
-    label(axes, "variance of patches: whose is it?", "block (F: final norm)", "share of variance")
+    label(
+        axes,
+        f"variance of patches (n = {len(locality.mean_cosine):,} images)",
+        "block (F: final norm)",
+        "share of variance",
+    )
 
 
 def cosines_by_block(axes: Axes, locality: Locality, defects: Defects | None, high: Tensor) -> None:
     """Cosine of patches to the image mean, to CLS and to the singular direction after each block.
+
+    Error bars of the first two are 95 % intervals over images.
 
     Args:
         axes: to draw into.
@@ -76,9 +96,11 @@ def cosines_by_block(axes: Axes, locality: Locality, defects: Defects | None, hi
         high: patches of high norm, boolean (N, depth, h, w).
     """
     stages = range(1, locality.mean_cosine.shape[1] + 1)
-    axes.plot(stages, locality.mean_cosine.mean(dim=0), "o-", color=NORMAL, label="to the image mean", **POINT)
+    mean, error = mean_and_error(locality.mean_cosine)
+    axes.errorbar(stages, mean, error, fmt="o-", color=NORMAL, label="to the image mean", **POINT, **BARS)
     if locality.cls_cosine is not None:
-        axes.plot(stages, locality.cls_cosine.mean(dim=0), "s--", color=GREEN, label="to CLS", **POINT)
+        mean, error = mean_and_error(locality.cls_cosine)
+        axes.errorbar(stages, mean, error, fmt="s--", color=GREEN, label="to CLS", **POINT, **BARS)
     if defects is not None:
         inside, outside = defects.mean_cosines(high)
         axes.plot(stages[:-1], outside, "v:", color=INK, label="| to the singular direction |", **POINT)
@@ -86,7 +108,7 @@ def cosines_by_block(axes: Axes, locality: Locality, defects: Defects | None, hi
             axes.plot(stages[:-1], inside, "^", color=OUTLIER, label="| same |, high norms", **POINT)
     _stages(axes, len(stages))
     axes.legend(**LEGEND, loc="upper center", bbox_to_anchor=(0.44, -0.14), ncols=2, columnspacing=1.0)
-    label(axes, "mean cosine of patches", "block (F: final norm)", "cosine")
+    label(axes, f"mean cosine of patches (n = {len(locality.mean_cosine):,} images)", "block (F: final norm)", "cosine")
 
 
 def _stages(axes: Axes, count: int) -> None:
