@@ -8,7 +8,7 @@ from benchmarks.tables.headings import distinct
 
 BEST_ON_TEST = "_best_on_test"  # end of the name of a metric whose setting is chosen on the test images
 
-NAMES = {"max_over_median": "largest norm / median", "outlier_share": "share of outliers"}
+NAMES = {"max_over_median": "largest norm / median"}
 WORDS = {  # of the keys of metrics
     "top1": "top-1",
     "top5": "top-5",
