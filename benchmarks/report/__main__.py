@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import command
-from benchmarks.report import commands, curves, looks, norms, overview, pictures, record_list, templates
+from benchmarks.report import arms, commands, curves, looks, norms, overview, pictures, record_list, templates
 from benchmarks.tables import by_task, columns, formats, summary, summary_formats
 from benchmarks.tables.columns import Table, key, row_of
 from benchmarks.tables.published import Published, read_published
@@ -65,7 +65,8 @@ def page(
     training = [commands.training(cell.record) for cell in cells]
     table = columns.overview(cells, entries)
     panels, undrawn = norms.panels(cells, indices)
-    looked, torn = looks.looks(cells[0].file.parent.parent.parent, width)
+    folder = cells[0].file.parent.parent.parent
+    looked, torn = looks.looks(folder, width)
     budget = pictures.BUDGET - sum(len(one.source) for one in looked)
     gallery, unread = pictures.gallery(cells, width, budget)
     skipped = [*records.skipped, *undrawn, *torn, *unread]
@@ -81,6 +82,7 @@ def page(
         notes=formats.meanings(table),
         sources=formats.sources_of(table),
         footnotes=table.footnotes,
+        arms=arms.arms(cells, folder.parent, indices, entries),
         curves=curves.curves(table, indices),
         panels=panels,
         looks=looked,

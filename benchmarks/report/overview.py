@@ -53,16 +53,23 @@ class Row:
     numbers: list[tuple[Column, Number | None]]
 
 
-def rows(table: Table, indices: Mapping[str, int], commands: Sequence[str], training: Sequence[str] = ()) -> list[Row]:
-    """Format all rows of a table, their numbers in the order of `by_task.groups`.
+def rows(
+    table: Table,
+    indices: Mapping[str, int],
+    commands: Sequence[str] = (),
+    training: Sequence[str] = (),
+    columns: Sequence[Column] = (),
+) -> list[Row]:
+    """Format all rows of a table.
 
     Args:
         table: the overview.
         indices: index of each record in the page's list, by `columns.key`.
-        commands: command of each record in the page's list.
+        commands: command of each record in the page's list; rows have none without them.
         training: command that trains the model of each record, empty for a model that is not trained here.
+        columns: columns in the order of the numbers; by default in that of `by_task.groups`.
     """
-    columns = [column for group in groups(table) for column in group.columns]
+    columns = columns or [column for group in groups(table) for column in group.columns]
     sources = sources_of(table)
     lines = []
     for row in table.rows:
@@ -74,7 +81,7 @@ def rows(table: Table, indices: Mapping[str, int], commands: Sequence[str], trai
             number = _number(column, score, indices, sources) if score else None
             numbers.append((column, number))
         trained = dict.fromkeys(training[index] for index in makers if training)
-        again = "\n".join([*filter(None, trained), *(commands[index] for index in makers)])
+        again = "\n".join([*filter(None, trained), *(commands[index] for index in makers if commands)])
         lines.append(Row(row_name(row), row.model, row.floor, again, numbers))
     return lines
 

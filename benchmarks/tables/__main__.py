@@ -1,11 +1,13 @@
 """Result tables from records: `python -m benchmarks.tables data=mini`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import command, terminal
 from benchmarks.tables import (
+    arm_speeds,
+    arms_table,
     blocks,
     columns,
     formats,
@@ -16,6 +18,7 @@ from benchmarks.tables import (
     summary,
     summary_formats,
 )
+from benchmarks.tables.arm_speeds import ArmSpeed
 from benchmarks.tables.columns import Table
 from benchmarks.tables.formats import Origin
 from benchmarks.tables.published import Published
@@ -29,8 +32,8 @@ DESCRIPTION = """Writes <results>/<data>/tables/<table>.{md,csv,tex} from the re
 registers help for each family of models and each task, and the overview: models × metrics, the floors first (constant
 predictors, untrained models), with the change against the twin without registers; on a terminal the overview is one
 narrow block for each task. Beside them the tables of the registers paper under their numbers (table1, table2a, …
-fig12), those for which there are records. Figs. 7, 8 and 12 are drawn too (fig7.pdf, fig7.png, …): norms, metrics and
-cost of models with and without registers."""
+fig12), and the table of the arms, those for which there are records. Figs. 7, 8 and 12 are drawn too (fig7.pdf,
+fig7.png, …): norms, metrics and cost of models with and without registers."""
 
 OVERVIEW = "overview"
 
@@ -43,15 +46,20 @@ class Tables:
     results: str = setting("folder of the results", "results", texts.folder)
 
 
-def tables(cells: Sequence[ScoredRecord], entries: Sequence[Published] = ()) -> Iterator[Table]:
-    """Build the overview, then the tables of the paper that have any record.
+def tables(
+    cells: Sequence[ScoredRecord], entries: Sequence[Published] = (), speeds: Mapping[str, ArmSpeed] | None = None
+) -> Iterator[Table]:
+    """Build the overview, then the tables of the paper and that of the arms, those that have any record.
 
     Args:
         cells: all records of one data set.
         entries: published numbers.
+        speeds: measured speed of models with an arm, by name.
     """
     yield columns.overview(cells, entries)
     yield from paper_tables.build(cells, entries)
+    if arms := arms_table.build(cells, entries, speeds):
+        yield arms
 
 
 def files(built: Sequence[Table], origin: Origin) -> Iterator[tuple[str, dict[str, str]]]:
@@ -73,7 +81,9 @@ def main(options: Tables, words: list[str]) -> None:
     """Run the program."""
     results, data = Path(options.results), data_name(options.data)
     records = read_scored_records(results, data)
-    built, origin = list(tables(records.cells, published.read_published())), origin_of(results, data, records)
+    speeds = arm_speeds.read_speeds(results)
+    built = list(tables(records.cells, published.read_published(), speeds))
+    origin = origin_of(results, data, records)
     width = terminal.columns()
     print(printed(built[0], origin, width) if width else plain(built[0], origin))
     print(write(results / data / "tables", built, origin))

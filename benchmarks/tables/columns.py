@@ -190,6 +190,7 @@ class Table:
         seeds: number of seeds by row.
         footnotes: one line for each task and protocol.
         by_task: whether its tasks are shown as tables of their own.
+        against: what the change in brackets is against, in words.
     """
 
     name: str
@@ -201,6 +202,7 @@ class Table:
     seeds: dict[TableRow, int]
     footnotes: list[str]
     by_task: bool = False
+    against: str = "the same model without registers"
 
     def titles(self) -> list[str]:
         """Heading of each column; where a metric has several protocols, with the settings that differ."""

@@ -161,7 +161,7 @@ def meanings(table: Table) -> list[str]:
     if any(score.interval for score in scores):
         lines.append("value of one seed [its 95 % interval over test images]")
     if any(score.change for score in scores):
-        lines.append("(in brackets): the change against the same model without registers")
+        lines.append(f"(in brackets): the change against {table.against}")
     if any(score.change and score.change.interval for score in scores):
         lines[-1] += f", and {INTERVAL}"
     lines += verdicts.meanings(_signs_in(table))

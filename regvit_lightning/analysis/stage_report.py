@@ -136,7 +136,7 @@ class StageReport:
         if not small:
             return ""
         listed = ", ".join(f"{rows} × {columns} in stage {number}" for number, (rows, columns) in small)
-        advice = 'ARGS="resize=512 crop=512"' if self.any_size else "a model for images of 512 px"
+        advice = 'ARGS="resize=512 crop=512"' if self.any_size else "a model for larger images"
         if self.side >= 512:
             return f" Few cells, {listed}, even at {self.side} px: shares there are coarse."
         return f" Few cells at {self.side} px, {listed}: shares there are coarse; give {advice}."

@@ -2,9 +2,10 @@
 
 Sources: the sink rate with its threshold of 0.3 is that of studies of language models (Gu et al. 2024, arXiv
 2410.10781); sink events and their kinds NOP and broadcast are those of vision towers (arXiv 2606.08105, section 5),
-with the queries restricted to those that see the sink. Queries are the tokens of the text; padding, which no embedding
-of CLIP is made from, has rows of its own in `TextSinks.shares` and counts as a receiver, not as a query. A query that
-sees few tokens attends much to each of them, so that a text is measured only if it has queries from `FIRST_QUERY` on.
+with the thresholds of `sinks.py` and the queries restricted to those that see the sink. Queries are the tokens of the
+text; padding, which no embedding of CLIP is made from, has rows of its own in `TextSinks.shares` and counts as a
+receiver, not as a query. A query that sees few tokens attends much to each of them, so that a text is measured only if
+it has queries from `FIRST_QUERY` on.
 """
 
 from collections.abc import Sequence
@@ -13,14 +14,12 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
+from regvit_lightning.analysis.sinks import BROADCAST_RANK, BROADCAST_RATIO, MASS, NOP_RATIO, ROUTED, stable_rank
 from regvit_lightning.errors import UserError
 from regvit_lightning.models.text_tower import KINDS, PADDING, WORDS, TextBlock, TextTower
 
 EPSILON = 0.3  # a head is a sink head for a text where the first token receives more attention, mean over its queries
 FIRST_QUERY = 8  # queries before it attend to few tokens, so that each of them receives much
-ATTENDED, QUERIES = 0.5, 0.9  # a sink event: so much attention to one token from so many of the queries that see it
-NOP, BROADCAST = 0.2, 0.5  # norm of the sink's update relative to the mean of the others: at most, and at least
-STABLE_RANK = 1.5  # of the updates of all queries that see the sink, at most, for a broadcast
 
 
 @dataclass(frozen=True)
@@ -67,12 +66,12 @@ class TextSinks:
     @property
     def nop(self) -> Tensor:
         """(N, L, H) sink events whose sink adds next to nothing."""
-        return self.ratios <= NOP
+        return self.ratios <= NOP_RATIO
 
     @property
     def broadcast(self) -> Tensor:
         """(N, L, H) sink events in which the sink writes one and the same direction into all queries."""
-        return (self.ratios >= BROADCAST) & (self.ranks <= STABLE_RANK)
+        return (self.ratios >= BROADCAST_RATIO) & (self.ranks <= BROADCAST_RANK)
 
     @property
     def norm_ratio(self) -> Tensor:
@@ -166,13 +165,14 @@ def sink_events(attention: Tensor, updates: Tensor, is_text: Tensor) -> dict[str
     positions = torch.arange(attention.shape[-1], device=attention.device)
     queries = text & (positions >= sink[..., None])  # (B, heads, T): those of the text that may see the sink
     to_sink = attention.gather(-1, sink[..., None, None].expand(*attention.shape[:3], 1))[..., 0]
-    event = _mean_over((to_sink >= ATTENDED).float(), queries) >= QUERIES
+    event = _mean_over((to_sink >= MASS).float(), queries) >= ROUTED
     event &= is_text[:, FIRST_QUERY:].any(dim=1, keepdim=True)
     ratio = sink_ratio(updates.norm(dim=-1), sink, text).where(event, torch.nan)
     rank = torch.full_like(ratio, torch.nan)
-    broad = ratio >= BROADCAST
+    broad = ratio >= BROADCAST_RATIO
     if broad.any():
-        rank[broad] = stable_rank((attention @ updates)[broad] * queries[broad][..., None])
+        written = (attention @ updates)[broad] * queries[broad][..., None]
+        rank[broad] = stable_rank(written.double()).to(rank)
     return {"sinks": sink.where(event, -1), "ratios": ratio, "ranks": rank}
 
 
@@ -186,12 +186,6 @@ def sink_ratio(norms: Tensor, sink: Tensor, text: Tensor) -> Tensor:
     """
     others = text & (torch.arange(norms.shape[-1], device=norms.device) != sink[..., None])
     return norms.gather(-1, sink[..., None])[..., 0] / _mean_over(norms, others)
-
-
-def stable_rank(matrices: Tensor) -> Tensor:
-    """Squared Frobenius norm over squared spectral norm of matrices (M, T, K): 1 where all rows are parallel."""
-    values = torch.linalg.svdvals(matrices).square()
-    return values.sum(dim=-1) / values[:, 0]
 
 
 def _mean_over(values: Tensor, mask: Tensor) -> Tensor:

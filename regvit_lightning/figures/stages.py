@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
+WIDE = (5.2, CHART[1])  # inches: a chart whose legend has the numbers of all rules in two columns
+
 
 def panels(report: StageReport) -> dict[str, Panel]:
     """All figures of a report by the name of their files."""
@@ -29,7 +31,7 @@ def panels(report: StageReport) -> dict[str, Panel]:
         "outliers_by_stage": _chart(lambda axes: outliers_by_stage(axes, report), left=0.72, bottom=1.3),
         "distance_from_border": _chart(lambda axes: rings(axes, report), bottom=1.0),
         "neighbours": _chart(lambda axes: _neighbours(axes, report)),
-        "histogram": _chart(lambda axes: _histogram(axes, report), bottom=1.3),
+        "histogram": Panel(WIDE, lambda figure: _histogram(axes_in(figure, bottom=1.3), report)),
     }
     for index, profile in enumerate(report.windows):
         if profile is not None:

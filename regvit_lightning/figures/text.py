@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from regvit_lightning.analysis.sinks import BROADCAST_RATIO, NOP_RATIO
 from regvit_lightning.analysis.text_report import TextReport
-from regvit_lightning.analysis.text_sinks import BROADCAST, EPSILON, FIRST_QUERY, NOP
+from regvit_lightning.analysis.text_sinks import EPSILON, FIRST_QUERY
 from regvit_lightning.figures.report import Panel, composed
 from regvit_lightning.figures.style import (
     GREEN,
@@ -152,14 +153,14 @@ def ratios(axes: Axes, report: TextReport) -> None:
     heads = np.arange(medians.shape[1])
     across = np.arange(1, report.depth + 1)[:, None] + 0.6 * (heads / max(len(heads) - 1, 1) - 0.5)[None]
     there = np.isfinite(medians)
-    for at, words in ((NOP, "NOP"), (BROADCAST, "broadcast")):
+    for at, words in ((NOP_RATIO, "NOP"), (BROADCAST_RATIO, "broadcast")):
         axes.axhline(at, color=GREY, linewidth=0.8, linestyle=(0, (3, 2)))
-        below = {"va": "top", "xytext": (-2, -2)} if at == NOP else {"va": "bottom", "xytext": (-2, 2)}
+        below = {"va": "top", "xytext": (-2, -2)} if at == NOP_RATIO else {"va": "bottom", "xytext": (-2, 2)}
         place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", **below}
         axes.annotate(words, (1, at), fontsize=SMALL, color=INK, ha="right", **place)
     axes.scatter(across[there], medians[there], s=18, color=LINES[0], edgecolors=PAPER, linewidths=0.4, zorder=3)
     axes.set_yscale("log")
-    shown = [NOP / 4, BROADCAST * 4, *medians[there]]
+    shown = [NOP_RATIO / 4, BROADCAST_RATIO * 4, *medians[there]]
     axes.set_ylim(min(shown) / 1.4, max(shown) * 1.4)
     whole_blocks(axes, report.depth)
     plain_numbers(axes)

@@ -123,7 +123,7 @@ class FeatureMaps(Backbone):
         with _output_of(module) as stem:
             given = self.model.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")
         stages = [part.permute(0, 2, 3, 1) for part in given]
-        first = _as_map(stem[0], getattr(self.model, "output_fmt", "NCHW")) if stem else None
+        first = _as_map(stem[0], getattr(self.model, "output_fmt", "NCHW"), stages[0]) if stem else None
         known = len(_stage_modules(self.model))
         listed = len(stages) > known if known else first is None or _same(first, stages[0])
         if first is None or listed:  # of MaxViT and ResNet the first map is that of the stem
@@ -198,15 +198,17 @@ def _output_of(module: nn.Module | None) -> Iterator[list[Any]]:
             handle.remove()
 
 
-def _as_map(output: Any, layout: str) -> Tensor | None:
-    """Output of a stem as (B, h, w, D); None if it is no map."""
+def _as_map(output: Any, layout: str, like: Tensor) -> Tensor | None:
+    """Output of a stem as (B, h, w, D): a map, or a sequence of the cells of a map `like`; None if it is neither."""
+    if isinstance(output, Tensor) and output.ndim == 3 and output.shape[1] == like.shape[1] * like.shape[2]:
+        return output.unflatten(1, like.shape[1:3])
     if not isinstance(output, Tensor) or output.ndim != 4:
         return None
     return output if layout == "NHWC" else output.permute(0, 2, 3, 1)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and bool(torch.equal(one, other))
+    return one.shape == other.shape and (one.is_meta or bool(torch.equal(one, other)))  # values unknown: shapes decide
 
 
 def _stage_modules(model: Any) -> list[nn.Module]:

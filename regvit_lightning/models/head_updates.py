@@ -86,6 +86,10 @@ def showing(name: str, blocks: nn.ModuleList, see: Callable[[HeadUpdates], None]
         if products.operands is None:
             raise UserError(f"{name}: the attention of block {index} is no product of weights and values")
         attention, values = products.operands
+        if attention.shape[2] != tokens.shape[1]:
+            raise UserError(
+                f"{name}: the tokens of block {index} attend each other in several steps, not in one product"
+            )
         rebuilt = _rebuilt(block, tokens[:1], normed[:1], attention[:1] @ values[:1])
         error = float((rebuilt - output[:1]).norm() / output[:1].norm())
         if not error <= TOLERANCE:
@@ -139,6 +143,10 @@ def _rebuilt(block: Any, tokens: Tensor, normed: Tensor, mixed: Tensor) -> Tenso
         update = update if gamma is None else gamma * update
     if bias is not None:
         update = update + (bias if gamma is None else gamma * bias)
+    pathway = getattr(block.attn, "pathway", None)  # of the arm `global`, beside the heads
+    if pathway is not None:
+        beside = pathway(normed)
+        update = update + (beside if gamma is None else gamma * beside)
     middle, scale = tokens + update, layer_scale(block, 2)
     more = block.mlp(block.norm2(middle))
     return middle + (more if scale is None else scale * more)

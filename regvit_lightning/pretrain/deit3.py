@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from regvit_lightning.data.transforms import three_augment
 from regvit_lightning.models import EXPORT, vit
-from regvit_lightning.models.arms import NOT_DECAYED
+from regvit_lightning.models.arms import NOT_DECAYED, global_pathway
 from regvit_lightning.pretrain import recipe
 from regvit_lightning.schedules import cosine_after_warmup
 from regvit_lightning.settings import MISSING, SettingsError, check, number
@@ -106,8 +106,10 @@ class DeiT3(recipe.Recipe):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images, targets = self.mix(self.normalise(batch["image"]), batch["label"])
-        logits = self.backbone(images).float()
+        with global_pathway.collected(self.backbone.blocks) as shares:
+            logits = self.backbone(images).float()
         loss = objective(logits, targets, self.settings.loss, self.settings.label_smoothing)
+        loss = self.with_common_mode(loss, shares)
         self.log("train/loss", loss, sync_dist=True)
         return loss
 

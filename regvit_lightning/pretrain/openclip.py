@@ -24,7 +24,7 @@ from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.pairs import CaptionedImages, DrawnCaptionedImages, collate_pairs, train_pairs
 from regvit_lightning.data.transforms import Steps
 from regvit_lightning.models import joint_space, vit, weights
-from regvit_lightning.models.arms import NOT_DECAYED
+from regvit_lightning.models.arms import NOT_DECAYED, global_pathway
 from regvit_lightning.models.joint_space import JointSpace, TextArchitecture
 from regvit_lightning.models.weights import Metadata
 from regvit_lightning.pretrain import recipe
@@ -134,7 +134,8 @@ class OpenClip(recipe.Recipe):
         return Steps((ResizedCrop(self.settings.image_size, (self.settings.smallest_crop, 1.0)),))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        images, texts = self.embed(batch["image"], batch["text"])
+        with global_pathway.collected(self.backbone.blocks) as shares:
+            images, texts = self.embed(batch["image"], batch["text"])
         contrast = ClipLoss(
             local_loss=True,  # each device contrasts its pairs with the features of all; the mean is the full loss
             gather_with_grad=True,
@@ -143,6 +144,7 @@ class OpenClip(recipe.Recipe):
         )
         with torch.autocast(self.device.type, enabled=False):  # logits in float32: the scale multiplies errors by 100
             loss: Tensor = contrast(images, texts, self.space.logit_scale.exp())
+        loss = self.with_common_mode(loss, shares)
         self.log("train/loss", loss, sync_dist=True)
         self.log("train/logit_scale", self.space.logit_scale.exp())
         return loss

@@ -1,7 +1,7 @@
 """Base of the pretraining recipes: common settings, seeding of each step, and the register ViT backbone."""
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
@@ -22,6 +22,7 @@ from regvit_lightning.data.module import Collate
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.models import EXPORT, vit, weights
+from regvit_lightning.models.arms import global_pathway
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.models.weights import Metadata
 from regvit_lightning.pretrain import parallel, trainer_options
@@ -257,6 +258,19 @@ class Recipe(ScheduledModule):
     def normalise(self, images: Tensor) -> Tensor:
         """Convert uint8 images (B, 3, H, W) to the normalised float input of the backbone."""
         return normalise(images, self.mean, self.std)
+
+    def with_common_mode(self, loss: Tensor, shares: Sequence[Tensor]) -> Tensor:
+        """Add the common-mode penalty of the arm `global` to the loss of a step, and log it; unchanged without shares.
+
+        Args:
+            loss: of the recipe itself.
+            shares: see `global_pathway.collected`.
+        """
+        if not shares:
+            return loss
+        penalty = global_pathway.penalty(shares)
+        self.log("train/common_mode", penalty, sync_dist=True)
+        return loss + penalty
 
     def blocks(self) -> Iterator[nn.Module]:
         """Transformer blocks of every register ViT in the recipe; each is compiled and sharded separately."""

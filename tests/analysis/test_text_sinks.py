@@ -4,7 +4,8 @@ import pytest
 import torch
 from open_clip.transformer import TextTransformer
 
-from regvit_lightning.analysis.text_sinks import FIRST_QUERY, first_attention, sink_events, stable_rank, text_sinks
+from regvit_lightning.analysis.sinks import stable_rank
+from regvit_lightning.analysis.text_sinks import FIRST_QUERY, first_attention, sink_events, text_sinks
 from regvit_lightning.errors import UserError
 from regvit_lightning.models.text_tower import EOT, PADDING, SOT, WORDS
 

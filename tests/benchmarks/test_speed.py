@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.speed import arms as arm_speed
 from benchmarks.speed.plain_dinov2 import PlainDinov2
 from benchmarks.speed.timing import image_count, image_shapes
 from regvit_lightning.models import sources
@@ -38,3 +39,18 @@ def test_every_batch_of_images_is_counted_by_either_way_through_the_backbone():
     backbone(small)  # after the count has ended
     assert shapes == {(3, 3, 64, 64): 2, (1, 3, 96, 64): 1}
     assert image_count(shapes) == 7
+
+
+def test_speed_of_an_arm_is_that_of_pairs_of_steps():
+    # A machine that is three times as slow in the second half slows both sides, and changes no ratio.
+    own, plain = [2.0, 2.0, 6.0, 6.0], [1.0, 1.0, 3.0, 3.0]
+    pace = arm_speed.summary("vitn_gated_reg0", 48, own, plain)
+    assert (pace.relative, pace.low, pace.high) == (0.5, 0.5, 0.5)
+    assert pace.images_per_second == 48 / 4
+
+
+def test_every_trained_model_of_the_grid_of_arms_takes_a_step():
+    models = arm_speed.models()
+    assert {"vitn_reg0", "vitn_global_reg0", "vitn_rats_reg6", "vitn_last7_reg0"} <= set(models)
+    for model in ("vitn_global_reg0", "vitn_rats_reg6"):
+        assert arm_speed.pace(model, steps=2, image_size=16, batch=1).images_per_second > 0

@@ -88,7 +88,7 @@ def test_multi_crop_is_torchvisions_but_for_the_rounding_of_halves_in_the_blur()
     near, wide = (0.05, 0.32), (0.32, 1.0)
     local = [view(16, near, 0.5, 0.0)] * 2
     expected = [*local, view(32, wide, 1.0, 0.0), view(32, wide, 0.1, 0.2)]
-    found = drawn(MultiCrop(Crops(32, wide, 2, 16, near, False, (0.1, 2.0))))
+    found = drawn(MultiCrop(Crops(32, wide, 2, 16, near, 0.2, False, (0.1, 2.0))))
     off = []
     for views, wanted in zip(found, drawn(lambda image: [view(image) for view in expected]), strict=True):
         for ours, theirs in zip([*views["local"], *views["global"]], wanted, strict=True):

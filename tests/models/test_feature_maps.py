@@ -6,9 +6,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from regvit_lightning import evaluation
+from regvit_lightning.analysis import cost
 from regvit_lightning.errors import UserError
 from regvit_lightning.models.feature_maps import FeatureMaps, check_maps, replicate_padding
 from regvit_lightning.models.sources import load_backbone
+
+QUICK = {"workers": 0, "precision": "32-true"}
+TRAINED = {**QUICK, "steps": 2, "batch_size": 4}
 
 
 def backbone(name):
@@ -38,6 +43,16 @@ def test_stages_are_timms_and_the_stem_is_none_of_them(name):
     assert tokens.registers.shape == (2, 0, model.embed_dim)
     assert tokens.patches.shape == (2, 5, 5, model.embed_dim)
     torch.testing.assert_close(model(images, [0], norm=False)[0].patches, maps.stages[-1])
+
+
+@torch.no_grad()
+def test_the_blocks_of_a_sequence_of_cells_are_stages_behind_its_embedding():
+    model = timm.create_model("cait_xxs24_224", num_classes=0, img_size=64, depth=3)
+    found = FeatureMaps(model, "cait", 64, (0.5,) * 3, (0.5,) * 3)
+    images = torch.randn(2, 3, 64, 64)
+    maps = found.stage_maps(images)
+    assert len(maps.stages) == 3
+    torch.testing.assert_close(maps.stem.flatten(1, 2), model.patch_embed(images))
 
 
 @torch.no_grad()
@@ -72,7 +87,9 @@ def test_replicate_padding_continues_a_constant_map():
 
 
 def test_models_without_maps_and_sizes_that_are_not_taken():
-    with pytest.raises(UserError, match="mine: a Linear is neither a plain ViT .* nor a model that gives feature maps"):
+    with pytest.raises(
+        UserError, match=r"mine: a Linear is neither a plain ViT .* nor a model that gives feature maps"
+    ):
         check_maps(nn.Linear(1, 1), "mine")
     model = backbone("test_maxvit")
     assert not model.any_size
@@ -80,3 +97,30 @@ def test_models_without_maps_and_sizes_that_are_not_taken():
         model.stage_maps(torch.zeros(1, 3, 192, 192))
     with pytest.raises(UserError, match="which only a plain ViT has"):
         model.last_block(torch.zeros(1, 3, 160, 160))
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        ("imagenet_linear", TRAINED, r"blocks=\[1, 4\]: .* has 1; give fewer, such as blocks=\[1\]"),
+        ("ade20k_linear", {**TRAINED, "blocks": 4}, "blocks=4: .* has 1; give fewer"),
+        ("nyud_linear4", TRAINED, "blocks=4: the model has 1; give fewer"),
+        ("imagenet_zeroshot", QUICK, "has no text tower"),
+        ("lost_voc07", QUICK, "gives tokens only, but this needs q, k, v and attention"),
+        ("lost_sweep_voc07", QUICK, "block=-2: .* has 1, numbered 0 to 0"),
+        ("tokencut_voc07", QUICK, "gives tokens only, but this needs q, k, v"),
+        ("text_report", QUICK, "has no text tower"),
+    ],
+)
+def test_what_needs_more_than_maps_is_one_line(tiny, task, settings, message):
+    with pytest.raises(UserError, match=message) as caught:
+        evaluation.evaluate(backbone("test_convnext"), task, tiny, settings=settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224", "convnext_atto", "cait_xxs24_224"])
+def test_no_cost_of_blocks_without_weights_is_one_line(name, tmp_path):
+    with pytest.raises(
+        UserError, match="gives tokens only, but this needs blocks whose multiply-adds could be counted"
+    ):
+        cost.macs(cost.load_shape(f"timm/{name}", tmp_path), 0, 224)

@@ -1,17 +1,20 @@
 """Arms in the recipes: weight decay, dropped samples and masks of DINOv2, fp16, EMA, FSDP, compiled blocks."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from regvit_lightning import settings
 from regvit_lightning.errors import UserError
-from regvit_lightning.models import arms, names
+from regvit_lightning.models import arms
+from regvit_lightning.models.arms import global_pathway
 from regvit_lightning.pretrain.deit3 import DeiT3
 from regvit_lightning.pretrain.dinov2.recipe import DINOv2
 from regvit_lightning.pretrain.openclip import OpenClip
 from regvit_lightning.settings import SettingsError
-from tests.models.arms.test_registry import build
+from tests.models.arms.test_registry import build, named
 from tests.pretrain.dinov2.test_recipe import SMALL, crops
 
 ADDED = ("gate", "norm_pre", "bias_k", "lambda", "_norm", "attn.norm")  # in names of what only arms have
@@ -20,7 +23,7 @@ ADDED = ("gate", "norm_pre", "bias_k", "lambda", "_norm", "attn.norm")  # in nam
 def made(kind, recipe, arm, *words):
     torch.manual_seed(0)
     chosen = settings.load_settings("recipes", recipe, "mini", list(words))[1]
-    return kind(chosen, names.with_arm("vitn_reg2", arm), 16, 100, 0)
+    return kind(chosen, named(arm), 16, 100, 0)
 
 
 def decayed(recipe):
@@ -60,7 +63,7 @@ def test_dinov2_trains_it_with_masks_and_dropped_samples(arm):
     silent = [name for name, value in recipe.student["backbone"].named_parameters() if value.grad is None]
     assert not silent
     recipe.update_teacher(0.5)
-    assert recipe.metadata("dinov2").name == names.with_arm("vitn_reg2", arm)
+    assert recipe.metadata("dinov2").name == named(arm)
     assert recipe.backbone.arm == arm
 
 
@@ -100,3 +103,41 @@ def test_blocks_compile_without_a_break_in_the_graph(arm):
     compiled = torch.compile(block, backend="eager", fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), block(x))
+
+
+@pytest.mark.parametrize(("kind", "name"), [(DeiT3, "deit3"), (OpenClip, "openclip")])
+def test_the_common_mode_penalty_is_a_term_of_the_loss_of_the_arm_global_alone(kind, name, monkeypatch):
+    def step(arm, weight):
+        monkeypatch.setattr(global_pathway, "PENALTY", weight)
+        recipe = made(kind, name, arm, "batch_size=4", "device_batch=2" if name == "openclip" else "device_batch=4")
+        monkeypatch.setattr(recipe, "log", lambda *_, **__: None)
+        recipe._trainer = SimpleNamespace(world_size=1, global_rank=0, strategy=SimpleNamespace(root_device="cpu"))
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=generator)
+        batch = {"image": images, "label": torch.arange(4)}
+        if name == "openclip":
+            batch["text"] = recipe.space.tokenize(["a", "b", "c", "d"])
+        torch.manual_seed(0)
+        return recipe.train().training_step(batch, 0).item()
+
+    none, some, more = (step("global", weight) for weight in (0.0, 1.0, 2.0))
+    assert 0 < some - none <= 1 + 1e-6
+    assert more - some == pytest.approx(some - none, abs=1e-5)
+    assert step("gated", 0.0) == step("gated", 1.0)
+
+
+def test_the_common_mode_penalty_is_added_to_the_losses_of_dinov2(monkeypatch):
+    def step(arm, weight):
+        monkeypatch.setattr(global_pathway, "PENALTY", weight)
+        recipe = made(DINOv2, "dinov2", arm, *SMALL)
+        logged = {}
+        monkeypatch.setattr(recipe, "log", lambda name, value, **_: logged.update({name: value.item()}))
+        monkeypatch.setattr(recipe, "log_dict", lambda values, **_: None)
+        recipe._trainer = SimpleNamespace(global_rank=0, global_step=0)
+        loss = recipe.train().training_step({"image": crops()}, 0)
+        return loss.item(), logged.get("train/common_mode")
+
+    (none, _), (some, logged) = step("global", 0.0), step("global", 1.0)
+    assert some - none == pytest.approx(logged, abs=1e-4)
+    assert 0 < logged <= 1
+    assert step("none", 1.0)[1] is None

@@ -20,6 +20,10 @@ DESCRIPTIONS = {
     "scale_norm": "a norm on the output of attention before its projection (Wang et al. 2022)",
     "diff": "the difference of two softmax maps in each head (Ye et al. 2024)",
     "norm_embed": "a norm on all tokens before the first block (Bondarenko et al. 2023)",
+    "global": "a pooled state for all tokens beside attention, and a penalty on their common update (2606.08105)",
+    "rats": "registers split over the heads, and patches that attend registers alone (RATS, 2606.14701)",
+    "last1": "CLS replaced by the most stable patch of each channel (LaSt pooling with K = 1, 2602.22394)",
+    "last7": "CLS replaced by the mean of the 7 most stable patches of each channel (LaSt pooling, 2602.22394)",
 }
 
 # Vectors of arms that no recipe decays, beside the biases and norms: ends of the names of tensors.

@@ -19,11 +19,14 @@ from regvit_lightning.models.arms.clipped import ClippedAttention
 from regvit_lightning.models.arms.differential import DifferentialAttention
 from regvit_lightning.models.arms.extra_key import LearnedKey, ZeroKey
 from regvit_lightning.models.arms.gates import HeadwiseGate, ValueGate
+from regvit_lightning.models.arms.global_pathway import STATE, GlobalAttention
+from regvit_lightning.models.arms.last_pooling import LastPoolingNorm
+from regvit_lightning.models.arms.split_registers import SplitRegisterAttention, check_split
 from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import check
 
 
-def plain_products(tokens: int, registers: int) -> int:
+def plain_products(tokens: int, registers: int, heads: int) -> int:
     """Products of softmax attention, see `Arm.products`: 2 T²."""
     return 2 * tokens**2
 
@@ -35,15 +38,15 @@ class Arm:
     Attributes:
         change: changes a plain model in place. Linear layers that it adds are initialised afterwards as all others are
             (std 0.02, bias 0); all else that it adds it draws itself.
-        products: from the number of tokens T (CLS, registers, patches) and of registers to the number of products of
-            two vectors of a head's width in one head of a block, for one image: a query and a key, or a weight and a
-            value; 2 T² in the plain model. Linear layers are counted by themselves.
+        products: from the number of tokens T (CLS, registers, patches), of registers and of heads to the number of
+            products of two vectors of a head's width in one head of a block, for one image: a query and a key, or a
+            weight and a value; 2 T² in the plain model. Linear layers are counted by themselves.
         tensor: end of the name of a tensor that it adds, by which a file of it is recognised; empty where it adds none.
     """
 
     change: Callable[[VisionTransformer], None]
     tensor: str = ""
-    products: Callable[[int, int], int] = plain_products
+    products: Callable[[int, int, int], int] = plain_products
 
 
 def apply(name: str, model: VisionTransformer) -> None:
@@ -65,7 +68,8 @@ def products(model: nn.Module, tokens: int, registers: int) -> int:
     """`Arm.products` of the arm of a model; those of the plain model where it has none."""
     name = getattr(model, "arm", NONE)
     count = plain_products if name == NONE else ARMS[name].products
-    return count(tokens, registers)
+    heads = getattr(cast(Any, model).blocks[0].attn, "num_heads", 1) if name != NONE else 1
+    return count(tokens, registers, heads)
 
 
 def arms_of(tensors: Iterable[str]) -> list[str]:
@@ -111,16 +115,48 @@ def _norm_embed(model: VisionTransformer) -> None:
     model.norm_pre = LayerNorm(model.embed_dim, eps=cast(Any, model.norm).eps)
 
 
+def _global(model: VisionTransformer) -> None:
+    replace_attention(model, GlobalAttention)
+
+
+def _split_registers(model: VisionTransformer) -> None:
+    heads = cast(Any, model.blocks)[0].attn.num_heads
+    check_split(model.num_reg_tokens, heads)
+    replace_attention(model, partial(SplitRegisterAttention, registers=model.num_reg_tokens))
+
+
+def _last_pooling(count: int) -> Callable[[VisionTransformer], None]:
+    def change(model: VisionTransformer) -> None:
+        plain = cast(LayerNorm, model.norm)
+        norm = LastPoolingNorm(model.embed_dim, model.num_prefix_tokens, count, eps=plain.eps)
+        norm.weight, norm.bias = plain.weight, plain.bias
+        model.norm = norm
+
+    return change
+
+
 def _attention(make: Callable[..., Attention]) -> Callable[[VisionTransformer], None]:
     return partial(replace_attention, make=make)
 
 
-def _one_more_key(tokens: int, registers: int) -> int:
+def _one_more_key(tokens: int, registers: int, heads: int) -> int:
     return 2 * tokens * (tokens + 1)
 
 
-def _two_maps_of_values(tokens: int, registers: int) -> int:
+def _two_maps_of_values(tokens: int, registers: int, heads: int) -> int:
     return 3 * tokens**2  # queries and keys have half the width, but each map is multiplied with whole values
+
+
+def _with_pathway(tokens: int, registers: int, heads: int) -> int:
+    # Pooling takes one product for each token. Two layers of the pathway meet one vector of an image, but are counted
+    # by themselves as if they met every token.
+    return 2 * tokens**2 + tokens - 2 * STATE * (tokens - 1)
+
+
+def _through_registers(tokens: int, registers: int, heads: int) -> int:
+    # N / heads registers of each head attend the patches and each other, patches and CLS attend them.
+    patches, own = tokens - 1 - registers, registers / heads
+    return round(2 * own * (patches + own + patches + 1))
 
 
 ARMS: Mapping[str, Arm] = {
@@ -135,4 +171,8 @@ ARMS: Mapping[str, Arm] = {
     "scale_norm": Arm(_scale_norm, "attn.norm.weight"),
     "diff": Arm(_attention(DifferentialAttention), "attn.lambda_q1", _two_maps_of_values),
     "norm_embed": Arm(_norm_embed, "norm_pre.weight"),
+    "global": Arm(_global, "attn.pathway.value.weight", _with_pathway),
+    "rats": Arm(_split_registers, products=_through_registers),
+    "last1": Arm(_last_pooling(1)),
+    "last7": Arm(_last_pooling(7)),
 }

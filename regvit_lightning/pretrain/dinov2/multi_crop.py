@@ -24,6 +24,7 @@ class Crops:
         size, local_size: side of the global and local crops in pixels.
         scale, local_scale: smallest and largest area of a crop, as a share of the image.
         local: number of local crops.
+        grey: probability of a grey crop.
         invert_blur: blur with probability 1 - p, as the released code does.
         blur_sigma: smallest and largest standard deviation of the blur in pixels.
     """
@@ -33,6 +34,7 @@ class Crops:
     local: int
     local_size: int
     local_scale: tuple[float, float]
+    grey: float
     invert_blur: bool
     blur_sigma: tuple[float, float]
 
@@ -43,18 +45,19 @@ class View:
 
     Attributes:
         crop, blur: the random crop, and the blur that is applied with probability `blurred`.
-        blurred, solarised: probabilities.
+        greyed, blurred, solarised: probabilities.
     """
 
     crop: ResizedCrop
     blur: Blur
+    greyed: float
     blurred: float
     solarised: float
 
     def __call__(self, image: Image.Image) -> Tensor:
         image = flipped(self.crop(image))
         image = JITTER(image) if chance(0.8) else image
-        image = grey(image) if chance(0.2) else image
+        image = grey(image) if chance(self.greyed) else image
         view = as_tensor(image)
         view = self.blur(view) if chance(self.blurred) else view
         return torch.where(view < 128, view, 255 - view) if chance(self.solarised) else view
@@ -67,8 +70,11 @@ class MultiCrop:
         blur = {name: 1 - p if crops.invert_blur else p for name, p in BLUR.items()}
         sigma = Blur(crops.blur_sigma)
         wide, near = ResizedCrop(crops.size, crops.scale), ResizedCrop(crops.local_size, crops.local_scale)
-        self.wide = View(wide, sigma, blur["global1"], 0.0), View(wide, sigma, blur["global2"], 0.2)
-        self.local = (View(near, sigma, blur["local"], 0.0),) * crops.local
+        self.wide = (
+            View(wide, sigma, crops.grey, blur["global1"], 0.0),
+            View(wide, sigma, crops.grey, blur["global2"], 0.2),
+        )
+        self.local = (View(near, sigma, crops.grey, blur["local"], 0.0),) * crops.local
         self.empty = torch.empty(0, 3, crops.local_size, crops.local_size, dtype=torch.uint8)
 
     def __call__(self, image: Image.Image) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
 from regvit_lightning.models import EXPORT, vit
+from regvit_lightning.models.arms import global_pathway
 from regvit_lightning.models.weights import Metadata
 from regvit_lightning.pretrain import recipe
 from regvit_lightning.pretrain.dinov2 import block_masks, parameter_groups, stochastic_depth
@@ -133,7 +134,7 @@ class DINOv2(recipe.Recipe):
         s = self.settings
         wide, near = (s.global_scale[0], s.global_scale[1]), (s.local_scale[0], s.local_scale[1])
         sigma = s.blur_sigma[0], s.blur_sigma[1]
-        return MultiCrop(Crops(s.image_size, wide, s.local_crops, s.local_size, near, s.invert_blur, sigma))
+        return MultiCrop(Crops(s.image_size, wide, s.local_crops, s.local_size, near, s.grey, s.invert_blur, sigma))
 
     def micro_batch(self) -> int:
         """Whole batch as one micro-batch, for Sinkhorn-Knopp over a step; `device_batch` splits the forward passes."""
@@ -153,8 +154,9 @@ class DINOv2(recipe.Recipe):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         images = batch["image"]
-        losses = self.losses(images, self.groups_of(len(images["global"])), self.global_step)
-        loss = torch.stack(list(losses.values())).sum()
+        with global_pathway.collected(self._student().blocks) as shares:
+            losses = self.losses(images, self.groups_of(len(images["global"])), self.global_step)
+        loss = self.with_common_mode(torch.stack(list(losses.values())).sum(), shares)
         logged = {"train/loss": loss, **{f"train/{name}": value for name, value in losses.items()}}
         self.log_dict(logged, sync_dist=True)
         return loss

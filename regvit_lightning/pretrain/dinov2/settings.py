@@ -44,6 +44,7 @@ class DINOv2Settings(recipe.RecipeSettings):
         mask_ratios: smallest and largest share of masked patches.
         local_crops, local_size: number of local crops and their side in pixels.
         global_scale, local_scale: smallest and largest area of a crop, as a share of the image.
+        grey: probability of a grey crop.
         invert_blur: blur with probability 1 - p, as the released code does.
         blur_sigma: smallest and largest standard deviation of the blur in pixels.
         start_from: a `last.ckpt` of this recipe to initialise the weights from (for a final phase at a higher
@@ -86,6 +87,7 @@ class DINOv2Settings(recipe.RecipeSettings):
     local_size: int = number("[1, 1e4]")
     global_scale: list[float] = number("(0, 1]", pair=True)
     local_scale: list[float] = number("(0, 1]", pair=True)
+    grey: float = number("[0, 1]")
     invert_blur: bool = MISSING
     blur_sigma: list[float] = number("(0, 1e3]", pair=True)
     start_from: str = MISSING

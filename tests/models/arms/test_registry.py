@@ -19,9 +19,14 @@ from regvit_lightning.settings import SettingsError
 SIDE = 32  # pixels: 16 patches of the nano model
 
 
+def named(arm, registers=2):
+    """Name of the nano model with an arm; registers that are split over its three heads are a multiple of three."""
+    return names.with_arm(f"vitn_reg{3 if arm == 'rats' else registers}", arm)
+
+
 def build(arm, registers=2, seed=0, **options):
     torch.manual_seed(seed)
-    return vit.build(names.with_arm(f"vitn_reg{registers}", arm), image_size=SIDE, **options)
+    return vit.build(named(arm, registers), image_size=SIDE, **options)
 
 
 def images(count=2):
@@ -42,7 +47,8 @@ def test_every_arm_has_a_line_and_an_entry():
 
 @pytest.mark.parametrize("arm", arms.names())
 def test_at_equal_seed_it_differs_from_the_plain_model_by_the_arm_alone(arm):
-    plain, after_plain = build(arms.NONE, num_classes=5).state_dict(), torch.rand(3)
+    registers = vit.parse_name(named(arm))[1]
+    plain, after_plain = build(arms.NONE, registers, num_classes=5).state_dict(), torch.rand(3)
     model, after = build(arm, num_classes=5).state_dict(), torch.rand(3)
     assert plain.keys() <= model.keys()
     for name, value in plain.items():
@@ -57,8 +63,8 @@ def test_at_equal_seed_it_differs_from_the_plain_model_by_the_arm_alone(arm):
 @pytest.mark.parametrize("registers", [0, 3])
 @pytest.mark.parametrize("arm", arms.names())
 def test_an_export_rebuilds_it(arm, registers, tmp_path):
-    model = randomised(build(arm, registers, layer_scale=1e-4))
-    name = names.with_arm(f"vitn_reg{registers}", arm)
+    model, name = randomised(build(arm, registers, layer_scale=1e-4)), named(arm, registers)
+    registers = model.num_reg_tokens
     metadata = Metadata(name, "deit3", SIDE, (0.5,) * 3, (0.2,) * 3, 1e-4, registers)
     file = tmp_path / f"deit3-{name}" / "seed0" / "backbone.safetensors"
     file.parent.mkdir(parents=True)
@@ -162,6 +168,9 @@ ADDED = {
     "qk_norm": lambda d, h, t: (4 * d // h, 0),
     "scale_norm": lambda d, h, t: (2 * d, 0),
     "diff": lambda d, h, t: (3 * d // h, t * t * d),
+    "global": lambda d, h, t: (2 * d + 1 + 128 * d, 3 * t * d + 128 * d),
+    "rats": lambda d, h, t: (0, 2 * d * (16 + 1 + 17) - 2 * t * t * d),  # one register a head, 16 patches
+    "last1": lambda d, h, t: (0, 0),
 }
 
 
@@ -172,7 +181,7 @@ def test_cost_is_the_closed_form_and_what_torch_counts(arm):
     parameters, macs = ADDED[arm](96, 3, 20)
     assert (found.parameters, found.macs) == (4 * parameters, 4 * macs)
     with FlopCounterMode(display=False) as counter:
-        model = build(arm, 3).eval()
+        model = build(arm, 3).train()
         vit.fuse_attention(model, arm == "diff")  # its fused form computes both maps of values
         model.blocks(torch.randn(1, 20, 96))
     assert counter.get_total_flops() == 2 * cost.macs(backbone, 3, SIDE)

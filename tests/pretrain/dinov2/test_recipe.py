@@ -37,7 +37,13 @@ SMALL = [
     "drop_path=0.0",
     "precision=32-true",
     "layer_scale=0.1",
+    "teacher_temperature_start=0.04",
     "teacher_temperature=0.07",
+    "momentum=0.98",
+    "freeze_last_layer=1",
+    "patch_embed_lr=0.2",
+    "ibot_weight=1.0",
+    "grey=0.2",
     "base_lr=4e-3",
     "global_scale=[0.32,1.0]",
     "local_scale=[0.05,0.32]",
@@ -329,7 +335,7 @@ def test_parameter_groups_by_name():
     assert found["decay_factor"] == 0.0
 
 
-CROPS = Crops(32, (0.32, 1.0), 5, 16, (0.05, 0.32), True, (0.1, 2.0))
+CROPS = Crops(32, (0.32, 1.0), 5, 16, (0.05, 0.32), 0.2, True, (0.1, 2.0))
 
 
 def test_multi_crop_shapes_and_repeated_draws():
@@ -346,7 +352,7 @@ def test_multi_crop_shapes_and_repeated_draws():
 
 @pytest.mark.parametrize(("inverted", "expected"), [(True, (0.0, 0.9, 0.5)), (False, (1.0, 0.1, 0.5))])
 def test_blur_probabilities_as_released_and_as_meant(inverted, expected, monkeypatch):
-    views = MultiCrop(Crops(8, (1.0, 1.0), 1, 8, (1.0, 1.0), inverted, (0.1, 2.0)))
+    views = MultiCrop(Crops(8, (1.0, 1.0), 1, 8, (1.0, 1.0), 0.2, inverted, (0.1, 2.0)))
     blurred = []
     monkeypatch.setattr(Blur, "__call__", lambda self, view: blurred.append(view) or view)
     found = []
@@ -357,6 +363,17 @@ def test_blur_probabilities_as_released_and_as_meant(inverted, expected, monkeyp
                 view(Image.new("RGB", (8, 8)))
         found.append(len(blurred) / 200)
     assert found == pytest.approx(expected, abs=0.08)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_share_of_grey_crops(share):
+    views = MultiCrop(Crops(8, (1.0, 1.0), 1, 8, (1.0, 1.0), share, True, (0.1, 2.0)))
+    image = Image.new("RGB", (8, 8), (200, 40, 90))
+    for view in (*views.wide, views.local[0]):
+        with seeds.drawn_from(0):
+            crops = [view(image).int() for _ in range(200)]
+        coloured = sum(int((crop - crop[:1]).abs().max()) > 1 for crop in crops)
+        assert 1 - coloured / 200 == pytest.approx(share, abs=0.08)
 
 
 @pytest.mark.parametrize(
