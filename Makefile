@@ -5,8 +5,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3
 PY = $(call quote,$(VENV)/bin/python)
 READY = $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
 
-TARGETS = help setup demo data pretrain eval artifacts look cost eval-all all status plan tables compare report bench \
-          test test-slurm lint format
+TARGETS = help setup demo data pretrain eval artifacts look neurons cost eval-all all status plan study tables compare \
+          report bench test test-slurm lint format
 
 # What a target takes from make's command line: key=VARIABLE of its program, and ARGS, further words for the program.
 # A variable that is not given, or empty, leaves the program's default.
@@ -17,11 +17,13 @@ artifacts.takes = name=NAME $(run.takes)
 pretrain.takes = recipe=RECIPE tag=TAG nodes=NODES launcher=LAUNCHER partition=PARTITION $(run.takes)
 run.takes = model=MODEL data=DATA variant=VARIANT seed=SEED devices=GPUS force=FORCE runs=RUNS results=RESULTS ARGS
 look.takes = model=MODEL images=IMAGES data=DATA seed=SEED runs=RUNS results=RESULTS ARGS
+neurons.takes = model=MODEL data=DATA seed=SEED runs=RUNS ARGS
 cost.takes = model=MODEL runs=RUNS ARGS
 status.takes = grid=GRID data=DATA seeds=SEEDS variant=VARIANT runs=RUNS results=RESULTS ARGS
 plan.takes = gpus=GPUS $(status.takes)
 eval-all.takes = jobs=JOBS launcher=LAUNCHER partition=PARTITION force=FORCE $(plan.takes)
 all.takes = $(eval-all.takes)
+study.takes = study=NAME seeds=SEEDS gpus=GPUS jobs=JOBS runs=RUNS results=RESULTS ARGS
 tables.takes = data=DATA results=RESULTS ARGS
 report.takes = runs=RUNS $(tables.takes)
 bench.takes = $(tables.takes)
@@ -70,6 +72,9 @@ artifacts: setup  ## the artifact report of MODEL=, on the test images of DATA= 
 look: setup  ## what models see, side by side: MODEL=a,b,c IMAGES=<files or folder, with commas> DATA=mini (of trained models, and of the figure and page, results/<DATA>/look/) SEED= ARGS="size=518 block=-2 patch=12,20"
 	@$(PY) -m benchmarks.look $(if $(MODEL),,model=deit3-vitn_reg4) $(WORDS)
 
+neurons: setup  ## register neurons of MODEL=, which MODEL=<the same>+ttr then needs, on train images of DATA= (SEED=): ARGS="images=500 top_k=50 known=dinov2_vitl14"
+	@$(PY) -m benchmarks.neurons $(if $(MODEL),,model=deit3-vitn_reg0) $(WORDS)
+
 cost: setup  ## parameters and multiply-adds of MODEL= with 0 to 16 registers; ARGS="image_size=518"
 	@$(PY) -m benchmarks.cost $(if $(MODEL),,model=vitn_reg4) $(WORDS)
 
@@ -84,6 +89,9 @@ status: setup  ## the grid as a table: done, running, failed, stale, missing, an
 
 plan: setup  ## FLOPs, memory and time of every cell of GRID= DATA= SEEDS= VARIANT=, GPU-hours, hours on GPUS=64; runs nothing: ARGS="tflops=312 mfu=0.4"
 	@$(PY) -m benchmarks.plan $(WORDS)
+
+study: setup  ## when artifacts appear: trains the models of NAME=emergence|emergence-gpu (with a GPU), writes norms over training, SEEDS=0|all GPUS= JOBS=1 ARGS="train=false page=docs/emergence.md"
+	@$(PY) -m benchmarks.study $(WORDS)
 
 tables: setup  ## result tables from the records, those of the paper under their numbers: DATA=mini ARGS=
 	@$(PY) -m benchmarks.tables $(WORDS)

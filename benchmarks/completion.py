@@ -42,7 +42,7 @@ compdef _regvit regvit
 """
 SCRIPTS = {"bash": BASH, "zsh": ZSH}
 REGISTERS = (0, 1, 2, 4, 8, 16)  # as in the paper's figure 8, offered for every size
-GROUPS = {"task": "tasks", "recipe": "recipes", "grid": "grids", "data": "data", "get": "downloads"}
+GROUPS = {"task": "tasks", "recipe": "recipes", "grid": "grids", "data": "data", "get": "downloads", "study": "studies"}
 CHOICES = {
     "arm": (arms.NONE, *arms.names()),
     "launcher": ("local", "slurm"),

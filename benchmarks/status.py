@@ -51,7 +51,8 @@ def main(options: Status, words: list[str]) -> None:
 def table(grid: Cells, of_cells: Mapping[Cell, State]) -> str:
     """Format models and seeds × pretraining and tasks as a table, or as a list on a terminal that is too narrow."""
     tasks = list(dict.fromkeys(cell.task for cell in grid.cells))
-    lines = list(dict.fromkeys((cell.model, cell.seed) for cell in grid.cells if not cell.pretrains))
+    in_order = sorted(grid.cells, key=lambda cell: cell.pretrains)  # that of the file, then models without a task
+    lines = list(dict.fromkeys((cell.model, cell.seed) for cell in in_order))
     of_place = {(cell.model, cell.seed, cell.task): state.kind for cell, state in of_cells.items()}
     rows = [["model", "seed", *tasks]]
     rows += [[model, str(seed), *(of_place.get((model, seed, task), "–") for task in tasks)] for model, seed in lines]

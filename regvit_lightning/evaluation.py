@@ -230,7 +230,7 @@ def evaluate(
     words = [f"{key}={word(value)}" for key, value in (settings or {}).items()]
     evaluation = prepare(task, where, variant, seed, words)
     if where.rendered:
-        for _ in writer.write(Path(where.root), writer.MiniSettings(), workers=1):
+        for _ in writer.write(Path(where.root), where.rendering, workers=1):
             pass
     with _alone_in(folder):
         return evaluation.run(backbone, RunOptions(seed, devices, callbacks, folder))

@@ -15,9 +15,10 @@ def effective_rank(patches: Tensor, keep: Tensor) -> Tensor:
         keep: boolean (B, n).
 
     Returns:
-        (B,) float64; NaN for an image whose patches are all zero.
+        (B,) float64; NaN for an image whose patches are all zero, or not all finite.
     """
     kept = patches.double() * keep[..., None]
+    kept = kept.where(kept.isfinite().all(dim=(1, 2), keepdim=True), 0)  # or the eigenvalues of all images fail
     tall = patches.shape[1] > patches.shape[2]
     gram = kept.mT @ kept if tall else kept @ kept.mT
     # The Gram matrix squares the singular values: anything below the square root of float64's precision is rounding.

@@ -24,8 +24,12 @@ ADDED: dict[int, dict[str, Any]] = {
     3: {"source": "", "digests": {}},
 }
 AGAIN = "remove it and evaluate the cell again"
-# Settings that earlier records lack, and what those were made with.
-EARLIER: dict[str, Any] = {"augment": True, "register_means": ""}
+# Settings of tasks and recipes that earlier records lack, and what those were made with.
+EARLIER: dict[str, Any] = {
+    "augment": True,
+    "register_means": "",
+    **dict.fromkeys(("register_gram", "register_koleo", "register_disjoint", "register_dropout"), 0.0),
+}
 FREE_TO_CHANGE = {"workers", "device_batch", "figures"}  # settings that change how a cell is run, not its result
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -261,8 +265,12 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that decide a result: without `FREE_TO_CHANGE`, and without those at their value in `EARLIER`."""
-    chosen = {key: value for key, value in settings.items() if key not in FREE_TO_CHANGE}
-    return {key: value for key, value in chosen.items() if key not in EARLIER or value != EARLIER[key]}
+    return without_earlier({key: value for key, value in settings.items() if key not in FREE_TO_CHANGE})
+
+
+def without_earlier(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those at their value in `EARLIER`, which records from before these settings lack."""
+    return {key: value for key, value in settings.items() if key not in EARLIER or value != EARLIER[key]}
 
 
 def provenance(seconds: float) -> dict[str, Any]:

@@ -30,8 +30,8 @@ FLOORS = {
         launch make_words manual progress
         command
         data tables
-        compare cost evaluate grid look pretrain report speed
-        demo plan status
+        compare cost evaluate grid look neurons pretrain report speed
+        demo plan status study
         __main__ completion
     """,
 }

@@ -18,8 +18,10 @@ from benchmarks.data import __main__ as data
 from benchmarks.demo import __main__ as demo
 from benchmarks.grid import __main__ as grid
 from benchmarks.look import __main__ as look
+from benchmarks.neurons import __main__ as neurons
 from benchmarks.report import __main__ as report
 from benchmarks.speed import __main__ as speed
+from benchmarks.study import __main__ as study
 from benchmarks.tables import __main__ as tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,11 +33,13 @@ SCHEMAS = {
     "benchmarks.evaluate": evaluate.Evaluate,
     "benchmarks.grid": grid.Grid,
     "benchmarks.look": look.LookAt,
+    "benchmarks.neurons": neurons.FindNeurons,
     "benchmarks.plan": plan.Plan,
     "benchmarks.pretrain": pretrain.Pretrain,
     "benchmarks.report": report.ReportOptions,
     "benchmarks.speed": speed.Bench,
     "benchmarks.status": status.Status,
+    "benchmarks.study": study.Study,
     "benchmarks.tables": tables.Tables,
 }
 IN_PROCESSES = ("--numprocesses=3", "--dist=worksteal", "--ignore=tests/slurm")  # the suite's own words for pytest
@@ -46,6 +50,7 @@ OWN = {
     "artifacts": {"model", "task"},
     "cost": {"model"},
     "look": {"model"},
+    "neurons": {"model"},
     "all": {"pretrain"},
     "test": {"numprocesses", "dist", "ignore"},
 }

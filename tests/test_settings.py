@@ -295,7 +295,7 @@ def test_records_that_are_kept_have_the_settings_of_today():
     from regvit_lightning import precision, records
 
     kept = [records.read_record(file) for file in (records.ROOT / "results/mini/cells").glob("*/*.json")]
-    assert {record.task for record in kept} >= {"lost_voc07", "artifact_report"}
+    assert {record.task for record in kept} >= {"lost_sweep_voc07", "artifact_report"}
     for record in kept:
         _, now, _ = precision.module_and_settings("tasks", record.task, "mini")
         today = settings.resolved(now)

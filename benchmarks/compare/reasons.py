@@ -6,6 +6,7 @@ from typing import Any
 from benchmarks.tables.columns import BySeed
 from benchmarks.tables.headings import flat
 from benchmarks.tables.scored_records import ScoredRecords
+from regvit_lightning import records
 
 SHOWN = 5  # changes named in a line
 
@@ -41,7 +42,7 @@ def _value(facts: Mapping[str, Any], key: str) -> Any:
 def _recipes(side: ScoredRecords) -> dict[str, Mapping[str, Any]]:
     """Settings of its recipe by model, as far as records have them."""
     known = ((record.model, record.backbone.get("trained_with")) for record in side.records)
-    return {model: settings for model, settings in known if isinstance(settings, Mapping)}
+    return {model: records.without_earlier(settings) for model, settings in known if isinstance(settings, Mapping)}
 
 
 def _versions(side: ScoredRecords) -> dict[str, str]:

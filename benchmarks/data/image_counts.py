@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.data.checks import checks_of
 from regvit_lightning.data.layout import DataError, DataSettings
-from regvit_lightning.data.mini.writer import PARTS, MiniSettings
+from regvit_lightning.data.mini.writer import PARTS
 from regvit_lightning.errors import UserError
 
 # Parts of the rendered data for each name in `DataSettings.counts`.
@@ -52,7 +52,7 @@ class Counts(Mapping[str, Sequence[int]]):
         if name in self.data.counts:
             return self.data.counts[name]
         if self.data.rendered and name in RENDERED:
-            return [PARTS[part][1](MiniSettings()) for part in RENDERED[name]]
+            return [PARTS[part][1](self.data.rendering) for part in RENDERED[name]]
         parts = [check for title, check in checks_of(self.data).items() if title.split()[0] == name]
         try:
             return [check(self.data) for check in parts]

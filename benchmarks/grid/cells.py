@@ -37,7 +37,8 @@ class GridFile:
     """Contents of a file of configs/grids.
 
     Attributes:
-        models, tasks, seeds: every combination is a cell, except tasks that do not apply to a model.
+        models, tasks, seeds: every combination is a cell, except tasks that do not apply to a model. A grid without
+            tasks is that of its pretrainings.
         settings: recipe overrides, each entry with its own tag: `[{lr: 1e-3}, {lr: 2e-3, tag: big}]`. Every model
             pretrained here is trained once with each entry, or those that the entry lists as `models`; `model` gives it
             another shape, see `variations`. An empty list varies nothing.
@@ -83,7 +84,7 @@ class Cell:
     @property
     def identity(self) -> ModelId:
         """Recipe, tag and register ViT of a model pretrained here."""
-        parsed = names.parse_id(self.model)
+        parsed = names.parse_id(names.intervention(self.model)[0])
         assert parsed is not None, "only a model that is trained here has a recipe"
         return parsed
 
@@ -154,13 +155,15 @@ def build(chosen: Chosen, images_needed: bool = True) -> Cells:
     pretrainings: list[Cell] = []
     evaluations: list[Cell] = []
     lacking = {task: {model.name: _lacks(model, task, variant) for model in models} for task in file.tasks}
-    if chosen.pretrain:
+    pretrain = chosen.pretrain or not file.tasks
+    if pretrain:
         lacking[PRETRAINING] = {model.name: _untrainable(model) for model in models}
     for seed in _seeds(chosen, file.seeds):
         for model in models:
-            trained = chosen.pretrain and model.trainable
-            needed = Cell(model.name, PRETRAINING, seed, words=model.words) if trained else None
-            pretrainings += [needed] if needed else []
+            trained = pretrain and model.trainable
+            plain, _ = names.intervention(model.name)
+            needed = Cell(plain, PRETRAINING, seed, words=model.words) if trained else None
+            pretrainings += [needed] if needed and needed not in pretrainings else []
             apply = [task for task in file.tasks if not lacking[task][model.name]]
             evaluations += [Cell(model.name, task, seed, needed) for task in apply]
     left_out = [line for task, reasons in lacking.items() for line in _left_out(task, reasons)]
@@ -242,7 +245,10 @@ def _left_out(task: str, reasons: Mapping[str, str]) -> list[str]:
 def _lacks(model: GridModel, task: str, variant: str) -> str:
     """Requirement of a task that a model lacks; empty if the task applies, and for files, which are not read."""
     settings.find("tasks", task, variant)
-    if not getattr(task_module(task, variant)[0], "NEEDS_TEXT", False):
+    module = task_module(task, variant)[0]
+    if getattr(module, "NEEDS_REGISTERS", False) and model.name.endswith("_reg0"):
+        return "no registers"
+    if not getattr(module, "NEEDS_TEXT", False):
         return ""
     if model.name.startswith(origins.ELSEWHERE):
         return "no text tower"

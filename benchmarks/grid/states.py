@@ -11,7 +11,7 @@ from regvit_lightning import records
 from regvit_lightning.data import digest
 from regvit_lightning.errors import UserError
 from regvit_lightning.evaluation import Evaluation
-from regvit_lightning.models import EXPORT, origins
+from regvit_lightning.models import EXPORT, names, origins
 from regvit_lightning.runtime import locks
 from regvit_lightning.settings import check
 
@@ -153,16 +153,21 @@ class States:
         return State(kind, f"Slurm job {job.number}, {queued.words}", queued.since, job.log)
 
     def _missing_model(self, cell: Cell) -> State | None:
-        """State of a cell whose pretrained model is missing, with how to obtain it; None otherwise."""
-        from regvit_lightning.models import sources
+        """State of a cell whose trained model or register neurons are missing, with how to obtain them; else None."""
+        from regvit_lightning.models import register_neurons, sources
 
-        if cell.model.startswith(origins.ELSEWHERE) or origins.is_file(cell.model):
-            return None
+        plain, intervention = names.intervention(cell.model)
         try:
-            sources.trained(cell.model, self.cells.trained, cell.seed)
+            if not (plain.startswith(origins.ELSEWHERE) or origins.is_file(plain)):
+                sources.trained(plain, self.cells.trained, cell.seed)
         except UserError as error:
             if cell.needs:
                 return State(MISSING, f"after {cell.needs.name}")
+            return State(MISSING, str(error), runnable=False)
+        try:
+            if intervention is not None:
+                register_neurons.file_of(plain, self.cells.trained, cell.seed)
+        except UserError as error:
             return State(MISSING, str(error), runnable=False)
         return None
 

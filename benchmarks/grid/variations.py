@@ -35,8 +35,8 @@ SHAPE = {"depth": "depth", "width": "width", "patch_size": "patch"}  # keys of `
 
 
 def recipe(model: str) -> str:
-    """Recipe of a model pretrained here, `deit3` of `deit3-vitb_reg4`; empty for all others."""
-    parsed = names.parse_id(model)
+    """Recipe of a model pretrained here, `deit3` of `deit3-vitb_reg4` and of `deit3-vitb_reg4+ttr`; else empty."""
+    parsed = names.parse_id(names.intervention(model)[0])
     return parsed.recipe if parsed and parsed.recipe in settings.names("recipes") else ""
 
 
@@ -63,7 +63,7 @@ def vary(models: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> list[Gr
 
 def _is_varied(model: str) -> bool:
     """Whether the entries apply to a model: it is pretrained here, and its settings are not those of a tag."""
-    parsed = names.parse_id(model) if recipe(model) else None
+    parsed = names.parse_id(names.intervention(model)[0]) if recipe(model) else None
     return parsed is not None and not parsed.tag
 
 
@@ -80,13 +80,16 @@ def _check_models(entry: Mapping[str, Any], varied: Sequence[str]) -> None:
 
 def _variations(model: str, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[GridModel]:
     """One model combined with every entry, given with its tag, that is for it."""
-    own = names.parse_id(model)
+    plain, intervention = names.intervention(model)
+    own = names.parse_id(plain)
     assert own is not None
     variations: dict[str, GridModel] = {}
     for tag, entry in entries:
         if model not in entry.get("models", [model]):
             continue
-        name = str(names.model_id(own.recipe, tag, _reshaped(own.name, entry.get("model", {}))))
+        name = str(names.model_id(own.recipe, tag, _reshaped(own.name, entry.get("model", {})))) + str(
+            intervention or ""
+        )
         twice = f"two entries have the tag '{tag}'" if tag else "two entries are the recipe as it is"
         check(name not in variations, f"settings: {twice}; give one of them another with tag: <name>")
         variations[name] = GridModel(name, words_of(entry), True)

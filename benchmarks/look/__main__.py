@@ -104,7 +104,7 @@ def models_of(text: str) -> list[str]:
     Raises:
         SettingsError: there is none.
     """
-    names = [name.strip() for name in re.split(r",(?!\s*[0-9.]+(?:[,:]|$))", text) if name.strip()]
+    names = [name.strip() for name in re.split(r",(?!\s*[0-9.]+(?:[,:+]|$))", text) if name.strip()]
     check(bool(names), "model=: expected the name of a model, or several with commas")
     return names
 

@@ -90,8 +90,10 @@ def _changed(group: str, name: str, data: str, recorded: Mapping[str, Any]) -> t
             usual = _usual(group, name, variant, data)
         except SettingsError:  # there is no such variant
             continue
-        keys = (usual.keys() | recorded.keys()) - records.FREE_TO_CHANGE
-        differ = {key: recorded.get(key) for key in keys if recorded.get(key) != usual.get(key)}
+        earlier = {key: value for key, value in records.EARLIER.items() if key in usual}
+        known = {**earlier, **recorded}  # a setting that is younger than the record has no value there
+        keys = known.keys() - records.FREE_TO_CHANGE
+        differ = {key: known[key] for key in keys if known[key] != usual.get(key)}
         candidates.append((len(differ), variant, differ))
     _, variant, differ = min(candidates, key=lambda one: one[0])
     return "" if variant == "auto" else variant, differ

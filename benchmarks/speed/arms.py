@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.timing import Measurement
+from benchmarks.speed.timing import Measurement, seconds_once
 from regvit_lightning import settings
 from regvit_lightning.models import names
 
@@ -78,7 +78,7 @@ def _row(one: Pace) -> Measurement:
 def pace(model: str, steps: int, image_size: int = IMAGE_SIZE, batch: int = BATCH) -> Pace:
     """Measure the speed of training of one model beside that of its plain twin."""
     both = [step_of(name, image_size, batch) for name in (model, names.without_arm(model))]
-    pairs = [[_seconds(step) for step in both] for _ in range(WARM_UP + steps)][WARM_UP:]
+    pairs = [[seconds_once(step) for step in both] for _ in range(WARM_UP + steps)][WARM_UP:]
     return summary(model, batch, [own for own, _ in pairs], [plain for _, plain in pairs])
 
 
@@ -107,13 +107,5 @@ def step_of(model: str, image_size: int, batch: int) -> Callable[[], object]:
         with hardware.autocast(device, precision), global_pathway.collected(network.blocks) as shares:
             loss = network(images).float().square().mean()
         (loss + global_pathway.penalty(shares) if shares else loss).backward()
-        if device == "cuda":
-            torch.cuda.synchronize()
 
     return step
-
-
-def _seconds(step: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    step()
-    return time.perf_counter() - begun

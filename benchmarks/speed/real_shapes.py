@@ -59,6 +59,7 @@ def rows() -> list[Measurement]:
         depth_step(),
         lost(),
         token_cut(),
+        register_boxes(),
         norms(),
         single_token(),
         position(),
@@ -287,6 +288,18 @@ def token_cut(images: int = 2, side: int = 37, width: int = WIDTH) -> Measuremen
 
     bound = 2 * 4 * images * side**2 * width + 8 * 8 * images * side**4
     return measured(f"TokenCut, {images} images, {side} × {side}, D {width}", bound, work)
+
+
+def register_boxes(images: int = 32, blocks: int = 24, side: int = 37, registers: int = 4) -> Measurement:
+    """Boxes of the maps of registers and CLS in all blocks of a batch: a few arrays of the size of the maps."""
+    from regvit_lightning.tasks.discovery import attention_boxes
+
+    maps = images * blocks * (registers + 1)
+
+    def work() -> None:
+        attention_boxes.boxes(torch.rand(maps, side, side, device=hardware.accelerator()), 0.6)
+
+    return measured(f"boxes of {maps:,} maps of {side} × {side}", 40 * maps * side**2, work)
 
 
 def norms(images: int = 1000, depth: int = 40, side: int = 37) -> Measurement:

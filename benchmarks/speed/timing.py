@@ -33,16 +33,19 @@ class Measurement:
 
 def seconds(work: Callable[[], object], repeat: int = 5) -> float:
     """Median wall-clock time of `work`, after one warm-up call."""
+    times = [seconds_once(work) for _ in range(repeat + 1)]
+    return sorted(times[1:])[repeat // 2]
+
+
+def seconds_once(work: Callable[[], object]) -> float:
+    """Wall-clock time of one call of `work`, on a GPU until it has finished."""
     import torch
 
-    times = []
-    for _ in range(repeat + 1):
-        begun = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - begun)
-    return sorted(times[1:])[repeat // 2]
+    begun = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
 
 
 def matrix_peak() -> float:

@@ -30,7 +30,7 @@ SCORES = (  # task, metric, published data set, rest of the heading
 )
 SECOND_RULE = "log_mads"  # robust, and independent of the scale of the norms like the first
 SHARE: dict[str, Any] = {"better": -1, "unit": "% of patches", "decimals": 2}
-COUNT: dict[str, Any] = {"better": 0, "unit": "per image", "decimals": 2}
+COUNT: dict[str, Any] = {"better": 0, "unit": "heads per image", "decimals": 2}
 FROM_REPORT: dict[str, tuple[str, dict[str, Any]]] = {  # heading and facts by metric of the artifact report
     "nop_sinks": ("NOP sinks", COUNT),
     "broadcast_sinks": ("broadcast sinks", COUNT),

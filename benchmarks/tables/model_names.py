@@ -2,14 +2,17 @@
 
 import re
 
+from regvit_lightning.models import names
+
 REGISTERS = re.compile(r"_reg(\d+)")
 UNTRAINED = "random-"
 
 
 def registers(model: str) -> int:
-    """Number of registers in the id, 0 if it has none."""
+    """Number of registers in the id, 0 if it has none; a test-time register counts."""
+    _, intervention = names.intervention(model)
     number = REGISTERS.search(model)
-    return int(number[1]) if number else 0
+    return (int(number[1]) if number else 0) + (intervention is not None and intervention.kind == "ttr")
 
 
 def family(model: str) -> str:
@@ -18,7 +21,13 @@ def family(model: str) -> str:
 
 
 def twins(model: str) -> list[str]:
-    """Candidate ids of the same model without registers: ours have `_reg0`, timm's no suffix."""
+    """Candidate ids of the same model without registers: ours have `_reg0`, timm's no suffix.
+
+    That of a model with an intervention at test time is the model with the same weights and without it.
+    """
+    plain, intervention = names.intervention(model)
+    if intervention is not None:
+        return [plain]
     return [REGISTERS.sub("_reg0", model), family(model)]
 
 

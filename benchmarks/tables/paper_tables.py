@@ -5,7 +5,7 @@ records. What the paper measures with DINOv2-g and twelve further data sets is m
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.tables import columns
@@ -262,6 +262,43 @@ def by_registers(cells: Sequence[ScoredRecord]) -> list[Measured]:
     return [number for number in numbers if models.count(number.row.model) > 1]
 
 
+# Measures of `analysis/diversity.py` by heading, unit and decimals: none of them is better for being high or low.
+DIVERSITY = {
+    "register_cosine": ("cosine", "", 2),
+    "register_cosine_raw": ("cosine before the norm", "", 2),
+    "register_effective_rank": ("effective rank", "", 2),
+    "register_identity": ("identity share", "", 2),
+    "register_divergence": ("divergence of maps", "bits", 2),
+    "register_coverage": ("coverage", "% of patches", 1),
+}
+ARTIFACTS = {"outlier_share": "outliers", "max_over_median": "largest norm / median"}
+BESIDE_DIVERSITY: tuple[Named, ...] = (
+    ("imagenet_knn", "top1", "ImageNet", " kNN top-1"),
+    ("imagenet_linear", "top1", "ImageNet", " linear top-1"),
+    ("ade20k_linear", "miou", "ADE20k", " mIoU"),
+)
+
+
+def register_diversity(cells: Sequence[ScoredRecord]) -> list[Measured]:
+    """Diversity of registers beside accuracy, a dense score and artifacts, for models with at least two registers."""
+    numbers = []
+    for cell in reports(cells):
+        record, first = cell.record, len(DIVERSITY)
+        if "register_cosine" not in record.metrics:
+            continue
+        for index, (metric, (heading, unit, decimals)) in enumerate(DIVERSITY.items()):
+            facts: dict[str, Any] = {"better": 0, "unit": unit, "decimals": decimals}
+            numbers += numbers_of(cell, column_of(record, metric, heading, (index,), **facts))
+        for index, (metric, heading) in enumerate(ARTIFACTS.items(), first):
+            numbers += numbers_of(cell, column_of(record, metric, heading, (index,)))
+    models = {number.row.model for number in numbers}
+    beside = metrics(*BESIDE_DIVERSITY)([cell for cell in cells if row_of(cell.record).model in models])
+    last = (len(DIVERSITY) + len(ARTIFACTS),)
+    return numbers + [
+        replace(one, column=replace(one.column, rank=last + one.column.rank)) for one in beside if not one.floor
+    ]
+
+
 def none_of_them(row: TableRow) -> list[TableRow]:
     """Row of the same model without registers."""
     return [TableRow(row.model, "0")]
@@ -342,6 +379,13 @@ PAPER_TABLES = (
         "Fig. 15: norm of the mean of each register over images, by block",
         ("model", "block"),
         norms_of_registers,
+        no_twin,
+    ),
+    PaperTable(
+        "registers",
+        "Diversity of registers, beside accuracy and artifacts: models with at least two",
+        ("model",),
+        register_diversity,
         no_twin,
     ),
     PaperTable("fig12", "Fig. 12: cost by number of registers", ("model", "registers"), costs, no_twin),

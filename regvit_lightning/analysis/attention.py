@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from regvit_lightning.errors import UserError
-from regvit_lightning.models.tokens import PARTIAL, SHARES, SIGNED, Attention
+from regvit_lightning.models.arms.rows import PARTIAL, SHARES, SIGNED
+from regvit_lightning.models.tokens import Attention
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def _mass(attention: Attention, row: Tensor, outliers: Tensor) -> Mass:
 
 
 def left_out(rows: str) -> str:
-    """Why scores of an attention with such rows (`tokens.SHARES`, …) are left out, in a line; empty if none is."""
+    """Why scores of an attention with such rows (see `arms.rows`) are left out, in a line; empty if none is."""
     if rows == SHARES:
         return ""
     if rows == PARTIAL:

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from regvit_lightning.models import names, sources, vit
 from regvit_lightning.models.arms import NONE, registry
 from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.interventions import WithRegister
+from regvit_lightning.models.register_neurons import RegisterNeurons
 from regvit_lightning.models.vit_backbone import ViTBackbone
 
 COUNTS = (0, 1, 2, 4, 8, 16)  # of fig. 8
@@ -41,7 +44,8 @@ def table(backbone: Backbone, image_size: int | None = None, counts: Sequence[in
         counts: numbers of registers, one row each.
     """
     size = image_size or backbone.image_size
-    bare = sum(value.numel() for value in backbone.parameters()) - backbone.num_registers * backbone.embed_dim
+    learned = backbone.num_registers - backbone.added_registers
+    bare = sum(value.numel() for value in backbone.parameters()) - learned * backbone.embed_dim
     base = macs(backbone, 0, size)
     return [
         Cost(
@@ -111,6 +115,10 @@ def load_shape(name: str, runs: Path, image_size: int = 224) -> Backbone:
     Raises:
         UserError: no such model.
     """
+    plain, intervention = names.intervention(name)
+    if intervention is not None:
+        shape: Any = load_shape(plain, runs, image_size)
+        return WithRegister(shape, RegisterNeurons({})) if intervention.kind == "ttr" else shape
     last = name.rpartition("-")[2]
     if name.startswith("timm/") or ("/" not in name and names.NAME.fullmatch(last)):
         name = f"random-{last if names.NAME.fullmatch(last) else name}"

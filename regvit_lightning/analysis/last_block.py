@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from regvit_lightning.analysis import attention, collapse
+from regvit_lightning.analysis import attention, collapse, diversity
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.frozen.module import FrozenModule
+from regvit_lightning.models.arms.rows import SHARES, SIGNED
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.models.tokens import SHARES, SIGNED, LastBlock
+from regvit_lightning.models.tokens import LastBlock
 
 
 class LastBlockPass(FrozenModule):
@@ -30,6 +31,7 @@ class LastBlockPass(FrozenModule):
         self._images: list[Tensor] = []
         self._heads: list[Tensor] = []
         self._component: list[Tensor] = []
+        self._divergences: list[Tensor] = []
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         mask = self.masks[self._first : self._first + len(batch[0])].to(self.device)
@@ -39,6 +41,11 @@ class LastBlockPass(FrozenModule):
         self._rows = inside.attention.rows
         for name, values in _scores(inside, mask).items():
             self._scores.setdefault(name, []).append(values.float().cpu())
+        of_registers, divergences = diversity.of_attention(inside.attention)
+        for name, values in of_registers.items():
+            self._scores.setdefault(name, []).append(values.float().cpu())
+        if divergences is not None:
+            self._divergences.append(divergences.cpu())
         for name, values in attention.maps(inside.attention).items():
             self._maps.setdefault(name, []).append(values.cpu())
         rows = [row for row in range(len(images)) if self._first + row in self.shown]
@@ -68,6 +75,11 @@ class LastBlockPass(FrozenModule):
     def maps(self) -> dict[str, Tensor]:
         """Attention maps (N, h, w) of all images, see `attention.maps`."""
         return {name: torch.cat(values) for name, values in self._maps.items()}
+
+    @property
+    def divergences(self) -> Tensor | None:
+        """Mean (R, R) over images of the divergences between maps of registers; None for fewer than two registers."""
+        return torch.cat(self._divergences).mean(dim=0) if self._divergences else None
 
     @property
     def images(self) -> Tensor:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from regvit_lightning.analysis import diversity
+from regvit_lightning.analysis.diversity import Diversity, DiversityOfRegisters
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.models.backbone import Backbone
@@ -137,16 +139,19 @@ class NormPass(FrozenModule):
         norms: norms of all images, available after test.
         mean_registers: (depth, R, D), mean of each register over all images after every block, before the final norm;
             available after test.
+        diversity: of the registers of the last block, available after test; None for fewer than two registers.
     """
 
     norms: Norms
     mean_registers: Tensor
+    diversity: Diversity | None
 
     def __init__(self, backbone: Backbone, precision: str, observers: Sequence[Observer] = ()) -> None:
         super().__init__(backbone, precision)
         self._observers = [self._add, *observers]
         self._parts: list[Norms] = []
         self._sums: dict[int, Tensor] = {}  # of registers over images (R, D), by block 1..depth
+        self._diversity = DiversityOfRegisters()
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         images = normalise(batch[0], self.mean, self.std)
@@ -158,14 +163,18 @@ class NormPass(FrozenModule):
             observer(stage, tokens)
 
     def _add(self, stage: int, tokens: Tokens) -> None:
-        if 1 <= stage <= self.frozen.backbone.depth:
+        depth = self.frozen.backbone.depth
+        if 1 <= stage <= depth:
             total = tokens.registers.float().sum(dim=0).cpu().double()
             self._sums[stage] = self._sums[stage] + total if stage in self._sums else total
+        if stage >= depth:
+            self._diversity.add(diversity.RAW if stage == depth else diversity.NORMED, tokens)
 
     def on_test_epoch_end(self) -> None:
         self.norms, self._parts = join(self._parts), []
         sums, self._sums = [self._sums[block] for block in sorted(self._sums)], {}
         self.mean_registers = (torch.stack(sums) / len(self.norms)).float()
+        self.diversity = self._diversity.result()
 
 
 def _stage(tokens: Tokens) -> dict[str, Tensor]:

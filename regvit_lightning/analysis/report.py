@@ -14,6 +14,7 @@ from regvit_lightning.analysis.contents import Contents
 from regvit_lightning.analysis.controls import Effect
 from regvit_lightning.analysis.cost import Cost
 from regvit_lightning.analysis.defects import DefectCosines
+from regvit_lightning.analysis.diversity import NORMED, RAW, Diversity
 from regvit_lightning.analysis.last_block import LastBlockPass
 from regvit_lightning.analysis.locality import Locality
 from regvit_lightning.analysis.norms import Norms
@@ -38,6 +39,7 @@ class ArtifactReport:
         seed: seed of the bootstrap over images.
         norms: norms of all images.
         mean_registers: (depth, R, D), mean of each register over the images after every block.
+        diversity: of the registers of the last block; None for fewer than two registers.
         findings: findings by rule.
         high, low: patches of high and of low norm after each block.
         masks: (N, h, w) outliers by `rule` after the last block.
@@ -58,6 +60,7 @@ class ArtifactReport:
     seed: int
     norms: Norms
     mean_registers: Tensor
+    diversity: Diversity | None
     findings: Mapping[str, Finding]
     high: Sequence[HighNorms]
     low: Sequence[HighNorms]
@@ -101,11 +104,19 @@ class ArtifactReport:
             "outlier_share_peak": 100 * max(self.findings[self.rule].shares),
             **outliers.scalars(self.last, self.rules),
             **{name: scores.nanmean().item() for name, scores in self.inside.scores.items()},
+            **(self.diversity.metrics() if self.diversity else {}),
             **{name: counts.mean().item() for name, counts in self.sinks.per_image().items()},
             **{f"{name}_variance": 100 * share[-1].item() for name, share in self.locality.shares().items()},
             "mean_cosine": self.locality.mean_cosine[:, -1].mean().item(),
         }
         return {name: value for name, value in values.items() if math.isfinite(value)}
+
+    def register_scores(self) -> dict[str, Tensor]:
+        """Per-image scores of the diversity of registers, by metric; empty for fewer than two registers."""
+        if self.diversity is None:
+            return {}
+        maps = {name: scores for name, scores in self.inside.scores.items() if name.startswith("register_")}
+        return {**self.diversity.scores, **maps}
 
     def facts(self) -> dict[str, Any]:
         """Further results for the record, as plain values; None for missing ones."""
@@ -126,6 +137,7 @@ class ArtifactReport:
                 "kurtosis_by_block": self.norms.kurtosis.mean(dim=0).tolist(),
                 "norms_by_block": self._norms_by_block(),
                 "norm_of_mean_register_by_block": self.mean_registers.norm(dim=-1).tolist(),
+                **self._diversity(),
                 "norms_of_last_block": _quantiles(self.last, torch.linspace(0, 1, STRIP)),
                 "placement": {name: getattr(self.placement, name) for name in ("gini", "null_gini", "p_gini")}
                 | {name: getattr(self.placement, name).tolist() for name in ("rings", "null_rings", "p_rings")},
@@ -136,6 +148,15 @@ class ArtifactReport:
             }
         )
         return plain | ({"attention_left_out": self.inside.left_out} if self.inside.left_out else {})
+
+    def _diversity(self) -> dict[str, Any]:
+        """Cosines of registers and divergences of their maps, (R, R) each; empty for fewer than two registers."""
+        between = self.inside.divergences
+        if self.diversity is None or between is None:
+            return {}
+        kinds = {"": self.diversity.cosines[NORMED], "_raw": self.diversity.cosines[RAW]}
+        found: dict[str, Any] = {f"register_cosines{kind}": values.tolist() for kind, values in kinds.items()}
+        return {**found, "register_divergences": between.tolist()}
 
     def _norms_by_block(self) -> dict[str, Any]:
         """Quantiles of the norms after each block 1..depth and after the final norm, by kind of token."""

@@ -115,7 +115,7 @@ def measure(backbone: Backbone, images: Tensor) -> Sinks:
     blocks: list[Sinks] = []
     with torch.autocast(images.device.type, enabled=False):
         backbone.walk_heads(images.float(), lambda updates: blocks.append(of_block(updates)))
-    return _stacked(blocks)
+    return join(blocks, dim=1)
 
 
 def of_block(updates: HeadUpdates) -> Sinks:
@@ -152,16 +152,10 @@ def _ratio(values: Tensor, token: Tensor) -> Tensor:
     return (own / others).where(others > 0, torch.nan)
 
 
-def _stacked(blocks: Sequence[Sinks]) -> Sinks:
+def join(parts: Sequence[Sinks], dim: int = 0) -> Sinks:
+    """Concatenate the images of all `parts`, or along another dimension."""
     names = [field.name for field in fields(Sinks) if field.name != "error"]
-    tensors = {name: torch.cat([getattr(block, name) for block in blocks], dim=1) for name in names}
-    return Sinks(**tensors, error=max(block.error for block in blocks))
-
-
-def join(parts: Sequence[Sinks]) -> Sinks:
-    """Concatenate the images of all `parts`."""
-    names = [field.name for field in fields(Sinks) if field.name != "error"]
-    tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    tensors = {name: torch.cat([getattr(part, name) for part in parts], dim=dim) for name in names}
     return Sinks(**tensors, error=max(part.error for part in parts))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from regvit_lightning import settings
+from regvit_lightning.data.mini.options import MiniSettings
 from regvit_lightning.errors import UserError
 from regvit_lightning.settings import Layer, SettingsError
 
@@ -162,6 +163,7 @@ class DataSettings:
             (`lost_voc07`). The sets of `full.yaml` are available in any data, below its own root.
         trained_on: name of the data whose `runs/<name>/` contains the trained models; empty for this data.
         rendered: generated on this machine by `regvit_lightning/data/mini/writer.py`.
+        rendering: options of rendered data, see `MiniSettings`.
         counts: expected number of images of the splits, [train, test], where known; for `imagenet`,
             `imagenet22k`, `segmentation`, `depth`; and [all] for a set with boxes, [train] for `pairs`.
         get: how to get the data if it is missing; appended to the error message.
@@ -178,6 +180,7 @@ class DataSettings:
     discovery: dict[str, BoxedSet] = field(default_factory=dict)
     trained_on: str = ""
     rendered: bool = False
+    rendering: MiniSettings = field(default_factory=MiniSettings)
     counts: dict[str, list[int]] = settings.number("[0, 1e12]", {})
     get: str = ""
 

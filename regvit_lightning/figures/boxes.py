@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class Example:
             other values in a diverging colour map around 0, with the largest 1 % clipped.
         patch: width and height of one cell of the maps, which may extend over the right and lower edge of the image.
         score: text on the image, such as its score.
+        own_boxes: box of each map by its title, for maps of shares, which are shown from dark (0) to bright; empty
+            where the box is that of all maps.
     """
 
     image: npt.NDArray[np.uint8]
@@ -42,6 +44,7 @@ class Example:
     maps: Mapping[str, npt.NDArray[Any]]
     patch: tuple[float, float]
     score: str = ""
+    own_boxes: Mapping[str, npt.NDArray[np.floating]] = field(default_factory=dict)
 
 
 def discovery_examples(rows: Sequence[Example]) -> Figure:
@@ -62,18 +65,25 @@ def discovery_examples(rows: Sequence[Example]) -> Figure:
         for axes, values in zip(panels[1:], row.maps.values(), strict=True):
             _show_map(axes, values, row)
         write_score(panels[0], row.score)
-        for axes in panels:
-            _outline(axes, row.box, PREDICTED, 1.6)
+        for axes, title in zip(panels, ["", *titles], strict=True):
+            _outline(axes, row.own_boxes.get(title, row.box), PREDICTED, 1.6)
+        marked = panels if not row.own_boxes else panels[:1]
+        for axes in marked:
             axes.plot(*row.seed, marker="o", markersize=4, color=PREDICTED, markeredgecolor=PAPER, markeredgewidth=0.8)
+        for axes in panels:
             axes.set(xlim=(0, row.image.shape[1]), ylim=(row.image.shape[0], 0))  # maps extend over the edge
         if number == 0:
-            _head_columns(figure, panels, row.maps)
+            _head_columns(figure, panels, row)
     return figure
 
 
-def _head_columns(figure: Figure, panels: Sequence[Axes], maps: Mapping[str, npt.NDArray[Any]]) -> None:
-    notes = ["bright: low" if _is_count(values) else "orange: above 0" for values in maps.values()]
-    for axes, title, note in zip(panels, ["image", *maps], ["white: objects, red: prediction", *notes], strict=True):
+def _head_columns(figure: Figure, panels: Sequence[Axes], row: Example) -> None:
+    notes = ["bright: low" if _is_count(values) else "orange: above 0" for values in row.maps.values()]
+    if row.own_boxes:
+        notes = ["bright: high; its box"] * len(row.maps)
+    for axes, title, note in zip(
+        panels, ["image", *row.maps], ["white: objects, red: prediction", *notes], strict=True
+    ):
         column_title(figure, axes, title)
         # Not beside the title: a panel is too narrow for both.
         axes.set_title(note, loc="left", fontsize=SMALL, color=INK, pad=3)
@@ -93,6 +103,8 @@ def _show_map(axes: Axes, values: npt.NDArray[Any], row: Example) -> None:
     shape = values.shape[0] * row.patch[1], values.shape[1] * row.patch[0]
     if _is_count(values):
         style: dict[str, Any] = {"cmap": "magma_r", "vmin": 0}
+    elif row.own_boxes:
+        style = {"cmap": "magma", "vmin": 0, "vmax": max(float(np.quantile(values, 0.99)), 1e-12)}
     else:
         largest = max(float(np.quantile(np.abs(values), 0.99)), 1e-12)
         style = {"cmap": "PuOr_r", "vmin": -largest, "vmax": largest}

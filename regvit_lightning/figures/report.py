@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from regvit_lightning.analysis.report import ArtifactReport
-from regvit_lightning.figures import artifacts, contents, positions, sinks
+from regvit_lightning.figures import artifacts, contents, positions, registers, sinks
 from regvit_lightning.figures.style import INK, PAPER, axes_in, size_of
 from regvit_lightning.figures.tokens import attention_maps, component_maps, head_maps, mean_attention, norm_maps, size
 from regvit_lightning.frozen import dense
@@ -129,6 +129,10 @@ def _charts(report: ArtifactReport) -> Mapping[str, Panel]:
         "table1_single_tokens": _chart(lambda axes: contents.single_tokens(axes, report.contents.tokens)),
         "fig5b_position_and_pixels": _chart(lambda axes: contents.local_probes(axes, report.contents), bottom=0.85),
         "registers_replaced": _chart(lambda axes: contents.replacements(axes, report.effects, n), bottom=0.85),
+        "register_cosines": _chart(lambda axes: registers.cosine_matrix(axes, report.diversity), right=0.75),
+        "register_divergences": _chart(
+            lambda axes: registers.divergence_matrix(axes, report.inside.divergences), right=0.75
+        ),
         "fig12_cost": _chart(lambda axes: contents.costs(axes, report.costs), left=0.72),
     }
 

@@ -45,6 +45,7 @@ def sinks_by_block(axes: Axes, sinks: Sinks | None) -> None:
         bottom += counts
     whole_blocks(axes, depth)
     axes.set_ylim(0, 1.4 * max(float(bottom.max()), 0.1))
+    axes.locator_params(axis="y", nbins=5)
     axes.legend(**LEGEND, loc="upper left")
     if not sinks.events.any():
         none(axes, "no sink in any head")

@@ -91,6 +91,7 @@ class Task(Protocol):
         FOOTNOTE: keys of the outcome's `protocol` shown under the table.
         TRAINS_HEAD: True if defined: the task uses all devices of `RunOptions`; the others use one.
         NEEDS_TEXT: True if defined: a grid skips models without a text tower.
+        NEEDS_REGISTERS: True if defined: a grid skips models whose name says that they have no registers.
         run: compute one cell.
         work: estimate the work of a cell, for `make plan`.
     """

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import finite, kinds, weights
 from regvit_lightning.models.head_updates import HeadUpdates
-from regvit_lightning.models.tokens import Inside, LastBlock, Projections, Tokens
+from regvit_lightning.models.tokens import Inside, LastBlock, PrefixAttention, Projections, Tokens
 from regvit_lightning.models.transform import SHARE, Transform
 
 
@@ -38,6 +38,7 @@ class Backbone(nn.Module):
         depth: number of blocks whose tokens are available.
         patch_size: side in pixels of the image patch behind one patch token.
         num_registers: R.
+        added_registers: those of R that were added at test time and have no parameters.
         has_cls: whether there is a CLS token.
         any_size: accepts images of any size in multiples of the patch size; else only `image_size`.
         choices: what was read otherwise than the tensors alone imply, such as `heads` that a user gave, or the `arm` of
@@ -53,6 +54,7 @@ class Backbone(nn.Module):
     num_registers: int
     has_cls: bool
     any_size: bool
+    added_registers: int = 0
 
     def __init__(
         self,
@@ -81,6 +83,11 @@ class Backbone(nn.Module):
 
     @cached_property
     def fingerprint(self) -> str:
+        """Hash of what the tokens depend on: `weights_fingerprint`, and an intervention at test time."""
+        return self.weights_fingerprint
+
+    @cached_property
+    def weights_fingerprint(self) -> str:
         """Hash of the weights, see `weights.fingerprint`, and of `choices` where there are any."""
         digest = weights.fingerprint(self.model.state_dict())
         if not self.choices:
@@ -198,6 +205,20 @@ class Backbone(nn.Module):
             UserError: a block that is not linearised, or a model without accessible blocks.
         """
         raise self._lacks("the weights of its blocks")
+
+    def prefix_attention(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[PrefixAttention]:
+        """Attention of CLS and the registers to the patches in each of `blocks`, from one forward pass.
+
+        Memory is that of `inside` without tokens and projections: (1 + R) rows of T numbers for each head and block.
+
+        Args:
+            images: as for `forward`.
+            blocks: indices as for `forward`, in the order of the results.
+
+        Raises:
+            UserError: see `last_block`; a block that the model does not have; or weights that may be negative.
+        """
+        raise self._lacks("attention")
 
     @contextmanager
     def rewriting_registers(self, rewrite: Callable[[int, Tensor], Tensor]) -> Iterator[None]:

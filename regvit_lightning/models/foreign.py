@@ -59,7 +59,7 @@ class ForeignBackbone(Backbone):
         self.any_size = bool(getattr(model, "any_size", False))
 
     @cached_property
-    def fingerprint(self) -> str:
+    def weights_fingerprint(self) -> str:
         """Hash of all tensors of the model and of its code: the same weights may define another model."""
         state = {f"model.{name}": value for name, value in self.model.state_dict().items() if _is_tensor(value)}
         return hashlib.sha256(weights.fingerprint(state).encode() + self.code).hexdigest()[:16]

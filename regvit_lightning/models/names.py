@@ -3,7 +3,8 @@
 A name is `vit{size}[patch][_d{depth}][_w{width}][_<arm>]_reg{N}`: `vitb_reg16`, `vitl14_reg4`, `vitn_d8_w128_reg0`,
 `vitb_gated_reg4` (see `arms`). An id is `<recipe>[+<tag>]-<name>`: `deit3-vitb_reg4`, or `deit3+lr2e-3-vitb_reg4` for a
 run with custom settings. A name contains no `-`, so it starts after the last one of an id; a recipe contains no `+`, so
-the tag starts after the first one. Nothing heavy is imported here.
+the tag starts after the first one. Any name or id may end in an intervention at test time: `deit3-vitb_reg0+ttr`,
+`timm/vit_large_patch14_dinov2+bias_per_block`. Nothing heavy is imported here.
 """
 
 import re
@@ -22,6 +23,8 @@ NAME = re.compile(rf"(?P<start>{START})(_(?P<arm>{ARM}))?_reg(?P<registers>[0-9]
 REGISTERS = re.compile(r"_reg[0-9]+")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,150}")  # every id: it names a folder or a file
+PER_NEURON, PER_BLOCK = "per_neuron", "per_block"
+INTERVENED = re.compile(rf"(?P<model>.+)\+(?P<kind>ttr|bias)(_(?P<value>{PER_BLOCK}))?", re.DOTALL)
 ID = re.compile(rf"(?P<recipe>[A-Za-z0-9][A-Za-z0-9_.-]*)(\+(?P<tag>{TAG.pattern}))?-(?P<name>{NAME.pattern})")
 
 
@@ -46,6 +49,31 @@ class ModelId:
     def label(self) -> str:
         """Recipe with its tag: `deit3+lr2e-3`."""
         return f"{self.recipe}+{self.tag}" if self.tag else self.recipe
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """What is done at test time to a model that was trained without it, see `interventions`.
+
+    Attributes:
+        kind: `ttr`, a test-time register, or `bias`, one more key and value in place of that register.
+        value: what the register holds of a register neuron: `per_neuron`, that neuron's own extreme over the tokens, or
+            `per_block`, the extreme over all register neurons of the block.
+    """
+
+    kind: str
+    value: str = PER_NEURON
+
+    def __str__(self) -> str:
+        return f"+{self.kind}" + (f"_{self.value}" if self.value != PER_NEURON else "")
+
+
+def intervention(model: str) -> tuple[str, Intervention | None]:
+    """Split a name or an id into that of the plain model and its intervention at test time, None without one."""
+    match = INTERVENED.fullmatch(model)
+    return (
+        (model, None) if match is None else (match["model"], Intervention(match["kind"], match["value"] or PER_NEURON))
+    )
 
 
 def check_id(text: Any, what: str) -> str:

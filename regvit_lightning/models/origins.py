@@ -23,6 +23,7 @@ UNSAFE = re.compile(r"[^\w.+-]+")  # not allowed in a folder name
 
 def is_file(name: str) -> bool:
     """Whether `name` is the path of a checkpoint, or of a folder that contains one."""
+    name, _ = names.intervention(name)
     if name.startswith((PYTHON, TIMM, RANDOM)):
         return False
     path = name if name.endswith(FILES) else WORDS.sub("", name)
@@ -36,6 +37,7 @@ def is_generic(stem: str) -> bool:
 
 def origin(name: str) -> str:
     """Absolute path of the file or folder that a model is given as; empty for one that its name alone identifies."""
+    name, _ = names.intervention(name)
     if is_file(name):
         return os.path.abspath(os.path.expanduser(name))
     target, _, function = name.removeprefix(PYTHON).rpartition(":")

@@ -21,11 +21,13 @@ from regvit_lightning.models import (
     foreign,
     hub,
     hugging_face,
+    interventions,
     kinds,
     names,
     origins,
     positions,
     preprocessing,
+    register_neurons,
     vit,
     weights,
 )
@@ -59,7 +61,9 @@ def load_backbone(
             `weights` reads, or of a folder with `model.safetensors`; words after it say what its tensors cannot, see
             `file_words`: `moco.pth:heads=12:mean=0.5:std=0.5`;
             `python:<module or file>:<function>`: the model that a function of yours returns, see `foreign`;
-            `random-<model>`, `random-timm/<model>`: untrained.
+            `random-<model>`, `random-timm/<model>`: untrained;
+            any of these and `+ttr` or `+bias`, with `_per_block` or without: a plain ViT with a test-time register or a
+            bias in its place, see `interventions`; its register neurons are those of `register_neurons.file_of`.
         runs: folder of the trained models; those trained on data `<data>` are in `runs/<data>`.
         seed: seed of the training run, or of the initialisation of an untrained model.
         pretrained: False leaves `timm/<model>` untrained; its name then starts with `random-`.
@@ -69,8 +73,13 @@ def load_backbone(
         A module that maps images (B, 3, H, W) to `Tokens`, and whose `transform` prepares such images.
 
     Raises:
-        UserError: unknown model, missing or unsuitable file, weights that cannot be fetched, or that are not finite.
+        UserError: unknown model, missing or unsuitable file, weights that cannot be fetched, or that are not finite; an
+            intervention without register neurons.
     """
+    plain, intervention = names.intervention(str(name))
+    if intervention is not None:
+        neurons = register_neurons.read(register_neurons.file_of(plain, Path(runs), seed))
+        return interventions.apply(load_backbone(plain, runs, seed, pretrained, image_size), intervention, neurons)
     backbone = _load(str(name), Path(runs), seed, pretrained, image_size)
     weights.require_finite(dict(backbone.model.named_parameters()), backbone.name)
     backbone.origin = origins.origin(str(name))
@@ -119,11 +128,17 @@ def trained(name: str, runs: Path, seed: int) -> Path:
 def weights_files(name: str, runs: Path, seed: int) -> list[Path]:
     """Files that determine the weights of a model and how they are read; empty where there are none.
 
-    There are none for untrained models, for those of a user's function, and for releases that timm fetches itself.
+    There are none for untrained models, for those of a user's function, and for releases that timm fetches itself; an
+    intervention adds its own.
 
     Raises:
         UserError: no such model, or weights that cannot be fetched.
     """
+    plain, intervention = names.intervention(name)
+    if intervention is not None:
+        neurons = register_neurons.file_of(plain, runs, seed)
+        means = [neurons.with_suffix(register_neurons.MEANS)] if intervention.kind == "bias" else []
+        return [*weights_files(plain, runs, seed), neurons, *(file for file in means if file.is_file())]
     if name.startswith((origins.PYTHON, origins.RANDOM)):
         return []
     if name.startswith(origins.TIMM):

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-# What the rows of an attention matrix are: shares that sum to 1; weights from 0 to 1 with another sum, where a key is
-# no token or weights are clipped; or differences, which may be negative.
-SHARES, PARTIAL, SIGNED = "shares", "partial", "signed"
+from regvit_lightning.models.arms.rows import SHARES
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Attention:
         patches: (B, heads, h, w, h, w), from each patch (first h, w) to each patch (last h, w).
         full: (B, heads, T, T) with T = CLS + R + h w; rows are queries and sum to 1, unless `rows` says otherwise. The
             others are views of it; their sums are below 1 by the attention to CLS and registers.
-        rows: what the rows are, `SHARES`, `PARTIAL` or `SIGNED`; the last two in some arms.
+        rows: what the rows are, see `arms.rows`.
     """
 
     cls: Tensor | None

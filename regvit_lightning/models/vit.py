@@ -107,6 +107,7 @@ class RegisterViT(VisionTransformer):
         pre_norm: as in CLIP's image tower, CLS, registers and patches pass a norm (`ln_pre`) before the first block,
             the patch embedding has no bias, and all norms have PyTorch's epsilon of 1e-5.
         block: class of the blocks.
+        class_token: False leaves CLS out; the classifier then reads the mean of the patches after the final norm.
 
     Attributes:
         architecture: shape of the backbone.
@@ -124,10 +125,13 @@ class RegisterViT(VisionTransformer):
         mask_token: bool = False,
         pre_norm: bool = False,
         block: type[Block] = Block,
+        class_token: bool = True,
     ) -> None:
         size, patch = image_size, architecture.patch_size
         whole = f"image size {size} (crop, image_size) is not a multiple of the patch size {patch}"
         settings.check(size % patch == 0, whole)
+        both = f"arm {architecture.arm} in a model without CLS (pooling=average): expected one of both alone"
+        settings.check(class_token or architecture.arm == NONE, both)
         swiglu = architecture.ffn == "swiglu"
         hidden = architecture.hidden_dim * (2 if swiglu else 1)  # SwiGLUPacked halves its hidden width
         super().__init__(
@@ -147,6 +151,9 @@ class RegisterViT(VisionTransformer):
             pre_norm=pre_norm,
             norm_layer=partial(LayerNorm, eps=1e-5) if pre_norm else None,
             block_fn=block,
+            class_token=class_token,
+            global_pool="token" if class_token else "avg",
+            fc_norm=False,
         )
         self._draw_where_timm_differs()
         self.pre_norm = pre_norm
@@ -159,7 +166,8 @@ class RegisterViT(VisionTransformer):
     def _draw_where_timm_differs(self) -> None:
         # DINOv2 starts CLS at N(0, 1e-6) plus its position entry of std 0.02, DeiT-III at std 0.02. timm starts CLS at
         # 1e-6 alone, and one branch of SwiGLU as the constant 1; DINOv2 draws both branches like every other layer.
-        nn.init.trunc_normal_(cast(Tensor, self.cls_token), std=0.02)
+        if self.cls_token is not None:
+            nn.init.trunc_normal_(self.cls_token, std=0.02)
         for mlp in (module for module in self.modules() if isinstance(module, GluMlp)):
             nn.init.trunc_normal_(cast(Tensor, mlp.fc1.weight), std=0.02)
             nn.init.zeros_(cast(Tensor, mlp.fc1.bias))
@@ -177,7 +185,7 @@ class RegisterViT(VisionTransformer):
             attention: timm's own options (`attn_mask`, `is_causal`), without `mask` and `kept`.
 
         Returns:
-            (B, 1 + N + h * w, D): CLS, registers, patches in row-major order.
+            (B, 1 + N + h * w, D): CLS unless it is left out, registers, patches in row-major order.
         """
         if mask is None and kept is None:
             return super().forward_features(x, **attention)
@@ -195,9 +203,9 @@ class RegisterViT(VisionTransformer):
     def tokens(self, x: Tensor) -> Tokens:
         """Tokens after the final norm of images (B, 3, H, W), by kind; differentiable, unlike those of `Backbone`."""
         height, width = self.patch_embed.dynamic_feat_size((x.shape[-2], x.shape[-1]))
-        lengths = [1, self.num_reg_tokens, height * width]
+        lengths = [int(self.has_class_token), self.num_reg_tokens, height * width]
         cls, registers, patches = self.forward_features(x).split(lengths, dim=1)
-        return Tokens(cls[:, 0], registers, patches.unflatten(1, (height, width)))
+        return Tokens(cls[:, 0] if self.has_class_token else None, registers, patches.unflatten(1, (height, width)))
 
 
 def block_macs(architecture: Architecture, registers: int, image_size: int) -> int:

@@ -1,6 +1,6 @@
 """A plain ViT as a backbone: the only module that knows how many tokens precede the patches."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -19,9 +19,10 @@ from torch.overrides import TorchFunctionMode
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import finite, head_updates, linearised, positions
 from regvit_lightning.models.arms import NONE
+from regvit_lightning.models.arms.rows import SHARES, SIGNED
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.head_updates import HeadUpdates
-from regvit_lightning.models.tokens import SHARES, Attention, Inside, LastBlock, PrefixAttention, Projections, Tokens
+from regvit_lightning.models.tokens import Attention, Inside, LastBlock, PrefixAttention, Projections, Tokens
 from regvit_lightning.models.transform import SHARE
 
 PLAIN = (VisionTransformer, Eva, Beit)
@@ -72,6 +73,41 @@ class ViTBackbone(Backbone):
     def linears(self) -> list[nn.Linear]:
         return [module for module in self.model.blocks.modules() if isinstance(module, nn.Linear)]
 
+    def readers(self) -> list[nn.Linear]:
+        """The layer of each block that reads the neurons of its MLP: `fc2`, or `w3` of a SwiGLU, after its product.
+
+        Raises:
+            UserError: a block without such an MLP.
+        """
+        layers = []
+        for block in self.model.blocks:
+            layer = getattr(getattr(block, "mlp", None), "fc2", None)
+            if not isinstance(layer, nn.Linear):
+                kind = type(block).__name__
+                raise UserError(f"{self.name}: no neurons: its blocks are {kind}, without an MLP of two layers")
+            layers.append(layer)
+        return layers
+
+    @contextmanager
+    def watching_neurons(self, see: Callable[[int, Tensor], None]) -> Iterator[None]:
+        """Context manager that calls `see` with every block's index and its neurons at the patches, in every pass.
+
+        The neurons are what the second layer of the MLP reads, (B, h w, H), see `readers`; they must not be changed.
+
+        Raises:
+            UserError: see `readers`.
+        """
+
+        def hook(index: int) -> Callable[[nn.Module, Any], None]:
+            return lambda _, inputs: see(index, inputs[0][:, self._prefix :])
+
+        handles = [layer.register_forward_pre_hook(hook(index)) for index, layer in enumerate(self.readers())]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
     @contextmanager
     def rewriting_registers(self, rewrite: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
         if not self.num_registers:
@@ -94,7 +130,7 @@ class ViTBackbone(Backbone):
     def _tokens(self, images: Tensor, blocks: Sequence[int], norm: bool) -> list[Tokens]:
         grid, chosen = self._grid(images), [self._block(index) for index in blocks]
         with _outputs(chosen) as outputs:
-            self.model.forward_features(images)
+            self._run(images)
         return [self._split(self._final_norm(outputs[block]) if norm else outputs[block], grid) for block in chosen]
 
     def walk(self, images: Tensor, see: Callable[[int, Tokens], None]) -> None:
@@ -116,7 +152,7 @@ class ViTBackbone(Backbone):
         handles = [block.register_forward_hook(show) for block in stages]
         handles.append(self.model.patch_embed.register_forward_hook(embedded))
         try:
-            self.model.forward_features(images)
+            self._run(images)
         finally:
             for handle in handles:
                 handle.remove()
@@ -125,10 +161,10 @@ class ViTBackbone(Backbone):
     def last_block(self, images: Tensor) -> LastBlock:
         grid, block = self._grid(images), self.model.blocks[-1]
         attention = self._attention(block)
-        with _unfused(attention), _outputs([block, attention.attn_drop]) as outputs, _input(attention) as inputs:
-            self.model.forward_features(images)
+        with self._attention_rows(attention) as full_rows, _outputs([block]) as outputs, _input(attention) as inputs:
+            self._run(images)
         q, k, v = (self._split(part, grid) for part in _project(attention, inputs[0]))
-        tokens, full = self._split(outputs[block], grid), outputs[attention.attn_drop]
+        tokens, full = self._split(outputs[block], grid), full_rows()
         where = f"after block {self.depth - 1}"
         self._require_finite([(tokens, where), *((part, "in q, k, v of the last block") for part in (q, k, v))])
         rows = getattr(attention, "rows", SHARES)
@@ -139,7 +175,7 @@ class ViTBackbone(Backbone):
         chosen = [self._attention(self._block(index)) for index in blocks]
         with ExitStack() as hooks:
             inputs = {attention: hooks.enter_context(_input(attention)) for attention in dict.fromkeys(chosen)}
-            self.model.forward_features(images)
+            self._run(images)
         parts = [[self._split(part, grid) for part in _project(one, inputs[one][0])] for one in chosen]
         named = [f"in q, k, v of block {index % self.depth}" for index in blocks]
         self._require_finite((part, where) for qkv, where in zip(parts, named, strict=True) for part in qkv)
@@ -148,9 +184,9 @@ class ViTBackbone(Backbone):
     def inside(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Inside]:
         grid, chosen = self._grid(images), [self._block(index) for index in blocks]
         attentions = [self._attention(block) for block in chosen]
-        with ExitStack() as hooks, _outputs(chosen) as outputs, _prefix_rows(attentions, self._prefix) as rows:
+        with ExitStack() as hooks, _outputs(chosen) as outputs, prefix_rows(attentions, self._prefix) as rows:
             inputs = {attention: hooks.enter_context(_input(attention)) for attention in dict.fromkeys(attentions)}
-            self.model.forward_features(images)
+            self._run(images)
         parts = []
         for index, block, attention in zip(blocks, chosen, attentions, strict=True):
             tokens = self._split(outputs[block], grid)
@@ -161,12 +197,33 @@ class ViTBackbone(Backbone):
             parts.append(Inside(tokens, normed, Projections(*qkv), self._split_rows(rows[attention], grid)))
         return parts
 
+    def prefix_attention(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[PrefixAttention]:
+        grid, attentions = self._grid(images), [self._attention(self._block(index)) for index in blocks]
+        if any(getattr(attention, "rows", SHARES) == SIGNED for attention in attentions):
+            raise UserError(f"{self.name}: its attention weights may be negative, so that they are no map of shares")
+        with prefix_rows(attentions, self._prefix) as rows:
+            self._run(images)
+        named = [f"attention of block {index % self.depth}" for index in blocks]
+        kept = [rows[attention] for attention in attentions]
+        finite.require_finite(self.name, list(zip(named, kept, strict=True)))
+        return [self._split_rows(row, grid) for row in kept]
+
+    def _run(self, images: Tensor) -> Tensor:
+        """Pass images through all blocks; every method reads what it needs by hooks."""
+        return cast(Tensor, self.model.forward_features(images))
+
+    @contextmanager
+    def _attention_rows(self, attention: Any) -> Iterator[Callable[[], Tensor]]:
+        """Context manager that collects the attention (B, heads, T, T) of one block, which it yields a getter of."""
+        with _unfused(attention), _outputs([attention.attn_drop]) as rows:
+            yield lambda: rows[attention.attn_drop]
+
     def walk_heads(self, images: Tensor, see: Callable[[HeadUpdates], None]) -> None:
         self._check(images)
         for block in self.model.blocks:
             self._attention(block)
         with head_updates.showing(self.name, self.model.blocks, see):
-            self.model.forward_features(images)
+            self._run(images)
 
     def linearised_blocks(self) -> Iterator[Tensor]:
         for index, block in enumerate(self.model.blocks):
@@ -187,6 +244,9 @@ class ViTBackbone(Backbone):
         if not isinstance(attention, (TimmAttention, AttentionRope, EvaAttention, BeitAttention)):
             raise UserError(f"{self.name}: no q, k, v: its blocks are {type(block).__name__}, without plain attention")
         return attention
+
+    def _attentions(self) -> list[Any]:
+        return [self._attention(block) for block in self.model.blocks]
 
     def _final_norm(self, tokens: Tensor) -> Tensor:
         # Models that pool the patches have their final norm after the pooling, as `fc_norm`.
@@ -256,12 +316,12 @@ def _unfused(attention: Any) -> Iterator[None]:
 
 
 class _PrefixRows(TorchFunctionMode):
-    """Softmax rows of the first `prefix` queries of attention modules, from what their fused kernel is given.
+    """Softmax rows of the first `prefix` queries (None: all) of attention modules, from what their kernel is given.
 
     The kernel receives q and k after q/k norm and RoPE, and a position bias as its mask.
     """
 
-    def __init__(self, prefix: int) -> None:
+    def __init__(self, prefix: int | None) -> None:
         super().__init__()
         self.prefix, self.running = prefix, None
         self.rows: dict[Any, Tensor] = {}
@@ -277,7 +337,7 @@ class _PrefixRows(TorchFunctionMode):
 
 
 @contextmanager
-def _prefix_rows(attentions: Sequence[Any], prefix: int) -> Iterator[dict[Any, Tensor]]:
+def prefix_rows(attentions: Sequence[Any], prefix: int | None) -> Iterator[dict[Any, Tensor]]:
     """Context manager that collects rows (B, heads, prefix, T) of each of `attentions` in a forward pass.
 
     Keys that are no tokens stand last. Weights that are no softmax of the kernel's products are computed without it.
@@ -292,20 +352,28 @@ def _prefix_rows(attentions: Sequence[Any], prefix: int) -> Iterator[dict[Any, T
 
     unique = dict.fromkeys(attentions)
     explicit = [attention for attention in unique if not getattr(attention, "plain_softmax", True)]
-    fused = {attention: attention.fused_attn for attention in unique}
     handles = [attention.register_forward_pre_hook(enter) for attention in unique]
     handles += [attention.register_forward_hook(leave) for attention in unique]
     try:
-        for attention in unique:
-            attention.fused_attn = attention not in explicit
-        with kernel, _outputs([attention.attn_drop for attention in explicit]) as weights:
+        with fused(unique, explicit), kernel, _outputs([one.attn_drop for one in explicit]) as weights:
             yield kernel.rows
         kernel.rows |= {attention: weights[attention.attn_drop][:, :, :prefix] for attention in explicit}
     finally:
         for handle in handles:
             handle.remove()
-        for attention, before in fused.items():
-            attention.fused_attn = before
+
+
+@contextmanager
+def fused(attentions: Iterable[Any], without: Sequence[Any] = ()) -> Iterator[None]:
+    """Context manager in which attention modules call PyTorch's fused kernel, but for those of `without`."""
+    before = {attention: attention.fused_attn for attention in attentions}
+    try:
+        for attention in before:
+            attention.fused_attn = attention not in without
+        yield
+    finally:
+        for attention, fused_before in before.items():
+            attention.fused_attn = fused_before
 
 
 def _project(attention: Any, tokens: Tensor) -> tuple[Tensor, ...]:

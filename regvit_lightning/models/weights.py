@@ -9,7 +9,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,6 @@ from regvit_lightning.models import (
     heads,
     hugging_face,
     kinds,
-    names,
     positions,
     prefixes,
     tensor_files,
@@ -35,11 +34,8 @@ from regvit_lightning.models.clip_naming import State
 from regvit_lightning.models.dinov3 import MOST_REGISTERS
 from regvit_lightning.models.file_words import FileWords
 from regvit_lightning.models.heads import Heads, Known
-from regvit_lightning.models.transform import statistics
+from regvit_lightning.models.metadata import Metadata
 from regvit_lightning.models.vit import Architecture, RegisterViT
-
-LARGEST_IMAGE = 16384  # px; beyond, an image size is a mistake
-LARGEST_SCALE = 1e6  # of LayerScale, for the same reason
 
 # Not part of a backbone: classifiers, the projection heads of DINO and iBOT, and the embedding of masked patches.
 DROPPED = re.compile(r"(head|dino_head|ibot_head)\..+|mask_token")
@@ -52,82 +48,6 @@ RENAMES = (
     (re.compile(r"\.mlp\.w3\."), ".mlp.fc2."),
     (re.compile(r"\.gamma_([12])$"), r".ls\1.gamma"),  # DeiT-III's LayerScale
 )
-
-
-@dataclass(frozen=True)
-class Metadata:
-    """Metadata of the weights in a file of ours.
-
-    Attributes:
-        name: model name by the grammar (`vitb_reg16`).
-        recipe: recipe that trained it (`deit3`), with the tag of a run with custom settings (`deit3+lr2e-3`).
-        image_size: side in pixels of the images that the position embedding corresponds to.
-        mean, std: per channel, for images in 0..1.
-        layer_scale: initial value of LayerScale, or None for a model without.
-        registers: number N of registers, as in `name`.
-        info: any further information (commit, steps, settings), JSON-serialisable.
-        pre_norm: norm before the first block, as in CLIP's image tower, see `RegisterViT`.
-        swiglu: SwiGLU instead of the MLP of the name's size, see `vit.with_swiglu`.
-    """
-
-    name: str
-    recipe: str
-    image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    layer_scale: float | None
-    registers: int
-    info: dict[str, Any] = field(default_factory=dict)
-    pre_norm: bool = False
-    swiglu: bool = False
-
-    @property
-    def id(self) -> str:
-        """Id of the trained model: `deit3-vitb_reg16`."""
-        return f"{self.recipe}-{self.name}"
-
-    @classmethod
-    def read(cls, values: Mapping[str, Any], source: object) -> "Metadata":
-        """Read the metadata from a mapping as returned by `dataclasses.asdict` or JSON.
-
-        Raises:
-            UserError: keys are missing or unknown, a value is of another type or out of range, the recipe is not safe
-                in an id, or the registers contradict the name.
-        """
-        if not isinstance(values, Mapping):
-            raise UserError(f"{source}: its metadata is not a mapping")
-        known = {entry.name for entry in fields(cls)}
-        if not all(isinstance(key, str) for key in values):
-            raise UserError(f"{source}: its metadata is damaged (a key is not text)")
-        wrong = sorted((known - {"info", "pre_norm", "swiglu"} - set(values)) | (set(values) - known))
-        if wrong:
-            raise UserError(f"{source}: its metadata lacks, or should not have: {', '.join(wrong)}")
-        mean, std = _statistics(values, source)
-        metadata = cls(**{**values, "mean": mean, "std": std})
-        metadata._check(source)
-        return metadata
-
-    def _check(self, source: object) -> None:
-        """Raise `UserError` unless every value is one that training writes."""
-        names.check_id(self.recipe, f"{source}: the recipe in its metadata,")
-        names.check_id(self.name, f"{source}: the model in its metadata,")
-        scale = self.layer_scale
-        right = {
-            "image_size": _whole(self.image_size, 1, LARGEST_IMAGE),
-            "registers": _whole(self.registers, 0, MOST_REGISTERS),
-            "layer_scale": scale is None or (type(scale) in (int, float) and abs(scale) <= LARGEST_SCALE),
-            "info": isinstance(self.info, Mapping),
-            "pre_norm": isinstance(self.pre_norm, bool),
-            "swiglu": isinstance(self.swiglu, bool),
-        }
-        wrong = [f"{key}={str(getattr(self, key))[:40]}" for key, fits in right.items() if not fits]
-        if wrong:
-            raise UserError(f"{source}: its metadata is damaged ({', '.join(wrong)})")
-        architecture, registers = vit.parse_name(self.name)
-        if registers != self.registers:
-            raise UserError(f"{source}: says {self.registers} registers but is named {self.name}")
-        if self.image_size % architecture.patch_size:
-            raise UserError(f"{source}: says images of {self.image_size} px, no multiple of {architecture.patch_size}")
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
@@ -217,7 +137,7 @@ def load_weights(path: Path, words: FileWords | None = None) -> Loaded:
 
 def _ours(state: State, metadata: Metadata, path: Path) -> RegisterViT:
     shape: dict[str, Any] = {"image_size": metadata.image_size, "layer_scale": metadata.layer_scale}
-    shape |= {"pre_norm": metadata.pre_norm, "swiglu": metadata.swiglu}
+    shape |= {"pre_norm": metadata.pre_norm, "swiglu": metadata.swiglu, "class_token": metadata.class_token}
     return _filled(lambda: vit.build(metadata.name, **shape), _backbone_only(state), f"{path} as {metadata.name}")
 
 
@@ -451,14 +371,3 @@ def _depth(state: Mapping[str, Tensor]) -> int:
     # The number of different blocks: a file with a gap, however high its last number, has blocks missing.
     blocks = (re.match(r"blocks\.([0-9]+)\.", name) for name in state)
     return len({block[1] for block in blocks if block})
-
-
-def _statistics(values: Mapping[str, Any], source: object) -> tuple[Any, Any]:
-    try:
-        return statistics(values["mean"], values["std"])
-    except ValueError as error:
-        raise UserError(f"{source}: its metadata is damaged ({error})") from None
-
-
-def _whole(value: Any, least: int, most: int) -> bool:
-    return type(value) is int and least <= value <= most

@@ -39,6 +39,7 @@ class DeiT3Settings(recipe.RecipeSettings):
         repeats: times each image is repeated (repeated augmentation), 1 for none.
         drop_path: stochastic depth rate, the same in all blocks.
         ema_decay: decay of the EMA weights, which are exported beside the trained ones.
+        pooling: what the classifier reads: `cls`, or `average`, the mean of the patches of a model without CLS.
     """
 
     lr: float = number("(0, 100]")
@@ -55,10 +56,12 @@ class DeiT3Settings(recipe.RecipeSettings):
     repeats: int = number("[1, 100]")
     drop_path: float = number("[0, 1)")
     ema_decay: float = number("[0, 1)")
+    pooling: str = "cls"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.loss in ("softmax", "bce"), f"loss={self.loss}: expected softmax or bce")
+        check(self.pooling in ("cls", "average"), f"pooling={self.pooling}: expected cls or average")
         if self.epochs is not None:
             self.check_warmup(self.epochs)
 
@@ -73,7 +76,7 @@ class DeiT3Settings(recipe.RecipeSettings):
 
 
 class DeiT3(recipe.Recipe):
-    """Register ViT with a linear classifier on CLS, trained on an image-folder data set."""
+    """Register ViT with a linear classifier on CLS or the mean patch, trained on an image-folder data set."""
 
     SETTINGS = DeiT3Settings
     settings: DeiT3Settings
@@ -94,6 +97,7 @@ class DeiT3(recipe.Recipe):
         settings.check_warmup(self.epochs)
         self.warmup = round(steps * settings.warmup_epochs / self.epochs)
         options: dict[str, Any] = {"layer_scale": settings.layer_scale, "drop_path": settings.drop_path}
+        options["class_token"] = settings.pooling == "cls"
         self.backbone = vit.build(model, image_size=settings.image_size, num_classes=num_classes, **options)
         average = get_ema_multi_avg_fn(settings.ema_decay)
         self.ema = AveragedModel(self.backbone, multi_avg_fn=average).requires_grad_(False)
@@ -106,10 +110,13 @@ class DeiT3(recipe.Recipe):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images, targets = self.mix(self.normalise(batch["image"]), batch["label"])
-        with global_pathway.collected(self.backbone.blocks) as shares:
+        with (
+            self.register_terms.seen_in(self.backbone, self.register_terms.drawn(len(images))) as seen,
+            global_pathway.collected(self.backbone.blocks) as shares,
+        ):
             logits = self.backbone(images).float()
         loss = objective(logits, targets, self.settings.loss, self.settings.label_smoothing)
-        loss = self.with_common_mode(loss, shares)
+        loss = self.with_register_terms(self.with_common_mode(loss, shares), seen.terms)
         self.log("train/loss", loss, sync_dist=True)
         return loss
 

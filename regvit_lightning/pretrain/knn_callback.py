@@ -88,8 +88,14 @@ class HeldOutKnn(Callback):
         return self.summary(seen, len(files.classes))
 
     def look(self, recipe: Any, images: Tensor) -> dict[str, Tensor]:
-        """Per-image outputs for a batch of uint8 images (B, 3, H, W), by name: `cls` (B, D), unit vectors."""
-        return {"cls": F.normalize(recipe(images).cls.float(), dim=1)}
+        """Per-image outputs for a batch of uint8 images (B, 3, H, W), by name.
+
+        Returns:
+            `cls` (B, D), unit vectors: CLS, or the mean of the patches of a model without it.
+        """
+        tokens = recipe(images)
+        cls = tokens.cls if tokens.cls is not None else tokens.patches.mean(dim=(1, 2))
+        return {"cls": F.normalize(cls.float(), dim=1)}
 
     def summary(self, seen: dict[str, Tensor], classes: int) -> dict[str, float]:
         """Metrics by name, from the outputs of `look` for all images of all devices and their `label` (N,)."""

@@ -21,6 +21,7 @@ from regvit_lightning.analysis import sinks
 from regvit_lightning.analysis.locality import Locality, LocalitySums
 from regvit_lightning.analysis.norms import Norms, measure
 from regvit_lightning.analysis.outliers import Rules
+from regvit_lightning.analysis.verdict import high_norms
 from regvit_lightning.data.images import Files
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.data.transforms import centre_crop
@@ -44,7 +45,12 @@ QUANTILES = {"min": 0.0, "q01": 0.01, "q25": 0.25, "median": 0.5, "q75": 0.75, "
 WITHOUT_BINS = ["step", "block", *QUANTILES, *Rules().words()]  # quantiles of patch norms, outlier shares
 NORMS_ALONE = [*WITHOUT_BINS, *training.BINS]  # and the share of patches in each bin of norms
 SINKS = ["sinks", "nop_sinks", "broadcast_sinks"]  # per image in this block, see `analysis/sinks.py`
-COLUMNS = [*NORMS_ALONE, "mean_cosine", "cls_cosine", *SINKS]  # cosines of patches, see `analysis/locality.py`
+WITHOUT_MADE = [*NORMS_ALONE, "mean_cosine", "cls_cosine", *SINKS]  # cosines of patches, see `analysis/locality.py`
+# Without the patches that are outliers at the patch embedding already: share of outliers by two rules, largest norm
+# over the median, and whether they are artifacts by the verdict (1 or 0).
+MADE = ["made_factor", "made_log_mads", "made_max_over_median", "artifacts"]
+COLUMNS = [*WITHOUT_MADE, *MADE]
+FORMATS = (COLUMNS, WITHOUT_MADE, NORMS_ALONE, WITHOUT_BINS)  # of files, the newest first
 
 Row = dict[str, float]  # value by column name
 
@@ -161,22 +167,35 @@ def fixed_images(files: Files, size: int) -> Tensor:
 
 
 def describe(norms: Norms, rules: Rules, step: int) -> list[Row]:
-    """One row for each block 1..depth: quantiles and histogram of patch norms, share of outliers under each rule."""
+    """One row for each block 1..depth: quantiles and histogram of patch norms, outliers by each rule, `MADE`."""
     levels = torch.tensor(list(QUANTILES.values()), dtype=torch.float64)
     rows: list[Row] = []
-    for block in range(norms.depth):
+    for block, made in enumerate(_made(norms, rules)):
         patches = norms.raw[:, block]
         quantiles = torch.quantile(patches.double().flatten(), levels).tolist()
         shares = {name: float(mask.double().mean()) for name, mask in rules.masks(patches).items()}
         bins = training.histogram(patches.numpy())
-        rows.append(
-            {"step": step, "block": block + 1, **dict(zip(QUANTILES, quantiles, strict=True)), **shares, **bins}
-        )
+        facts = {"step": step, "block": block + 1, **dict(zip(QUANTILES, quantiles, strict=True))}
+        rows.append({**facts, **shares, **bins, **dict(zip(MADE, made, strict=True))})
     return rows
 
 
+def _made(norms: Norms, rules: Rules) -> list[list[float]]:
+    """Values of `MADE` after each block; NaN where norms are not finite or their median is 0."""
+    try:
+        high = high_norms(norms, rules)
+    except UserError:
+        return [[float("nan")] * len(MADE)] * norms.depth
+    embedded = rules.masks(norms.embedded)["log_mads"]
+    by_spread = [rules.masks(norms.raw[:, block])["log_mads"] & ~embedded for block in range(norms.depth)]
+    return [
+        [one.share, float(mask.double().mean()), one.max_over_median, float(one.artifacts)]
+        for one, mask in zip(high, by_spread, strict=True)
+    ]
+
+
 def read(path: Path) -> list[Row]:
-    """Rows of a `norms.csv`; empty if the file does not exist. One of an older version has NaN in place of others.
+    """Rows of a `norms.csv`; empty if the file does not exist. One of an older version has NaN for what it lacks.
 
     Raises:
         UserError: the file is not a valid `norms.csv`.
@@ -186,7 +205,7 @@ def read(path: Path) -> list[Row]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            if reader.fieldnames not in (COLUMNS, NORMS_ALONE, WITHOUT_BINS):
+            if reader.fieldnames not in FORMATS:
                 raise ValueError("its columns are others")
             rows = [{name: float(row.get(name, "nan")) for name in COLUMNS} for row in reader]
         return [{**row, "step": int(row["step"]), "block": int(row["block"])} for row in rows]

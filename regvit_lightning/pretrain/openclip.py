@@ -26,7 +26,7 @@ from regvit_lightning.data.transforms import Steps
 from regvit_lightning.models import joint_space, vit, weights
 from regvit_lightning.models.arms import NOT_DECAYED, global_pathway
 from regvit_lightning.models.joint_space import JointSpace, TextArchitecture
-from regvit_lightning.models.weights import Metadata
+from regvit_lightning.models.metadata import Metadata
 from regvit_lightning.pretrain import recipe
 from regvit_lightning.schedules import cosine
 from regvit_lightning.settings import check, number
@@ -135,7 +135,7 @@ class OpenClip(recipe.Recipe):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         with global_pathway.collected(self.backbone.blocks) as shares:
-            images, texts = self.embed(batch["image"], batch["text"])
+            images, texts, terms = self.embed(batch["image"], batch["text"])
         contrast = ClipLoss(
             local_loss=True,  # each device contrasts its pairs with the features of all; the mean is the full loss
             gather_with_grad=True,
@@ -144,7 +144,7 @@ class OpenClip(recipe.Recipe):
         )
         with torch.autocast(self.device.type, enabled=False):  # logits in float32: the scale multiplies errors by 100
             loss: Tensor = contrast(images, texts, self.space.logit_scale.exp())
-        loss = self.with_common_mode(loss, shares)
+        loss = self.with_register_terms(self.with_common_mode(loss, shares), terms)
         self.log("train/loss", loss, sync_dist=True)
         self.log("train/logit_scale", self.space.logit_scale.exp())
         return loss
@@ -154,8 +154,10 @@ class OpenClip(recipe.Recipe):
         yield from super().blocks()
         yield from self.space.text.transformer.resblocks
 
-    def embed(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+    def embed(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Unit vectors (B, E) of images uint8 (B, 3, H, W) and of texts (B, L), `device_batch` at a time.
+
+        The third output are the weighted terms of the registers, see `register_terms.Seen`.
 
         A larger batch passes through the towers in chunks, which the backward pass recomputes (as in GradCache, Gao et
         al. 2021, arXiv 2101.06983): memory is that of one chunk, the gradient that of the whole batch.
@@ -164,12 +166,15 @@ class OpenClip(recipe.Recipe):
         if len(images) <= size:
             return self._towers(images, texts)
         parts = zip(images.split(size), texts.split(size), strict=True)
-        done = [cast(tuple[Tensor, Tensor], checkpoint(self._towers, *part, use_reentrant=False)) for part in parts]
-        return torch.cat([image for image, _ in done]), torch.cat([text for _, text in done])
+        done = [cast(tuple[Tensor, ...], checkpoint(self._towers, *part, use_reentrant=False)) for part in parts]
+        seen, read, terms = zip(*done, strict=True)
+        weighted = [term * (len(part) / len(images)) for term, part in zip(terms, seen, strict=True)]
+        return torch.cat(seen), torch.cat(read), torch.stack(weighted).sum(dim=0)
 
-    def _towers(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-        cls = self.backbone(self.normalise(images))
-        return self.space.images(cls), self.space.texts(texts)
+    def _towers(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with self.register_terms.seen_in(self.backbone, self.register_terms.drawn(len(images))) as seen:
+            cls = self.backbone(self.normalise(images))
+        return self.space.images(cls), self.space.texts(texts), seen.terms
 
     def configure_optimizers(self) -> torch.optim.AdamW:
         settings = self.settings

@@ -23,10 +23,11 @@ from regvit_lightning.data.transforms import normalise
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.models import EXPORT, vit, weights
 from regvit_lightning.models.arms import global_pathway
+from regvit_lightning.models.metadata import Metadata
 from regvit_lightning.models.tokens import Tokens
-from regvit_lightning.models.weights import Metadata
 from regvit_lightning.pretrain import parallel, trainer_options
 from regvit_lightning.pretrain.knn_callback import HeldOutKnn
+from regvit_lightning.pretrain.register_terms import RegisterTerms
 from regvit_lightning.runtime import hardware, loggers, seeds
 from regvit_lightning.runtime.scheduled import ScheduledModule
 from regvit_lightning.settings import MISSING, SettingsError, below, check, from_resolved, number, resolved
@@ -61,6 +62,11 @@ class RecipeSettings:
         monitor_images: maximum number of train images for kNN.
         logger: tensorboard, csv, wandb or none.
         trainer: options of Lightning's Trainer, given as words `trainer.<name>=<value>`; see `trainer_options`.
+        register_gram: weight of the mean squared cosine between the registers of an image, 0 for none; this and the
+            next three are defined in `register_terms` and `register_dropout`.
+        register_koleo: weight of KoLeo among the registers of an image, 0 for none.
+        register_disjoint: weight of the overlap of the attention maps of the registers in the last block, 0 for none.
+        register_dropout: probability that a register is left out of a training pass.
     """
 
     module: str = MISSING
@@ -83,6 +89,10 @@ class RecipeSettings:
     monitor_images: int = number("[2, 1e9]", 20_000)
     logger: str = "tensorboard"
     trainer: dict[str, Any] = field(default_factory=dict)
+    register_gram: float = number("[0, 1e6]", 0.0)
+    register_koleo: float = number("[0, 1e6]", 0.0)
+    register_disjoint: float = number("[0, 1e6]", 0.0)
+    register_dropout: float = number("[0, 1)", 0.0)
 
     def __post_init__(self) -> None:
         both = f"epochs={self.epochs} and steps={self.steps} are two lengths; add epochs=null or steps=null"
@@ -97,6 +107,9 @@ class RecipeSettings:
         scaled = self.strategy == "ddp" or self.precision != "16-mixed"
         check(scaled, "precision=16-mixed: strategy=fsdp has no gradient scaler here; give bf16-mixed or 32-true")
         check(whole, f"norms_every={self.norms_every}: no device of strategy=fsdp holds the whole backbone; give 0")
+        looks_inside = self.strategy == "ddp" or self.register_disjoint == 0
+        sharded = "looks into the last block, whose weights strategy=fsdp shards; give strategy=ddp or 0"
+        check(looks_inside, f"register_disjoint={self.register_disjoint:g}: {sharded}")
 
     def images_in_all(self, images: int) -> int:
         """Images drawn in a whole run, where the data has `images` of them."""
@@ -131,8 +144,12 @@ class Recipe(ScheduledModule):
         seed: seed of the initialisation and of all later randomness.
         epochs: passes over the data of the whole run, for settings in epochs; by default those of the settings.
 
+    Raises:
+        SettingsError: a setting does not fit the model.
+
     Attributes:
         SETTINGS: dataclass of the settings.
+        register_terms: regularisers of the registers, and register dropout.
         MEAN, STD: per-channel mean and standard deviation of images in 0..1.
         repeats: times an image is drawn per epoch (repeated augmentation).
         collate: makes a batch from a list of samples.
@@ -159,6 +176,7 @@ class Recipe(ScheduledModule):
         self.settings: Any = from_resolved(self.SETTINGS, settings)
         self.model, self.num_classes, self.steps, self.seed = model, num_classes, steps, seed
         self.epochs = epochs if epochs is not None else self.settings.epochs
+        self.register_terms = RegisterTerms(self.settings, model)
         counts = {"num_classes": num_classes, "steps": steps, "seed": seed, "epochs": self.epochs}
         self.save_hyperparameters({"settings": resolved(self.settings), "model": model, **counts}, logger=False)
         self.register_buffer("mean", torch.tensor(self.MEAN), persistent=False)
@@ -221,6 +239,7 @@ class Recipe(ScheduledModule):
             registers=self.backbone.num_reg_tokens,
             info={"steps": self.steps, "seed": self.seed, "settings": resolved(self.settings)},
             pre_norm=self.backbone.pre_norm,
+            class_token=self.backbone.has_class_token,
         )
 
     @classmethod
@@ -259,6 +278,19 @@ class Recipe(ScheduledModule):
         """Convert uint8 images (B, 3, H, W) to the normalised float input of the backbone."""
         return normalise(images, self.mean, self.std)
 
+    def with_register_terms(self, loss: Tensor, terms: Tensor) -> Tensor:
+        """Add the weighted terms of the registers to the loss of a step, and log each; unchanged without any.
+
+        Args:
+            loss: of the recipe itself.
+            terms: see `register_terms.Seen`.
+        """
+        if not self.register_terms.names:
+            return loss
+        named = zip(self.register_terms.names, terms.detach(), strict=True)
+        self.log_dict({f"train/{name}": value for name, value in named}, sync_dist=True)
+        return loss + terms.sum()
+
     def with_common_mode(self, loss: Tensor, shares: Sequence[Tensor]) -> Tensor:
         """Add the common-mode penalty of the arm `global` to the loss of a step, and log it; unchanged without shares.
 
@@ -284,8 +316,11 @@ class Recipe(ScheduledModule):
             # The fused kernel's backward pass is slow on CPUs: it doubles the step time of the nano model.
             vit.fuse_attention(model, self.trainer.strategy.root_device.type != "cpu")
             model.set_grad_checkpointing(self.settings.grad_checkpointing)
+        # The input of the last block is read by a hook, which compiled blocks ignore.
+        read = [model.blocks[-1] for model in self._models()] if self.settings.register_disjoint else []
         for block in self.blocks() if self.settings.compile else ():
-            block.compile()  # in place, so the weights' names get no `_orig_mod`
+            if block not in read:
+                block.compile()  # in place, so the weights' names get no `_orig_mod`
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:  # only with strategy=fsdp, once Lightning has set up the processes

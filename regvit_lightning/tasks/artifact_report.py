@@ -178,7 +178,14 @@ def run(
     return Outcome(
         metrics=report.metrics(),
         images=len(test),
-        intervals={"outlier_share": _share_interval(report.masks, share, how.seed)},
+        intervals={
+            "outlier_share": _share_interval(report.masks, share, how.seed),
+            **{
+                name: bootstrap(scores, how.seed)
+                for name, scores in report.register_scores().items()
+                if scores.isfinite().all()
+            },
+        },
         scores={"outlier_share": share},
         protocol={
             "images_of": settings.source,
@@ -193,7 +200,7 @@ def run(
         },
         picture=figures_report.page(report),
         figures=partial(_figures, report) if settings.figures else None,
-        remarks=[report.verdict],
+        remarks=[report.verdict, *filter(None, [report.diversity.remark() if report.diversity else ""])],
     )
 
 
@@ -323,6 +330,7 @@ def _report(
         seed=seed,
         norms=norms,
         mean_registers=walk.norms.mean_registers,
+        diversity=walk.norms.diversity,
         findings=outliers.find(norms, settings.rules, seed),
         high=verdict.high_norms(norms, settings.rules),
         low=verdict.low_norms(norms, settings.rules),

@@ -58,6 +58,17 @@ def test_patches_that_are_left_out_do_not_count():
         np.testing.assert_allclose(function(spoilt, keep), function(left, everything(left)), rtol=1e-9)
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_an_image_that_is_not_finite_has_no_rank_and_leaves_the_others_theirs(broken):
+    patches = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(0))
+    keep = torch.ones(3, 6, dtype=torch.bool)
+    whole = collapse.effective_rank(patches, keep)
+    patches[1, 2, 3] = broken
+    found = collapse.effective_rank(patches, keep)
+    assert found[1].isnan()
+    assert torch.equal(found[[0, 2]], whole[[0, 2]])
+
+
 def test_cosines_against_pairs_written_out():
     patches, cls = random(2, 5, 4), random(2, 4, seed=1)
     pairs = [[cosine_similarity(p[[i]], p[[j]])[0, 0] for i, j in itertools.combinations(range(5), 2)] for p in patches]

@@ -99,7 +99,7 @@ def test_values_are_measured_after_the_output_projection_and_layer_scale():
 def test_the_other_reading_takes_raw_values_and_leaves_out_the_first_block():
     part = of(attention(), values(0.1))
     loud = of(attention(), values(2.0))
-    both = sinks._stacked([part, part, loud])
+    both = sinks.join([part, part, loud], dim=1)
     counts = {name: count.tolist() for name, count in both.per_image().items()}
     assert counts["nop_sinks"] == [2.0]
     assert counts["raw_nop_sinks"] == [1.0]
@@ -252,7 +252,7 @@ def test_a_planted_sink_of_a_model():
         assert getattr(found, name.removesuffix("_sinks"))[:, 1, 0].all()
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if arm != "rats"])  # several products: refused, see its tests
 def test_blocks_of_every_arm_are_rebuilt(arm):
     backbone = shaken(sources.load_backbone(f"random-vitn_{arm}_reg2", "runs", image_size=32))
     found = updates_of(backbone)

@@ -18,6 +18,7 @@ SMALL = {
     "depth_step": {"batch": 2, "width": 16, "rows": 112, "columns": 140},
     "lost": {"images": 2, "side": 20, "width": 64},
     "token_cut": {"images": 1, "side": 10, "width": 32},
+    "register_boxes": {"images": 2, "blocks": 2, "side": 10},
     "norms": {"images": 20, "depth": 3, "side": 8},
     "single_token": {"images": 1000, "width": 32, "classes": 100},
     "position": {"images": 20, "side": 12, "width": 32, "tokens": 1000},

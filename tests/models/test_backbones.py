@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import vit, weights
 from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.metadata import Metadata
 from regvit_lightning.models.sources import load_backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.models.vit_backbone import ViTBackbone
-from regvit_lightning.models.weights import Metadata
 
 RUNS = Path("no-runs-here")
 METADATA = Metadata("vitn_reg4", "deit3", 32, (0.5, 0.4, 0.3), (0.3, 0.2, 0.1), None, 4)

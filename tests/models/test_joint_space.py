@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import heads, joint_space, sources, vit, weights
 from regvit_lightning.models.joint_space import JointSpace, TextArchitecture
-from regvit_lightning.models.weights import Metadata
+from regvit_lightning.models.metadata import Metadata
 
 VISION = {"image_size": 64, "layers": 3, "width": 128, "patch_size": 16}
 TEXT = {"context_length": 20, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2}

@@ -5,7 +5,7 @@ import timm
 import torch
 
 from regvit_lightning.models import kinds, sources, vit, weights
-from regvit_lightning.models.weights import Metadata
+from regvit_lightning.models.metadata import Metadata
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import heads, vit, weights
-from regvit_lightning.models.weights import Metadata
+from regvit_lightning.models.metadata import Metadata
 
 METADATA = Metadata("vitn_reg4", "deit3", 32, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), 1e-4, 4, {"commit": "abc", "steps": 7})
 

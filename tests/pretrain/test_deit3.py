@@ -11,6 +11,7 @@ from timm.utils import ModelEma
 from torch.nn import functional as F
 
 from regvit_lightning import settings
+from regvit_lightning.models import weights
 from regvit_lightning.pretrain import deit3
 from regvit_lightning.runtime.scheduled import ScheduledModule
 from regvit_lightning.settings import SettingsError
@@ -32,6 +33,31 @@ def test_the_1k_recipe_has_the_published_constants():
     assert (found.epochs, found.batch_size, found.lr, found.weight_decay) == (800, 2048, 3e-3, 0.05)
     assert (found.loss, found.label_smoothing, found.cutmix, found.mixup) == ("bce", 0.0, 1.0, 0.8)
     assert (found.crop, found.image_size, found.drop_path, found.repeats) == ("resized", 192, 0.2, 3)
+
+
+def test_average_pooling_reads_the_mean_patch_of_a_model_without_cls(tmp_path):
+    module = recipe("pooling=average", "image_size=32")
+    backbone, images = module.backbone.eval(), torch.randn(2, 3, 32, 32)
+    assert backbone.cls_token is None
+    tokens = backbone.tokens(images)
+    assert tokens.cls is None
+    assert tokens.patches.shape == (2, 4, 4, 96)
+    expected = backbone.head(tokens.patches.mean(dim=(1, 2)))
+    torch.testing.assert_close(backbone(images), expected)
+    # The exported file says that there is no CLS, and is rebuilt with the same weights.
+    weights.save(tmp_path / "b.safetensors", backbone, module.metadata("deit3"))
+    loaded = weights.load_weights(tmp_path / "b.safetensors").model
+    torch.testing.assert_close(loaded.tokens(images).patches, tokens.patches, rtol=0, atol=0)
+
+
+def test_an_arm_and_a_model_without_cls_are_refused_together():
+    with pytest.raises(SettingsError, match="arm last7 in a model without CLS"):
+        deit3.DeiT3(load_recipe("deit3", "mini", ["pooling=average"]), "vitn_last7_reg0", 16, 100, 0)
+
+
+def test_a_pooling_that_does_not_exist_is_refused():
+    with pytest.raises(SettingsError, match="pooling=max: expected cls or average"):
+        load_recipe("deit3", "mini", ["pooling=max"])
 
 
 def test_softmax_loss_by_hand():

@@ -57,7 +57,8 @@ def test_a_row_for_each_measured_step_and_block(watched):
     with (watched[1] / "norms.csv").open() as file:
         row = next(csv.DictReader(file))
     of_norms = [*norms_callback.QUANTILES, *Rules().masks(torch.ones(1, 1, 1)), *BINS]
-    assert list(row)[2:] == [*of_norms, "mean_cosine", "cls_cosine", "sinks", "nop_sinks", "broadcast_sinks"]
+    of_tokens = ["mean_cosine", "cls_cosine", "sinks", "nop_sinks", "broadcast_sinks"]
+    assert list(row)[2:] == [*of_norms, *of_tokens, "made_factor", "made_log_mads", "made_max_over_median", "artifacts"]
     assert sum(float(row[name]) for name in BINS) == pytest.approx(1)
     assert float(row["min"]) < float(row["median"]) < float(row["max"])
 
@@ -149,6 +150,10 @@ def test_planted_shares_in_the_rows():
     assert [row["factor"] for row in rows] == [0, 0, 1 / 32, 1 / 32]
     assert [row["max"] > 100 for row in rows] == [False, False, True, True]
     assert {row["step"] for row in rows} == {7}
+    # Planted by the third block: none was an outlier at the patch embedding, and a gap lies below them.
+    assert [row["made_factor"] for row in rows] == [0, 0, 1 / 32, 1 / 32]
+    assert [row["artifacts"] for row in rows] == [0, 0, 1, 1]
+    assert [row["made_max_over_median"] > 3 for row in rows] == [False, False, True, True]
 
 
 def test_a_file_that_is_something_else(tmp_path):

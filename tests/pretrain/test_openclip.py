@@ -87,7 +87,7 @@ def test_the_loss_is_the_symmetric_cross_entropy_in_float64():
     module, examples = recipe(), batch()
     loss = module.training_step(examples, 0)
     with torch.no_grad():
-        images, texts = (part.double() for part in module.embed(examples["image"], examples["text"]))
+        images, texts = (part.double() for part in module.embed(examples["image"], examples["text"])[:2])
     scale = math.exp(module.space.logit_scale.item())
     total = 0.0
     for one, other in ((images, texts), (texts, images)):
@@ -101,10 +101,10 @@ def test_the_loss_is_the_symmetric_cross_entropy_in_float64():
 def test_the_loss_is_nearly_zero_for_planted_pairs_and_log_b_for_equal_ones(monkeypatch):
     module = recipe()
     module.space.logit_scale.data.fill_(math.log(100))
-    monkeypatch.setattr(module, "embed", lambda *_: (torch.eye(6), torch.eye(6)))
+    monkeypatch.setattr(module, "embed", lambda *_: (torch.eye(6), torch.eye(6), torch.zeros(0)))
     assert module.training_step(batch(), 0).item() < 1e-6
     same = F.normalize(torch.ones(6, 6), dim=1)
-    monkeypatch.setattr(module, "embed", lambda *_: (same, same))
+    monkeypatch.setattr(module, "embed", lambda *_: (same, same, torch.zeros(0)))
     assert module.training_step(batch(), 0).item() == pytest.approx(math.log(6), rel=1e-5)
 
 
@@ -146,7 +146,7 @@ def test_in_bf16_the_loss_is_that_of_float32_to_two_digits():
     module = recipe("device_batch=3")
     exact = module.training_step(batch(), 0)
     with torch.autocast("cpu", torch.bfloat16):
-        images, texts = module.embed(batch()["image"], batch()["text"])
+        images, texts, _ = module.embed(batch()["image"], batch()["text"])
         rounded = module.training_step(batch(), 0)
     assert (images.dtype, texts.dtype) == (torch.float32, torch.float32)
     assert rounded.item() == pytest.approx(exact.item(), rel=3e-2)
@@ -164,7 +164,7 @@ def test_the_gradient_of_the_features_is_float32_under_autocast(monkeypatch):
     module = recipe()
     module.space.logit_scale.data.fill_(math.log(100))
     features = [part.clone().requires_grad_() for part in pairs]
-    monkeypatch.setattr(module, "embed", lambda *_: features)
+    monkeypatch.setattr(module, "embed", lambda *_: (*features, torch.zeros(0)))
     with torch.autocast("cpu", torch.bfloat16):
         loss = module.training_step(batch(), 0)
     loss.backward()

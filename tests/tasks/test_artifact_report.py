@@ -48,7 +48,9 @@ def test_the_report_finds_the_planted_neuron(truth, photographs):
     assert found.scores["outlier_share"].mean().item() == pytest.approx(100 * 2 / 64)
     assert facts["verdict"].startswith("planted has artifacts after blocks 3–4 of 4: ")
     assert "3.12% of patches, in 32 of 32 images" in facts["verdict"]
-    assert found.remarks == [facts["verdict"]]
+    assert found.remarks[0] == facts["verdict"]
+    # Registers start from N(0, 1e-6), and the planted model is not trained.
+    assert found.remarks[1].startswith("its 4 registers are copies of one: the mean cosine of two is 1.000")
     assert facts["artifact_blocks"] == [[3, 4]]
     assert [one["images"] for one in facts["high_norms_by_block"]] == [0, 0, 32, 32]
     assert {name: facts["findings"][name]["first"] for name in ("sigmas", "mads", "factor")} == dict.fromkeys(
@@ -76,6 +78,32 @@ def test_the_report_finds_the_planted_neuron(truth, photographs):
     assert len(facts["locality_by_block"]["mean_cosine"]) == 5
     assert len(facts["singular_defects"]["shares"]) == 4
     assert found.metrics["attention_cls_outlier_preference"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_report_has_the_diversity_of_the_registers(truth, photographs):
+    found = report(truth.backbone, photographs, "resize=64")
+    raw = truth.backbone(truth.normalised(), [-1], norm=False)[0].registers.double()
+    unit = raw / raw.norm(dim=2, keepdim=True)
+    pairs = [(a, b) for a in range(4) for b in range(a)]
+    cosine = torch.stack([(unit[:, a] * unit[:, b]).sum(dim=1) for a, b in pairs]).mean().item()
+    assert found.metrics["register_cosine_raw"] == pytest.approx(cosine, abs=1e-5)
+    assert found.protocol["register_cosines_raw"][0][1] == pytest.approx((unit[:, 0] * unit[:, 1]).sum(1).mean().item())
+    of_registers = {name for name in found.metrics if name.startswith("register_")}
+    identity = {"register_identity", "register_identity_raw"}
+    assert of_registers - found.intervals.keys() == identity
+    for name in of_registers - identity:
+        low, high = found.intervals[name]
+        assert low <= found.metrics[name] <= high
+    assert 1 <= found.metrics["register_effective_rank"] <= 4
+    assert 10 * 0.9 <= found.metrics["register_coverage"] <= 40
+
+
+@pytest.mark.parametrize("registers", [0, 1])
+def test_fewer_than_two_registers_have_no_diversity(photographs, registers):
+    found = report(planted(registers=registers).clean, photographs, "resize=64")
+    names = [*found.metrics, *found.intervals, *found.protocol]
+    known = {"register_replacement"}
+    assert [name for name in names if name.startswith("register_") and name not in known] == []
 
 
 def test_the_same_model_without_the_neuron_has_none(truth, photographs):

@@ -17,7 +17,7 @@ from regvit_lightning.errors import UserError
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.models import joint_space, sources, vit, weights
 from regvit_lightning.models.joint_space import JointSpace, TextArchitecture
-from regvit_lightning.models.weights import Metadata
+from regvit_lightning.models.metadata import Metadata
 from regvit_lightning.settings import SettingsError
 from regvit_lightning.tasks import zeroshot
 

@@ -250,6 +250,8 @@ class _Canvas:
         camera, metres = self.scene.camera, np.float32(self.scene.wall_z / self.scene.camera.focal)
         x = (self.columns - np.float32(camera.width / 2)) * metres
         y = (np.float32(camera.row(self.scene.wall_z)) - self.rows[: self.first_ground_row]) * metres
+        if self.scene.plain_wall:
+            return _blend(self.scene.wall.colours, np.full(np.broadcast_shapes(x.shape, y.shape), 0.5, np.float32))
         return _surface_colour(self.scene.wall, x, y, np.full_like(y, metres))
 
     def shade_ground(self, thing: Thing) -> None:

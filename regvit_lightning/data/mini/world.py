@@ -111,6 +111,7 @@ class Scene:
     things: tuple[Thing, ...]
     main: int | None  # index into things; None: the one with most visible pixels
     light: Light
+    plain_wall: bool = False  # the wall has one colour, the mean of those of its texture
 
 
 def bounds(camera: Camera, thing: Thing) -> tuple[float, float, float, float]:

@@ -36,7 +36,8 @@ import numpy as np
 from PIL import Image
 
 from regvit_lightning.data.mini.annotations import coco_annotations, voc_xml
-from regvit_lightning.data.mini.scenes import CLASSES, Rendering, render, sample_scene
+from regvit_lightning.data.mini.options import MiniSettings
+from regvit_lightning.data.mini.scenes import CLASSES, Rendering, Scene, render, sample_scene
 from regvit_lightning.errors import UserError
 
 VERSION = 5  # of pictures and files: increment it when either changes, so that old data sets are rewritten
@@ -46,35 +47,13 @@ NYU_FOCAL = 518.8579  # pixels, the colour camera of NYU Depth v2 as given in th
 TASK_IMAGES = 32  # images of about 96 x 96 in a task of one worker: about a tenth of a second
 
 
-@dataclass(frozen=True)
-class MiniSettings:
-    """Sizes of the data set. The defaults take about half a minute on two cores; all sizes are numbers of images."""
-
-    seed: int = 0
-    imagenet_train: int = 300  # per class
-    imagenet_val: int = 60  # per class
-    ade_train: int = 320
-    ade_val: int = 80
-    nyu_train: int = 160
-    nyu_test: int = 40
-    voc2007: int = 120
-    voc2012: int = 120
-    coco: int = 120
-    shards_train: int = 4800  # image-text pairs
-    shards_val: int = 320
-    shard_pairs: int = 160  # per shard
-    imagenet_side: int = 96  # pixels; ImageNet and the image-text pairs
-    ade_side: int = 200  # pixels, larger side
-    voc_side: int = 160  # pixels, larger side; VOC and COCO
-
-
 def is_complete(root: Path, settings: MiniSettings | None = None) -> bool:
     """Whether `root` contains a complete data set of this version, and of these settings if given."""
     kept = _read_json(Path(root) / "complete.json") or {}
     wanted, present = kept.get("files"), _count_files(Path(root))
     if kept.get("version") != VERSION or not isinstance(wanted, dict):
         return False
-    if settings is not None and kept.get("settings") != dataclasses.asdict(settings):
+    if settings is not None and kept.get("settings") != settings.described():
         return False
     # Additional files do no harm: some loaders leave their caches beside the data.
     return all(present[name] >= wanted.get(name, 0) for name in FOLDERS)
@@ -179,10 +158,18 @@ def _rng(settings: MiniSettings, part: str, index: int) -> np.random.Generator:
     return np.random.default_rng([settings.seed, zlib.crc32(part.encode()), index])
 
 
+def _render(scene: Scene, settings: MiniSettings, part: str, index: int) -> Rendering:
+    """Render a scene, without texture on its wall in a share of the scenes that `settings.plain` gives."""
+    # A generator of its own: the scenes themselves are the same for every share.
+    plain = settings.plain > 0 and _rng(settings, f"{part} plain", index).random() < settings.plain
+    return render(dataclasses.replace(scene, plain_wall=True) if plain else scene)
+
+
 def _main_object(settings: MiniSettings, part: str, index: int) -> Rendering:
     """Render an image with a main object; the classes are cycled through."""
     side = settings.imagenet_side
-    return render(sample_scene(_rng(settings, part, index), side, side, index % len(CLASSES)))
+    scene = sample_scene(_rng(settings, part, index), side, side, index % len(CLASSES))
+    return _render(scene, settings, part, index)
 
 
 def _any_objects(settings: MiniSettings, part: str, index: int, side: int) -> Rendering:
@@ -191,7 +178,7 @@ def _any_objects(settings: MiniSettings, part: str, index: int, side: int) -> Re
     longer = round(side * rng.uniform(0.9, 1.1))
     shorter = round(longer * rng.choice([0.667, 0.75, 0.75, 1.0]))
     width, height = (longer, shorter) if rng.random() < 0.75 else (shorter, longer)
-    return render(sample_scene(rng, width, height))
+    return _render(sample_scene(rng, width, height), settings, part, index)
 
 
 # -------------------------------------------------------------------------------------- one function per format
@@ -222,7 +209,8 @@ def _nyu(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
     for index in indices:
         image, depth = (root / "nyu" / _nyu_folder(part) / name for name in _nyu_names(index))
         if not (image.exists() and depth.exists()):
-            rendering = render(sample_scene(_rng(settings, part, index), 640, 480, focal=NYU_FOCAL))
+            scene = sample_scene(_rng(settings, part, index), 640, 480, focal=NYU_FOCAL)
+            rendering = _render(scene, settings, part, index)
             _write_jpeg(image, rendering)
             _write_png(depth, np.round(rendering.depth * 1000).astype(np.uint16))
 
@@ -381,7 +369,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _identity(settings: MiniSettings) -> dict[str, Any]:
-    return {"version": VERSION, "settings": dataclasses.asdict(settings)}
+    return {"version": VERSION, "settings": settings.described()}
 
 
 def _count_files(root: Path) -> dict[str, int]:

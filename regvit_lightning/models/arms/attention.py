@@ -6,7 +6,7 @@ from timm.layers import Attention
 from torch import Tensor
 from torch.nn import functional as F
 
-from regvit_lightning.models.tokens import SHARES
+from regvit_lightning.models.arms.rows import SHARES
 from regvit_lightning.settings import check
 
 
@@ -24,7 +24,7 @@ class ArmAttention(Attention):
 
     Attributes:
         plain_softmax: whether the weights are the softmax of the products that the fused kernel is given.
-        rows: what the weights of the tokens are for a query, see `tokens.SHARES`.
+        rows: what the weights of the tokens are for a query, see `rows`.
     """
 
     plain_softmax = True

@@ -8,7 +8,7 @@ A weight below about alpha times that of uniform attention becomes 0. T is the n
 from torch import Tensor
 
 from regvit_lightning.models.arms.attention import ArmAttention
-from regvit_lightning.models.tokens import PARTIAL
+from regvit_lightning.models.arms.rows import PARTIAL
 
 # Published: gamma = -0.025 at 128 tokens, alpha = 3.2, for BERT; alpha = 12 for OPT. A ViT starts from nearly uniform
 # attention, which alpha >= 1 clips to 0 in every row, where nothing has a gradient: CLS would never see a patch.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regvit_lightning.models.arms.attention import ArmAttention
-from regvit_lightning.models.tokens import SIGNED
+from regvit_lightning.models.arms.rows import SIGNED
 from regvit_lightning.settings import check
 
 VECTORS = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2")

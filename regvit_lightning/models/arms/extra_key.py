@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from regvit_lightning.models.arms.attention import ArmAttention
-from regvit_lightning.models.tokens import PARTIAL
+from regvit_lightning.models.arms.rows import PARTIAL
 
 STD = 0.02  # of the learned key and value, as in the code of arXiv 2402.17762
 

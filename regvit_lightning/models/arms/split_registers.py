@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regvit_lightning.models.arms.attention import ArmAttention
-from regvit_lightning.models.tokens import PARTIAL
+from regvit_lightning.models.arms.rows import PARTIAL
 from regvit_lightning.settings import check
 
 
@@ -44,32 +44,22 @@ class SplitRegisterAttention(ArmAttention):
         check_split(registers, num_heads)
         self.registers = registers
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Update (B, T, D) of normed tokens (B, T, D), T = 1 + R + patches; a mask is not supported."""
-        check(attn_mask is None and not is_causal, "attn_mask, is_causal: the attention of an arm takes no mask")
-        batch, tokens, _ = x.shape
-        q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        q, k = self.q_norm(q), self.k_norm(k)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Sum of the values (B, H, T, dh) for each query, in the three steps; T = 1 + R + patches."""
         own_q, own_k, own_v = (self._own(part) for part in (q, k, v))
         patches = slice(1 + self.registers, None)
         readers = torch.cat([q[:, :, :1], q[:, :, patches]], dim=2)
         if not self.fused_attn and not self.training:  # shown to whoever hooks `attn_drop`, as in other blocks
-            self.attn_drop(self._weights(own_q, own_k, readers, k[:, :, patches]))
-        gathered = own_v + self._attend(own_q, k[:, :, patches], v[:, :, patches])
-        shared = self._attend(own_q, own_k, gathered)
-        read = self._attend(readers, own_k, shared)
-        update = torch.cat([read[:, :, :1], self._placed(shared), read[:, :, 1:]], dim=2)
-        update = self.norm(update.transpose(1, 2).reshape(batch, tokens, self.attn_dim))
-        output: Tensor = self.proj_drop(self.proj(update))
-        return output
+            self.attn_drop(self._shown(own_q, own_k, readers, k[:, :, patches]))
+        gathered = own_v + self._step(own_q, k[:, :, patches], v[:, :, patches])
+        shared = self._step(own_q, own_k, gathered)
+        read = self._step(readers, own_k, shared)
+        return torch.cat([read[:, :, :1], self._placed(shared), read[:, :, 1:]], dim=2)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _step(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self.fused_attn:
             return F.scaled_dot_product_attention(q, k, v)
-        return self._softmax(q, k) @ v
-
-    def _softmax(self, q: Tensor, k: Tensor) -> Tensor:
-        return (q * self.scale @ k.mT).softmax(dim=-1)
+        return self.weights(q, k) @ v
 
     def _own(self, part: Tensor) -> Tensor:
         """The registers of each head (B, heads, R / heads, d) among all tokens (B, heads, T, d)."""
@@ -80,13 +70,13 @@ class SplitRegisterAttention(ArmAttention):
         """All registers (B, heads, R, d): those of each head (B, heads, R / heads, d), and zeros in other heads."""
         return torch.diag_embed(own.movedim(1, -1), dim1=1, dim2=2).flatten(2, 3)
 
-    def _weights(self, own_q: Tensor, own_k: Tensor, readers: Tensor, patches: Tensor) -> Tensor:
+    def _shown(self, own_q: Tensor, own_k: Tensor, readers: Tensor, patches: Tensor) -> Tensor:
         """Attention (B, heads, T, T), as other blocks give it: rows of CLS and patches to the registers of the head.
 
         Rows of these registers are their attention to the patches, of the first of the two steps; rows of other
         registers are zero.
         """
-        compress, broadcast = self._softmax(own_q, patches), self._softmax(readers, own_k)
+        compress, broadcast = self.weights(own_q, patches), self.weights(readers, own_k)
         around = (compress.shape[-1], 1 + self.registers)
         to_registers = self._placed(broadcast.mT).mT
         rows = F.pad(to_registers, (1, around[0]))

@@ -1,11 +1,11 @@
-"""The three losses of DINOv2 (Oquab et al. 2023, arXiv 2304.07193, section 4), weighted as in its released code.
+"""The losses of DINOv2 against its teacher (Oquab et al. 2023, arXiv 2304.07193, section 4), as in its released code.
+
+The third loss, KoLeo, has no teacher and stands in `pretrain/koleo.py`.
 
 Crops of a batch are ordered crop by crop, (crops, B, ...): the first crop of all images, then the second of all.
 """
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -49,22 +49,3 @@ def ibot(logits: Tensor, targets: Tensor, weights: Tensor, crops: int, temperatu
         temperature: temperature of the student.
     """
     return (cross_entropy(logits, targets, temperature) * weights).sum() / crops
-
-
-def koleo(features: Tensor, group: int, eps: float = 1e-8) -> Tensor:
-    """KoLeo regulariser: mean of -log of the distance to the nearest neighbour, which spreads features over the sphere.
-
-    It uses the Kozachenko-Leonenko entropy estimator (Sablayrolles et al. 2018, arXiv 1806.03198). Neighbours are
-    searched within a group of images, which in the released code is the batch of one GPU.
-
-    Args:
-        features: (B, D) CLS of one crop before the head, B a multiple of `group`.
-        group: images per group, at least 2.
-        eps: keeps the logarithm finite for identical features.
-    """
-    with torch.autocast(features.device.type, enabled=False):
-        unit = F.normalize(features.float(), dim=1, eps=eps).unflatten(0, (-1, group))
-        cosine = (unit @ unit.mT).detach()
-        cosine.diagonal(dim1=1, dim2=2).fill_(-2)
-        nearest = unit.take_along_dim(cosine.argmax(dim=2)[..., None], dim=1)
-        return -(F.pairwise_distance(unit, nearest, eps=eps) + eps).log().mean()

@@ -27,8 +27,8 @@ from torch.utils.checkpoint import checkpoint
 
 from regvit_lightning.models import EXPORT, vit
 from regvit_lightning.models.arms import global_pathway
-from regvit_lightning.models.weights import Metadata
-from regvit_lightning.pretrain import recipe
+from regvit_lightning.models.metadata import Metadata
+from regvit_lightning.pretrain import recipe, register_dropout
 from regvit_lightning.pretrain.dinov2 import block_masks, parameter_groups, stochastic_depth
 from regvit_lightning.pretrain.dinov2 import losses as dino_losses
 from regvit_lightning.pretrain.dinov2.collapse_monitor import CollapseMonitor
@@ -37,6 +37,7 @@ from regvit_lightning.pretrain.dinov2.multi_crop import Crops, MultiCrop
 from regvit_lightning.pretrain.dinov2.phase import phase_before
 from regvit_lightning.pretrain.dinov2.settings import DINOv2Settings, check_crop
 from regvit_lightning.pretrain.dinov2.teacher_targets import CentredTargets, Computed, SinkhornTargets, assign
+from regvit_lightning.pretrain.koleo import koleo
 from regvit_lightning.runtime import seeds
 from regvit_lightning.schedules import cosine, warmup_then_cosine
 from regvit_lightning.settings import check
@@ -185,7 +186,7 @@ class DINOv2(recipe.Recipe):
             step: optimiser step, for the schedules.
 
         Returns:
-            `dino_local`, `dino_global`, `ibot` and `koleo`.
+            `dino_local`, `dino_global`, `ibot` and `koleo`, and the terms of the registers that have a weight.
         """
         parts, temperature = list(self._parts(crops, groups)), self.teacher_temperature(step)
         with torch.no_grad():
@@ -205,7 +206,8 @@ class DINOv2(recipe.Recipe):
             own = part, partial(targets, number)
             terms = self._terms(*own) if len(parts) == 1 else checkpoint(self._terms, *own, use_reentrant=False)
             terms_of_parts.append(cast(Tensor, terms) * (len(part.groups) / len(groups)))
-        return dict(zip(TERMS, torch.stack(terms_of_parts).sum(dim=0), strict=True))
+        names = (*TERMS, *self.register_terms.names)
+        return dict(zip(names, torch.stack(terms_of_parts).sum(dim=0), strict=True))
 
     def _parts(self, crops: dict[str, Tensor], groups: list[tuple[int, int]]) -> Iterator[Part]:
         at_once, group, device = self.settings.device_batch // self.settings.group, self.settings.group, self.device
@@ -225,15 +227,17 @@ class DINOv2(recipe.Recipe):
         return {"dino": _head(heads, "dino").directions(cls), "ibot": _head(heads, "ibot").directions(patches)}
 
     def _terms(self, part: Part, targets: Callable[[str], Tensor]) -> Tensor:
-        """Weighted loss terms (4,) of a chunk, in the order of `TERMS`."""
+        """Weighted loss terms of a chunk, in the order of `TERMS`; then those of the registers of its global crops."""
         s, student = self.settings, self._student()
-        cls, patches = self._cls_and_patches(
-            student, part.wide, part.masked, part.masks, self._kept(part.groups, "global")
-        )
+        with self.register_terms.seen_in(student, self._registers_kept(part.groups, "global")) as seen:
+            cls, patches = self._cls_and_patches(
+                student, part.wide, part.masked, part.masks, self._kept(part.groups, "global")
+            )
         near = cls[:0]
         if s.local_crops:
             kept = self._kept(part.groups, "local")
-            near, _ = self._cls_and_patches(student, part.local, part.masked[:0], None, kept)
+            with register_dropout.leaving_out(student, self._registers_kept(part.groups, "local")):
+                near, _ = self._cls_and_patches(student, part.local, part.masked[:0], None, kept)
         logits, patch_logits = self._logits(torch.cat([near, cls]), patches)
         images = len(cls) // GLOBAL_CROPS
         near_logits, wide_logits = (some.unflatten(0, (-1, images)) for some in logits.split([len(near), len(cls)]))
@@ -242,8 +246,9 @@ class DINOv2(recipe.Recipe):
         weights = (1 / part.masks.flatten(1).sum(dim=1).clamp_min(1))[part.masked // part.masks[0].numel()]
         ibot = dino_losses.ibot(patch_logits, targets("ibot"), weights, len(cls), s.student_temperature)
         first = cls.unflatten(0, (GLOBAL_CROPS, -1))[: s.koleo_crops]
-        spread = torch.stack([dino_losses.koleo(crop, s.group) for crop in first]).sum()
-        return torch.stack([s.dino_weight * local, s.dino_weight * wide, s.ibot_weight * ibot, s.koleo_weight * spread])
+        spread = torch.stack([koleo(crop, s.group) for crop in first]).sum()
+        terms = [s.dino_weight * local, s.dino_weight * wide, s.ibot_weight * ibot, s.koleo_weight * spread]
+        return torch.cat([torch.stack(terms), seen.terms])
 
     def _cls_and_patches(
         self, backbone: vit.RegisterViT, images: Tensor, indices: Tensor, masks: Tensor | None = None, kept: Any = None
@@ -295,6 +300,18 @@ class DINOv2(recipe.Recipe):
         s, names = self.settings, [(self.seed, "drop path", crops, step, group) for step, group in groups]
         count = GLOBAL_CROPS if crops == "global" else s.local_crops
         return stochastic_depth.draw(names, count, s.group, len(self._student().blocks), s.drop_path, self.device)
+
+    def _registers_kept(self, groups: list[tuple[int, int]], crops: str) -> Tensor | None:
+        """Registers that each crop keeps (crops × images, n), drawn for each group; None without register dropout."""
+        registers, dropout = self.register_terms.registers, self.register_terms.dropout
+        if not dropout:
+            return None
+        names = self.seed, "register dropout", crops, groups[0][0]
+        count = register_dropout.kept_count(registers, dropout, seeds.generator(*names))
+        shape = (GLOBAL_CROPS if crops == "global" else self.settings.local_crops, self.settings.group)
+        sources = [seeds.generator(*names, group) for _, group in groups]
+        drawn = [register_dropout.subsets(shape, registers, count, source) for source in sources]
+        return torch.stack(drawn, dim=1).flatten(0, 2)
 
     def _student(self) -> vit.RegisterViT:
         return cast(vit.RegisterViT, self.student["backbone"])

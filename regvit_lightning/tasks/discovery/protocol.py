@@ -241,7 +241,30 @@ def _corloc_of(guesses: npt.NDArray[np.float64], images: BoxedImages, indices: S
 # ---------------------------------------------------------------------------------------------------------- pass
 
 
-class Discoverer(FrozenModule):
+class BoxPass(FrozenModule):
+    """A pass over images whose boxes are in patches of the grid.
+
+    Args:
+        backbone, precision: as for `FrozenModule`.
+        read: the images, at the sizes at which they are read.
+    """
+
+    def __init__(self, backbone: Backbone, precision: str, read: NativeSize) -> None:
+        super().__init__(backbone, precision)
+        self.read = read
+
+    def patch(self, index: int) -> Tensor:
+        """Width and height (2,) of a patch of one image, in pixels of its file."""
+        own, read = self.read.images.sizes[index], self.read.sizes[index]
+        return self.frozen.backbone.patch_size * torch.from_numpy(own / read)
+
+    def in_pixels(self, boxes: Tensor, index: int) -> Tensor:
+        """Convert boxes (…, 4) of one image from patches to pixels of its file, clipped to exclude padding."""
+        size = torch.from_numpy(self.read.images.sizes[index])
+        return torch.minimum(boxes * self.patch(index).repeat(2), size.repeat(2))
+
+
+class Discoverer(BoxPass):
     """Runs a discovery method over images and evaluates its boxes.
 
     Attributes:
@@ -257,8 +280,8 @@ class Discoverer(FrozenModule):
     tied: Tensor
 
     def __init__(self, backbone: Backbone, precision: str, method: Method, read: NativeSize) -> None:
-        super().__init__(backbone, precision)
-        self.method, self.read = method, read
+        super().__init__(backbone, precision, read)
+        self.method = method
         self._rows: dict[int, tuple[Tensor, ...]] = {}
 
     def features(self, images: Tensor, sizes: Tensor) -> list[Tensor]:
@@ -286,16 +309,6 @@ class Discoverer(FrozenModule):
         """Count the images at `indices` whose box does not rest on their content with one setting."""
         flags = (self.fallbacks, self.uniform, self.tied)
         return Doubts(len(indices), *(int(flag[list(indices), setting].sum()) for flag in flags))
-
-    def patch(self, index: int) -> Tensor:
-        """Width and height (2,) of a patch of one image, in pixels of its file."""
-        own, read = self.read.images.sizes[index], self.read.sizes[index]
-        return self.frozen.backbone.patch_size * torch.from_numpy(own / read)
-
-    def in_pixels(self, boxes: Tensor, index: int) -> Tensor:
-        """Convert boxes (…, 4) of one image from patches to pixels of its file, clipped to exclude padding."""
-        size = torch.from_numpy(self.read.images.sizes[index])
-        return torch.minimum(boxes * self.patch(index).repeat(2), size.repeat(2))
 
 
 def padded(images: Tensor, sizes: Tensor) -> Tensor:

@@ -280,6 +280,16 @@ def test_settings_of_recipes_and_versions_that_changed_are_named():
     assert reasons.changed_facts(ScoredRecords("none", [], []), new) == []
 
 
+def test_a_setting_that_an_earlier_record_lacks_has_not_changed_at_its_neutral_value():
+    def side(**more):
+        backbone = {"num_registers": 4, "trained_with": {"lr": 0.1, **more}}
+        return ScoredRecords("x", [cell("deit3-vitn_reg4", backbone=backbone)], [])
+
+    assert reasons.changed_facts(side(), side(register_gram=0.0, register_dropout=0.0)) == []
+    (line,) = reasons.changed_facts(side(), side(register_gram=0.5, register_dropout=0.0))
+    assert line == "deit3-vitn_reg4: trained with register_gram not there → 0.5"
+
+
 def test_no_records_on_a_side_is_said(repository, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no record in .*make some with: make eval DATA=mini"):

@@ -16,7 +16,7 @@ from benchmarks.grid import fingerprints
 from benchmarks.grid.fingerprints import FILE, Fingerprints
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import EXPORT, sources, vit, weights
-from regvit_lightning.models.weights import Metadata
+from regvit_lightning.models.metadata import Metadata
 from tests.benchmarks.grid.test_states import MODEL, known, made, place  # noqa: F401
 from tests.benchmarks.test_chain import program
 

@@ -53,6 +53,20 @@ def test_mini_paper_has_three_seeds_and_four_numbers_of_registers_for_a_curve(tm
     assert {(cell.model, cell.task) for cell in small(tmp_path, "demo", "all")} <= {(c.model, c.task) for c in cells}
 
 
+def test_diversity_has_each_term_of_the_registers_by_itself(tmp_path):
+    cells = [cell for cell in small(tmp_path, "diversity", "all") if cell.pretrains]
+    terms = {cell.model: cell.words for cell in cells if "+" in cell.model}
+    assert {words[0].partition("=")[0] for words in terms.values()} == {
+        "register_gram",
+        "register_koleo",
+        "register_disjoint",
+        "register_dropout",
+    }
+    assert all(model.endswith("-vitn_reg4") and len(words) == 1 for model, words in terms.items())
+    assert {cell.model for cell in cells} - terms.keys() == {f"deit3-vitn_reg{count}" for count in (0, 1, 4)}
+    assert {cell.seed for cell in cells} == {0, 1, 2}
+
+
 def test_some_seeds_of_a_grid(tmp_path):
     assert {cell.seed for cell in small(tmp_path, "demo", "2,0")} == {0, 2}
     assert len(small(tmp_path, "demo", "0")) * 3 == len(small(tmp_path, "demo", "all"))

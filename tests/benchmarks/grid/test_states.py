@@ -14,7 +14,7 @@ from benchmarks.grid.states import State, States
 from regvit_lightning import settings
 from regvit_lightning.evaluation import Evaluation
 from regvit_lightning.models import sources, vit, weights
-from regvit_lightning.models.weights import Metadata
+from regvit_lightning.models.metadata import Metadata
 from regvit_lightning.records import Record
 from regvit_lightning.runtime import locks
 from regvit_lightning.settings import SettingsError

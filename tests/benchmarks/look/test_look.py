@@ -67,6 +67,7 @@ def test_no_image_is_one_line(tmp_path):
         ("a,b , timm/c", ["a", "b", "timm/c"]),
         ("x.pth:mean=0.5,0.4,0.3:std=0.2,0.2,0.2,b", ["x.pth:mean=0.5,0.4,0.3:std=0.2,0.2,0.2", "b"]),
         ("x.pth:heads=6,random-vitn_reg4", ["x.pth:heads=6", "random-vitn_reg4"]),
+        ("x.pth:mean=0.5,0.4,0.3+ttr,a+bias", ["x.pth:mean=0.5,0.4,0.3+ttr", "a+bias"]),
     ],
 )
 def test_models_in_a_list(text, names):

@@ -124,7 +124,7 @@ def test_notes_say_against_what_and_of_how_many_images():
     assert "imagenet_knn: 960 test images" in text
     assert "training speed: measured so" in text
     assert "training in img/s" in text
-    assert "per image" in text
+    assert "NOP sinks, broadcast sinks in heads per image" in text
 
 
 def written(folder, **more):

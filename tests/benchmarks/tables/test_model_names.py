@@ -31,3 +31,11 @@ def test_models_that_differ_in_their_registers_alone_have_the_same_twins():
 def test_random_weights_are_untrained():
     assert model_names.is_untrained("random-vitn_reg4")
     assert not model_names.is_untrained("deit3-random-vitn_reg4")
+
+
+def test_a_test_time_register_is_compared_with_the_same_weights_without_it():
+    assert model_names.registers("deit3-vitb_reg0+ttr") == 1
+    assert model_names.registers("timm-vit_large_patch14_reg4_dinov2+ttr_per_block") == 5
+    assert model_names.registers("deit3-vitb_reg0+bias") == 0
+    assert model_names.twins("deit3-vitb_reg4+ttr") == ["deit3-vitb_reg4"]
+    assert model_names.family("deit3-vitb_reg0+ttr") == "deit3-vitb+ttr"

@@ -448,6 +448,29 @@ def test_norms_of_registers_by_block():
     assert found == {("deit3-vitn_reg4", "1"): 2.0, ("deit3-vitn_reg4", "2"): 40.0}
 
 
+def test_diversity_of_registers_beside_accuracy_and_artifacts():
+    several, one = report("deit3-vitn_reg4"), report("deit3-vitn_reg1")
+    measured = {
+        "register_cosine": 0.83,
+        "register_effective_rank": 2.5,
+        "register_divergence": 0.12,
+        "register_coverage": 17,
+    }
+    several.record.metrics.update(measured)
+    table = built([one, several, cell("deit3-vitn_reg4", top1=71.0), cell("deit3-vitn_reg1", top1=72.0)], "registers")
+    assert [row.model for row in table.rows] == ["deit3-vitn_reg4"]  # with one register there is no diversity
+    values = {column.name: table.scores[table.rows[0], column].mean for column in table.columns}
+    assert values == {
+        "cosine": 0.83,
+        "effective rank": 2.5,
+        "divergence of maps": 0.12,
+        "coverage": 17,
+        "outliers": 0.0,
+        "mini kNN top-1": 71.0,
+    }
+    assert "registers" not in {table.name for table in tables.tables([one])}
+
+
 def test_figures_4_7_and_12_as_tables():
     rows, _ = paper("fig4")
     first = rows[1]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from regvit_lightning.data.mini import writer as mini
 from regvit_lightning.data.mini.annotations import run_lengths
-from regvit_lightning.data.mini.scenes import CLASSES, SEMANTIC_IDS
+from regvit_lightning.data.mini.scenes import CLASSES, SEMANTIC_IDS, render, sample_scene
 from regvit_lightning.data.mini.writer import MiniSettings, is_complete, write
 from regvit_lightning.errors import UserError
 
@@ -257,3 +257,54 @@ def test_folder_without_permission_is_told_in_one_line(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match=r"cannot write .*Permission denied"):
         list(write(tmp_path / "mini", TINY, workers=1))
+
+
+# ------------------------------------------------------------------------------------------- walls without texture
+
+
+def scenes(share, count=40):
+    settings = replace(TINY, plain=share)
+    return [mini._main_object(settings, "imagenet train", index) for index in range(count)]
+
+
+def test_a_plain_wall_has_one_colour_and_nothing_else_of_the_scene_changes():
+    scene = sample_scene(np.random.default_rng(3), 160, 120)
+    scene = replace(scene, light=replace(scene.light, grain=0.0, slope=(0.0, 0.0)))
+    textured, plain = render(scene), render(replace(scene, plain_wall=True))
+    for name in ("semantic", "depth", "instances", "boxes", "labels"):
+        np.testing.assert_array_equal(getattr(textured, name), getattr(plain, name))
+    wall = (plain.depth == np.float32(scene.wall_z)) & (plain.semantic == SEMANTIC_IDS[scene.wall.name])
+    wall[1:] &= wall[:-1]  # the first row of the ground is as far away as the wall, and outlines are blended with it
+    wall = np.logical_and.reduce([np.roll(wall, shift, axis) for axis in (0, 1) for shift in (-2, -1, 0, 1, 2)])
+    assert wall.mean() > 0.1
+    assert len(np.unique(plain.image[wall], axis=0)) == 1
+    assert len(np.unique(textured.image[wall], axis=0)) > 20
+    ground = (plain.semantic == SEMANTIC_IDS[scene.ground.name]) & (plain.depth < 0.9 * scene.wall_z)
+    assert ground.mean() > 0.1
+    np.testing.assert_array_equal(textured.image[ground], plain.image[ground])
+
+
+def test_the_share_of_plain_scenes_is_the_one_asked_for_and_each_is_one_of_the_two():
+    textured, plain, half = scenes(0.0), scenes(1.0), scenes(0.5)
+    # In some scenes no texture is seen: that of a far wall is finer than a pixel.
+    seen = [index for index in range(40) if not np.array_equal(plain[index].image, textured[index].image)]
+    assert len(seen) > 20
+    are_plain = [np.array_equal(half[index].image, plain[index].image) for index in seen]
+    assert 0.2 < np.mean(are_plain) < 0.8
+    for index, is_plain in zip(seen, are_plain, strict=True):
+        assert is_plain or np.array_equal(half[index].image, textured[index].image)
+
+
+def test_another_share_is_another_data_set(root, tmp_path):
+    folder = tmp_path / "plain"
+    shutil.copytree(root, folder)
+    plain = replace(TINY, plain=1.0)
+    assert is_complete(folder, TINY)
+    assert not is_complete(folder, plain)
+    assert list(write(folder, plain, workers=1))
+    assert is_complete(folder, plain)
+    assert mini.rendered_as(folder)["settings"]["plain"] == 1.0
+    before, after = digests(root), digests(folder)
+    changed = {name for name in before if after[name] != before[name]}
+    assert [name for name in changed if name.endswith(".JPEG")]
+    assert not [name for name in changed if name.endswith((".xml", ".txt", ".png"))]

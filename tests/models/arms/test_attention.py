@@ -9,7 +9,7 @@ from regvit_lightning.analysis.last_block import LastBlockPass
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import arms
 from regvit_lightning.models.arms.attention import ArmAttention
-from regvit_lightning.models.tokens import PARTIAL, SHARES, SIGNED
+from regvit_lightning.models.arms.rows import PARTIAL, SHARES, SIGNED
 from regvit_lightning.models.vit_backbone import ViTBackbone
 from regvit_lightning.settings import SettingsError
 from tests.models.arms.test_registry import SIDE, build, images, randomised

@@ -13,7 +13,7 @@ from regvit_lightning.analysis import cost
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import arms, names, sources, vit, weights
 from regvit_lightning.models.arms import registry
-from regvit_lightning.models.weights import Metadata
+from regvit_lightning.models.metadata import Metadata
 from regvit_lightning.settings import SettingsError
 
 SIDE = 32  # pixels: 16 patches of the nano model

@@ -1,13 +1,9 @@
-"""DINO, iBOT and KoLeo: by hand on tiny tensors, at their minimum, against loops over pairs."""
+"""DINO and iBOT: by hand on tiny tensors, at their minimum, against loops over pairs."""
 
 import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from scipy.spatial.distance import cdist
 from torch.nn import functional as F
 
 from regvit_lightning.pretrain.dinov2 import losses
@@ -74,26 +70,3 @@ def test_ibot_is_a_mean_over_the_patches_of_a_crop_and_over_all_crops():
         expected += sum(of_crop) / len(of_crop) / 3 if of_crop else 0.0
     weights = torch.tensor([1 / 3, 1 / 3, 1 / 3, 1.0])
     torch.testing.assert_close(losses.ibot(logits[masks], targets[masks], weights, 3, 0.1), expected)
-
-
-@hypothesis_settings(max_examples=20, deadline=None)
-@given(groups=st.integers(1, 3), group=st.integers(2, 7), width=st.integers(2, 9), seed=st.integers(0, 99))
-def test_koleo_against_all_pairs(groups, group, width, seed):
-    features = randn(groups * group, width, seed=seed).double()
-    terms = []
-    for rows in F.normalize(features, dim=1).split(group):
-        distances = cdist(rows, rows)
-        distances[range(group), range(group)] = math.inf
-        terms += [-math.log(distance) for distance in distances.min(axis=1)]
-    found = losses.koleo(features, group)
-    assert found.item() == pytest.approx(sum(terms) / len(terms), rel=2e-3, abs=2e-3)
-
-
-def test_koleo_pushes_the_nearest_apart_and_stays_finite_for_equal_features():
-    features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0]], requires_grad=True)
-    before = losses.koleo(features, 3)
-    before.backward()
-    assert losses.koleo(features - 0.01 * features.grad, 3) < before
-    equal = torch.ones(4, 3, requires_grad=True)
-    losses.koleo(equal, 4).backward()
-    assert equal.grad.isfinite().all()

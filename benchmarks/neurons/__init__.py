@@ -1,0 +1,1 @@
+"""Register neurons of models: the program of `make neurons`."""

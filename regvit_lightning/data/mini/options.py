@@ -1,0 +1,45 @@
+"""Options of the rendered data set: how many images of each part, their sizes, and how they are painted."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from regvit_lightning.settings import SEEDS, number
+
+
+@dataclass
+class MiniSettings:
+    """Sizes of the data set. The defaults take about half a minute on two cores; all sizes are numbers of images.
+
+    Attributes:
+        seed: seed of every image.
+        imagenet_train, imagenet_val: images per class.
+        ade_train, ade_val, nyu_train, nyu_test, voc2007, voc2012, coco: images.
+        shards_train, shards_val: image-text pairs; `shard_pairs` of them in each shard.
+        imagenet_side: pixels, of ImageNet and the image-text pairs.
+        ade_side, voc_side: pixels of the larger side; `voc_side` is that of VOC and COCO.
+        plain: share of scenes whose wall or sky has no texture. Everything else of such a scene, its light and grain
+            included, is the same as in one with texture, and so are its labels: the wall keeps its class.
+    """
+
+    seed: int = number(SEEDS, 0)
+    imagenet_train: int = number("[1, 1e7]", 300)
+    imagenet_val: int = number("[1, 1e7]", 60)
+    ade_train: int = number("[1, 1e7]", 320)
+    ade_val: int = number("[1, 1e7]", 80)
+    nyu_train: int = number("[1, 1e7]", 160)
+    nyu_test: int = number("[1, 1e7]", 40)
+    voc2007: int = number("[1, 1e7]", 120)
+    voc2012: int = number("[1, 1e7]", 120)
+    coco: int = number("[1, 1e7]", 120)
+    shards_train: int = number("[1, 1e7]", 4800)
+    shards_val: int = number("[1, 1e7]", 320)
+    shard_pairs: int = number("[1, 1e6]", 160)
+    imagenet_side: int = number("[16, 4096]", 96)
+    ade_side: int = number("[16, 4096]", 200)
+    voc_side: int = number("[16, 4096]", 160)
+    plain: float = number("[0, 1]", 0.0)
+
+    def described(self) -> dict[str, Any]:
+        """Values by name as kept beside the images; without `plain` where it is 0, as sets from before it lack it."""
+        values = asdict(self)
+        return values if self.plain else {key: value for key, value in values.items() if key != "plain"}
