@@ -1,9 +1,9 @@
-"""What does a model of your own see, and how good are its features? A figure of photographs, and ImageNet's kNN protocol.
+"""What does a model of your own see, and how good are its features? A figure, and ImageNet's kNN protocol.
 
     python examples/own_model.py my_models.py:ResNet /data/flowers photo1.jpg photo2.jpg
 
-`my_models.py:ResNet` is a function in a file that returns an `nn.Module`; docs/own-models.md says what it must give. The
-folder holds train/<class>/<image> and val/<class>/<image>. The figure is written to look.png in the current folder.
+`my_models.py:ResNet` is a function in a file that returns an `nn.Module`; docs/own-models.md says what it must give.
+The folder holds train/<class>/<image> and val/<class>/<image>. The figure is look.png in the current folder.
 """
 
 import sys
