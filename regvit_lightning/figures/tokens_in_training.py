@@ -80,7 +80,8 @@ def _panes() -> tuple[Figure, Axes, Axes]:
 
     figure = Figure(figsize=SIZE, dpi=100, facecolor=PAPER)
     parts: Any = figure.subfigures(1, 2)
-    return figure, *(axes_in(part, left=0.62, right=0.25) for part in parts)
+    left, right = (axes_in(part, left=0.62, right=0.25) for part in parts)
+    return figure, left, right
 
 
 def _nothing(axes: Axes, why: str) -> None:
