@@ -13,7 +13,6 @@ from benchmarks.tables.published import Published
 from benchmarks.tables.scored_records import ScoredRecord
 from benchmarks.tables.verdicts import BETTER, BETTER_ONE_SEED, verdict
 from regvit_lightning import statistics
-from regvit_lightning.models.names import without_tag_first
 from regvit_lightning.records import Record
 from regvit_lightning.statistics import Comparison, Scores
 
@@ -36,14 +35,10 @@ class TableRow:
     index: int = field(default=0, compare=False)
     floor: bool = False
 
-    def order(self) -> tuple[bool, bool, str, bool, str, int, int, str, str]:
-        """Sort key: floors first, those without a backbone before untrained models; then name, number of registers.
-
-        Runs with a tag follow the run without one.
-        """
-        family, count = model_names.family(self.model), model_names.registers(self.model)
+    def order(self) -> tuple[bool, bool, str, bool, str, int, str, int, str, str]:
+        """Sort key: floors first, those without a backbone before untrained models; then `model_names.order`."""
         untrained = model_names.is_untrained(self.model)
-        return not self.floor, untrained, *without_tag_first(family), count, self.index, self.model, self.part
+        return not self.floor, untrained, *model_names.order(self.model), self.index, self.model, self.part
 
 
 @dataclass(frozen=True)
