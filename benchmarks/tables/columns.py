@@ -274,7 +274,8 @@ def shortfall(
     """
     model = groups[row, column]
     some = next(iter(model.values())).cell.record
-    if row.floor or not column.better or ("norms_of_last_block" in some.protocol and column.metric in some.columns):
+    of_norms = "norms_of_last_block" in some.protocol or "artifact_stages" in some.protocol
+    if row.floor or not column.better or (of_norms and column.metric in some.columns):
         return None
     floors = {
         other: group
