@@ -78,6 +78,7 @@ def page(
         **_summary_of_registers(table),
         tasks=sorted({column.task for column in table.columns}),
         groups=by_task.groups(table),
+        against=table.against,
         rows=overview.rows(table, indices, lines, training),
         notes=formats.meanings(table),
         sources=formats.sources_of(table),

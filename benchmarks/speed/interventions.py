@@ -45,7 +45,9 @@ def rows(passes: int, model: str = MODEL, image_size: int = 224, batch: int = 8)
     for kind in KINDS:
         own = _pass(_changed(copy.deepcopy(plain), kind), images)
         pairs = _pairs(own, _pass(plain, images), passes)
-        parts = f"{1e3 * statistics.median(first for first, _ in pairs):.0f} ms, {batch} images, {passes} pairs of passes"
+        parts = (
+            f"{1e3 * statistics.median(first for first, _ in pairs):.0f} ms, {batch} images, {passes} pairs of passes"
+        )
         name = f"(l) forward with {kind} / plain, {model} {image_size} px"
         measured.append(Measurement(name, ratio(pairs), "≤ 1.03", parts))
     return measured

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
@@ -174,6 +174,9 @@ MARKS = {
 }
 
 
+WITHOUT_REGISTERS = "the same model without registers"
+
+
 @dataclass(frozen=True)
 class Table:
     """Scores by row and column, in display order.
@@ -197,7 +200,7 @@ class Table:
     seeds: dict[TableRow, int]
     footnotes: list[str]
     by_task: bool = False
-    against: str = "the same model without registers"
+    against: str = WITHOUT_REGISTERS
 
     def titles(self) -> list[str]:
         """Heading of each column; where a metric has several protocols, with the settings that differ."""
@@ -258,7 +261,14 @@ def build(
         )
     seeds = {row: len({number.cell.record.seed for number in measured if number.row == row}) for row in rows}
     records = [number.cell.record for number in measured]
-    return Table(name, title, labels, rows, columns, scores, seeds, footnotes(records))
+    against = _against({row for (row, _), score in scores.items() if score.change})
+    return Table(name, title, labels, rows, columns, scores, seeds, footnotes(records), against=against)
+
+
+def _against(rows: Collection[TableRow]) -> str:
+    """What the changes of these rows are against, in words."""
+    added = sorted({model_names.added(row.model) for row in rows} - {""})
+    return "; ".join([WITHOUT_REGISTERS, *(f"of {one}, the same weights without it" for one in added)])
 
 
 def shortfall(

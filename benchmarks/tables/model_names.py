@@ -30,14 +30,14 @@ def order(model: str) -> tuple[str, bool, str, int, str]:
 
     Runs with a tag follow the run without one.
     """
-    plain, intervention = names.intervention(model)
-    return *names.without_tag_first(family(plain)), registers(plain), str(intervention or "")
+    plain, _ = names.intervention(model)
+    return *names.without_tag_first(family(plain)), registers(plain), added(model)
 
 
-def against(model: str) -> str:
-    """What a model is compared with where that is not the model without registers, in words; else empty."""
-    plain, intervention = names.intervention(model)
-    return f"the same weights without {intervention}" if intervention else ""
+def added(model: str) -> str:
+    """What is added to a model at test time, `+ttr`; empty where nothing is."""
+    _, intervention = names.intervention(model)
+    return str(intervention or "")
 
 
 def twins(model: str) -> list[str]:

@@ -169,4 +169,3 @@ def test_a_mistake_is_one_line_and_loses_nothing(folder, made, given, problem, m
     assert re.search(rf"^neurons: .*{problem}", line.strip())
     assert all("img/s" in progress for progress in before_it)
     assert kept(folder).read_bytes() == before
-
