@@ -58,4 +58,4 @@ def test_what_is_added_at_test_time_follows_its_model():
         TIMM.format("") + "+ttr",
         TIMM.format("_reg4"),
     ]
-    assert sorted(reversed(ordered), key=model_names.order) == ordered
+    assert sorted(ordered[::-1], key=model_names.order) == ordered
