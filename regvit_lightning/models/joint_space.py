@@ -150,7 +150,10 @@ def _from_open_clip(state: clip_naming.State, source: Path) -> JointSpace:
     needed = {"token_embedding.weight", "positional_embedding", "text_projection"}
     there = needed <= text.keys() and set(shared.values()) <= state.keys()
     if not there or len(text["token_embedding.weight"]) != VOCABULARY:
-        raise UserError(f"{source}: its text tower is not CLIP's with its {VOCABULARY:,} tokens, or not there")
+        raise UserError(
+            f"{source}: its text tower is not CLIP's with its {VOCABULARY:,} tokens, or not there; the attention of "
+            "other towers is measured from Python, by regvit_lightning.text_sinks"
+        )
     width, embed_dim = text["text_projection"].shape
     layers = len({name.split(".")[2] for name in text if name.startswith("transformer.resblocks.")})
     # The number of heads cannot be inferred from the tensors: all text towers of open_clip's own have heads of 64.
