@@ -58,6 +58,8 @@ class Column:
         rank: sort key of columns.
         facts: settings of the protocol, see `headings.protocol_facts`.
         compared: whether the change against the twin is shown.
+        floored: whether a trained model should beat the floors; False for norms and outliers, of which an untrained model
+            has the best: it has learnt nothing.
     """
 
     task: str
@@ -70,6 +72,7 @@ class Column:
     rank: tuple[Any, ...] = field(default=(), compare=False)
     facts: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     compared: bool = field(default=True, compare=False)
+    floored: bool = field(default=True, compare=False)
 
 
 LEAST_TRIALS = 50  # images or tokens below which a table shows a dash in place of a value
@@ -83,6 +86,7 @@ class Measured:
         floor: whether the value is of a predictor without a backbone, not of the record's model.
         trials: number of images or tokens behind the value; None for the test images of the record.
         share: whether the value is the percentage of these that are right: its interval is then exact.
+        apart: whether the value was not measured with the record beside which it stands: the record's marks are not its.
     """
 
     row: TableRow
@@ -92,6 +96,7 @@ class Measured:
     floor: bool = False
     trials: int | None = None
     share: bool = False
+    apart: bool = False
 
     @property
     def enough(self) -> bool:
@@ -256,8 +261,7 @@ def build(
             interval=numbers[0].interval if len(numbers) == 1 else None,
             change=difference(column, twin, group) if twin and column.compared else None,
             best=(row, column) in best,
-            marks="".join(sorted({mark for number in numbers for mark in marks.get(key(number.cell.record), "")}))
-            + "f" * bool(missed),
+            marks=_marks_of(numbers, marks) + "f" * bool(missed),
             published=published.beside(entries, row.model, row.part, column.metric, numbers[0].cell.record),
             shortfall=missed,
         )
@@ -266,20 +270,23 @@ def build(
     return Table(name, title, labels, rows, columns, scores, seeds, footnotes(records))
 
 
+def _marks_of(numbers: Sequence[Measured], marks: Mapping[str, str]) -> str:
+    records = (number.cell.record for number in numbers if not number.apart)
+    return "".join(sorted({mark for record in records for mark in marks.get(key(record), "")}))
+
+
 def shortfall(
     row: TableRow, column: Column, groups: Mapping[tuple[TableRow, Column], BySeed], any_part: bool
 ) -> Shortfall | None:
     """The best floor of its column that a trained model is not better than by more than noise.
 
-    None for floors themselves, where neither direction is better, and for the norms of an artifact report, of which an
-    untrained model has the best: it has learnt nothing.
+    None for floors themselves, where neither direction is better, and in columns that floors do not bound.
 
     Args:
         any_part: whether floors of other parts count; else those of the row's own part, and those without parts.
     """
     model = groups[row, column]
-    some = next(iter(model.values())).cell.record
-    if row.floor or not column.better or ("norms_of_last_block" in some.protocol and column.metric in some.columns):
+    if row.floor or not column.better or not column.floored:
         return None
     floors = {
         other: group
@@ -367,7 +374,8 @@ def row_of(record: Record, part: str = "", index: int = 0) -> TableRow:
 
 def column_of(record: Record, metric: str, name: str = "", rank: tuple[Any, ...] = (), **facts: Any) -> Column:
     """Column of one metric of a record; direction, unit and decimals from `facts`, else from the record."""
-    known = record.columns.get(metric, {}) | facts
+    report = "norms_of_last_block" in record.protocol or "artifact_stages" in record.protocol
+    known = {"floored": not (report and metric in record.columns)} | record.columns.get(metric, {}) | facts
     protocol = headings.protocol_facts(record)
     return Column(record.task, protocol_key(record), metric, name, rank=rank, facts=protocol, **known)
 
