@@ -42,10 +42,10 @@ def test_masks_are_the_objects_that_are_seen(seed):
             rows, columns = np.nonzero(mask == own)
             left, top, right, bottom = bounds(now.camera, now.things[index])
             if len(rows):
-                assert columns.min() + 0.5 >= left - 1e-3
-                assert columns.max() + 0.5 <= right + 1e-3
-                assert rows.min() + 0.5 >= top - 1e-3
-                assert rows.max() + 0.5 <= bottom + 1e-3
+                assert columns.min() + 0.5 >= left - 1
+                assert columns.max() + 0.5 <= right + 1
+                assert rows.min() + 0.5 >= top - 1
+                assert rows.max() + 0.5 <= bottom + 1
 
 
 @pytest.mark.parametrize("seed", range(6))

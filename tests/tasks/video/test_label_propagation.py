@@ -52,12 +52,12 @@ def test_labels_are_those_of_the_formulas(rule, at_once, monkeypatch):
 
 
 def test_the_keys_are_named_by_frame_and_patch():
-    features = unit(6, 7, 128)
-    keys = [Frame(number, features.roll(number, dims=1), shares(6, 7, 2, seed=number)) for number in (0, 3, 4)]
-    result = propagate(Rule(7, 1, "square", 1, 0.1), features.roll(4, dims=1), keys)
-    rows, columns = np.indices((6, 7))
+    features = unit(6, 11, 128)
+    keys = [Frame(number, features.roll(2 * number, dims=1), shares(6, 11, 2, seed=number)) for number in (0, 3, 4)]
+    result = propagate(Rule(7, 1, "square", 1, 0.1), features.roll(8, dims=1), keys)
+    rows, columns = np.indices((6, 11))
     assert (result.frames == 4).all()
-    assert (result.patches[..., 0].numpy() == rows * 7 + columns).all()
+    assert (result.patches[..., 0].numpy() == rows * 11 + columns).all()
     assert (result.weights == 1).all()
 
 
