@@ -8,12 +8,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import plan, throughput
 from benchmarks.grid import cells as grids
 from benchmarks.grid.cells import Cell
-from benchmarks.grid.estimates import Estimates
+from benchmarks.grid.estimates import Estimates, frozen
 from benchmarks.plan import PlanRow
 from benchmarks.throughput import BlockShape, duration
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import sources
-from regvit_lightning.work import Pass
+from regvit_lightning.work import Pass, Work
 from tests.benchmarks.test_chain import mistake, program
 
 # ViT-N: 4 blocks, D = 96, hidden 384, patches of 8: a token costs 4 D² + 2 · 96 · 384 = 110,592 multiply-adds in a
@@ -280,6 +280,14 @@ def test_models_with_stages_and_reports_of_texts_have_cells(tmp_path):
     (tmp_path / "stages.yaml").write_text(
         "models: [timm/test_convnext.r160_in1k]\ntasks: [artifact_report]\nseeds: [0]\n"
     )
-    (_, flops, gib, _) = rows(program("plan", f"grid={tmp_path}/stages.yaml", *words))["artifact_report"]
+    (_, flops, _, _) = rows(program("plan", f"grid={tmp_path}/stages.yaml", *words))["artifact_report"]
     assert float(flops) > 0
-    assert float(gib) > 0
+
+
+def test_the_memory_of_a_model_with_stages_holds_its_largest_map():
+    backbone = sources.load_backbone("random-timm/test_convnext")
+    parameters = sum(value.numel() for value in backbone.parameters())
+    # Two images of 5 x 5 last cells of width 64; behind each lie 8 x 8 cells of width 24, with a hidden layer of four.
+    activations = 2 * 25 * (8 * 64 + 4 * 4 * 24 * 64)
+    found = frozen(backbone, Work([Pass(7, 160, 160)]), device_batch=2).mib
+    assert found == pytest.approx((4 * parameters + activations) / 2**20)
