@@ -91,6 +91,7 @@ def page(
         **_summary_of_registers(table),
         tasks=sorted({column.task for column in table.columns}),
         groups=by_task.groups(table),
+        against=table.against,
         rows=overview.rows(table, indices, lines, trained_by),
         notes=formats.meanings(table),
         sources=formats.sources_of(table),

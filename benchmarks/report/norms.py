@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.report import drawing
 from benchmarks.report.drawing import Chart, Key
 from benchmarks.tables.columns import key
-from benchmarks.tables.model_names import family
+from benchmarks.tables.model_names import plain_family
 from benchmarks.tables.paper_tables import report_of_each_model
 from benchmarks.tables.scored_records import ScoredRecord
 
@@ -81,7 +81,7 @@ def panels(cells: Sequence[ScoredRecord], indices: Mapping[str, int]) -> tuple[l
         except UNUSABLE as error:
             skipped.append(f"{cell.file}: its norms cannot be drawn ({type(error).__name__}: {error})")
         else:
-            families.setdefault(family(cell.record.model), []).append(cell)
+            families.setdefault(plain_family(cell.record.model), []).append(cell)
     rows = []
     for twins in families.values():
         scale = _range(twins)

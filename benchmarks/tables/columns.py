@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
@@ -13,7 +13,6 @@ from benchmarks.tables.published import Published
 from benchmarks.tables.scored_records import ScoredRecord
 from benchmarks.tables.verdicts import BETTER, BETTER_ONE_SEED, verdict
 from regvit_lightning import statistics
-from regvit_lightning.models.names import without_tag_first
 from regvit_lightning.records import Record
 from regvit_lightning.statistics import Comparison, Scores
 
@@ -36,14 +35,10 @@ class TableRow:
     index: int = field(default=0, compare=False)
     floor: bool = False
 
-    def order(self) -> tuple[bool, bool, str, bool, str, int, int, str, str]:
-        """Sort key: floors first, those without a backbone before untrained models; then name, number of registers.
-
-        Runs with a tag follow the run without one.
-        """
-        family, count = model_names.family(self.model), model_names.registers(self.model)
+    def order(self) -> tuple[bool, bool, str, bool, str, int, str, int, str, str]:
+        """Sort key: floors first, those without a backbone before untrained models; then `model_names.order`."""
         untrained = model_names.is_untrained(self.model)
-        return not self.floor, untrained, *without_tag_first(family), count, self.index, self.model, self.part
+        return not self.floor, untrained, *model_names.order(self.model), self.index, self.model, self.part
 
 
 @dataclass(frozen=True)
@@ -58,8 +53,8 @@ class Column:
         rank: sort key of columns.
         facts: settings of the protocol, see `headings.protocol_facts`.
         compared: whether the change against the twin is shown.
-        floored: whether a trained model should beat the floors; False for norms and outliers, of which an untrained model
-            has the best: it has learnt nothing.
+        floored: whether a trained model should beat the floors; False for norms and outliers, of which an untrained
+            model has the best: it has learnt nothing.
     """
 
     task: str
@@ -86,7 +81,7 @@ class Measured:
         floor: whether the value is of a predictor without a backbone, not of the record's model.
         trials: number of images or tokens behind the value; None for the test images of the record.
         share: whether the value is the percentage of these that are right: its interval is then exact.
-        apart: whether the value was not measured with the record beside which it stands: the record's marks are not its.
+        apart: whether the value was not measured with the record beside which it stands, whose marks it lacks.
     """
 
     row: TableRow
@@ -184,6 +179,9 @@ MARKS = {
 }
 
 
+WITHOUT_REGISTERS = "the same model without registers"
+
+
 @dataclass(frozen=True)
 class Table:
     """Scores by row and column, in display order.
@@ -207,7 +205,7 @@ class Table:
     seeds: dict[TableRow, int]
     footnotes: list[str]
     by_task: bool = False
-    against: str = "the same model without registers"
+    against: str = WITHOUT_REGISTERS
 
     def titles(self) -> list[str]:
         """Heading of each column; where a metric has several protocols, with the settings that differ."""
@@ -267,7 +265,14 @@ def build(
         )
     seeds = {row: len({number.cell.record.seed for number in measured if number.row == row}) for row in rows}
     records = [number.cell.record for number in measured]
-    return Table(name, title, labels, rows, columns, scores, seeds, footnotes(records))
+    against = _against({row for (row, _), score in scores.items() if score.change})
+    return Table(name, title, labels, rows, columns, scores, seeds, footnotes(records), against=against)
+
+
+def _against(rows: Collection[TableRow]) -> str:
+    """What the changes of these rows are against, in words."""
+    added = sorted({model_names.added(row.model) for row in rows} - {""})
+    return "; ".join([WITHOUT_REGISTERS, *(f"of {one}, the same weights without it" for one in added)])
 
 
 def _marks_of(numbers: Sequence[Measured], marks: Mapping[str, str]) -> str:

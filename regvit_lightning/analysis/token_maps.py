@@ -61,6 +61,7 @@ class TokenMaps:
         foreground: (h, w) bool, by the first principal component of all patches.
         similarities: (h, w, h, w) cosines of all pairs of patches; None unless `Choice.all_similarities`.
         discovered: LOST's seed and box; None for a model that gives tokens only, or where all patches are alike.
+        added: how many of the registers, the last of them, were added at test time, see `interventions`.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -75,6 +76,7 @@ class TokenMaps:
     foreground: Mask
     similarities: Floats | None = None
     discovered: Discovered | None = None
+    added: int = 0
 
     @property
     def cls(self) -> Floats | None:
@@ -217,6 +219,7 @@ def _maps(backbone: Backbone, view: View, choice: Choice, blocks: Sequence[int],
         foreground=foreground.numpy(),
         similarities=_array(components.all_similarities(output.float())) if choice.all_similarities else None,
         discovered=discovered,
+        added=backbone.added_registers,
     )
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from regvit_lightning.errors import Notice, UserError
 from regvit_lightning.models import clip_naming, prefixes, tensor_files, weights
+from regvit_lightning.models.backbone import Backbone
 
 TEXT = "text.safetensors"  # beside the export of the image tower
 VOCABULARY = 49408  # size of CLIP's byte-pair vocabulary
@@ -94,6 +95,13 @@ def save(path: Path, space: JointSpace, backbone: str) -> None:
     """
     values = {**asdict(space.architecture), "image_width": space.image_width, "backbone": backbone}
     tensor_files.write(path, space.state_dict(), values)
+
+
+def of_backbone(backbone: Backbone) -> JointSpace:
+    """The joint space of an image tower, see `load_joint_space`."""
+    # Of the tensors alone: the text tower knows of no arm and of nothing that is done at test time.
+    tower = weights.fingerprint(backbone.model.state_dict())
+    return load_joint_space(backbone.source, backbone.name, tower, backbone.read_from.get("part", ""))
 
 
 def load_joint_space(source: Path | None, name: str, backbone: str, part: str = "") -> JointSpace:
