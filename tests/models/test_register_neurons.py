@@ -170,3 +170,8 @@ def test_damaged_lists_are_one_line(text, tmp_path):
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(UserError, match=r"x\.yaml: (expected neurons: as lists|not readable)"):
         register_neurons.read(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize("model", [MODEL, "deit3-vitn_reg0", "deit3+a-vitn_reg0"])
+def test_seeds_of_a_model_have_lists_of_their_own(model, tmp_path):
+    assert register_neurons.path(model, tmp_path, 0) != register_neurons.path(model, tmp_path, 1)
