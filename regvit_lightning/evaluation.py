@@ -61,8 +61,8 @@ class Evaluation:
 
     @property
     def section(self) -> str:
-        """Name of the data set that is read: a part of the data settings, or a set with boxes."""
-        return str(self.settings.boxed_set or self.task.READS)
+        """Name of the data set that is read: a part of the data settings, or a set with boxes or masks."""
+        return str(self.settings.named_set or self.task.READS)
 
     def digests(self) -> dict[str, str]:
         """Digest of each split of the data set that is read, as it lies there now."""

@@ -87,7 +87,7 @@ class Task(Protocol):
         SETTINGS: dataclass of the YAML settings.
         METRICS: metrics shown in tables.
         READS: section of the data settings that names the images or texts it reads, see `DataSettings.section`;
-            `discovery` for a set with boxes, named by `TaskSettings.boxed_set`.
+            overridden by the set that `TaskSettings.named_set` names.
         FOOTNOTE: keys of the outcome's `protocol` shown under the table.
         TRAINS_HEAD: True if defined: the task uses all devices of `RunOptions`; the others use one.
         NEEDS_TEXT: True if defined: a grid skips models without a text tower.

@@ -95,7 +95,7 @@ class ArtifactReportSettings(TaskSettings):
     probes: ProbeSettings = field(default_factory=ProbeSettings)
 
     @property
-    def boxed_set(self) -> str:
+    def named_set(self) -> str:
         return "" if self.source == "imagenet" else self.source
 
     def __post_init__(self) -> None:
