@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from regvit_lightning.pretrain.fit import Run
 
 DESCRIPTION = """Pretrains a register ViT. Given again, it continues where it stopped, or says that it is done.
-Writes <runs>/<data>/<id>/seed<k>/: last.ckpt, log/ (TensorBoard), augmented.png, norms.csv and norms.png (norms of
-every block against the step), backbone.safetensors; and <results>/<data>/curves/<id>.seed<k>.csv: the loss and what
-else is logged. The id, by which the model is evaluated, is <recipe>-<model>, or <recipe>+<tag>-<model> for a run with
-settings of its own that is kept beside the others. trainer.<name>=<value> is an option of Lightning's Trainer, such as
-trainer.fast_dev_run=true, trainer.max_time=00:04:00:00 or trainer.profiler=simple."""
+Writes <runs>/<data>/<id>/seed<k>/: last.ckpt, log/ (TensorBoard), augmented.png, norms.csv with norms.png, sinks.png
+and locality.png (norms, attention sinks and locality of patches in every block against the step),
+backbone.safetensors; and <results>/<data>/curves/<id>.seed<k>.csv: the loss and what else is logged. The id, by which
+the model is evaluated, is <recipe>-<model>, or <recipe>+<tag>-<model> for a run with settings of its own that is kept
+beside the others. trainer.<name>=<value> is an option of Lightning's Trainer, such as trainer.fast_dev_run=true,
+trainer.max_time=00:04:00:00 or trainer.profiler=simple."""
 
 
 @dataclass
@@ -72,7 +73,7 @@ def main(options: Pretrain, words: list[str]) -> None:
     folder = Path(options.runs) / data.name / name / f"seed{options.seed}"
     run = fit.Run(options.model, identity.label, recipe, data, options.seed, folder, options.devices, options.nodes)
     if fit.finished(run) and not options.force:
-        if (folder / "norms.csv").exists() and not (folder / "norms.png").exists():
+        if not norms_callback.is_drawn(folder):
             norms_callback.draw(folder)
         terminal.say_once(f"pretrain: {name} (seed {options.seed}) is done: {folder / EXPORT}")
         return

@@ -1,12 +1,14 @@
 """Result of one cell of the grid: one small JSON file with everything needed to verify and compare it."""
 
 import json
+import os
 import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -316,9 +318,11 @@ def _is_dirty(files: Sequence[str]) -> bool:
 
 def _used_files() -> list[str]:
     """Files of this checkout that this process has imported as modules or read as settings, relative to it."""
+    real = cache(os.path.realpath)  # thousands of modules lie in a few folders
     modules = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    used = {Path(file).resolve() for file in (*filter(None, modules), *settings.FILES_USED)}
-    inside = {file.relative_to(ROOT) for file in used if file.is_relative_to(ROOT)}
+    used = {os.path.join(real(os.path.dirname(file)), os.path.basename(file)) for file in filter(None, modules)}
+    used |= {os.path.realpath(file) for file in settings.FILES_USED}
+    inside = (Path(file).relative_to(ROOT) for file in used if file.startswith(f"{ROOT}{os.sep}"))
     return sorted(str(file) for file in inside if "site-packages" not in file.parts)
 
 

@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 
+from benchmarks.tables import model_names
 from benchmarks.tables.scored_records import ScoredRecord
 from regvit_lightning import records, statistics
 from regvit_lightning.records import Record
@@ -26,7 +27,7 @@ def record(model="deit3-vitn_reg4", task="imagenet_knn", seed=0, top1=50.0, sett
         "footnote": ["k_chosen_on"],
         "settings": settings or {"crop": 64, "workers": 1},
         "layout": {"imagenet": "imagenet"},
-        "backbone": {"num_registers": int(model.partition("_reg")[2] or 0)},
+        "backbone": {"num_registers": model_names.registers(model)},
         "weights": weights,
         "provenance": {"commit": "c0ffee" * 7, "date": "2026-01-02T03:04:05Z", "dirty": False},
     }

@@ -3,6 +3,7 @@
 import gc
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -62,6 +63,15 @@ def tiny(tmp_path_factory) -> DataSettings:
         pairs="shards/train-*.tar",
         segmentation=Segmentation(vocabulary="rendered"),
     )
+
+
+@pytest.fixture(scope="module")
+def norms_undrawn():
+    """Trainings leave out the figure of norms at their end, which takes longer than their steps."""
+    from regvit_lightning.pretrain import norms_callback
+
+    with mock.patch.object(norms_callback, "draw"):
+        yield
 
 
 @pytest.fixture

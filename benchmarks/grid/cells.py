@@ -246,8 +246,10 @@ def _lacks(model: GridModel, task: str, variant: str) -> str:
     """Requirement of a task that a model lacks; empty if the task applies, and for files, which are not read."""
     settings.find("tasks", task, variant)
     module = task_module(task, variant)[0]
-    if getattr(module, "NEEDS_REGISTERS", False) and model.name.endswith("_reg0"):
-        return "no registers"
+    if getattr(module, "NEEDS_REGISTERS", False):
+        plain, intervention = names.intervention(model.name)
+        if plain.endswith("_reg0") and (intervention is None or intervention.kind != "ttr"):
+            return "no registers"
     if not getattr(module, "NEEDS_TEXT", False):
         return ""
     if model.name.startswith(origins.ELSEWHERE):

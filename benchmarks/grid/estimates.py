@@ -129,7 +129,7 @@ def _seconds(states: States, cell: Cell) -> float:
 
 def frozen(backbone: Backbone, work: Work, device_batch: int) -> Estimate:
     """Estimate of an evaluation: weights in float32, the activations of one block, and the stored features."""
-    tokens = device_batch * max(tokens_of(backbone, one) for one in work.passes)
+    tokens = device_batch * max((tokens_of(backbone, one) for one in work.passes), default=0)
     hidden = max(linear.out_features for linear in backbone.linears())
     activations = tokens * (INFERENCE_BYTES * backbone.embed_dim + 4 * hidden)
     size = 4 * _parameters(backbone) + activations + 4 * work.kept * backbone.embed_dim

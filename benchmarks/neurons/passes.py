@@ -40,18 +40,20 @@ class Passes:
         options: settings of the program.
 
     Raises:
+        UserError: a setting names a block that the model does not have.
         DataError: the images are missing or incomplete.
     """
 
     def __init__(self, plain: ViTBackbone, data: DataSettings, options: "FindNeurons") -> None:
         self.plain, self.data, self.options = plain, data, options
+        self.search = Search(
+            options.score, options.detect, options.threshold, options.first_block, options.top_block, options.top_k
+        )
+        neuron_search.require_blocks(plain.name, self.search, plain.depth)
         every = train_files(data)
         self.files = every.subset(dense.examples(len(every), options.images))
         crop = options.size or plain.image_size
         self.resize, self.crop = round(crop * plain.transform.resize / plain.transform.crop), crop
-        self.search = Search(
-            options.score, options.detect, options.threshold, options.first_block, options.top_block, options.top_k
-        )
         self.begun = time.monotonic()
 
     @property

@@ -5,7 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import command
-from benchmarks.report import arms, commands, curves, looks, norms, overview, pictures, record_list, templates
+from benchmarks.report import (
+    arms,
+    artifacts,
+    commands,
+    curves,
+    looks,
+    norms,
+    overview,
+    pictures,
+    record_list,
+    templates,
+    training,
+)
 from benchmarks.tables import by_task, columns, formats, summary, summary_formats
 from benchmarks.tables.columns import Table, key, row_of
 from benchmarks.tables.published import Published, read_published
@@ -62,14 +74,15 @@ def page(
     cells = sorted(records.cells, key=order)
     indices = {key(cell.record): index for index, cell in enumerate(cells)}
     lines = [commands.command(cell.record) for cell in cells]
-    training = [commands.training(cell.record) for cell in cells]
+    trained_by = [commands.training(cell.record) for cell in cells]
     table = columns.overview(cells, entries)
     panels, undrawn = norms.panels(cells, indices)
     folder = cells[0].file.parent.parent.parent
     looked, torn = looks.looks(folder, width)
     budget = pictures.BUDGET - sum(len(one.source) for one in looked)
     gallery, unread = pictures.gallery(cells, width, budget)
-    skipped = [*records.skipped, *undrawn, *torn, *unread]
+    trainings, damaged = training.trainings(cells, runs)
+    skipped = [*records.skipped, *undrawn, *damaged, *torn, *unread]
     text = templates.render(
         data=data,
         command=invocation("report", {"DATA": data}),
@@ -78,13 +91,17 @@ def page(
         **_summary_of_registers(table),
         tasks=sorted({column.task for column in table.columns}),
         groups=by_task.groups(table),
-        rows=overview.rows(table, indices, lines, training),
+        against=table.against,
+        rows=overview.rows(table, indices, lines, trained_by),
         notes=formats.meanings(table),
         sources=formats.sources_of(table),
         footnotes=table.footnotes,
         arms=arms.arms(cells, folder.parent, indices, entries),
         curves=curves.curves(table, indices),
+        questions=artifacts.asked(cells, indices),
         panels=panels,
+        sinks=artifacts.panels(cells, indices),
+        trainings=trainings,
         looks=looked,
         gallery=gallery,
         kinds=record_list.KINDS,

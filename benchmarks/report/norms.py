@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.report import drawing
 from benchmarks.report.drawing import Chart, Key
 from benchmarks.tables.columns import key
-from benchmarks.tables.model_names import family
+from benchmarks.tables.model_names import plain_family
 from benchmarks.tables.paper_tables import report_of_each_model
 from benchmarks.tables.scored_records import ScoredRecord
 
@@ -45,7 +45,7 @@ class Panel:
     Attributes:
         model: its id.
         cell: index of the record in the page's list.
-        verdict: the report's verdict in a sentence.
+        verdict: the report's verdict on norms in a sentence.
         blocks: chart of the norms after each block.
         legend: legend of `blocks`.
         last: chart of the norms after the last block.
@@ -81,7 +81,7 @@ def panels(cells: Sequence[ScoredRecord], indices: Mapping[str, int]) -> tuple[l
         except UNUSABLE as error:
             skipped.append(f"{cell.file}: its norms cannot be drawn ({type(error).__name__}: {error})")
         else:
-            families.setdefault(family(cell.record.model), []).append(cell)
+            families.setdefault(plain_family(cell.record.model), []).append(cell)
     rows = []
     for twins in families.values():
         scale = _range(twins)
@@ -95,17 +95,16 @@ def _panel(cell: ScoredRecord, index: int, scale: tuple[float, float]) -> Panel:
     caption = f"{len(values)} quantiles; median {values[len(values) // 2]:.3g}, largest {values[-1]:.3g}"
     blocks, legend = by_block(model, protocol["norms_by_block"], scale)
     rules = [_rule(finding, cell.record.images) for finding in protocol["findings"].values()]
-    return Panel(
-        model, index, str(protocol["verdict"]), blocks, legend, histogram(model, values, scale), caption, rules
-    )
+    questions = protocol.get("questions")  # a record of an older version has one verdict, of norms alone
+    words = questions[0]["words"] if questions else str(protocol["verdict"])
+    return Panel(model, index, words, blocks, legend, histogram(model, values, scale), caption, rules)
 
 
 def by_block(model: str, norms: Mapping[str, Any], scale: tuple[float, float]) -> tuple[Chart, list[Key]]:
     """Chart of quantiles of patch norms after each block, and medians of CLS and registers."""
     levels, depth = norms["levels"], len(norms["patches"]) - 1  # the last entry is after the final norm
     blocks = list(range(1, depth + 1))
-    step = max(1, -(-depth // 8))
-    ticks = [block for block in blocks if (block - 1) % step == 0 or block == depth]
+    ticks = ticks_of(depth)
     registers = [name for name in norms if name.startswith("reg_")]
 
     def quantiles(token: str, level: float) -> list[float]:
@@ -129,6 +128,12 @@ def by_block(model: str, norms: Mapping[str, Any], scale: tuple[float, float]) -
     legend += [Key("line c1", "CLS")] * ("CLS" in norms)
     legend += [Key("line c2", "registers")] * bool(registers)
     return chart, legend
+
+
+def ticks_of(depth: int) -> list[int]:
+    """Blocks 1..depth with a tick, at most nine, including both ends."""
+    step = max(1, -(-depth // 8))
+    return [block for block in range(1, depth + 1) if (block - 1) % step == 0 or block == depth]
 
 
 def histogram(model: str, values: Sequence[float], scale: tuple[float, float]) -> Chart:

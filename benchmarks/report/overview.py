@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmarks.tables import model_names
 from benchmarks.tables.by_task import groups, metric_name
-from benchmarks.tables.columns import Column, Score, Table, key
+from benchmarks.tables.columns import Column, Score, Table, TableRow, key
 from benchmarks.tables.formats import RAISED, row_name, source_of, sources_of
 from benchmarks.tables.shown import Shown, shown
 
@@ -44,6 +45,7 @@ class Row:
         floor: whether it is chance, a constant, or untrained weights.
         commands: commands that train the model and reproduce its numbers, empty for floors without a model.
         numbers: one for each column, None if missing.
+        against: what its changes are against, where that is not the table's own.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Row:
     floor: bool
     commands: str
     numbers: list[tuple[Column, Number | None]]
+    against: str = ""
 
 
 def rows(
@@ -82,8 +85,13 @@ def rows(
             numbers.append((column, number))
         trained = dict.fromkeys(training[index] for index in makers if training)
         again = "\n".join([*filter(None, trained), *(commands[index] for index in makers if commands)])
-        lines.append(Row(row_name(row), row.model, row.floor, again, numbers))
+        lines.append(Row(row_name(row), row.model, row.floor, again, numbers, _against(row)))
     return lines
+
+
+def _against(row: TableRow) -> str:
+    added = model_names.added(row.model)
+    return f"the same weights without {added}" if added else ""
 
 
 def _number(column: Column, score: Score, indices: Mapping[str, int], sources: Sequence[str]) -> Number:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from benchmarks.tables.model_names import family
+from benchmarks.tables.model_names import plain_family
 from benchmarks.tables.scored_records import ScoredRecord
 
 QUALITY = 72  # JPEG quality at which labels of 8 px are still legible
@@ -65,7 +65,7 @@ def gallery(cells: Sequence[ScoredRecord], width: int, budget: int = BUDGET) -> 
         text = f"{record.task} of {record.model}, seed {record.seed}"
         file = address(cells[index].file.with_suffix(".png"))
         picture = Picture(record.model, index, text, data_uri(content), *size, file)
-        tasks.setdefault(record.task, {}).setdefault(family(record.model), []).append(picture)
+        tasks.setdefault(record.task, {}).setdefault(plain_family(record.model), []).append(picture)
     return dict(sorted(tasks.items())), skipped
 
 

@@ -30,10 +30,12 @@ whole segmentation and a whole depth cell over their forward passes; (f) LOST ov
 of it over its forward passes; (g) DINOv2's step against a straightforward one; (h) FLOP/s of each recipe over those of
 a large matrix product; (i) cores that read, decode and augment images for a GPU;
 (j) the peak memory of every task at the shapes of the real data over a stated bound (12 GiB); (k) training of the
-models of the grid arms over that of the plain model, also in arms-<cpu|cuda>.json for the table of arms. Writes
+models of the grid arms over that of the plain model, also in arms-<cpu|cuda>.json for the table of arms; (l) the
+forward pass of a ViT-B with a test-time register, and with a bias, over that without. Writes
 <results>/bench/speed-<cpu|cuda>.md and .json. Run it on a machine that does nothing else."""
 
 ARM_STEPS = 30  # pairs of steps for each model
+PASSES = 30  # pairs of passes for each intervention
 
 
 @dataclass
@@ -53,7 +55,7 @@ class Bench:
 def main(options: Bench, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
-    from benchmarks.speed import arms, pretraining, real_shapes
+    from benchmarks.speed import arms, interventions, pretraining, real_shapes
     from regvit_lightning import records
     from regvit_lightning.runtime import atomic, hardware
 
@@ -61,7 +63,7 @@ def main(options: Bench, words: list[str]) -> None:
     progress.quiet()
     begun = time.perf_counter()
     peak = matrix_peak()
-    wanted = options.only or "abcdefghijk"
+    wanted = options.only or "abcdefghijkl"
     rows = []
     if "a" in wanted:
         rows.append(knn_cell(options, peak))
@@ -86,6 +88,8 @@ def main(options: Bench, words: list[str]) -> None:
         rows += real_shapes.rows()
     if "k" in wanted:
         rows += arms.rows(Path(options.results), ARM_STEPS)
+    if "l" in wanted:
+        rows += interventions.rows(PASSES)
     facts = records.provenance(time.perf_counter() - begun)
     folder = Path(options.results) / "bench"
     shown = table(rows, peak, facts)

@@ -15,6 +15,8 @@ from benchmarks.tables import (
     paper_figures,
     paper_tables,
     published,
+    questions,
+    questions_formats,
     summary,
     summary_formats,
 )
@@ -31,9 +33,10 @@ from regvit_lightning.values import texts
 DESCRIPTION = """Writes <results>/<data>/tables/<table>.{md,csv,tex} from the records. Prints the summary, whether
 registers help for each family of models and each task, and the overview: models × metrics, the floors first (constant
 predictors, untrained models), with the change against the twin without registers; on a terminal the overview is one
-narrow block for each task. Beside them the tables of the registers paper under their numbers (table1, table2a, …
-fig12), and the table of the arms, those for which there are records. Figs. 7, 8 and 12 are drawn too (fig7.pdf,
-fig7.png, …): norms, metrics and cost of models with and without registers."""
+narrow block for each task. The answers of the artifact reports to three questions are questions.{md,csv,tex}: high
+norms? sinks, of which kind? are patches local? Beside them the tables of the registers paper under their numbers
+(table1, table2a, … fig12), and the table of the arms, those for which there are records. Figs. 7, 8 and 12 are drawn
+too (fig7.pdf, fig7.png, …): norms, metrics and cost of models with and without registers."""
 
 OVERVIEW = "overview"
 
@@ -63,10 +66,15 @@ def tables(
 
 
 def files(built: Sequence[Table], origin: Origin) -> Iterator[tuple[str, dict[str, str]]]:
-    """Name of each table, and its text by suffix; the summary first, if any model has a twin without registers."""
+    """Name of each table, and its text by suffix.
+
+    The summary is first, if any model has a twin without registers, then the three questions of artifact reports.
+    """
     for table in built:
         if table.name == OVERVIEW and summary.answers(table):
             yield summary_formats.NAME, summary_formats.formats(table, origin)
+        if table.name == OVERVIEW and (asked := questions.rows(origin.records.cells)):
+            yield questions_formats.NAME, questions_formats.formats(asked, origin)
         yield (
             table.name,
             {
@@ -96,19 +104,24 @@ def origin_of(results: Path, data: str, records: ScoredRecords) -> Origin:
 
 
 def plain(overview: Table, origin: Origin) -> str:
-    """Summary, if any model has a twin without registers, and overview, both as Markdown."""
+    """Summary, if any model has a twin without registers, the three questions, and the overview, as Markdown."""
     return "\n".join(formatted["md"] for _, formatted in files([overview], origin))
 
 
 def printed(overview: Table, origin: Origin, width: int) -> str:
-    """Overview for a terminal of `width` characters, then how often registers help or hurt, and each clear case."""
+    """Overview for a terminal of `width` characters, the three questions of artifact reports, then the summary.
+
+    Of the summary it has how often registers help or hurt, and each clear case.
+    """
     answers = summary.answers(overview)
     rows = [summary_formats.texts(row) for row in answers]
     clear = [f"  {row.verdict}: {row.family} {row.task} {row.difference} {row.because}" for row in rows]
     lines = [line for line, row in zip(clear, answers, strict=True) if row.verdict != summary.UNCLEAR]
     head = [f"{summary_formats.TITLE} {summary.headline(answers)}"] if answers else []
     last = terminal.fitted("\n".join([*head, *lines]), min(width, blocks.WIDEST))
-    return "\n\n".join(filter(None, [blocks.text(overview, width, origin), last]))
+    asked = questions_formats.lines(questions.rows(origin.records.cells))
+    artifacts = terminal.fitted("\n".join([f"{questions_formats.TITLE}."] * bool(asked) + asked), width)
+    return "\n\n".join(filter(None, [blocks.text(overview, width, origin), artifacts, last]))
 
 
 def write(folder: Path, built: Sequence[Table], origin: Origin) -> str:

@@ -29,7 +29,7 @@ SCORES = (  # task, metric, published data set, rest of the heading
     ("ade20k_linear", "miou", "ADE20k", " segmentation mIoU"),
 )
 SECOND_RULE = "log_mads"  # robust, and independent of the scale of the norms like the first
-SHARE: dict[str, Any] = {"better": -1, "unit": "% of patches", "decimals": 2}
+SHARE: dict[str, Any] = {"better": -1, "unit": "% of patches", "decimals": 2, "floored": False}
 COUNT: dict[str, Any] = {"better": 0, "unit": "heads per image", "decimals": 2}
 FROM_REPORT: dict[str, tuple[str, dict[str, Any]]] = {  # heading and facts by metric of the artifact report
     "nop_sinks": ("NOP sinks", COUNT),
@@ -119,8 +119,8 @@ def _speeds(cells: Sequence[ScoredRecord], speeds: Mapping[str, ArmSpeed]) -> It
         speed = speeds.get(own.name) if own and not is_untrained(model) else None
         if speed is not None:
             row = columns.row_of(cell.record)
-            yield Measured(row, rate, speed.images_per_second, cell)
-            yield Measured(row, share, 100 * speed.relative, cell)
+            yield Measured(row, rate, speed.images_per_second, cell, apart=True)
+            yield Measured(row, share, 100 * speed.relative, cell, apart=True)
 
 
 def _footnotes(numbers: Sequence[Measured], speeds: Mapping[str, ArmSpeed]) -> Iterator[str]:

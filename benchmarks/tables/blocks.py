@@ -49,6 +49,7 @@ def _name(column: Column) -> str:
     return "best on test" if column.metric.endswith(BEST_ON_TEST) else by_task.metric_name(column.metric)
 
 
+AGAINST = "against no registers"  # heading of the differences
 Texts = list[list[str]]  # the columns of text of one metric: each the heading, then a cell for each model
 
 
@@ -63,7 +64,7 @@ def _metric(part: Table, models: Sequence[TableRow], column: Column) -> Texts:
         made.append(["seeds", *(str(len(score.values)) if score else "" for score in scores)])
     differences = [shown(score, column).difference if score and score.change else "" for score in scores]
     if any(differences):
-        made.append(["against no registers", *differences])
+        made.append([AGAINST, *differences])
     return made
 
 
@@ -127,7 +128,7 @@ def _notes(table: Table) -> Iterator[str]:
     if any(score.deviation is not None for _, score in scores):
         yield "mean ± standard deviation over seeds"
     if any(score.change for _, score in scores):
-        yield "against no registers: difference to the same model without registers [its 95 % interval by itself]"
+        yield f"{AGAINST}: difference to {table.against} [its 95 % interval by itself]"
     yield from meanings("".join(shown(score, column).sign for (_, column), score in scores))
     if any(score.best for _, score in scores):
         yield "*: better than every other model by more than the noise of images and seeds"

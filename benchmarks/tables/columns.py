@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
@@ -13,7 +13,6 @@ from benchmarks.tables.published import Published
 from benchmarks.tables.scored_records import ScoredRecord
 from benchmarks.tables.verdicts import BETTER, BETTER_ONE_SEED, verdict
 from regvit_lightning import statistics
-from regvit_lightning.models.names import without_tag_first
 from regvit_lightning.records import Record
 from regvit_lightning.statistics import Comparison, Scores
 
@@ -36,14 +35,10 @@ class TableRow:
     index: int = field(default=0, compare=False)
     floor: bool = False
 
-    def order(self) -> tuple[bool, bool, str, bool, str, int, int, str, str]:
-        """Sort key: floors first, those without a backbone before untrained models; then name, number of registers.
-
-        Runs with a tag follow the run without one.
-        """
-        family, count = model_names.family(self.model), model_names.registers(self.model)
+    def order(self) -> tuple[bool, bool, str, bool, str, int, str, int, str, str]:
+        """Sort key: floors first, those without a backbone before untrained models; then `model_names.order`."""
         untrained = model_names.is_untrained(self.model)
-        return not self.floor, untrained, *without_tag_first(family), count, self.index, self.model, self.part
+        return not self.floor, untrained, *model_names.order(self.model), self.index, self.model, self.part
 
 
 @dataclass(frozen=True)
@@ -58,6 +53,8 @@ class Column:
         rank: sort key of columns.
         facts: settings of the protocol, see `headings.protocol_facts`.
         compared: whether the change against the twin is shown.
+        floored: whether a trained model should beat the floors; False for norms and outliers, of which an untrained model
+            has the best: it has learnt nothing.
     """
 
     task: str
@@ -70,6 +67,7 @@ class Column:
     rank: tuple[Any, ...] = field(default=(), compare=False)
     facts: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     compared: bool = field(default=True, compare=False)
+    floored: bool = field(default=True, compare=False)
 
 
 LEAST_TRIALS = 50  # images or tokens below which a table shows a dash in place of a value
@@ -83,6 +81,7 @@ class Measured:
         floor: whether the value is of a predictor without a backbone, not of the record's model.
         trials: number of images or tokens behind the value; None for the test images of the record.
         share: whether the value is the percentage of these that are right: its interval is then exact.
+        apart: whether the value was not measured with the record beside which it stands: the record's marks are not its.
     """
 
     row: TableRow
@@ -92,6 +91,7 @@ class Measured:
     floor: bool = False
     trials: int | None = None
     share: bool = False
+    apart: bool = False
 
     @property
     def enough(self) -> bool:
@@ -179,6 +179,9 @@ MARKS = {
 }
 
 
+WITHOUT_REGISTERS = "the same model without registers"
+
+
 @dataclass(frozen=True)
 class Table:
     """Scores by row and column, in display order.
@@ -202,7 +205,7 @@ class Table:
     seeds: dict[TableRow, int]
     footnotes: list[str]
     by_task: bool = False
-    against: str = "the same model without registers"
+    against: str = WITHOUT_REGISTERS
 
     def titles(self) -> list[str]:
         """Heading of each column; where a metric has several protocols, with the settings that differ."""
@@ -256,14 +259,25 @@ def build(
             interval=numbers[0].interval if len(numbers) == 1 else None,
             change=difference(column, twin, group) if twin and column.compared else None,
             best=(row, column) in best,
-            marks="".join(sorted({mark for number in numbers for mark in marks.get(key(number.cell.record), "")}))
-            + "f" * bool(missed),
+            marks=_marks_of(numbers, marks) + "f" * bool(missed),
             published=published.beside(entries, row.model, row.part, column.metric, numbers[0].cell.record),
             shortfall=missed,
         )
     seeds = {row: len({number.cell.record.seed for number in measured if number.row == row}) for row in rows}
     records = [number.cell.record for number in measured]
-    return Table(name, title, labels, rows, columns, scores, seeds, footnotes(records))
+    against = _against({row for (row, _), score in scores.items() if score.change})
+    return Table(name, title, labels, rows, columns, scores, seeds, footnotes(records), against=against)
+
+
+def _against(rows: Collection[TableRow]) -> str:
+    """What the changes of these rows are against, in words."""
+    added = sorted({model_names.added(row.model) for row in rows} - {""})
+    return "; ".join([WITHOUT_REGISTERS, *(f"of {one}, the same weights without it" for one in added)])
+
+
+def _marks_of(numbers: Sequence[Measured], marks: Mapping[str, str]) -> str:
+    records = (number.cell.record for number in numbers if not number.apart)
+    return "".join(sorted({mark for record in records for mark in marks.get(key(record), "")}))
 
 
 def shortfall(
@@ -271,15 +285,13 @@ def shortfall(
 ) -> Shortfall | None:
     """The best floor of its column that a trained model is not better than by more than noise.
 
-    None for floors themselves, where neither direction is better, and for the norms of an artifact report, of which an
-    untrained model has the best: it has learnt nothing.
+    None for floors themselves, where neither direction is better, and in columns that floors do not bound.
 
     Args:
         any_part: whether floors of other parts count; else those of the row's own part, and those without parts.
     """
     model = groups[row, column]
-    some = next(iter(model.values())).cell.record
-    if row.floor or not column.better or ("norms_of_last_block" in some.protocol and column.metric in some.columns):
+    if row.floor or not column.better or not column.floored:
         return None
     floors = {
         other: group
@@ -367,7 +379,8 @@ def row_of(record: Record, part: str = "", index: int = 0) -> TableRow:
 
 def column_of(record: Record, metric: str, name: str = "", rank: tuple[Any, ...] = (), **facts: Any) -> Column:
     """Column of one metric of a record; direction, unit and decimals from `facts`, else from the record."""
-    known = record.columns.get(metric, {}) | facts
+    report = "norms_of_last_block" in record.protocol or "artifact_stages" in record.protocol
+    known = {"floored": not (report and metric in record.columns)} | record.columns.get(metric, {}) | facts
     protocol = headings.protocol_facts(record)
     return Column(record.task, protocol_key(record), metric, name, rank=rank, facts=protocol, **known)
 

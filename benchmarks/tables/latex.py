@@ -23,6 +23,7 @@ SIGNS = {
     "≈": r"$\approx$",
     "±": r"$\pm$",
     "×": r"$\times$",
+    "÷": r"$\div$",
     "↓": r"$\downarrow$",
     "↑": r"$\uparrow$",
     "†": r"$\dagger$",
@@ -243,13 +244,13 @@ def _heads(table: Table, titles: dict[Column, str], several: bool) -> list[str]:
             width += len(names)
         tasks.append((words(task), width))
     empty = [""] * len(first)
-    lines = _spanning(empty, tasks) if len(tasks) > 1 else []
+    lines = spanning(empty, tasks) if len(tasks) > 1 else []
     if len(parts) == len(metrics):  # every metric has its values alone
         return [*lines, " & ".join([*first, *(f"{{{name}}}" for name, _ in metrics)]) + r" \\"]
-    return [*lines, *_spanning(empty, metrics), " & ".join([*first, *parts]) + r" \\"]
+    return [*lines, *spanning(empty, metrics), " & ".join([*first, *parts]) + r" \\"]
 
 
-def _spanning(empty: Sequence[str], heads: Sequence[tuple[str, int]]) -> list[str]:
+def spanning(empty: Sequence[str], heads: Sequence[tuple[str, int]]) -> list[str]:
     """A line of heads over several columns each, and the rules below them."""
     cells = [rf"\multicolumn{{{width}}}{{c}}{{{name}}}" for name, width in heads]
     start, rules = len(empty) + 1, []

@@ -20,6 +20,26 @@ def family(model: str) -> str:
     return REGISTERS.sub("", model)
 
 
+def plain_family(model: str) -> str:
+    """Family of the weights of a model: those with an intervention at test time are of that of the plain model."""
+    return family(names.intervention(model)[0])
+
+
+def order(model: str) -> tuple[str, bool, str, int, str]:
+    """Sort key: by family, then number of registers; what is done at test time to a model follows that model.
+
+    Runs with a tag follow the run without one.
+    """
+    plain, _ = names.intervention(model)
+    return *names.without_tag_first(family(plain)), registers(plain), added(model)
+
+
+def added(model: str) -> str:
+    """What is added to a model at test time, `+ttr`; empty where nothing is."""
+    _, intervention = names.intervention(model)
+    return str(intervention or "")
+
+
 def twins(model: str) -> list[str]:
     """Candidate ids of the same model without registers: ours have `_reg0`, timm's no suffix.
 

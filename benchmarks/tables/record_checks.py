@@ -9,6 +9,8 @@ from regvit_lightning.values import patterns
 NORMS = {"levels": [float], "patches": [[float]]}
 SCORE = {"top1": float, "std_over_draws": (None, float), "test_images": int}
 COST = {"registers": int, "parameters": float, "macs": float, "more_parameters": float, "more_macs": float}
+MAYBE = [(None, float)]
+VARIANCE = {"patch": MAYBE, "image": MAYBE, "position": MAYBE}
 REPORT = {  # what tables and page read from an artifact report
     "norms_of_last_block": [float],
     "norms_by_block": NORMS,
@@ -18,6 +20,10 @@ REPORT = {  # what tables and page read from an artifact report
     "pixel_scale": str,
     "findings": {str: {"shares": [float]}},
     "cost": [COST],
+    "questions?": [{"answer": str, "words": str, "effect": {str: (None, float)}}],
+    "sinks?": {"images?": int, "by_block?": {"events": [float], "NOP": [float], "broadcast": [float]}},
+    "locality_by_block?": {"mean_cosine": [float], "cls_cosine?": (None, [float]), "variance": VARIANCE},
+    "singular_defects?": {"cosine_of_others?": MAYBE, "cosine_of_high_norms?": MAYBE},
 }
 LEVELS = {0.01, 0.5, 0.99, 1.0}  # quantiles of norms that tables show
 

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmarks.tables import latex
+from benchmarks.tables import latex, model_names
 from benchmarks.tables.columns import MARKS, Table
 from benchmarks.tables.escapes import in_markdown
 from benchmarks.tables.formats import RAISED, Origin, plain_lines
@@ -79,6 +79,8 @@ def _notes(rows: Sequence[Answer]) -> Iterator[str]:
         f"with: the model of {COMPARED} registers{nearest}; without: the same model without registers; main metric of "
         "each task, means over seeds; n: test images; for outliers fewer is better"
     )
+    for added in sorted({model_names.added(row.family) for row in rows} - {""}):
+        yield f"{added} in the name of a family: with is the model with {added}, without the same weights without it"
     if tested := sum(row.p is not None for row in rows):
         yield (
             "help, hurt: the difference is beyond the noise of images and seeds, with a chance of 5 % of any false one "

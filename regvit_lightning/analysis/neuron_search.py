@@ -126,6 +126,13 @@ def _emergence(norms: Norms, masks: Tensor, detect: int) -> int:
     return next((block for block, share in enumerate(shares) if share >= 0.5), detect)
 
 
+def require_blocks(model: str, search: Search, depth: int) -> None:
+    """Raise `UserError` where the settings name a block that a model of this depth does not have."""
+    for key in ("detect", "first_block", "top_block"):
+        if (index := getattr(search, key)) is not None:
+            _block(model, key, index, depth)
+
+
 def _block(model: str, key: str, index: int, depth: int) -> int:
     if not -depth <= index < depth:
         raise UserError(f"{model}: {key}={index}: it has {depth} blocks, numbered 0 to {depth - 1}")

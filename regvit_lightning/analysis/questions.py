@@ -18,6 +18,7 @@ from regvit_lightning.analysis.verdict import HighNorms
 from regvit_lightning.statistics import bootstrap
 
 LOCAL = 0.5  # least share of the variance that patches have to themselves; a choice of this suite
+LEAST_IMAGES = 10  # of N images, pure noise gives 1 / N of the variance to the position, and all of it with one image
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Answer:
 
     Attributes:
         question: the question.
-        answer: the answer in a word or two: `yes`, `no`, `NOP`, `broadcast`, …
+        answer: the answer in a word or two: `yes`, `no`, `high`, `NOP`, `few`, …
         words: the answer in a sentence, with its effect sizes.
         effect: effect sizes by name.
     """
@@ -46,8 +47,10 @@ def norms(high: Sequence[HighNorms], low: Sequence[HighNorms], words: str) -> An
     """
     kinds = [name for name, blocks in (("high", high), ("low", low)) if verdict.runs(blocks)]
     if "low" in kinds:
-        most = max((one for one in low if one.artifacts), key=lambda one: one.share)
-        words += f" Low norms lie apart, too: {most.share:.2%} of patches, in {most.images} images,"
+        blocks = [block for block, one in enumerate(low, 1) if one.artifacts]
+        block = max(blocks, key=lambda block: low[block - 1].share)
+        most, too = low[block - 1], ", too" if "high" in kinds else ""
+        words += f" Low norms lie apart{too}: after block {block} {most.share:.2%} of patches, in {most.images} images,"
         words += f" down to median / {most.max_over_median:.3g}."
     effect = {
         "max_over_median": max(one.max_over_median for one in high),
@@ -60,6 +63,8 @@ def norms(high: Sequence[HighNorms], low: Sequence[HighNorms], words: str) -> An
 
 def sinks(measured: SinkPass, registers: int, cls: bool, rules: Rules, seed: int) -> Answer:
     """Whether heads have sinks, and of which kind: a kind is named if `Rules.least_images` of the images have one.
+
+    The answer is `few` where there are sinks, but none of a kind in that many images, and `none` without any.
 
     Args:
         measured: sinks of some of the images.
@@ -74,22 +79,28 @@ def sinks(measured: SinkPass, registers: int, cls: bool, rules: Rules, seed: int
     kinds = {"NOP": counts["nop_sinks"], "broadcast": counts["broadcast_sinks"], "other": counts["other_sinks"]}
     named = [name for name, count in kinds.items() if (count > 0).double().mean() >= rules.least_images]
     parts = [f"{name} {_with_interval(count, seed)}" for name, count in kinds.items()]
-    sentence = f"Sinks per image, of {found.token[0].numel()} heads: {', '.join(parts)}"
+    images, depth, heads = found.token.shape
+    sentence = f"Sinks per image (n = {images} images, {depth * heads} heads): {', '.join(parts)}"
     if found.events.any():
         sentence += f"; {_blocks(found)}; on {_on(found, registers, cls)}"
     effect = {name: float(count.mean()) for name, count in counts.items()}
-    return Answer(question, " and ".join(named) or "none", f"{sentence}.", effect)
+    nothing = "few" if found.events.any() else "none"
+    return Answer(question, " and ".join(named) or nothing, f"{sentence}.", effect)
 
 
 def locality(measured: Locality) -> Answer:
-    """Whether patches after the final norm are local: whether most of their variance is their own."""
+    """Whether patches after the final norm are local: whether half of their variance, or more, is their own."""
     question, shares = "are patches local?", {name: float(share[-1]) for name, share in measured.shares().items()}
     if math.isnan(shares["patch"]):
         return Answer(question, "not measured", "Locality is not measured: the patches of all images are equal.", {})
+    if (images := len(measured.mean_cosine)) < LEAST_IMAGES:
+        why = f"shares of the variance need {LEAST_IMAGES} images, here {images}"
+        return Answer(question, "not measured", f"Locality is not measured: {why}.", {})
     own, image, position = (f"{shares[name]:.0%}" for name in ("patch", "image", "position"))
     local, cosine = shares["patch"] >= LOCAL, float(measured.mean_cosine[:, -1].mean())
-    sentence = f"Patches are {'' if local else 'not '}local: after the final norm {own} of their variance is their own,"
-    sentence += f" {image} that of the image, {position} that of the position; cosine to the image mean {cosine:.2f}"
+    sentence = f"Patches are {'' if local else 'not '}local: after the final norm {own} of their variance is their own"
+    sentence += f" (local: {LOCAL:.0%} or more), {image} that of the image, {position} that of the position"
+    sentence += f"; cosine to the image mean {cosine:.2f}"
     effect = {f"{name}_share": share for name, share in shares.items()} | {"mean_cosine": cosine}
     if measured.cls_cosine is not None:
         effect["cls_cosine"] = float(measured.cls_cosine[:, -1].mean())

@@ -75,6 +75,8 @@ class TextReport:
             "sink_events": (self.sinks.sinks >= 0).flatten(1).sum(dim=1).double().mean().item(),
             "words_to_sot": 100 * self.shares[:, WORDS, SOT].mean().item(),
             "eot_to_sot": 100 * self.shares[:, EOT, SOT].mean().item(),
+            "eot_sink_rate": 100 * self.sinks.sink_rates[:, EOT].mean().item(),
+            "padding_sink_rate": 100 * self.sinks.sink_rates[:, PADDING].mean().item(),
             "sot_over_words_norm": self.norm_ratio.max().item(),
         }
         return {name: value for name, value in values.items() if math.isfinite(value)}

@@ -104,7 +104,7 @@ def runs(high: Sequence[HighNorms]) -> list[tuple[int, int]]:
 
 
 def verdict(model: str, high: Sequence[HighNorms], findings: Mapping[str, Finding], rules: Rules, images: int) -> str:
-    """One or two sentences: whether `model` has artifacts, after which blocks, and how large and frequent they are.
+    """One or two sentences: whether `model` has high-norm artifacts, after which blocks, how large and frequent.
 
     Args:
         high: `high_norms` of the model.
@@ -129,26 +129,26 @@ def _artifacts(model: str, high: Sequence[HighNorms], rules: Rules, images: int)
     most = max(blocks, key=lambda block: high[block - 1].share)
     peak, last = high[most - 1], high[-1]
     parts = [
-        f"{model} has artifacts after {_blocks(runs(high))} of {len(high)}: patches with norms above "
+        f"{model} has high-norm artifacts after {_blocks(runs(high))} of {len(high)}: patches with norms above "
         f"{rules.factor:g} × median, a gap of {peak.gap:.1f} × below them",
         f"{_frequency(peak, images, f'after block {most}')}, up to {peak.max_over_median:.3g} × median",
     ]
     if not last.artifacts:
-        parts.append("after the last block no artifacts")
+        parts.append("none after the last block")
     elif most < len(high):
         parts.append(_frequency(last, images, "after the last"))
     return "; ".join(parts)
 
 
 def _none(model: str, high: Sequence[HighNorms], rules: Rules, images: int) -> str:
-    sentence = f"{model} has no artifacts after any of its {len(high)} blocks"
+    sentence = f"{model} has no high-norm artifacts after any of its {len(high)} blocks"
     block = max(range(len(high)), key=lambda index: (high[index].share, high[index].max_over_median))
     most, where = high[block], f"after block {block + 1}"
     if not most.share:
-        reach = f"the largest norm is {most.max_over_median:.2g} × median, {where}"
-        return f"{sentence}: {reach}; artifacts exceed {rules.factor:g} ×"
+        reach = f"the largest norm is {most.max_over_median:.3g} × median, {where}"
+        return f"{sentence}: {reach}; these exceed {rules.factor:g} ×"
     few = most.share < rules.least_share and most.images < rules.least_images * images
-    why = "are few" if few else f"are not apart from the others (gap {most.gap:.2f} ×, artifacts have {GAP:g} ×)"
+    why = "are few" if few else f"are not apart from the others (gap {most.gap:.2f} ×, needed: {GAP:g} ×)"
     return f"{sentence}: norms above {rules.factor:g} × median {why}: {_frequency(most, images, where)}"
 
 

@@ -122,9 +122,9 @@ def _charts(report: ArtifactReport) -> Mapping[str, Panel]:
         "kurtosis": _chart(lambda axes: artifacts.kurtosis_by_block(axes, norms), right=0.75),
         "sinks": _chart(lambda axes: sinks.sinks_by_block(axes, report.sinks.sinks)),
         "variance_shares": _chart(lambda axes: sinks.variance_by_block(axes, report.locality), bottom=0.75),
-        "cosines_by_block": _chart(
-            lambda axes: sinks.cosines_by_block(axes, report.locality, report.defects.defects(), report.high_masks),
-            bottom=0.95,
+        "cosines_by_block": _chart(lambda axes: sinks.cosines_by_block(axes, report.locality), bottom=0.75),
+        "singular_direction": _chart(
+            lambda axes: sinks.singular_direction(axes, report.defects.defects(), report.high_masks), bottom=0.75
         ),
         "table1_single_tokens": _chart(lambda axes: contents.single_tokens(axes, report.contents.tokens)),
         "fig5b_position_and_pixels": _chart(lambda axes: contents.local_probes(axes, report.contents), bottom=0.85),

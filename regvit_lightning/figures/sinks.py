@@ -41,15 +41,20 @@ def sinks_by_block(axes: Axes, sinks: Sinks | None) -> None:
     for (name, mask), colour, hatch in zip(kinds.items(), (NORMAL, OUTLIER, GREY), ("", "//", ".."), strict=True):
         counts = mask.double().sum(dim=2).mean(dim=0).numpy()
         style: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
-        axes.bar(range(1, depth + 1), counts, 0.7, bottom, label=f"{name}: {counts.sum():.2f} per image", **style)
+        axes.bar(range(1, depth + 1), counts, 0.7, bottom, label=f"{name}: {_total(counts.sum())} per image", **style)
         bottom += counts
     whole_blocks(axes, depth)
     axes.set_ylim(0, 1.4 * max(float(bottom.max()), 0.1))
     axes.locator_params(axis="y", nbins=5)
-    axes.legend(**LEGEND, loc="upper left")
-    if not sinks.events.any():
+    if sinks.events.any():
+        axes.legend(**LEGEND, loc="upper left")
+    else:
         none(axes, "no sink in any head")
     label(axes, f"attention sinks (n = {len(sinks)} images)", "block", f"sinks per image, of {heads} heads")
+
+
+def _total(count: float) -> str:
+    return f"{count:.2f}" if count else "0"
 
 
 def variance_by_block(axes: Axes, locality: Locality) -> None:
@@ -57,36 +62,51 @@ def variance_by_block(axes: Axes, locality: Locality) -> None:
     shares = locality.shares()
     stages = range(1, len(shares["patch"]) + 1)
     parts = [shares[name].numpy() for name in ("patch", "image", "position")]
-    names = [f"{name} {100 * part[-1]:.0f} %" for name, part in zip(("patch", "image", "position"), parts, strict=True)]
+    whose = ("its own", "the image", "the position")
+    names = [f"{name} {100 * part[-1]:.0f} %" for name, part in zip(whose, parts, strict=True)]
     axes.stackplot(stages, parts, labels=names, colors=(GREEN, NORMAL, OUTLIER), alpha=0.75)
     _stages(axes, len(stages))
     percents(axes)
     axes.set_ylim(0, 1)
     axes.legend(**LEGEND, loc="upper center", bbox_to_anchor=(0.44, -0.14), ncols=3, columnspacing=1.0)
-    label(axes, "variance of patches: whose is it?", "block (F: final norm)", "share of variance")
+    n = len(locality.mean_cosine)
+    label(axes, f"variance of a patch (n = {n} images)", "block (F: final norm)", "share of variance")
 
 
-def cosines_by_block(axes: Axes, locality: Locality, defects: Defects | None, high: Tensor) -> None:
-    """Cosine of patches to the image mean, to CLS and to the singular direction after each block.
-
-    Args:
-        axes: to draw into.
-        locality: locality by block.
-        defects: cosines to the singular direction, if the model is linearised.
-        high: patches of high norm, boolean (N, depth, h, w).
-    """
+def cosines_by_block(axes: Axes, locality: Locality) -> None:
+    """Mean cosine of patches to the mean patch of their image and to CLS after each block and the final norm."""
     stages = range(1, locality.mean_cosine.shape[1] + 1)
     axes.plot(stages, locality.mean_cosine.mean(dim=0), "o-", color=NORMAL, label="to the image mean", **POINT)
     if locality.cls_cosine is not None:
         axes.plot(stages, locality.cls_cosine.mean(dim=0), "s--", color=GREEN, label="to CLS", **POINT)
-    if defects is not None:
-        inside, outside = defects.mean_cosines(high)
-        axes.plot(stages[:-1], outside, "v:", color=INK, label="| to the singular direction |", **POINT)
-        if high.any():
-            axes.plot(stages[:-1], inside, "^", color=OUTLIER, label="| same |, high norms", **POINT)
     _stages(axes, len(stages))
     axes.legend(**LEGEND, loc="upper center", bbox_to_anchor=(0.44, -0.14), ncols=2, columnspacing=1.0)
-    label(axes, "mean cosine of patches", "block (F: final norm)", "cosine")
+    label(axes, f"cosine of patches (n = {len(locality.mean_cosine)} images)", "block (F: final norm)", "mean cosine")
+
+
+def singular_direction(axes: Axes, defects: Defects | None, high: Tensor) -> None:
+    """Mean |cosine| of patches to the singular direction after each block, of high norms and of the others.
+
+    Args:
+        axes: to draw into.
+        defects: cosines to the singular direction; None where the blocks are not linearised.
+        high: patches of high norm, boolean (N, depth, h, w).
+    """
+    title, y = "along the singular direction", "mean | cosine |"
+    if defects is None:
+        label(axes, title, "block", y)
+        none(axes, "not measured for this model")
+        return
+    inside, outside = defects.mean_cosines(high)
+    blocks = range(1, len(outside) + 1)
+    axes.plot(blocks, outside, "o-", color=NORMAL, label="other patches", **POINT)
+    few = "high norms" if high.any() else "high norms: none"
+    axes.plot(blocks, inside, "^--", color=OUTLIER, label=few, **POINT)
+    axes.plot(blocks, defects.shares(), "v:", color=INK, label="share of defects", **POINT)
+    whole_blocks(axes, len(blocks))
+    axes.set_ylim(0, 1)
+    axes.legend(**LEGEND, loc="upper center", bbox_to_anchor=(0.44, -0.14), ncols=3, columnspacing=1.0)
+    label(axes, f"{title} (n = {len(defects.cosines)} images)", "block", f"{y}; share of patches")
 
 
 def _stages(axes: Axes, count: int) -> None:

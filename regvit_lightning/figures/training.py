@@ -87,17 +87,25 @@ def _between(steps: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     return np.array([steps[0], *middle, steps[-1]])
 
 
-def _shares(axes: Axes, rows: Rows, depth: int) -> None:
+def blocks_shown(depth: int) -> list[int]:
+    """Blocks 1..depth that have a line of their own: all, or `LINES_SHOWN` evenly spread."""
+    return sorted({round(value) for value in np.linspace(1, depth, min(depth, LINES_SHOWN))})
+
+
+def colour_of(block: int, depth: int) -> tuple[float, float, float, float]:
+    """Colour of the line of a block 1..depth, darker for later ones."""
     import matplotlib
 
-    colours = matplotlib.colormaps["viridis_r"]
-    blocks = sorted({round(value) for value in np.linspace(1, depth, min(depth, LINES_SHOWN))})
+    return matplotlib.colormaps["viridis_r"](0.15 + 0.85 * block / depth)
+
+
+def _shares(axes: Axes, rows: Rows, depth: int) -> None:
+    blocks = blocks_shown(depth)
     for index, block in enumerate(blocks):
         points = [(row["step"], row["factor"]) for row in rows if row["block"] == block]
-        colour = colours(0.15 + 0.85 * block / depth)
         every = max(1, len(points) // 8)
         style: dict[str, Any] = {"marker": MARKERS[index], "markersize": 3.5, "linewidth": 1.2, "markevery": every}
-        axes.plot(*zip(*points, strict=True), color=colour, label=f"block {block}", **style)
+        axes.plot(*zip(*points, strict=True), color=colour_of(block, depth), label=f"block {block}", **style)
     largest = max(row["factor"] for row in rows)
     percents(axes)
     axes.set_ylim(top=1.45 * largest or 0.01)  # room for the legend

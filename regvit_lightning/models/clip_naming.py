@@ -13,6 +13,7 @@ HEADS = {1408: 16, 1664: 16, 1792: 16}
 
 TEXT = re.compile(
     r"(text\.)?(positional_embedding|text_projection|token_embedding\.weight|transformer\..+|ln_final\..+|attn_mask)"
+    r"|text\.proj\..+"  # of a tower of transformers
 )
 SHARED = ("visual.proj", "logit_scale")  # shared by both towers
 

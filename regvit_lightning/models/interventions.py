@@ -91,6 +91,7 @@ class Intervened(ViTBackbone):
         self.origin, self.trained_with = plain.origin, plain.trained_with
         self.neurons, self.intervention = neurons, intervention
         require_there(neurons, self.readers(), name)
+        self.model.intervention = str(intervention)  # for `weights.save`, which refuses it
 
     @cached_property
     def fingerprint(self) -> str:

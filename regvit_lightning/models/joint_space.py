@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from regvit_lightning.errors import Notice, UserError
 from regvit_lightning.models import clip_naming, prefixes, tensor_files, weights
+from regvit_lightning.models.backbone import Backbone
 
 TEXT = "text.safetensors"  # beside the export of the image tower
 VOCABULARY = 49408  # size of CLIP's byte-pair vocabulary
@@ -96,6 +97,13 @@ def save(path: Path, space: JointSpace, backbone: str) -> None:
     tensor_files.write(path, space.state_dict(), values)
 
 
+def of_backbone(backbone: Backbone) -> JointSpace:
+    """The joint space of an image tower, see `load_joint_space`."""
+    # Of the tensors alone: the text tower knows of no arm and of nothing that is done at test time.
+    tower = weights.fingerprint(backbone.model.state_dict())
+    return load_joint_space(backbone.source, backbone.name, tower, backbone.read_from.get("part", ""))
+
+
 def load_joint_space(source: Path | None, name: str, backbone: str, part: str = "") -> JointSpace:
     """Load the joint space of an image tower, in evaluation mode.
 
@@ -142,7 +150,10 @@ def _from_open_clip(state: clip_naming.State, source: Path) -> JointSpace:
     needed = {"token_embedding.weight", "positional_embedding", "text_projection"}
     there = needed <= text.keys() and set(shared.values()) <= state.keys()
     if not there or len(text["token_embedding.weight"]) != VOCABULARY:
-        raise UserError(f"{source}: its text tower is not CLIP's with its {VOCABULARY:,} tokens, or not there")
+        raise UserError(
+            f"{source}: its text tower is not CLIP's with its {VOCABULARY:,} tokens, or not there; the attention of "
+            "other towers is measured from Python, by regvit_lightning.text_sinks"
+        )
     width, embed_dim = text["text_projection"].shape
     layers = len({name.split(".")[2] for name in text if name.startswith("transformer.resblocks.")})
     # The number of heads cannot be inferred from the tensors: all text towers of open_clip's own have heads of 64.

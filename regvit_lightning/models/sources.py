@@ -2,13 +2,14 @@
 
 import difflib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model_data_config
+from torch import nn
 
 from regvit_lightning import settings
 from regvit_lightning.errors import Notice, UserError
@@ -31,9 +32,10 @@ from regvit_lightning.models import (
     weights,
 )
 from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.feature_maps import FeatureMaps, check_maps
 from regvit_lightning.models.file_words import FileWords
 from regvit_lightning.models.heads import Heads
-from regvit_lightning.models.vit_backbone import ViTBackbone, check_vit
+from regvit_lightning.models.vit_backbone import PLAIN, ViTBackbone, check_vit
 from regvit_lightning.runtime import seeds
 
 VIT_MODULES = ("vision_transformer", "vision_transformer_hybrid", "deit", "eva", "beit")  # of timm, for suggestions
@@ -225,11 +227,9 @@ def _from_timm(name: str, pretrained: bool, seed: int) -> Backbone:
         raise UserError(f"timm has no released weights for '{name}' (random-{full_name} is untrained)")
     options: dict[str, Any] = {"num_classes": 0, "dynamic_img_size": True}
     with torch.device("meta"):  # its class is needed before anything large is fetched or initialised
-        try:
-            check_vit(timm.create_model(name, **options), full_name)
-        except TypeError:  # the class does not accept other sizes than its own
-            del options["dynamic_img_size"]
-            check_vit(timm.create_model(name, **options), full_name)
+        skeleton, options = _skeleton(name, options)
+    plain = isinstance(skeleton, PLAIN)
+    (check_vit if plain else check_maps)(skeleton, full_name)
     if pretrained:
         options["pretrained_cfg_overlay"] = _released(name)
     with seeds.drawn_from(seed, "initialise"), hub.fetching(full_name):
@@ -237,13 +237,29 @@ def _from_timm(name: str, pretrained: bool, seed: int) -> Backbone:
     if "dinov2" in name and getattr(model, "reg_token", None) is None:
         positions.use(model, positions.OFFSET)
     config = resolve_model_data_config(model)
+    read_from = {"heads": "timm", "mean_and_std": "timm"}
     label = f"timm-{name}" if pretrained else f"random-timm-{name}"
     size, share = config["input_size"][-1], config["crop_pct"]
+    if not plain:
+        maps = FeatureMaps(model, label, size, config["mean"], config["std"], share=share)
+        maps.read_from = {"mean_and_std": "timm"}
+        return maps
     backbone = ViTBackbone(model, label, size, config["mean"], config["std"], share=share)
     used = backbone.facts()["positions"]
     backbone.choices = {"positions": used} if used == positions.OFFSET else {}
-    backbone.read_from = {"heads": "timm", "mean_and_std": "timm"}
+    backbone.read_from = read_from
     return _of_kind(kinds.of_architecture(name), backbone)
+
+
+def _skeleton(name: str, options: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """A model of timm that accepts images of any size where its class can, and the options with which it was made."""
+    plain = {key: value for key, value in options.items() if key != "dynamic_img_size"}
+    for tried in (options, {**plain, "strict_img_size": False}, plain):  # ViTs, Swin, and classes of one size or any
+        try:
+            return timm.create_model(name, **tried), dict(tried)
+        except TypeError:
+            continue
+    return timm.create_model(name), {}
 
 
 def _released(name: str) -> dict[str, Any]:

@@ -4,14 +4,14 @@ Works on `TextTransformer`, on the towers of `CLIP`, `CustomTextCLIP` and `CoCa`
 `openclip`, whatever their mask: causal (CLIP), causal with a class token behind the text (CoCa), or none (SigLIP).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
-from open_clip.tokenizer import SimpleTokenizer
+from open_clip.tokenizer import SimpleTokenizer, bytes_to_unicode
 from open_clip.transformer import Attention as OpenClipAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -145,8 +145,26 @@ def punctuation(vocabulary: int) -> Tensor:
     if vocabulary != VOCABULARY:
         return torch.zeros(0, dtype=torch.long)
     decoder = SimpleTokenizer().decoder
-    texts = {number: text.removesuffix("</w>") for number, text in decoder.items() if number < VOCABULARY - 2}
-    return torch.tensor([number for number, text in texts.items() if not any(map(str.isalnum, text))])
+    return torch.tensor(without_letters({text: number for number, text in decoder.items() if number < VOCABULARY - 2}))
+
+
+def without_letters(vocabulary: Mapping[str, int]) -> list[int]:
+    """Numbers of the tokens of a tokeniser, {token: number}, that hold neither a letter nor a digit."""
+    return [number for token, number in vocabulary.items() if not any(map(str.isalnum, _text(token)))]
+
+
+def _text(token: str) -> str:
+    """The text of a token, also of a tokeniser of bytes (CLIP, RoBERTa), which writes each byte as a letter."""
+    letters, token = _bytes(), token.removesuffix("</w>")
+    try:
+        return bytes(letters[letter] for letter in token).decode("utf-8")
+    except (KeyError, UnicodeError):  # no tokeniser of bytes, or a part of a letter
+        return token
+
+
+@cache
+def _bytes() -> dict[str, int]:
+    return {letter: number for number, letter in bytes_to_unicode().items()}
 
 
 def _check(block: Any, name: str) -> None:
@@ -166,15 +184,14 @@ def _seen(block: Any, index: int, see: Callable[[int, TextBlock], None], name: s
     def attended(attention: Any, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
         weights, values = _attend(attention, inputs[0], options.get("attn_mask"))
         output = output[0] if isinstance(output, tuple) else output
-        error = _error(attention, weights, values, output)
-        if not error <= REBUILT:
-            what = f"the attention of text block {index} cannot be rebuilt from A and v"
-            raise UserError(f"{name}: {what}: off by {error:.1e}")
+        require_rebuilt(name, index, attention.out_proj, weights, values, output)
         parts.append((weights, values))
 
     def left(_: Any, __: Any, output: Tensor) -> None:
         weights, values = parts.pop()
-        see(index, TextBlock(weights, values, values @ _basis(block).mT, output.float()))
+        gamma = getattr(getattr(block, "ls_1", None), "gamma", None)
+        basis = update_basis(block.attn.out_proj.weight, block.attn.num_heads, gamma)
+        see(index, TextBlock(weights, values, values @ basis.mT, output.float()))
 
     handles = [block.attn.register_forward_hook(attended, with_kwargs=True), block.register_forward_hook(left)]
     try:
@@ -198,18 +215,26 @@ def _attend(attention: Any, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor
     return logits.softmax(dim=-1), v
 
 
-def _error(attention: Any, weights: Tensor, values: Tensor, output: Tensor) -> float:
-    """Largest difference of the module's output to that rebuilt from (A, v), relative to its largest entry."""
+def require_rebuilt(name: str, index: int, projection: Any, weights: Tensor, values: Tensor, output: Tensor) -> None:
+    """Raise `UserError` unless the `output` (B, T, D) of a block's attention is that of its `projection` of A v.
+
+    The largest difference, relative to the largest entry of the output, may be 1e-4.
+    """
     heads = (weights @ values).transpose(1, 2).flatten(2)
-    rebuilt = F.linear(heads.to(attention.out_proj.weight.dtype), attention.out_proj.weight, attention.out_proj.bias)
-    largest = output.abs().max().clamp(min=1e-12)
-    return float((rebuilt - output).abs().max() / largest)
+    rebuilt = F.linear(heads.to(projection.weight.dtype), projection.weight, projection.bias)
+    error = float((rebuilt - output).abs().max() / output.abs().max().clamp(min=1e-12))
+    if not error <= REBUILT:
+        what = f"the attention of text block {index} cannot be rebuilt from A and v"
+        raise UserError(f"{name}: {what}: off by {error:.1e}")
 
 
-def _basis(block: Any) -> Tensor:
-    """(heads, K', K): R of gamma W_O = Q R by head, which maps values to updates in an orthonormal basis."""
-    weight = block.attn.out_proj.weight.float()
-    gamma = getattr(getattr(block, "ls_1", None), "gamma", None)
-    weight = weight if gamma is None else gamma.float()[:, None] * weight
-    by_head = weight.unflatten(1, (block.attn.num_heads, -1)).transpose(0, 1)
-    return torch.linalg.qr(by_head, mode="r").R
+def update_basis(projection: Tensor, heads: int, gamma: Tensor | None = None) -> Tensor:
+    """(heads, K', K): R of gamma W_O = Q R by head, which maps values to updates in an orthonormal basis.
+
+    Args:
+        projection: W_O (D, heads K).
+        heads: their number.
+        gamma: (D,), LayerScale.
+    """
+    weight = projection.float() if gamma is None else gamma.float()[:, None] * projection.float()
+    return torch.linalg.qr(weight.unflatten(1, (heads, -1)).transpose(0, 1), mode="r").R

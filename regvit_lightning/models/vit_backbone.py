@@ -25,6 +25,8 @@ from regvit_lightning.models.head_updates import HeadUpdates
 from regvit_lightning.models.tokens import Attention, Inside, LastBlock, PrefixAttention, Projections, Tokens
 from regvit_lightning.models.transform import SHARE
 
+PLAIN = (VisionTransformer, Eva, Beit)
+
 
 class ViTBackbone(Backbone):
     """A plain ViT behind the `Tokens` contract, with access to the inside of its blocks.
@@ -271,7 +273,7 @@ class ViTBackbone(Backbone):
 
 def check_vit(model: nn.Module, name: str) -> None:
     """Raise `UserError` unless `model` is a plain ViT: a sequence of CLS, registers and patches through blocks."""
-    if not isinstance(model, (VisionTransformer, Eva, Beit)):
+    if not isinstance(model, PLAIN):
         raise UserError(f"{name}: a {type(model).__name__} is not a plain ViT (timm's VisionTransformer, Eva or Beit)")
     if hasattr(model, "dist_token"):
         raise UserError(f"{name}: a distilled DeiT has two class tokens; take the model without distillation")

@@ -69,8 +69,12 @@ def save(path: Path, model: nn.Module, metadata: Metadata) -> None:
     The file is written atomically.
 
     Raises:
-        UserError: the folder cannot be written, or the disk is full.
+        UserError: the folder cannot be written, or the disk is full; or the model has an intervention at test time,
+            which is none of its weights.
     """
+    if intervention := getattr(model, "intervention", ""):
+        how = f"save the plain model, and the list of its register neurons, which {intervention} is made of"
+        raise UserError(f"{path}: a model with {intervention} is its plain weights and hooks: {how}")
     tensor_files.write(path, _backbone_only(model.state_dict()), asdict(metadata))
 
 

@@ -7,6 +7,7 @@ backbone must not be sharded: this works on one device and with DDP, where the p
 import csv
 import io
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from regvit_lightning.data.images import Files
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.data.transforms import centre_crop
 from regvit_lightning.errors import UserError, one_line
-from regvit_lightning.figures import style, training
+from regvit_lightning.figures import style, tokens_in_training, training
 from regvit_lightning.frozen import dense
 from regvit_lightning.models.vit_backbone import ViTBackbone
 from regvit_lightning.pretrain.preserved import preserved
@@ -54,13 +55,19 @@ FORMATS = (COLUMNS, WITHOUT_MADE, NORMS_ALONE, WITHOUT_BINS)  # of files, the ne
 
 Row = dict[str, float]  # value by column name
 
+FIGURES: dict[str, Callable[[Sequence[Row]], "Figure"]] = {  # by the name of their files
+    "norms": training.norms_during_training,
+    "sinks": tokens_in_training.sinks_during_training,
+    "locality": tokens_in_training.locality_during_training,
+}
+
 
 class NormsDuringTraining(Callback):
-    """Writes norms, outliers, locality and sinks per step and block to `norms.csv`, and logs the norms as one figure.
+    """Writes norms, outliers, locality and sinks per step and block to `norms.csv`, and logs a figure of each.
 
     The file has exactly one row for each measured step and block 1..depth, in order: a run that resumes from a
     checkpoint drops the rows of later steps. It is rewritten atomically, so it is never truncated. At the end of the
-    run it is plotted to `norms.pdf`, `.svg` and `.png`.
+    run it is plotted to `norms`, `sinks` and `locality`, each as `.pdf`, `.svg` and `.png`.
 
     Args:
         images: (B, 3, H, W) uint8, the same at every step.
@@ -107,7 +114,8 @@ class NormsDuringTraining(Callback):
         rows = self._measure(recipe, step)
         self.rows += rows
         atomic.write_text(self.path, _text(self.rows))
-        loggers.show(trainer.logger, "norms", _pixels(training.norms_during_training(self.rows)), step)
+        for name, figure in FIGURES.items():
+            loggers.show(trainer.logger, name, _pixels(figure(self.rows)), step)
 
     def _measure(self, recipe: Recipe, step: int) -> list[Row]:
         images = recipe.normalise(self.images.to(recipe.device))
@@ -139,14 +147,20 @@ def _sinks_by_block(backbone: ViTBackbone, images: Tensor) -> list[Row]:
 
 
 def draw(folder: Path) -> None:
-    """Plot the `norms.csv` of a run to `norms.pdf`, `.svg` and `.png`, if there is one.
+    """Plot the `norms.csv` of a run to `FIGURES`, each as `.pdf`, `.svg` and `.png`, if there is one.
 
     Raises:
-        UserError: the file is not a table of norms, or the picture cannot be written.
+        UserError: the file is not a table of norms, or a picture cannot be written.
     """
     rows = read(folder / FILE)
     if rows:
-        style.save(training.norms_during_training(rows), folder / Path(FILE).stem)
+        for name, figure in FIGURES.items():
+            style.save(figure(rows), folder / name)
+
+
+def is_drawn(folder: Path) -> bool:
+    """Whether every figure of a run is there, or it has no `norms.csv`."""
+    return not (folder / FILE).exists() or all((folder / f"{name}.png").exists() for name in FIGURES)
 
 
 def fixed_images(files: Files, size: int) -> Tensor:

@@ -40,14 +40,17 @@ from regvit_lightning.data.module import Loading
 from regvit_lightning.data.transforms import centre_crop
 from regvit_lightning.errors import Notice
 from regvit_lightning.figures import report as figures_report
+from regvit_lightning.figures import stages as figures_stages
 from regvit_lightning.frozen import dense
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.feature_maps import FeatureMaps
 from regvit_lightning.settings import MISSING, boxed_sets, check, number
 from regvit_lightning.statistics import binomial_interval, bootstrap
+from regvit_lightning.tasks import stage_report
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 if TYPE_CHECKING:
@@ -163,6 +166,8 @@ def run(
         SettingsError: `register_means` for images without classes.
         UserError: the backbone has no plain attention in its last block, or norms that are not finite.
     """
+    if isinstance(backbone, FeatureMaps):
+        return _of_stages(backbone, data, settings, how)
     backbone.require_plain_vit()
     train, test = _files(data, settings)
     means = _read_means(backbone, train, settings.register_means)
@@ -196,6 +201,47 @@ def run(
         picture=figures_report.page(report),
         figures=partial(_figures, report) if settings.figures else None,
         remarks=[report.verdict, *filter(None, [report.diversity.remark() if report.diversity else ""])],
+    )
+
+
+def _of_stages(backbone: FeatureMaps, data: DataSettings, settings: ArtifactReportSettings, how: RunOptions) -> Outcome:
+    """The report of a convolutional or hierarchical model, by stage."""
+    check(not settings.register_means, f"register_means={settings.register_means}: {backbone.name} has no registers")
+    train, test = _files(data, settings)
+    passes = Passes(train, test, settings, how)
+    shown, detailed = stage_report.examples(len(test), settings.detailed, settings.shown)
+    report = stage_report.build(
+        backbone,
+        settings.precision,
+        stage_report.pictures(test, passes.view, shown),
+        settings.crop,
+        (train, test),
+        settings.rules,
+        settings.rule,
+        settings.probes.tokens,
+        shown,
+        detailed,
+        how.seed,
+        passes.over,
+    )
+    share = 100 * report.masks[-1].double().mean(dim=(1, 2))
+    return Outcome(
+        metrics=report.metrics(),
+        images=len(test),
+        intervals={"outlier_share": _share_interval(report.masks[-1], share, how.seed)},
+        scores={"outlier_share": share},
+        protocol={
+            "images_of": settings.source,
+            "rule": f"share of cells above {settings.rules.words()[settings.rule]}, last stage before the final norm",
+            "view": f"resize {settings.resize}, centre crop {settings.crop}, bicubic",
+            "train_images": len(train),
+            **report.facts(),
+        },
+        picture=figures_stages.page(report),
+        figures=(lambda: {name: panel.figure() for name, panel in figures_stages.panels(report).items()})
+        if settings.figures
+        else None,
+        remarks=[report.verdict],
     )
 
 

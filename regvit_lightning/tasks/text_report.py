@@ -107,8 +107,7 @@ def run(
             cannot be read, or no text is long enough.
         DataError: the data has no pairs, or they are missing, incomplete or unreadable.
     """
-    part = backbone.read_from.get("part", "")
-    space = joint_space.load_joint_space(backbone.source, backbone.name, backbone.fingerprint, part)
+    space = joint_space.of_backbone(backbone)
     tower = TextTower(space.text, backbone.name)
     texts, facts = _texts(data, settings)
     chosen = [texts[index] for index in dense.examples(len(texts), settings.texts)]

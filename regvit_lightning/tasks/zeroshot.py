@@ -23,7 +23,7 @@ from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import ViewSettings
 from regvit_lightning.frozen.trainer import tester
-from regvit_lightning.models import joint_space, weights
+from regvit_lightning.models import joint_space
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.joint_space import JointSpace
 from regvit_lightning.settings import MISSING, check, number
@@ -168,9 +168,7 @@ def run(backbone: Backbone, data: DataSettings, settings: ZeroShotSettings, how:
         UserError: the model has no text tower, or the class names do not apply.
         DataError: the data is missing, incomplete or unreadable.
     """
-    part = backbone.read_from.get("part", "")
-    tower = weights.fingerprint(backbone.model.state_dict())  # without the arm, which the text tower does not know
-    space = joint_space.load_joint_space(backbone.source, backbone.name, tower, part)
+    space = joint_space.of_backbone(backbone)
     test = test_files(data)
     names, templates = names_of(test.classes, settings.class_names), TEMPLATES[settings.templates]()
     module = ZeroShot(backbone, space, settings, names, templates)

@@ -14,14 +14,14 @@ def test_planted_outliers_are_marked_exactly(device_batch):
     measured = artifacts(made.backbone, made.normalised(), device_batch=device_batch)
     assert torch.equal(measured.outliers, made.flat)
     assert measured.findings["factor"].first == made.block
-    assert measured.verdict.startswith("planted has artifacts after blocks 2–4 of 4: ")
+    assert measured.verdict.startswith("planted has high-norm artifacts after blocks 2–4 of 4: ")
 
 
 def test_the_clean_model_has_none():
     made = planted(images=4)
     measured = artifacts(made.clean, made.normalised())
     assert not measured.outliers.any()
-    assert "no artifacts" in measured.verdict
+    assert "no high-norm artifacts" in measured.verdict
 
 
 def test_mistakes_are_one_line():

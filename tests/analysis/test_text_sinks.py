@@ -5,9 +5,10 @@ import torch
 from open_clip.transformer import TextTransformer
 
 from regvit_lightning.analysis.sinks import stable_rank
-from regvit_lightning.analysis.text_sinks import FIRST_QUERY, first_attention, sink_events, text_sinks
+from regvit_lightning.analysis.text_sinks import FIRST_QUERY, received, sink_events, text_sinks
 from regvit_lightning.errors import UserError
-from regvit_lightning.models.text_tower import EOT, PADDING, SOT, WORDS
+from regvit_lightning.models.text_tower import EOT, PADDING, PUNCTUATION, SOT, WORDS
+from tests.models import bert_like
 
 WIDTH, LENGTH = 64, 20
 
@@ -108,7 +109,7 @@ def test_neither_batches_nor_the_padding_change_a_text():
     other = tokens.clone()
     other[0, 12:] = 7
     repadded = text_sinks(model, other)
-    for name in ("first", "norms", "values", "sinks", "ratios", "ranks"):
+    for name in ("received", "norms", "values", "sinks", "ratios", "ranks"):
         for again in (parts, repadded):
             one, two = getattr(whole, name), getattr(again, name)
             without = slice(0, 4) if name in ("norms", "values") else slice(None)  # padding has norms of its own
@@ -144,7 +145,7 @@ def test_a_query_in_the_padding_decides_nothing():
     is_text = torch.arange(20)[None] < 12
     assert sink_events(attention, torch.ones(1, 1, 20, 3), is_text)["sinks"].item() == -1
     expected = sum(1 / (t + 1) for t in range(8, 12)) / 4
-    assert first_attention(attention, is_text).item() == pytest.approx(expected)
+    assert received(attention, is_text)[0, 0, 0].item() == pytest.approx(expected)
 
 
 def test_the_stable_rank_of_parallel_and_of_orthogonal_rows():
@@ -160,3 +161,59 @@ def test_no_texts_and_broken_weights_are_refused():
     broken.transformer.resblocks[2].mlp.c_proj.bias.data[0] = torch.nan
     with pytest.raises(UserError, match="mine: tokens after text block 2 are not finite"):
         text_sinks(broken, texts(12), name="mine")
+
+
+# ------------------------------------------------------------------------------------------------ without causal mask
+
+
+def test_without_content_every_token_of_a_text_receives_the_same_and_padding_none():
+    model = bert_like.Encoder()
+    for layer in model.encoder.layer:
+        for part in (layer.attention["self"].query, layer.attention["self"].key):
+            part.weight.data.zero_()
+            part.bias.data.zero_()
+    found = text_sinks(model, bert_like.texts(12, 20))
+    for row, length in enumerate((12, 20)):
+        expected = torch.tensor([1 / length, 1 - 2 / length, 0, 1 / length, 0])
+        torch.testing.assert_close(found.received[row], expected.expand(3, 2, 5))
+    assert found.lengths.tolist() == [12, 20]
+    assert (found.sinks == -1).all()
+
+
+@pytest.mark.parametrize(("number", "kind"), [(1, SOT), (2, EOT)])
+def test_a_planted_sink_of_a_bidirectional_tower(number, kind):
+    lengths = (12, 20)
+    found = text_sinks(bert_like.with_sink(1, 0, number, write=0.0), bert_like.texts(*lengths))
+    assert (found.received[:, 1, 0, kind] > 0.99).all()
+    assert found.sink_rates[:, kind].tolist() == [pytest.approx(1 / 6)] * 2
+    where = torch.tensor([0, 0] if kind == SOT else [length - 1 for length in lengths])
+    assert (found.sinks[:, 1, 0] == where).all()
+    torch.testing.assert_close(found.ratios[:, 1, 0], torch.ones(2))  # it writes what all others would
+    assert found.broadcast[:, 1, 0].all()
+
+
+def test_all_queries_of_a_bidirectional_tower_decide_about_a_sink():
+    attention = torch.full((1, 1, 20, 20), 1 / 20)
+    attention[..., 15:, :] = 0
+    attention[..., 15:, 15] = 1
+    is_text, updates = torch.ones(1, 20, dtype=torch.bool), torch.ones(1, 1, 20, 3)
+    assert sink_events(attention, updates, is_text, causal=True)["sinks"].item() == 15
+    assert sink_events(attention, updates, is_text, causal=False)["sinks"].item() == -1
+    # In a tower: the queries from position 10 on attend to the last token, which alone stands behind itself.
+    model = bert_like.with_sink(0, 0, 2, write=0.0)
+    model.embeddings.weight.data[:, 1] = 0
+    model.positions.weight.data[:, 1] = (torch.arange(40) >= 10).float()
+    query = model.encoder.layer[0].attention["self"].query
+    query.bias.data[0], query.weight.data[0, 1] = 0, 100
+    found = text_sinks(model, bert_like.texts(20))
+    assert found.received[0, 0, 0, EOT] == pytest.approx((2 / 20 + 10) / 12, abs=0.01)
+    assert found.sinks[0, 0, 0] == -1
+
+
+def test_punctuation_of_a_bert_tower_receives_what_is_planted():
+    tokens = bert_like.texts(12)
+    tokens[0, 5] = 99
+    model = bert_like.with_sink(1, 0, 99, write=0.0)
+    found = text_sinks(model, tokens, vocabulary={".": 99, "cat": 98})
+    assert found.received[0, 1, 0, PUNCTUATION] > 0.99
+    assert text_sinks(model, tokens).received[0, 1, 0, WORDS] > 0.99

@@ -49,8 +49,8 @@ def test_rules_of_spread_alone_make_no_artifacts(times):
     high, words = judged(values)
     assert (high[0].share, high[0].artifacts) == (0, False)
     assert words == (
-        f"m has no artifacts after any of its 1 blocks: the largest norm is {times:.2g} × median, after block 1; "
-        "artifacts exceed 3 ×."
+        f"m has no high-norm artifacts after any of its 1 blocks: the largest norm is {times:.3g} × median, after "
+        "block 1; these exceed 3 ×."
     )
 
 
@@ -75,7 +75,9 @@ def test_the_verdict_turns_at_three_medians(times, artifacts, per_image):
     values[:, 0, 4, 3 : 3 + per_image] = times * float(values.median())
     high, words = judged(values)
     assert high[0].artifacts is artifacts
-    assert words.startswith("m has artifacts after block 1 of 1: " if artifacts else "m has no artifacts")
+    assert words.startswith(
+        "m has high-norm artifacts after block 1 of 1: " if artifacts else "m has no high-norm artifacts"
+    )
     assert "3 ×" in words
     turns = Path("docs/artifacts.md").read_text(encoding="utf-8")
     assert "turns at 3 × the median" in turns
@@ -94,7 +96,9 @@ def test_one_patch_in_every_image_at_thirty_medians():
     high, words = judged(values)
     assert (high[0].images, high[0].share) == (60, pytest.approx(1 / 256))
     assert high[0].max_over_median == pytest.approx(30, rel=1e-2)
-    assert words.startswith("m has artifacts after block 1 of 1: patches with norms above 3 × median, a gap of ")
+    assert words.startswith(
+        "m has high-norm artifacts after block 1 of 1: patches with norms above 3 × median, a gap of "
+    )
     assert words.endswith("after block 1 0.39% of patches, in 60 of 60 images, up to 30 × median.")
 
 
@@ -106,8 +110,8 @@ def test_a_tenth_of_the_images_is_enough(images, artifacts):
     assert (high[0].images, high[0].artifacts) == (images, artifacts)
     if not artifacts:
         assert words == (
-            "m has no artifacts after any of its 1 blocks: norms above 3 × median are few: after block 1 0.03% of "
-            "patches, in 3 of 40 images."
+            "m has no high-norm artifacts after any of its 1 blocks: norms above 3 × median are few: after block 1 "
+            "0.03% of patches, in 3 of 40 images."
         )
 
 
@@ -119,9 +123,9 @@ def test_blocks_are_told_in_runs():
     high, words = judged(values)
     assert runs(high) == [(2, 4), (7, 7)]
     assert words.startswith(
-        "m has artifacts after blocks 2–4 and 7 of 8: patches with norms above 3 × median, a gap of"
+        "m has high-norm artifacts after blocks 2–4 and 7 of 8: patches with norms above 3 × median, a gap of"
     )
-    assert "; after block 4 1.95% of patches, in 40 of 40 images, up to 18 × median; after the last block no" in words
+    assert "; after block 4 1.95% of patches, in 40 of 40 images, up to 18 × median; none after the last" in words
     assert runs([]) == []
     assert runs(high[:1]) == []
 
@@ -200,7 +204,7 @@ def test_a_trained_model_without_artifacts_has_none():
     pixels = [torch.from_numpy(_pixels(Image.open(file), size)).permute(2, 0, 1) / 255 for file in files]
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
     measured = artifacts(backbone, (torch.stack(pixels) - mean) / std)
-    assert measured.verdict.startswith(f"{backbone.name} has no artifacts after any of its 12 blocks: ")
+    assert measured.verdict.startswith(f"{backbone.name} has no high-norm artifacts after any of its 12 blocks: ")
 
 
 def _pixels(image, size):

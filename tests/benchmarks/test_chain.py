@@ -1,7 +1,6 @@
 """The whole chain as a user runs it, on a tiny data set and on real photographs; and every mistake in one line."""
 
 import contextlib
-import importlib
 import io
 import os
 import pickle
@@ -9,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,6 +17,7 @@ from PIL import Image
 from benchmarks.tables import scored_records
 from regvit_lightning.data import layout
 from tests.by_hand import saved_records
+from tests.forked import Forked, command_line
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["variant=mini", "epochs=1", "batch_size=16", "device_batch=16", "workers=0"]
@@ -26,11 +25,8 @@ QUICK = ["variant=mini", "epochs=1", "batch_size=16", "device_batch=16", "worker
 
 def program(name, *words):
     """Standard output of a program that must succeed; in this process, as starting Python and torch takes seconds."""
-    module, output = importlib.import_module(f"benchmarks.{name}"), io.StringIO()
-    if hasattr(module, "__path__"):  # a folder's program is its __main__.py
-        module = importlib.import_module(f"benchmarks.{name}.__main__")
-    with mock.patch.object(sys, "argv", [name, *map(str, words)]), contextlib.redirect_stdout(output):
-        module.cli()
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        command_line(name, *words)
     return output.getvalue()
 
 
@@ -52,6 +48,14 @@ def process(name, *words):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def forked(name, *words):
+    """Standard output of a program in a forked process."""
+    done = Forked(command_line, name, *words)
+    output, errors = done.communicate(timeout=300)
+    assert done.returncode == 0, errors
+    return output
 
 
 @pytest.fixture(scope="module")
@@ -131,15 +135,20 @@ def test_a_run_with_other_settings_is_kept_beside_the_old_one(trained, tiny, tmp
     assert "pretrain" in mistake("evaluate", "model=deit3+other-vitn_reg4", *cell[1:])
 
 
-TASKS = [("imagenet_linear", "imagenet", 32), ("ade20k_linear", "", 4), ("nyud_linear1", "", 4)]
+# Task, folder of its data, batch size, how two devices are started: once as a user does, the second one by Lightning.
+TASKS = [
+    ("imagenet_linear", "imagenet", 32, process),
+    ("ade20k_linear", "", 4, forked),
+    ("nyud_linear1", "", 4, forked),
+]
 
 
-@pytest.mark.parametrize(("task", "below", "batch_size"), TASKS)
-def test_two_devices_give_the_result_of_one(tiny, tmp_path, task, below, batch_size):
+@pytest.mark.parametrize(("task", "below", "batch_size", "on_two"), TASKS)
+def test_two_devices_give_the_result_of_one(tiny, tmp_path, task, below, batch_size, on_two):
     words = ["model=random-vitn_reg4", f"task={task}", f"data={tiny.root}/{below}", "variant=mini", "workers=0"]
     words += ["steps=3", f"batch_size={batch_size}", "device_batch=16", "precision=32-true", "accelerator=cpu"]
     found, shown = [], ""
-    for devices, start in ((1, program), (2, process)):
+    for devices, start in ((1, program), (2, on_two)):
         place = tmp_path / str(devices)
         shown += start("evaluate", *words, f"devices={devices}", f"results={place}", f"runs={place}")
         found += saved_records(place, below or "tiny")
@@ -245,12 +254,12 @@ def test_a_bad_file_stops_two_devices_with_a_line_each(bare_files, tmp_path):
     for mask in bare_files.glob("ADEChallengeData2016/annotations/training/*.png"):
         Image.fromarray(np.full_like(np.asarray(Image.open(mask)), 200)).save(mask)
     words = ["task=ade20k_linear", f"data={bare_files}", "variant=mini", "workers=0", "steps=2", "batch_size=2"]
-    command = [sys.executable, "-m", "benchmarks.evaluate", "model=random-vitn_reg4", *words, "devices=2"]
-    command += ["accelerator=cpu", f"runs={tmp_path}", f"results={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    words += ["devices=2", "accelerator=cpu", f"runs={tmp_path}", f"results={tmp_path}"]
+    done = Forked(command_line, "evaluate", "model=random-vitn_reg4", *words)
+    errors = done.communicate(timeout=300)[1]
     assert done.returncode != 0
-    assert "class number 200" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "class number 200" in errors
+    assert "Traceback" not in errors
 
 
 def test_real_photographs_by_path(hands, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks.speed import arms as arm_speed
+from benchmarks.speed import interventions
 from benchmarks.speed.plain_dinov2 import PlainDinov2
 from benchmarks.speed.timing import image_count, image_shapes
 from regvit_lightning.models import sources
@@ -54,3 +55,15 @@ def test_every_trained_model_of_the_grid_of_arms_takes_a_step():
     assert {"vitn_reg0", "vitn_global_reg0", "vitn_rats_reg6", "vitn_last7_reg0"} <= set(models)
     for model in ("vitn_global_reg0", "vitn_rats_reg6"):
         assert arm_speed.pace(model, steps=2, image_size=16, batch=1).images_per_second > 0
+
+
+def test_cost_of_an_intervention_is_that_of_pairs_of_passes():
+    # A machine that is three times as slow in the second half slows both sides, and changes no ratio.
+    assert interventions.ratio([(1.02, 1.0), (1.02, 1.0), (3.06, 3.0), (9.0, 3.0)]) == pytest.approx(1.02)
+
+
+def test_every_intervention_passes_images_and_has_a_row():
+    rows = interventions.rows(2, "vitn_reg0", image_size=16, batch=1)
+    assert [row.name.split()[3] for row in rows] == ["+ttr", "+ttr_per_block", "+bias"]
+    assert all(row.value > 0 for row in rows)
+    assert {row.target for row in rows} == {"≤ 1.03"}

@@ -20,7 +20,7 @@ from tests.benchmarks.in_terminal import HIDE, SHOW, OnTerminal, widest_line
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ["data", "pretrain", "evaluate", "grid", "status", "plan", "tables", "compare", "report", "cost", "look"]
-PROGRAMS += ["speed"]
+PROGRAMS += ["speed", "neurons"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 C_LOCALE = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 

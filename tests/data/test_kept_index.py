@@ -1,8 +1,6 @@
 """Kept indices: complete or not there, mapped, made by one process of several; when that of class folders answers."""
 
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,6 +12,7 @@ from PIL import Image
 from regvit_lightning.data import imagenet, kept_index
 from regvit_lightning.data.imagenet import index
 from regvit_lightning.data.layout import DataError
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 OLD = time.time() - 3600
@@ -175,20 +174,6 @@ def test_an_index_is_complete_or_not_there(tmp_path, monkeypatch):
     assert sorted(path.name for path in place.parent.iterdir()) == ["train"]
 
 
-SLOW = """
-import sys, time
-from pathlib import Path
-from regvit_lightning.data import imagenet
-real = imagenet._list
-def slow(*arguments):
-    print("listed", flush=True)
-    time.sleep(1)
-    return real(*arguments)
-imagenet._list = slow
-print(len(imagenet.index(Path(sys.argv[1]))))
-"""
-
-
 def test_what_cannot_be_kept_is_not_taken_from_an_older_index(train, monkeypatch):
     index(train)
     (train / "dog" / "4.png").write_bytes(b"")
@@ -198,8 +183,20 @@ def test_what_cannot_be_kept_is_not_taken_from_an_older_index(train, monkeypatch
     assert names(index(train))[-2:] == ["dog/3.png", "dog/4.png"]
 
 
+def list_slowly(train):
+    """Print the number of files, and before it that this process has listed them."""
+    listing = imagenet._list
+
+    def slow(*arguments):
+        print("listed")
+        time.sleep(1)
+        return listing(*arguments)
+
+    imagenet._list = slow
+    print(len(imagenet.index(train)))
+
+
 def test_of_three_processes_one_lists_and_the_others_wait(train):
-    command = [sys.executable, "-c", SLOW, str(train)]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(3)]
+    started = [Forked(list_slowly, train) for _ in range(3)]
     words = [process.communicate(timeout=120)[0].split() for process in started]
     assert sorted(words) == [["4"], ["4"], ["listed", "4"]]

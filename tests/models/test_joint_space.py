@@ -15,6 +15,7 @@ from regvit_lightning.errors import UserError
 from regvit_lightning.models import heads, joint_space, sources, vit, weights
 from regvit_lightning.models.joint_space import JointSpace, TextArchitecture
 from regvit_lightning.models.metadata import Metadata
+from tests.models.bert_like import TextEncoder
 
 VISION = {"image_size": 64, "layers": 3, "width": 128, "patch_size": 16}
 TEXT = {"context_length": 20, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2}
@@ -164,6 +165,17 @@ def test_a_checkpoint_without_its_text_tower(tmp_path, reference):
     save_file(state, tmp_path / "image.safetensors")
     backbone = load(tmp_path / "image.safetensors")
     with pytest.raises(UserError, match=r"its text tower is not CLIP's with its 49,408 tokens, or not there"):
+        space_of(backbone)
+
+
+def test_a_checkpoint_with_a_text_tower_of_transformers(tmp_path, reference):
+    state = {name: tensor for name, tensor in reference.state_dict().items() if name.startswith("visual.")}
+    for name, tensor in TextEncoder().state_dict().items():
+        state[f"text.{name}"] = tensor
+    state["text.proj.0.weight"] = torch.zeros(16, 32)
+    save_file({**state, "logit_scale": torch.ones(1)}, tmp_path / "roberta.safetensors")
+    backbone = load(tmp_path / "roberta.safetensors")
+    with pytest.raises(UserError, match=r"its text tower is not CLIP's .* by regvit_lightning\.text_sinks"):
         space_of(backbone)
 
 

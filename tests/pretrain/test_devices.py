@@ -5,9 +5,6 @@ measured against the distance that the weights have moved.
 """
 
 import csv
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +21,9 @@ from regvit_lightning.pretrain import fit, parallel
 from regvit_lightning.pretrain.norms_callback import NormsDuringTraining
 from regvit_lightning.runtime import hardware
 from regvit_lightning.settings import SettingsError
+from tests.forked import Forked, command_line
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("norms_undrawn")
 COMMON = ["workers=0", "precision=32-true", "batch_size=16", "device_batch=16", "logger=csv", "log_every=2"]
 # Recipe: its words for a run of a few steps that draws nothing per batch of a device.
 # Of 6 steps, warmup=20 of 100 makes the first one of learning rate 0.
@@ -86,11 +84,11 @@ def distance(ours, theirs):
 
 def on_two(recipe, data, place, *words):
     """Weights of a run on two devices, in processes of their own."""
-    command = [sys.executable, "-m", "benchmarks.pretrain", "model=vitn_reg2", f"recipe={recipe}", "devices=2"]
+    command = ["model=vitn_reg2", f"recipe={recipe}", "devices=2", "accelerator=cpu", *chosen(recipe, *words)]
     command += [f"data={data.root}/imagenet", f"runs={place}", f"results={place}", "variant=mini"]
-    command += ["accelerator=cpu", *chosen(recipe, *words)]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = Forked(command_line, "pretrain", *command)
+    errors = done.communicate(timeout=300)[1]
+    assert done.returncode == 0, errors
     return exported(place / "imagenet" / f"{recipe}-vitn_reg2" / "seed0" / EXPORT)
 
 

@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,12 +16,14 @@ from regvit_lightning.data import layout
 from regvit_lightning.pretrain import fit
 from regvit_lightning.pretrain.curve import Curve
 from regvit_lightning.runtime import atomic
-from regvit_lightning.runtime.interruption import Signals
+from regvit_lightning.runtime.interruption import Signals, leave_to_main_process
 from tests.benchmarks.in_terminal import OnTerminal
+from tests.forked import Forked, command_line
 
+pytestmark = pytest.mark.usefixtures("norms_undrawn")
 ROOT = Path(__file__).resolve().parents[2]
 COMMON = ["variant=mini", "workers=1", "checkpoint_every=3"]
-# Recipe: its words for a run of 24 steps with everything that it draws.
+# Recipe: its words for a run of 18 or 24 steps with everything that it draws.
 DEIT3 = [
     "batch_size=16",
     "device_batch=8",
@@ -32,7 +33,7 @@ DEIT3 = [
     "mixup=0.8",
     "label_smoothing=0.1",
 ]
-DINOV2 = ["batch_size=16", "device_batch=8", "epochs=4", "drop_path=0.3", "local_crops=2", "group=8", "monitor_every=6"]
+DINOV2 = ["batch_size=16", "device_batch=8", "epochs=3", "drop_path=0.3", "local_crops=2", "group=8", "monitor_every=6"]
 OPENCLIP = ["batch_size=4", "device_batch=2", "epochs=16", "warmup_steps=3"]
 RECIPES = {"deit3": DEIT3, "dinov2": [*DINOV2, "monitor_images=40"], "openclip": OPENCLIP}
 
@@ -48,9 +49,7 @@ class Command:
         self.last = self.folder / "last.ckpt"
 
     def start(self):
-        command = [sys.executable, "-m", "benchmarks.pretrain", *self.words]
-        options = {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "start_new_session": True, "text": True}
-        return subprocess.Popen(command, **options, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return Forked(command_line, "pretrain", *self.words)
 
     def rows(self):
         """Steps of the curve so far: one row a step in runs as short as these."""
@@ -60,7 +59,7 @@ class Command:
         """A process that has finished `step`."""
         process, before = self.start(), self.rows()
         while self.rows() < step or self.rows() == before:
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, process.communicate()
             time.sleep(0.002)
         return process
 
@@ -183,6 +182,9 @@ def test_nohup_trains_on_when_the_terminal_is_closed():
 
 
 def test_a_closed_terminal_is_no_business_of_loader_workers():
-    script = "import os, signal; from regvit_lightning.runtime.interruption import leave_to_main_process as leave; "
-    script += "leave(0); [os.kill(os.getpid(), n) for n in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]"
-    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60).returncode == 0
+    def worker():
+        leave_to_main_process(0)
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+
+    assert Forked(worker).wait(60) == 0

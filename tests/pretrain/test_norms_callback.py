@@ -63,9 +63,10 @@ def test_a_row_for_each_measured_step_and_block(watched):
     assert float(row["min"]) < float(row["median"]) < float(row["max"])
 
 
-def test_the_log_has_one_picture_that_grows_and_no_curve_for_each_block(watched):
+def test_the_log_has_pictures_that_grow_and_no_curve_for_each_block(watched):
     events = EventAccumulator(str(watched[1] / "log")).Reload()
     assert not [tag for tag in events.Tags()["scalars"] if "block" in tag]
+    assert set(events.Tags()["images"]) >= {"norms", "sinks", "locality"}
     pictures = events.Images("norms")
     assert [picture.step for picture in pictures] == [0, 2, 4, 6]
     shown = Image.open(io.BytesIO(pictures[-1].encoded_image_string)).convert("RGB")
@@ -108,11 +109,14 @@ def test_an_interrupted_run_has_every_row_once(tiny, watched, tmp_path, step):
 
 def test_a_picture_that_a_killed_process_did_not_draw_is_drawn_when_the_run_goes_on(tiny, watched, tmp_path):
     shutil.copytree(watched[1], tmp_path / "run")
-    for name in ("norms.png", "backbone.safetensors"):  # killed after the last step
+    assert norms_callback.is_drawn(tmp_path / "run")
+    for name in ("sinks.png", "backbone.safetensors"):  # killed after the last step
         (tmp_path / "run" / name).unlink()
+    assert not norms_callback.is_drawn(tmp_path / "run")
     run = prepare(tiny, tmp_path / "run", "epochs=1")
     fit.fit(run, [watch(run)])
-    assert (run.folder / "norms.png").read_bytes() == (watched[1] / "norms.png").read_bytes()
+    for name in ("norms", "sinks", "locality"):
+        assert (run.folder / f"{name}.png").read_bytes() == (watched[1] / f"{name}.png").read_bytes()
     assert (run.folder / "backbone.safetensors").exists()
 
 

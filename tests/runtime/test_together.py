@@ -1,10 +1,8 @@
 """Trainings on two CPU processes: what one of them meets stops both, with one line and no wait."""
 
 import os
-import subprocess
 import sys
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,73 +10,49 @@ import torch
 from hypothesis import HealthCheck, given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
+from lightning.pytorch.callbacks import Callback
 
-from benchmarks import terminal
+from benchmarks import command, terminal
 from regvit_lightning.errors import UserError
 from regvit_lightning.pretrain import fit
-from regvit_lightning.runtime import hardware, together
+from regvit_lightning.runtime import atomic, hardware, together
 from regvit_lightning.runtime.checkpoints import FiniteLoss, TrainingStopped
 from regvit_lightning.settings import SettingsError
+from tests.forked import Forked
 from tests.pretrain.test_fit import die_at, prepare
 
-ROOT = Path(__file__).resolve().parents[2]
-
-SCRIPT = """
-import sys
-from pathlib import Path
-import torch
-from lightning.pytorch.callbacks import Callback
-from benchmarks import command
-from regvit_lightning import settings
-from regvit_lightning.data import layout
-from regvit_lightning.pretrain import fit
-from dataclasses import dataclass
-
-@dataclass
-class Nothing:
-    pass
 
 class Meets(Callback):
+    """A process meets a loss that is no number, or a full disk, when it has done some steps."""
+
+    def __init__(self, rank, what, folder):
+        self.rank, self.what, self.folder = rank, what, folder
+
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        if WHAT == "nan" and trainer.global_rank == int(RANK) and trainer.global_step == 3:
+        if self.what == "nan" and trainer.global_rank == self.rank and trainer.global_step == 3:
             real = module.training_step
             module.training_step = lambda *batch: real(*batch) * float("nan")
 
     def on_train_batch_end(self, trainer, module, outputs, batch, *_):
-        if trainer.global_rank == int(RANK) and trainer.global_step == 4:
-            if WHAT == "weight":
-                module.backbone.norm.weight.data[0] = float("inf")
-            elif WHAT == "full":
-                import os
-                (Path(FOLDER) / f".last.ckpt.{os.uname().nodename}.{os.getpid()}.tmp").symlink_to("/dev/full")
-
-def train(options, words):
-    quick = ["workers=0", "batch_size=16", "device_batch=8", "epochs=2", "checkpoint_every=6", "log_every=2",
-             "norms_every=0", "monitor_every=0", "logger=none", "precision=32-true"]
-    recipe = settings.load_settings("recipes", "deit3", "mini", quick)[1]
-    run = fit.Run("vitn_reg2", "deit3", recipe, layout.resolve(DATA), 0, Path(FOLDER), devices=2)
-    fit.fit(run, [Meets()])
-    print("trained", flush=True)
-
-FOLDER, DATA, RANK, WHAT = sys.argv[1:5]
-words, sys.argv[1:] = sys.argv[1:], []
-import lightning.fabric.strategies.launchers.subprocess_script as launcher
-real = launcher.subprocess.Popen
-launcher.subprocess.Popen = lambda command, **more: real([*command[:2], *words], **more)
-command.run("train", "", Nothing, train)
-"""
+        if self.what == "full" and trainer.global_rank == self.rank and trainer.global_step == 4:
+            atomic.temporary_of(self.folder / "last.ckpt", os.getpid()).symlink_to("/dev/full")
 
 
-def on_two(tiny, place, rank, what):
-    """Exit status, output and errors of a training of 12 steps on two processes, one of which meets something."""
-    file = place / "script.py"
-    file.write_text(SCRIPT)
-    command = [sys.executable, str(file), str(place / "run"), f"{tiny.root}/imagenet", str(rank), what]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("train: ")]
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, lines
+@dataclass
+class Nothing:
+    """No settings."""
+
+
+def train(tiny, place, rank, what):
+    """The program that trains 12 steps on two processes, one of which meets something."""
+
+    def body(options, words):
+        hardware.choose_accelerator("cpu", 2)
+        run = prepare(tiny, place, "norms_every=0", "monitor_every=0", "logger=none", "precision=32-true")
+        fit.fit(replace(run, devices=2), [Meets(rank, what, place)])
+
+    sys.argv[1:] = []
+    command.run("train", "", Nothing, body)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +60,11 @@ def on_two(tiny, place, rank, what):
     [(1, "nan", "train: the loss of step 4 is nan; the last good"), (0, "full", "last.ckpt: No space left on device")],
 )
 def test_what_one_process_meets_stops_both_with_one_line(tiny, tmp_path, rank, what, told):
-    status, lines = on_two(tiny, tmp_path, rank, what)
-    assert status == 2
+    process = Forked(train, tiny, tmp_path / "run", rank, what)
+    errors = process.communicate(timeout=200)[1]
+    assert process.returncode == 2
+    assert "Traceback" not in errors, errors
+    lines = [line for line in errors.splitlines() if line.startswith("train: ")]
     assert len(lines) == 1, lines
     assert told in lines[0]
 

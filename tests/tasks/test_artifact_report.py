@@ -46,7 +46,7 @@ def test_the_report_finds_the_planted_neuron(truth, photographs):
     facts = found.protocol
     assert found.metrics["outlier_share"] == pytest.approx(100 * 2 / 64)
     assert found.scores["outlier_share"].mean().item() == pytest.approx(100 * 2 / 64)
-    assert facts["verdict"].startswith("planted has artifacts after blocks 3–4 of 4: ")
+    assert facts["verdict"].startswith("planted has high-norm artifacts after blocks 3–4 of 4: ")
     assert "3.12% of patches, in 32 of 32 images" in facts["verdict"]
     assert found.remarks[0] == facts["verdict"]
     # Registers start from N(0, 1e-6), and the planted model is not trained.
@@ -112,7 +112,7 @@ def test_the_same_model_without_the_neuron_has_none(truth, photographs):
     # None of 32 × 64 patches: the largest share with a chance of 2.5 % of none.
     assert found.intervals["outlier_share"] == (0, pytest.approx(100 * (1 - 0.025 ** (1 / 2048))))
     assert found.protocol["artifact_blocks"] == []
-    assert "no artifacts" in found.protocol["verdict"]
+    assert "no high-norm artifacts" in found.protocol["verdict"]
     assert found.protocol["single_tokens"]["outlier"] is None
     assert found.protocol["position"]["outlier"] is None
 

@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks.grid import cells as grids
+from regvit_lightning.models import arms, names
 from regvit_lightning.settings import SettingsError
 
 FROZEN = {"imagenet_knn", "imagenet_linear", "ade20k_linear", "nyud_linear1"}
@@ -62,8 +63,18 @@ def test_diversity_has_each_term_of_the_registers_by_itself(tmp_path):
         "register_disjoint",
         "register_dropout",
     }
-    assert all(model.endswith("-vitn_reg4") and len(words) == 1 for model, words in terms.items())
+    assert all(model.endswith("-vitn_reg4") for model in terms)
+    assert all(set(words[1:]) <= {"monitor_every=0"} for words in terms.values()), "nothing else that changes weights"
     assert {cell.model for cell in cells} - terms.keys() == {f"deit3-vitn_reg{count}" for count in (0, 1, 4)}
+    assert {cell.seed for cell in cells} == {0, 1, 2}
+
+
+def test_arms_trains_every_arm_and_its_plain_models_at_equal_settings(tmp_path):
+    cells = [cell for cell in small(tmp_path, "arms", "all") if cell.pretrains]
+    models = {names.parse_id(cell.model).name for cell in cells}
+    assert {names.arm_of(model) for model in models} == {*arms.DESCRIPTIONS, arms.NONE}
+    assert {names.without_arm(model) for model in models} <= models, "each arm has its plain twin"
+    assert len({cell.words for cell in cells}) == 1
     assert {cell.seed for cell in cells} == {0, 1, 2}
 
 

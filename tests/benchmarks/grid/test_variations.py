@@ -245,6 +245,7 @@ def pictures(tiny, tmp_path):
     return folder
 
 
+@pytest.mark.usefixtures("norms_undrawn")
 def test_a_grid_with_settings_from_folders_to_a_table(pictures, tmp_path):
     entries = f"{{{QUICK}, tag: usual}}, {{{QUICK}, lr: 1.0e-2, tag: quick}}"
     grid = grid_of(tmp_path, "deit3-vitn_reg0, deit3-vitn_reg4", entries, "[lost_voc07]")

@@ -66,6 +66,13 @@ def test_models_of_a_family_share_their_scales_and_the_first_seed_is_shown(tmp_p
     assert [key.name for key in one.legend[2:]] == ["CLS", "registers"]
 
 
+def test_a_test_time_register_is_drawn_beside_its_model_on_the_same_scales(tmp_path):
+    models = [artifacts(f"deit3-vitn_reg0{added}") for added in ("+ttr", "", "+bias")]
+    cells = saved(tmp_path, *models)
+    ((*panels,),), _ = norms.panels(cells, numbered(cells))
+    assert [panel.model for panel in panels] == ["deit3-vitn_reg0", "deit3-vitn_reg0+bias", "deit3-vitn_reg0+ttr"]
+
+
 def test_what_is_after_the_final_norm_moves_no_scale(tmp_path):
     levels, blocks = artifacts().protocol["norms_by_block"]["levels"], [[1.0] * 5 + [10.0] * 2] * 4
     scales = []

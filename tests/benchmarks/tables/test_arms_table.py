@@ -127,6 +127,27 @@ def test_notes_say_against_what_and_of_how_many_images():
     assert "NOP sinks, broadcast sinks in heads per image" in text
 
 
+def test_outliers_by_either_rule_have_no_floor_to_beat():
+    """An untrained model has the fewest: it has learnt nothing."""
+    table = built([*CELLS, reported("random-vitn_reg0", share=0.0)])
+    shares = {column.name: score for (row, column), score in table.scores.items() if row.model == GATED}
+    for rule in ("factor", "log_mads"):
+        score = shares[f"outliers ({rule})"]
+        assert score.shortfall is None and "f" not in score.marks
+
+
+def test_marks_of_a_record_are_not_those_of_a_speed_measured_apart_from_it():
+    def doubtful(one):
+        provenance = {**one.record.provenance, "dirty": True}
+        settings = {**one.record.settings, "version": 1}
+        return ScoredRecord(replace(one.record, provenance=provenance, settings=settings), one.scores)
+
+    table = built([doubtful(one) for one in CELLS], speeds={"vitn_gated_reg0": arm_speeds.ArmSpeed(400.0, 0.95, "how")})
+    marks = {column.name: score.marks for (row, column), score in table.scores.items() if row.model == GATED}
+    assert marks.pop("training") == marks.pop("training speed") == ""
+    assert set(marks.values()) == {"dv"}
+
+
 def written(folder, **more):
     content = {"rows": [{"model": "vitn_gated_reg0", **RATE}], "image_size": 64, "batch": 48, "steps": 30}
     content |= {"device": "a CPU", "date": "2026-11-26T01:02:03Z", **more}

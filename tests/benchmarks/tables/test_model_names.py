@@ -39,3 +39,24 @@ def test_a_test_time_register_is_compared_with_the_same_weights_without_it():
     assert model_names.registers("deit3-vitb_reg0+bias") == 0
     assert model_names.twins("deit3-vitb_reg4+ttr") == ["deit3-vitb_reg4"]
     assert model_names.family("deit3-vitb_reg0+ttr") == "deit3-vitb+ttr"
+    assert model_names.plain_family("deit3-vitb_reg0+ttr") == "deit3-vitb"
+    assert [model_names.added(model) for model in ("deit3+a-vitb_reg0", "deit3-vitb_reg0+bias")] == ["", "+bias"]
+
+
+def test_what_is_added_at_test_time_follows_its_model():
+    ordered = [
+        "deit3-vitb_reg0",
+        "deit3-vitb_reg0+bias",
+        "deit3-vitb_reg0+ttr",
+        "deit3-vitb_reg0+ttr_per_block",
+        "deit3-vitb_reg1",
+        "deit3-vitb_reg4",
+        "deit3-vitb_reg4+ttr",
+        "deit3+a-vitb_reg0",
+        "deit3+a-vitb_reg0+ttr",
+        TIMM.format(""),
+        TIMM.format("") + "+ttr",
+        TIMM.format("_reg4"),
+    ]
+    shuffled = sorted(ordered, key=hash)
+    assert sorted(shuffled, key=model_names.order) == ordered

@@ -30,6 +30,10 @@ WRONG_REPORTS = [  # keys that lead to a part of the report's protocol, what sta
     (["findings", "factor", "shares"], [0.1] * 9, "protocol.findings.factor: more shares than blocks"),
     (["cost", 0, "macs"], None, "protocol.cost[0].macs: expected a number"),
     (["pixel_scale"], 255, "protocol.pixel_scale: expected a text"),
+    (["questions"], [3], "protocol.questions[0]: expected a mapping"),
+    (["questions"], [{"answer": 3, "words": "x", "effect": {}}], "protocol.questions[0].answer: expected a text"),
+    (["sinks"], {"by_block": {"NOP": 1.0}}, "protocol.sinks.by_block.events is missing"),
+    (["locality_by_block"], {"mean_cosine": [0.5]}, "protocol.locality_by_block.variance is missing"),
 ]
 
 

@@ -151,6 +151,18 @@ def test_released_weights_floors_and_models_without_twin():
     assert not answers(side("alone_reg4", 90))
 
 
+def test_a_test_time_register_is_a_row_of_its_own_beside_the_trained_ones():
+    plain, more = pair(50, 70, family="deit3-vitn"), side("deit3-vitn_reg4", 60)
+    added = [
+        replace(kept, record=replace(kept.record, model="deit3-vitn_reg0+ttr", backbone={"num_registers": 1}))
+        for kept in more
+    ]
+    found = {row.family: (row.registers, row.change.value) for row in answers([*plain, *added])}
+    assert found == {"deit3-vitn": (4, pytest.approx(20)), "deit3-vitn+ttr": (1, pytest.approx(10))}
+    note = "+ttr in the name of a family: with is the model with +ttr, without the same weights without it"
+    assert note in texts([*plain, *added])["md"].replace("\\", "")
+
+
 def test_the_main_metric_is_not_the_best_on_test():
     names = ("top1_best_on_test", "top1", "other")
     facts = {name: {"better": 1, "unit": "%", "decimals": 1} for name in names}

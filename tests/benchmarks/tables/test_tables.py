@@ -131,6 +131,22 @@ def test_twins(model, twin):
     assert twin in columns.twins(model)
 
 
+def test_a_model_with_a_test_time_register_is_compared_with_its_own_weights():
+    """Also where these have registers; the model without any is the twin of those weights alone."""
+    tops = {"deit3-vitn_reg0": 50.0, "deit3-vitn_reg4": 53.0, "deit3-vitn_reg4+ttr": 52.0, "deit3-vitn_reg0+ttr": 54.0}
+    table = built([cell(model, top1=top) for model, top in tops.items()])
+    assert [row.model for row in table.rows] == [
+        "deit3-vitn_reg0",
+        "deit3-vitn_reg0+ttr",
+        "deit3-vitn_reg4",
+        "deit3-vitn_reg4+ttr",
+    ]
+    changes = {row.model: score.change.value for (row, _), score in table.scores.items() if score.change}
+    assert changes == {"deit3-vitn_reg0+ttr": 4.0, "deit3-vitn_reg4": 3.0, "deit3-vitn_reg4+ttr": -1.0}
+    assert table.against == "the same model without registers; of +ttr, the same weights without it"
+    assert any(table.against in line for line in table_formats.meanings(table))
+
+
 # ---------------------------------------------------------------------------------------------- differences and bold
 
 
