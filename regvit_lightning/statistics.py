@@ -107,7 +107,7 @@ def nanmean(values: Scores) -> float:
 
 
 # Metrics that are a function of the mean per-image scores, not that mean itself.
-STATISTICS: dict[str, Statistic] = {"miou": miou}
+STATISTICS: dict[str, Statistic] = {"miou": miou, "miou_resized": miou}
 
 
 # -------------------------------------------------------------------------------------------------------- intervals
