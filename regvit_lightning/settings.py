@@ -27,8 +27,9 @@ from regvit_lightning.values.ranges import Range
 
 SEEDS = "[0, 4294967295]"  # range of seeds: 32 bits
 ENVIRONMENT = re.compile(r"\$\{oc\.env:(\w+)\}", re.ASCII)  # an environment variable, in OmegaConf's notation
-EVERY_SET = "<set>"  # as a value of `SETS` in a task's file: the task name ends in the name of a set
-SETS = {"images": "discovery", "masks": "masked"}  # keys of a task's file, and where data files list such sets
+# As `images` in a task's file: the task name ends in the name of a set with boxes, of videos, or with masks; with the
+# key of the data settings that lists these sets.
+EVERY_SET = {"<set>": "discovery", "<video>": "videos", "<masks>": "masked"}
 OWN_MASKS = "ade20k"  # the set with masks that every data set may have, under `segmentation`
 
 T = TypeVar("T")
@@ -77,20 +78,20 @@ def names(group: str) -> list[str]:
 
     Variants (`deit3.mini.yaml`) belong to their base name and are not listed. A task file with
     `images: <set>` stands for one task per set with boxes: `lost.yaml` for `lost_voc07`, `lost_voc12`, …; one with
-    `masks: <set>` for one task per set with masks.
+    `images: <video>` for one per set of videos that a file of `configs/data` lists, and `images: <masks>` with masks.
     """
     return sorted(_meanings(group))
 
 
 def boxed_sets() -> list[str]:
     """Names of the image sets with boxes: those that files of `configs/data` list under `discovery`."""
-    return _sets("images")
+    return _listed_sets("discovery")
 
 
-def _sets(key: str) -> list[str]:
-    """Names of the sets that a key of `SETS` may have as its value."""
-    own = [OWN_MASKS] if key == "masks" else []
-    listed = (name for file in _files("data") for name in _readable("data", file).get(SETS[key]) or ())
+def _listed_sets(key: str) -> list[str]:
+    """Names of the sets that files of `configs/data` list under `key`."""
+    own = [OWN_MASKS] if key == "masked" else []
+    listed = [name for file in _files("data") for name in _readable("data", file).get(key) or ()]
     return list(dict.fromkeys([*own, *listed]))
 
 
@@ -117,24 +118,25 @@ def layers(group: str, name: str, variant: str = "") -> list[Layer]:
     missing = f"configs/{group}/{files[0][0]}.{variant}.yaml"
     check(not variant or bool(overlaid), f"{group.rstrip('s')} '{name}' has no variant '{variant}': {missing}")
     stack = []
-    for file, named_set in reversed(files):
-        stack += _layers_of(_path(group, file), name, named_set)
+    for file, boxed_set in reversed(files):
+        stack += _layers_of(_path(group, file), name, boxed_set)
         if file == overlaid:
-            stack += _layers_of(_path(group, file, variant), name, named_set)
+            stack += _layers_of(_path(group, file, variant), name, boxed_set)
     return stack
 
 
-def _layers_of(path: Path, name: str, named_set: str) -> list[Layer]:
-    """Layer of a file, and one for the set of images where the task name determines it."""
+def _layers_of(path: Path, name: str, boxed_set: str) -> list[Layer]:
+    """Layer of a file, and one for the set with boxes where the task name determines it."""
     values = {key: value for key, value in _content(path).items() if key != "base"}
-    left = [key for key in SETS if named_set and values.get(key) == EVERY_SET]
-    kept = {key: value for key, value in values.items() if key not in left}
-    return [Layer(_relative(path), kept, path), *(Layer(f"the name {name}", {key: named_set}) for key in left)]
+    if not boxed_set or str(values.get("images")) not in EVERY_SET:
+        return [Layer(_relative(path), values, path)]
+    del values["images"]
+    return [Layer(_relative(path), values, path), Layer(f"the name {name}", {"images": boxed_set})]
 
 
-def _inherited(group: str, file: str, named_set: str) -> list[tuple[str, str]]:
-    """A file and its bases, nearest first, each with its set of images."""
-    chain = [(file, named_set)]
+def _inherited(group: str, file: str, boxed_set: str) -> list[tuple[str, str]]:
+    """A file and its bases, nearest first, each with its set with boxes."""
+    chain = [(file, boxed_set)]
     while base := _content(_path(group, chain[-1][0])).get("base"):
         try:
             chain.append((base, chain[-1][1]) if base in _files(group) else _meaning(group, str(base)))
@@ -146,14 +148,14 @@ def _inherited(group: str, file: str, named_set: str) -> list[tuple[str, str]]:
 
 
 def _meaning(group: str, name: str) -> tuple[str, str]:
-    """The file behind a name, and the set of images that the name ends in, or ''."""
+    """The file behind a name, and the set with boxes that the name ends in, or ''."""
     meanings = _meanings(group)
     if name not in meanings and (own := _on_own_set(group, name)):
         return own
     if name not in meanings:
         raise SettingsError(f"unknown {group.rstrip('s')} '{name}'; {nearest(name, meanings)}")
     if len(meanings[name]) > 1:
-        both = " or ".join(f"{file}.yaml of the set '{named_set}'" for file, named_set in meanings[name])
+        both = " or ".join(f"{file}.yaml of the set '{boxed_set}'" for file, boxed_set in meanings[name])
         raise SettingsError(f"{group.rstrip('s')} '{name}' may be {both}; give the set or the file another name")
     return meanings[name][0]
 
@@ -165,7 +167,7 @@ def _on_own_set(group: str, name: str) -> tuple[str, str] | None:
     """
     if group != "tasks":
         return None
-    files = [file for file in _files(group) if name.startswith(f"{file}_") and _on_every_set(file)]
+    files = [file for file in _files(group) if name.startswith(f"{file}_") and _sets_of(file)]
     file = max(files, key=len, default="")
     return (file, name.removeprefix(f"{file}_")) if file else None
 
@@ -174,21 +176,19 @@ def _meanings(group: str) -> dict[str, list[tuple[str, str]]]:
     """All names of a group with the result of `_meaning`; a name that is defined twice has several."""
     meanings: dict[str, list[tuple[str, str]]] = {}
     for file in _files(group):
-        key = _on_every_set(file) if group == "tasks" else ""
-        for named_set in _sets(key) if key else [""]:
-            meanings.setdefault(f"{file}_{named_set}" if key else file, []).append((file, named_set))
+        on_sets = _sets_of(file) if group == "tasks" else ""
+        for boxed_set in _listed_sets(on_sets) if on_sets else [""]:
+            meanings.setdefault(f"{file}_{boxed_set}" if on_sets else file, []).append((file, boxed_set))
     return meanings
 
 
-def _on_every_set(task: str, *below: str) -> str:
-    """The key of `SETS` that a task's file leaves to the task name, itself or via the nearest base that sets it; or
-    ''."""
+def _sets_of(task: str, *below: str) -> str:
+    """Key of `EVERY_SET` whose sets a task's file leaves to the task name, itself or via the nearest base; or ''."""
     values = _readable("tasks", task)
     base = values.get("base")
-    given = [key for key in SETS if key in values]
-    if given or base in (task, *below) or base not in _files("tasks"):
-        return next((key for key in given if values[key] == EVERY_SET), "")
-    return _on_every_set(base, task, *below)
+    if "images" in values or base in (task, *below) or base not in _files("tasks"):
+        return EVERY_SET.get(str(values.get("images")), "")
+    return _sets_of(base, task, *below)
 
 
 def _files(group: str) -> list[str]:

@@ -62,6 +62,12 @@ def _discovery(name: str, data: DataSettings) -> int:
     return len(boxed_images(data, name))
 
 
+def _videos(name: str, data: DataSettings) -> int:
+    from regvit_lightning.data.videos import videos
+
+    return sum(len(video.frames) for video in videos(data, name))
+
+
 def _masked(name: str, number: int, data: DataSettings) -> int:
     from regvit_lightning.data.ade20k import masked_pairs
 
@@ -81,8 +87,8 @@ CHECKS: dict[str, Check] = {
 
 
 def checks_of(data: DataSettings) -> dict[str, Check]:
-    """All checks by name and split, including those of the data's sets with boxes and with masks."""
+    """All checks by name and split, including those of the data's sets with boxes, with masks and of videos."""
     boxed = {f"{name} trainval": partial(_discovery, name) for name in data.discovery}
     splits = enumerate(("train", "test"))
     masked = {f"{name} {split}": partial(_masked, name, number) for number, split in splits for name in data.masked}
-    return {**CHECKS, **boxed, **masked}
+    return {**CHECKS, **boxed, **masked, **{f"{name} frames": partial(_videos, name) for name in data.videos}}

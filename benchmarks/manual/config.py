@@ -46,7 +46,7 @@ def config_text(name: str, schema: type, words: Sequence[str], remaining: Sequen
 def _layers_of_data(data: str) -> list[Layer]:
     """Layers of the data's settings, below them those that all data share for the published sets."""
     published = settings.layers("data", layout.PUBLISHED)
-    kinds = settings.SETS.values()
+    kinds = settings.EVERY_SET.values()
     sets = [Layer(layer.origin, {kind: layer.values.get(kind, {}) for kind in kinds}) for layer in published]
     files = layout.layers(data)
     return [*sets, *(files or [Layer("a folder given by its path", dict.fromkeys(BY_PATH))])]

@@ -194,7 +194,11 @@ def _units(table: Table) -> str:
         if shown not in metrics:
             metrics.append(shown)
     less = {1: "", 0: "", -1: ", lower is better (↓)"}
-    return "; ".join(f"{', '.join(metrics)} in {unit}{less[better]}" for (unit, better), metrics in kinds.items())
+    named = (
+        f"{', '.join(metrics)}{f' in {unit}' if unit else ': no unit'}{less[better]}"
+        for (unit, better), metrics in kinds.items()
+    )
+    return "; ".join(named)
 
 
 PARTS = ["", " std", " low", " high", " change", " change low", " change high", " verdict", " marks", " images"]

@@ -80,7 +80,7 @@ def discovery_examples(rows: Sequence[Example]) -> Figure:
 def _head_columns(figure: Figure, panels: Sequence[Axes], row: Example) -> None:
     notes = ["bright: low" if _is_count(values) else "orange: above 0" for values in row.maps.values()]
     if row.own_boxes:
-        notes = ["bright: high; its box"] * len(row.maps)
+        notes = ["bright: high; red: its box"] * len(row.maps)
     for axes, title, note in zip(
         panels, ["image", *row.maps], ["white: objects, red: prediction", *notes], strict=True
     ):
@@ -104,7 +104,7 @@ def _show_map(axes: Axes, values: npt.NDArray[Any], row: Example) -> None:
     if _is_count(values):
         style: dict[str, Any] = {"cmap": "magma_r", "vmin": 0}
     elif row.own_boxes:
-        style = {"cmap": "magma", "vmin": 0, "vmax": max(float(np.quantile(values, 0.99)), 1e-12)}
+        style = {"cmap": "viridis", "vmin": 0, "vmax": max(float(np.quantile(values, 0.99)), 1e-12)}
     else:
         largest = max(float(np.quantile(np.abs(values), 0.99)), 1e-12)
         style = {"cmap": "PuOr_r", "vmin": -largest, "vmax": largest}

@@ -105,7 +105,9 @@ def register_panels(maps: TokenMaps, frame: Frame) -> list[Panel]:
     """Attention of each register, mean over heads; one empty panel without registers."""
     if maps.registers is None or not len(maps.registers):
         return [Panel("registers", "registers", None)]
-    return [_share(f"reg_{index}", f"reg_{index}", values, maps, frame) for index, values in enumerate(maps.registers)]
+    trained = len(maps.registers) - maps.added
+    titles = [f"reg_{index}" + ", at test time" * (index >= trained) for index in range(len(maps.registers))]
+    return [_share(f"reg_{index}", titles[index], values, maps, frame) for index, values in enumerate(maps.registers)]
 
 
 def head_panels(maps: TokenMaps, frame: Frame) -> list[Panel]:

@@ -32,7 +32,7 @@ def test_the_published_sets_have_tasks_in_any_data(tmp_path):
     assert {"hummingbird_ade20k", "hummingbird_voc2012", "hummingbird_cityscapes", "patch_knn_voc2012"} <= set(names)
     assert "hummingbird" not in names
     chosen = settings.load_settings("tasks", "hummingbird_voc2012")[1]
-    assert (chosen.masks, chosen.named_set, chosen.section) == ("voc2012", "voc2012", "voc2012")
+    assert (chosen.images, chosen.named_set, chosen.section) == ("voc2012", "voc2012", "voc2012")
     data = layout.resolve(str(tmp_path))
     for name in ("voc2012", "cityscapes"):  # as the files that read them as the only set say
         assert data.masked_set(name) == layout.resolve(name, root_needed=False).segmentation
@@ -73,9 +73,15 @@ def test_a_set_in_a_file_outside_of_the_shipped_ones(tmp_path):
         _ = evaluation.prepare("hummingbird_dogs", data).settings and data.masked_set("dogs")
 
 
-@pytest.mark.parametrize("name", ["ade20k", "voc07", "depth", "a/b"])
+@pytest.mark.parametrize("name", ["ade20k", "depth", "a/b"])
 def test_names_that_are_taken(configs, tmp_path, name):
     with pytest.raises(SettingsError, match=f"masked.{name}: expected letters, digits, _ and - for a name, and none"):
+        declare(configs, tmp_path, f"  {name}: {STREET}\n")
+
+
+@pytest.mark.parametrize("name", ["voc07", "davis2017"])
+def test_names_of_other_sets(configs, tmp_path, name):
+    with pytest.raises(SettingsError, match=rf"\['{name}'\] names two sets, with boxes, with masks or of videos"):
         declare(configs, tmp_path, f"  {name}: {STREET}\n")
 
 

@@ -52,6 +52,13 @@ def values(axes):
     return np.asarray(axes.images[0].get_array())
 
 
+def test_a_register_that_was_added_at_test_time_says_so():
+    one = replace(maps(registers=3), added=1)
+    panels = figures.register_panels(one, figures.frame_of([model(one)], 0))
+    assert [panel.title for panel in panels] == ["reg_0", "reg_1", "reg_2, at test time"]
+    assert [panel.name for panel in panels] == ["reg_0", "reg_1", "reg_2"]
+
+
 def test_each_map_is_drawn_once_for_each_image_and_model():
     models = [model(maps(), maps(), name="a"), model(maps(heads=1, registers=1), maps(heads=1, registers=1), name="b")]
     figure = drawn(figures.overview(models, ["x.jpg", "y.jpg"]))

@@ -133,8 +133,8 @@ def run(
         DataError: the data is missing, incomplete or unreadable, or a mask does not fit.
         SettingsError: the memory has less than one patch for each train view, or fewer patches than neighbours.
     """
-    layout, side = data.masked_set(settings.masks), settings.side(backbone)
-    train, test = (ade20k.masked_pairs(data, settings.masks, split) for split in (0, 1))
+    layout, side = data.masked_set(settings.images), settings.side(backbone)
+    train, test = (ade20k.masked_pairs(data, settings.images, split) for split in (0, 1))
     views = settings.epochs * len(train)
     learnt = Squashed(train, layout, side, settings.scale, how.seed, settings.epochs)
     tested = Squashed(test, layout, side)

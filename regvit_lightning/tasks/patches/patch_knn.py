@@ -185,8 +185,8 @@ def run(
         DataError: the data is missing, incomplete or unreadable, or a mask does not fit.
         SettingsError: the memory has less than one patch for each train image, or fewer patches than neighbours.
     """
-    layout, side = data.masked_set(settings.masks), settings.side(backbone)
-    train, test = (ade20k.masked_pairs(data, settings.masks, split) for split in (0, 1))
+    layout, side = data.masked_set(settings.images), settings.side(backbone)
+    train, test = (ade20k.masked_pairs(data, settings.images, split) for split in (0, 1))
     held = held_out_images(len(train), settings, how.seed)
     learnt, tested = Squashed(train, layout, side), Squashed(test, layout, side)
     loading = Loading(settings.workers, settings.device_batch)

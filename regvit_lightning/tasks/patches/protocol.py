@@ -43,16 +43,16 @@ class MaskedSettings(TaskSettings):
     """Settings common to the evaluations by patches.
 
     Attributes:
-        masks: name of a set with masks, see `DataSettings.masked_set`.
+        images: name of a set with masks, see `DataSettings.masked_set`.
         size: side in pixels to which images are squashed, rounded to a multiple of the patch size.
     """
 
-    masks: str = MISSING
+    images: str = MISSING
     size: int = number("[1, 1e4]")
 
     @property
     def named_set(self) -> str:
-        return "" if self.masks == OWN_MASKS else self.masks
+        return "" if self.images == OWN_MASKS else self.images
 
     @property
     def section(self) -> str:
