@@ -252,17 +252,20 @@ def costs(cells: Sequence[ScoredRecord]) -> list[Measured]:
 
 
 def by_registers(cells: Sequence[ScoredRecord]) -> list[Measured]:
-    """Table 2a by number of registers (Fig. 8), for models with at least two such numbers."""
-    numbers = []
-    for number in metrics(*FROZEN)(cells):
-        record = number.cell.record
-        if number.row.model == record.model and not number.row.floor:
-            count = register_count(record)
-            row = TableRow(family(record.model), str(count), count)
-            numbers.append(Measured(row, number.column, number.value, number.cell))
+    """Table 2a by number of registers (Fig. 8), for models with at least two such numbers, beside the floors."""
+    measured = metrics(*FROZEN)(cells)
+    numbers = [_at_its_registers(number) for number in measured if not number.row.floor]
     counts = {(number.row.model, number.row.part) for number in numbers}
     models = [model for model, _ in counts]
-    return [number for number in numbers if models.count(number.row.model) > 1]
+    shown = [number for number in numbers if models.count(number.row.model) > 1]
+    columns = {number.column for number in shown}
+    return [number for number in measured if number.row.floor and number.column in columns] + shown
+
+
+def _at_its_registers(number: Measured) -> Measured:
+    count = register_count(number.cell.record)
+    row = TableRow(family(number.cell.record.model), str(count), count)
+    return Measured(row, number.column, number.value, number.cell)
 
 
 # Measures of `analysis/diversity.py` by heading, unit and decimals: none of them is better for being high or low.

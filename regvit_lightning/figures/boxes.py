@@ -58,7 +58,7 @@ def discovery_examples(rows: Sequence[Example]) -> Figure:
         raise ValueError(f"{len(rows)} rows of maps {titles}: expected at least one, and the same titles in all")
     figure, grid = rows_of_panels([row.image for row in rows], [PANEL] * (1 + len(titles)), above=ABOVE + NOTE)
     for number, row in enumerate(rows):
-        panels = [figure.add_subplot(grid[number, column], anchor="W") for column in range(1 + len(titles))]
+        panels = [figure.add_subplot(grid[number, column], anchor="NW") for column in range(1 + len(titles))]
         _show_in_pixels(panels[0], shrunk_image(row.image), row.image.shape[:2], interpolation="antialiased")
         for truth in row.truths:
             _outline(panels[0], truth, TRUE, 1.2)

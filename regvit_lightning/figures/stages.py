@@ -78,8 +78,8 @@ def norms_by_stage(axes: Axes, report: StageReport) -> None:
 
 def outliers_by_stage(axes: Axes, report: StageReport) -> None:
     """Share of outliers against stage for every rule, starting at the stem (0)."""
-    artifacts.shares_by_block(axes, report.findings, report.rules.least_share)
-    label(axes, "outliers by stage", "stage (0: stem)", "share of cells")
+    artifacts.shares_by_block(axes, report.findings, report.rules.least_share, len(report.stages[0]))
+    label(axes, f"outliers by stage (n = {len(report.stages[0]):,} images)", "stage (0: stem)", "share of cells")
 
 
 def rings(axes: Axes, report: StageReport) -> None:

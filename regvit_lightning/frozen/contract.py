@@ -62,7 +62,8 @@ class Outcome:
         per_class: a score for each class by name, None for a class that does not occur.
         floors: metrics of baselines without a backbone, by name.
         picture: figure of examples, if the task provides one.
-        figures: returns further figures by the name of their files, for the cell's folder; None for none.
+        figures: returns the single figures by the name of their files, for the cell's folder; None for the picture
+            itself as `examples`.
         scores: per-image scores in the order of the data, by metric of `METRICS`: (N,) whose mean is the metric,
             or (N, …) where `scores.STATISTICS` defines the metric from their mean. NaN for an excluded image.
         remarks: sentences that a user must read with the metrics, such as a warning with its remedy.

@@ -187,4 +187,4 @@ def test_csv_has_plain_numbers_and_every_task_its_rows():
     assert "**help** (p" in found["md"]
     (single,) = csv.DictReader(io.StringIO(texts(pair(50, 70, seeds=(0,)))["csv"]))
     assert (single["p"], single["p corrected"]) == ("", "")  # one seed is no evidence
-    assert found["md"].count("imagenet_knn top1 % ↑") == 2  # at a glance, and in the first of its rows
+    assert found["md"].count("imagenet_knn top-1 % ↑") == 2  # at a glance, and in the first of its rows

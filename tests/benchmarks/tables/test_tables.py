@@ -93,11 +93,11 @@ def test_floors_come_first_and_a_metric_brings_its_own_direction_and_decimals():
     shown = table_formats.markdown(table, origin(cells)).splitlines()
     start = shown.index("**nyud_linear1: 960 test images**")
     rows = [[text.strip() for text in line.split("|")[1:-1]] for line in shown[start + 2 :] if "|" in line]
-    assert rows[0] == ["model", "seeds", "rmse m ↓"]
+    assert rows[0] == ["model", "seeds", "RMSE m ↓"]
     assert rows[2] == ["mean depth (floor)", "2", "1.250 ± 0.000"]
     assert "0.620 ± 0.028† (+0.090)" in "".join(shown)
     assert "- ↓: lower is better" in shown
-    assert r"rmse m $\downarrow$" in latex.latex(table, origin(cells))
+    assert r"RMSE m $\downarrow$" in latex.latex(table, origin(cells))
 
 
 def test_the_order_of_records_changes_no_byte():
