@@ -338,24 +338,22 @@ def build(
         given = {key: texts[key] for key in environment if isinstance(texts.get(key), str)}
         texts |= {key: _with_environment(text, layer.origin) for key, text in given.items()}
         for key, value in texts.items():
-            config = _set(kind, config, [key], value, f"{layer.origin}: ", also_known)
+            _set(kind, config, [key], value, f"{layer.origin}: ", also_known)
     for key, text in read_words(words).items():
-        config = _set(kind, config, key.split("."), text, "", also_known)
+        _set(kind, config, key.split("."), text, "", also_known)
     try:
         return cast(T, schema.instance(config))
     except schema.NotSet as error:
         raise SettingsError(f"not set: {error} (give {error.keys[0]}=…)") from None
 
 
-def _set(
-    kind: type, config: DictConfig, path: list[str], text: Tree, where: str, also_known: Sequence[str]
-) -> DictConfig:
+def _set(kind: type, config: DictConfig, path: list[str], text: Tree, where: str, also_known: Sequence[str]) -> None:
     """Set the key `path` of `config` to `text`; without `where`, it comes from a word."""
     key = ".".join(path)
     try:
         field = schema.kind_of(kind, path)
         tree = schema.read_word(text, field) if isinstance(text, str) and not where else text
-        return schema.updated(config, kind, path, schema.typed(tree, field, f"{key}."))
+        schema.update(config, kind, path, schema.typed(tree, field, f"{key}."))
     except schema.UnknownKey as error:
         raise SettingsError(
             f"{where}unknown key '{error.key}'; {nearest(error.key, [*error.known, *also_known])}"
