@@ -27,7 +27,9 @@ from regvit_lightning.values.ranges import Range
 
 SEEDS = "[0, 4294967295]"  # range of seeds: 32 bits
 ENVIRONMENT = re.compile(r"\$\{oc\.env:(\w+)\}", re.ASCII)  # an environment variable, in OmegaConf's notation
-EVERY_SET = "<set>"  # as `images` in a task's file: the task name ends in the name of a set with boxes
+# As `images` in a task's file: the task name ends in the name of a set with boxes, or of videos; with the key of the
+# data settings that lists these sets.
+EVERY_SET = {"<set>": "discovery", "<video>": "videos"}
 
 T = TypeVar("T")
 
@@ -74,16 +76,20 @@ def names(group: str) -> list[str]:
     """List the names in one group of `configs/` (`models`, `recipes`, `tasks`, `data`, `grids`).
 
     Variants (`deit3.mini.yaml`) belong to their base name and are not listed. A task file with
-    `images: <set>` stands for one task per set with boxes: `lost.yaml` for `lost_voc07`, `lost_voc12`, …
+    `images: <set>` stands for one task per set with boxes: `lost.yaml` for `lost_voc07`, `lost_voc12`, …; one with
+    `images: <video>` for one per set of videos that a file of `configs/data` lists.
     """
     return sorted(_meanings(group))
 
 
 def boxed_sets() -> list[str]:
     """Names of the image sets with boxes: those that files of `configs/data` list under `discovery`."""
-    return list(
-        dict.fromkeys(name for file in _files("data") for name in _readable("data", file).get("discovery") or ())
-    )
+    return _listed_sets("discovery")
+
+
+def _listed_sets(key: str) -> list[str]:
+    """Names of the sets that files of `configs/data` list under `key`."""
+    return list(dict.fromkeys(name for file in _files("data") for name in _readable("data", file).get(key) or ()))
 
 
 def find(group: str, name: str, variant: str = "") -> list[Path]:
@@ -119,7 +125,7 @@ def layers(group: str, name: str, variant: str = "") -> list[Layer]:
 def _layers_of(path: Path, name: str, boxed_set: str) -> list[Layer]:
     """Layer of a file, and one for the set with boxes where the task name determines it."""
     values = {key: value for key, value in _content(path).items() if key != "base"}
-    if not boxed_set or values.get("images") != EVERY_SET:
+    if not boxed_set or str(values.get("images")) not in EVERY_SET:
         return [Layer(_relative(path), values, path)]
     del values["images"]
     return [Layer(_relative(path), values, path), Layer(f"the name {name}", {"images": boxed_set})]
@@ -158,7 +164,7 @@ def _on_own_set(group: str, name: str) -> tuple[str, str] | None:
     """
     if group != "tasks":
         return None
-    files = [file for file in _files(group) if name.startswith(f"{file}_") and _is_on_every_set(file)]
+    files = [file for file in _files(group) if name.startswith(f"{file}_") and _sets_of(file)]
     file = max(files, key=len, default="")
     return (file, name.removeprefix(f"{file}_")) if file else None
 
@@ -167,19 +173,19 @@ def _meanings(group: str) -> dict[str, list[tuple[str, str]]]:
     """All names of a group with the result of `_meaning`; a name that is defined twice has several."""
     meanings: dict[str, list[tuple[str, str]]] = {}
     for file in _files(group):
-        on_sets = group == "tasks" and _is_on_every_set(file)
-        for boxed_set in boxed_sets() if on_sets else [""]:
+        on_sets = _sets_of(file) if group == "tasks" else ""
+        for boxed_set in _listed_sets(on_sets) if on_sets else [""]:
             meanings.setdefault(f"{file}_{boxed_set}" if on_sets else file, []).append((file, boxed_set))
     return meanings
 
 
-def _is_on_every_set(task: str, *below: str) -> bool:
-    """Whether a task's file leaves its images to the task name, itself or via the nearest base that sets `images`."""
+def _sets_of(task: str, *below: str) -> str:
+    """Key of `EVERY_SET` whose sets a task's file leaves to the task name, itself or via the nearest base; or ''."""
     values = _readable("tasks", task)
     base = values.get("base")
     if "images" in values or base in (task, *below) or base not in _files("tasks"):
-        return bool(values.get("images") == EVERY_SET)
-    return _is_on_every_set(base, task, *below)
+        return EVERY_SET.get(str(values.get("images")), "")
+    return _sets_of(base, task, *below)
 
 
 def _files(group: str) -> list[str]:

@@ -106,8 +106,14 @@ def nanmean(values: Scores) -> float:
     return float(np.nanmean(values)) if not np.isnan(values).all() else np.nan
 
 
+def pooled(part_and_whole: Scores) -> float:
+    """Ratio of part and whole (2,), summed or averaged over images that count by their whole; NaN where that is 0."""
+    part, whole = part_and_whole
+    return float(part / whole) if whole else np.nan
+
+
 # Metrics that are a function of the mean per-image scores, not that mean itself.
-STATISTICS: dict[str, Statistic] = {"miou": miou}
+STATISTICS: dict[str, Statistic] = {"miou": miou, **dict.fromkeys(("jf", "j", "f", "outlier_keys"), pooled)}
 
 
 # -------------------------------------------------------------------------------------------------------- intervals

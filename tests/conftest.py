@@ -37,6 +37,7 @@ TINY = mini.MiniSettings(
     coco=2,
     shards_train=4,
     shards_val=2,
+    films=2,
 )
 
 

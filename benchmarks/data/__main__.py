@@ -61,8 +61,9 @@ def _wanted(data: DataSettings) -> list[str]:
     """Names of the data sets to check: those with expected counts, or else those whose folder exists."""
     there = data.pairs and glob.glob(os.path.join(glob.escape(data.root), data.pairs))
     pairs = ["pairs"] if there else []  # optional: the paper's are not public
+    films = [name for name, one in data.videos.items() if Path(data.root, one.frames).is_dir()]  # not in the paper
     if data.counts:
-        return [*data.counts, *pairs]
+        return [*(name for name in data.counts if name not in data.videos), *pairs, *films]
     folders = {
         "imagenet": Path(data.imagenet, "train"),
         "segmentation": Path(data.segmentation.images[0]),

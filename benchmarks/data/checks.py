@@ -62,6 +62,12 @@ def _discovery(name: str, data: DataSettings) -> int:
     return len(boxed_images(data, name))
 
 
+def _videos(name: str, data: DataSettings) -> int:
+    from regvit_lightning.data.videos import videos
+
+    return sum(len(video.frames) for video in videos(data, name))
+
+
 CHECKS: dict[str, Check] = {
     "imagenet train": _imagenet_train,
     "imagenet val": _imagenet_val,
@@ -75,5 +81,6 @@ CHECKS: dict[str, Check] = {
 
 
 def checks_of(data: DataSettings) -> dict[str, Check]:
-    """All checks by name and split, including those of the data's sets with boxes."""
-    return {**CHECKS, **{f"{name} trainval": partial(_discovery, name) for name in data.discovery}}
+    """All checks by name and split, including those of the data's sets with boxes and of videos."""
+    boxed = {f"{name} trainval": partial(_discovery, name) for name in data.discovery}
+    return {**CHECKS, **boxed, **{f"{name} frames": partial(_videos, name) for name in data.videos}}

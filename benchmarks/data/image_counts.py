@@ -19,6 +19,8 @@ RENDERED = {
     "voc12": ("VOC2012",),
     "coco20k": ("coco",),
     "pairs": ("shards train",),
+    "davis2017": ("films",),
+    "davis2016": ("films",),
 }
 
 
@@ -41,7 +43,7 @@ class Counts(Mapping[str, Sequence[int]]):
         return self._count(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys([*RENDERED, *self.data.discovery]))
+        return iter(dict.fromkeys([*RENDERED, *self.data.discovery, *self.data.videos]))
 
     def __len__(self) -> int:
         return len(list(iter(self)))

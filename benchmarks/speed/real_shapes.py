@@ -60,6 +60,7 @@ def rows() -> list[Measurement]:
         lost(),
         token_cut(),
         register_boxes(),
+        propagation(),
         norms(),
         single_token(),
         position(),
@@ -288,6 +289,25 @@ def token_cut(images: int = 2, side: int = 37, width: int = WIDTH) -> Measuremen
 
     bound = 2 * 4 * images * side**2 * width + 8 * 8 * images * side**4
     return measured(f"TokenCut, {images} images, {side} × {side}, D {width}", bound, work)
+
+
+def propagation(rows: int = 60, columns: int = 107, width: int = WIDTH, classes: int = 11) -> Measurement:
+    """A frame of 960 × 1,712 px after eight others: their features, those near a part of them, and its cosines."""
+    from regvit_lightning.tasks.video import label_propagation
+
+    rule = settings.load_settings("tasks", "davis2017_dinov3")[1].rule()
+    frames = rule.context + 1
+
+    @torch.inference_mode()
+    def work() -> None:
+        maps = torch.randn(frames + 1, rows, columns, width, device=hardware.accelerator())
+        labels = torch.rand(frames, rows, columns, classes, device=maps.device)
+        keys = [label_propagation.Frame(n, F.normalize(maps[n], dim=-1), labels[n]) for n in range(frames)]
+        label_propagation.propagate(rule, maps[-1], keys)
+
+    one, near = 4 * rows * columns * (width + classes), 2 * rule.radius + 5
+    bound = (2 * frames + 2) * one + frames * near * one // rows + 4 * 4 * label_propagation.AFFINITIES
+    return measured(f"label propagation, {frames} frames of {rows} × {columns}, D {width}", bound, work)
 
 
 def register_boxes(images: int = 32, blocks: int = 24, side: int = 37, registers: int = 4) -> Measurement:

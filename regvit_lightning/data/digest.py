@@ -36,10 +36,11 @@ def digests(data: DataSettings, section: str) -> dict[str, str]:
 
     Args:
         data: location and layout of the images.
-        section: `imagenet`, `imagenet22k`, `pairs`, `segmentation`, `depth`, or the name of a set with boxes.
+        section: `imagenet`, `imagenet22k`, `pairs`, `segmentation`, `depth`, or the name of a set with boxes or of
+            videos.
 
     Returns:
-        16 hexadecimal digits for each of `train` and `test` whose files exist, `all` for sets with boxes; for data
+        16 hexadecimal digits for each of `train` and `test` whose files exist, `all` for such sets; for data
         rendered on this machine `rendered`, from its version and settings alone. Empty if there are no images.
 
     Raises:
@@ -97,6 +98,8 @@ def _splits(data: DataSettings, section: str) -> dict[str, list[Part]]:
         return {split: _segmentation(data, number) for number, split in enumerate(("train", "test"))}
     if section == "depth":
         return {split: _depth(data, number) for number, split in enumerate(("train", "test"))}
+    if section in data.videos:
+        return {"all": _videos(data, section)}
     boxed_set = data.boxed_set(section)
     images, annotations, names = (Path(path) for path in boxed_set.paths(data.root))
     listed = [] if str(names) == ALL else [Part(names)]
@@ -124,6 +127,14 @@ def _depth(data: DataSettings, number: int) -> list[Part]:
     if layout.mat:
         return [Part(root / layout.mat, by_size=True), Part(root / layout.splits)]
     return [Part(root / layout.lists[number]), Part(root / layout.folders[number])]
+
+
+def _videos(data: DataSettings, name: str) -> list[Part]:
+    frames, masks, listed = data.video_set(name).paths()
+    return [
+        *(Part(Path(data.root, folder)) for folder in (frames, masks)),
+        *([Part(Path(data.root, listed))] if listed else []),
+    ]
 
 
 @dataclass

@@ -137,6 +137,31 @@ class BoxedSet:
         return self.paths() + ([self.image_suffix] if self.image_suffix != ".jpg" else [])
 
 
+@dataclass
+class VideoSet:
+    """Videos with masks of object ids, for video object segmentation; the defaults are those of DAVIS 2017.
+
+    Attributes:
+        frames, masks: folders below root with one folder for each video; a mask has the name of its frame, but for the
+            suffix. The objects to follow are those in the mask of the first frame.
+        names: file below root with the name of a video a line; empty takes every folder of `frames`.
+        one_object: all objects of a video are one, as in DAVIS 2016.
+    """
+
+    frames: str = "DAVIS/JPEGImages/480p"
+    masks: str = "DAVIS/Annotations/480p"
+    names: str = ""
+    one_object: bool = False
+
+    def paths(self) -> tuple[str, str, str]:
+        """Paths below root of the frames, the masks and the list of names, which may be empty."""
+        return self.frames, self.masks, self.names
+
+
+DAVIS = {  # available in any data, below its own root
+    "davis2017": VideoSet(names="DAVIS/ImageSets/2017/val.txt"),
+    "davis2016": VideoSet(names="DAVIS/ImageSets/2016/val.txt", one_object=True),
+}
 SUFFIXES = (".yaml", ".yml")  # of a file like those of configs/data that is given by its path
 VOC_NAMES = "ImageSets/Main/trainval.txt"
 ALL = "all"  # instead of a file of names
@@ -161,11 +186,14 @@ class DataSettings:
         depth: images with depth maps, for the depth tasks.
         discovery: sets of images with boxes, by name, for object discovery; a task on one of them ends in its name
             (`lost_voc07`). The sets of `full.yaml` are available in any data, below its own root.
+        videos: sets of videos, by name, for video object segmentation: a task on one of them ends in its name
+            (`vos_street`). DAVIS's two are available in any data.
         trained_on: name of the data whose `runs/<name>/` contains the trained models; empty for this data.
         rendered: generated on this machine by `regvit_lightning/data/mini/writer.py`.
         rendering: options of rendered data, see `MiniSettings`.
         counts: expected number of images of the splits, [train, test], where known; for `imagenet`,
-            `imagenet22k`, `segmentation`, `depth`; and [all] for a set with boxes, [train] for `pairs`.
+            `imagenet22k`, `segmentation`, `depth`; [all] for a set with boxes, [train] for `pairs`, and
+            [frames] for a set of videos.
         get: how to get the data if it is missing; appended to the error message.
     """
 
@@ -178,6 +206,7 @@ class DataSettings:
     segmentation: Segmentation = field(default_factory=Segmentation)
     depth: Depth = field(default_factory=Depth)
     discovery: dict[str, BoxedSet] = field(default_factory=dict)
+    videos: dict[str, VideoSet] = field(default_factory=dict)
     trained_on: str = ""
     rendered: bool = False
     rendering: MiniSettings = field(default_factory=MiniSettings)
@@ -186,19 +215,27 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         settings.check(bool(self.root), f"data '{self.name}': root is empty (give DATA_ROOT=<folder>)")
+        for where, names in (("discovery", self.discovery), ("videos", self.videos)):
+            for name in names:
+                self._check_name(where, name)
         for name, boxed_set in self.discovery.items():
-            fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) and name not in NOT_SETS
-            expected = f"expected letters, digits, _ and - for a name, and none of {', '.join(NOT_SETS)}"
-            settings.check(bool(fits), f"data '{self.name}': discovery.{name}: {expected}")
             boxed_set.check(f"data '{self.name}': discovery.{name}")
         self.discovery = {**published_sets(), **self.discovery}
+        self.videos = {**DAVIS, **self.videos}
+        both = sorted(self.discovery.keys() & self.videos.keys())
+        settings.check(not both, f"data '{self.name}': {both[:1]} names a set with boxes and one of videos")
+
+    def _check_name(self, where: str, name: str) -> None:
+        fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) and name not in NOT_SETS
+        expected = f"expected letters, digits, _ and - for a name, and none of {', '.join(NOT_SETS)}"
+        settings.check(bool(fits), f"data '{self.name}': {where}.{name}: {expected}")
 
     def section(self, name: str) -> dict[str, Any]:
         """The settings that determine which images a task reads and what their labels mean, as stored in its record.
 
         Args:
-            name: `imagenet`, `pairs`, `segmentation`, `depth`, or the name of a set with boxes. Records of a published
-                set list all published sets.
+            name: `imagenet`, `pairs`, `segmentation`, `depth`, or the name of a set with boxes or of videos. Records of
+                a published set with boxes list all published ones.
 
         Raises:
             SettingsError: no such part.
@@ -209,6 +246,8 @@ class DataSettings:
             return {"pairs": self.pairs}
         if name in ("segmentation", "depth"):
             return {key: value for key, value in asdict(getattr(self, name)).items() if value or key not in OPTIONAL}
+        if name in self.videos:
+            return {name: asdict(self.videos[name])}
         together = published_sets() if name in published_sets() else [name]
         return {one: self.boxed_set(one).recorded() for one in together}
 
@@ -221,6 +260,16 @@ class DataSettings:
         known = f"expected one of {', '.join(self.discovery)}"
         settings.check(name in self.discovery, f"data '{self.name}' has no set with boxes called '{name}': {known}")
         return self.discovery[name]
+
+    def video_set(self, name: str) -> VideoSet:
+        """The set of videos called `name`.
+
+        Raises:
+            SettingsError: no such set.
+        """
+        known = f"expected one of {', '.join(self.videos)}"
+        settings.check(name in self.videos, f"data '{self.name}' has no set of videos called '{name}': {known}")
+        return self.videos[name]
 
     def folder(self, images: str) -> str:
         """The folder below root that holds the data set `images`.

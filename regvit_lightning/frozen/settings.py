@@ -31,8 +31,8 @@ class TaskSettings:
     untrained_size: int = number("[1, 1e4]")
 
     @property
-    def boxed_set(self) -> str:
-        """Name of the set with boxes that the task reads; empty for a task that reads other images."""
+    def named_set(self) -> str:
+        """Name of the set with boxes or of videos that the task reads; empty for a task that reads other images."""
         return ""
 
     def __post_init__(self) -> None:

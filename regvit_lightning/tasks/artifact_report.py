@@ -98,7 +98,7 @@ class ArtifactReportSettings(TaskSettings):
     probes: ProbeSettings = field(default_factory=ProbeSettings)
 
     @property
-    def boxed_set(self) -> str:
+    def named_set(self) -> str:
         return "" if self.source == "imagenet" else self.source
 
     def __post_init__(self) -> None:
@@ -199,7 +199,7 @@ def run(
             **report.facts(),
         },
         picture=figures_report.page(report),
-        figures=partial(_figures, report) if settings.figures else None,
+        figures=partial(_figures, report) if settings.figures else dict,
         remarks=[report.verdict, *filter(None, [report.diversity.remark() if report.diversity else ""])],
     )
 

@@ -19,6 +19,7 @@ SMALL = {
     "lost": {"images": 2, "side": 20, "width": 64},
     "token_cut": {"images": 1, "side": 10, "width": 32},
     "register_boxes": {"images": 2, "blocks": 2, "side": 10},
+    "propagation": {"rows": 12, "columns": 14, "width": 32},
     "norms": {"images": 20, "depth": 3, "side": 8},
     "single_token": {"images": 1000, "width": 32, "classes": 100},
     "position": {"images": 20, "side": 12, "width": 32, "tokens": 1000},

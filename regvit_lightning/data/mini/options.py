@@ -5,6 +5,8 @@ from typing import Any
 
 from regvit_lightning.settings import SEEDS, number
 
+LATER = ("plain", "films")  # options that came after version 5 of the rendered data
+
 
 @dataclass
 class MiniSettings:
@@ -14,6 +16,7 @@ class MiniSettings:
         seed: seed of every image.
         imagenet_train, imagenet_val: images per class.
         ade_train, ade_val, nyu_train, nyu_test, voc2007, voc2012, coco: images.
+        films: videos of 12 frames.
         shards_train, shards_val: image-text pairs; `shard_pairs` of them in each shard.
         imagenet_side: pixels, of ImageNet and the image-text pairs.
         ade_side, voc_side: pixels of the larger side; `voc_side` is that of VOC and COCO.
@@ -38,8 +41,13 @@ class MiniSettings:
     ade_side: int = number("[16, 4096]", 200)
     voc_side: int = number("[16, 4096]", 160)
     plain: float = number("[0, 1]", 0.0)
+    films: int = number("[1, 1e5]", 16)
 
     def described(self) -> dict[str, Any]:
-        """Values by name as kept beside the images; without `plain` where it is 0, as sets from before it lack it."""
-        values = asdict(self)
-        return values if self.plain else {key: value for key, value in values.items() if key != "plain"}
+        """Values by name as kept beside the images; without those of `LATER` that are the default.
+
+        Sets that were rendered before an option of `LATER` came lack it, and are the same without it.
+        """
+        usual = MiniSettings()
+        skipped = {name for name in LATER if getattr(self, name) == getattr(usual, name)}
+        return {key: value for key, value in asdict(self).items() if key not in skipped}

@@ -64,6 +64,7 @@ class Rendering:
     truncated: npt.NDArray[np.bool_]  # (n,), whether the object leaves the frame
     main_label: int  # index into CLASSES, -1 without any object
     caption: str
+    owner: npt.NDArray[np.int16]  # (H, W), index of the thing of the scene that is seen, clutter included; -1 for none
 
 
 # ---------------------------------------------------------------------------------------------------- sampling
@@ -314,6 +315,7 @@ class _Canvas:
             truncated=np.array([_leaves_frame(scene.camera, scene.things[i]) for i in listed], np.bool_),
             main_label=-1 if main is None else scene.things[main].label,
             caption=caption(scene, main, listed),
+            owner=self.owner,
         )
 
 

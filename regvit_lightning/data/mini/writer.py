@@ -6,6 +6,7 @@
     <root>/VOCdevkit/{VOC2007,VOC2012}/{JPEGImages,Annotations,ImageSets/Main}
     <root>/coco/{images/train2014, annotations/instances_train2014.json, coco_20k_filenames.txt}
     <root>/shards/{train,val}-<n>.tar                                      webdataset: <key>.jpg, .txt, .cls
+    <root>/DAVIS/{JPEGImages,Annotations}/480p/<film>/<n>.{jpg,png}, ImageSets/{2016,2017}/val.txt
     <root>/settings.json, complete.json                                    settings of started, of complete data
 
 Every image has its own generator, seeded by (seed, split, index): any image can be rendered alone, and the bytes
@@ -15,6 +16,7 @@ renamed; existing files are not rewritten. Only one process at a time may write 
 
 from __future__ import annotations
 
+import colorsys
 import contextlib
 import dataclasses
 import io
@@ -36,24 +38,28 @@ import numpy as np
 from PIL import Image
 
 from regvit_lightning.data.mini.annotations import coco_annotations, voc_xml
+from regvit_lightning.data.mini.films import FRAMES, film
 from regvit_lightning.data.mini.options import MiniSettings
 from regvit_lightning.data.mini.scenes import CLASSES, Rendering, Scene, render, sample_scene
 from regvit_lightning.errors import UserError
 
 VERSION = 5  # of pictures and files: increment it when either changes, so that old data sets are rewritten
-FOLDERS = ("imagenet", "ADEChallengeData2016", "nyu", "VOCdevkit", "coco", "shards")
+FOLDERS = ("imagenet", "ADEChallengeData2016", "nyu", "VOCdevkit", "coco", "shards", "DAVIS")
 FOLDER_NAMES = tuple(name.replace(" ", "_") for name in CLASSES)
 NYU_FOCAL = 518.8579  # pixels, the colour camera of NYU Depth v2 as given in the BTS lists
 TASK_IMAGES = 32  # images of about 96 x 96 in a task of one worker: about a tenth of a second
 
 
 def is_complete(root: Path, settings: MiniSettings | None = None) -> bool:
-    """Whether `root` contains a complete data set of this version, and of these settings if given."""
+    """Whether `root` contains a complete data set of this version, and of these settings if given.
+
+    Without settings, folders that came later than the data set are not asked for: the rest of it can be read as ever.
+    """
     kept = _read_json(Path(root) / "complete.json") or {}
     wanted, present = kept.get("files"), _count_files(Path(root))
     if kept.get("version") != VERSION or not isinstance(wanted, dict):
         return False
-    if settings is not None and kept.get("settings") != settings.described():
+    if settings is not None and (kept.get("settings") != settings.described() or not set(FOLDERS) <= wanted.keys()):
         return False
     # Additional files do no harm: some loaders leave their caches beside the data.
     return all(present[name] >= wanted.get(name, 0) for name in FOLDERS)
@@ -110,6 +116,8 @@ def _tasks(settings: MiniSettings) -> list[RenderTask]:
         count, step = size(settings), max(1, TASK_IMAGES // cost)
         if part.startswith("shards"):
             step = settings.shard_pairs
+        elif part == "films":
+            step = FRAMES
         elif part == "coco":  # one JSON holds the annotations of all images
             step = max(count, 1)
         for start in range(0, count, step):
@@ -189,7 +197,7 @@ def _imagenet(root: Path, settings: MiniSettings, part: str, indices: range) -> 
         name = FOLDER_NAMES[index % len(CLASSES)]
         path = root / "imagenet" / part.split()[1] / name / f"{name}_{index // len(CLASSES):05d}.JPEG"
         if not path.exists():
-            _write_jpeg(path, _main_object(settings, part, index))
+            _write_jpeg(path, _main_object(settings, part, index).image)
 
 
 def _ade(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
@@ -201,7 +209,7 @@ def _ade(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
         labels = folder / "annotations" / split / f"{name}.png"
         if not (image.exists() and labels.exists()):
             rendering = _any_objects(settings, part, index, settings.ade_side)
-            _write_jpeg(image, rendering)
+            _write_jpeg(image, rendering.image)
             _write_png(labels, rendering.semantic)
 
 
@@ -211,7 +219,7 @@ def _nyu(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
         if not (image.exists() and depth.exists()):
             scene = sample_scene(_rng(settings, part, index), 640, 480, focal=NYU_FOCAL)
             rendering = _render(scene, settings, part, index)
-            _write_jpeg(image, rendering)
+            _write_jpeg(image, rendering.image)
             _write_png(depth, np.round(rendering.depth * 1000).astype(np.uint16))
 
 
@@ -232,7 +240,7 @@ def _voc(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
         image, objects = folder / "JPEGImages" / f"{name}.jpg", folder / "Annotations" / f"{name}.xml"
         if not (image.exists() and objects.exists()):
             rendering = _any_objects(settings, part, index, settings.voc_side)
-            _write_jpeg(image, rendering)
+            _write_jpeg(image, rendering.image)
             _write_bytes(objects, voc_xml(rendering, part, f"{name}.jpg", FOLDER_NAMES))
 
 
@@ -251,7 +259,7 @@ def _coco(root: Path, settings: MiniSettings, part: str, indices: range) -> None
     for index, path in zip(indices, paths, strict=True):
         rendering = _any_objects(settings, part, index, settings.voc_side)
         if not path.exists():
-            _write_jpeg(path, rendering)
+            _write_jpeg(path, rendering.image)
         height, width = rendering.semantic.shape
         images.append({"id": _coco_id(index), "file_name": path.name, "height": height, "width": width, "license": 1})
         crowd = index % 20 == 7  # rare but present, as in the real annotations
@@ -283,12 +291,32 @@ def _shards(root: Path, settings: MiniSettings, part: str, indices: range) -> No
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for index in indices:
             rendering = _main_object(settings, part, index)
-            pair = {"jpg": _jpeg(rendering), "txt": rendering.caption.encode(), "cls": b"%d" % rendering.main_label}
+            pair = {
+                "jpg": _jpeg(rendering.image),
+                "txt": rendering.caption.encode(),
+                "cls": b"%d" % rendering.main_label,
+            }
             for extension, content in pair.items():
                 member = tarfile.TarInfo(f"{index:06d}.{extension}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     _write_bytes(path, buffer.getvalue())
+
+
+def _films(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
+    """Write one film: the frames of all films are counted one after the other."""
+    number = indices.start // FRAMES
+    images, masks = (root / "DAVIS" / kind / "480p" / _film_name(number) for kind in ("JPEGImages", "Annotations"))
+    paths = [(images / f"{frame:05d}.jpg", masks / f"{frame:05d}.png") for frame in range(len(indices))]
+    if all(path.exists() for pair in paths for path in pair):
+        return
+    for (image, mask), (pixels, ids) in zip(paths, film(_rng(settings, part, number), len(indices)), strict=True):
+        _write_jpeg(image, pixels)
+        _write_png(mask, _with_palette(ids))
+
+
+def _film_name(number: int) -> str:
+    return f"film_{number:03d}"
 
 
 # part: (function that writes it, number of images, cost of an image relative to one of 96 x 96)
@@ -304,6 +332,7 @@ PARTS: dict[str, tuple[Callable[[Path, MiniSettings, str, range], None], Callabl
     "coco": (_coco, lambda s: s.coco, 1),
     "shards train": (_shards, lambda s: s.shards_train, 1),
     "shards val": (_shards, lambda s: s.shards_val, 1),
+    "films": (_films, lambda s: s.films * FRAMES, 3),
 }
 
 
@@ -316,6 +345,9 @@ def _write_lists(root: Path, settings: MiniSettings) -> None:
         names = [_voc_name(part, index) for index in range(PARTS[part][1](settings))]
         for split, chosen in (("trainval", names), ("train", names[0::2]), ("val", names[1::2])):
             _write_lines(root / "VOCdevkit" / part / "ImageSets" / "Main" / f"{split}.txt", chosen)
+    for year in ("2016", "2017"):
+        films = [_film_name(number) for number in range(settings.films)]
+        _write_lines(root / "DAVIS" / "ImageSets" / year / "val.txt", films)
     # As in the real list, not every image of train2014 is in it.
     chosen = [_coco_name(index) for index in range(settings.coco) if index % 12 != 5]
     _write_lines(root / "coco" / "coco_20k_filenames.txt", chosen)
@@ -324,21 +356,30 @@ def _write_lists(root: Path, settings: MiniSettings) -> None:
 # ------------------------------------------------------------------------------------------------------- files
 
 
-def _jpeg(rendering: Rendering) -> bytes:
+def _jpeg(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(rendering.image).save(buffer, "JPEG", quality=90)
+    Image.fromarray(image).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 
 
-def _write_jpeg(path: Path, rendering: Rendering) -> None:
-    _write_bytes(path, _jpeg(rendering))
+def _write_jpeg(path: Path, image: np.ndarray) -> None:
+    _write_bytes(path, _jpeg(image))
 
 
-def _write_png(path: Path, values: np.ndarray) -> None:
-    """Write a PNG of one channel with 8 or 16 bits."""
+def _write_png(path: Path, values: np.ndarray | Image.Image) -> None:
+    """Write a PNG of one channel with 8 or 16 bits, or one with a palette."""
     buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, "PNG", compress_level=3)
+    image = values if isinstance(values, Image.Image) else Image.fromarray(values)
+    image.save(buffer, "PNG", compress_level=3)
     _write_bytes(path, buffer.getvalue())
+
+
+def _with_palette(ids: np.ndarray) -> Image.Image:
+    """Object ids as an image with a palette, as in DAVIS, so that a viewer shows them: 0 is black."""
+    image = Image.fromarray(ids).convert("P")
+    hues = (colorsys.hsv_to_rgb(0.61803 * number % 1, 0.75, 0.9) for number in range(1, 256))
+    image.putpalette([0, 0, 0, *(round(255 * part) for colour in hues for part in colour)])
+    return image
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:

@@ -62,7 +62,7 @@ class DiscoverySettings(TaskSettings):
     max_patches: int = number("[1, 1e6]")
 
     @property
-    def boxed_set(self) -> str:
+    def named_set(self) -> str:
         return self.images
 
 

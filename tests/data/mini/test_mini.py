@@ -15,6 +15,7 @@ from PIL import Image
 
 from regvit_lightning.data.mini import writer as mini
 from regvit_lightning.data.mini.annotations import run_lengths
+from regvit_lightning.data.mini.films import film
 from regvit_lightning.data.mini.scenes import CLASSES, SEMANTIC_IDS, render, sample_scene
 from regvit_lightning.data.mini.writer import MiniSettings, is_complete, write
 from regvit_lightning.errors import UserError
@@ -35,6 +36,7 @@ TINY = MiniSettings(
     imagenet_side=48,
     ade_side=80,
     voc_side=64,
+    films=1,
 )
 
 
@@ -170,12 +172,49 @@ def test_shards_hold_image_text_and_class(root):
         assert CLASSES[int(members[f"{key}.cls"])] in members[f"{key}.txt"].decode()
 
 
+def test_films_in_the_layout_of_davis(root):
+    folder = root / "DAVIS"
+    for year in ("2016", "2017"):
+        assert (folder / "ImageSets" / year / "val.txt").read_text() == "film_000\n"
+    frames = sorted((folder / "JPEGImages" / "480p" / "film_000").iterdir())
+    masks = sorted((folder / "Annotations" / "480p" / "film_000").iterdir())
+    assert [path.name for path in frames] == [f"{number:05d}.jpg" for number in range(12)]
+    assert [path.name for path in masks] == [f"{number:05d}.png" for number in range(12)]
+    mask = Image.open(masks[0])
+    assert mask.mode == "P"
+    assert mask.size == Image.open(frames[0]).size == (192, 128)
+    assert mask.getpalette()[:3] == [0, 0, 0]
+    assert set(np.unique(mask)) <= {0, 1, 2, 3}
+    rng = mini._rng(TINY, "films", 0)
+    assert all((np.asarray(Image.open(path)) == ids).all() for path, (_, ids) in zip(masks, film(rng), strict=True))
+
+
 # ------------------------------------------------------------------------------------------- writing and resuming
+
+
+def test_a_set_from_before_the_films_is_read_as_ever_and_gets_them_alone(root, tmp_path):
+    usual = replace(TINY, films=MiniSettings().films)
+    assert usual.described() == {key: value for key, value in TINY.described().items() if key != "films"}
+    old = shutil.copytree(root, tmp_path / "old")
+    shutil.rmtree(old / "DAVIS")
+    complete = json.loads((old / "complete.json").read_text())
+    del complete["files"]["DAVIS"], complete["settings"]["films"]
+    for name, content in (("complete.json", complete), ("settings.json", {**complete, "files": None})):
+        kept = {key: value for key, value in content.items() if value is not None}
+        (old / name).write_text(json.dumps(kept))
+    assert is_complete(old)  # all tasks but those on videos
+    assert not is_complete(old, usual)
+    before, written = mini.rendered_as(old), {path: path.stat().st_mtime_ns for path in old.rglob("*.jpg")}
+    list(write(old, usual, workers=1))
+    assert is_complete(old, usual)
+    assert mini.rendered_as(old) == before  # the digest of the data in records stays
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert len(list((old / "DAVIS" / "JPEGImages").rglob("*.jpg"))) == 12 * usual.films
 
 
 def test_progress_ends_with_all(tmp_path):
     steps = list(write(tmp_path, replace(TINY, nyu_train=1, nyu_test=1), workers=1))
-    assert steps[-1] == (16 * 3 + 5 + 2 + 8 + 13 + 7,) * 2
+    assert steps[-1] == (16 * 3 + 5 + 2 + 8 + 13 + 7 + 12,) * 2
     done = [step[0] for step in steps]
     assert done == sorted(done)
     assert done[0] == 0
