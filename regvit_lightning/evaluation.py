@@ -62,7 +62,7 @@ class Evaluation:
 
     @property
     def section(self) -> str:
-        """Name of the data set that is read: a part of the data settings, or a set with boxes."""
+        """Name of the data set that is read: a part of the data settings, or a named set."""
         return str(self.settings.named_set or self.task.READS)
 
     def digests(self) -> dict[str, str]:

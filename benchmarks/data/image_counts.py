@@ -43,7 +43,7 @@ class Counts(Mapping[str, Sequence[int]]):
         return self._count(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys([*RENDERED, *self.data.discovery, *self.data.videos]))
+        return iter(dict.fromkeys([*RENDERED, *self.data.discovery, *self.data.videos, *self.data.masked]))
 
     def __len__(self) -> int:
         return len(list(iter(self)))
