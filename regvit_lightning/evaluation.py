@@ -61,8 +61,15 @@ class Evaluation:
 
     @property
     def section(self) -> str:
-        """Name of the data set that is read: a part of the data settings, or a set with boxes."""
-        return str(self.settings.named_set or self.task.READS)
+        """Name of the data set that is read: a part of the data settings, or a set with boxes or of videos.
+
+        Raises:
+            SettingsError: the data has no set of videos of that name.
+        """
+        name = str(self.settings.named_set or self.task.READS)
+        if self.task.READS == "videos":
+            self.data.video_set(name)  # a message that lists the sets of videos, not those with boxes
+        return name
 
     def digests(self) -> dict[str, str]:
         """Digest of each split of the data set that is read, as it lies there now."""
