@@ -113,7 +113,10 @@ def pooled(part_and_whole: Scores) -> float:
 
 
 # Metrics that are a function of the mean per-image scores, not that mean itself.
-STATISTICS: dict[str, Statistic] = {"miou": miou, **dict.fromkeys(("jf", "j", "f", "outlier_keys"), pooled)}
+STATISTICS: dict[str, Statistic] = {
+    "miou": miou,
+    **dict.fromkeys(("jf", "j", "f", "outlier_keys", "pck", "outlier_matches"), pooled),
+}
 
 
 # -------------------------------------------------------------------------------------------------------- intervals

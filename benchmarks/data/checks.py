@@ -68,6 +68,12 @@ def _videos(name: str, data: DataSettings) -> int:
     return sum(len(video.frames) for video in videos(data, name))
 
 
+def _keypoints(name: str, data: DataSettings) -> int:
+    from regvit_lightning.data.keypoints import keypoint_pairs
+
+    return len(keypoint_pairs(data, name))
+
+
 CHECKS: dict[str, Check] = {
     "imagenet train": _imagenet_train,
     "imagenet val": _imagenet_val,
@@ -81,6 +87,7 @@ CHECKS: dict[str, Check] = {
 
 
 def checks_of(data: DataSettings) -> dict[str, Check]:
-    """All checks by name and split, including those of the data's sets with boxes and of videos."""
+    """All checks by name and split, including those of the data's sets with boxes, of videos and with keypoints."""
     boxed = {f"{name} trainval": partial(_discovery, name) for name in data.discovery}
-    return {**CHECKS, **boxed, **{f"{name} frames": partial(_videos, name) for name in data.videos}}
+    films = {f"{name} frames": partial(_videos, name) for name in data.videos}
+    return {**CHECKS, **boxed, **films, **{f"{name} pairs": partial(_keypoints, name) for name in data.keypoints}}

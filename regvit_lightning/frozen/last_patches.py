@@ -1,6 +1,5 @@
-"""Patches of the last block with their norms, for tasks that compare patches and count outliers among those they take."""
+"""Patches of the last block with their norms, for tasks that compare patches and count the outliers among them."""
 
-import torch
 from torch import Tensor
 
 from regvit_lightning.errors import UserError

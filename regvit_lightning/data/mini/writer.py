@@ -7,6 +7,7 @@
     <root>/coco/{images/train2014, annotations/instances_train2014.json, coco_20k_filenames.txt}
     <root>/shards/{train,val}-<n>.tar                                      webdataset: <key>.jpg, .txt, .cls
     <root>/DAVIS/{JPEGImages,Annotations}/480p/<film>/<n>.{jpg,png}, ImageSets/{2016,2017}/val.txt
+    <root>/SPair-71k/{JPEGImages/<class>, PairAnnotation/test, Layout/large/test.txt}
     <root>/settings.json, complete.json                                    settings of started, of complete data
 
 Every image has its own generator, seeded by (seed, split, index): any image can be rendered alone, and the bytes
@@ -39,12 +40,13 @@ from PIL import Image
 
 from regvit_lightning.data.mini.annotations import coco_annotations, voc_xml
 from regvit_lightning.data.mini.films import FRAMES, film
+from regvit_lightning.data.mini.keypoints import keypoints_of, pair_annotations
 from regvit_lightning.data.mini.options import MiniSettings
 from regvit_lightning.data.mini.scenes import CLASSES, Rendering, Scene, render, sample_scene
 from regvit_lightning.errors import UserError
 
 VERSION = 5  # of pictures and files: increment it when either changes, so that old data sets are rewritten
-FOLDERS = ("imagenet", "ADEChallengeData2016", "nyu", "VOCdevkit", "coco", "shards", "DAVIS")
+FOLDERS = ("imagenet", "ADEChallengeData2016", "nyu", "VOCdevkit", "coco", "shards", "DAVIS", "SPair-71k")
 FOLDER_NAMES = tuple(name.replace(" ", "_") for name in CLASSES)
 NYU_FOCAL = 518.8579  # pixels, the colour camera of NYU Depth v2 as given in the BTS lists
 TASK_IMAGES = 32  # images of about 96 x 96 in a task of one worker: about a tenth of a second
@@ -118,6 +120,8 @@ def _tasks(settings: MiniSettings) -> list[RenderTask]:
             step = settings.shard_pairs
         elif part == "films":
             step = FRAMES
+        elif part == "keypoints":  # the annotations are of all pairs of a class
+            step = settings.keypoints
         elif part == "coco":  # one JSON holds the annotations of all images
             step = max(count, 1)
         for start in range(0, count, step):
@@ -319,6 +323,22 @@ def _film_name(number: int) -> str:
     return f"film_{number:03d}"
 
 
+def _keypoints(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
+    """Write the images of one class, and one annotation for each ordered pair of them."""
+    label = indices.start // settings.keypoints
+    images, name = root / "SPair-71k" / "JPEGImages" / FOLDER_NAMES[label], FOLDER_NAMES[label]
+    scenes = {}
+    for number in range(settings.keypoints):
+        rng = _rng(settings, part, indices.start + number)
+        scene = sample_scene(rng, settings.imagenet_side, settings.imagenet_side, label)
+        rendering = _render(scene, settings, part, indices.start + number)
+        scenes[f"{number:03d}.jpg"] = keypoints_of(scene, rendering)
+        if not (images / f"{number:03d}.jpg").exists():
+            _write_jpeg(images / f"{number:03d}.jpg", rendering.image)
+    for pair, annotation in pair_annotations(name, scenes).items():
+        _write_json(root / "SPair-71k" / "PairAnnotation" / "test" / f"{pair}.json", annotation)
+
+
 # part: (function that writes it, number of images, cost of an image relative to one of 96 x 96)
 PARTS: dict[str, tuple[Callable[[Path, MiniSettings, str, range], None], Callable[[MiniSettings], int], int]] = {
     "imagenet train": (_imagenet, lambda s: s.imagenet_train * len(CLASSES), 1),
@@ -333,6 +353,7 @@ PARTS: dict[str, tuple[Callable[[Path, MiniSettings, str, range], None], Callabl
     "shards train": (_shards, lambda s: s.shards_train, 1),
     "shards val": (_shards, lambda s: s.shards_val, 1),
     "films": (_films, lambda s: s.films * FRAMES, 3),
+    "keypoints": (_keypoints, lambda s: s.keypoints * len(CLASSES), 1),
 }
 
 
@@ -348,6 +369,8 @@ def _write_lists(root: Path, settings: MiniSettings) -> None:
     for year in ("2016", "2017"):
         films = [_film_name(number) for number in range(settings.films)]
         _write_lines(root / "DAVIS" / "ImageSets" / year / "val.txt", films)
+    pairs = sorted(path.stem for path in (root / "SPair-71k" / "PairAnnotation" / "test").glob("*.json"))
+    _write_lines(root / "SPair-71k" / "Layout" / "large" / "test.txt", pairs)
     # As in the real list, not every image of train2014 is in it.
     chosen = [_coco_name(index) for index in range(settings.coco) if index % 12 != 5]
     _write_lines(root / "coco" / "coco_20k_filenames.txt", chosen)
