@@ -157,7 +157,7 @@ def sums(rows: Sequence[PlanRow], grid: Cells, estimates: "Estimates", count: in
         f"{'GPU-hours' if gpus else 'Hours of work'}: {total / 3600:,.2f} ({duration(total)})",
         f"Hours on {where}, longest cells first: {span / 3600:,.2f} ({duration(span)})",
     ]
-    idle = round(count - total / span)
+    idle = round(count - total / span) if span else 0  # a text tower alone is not counted
     if idle > 0:
         lines.append(f"Idle: {idle} of {count} GPUs on average{_advice(rows, grid, estimates, count, span)}")
     return lines
@@ -212,9 +212,10 @@ def _speed(options: Plan, estimates: "Estimates", cells: Sequence[Cell]) -> Plan
         where = f" ({'; '.join(ran_on)})" if ran_on else ""
         words = f"measured FLOP/s of the cells that have run{where}, by task where it has"
         return PlannedSpeed(estimates.speed, words, from_runs=True)
-    if given or not cells or (options.gpus != "all" and not torch.cuda.is_available()):
+    shaped = [cell for cell in cells if estimates.work(cell)[0].passes and not estimates.by_stage(cell)]
+    if given or not shaped or (options.gpus != "all" and not torch.cuda.is_available()):
         return _assumed(options, given)
-    return _measured(estimates, cells)
+    return _measured(estimates, shaped)
 
 
 def _assumed(options: Plan, given: bool) -> PlannedSpeed:

@@ -60,14 +60,24 @@ def shape_of(backbone: "Backbone", images: Pass) -> BlockShape:
 def flops(backbone: "Backbone", images: Pass) -> float:
     """FLOPs of all images of a pass: twice the multiply-adds, three times that if the backbone is trained."""
     from regvit_lightning.analysis import cost
+    from regvit_lightning.models.feature_maps import FeatureMaps
 
-    macs = cost.macs_of_patches(backbone, backbone.num_registers, _patches(backbone, images)) + images.more_macs
-    return 2.0 * macs * images.images * (3 if images.trained else 1)
+    if isinstance(backbone, FeatureMaps):
+        macs = cost.macs_of_maps(backbone, *_whole(backbone, images))
+    else:
+        macs = cost.macs_of_patches(backbone, backbone.num_registers, _patches(backbone, images))
+    return 2.0 * (macs + images.more_macs) * images.images * (3 if images.trained else 1)
 
 
 def _patches(backbone: "Backbone", images: Pass) -> int:
+    height, width = _whole(backbone, images)
+    return (height // backbone.patch_size) * (width // backbone.patch_size)
+
+
+def _whole(backbone: "Backbone", images: Pass) -> tuple[int, int]:
+    """Height and width of images of a pass in pixels, up to whole patches."""
     patch = backbone.patch_size
-    return -(-images.height // patch) * -(-images.width // patch)
+    return -(-images.height // patch) * patch, -(-images.width // patch) * patch
 
 
 def block_speed(shape: BlockShape, most_images: int, precision: str = "auto") -> float:

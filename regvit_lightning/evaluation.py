@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 FIGURES = "figures"  # folder of single figures in the folder of a cell
+EXAMPLES, EXAMPLE_FORMATS = "examples", ("pdf", "png")  # of them the picture; no SVG: it is mostly pixels
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ def run_and_record(
 ) -> tuple["Outcome", Path]:
     """Compute a cell and write its record, with the per-image scores and the picture beside it.
 
-    Single figures of a paper's size, if the task has any, go to `figures/` in the folder of the cell.
+    Single figures, or else the picture at the resolution of print, go to `figures/` in the folder of the cell.
 
     Args:
         evaluation: the cell to compute.
@@ -320,8 +321,11 @@ def _save_pictures(outcome: "Outcome", file: Path, folder: Path) -> None:
 
     if outcome.picture is not None:
         _show(outcome.picture, file, folder)
-    for name, figure in outcome.figures().items() if outcome.figures is not None else ():
-        style.save(figure, folder / FIGURES / name)
+    if outcome.figures is not None:
+        for name, figure in outcome.figures().items():
+            style.save(figure, folder / FIGURES / name)
+    elif outcome.picture is not None:
+        style.save(outcome.picture, folder / FIGURES / EXAMPLES, EXAMPLE_FORMATS)
 
 
 def _save_scores(scores: Mapping[str, Any], file: Path) -> dict[str, str]:

@@ -115,6 +115,7 @@ def pooled(part_and_whole: Scores) -> float:
 # Metrics that are a function of the mean per-image scores, not that mean itself.
 STATISTICS: dict[str, Statistic] = {
     "miou": miou,
+    "miou_resized": miou,
     **dict.fromkeys(("jf", "j", "f", "outlier_keys", "pck", "outlier_matches"), pooled),
 }
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from benchmarks import evaluate
 from benchmarks.evaluate import Evaluate
@@ -52,6 +53,36 @@ def test_a_number_that_is_not_finite_reaches_neither_caller_nor_record(folder, t
     with pytest.raises(UserError, match="imagenet_knn: top1 is nan, not a finite number; nothing is recorded"):
         evaluation.run_and_record(cell, backbone, tmp_path / "results", RunOptions(folder=tmp_path / "cell"))
     assert not (tmp_path / "results").exists()
+
+
+def drawn():
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(2, 1), dpi=100)
+
+
+@pytest.mark.parametrize(
+    ("figures", "names"),
+    [
+        (None, ["examples.pdf", "examples.png"]),
+        (lambda: {"a": drawn(), "b": drawn()}, [f"{name}.{kind}" for name in "ab" for kind in ("pdf", "png", "svg")]),
+        (dict, []),
+    ],
+)
+def test_single_figures_are_written_for_print(folder, tmp_path, monkeypatch, figures, names):
+    backbone = load_backbone("random-vitn_reg0", Path("none"), image_size=64)
+    cell = evaluation.prepare("imagenet_knn", evaluation.layout.resolve(folder), "mini")
+    outcome = Outcome({"top1": 1.0, "top1_best_on_test": 2.0}, images=4, picture=drawn(), figures=figures)
+    monkeypatch.setattr(cell.task, "run", lambda *_: outcome)
+    _, file = evaluation.run_and_record(cell, backbone, tmp_path / "results", RunOptions(folder=tmp_path / "cell"))
+    with Image.open(file.with_suffix(".png")) as picture:
+        assert picture.size == (200, 100)
+    written = sorted((tmp_path / "cell").glob("figures/*"))
+    assert [one.name for one in written] == names
+    for one in written:
+        if one.suffix == ".png":
+            with Image.open(one) as figure:
+                assert figure.size == (400, 200)  # 200 dots per inch
 
 
 def test_a_misspelt_setting_names_its_neighbour(folder):

@@ -2,9 +2,11 @@
 
 import re
 import runpy
+import textwrap
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import regvit_lightning
 from regvit_lightning import evaluation
@@ -21,7 +23,7 @@ def output(capsys, name, *words):
 @pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_every_example_is_tested_here_and_shows_its_command(script):
     assert f"python examples/{script.name} " in script.read_text()
-    assert script.stem in ("compare_two_backbones", "look_at_norms")
+    assert script.stem in ("compare_two_backbones", "look_at_norms", "own_model")
 
 
 @pytest.fixture
@@ -64,3 +66,29 @@ def test_norms_are_looked_at(tiny, capsys):
     for line, file in zip((first, second), files, strict=True):
         assert re.fullmatch(rf"{re.escape(str(file))}: \d+ of 784 patches are outliers", line)
     assert verdict.startswith("random-vitn_reg4 has ")
+
+
+def test_a_model_of_ones_own_is_looked_at_and_evaluated(folder, tiny, tmp_path, capsys, monkeypatch):
+    nets = """
+        from torch import nn
+
+        class Net(nn.Module):
+            image_size, mean, std = 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+            def __init__(self):
+                super().__init__()
+                self.net = nn.Conv2d(3, 8, 32, 32)
+
+            def forward(self, images):
+                patches = self.net(images).permute(0, 2, 3, 1)
+                return {"patches": patches, "cls": patches.mean(dim=(1, 2))}
+    """
+    (tmp_path / "my_models.py").write_text(textwrap.dedent(nets))
+    monkeypatch.chdir(tmp_path)
+    photo = next(Path(tiny.root, "imagenet", "val").rglob("*.*"))
+    of_photo, accuracy = output(capsys, "own_model", "my_models.py:Net", folder, photo)
+    assert re.fullmatch(rf"{re.escape(photo.name)}: \d+ of 49 patches are outliers", of_photo)
+    value, low, high = map(float, re.fullmatch(r"top-1 (.+) % \[(.+), (.+)\] of 8 images", accuracy).groups())
+    assert 0 <= low <= value <= high <= 100
+    with Image.open("look.png") as figure:
+        assert figure.width > 1000

@@ -9,6 +9,7 @@ from benchmarks import command
 from benchmarks.compare.comment import markdown
 from benchmarks.compare.lines import Line, certainly_worse, compare_records
 from benchmarks.compare.sides import of_models, of_states
+from benchmarks.tables.by_task import metric_name
 from benchmarks.tables.markdown import for_terminal
 from benchmarks.tables.scored_records import ScoredRecords, data_name
 from benchmarks.tables.verdicts import WORSE_ONE_SEED
@@ -53,7 +54,8 @@ def _be_strict(lines: Sequence[Line], head: ScoredRecords) -> None:
     """Exit with 1 if anything is certainly worse or unreadable; warn of what one seed cannot decide."""
     undecided = [line for line in lines if line.verdict == WORSE_ONE_SEED]
     if undecided:
-        named = ", ".join(f"{line.row.model} {line.column.task} {line.column.metric}" for line in undecided[:SHOWN])
+        shown = [(line.row.model, line.column.task, metric_name(line.column.metric)) for line in undecided[:SHOWN]]
+        named = ", ".join(" ".join(words) for words in shown)
         more = f" and {len(undecided) - SHOWN} more" if len(undecided) > SHOWN else ""
         print(f"warning: worse beyond image noise, but with one seed: {named}{more}", file=sys.stderr)
     if head.skipped:

@@ -6,6 +6,7 @@ from statistics import fmean
 
 from benchmarks.compare.lines import GONE, NEW, PROTOCOL, VERDICTS, Line, compare_records
 from benchmarks.compare.reasons import changed_facts
+from benchmarks.tables.by_task import metric_name
 from benchmarks.tables.columns import BySeed, key
 from benchmarks.tables.escapes import in_line
 from benchmarks.tables.scored_records import ScoredRecords
@@ -60,7 +61,7 @@ def _differences(lines: Sequence[Line]) -> Iterator[str]:
 
 def _shown(line: Line) -> str:
     """One value: `deit3-vitn_reg4 imagenet_knn top1 58.4 → 59.1, +0.7 [-1.2, 2.6]`."""
-    digits, name = line.column.decimals, f"{line.row.model} {line.column.task} {line.column.metric}"
+    digits, name = line.column.decimals, f"{line.row.model} {line.column.task} {metric_name(line.column.metric)}"
     sides = [_mean(side, digits) for side in (line.old, line.new)]
     change = " ".join(filter(None, change_parts(line.change, digits))) if line.change else line.reason
     return in_line(f"{name} {' → '.join(sides)}{f', {change}' if change else ''}")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from benchmarks.compare.lines import VERDICTS, Line
 from benchmarks.compare.reasons import changed_facts
 from benchmarks.tables import columns
+from benchmarks.tables.by_task import metric_name
 from benchmarks.tables.columns import MARKS, BySeed, key
 from benchmarks.tables.escapes import in_markdown
 from benchmarks.tables.formats import INTERVAL, RAISED, made, plain_lines, row_name
@@ -49,7 +50,8 @@ def _row(line: Line, marks: tuple[Mapping[str, str], Mapping[str, str]]) -> list
     if line.change is not None:
         unpaired = RAISED["u"] if line.change.interval and not line.change.paired else ""
         change = " ".join(filter(None, change_parts(line.change, column.decimals))) + unpaired
-    metric = f"{in_markdown(column.metric)} in {in_markdown(column.unit)}{' ↓' if column.better < 0 else ''}"
+    metric = f"{metric_name(column.metric)} in {column.unit}"
+    metric = in_markdown(metric) + (" ↓" if column.better < 0 else "")
     verdict = f"**{line.verdict}**" if line.verdict in (BETTER, WORSE) else line.verdict
     verdict += f": {in_markdown(line.reason)}" if line.reason else ""
     return [in_markdown(row_name(line.row)), metric, numbers, change, verdict]

@@ -74,6 +74,12 @@ def _keypoints(name: str, data: DataSettings) -> int:
     return len(keypoint_pairs(data, name))
 
 
+def _masked(name: str, number: int, data: DataSettings) -> int:
+    from regvit_lightning.data.ade20k import masked_pairs
+
+    return len(masked_pairs(data, name, number))
+
+
 CHECKS: dict[str, Check] = {
     "imagenet train": _imagenet_train,
     "imagenet val": _imagenet_val,
@@ -87,7 +93,10 @@ CHECKS: dict[str, Check] = {
 
 
 def checks_of(data: DataSettings) -> dict[str, Check]:
-    """All checks by name and split, including those of the data's sets with boxes, of videos and with keypoints."""
+    """All checks by name and split, including those of the named sets: boxes, masks, keypoints, videos."""
     boxed = {f"{name} trainval": partial(_discovery, name) for name in data.discovery}
+    splits = enumerate(("train", "test"))
+    masked = {f"{name} {split}": partial(_masked, name, number) for number, split in splits for name in data.masked}
     films = {f"{name} frames": partial(_videos, name) for name in data.videos}
-    return {**CHECKS, **boxed, **films, **{f"{name} pairs": partial(_keypoints, name) for name in data.keypoints}}
+    pairs = {f"{name} pairs": partial(_keypoints, name) for name in data.keypoints}
+    return {**CHECKS, **boxed, **masked, **films, **pairs}

@@ -23,6 +23,7 @@ from regvit_lightning import records
 from regvit_lightning.analysis import cost
 from regvit_lightning.errors import UserError
 from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.feature_maps import FeatureMaps
 from regvit_lightning.work import Work
 
 KEPT_BYTES = 34  # per token, width and block, 16 bit
@@ -115,6 +116,10 @@ class Estimates:
             return trained(self.shape(cell.model), work, options, self.cells)
         return frozen(self.shape(cell.model), work, options.device_batch)
 
+    def by_stage(self, cell: Cell) -> bool:
+        """Whether the model of a cell has stages with feature maps, and no blocks of a ViT."""
+        return isinstance(self.shape(cell.model), FeatureMaps)
+
     def _shape(self, model: str) -> Backbone:
         return cost.load_shape(model, self.cells.trained)
 
@@ -130,10 +135,17 @@ def _seconds(states: States, cell: Cell) -> float:
 def frozen(backbone: Backbone, work: Work, device_batch: int) -> Estimate:
     """Estimate of an evaluation: weights in float32, the activations of one block, and the stored features."""
     tokens = device_batch * max((tokens_of(backbone, one) for one in work.passes), default=0)
-    hidden = max(linear.out_features for linear in backbone.linears())
-    activations = tokens * (INFERENCE_BYTES * backbone.embed_dim + 4 * hidden)
+    activations = tokens * (INFERENCE_BYTES * backbone.embed_dim + 4 * _hidden(backbone))
     size = 4 * _parameters(backbone) + activations + 4 * work.kept * backbone.embed_dim
     return Estimate(sum(flops(backbone, one) for one in work.passes), size / 2**20)
+
+
+def _hidden(backbone: Backbone) -> int:
+    """Width of a block's hidden layer; of a model with stages four times its largest map, per cell of the last one."""
+    if isinstance(backbone, FeatureMaps):
+        cells = (backbone.patch_size // side for side in backbone.reductions)
+        return 4 * max(width * cells_a_side**2 for width, cells_a_side in zip(backbone.channels, cells, strict=True))
+    return max(linear.out_features for linear in backbone.linears())
 
 
 def trained(backbone: Backbone, work: Work, options: Any, cells: Cells) -> Estimate:

@@ -54,6 +54,7 @@ def main(options: LookAt, words: list[str]) -> None:
     files, left_out = image_files.chosen(options.images, options.most)
     data = layout.resolve(options.data, root_needed=False)
 
+    from benchmarks.look import artifacts
     from benchmarks.look.files import folder_name, save
     from benchmarks.look.page import render
     from regvit_lightning.looking import look
@@ -78,10 +79,16 @@ def main(options: LookAt, words: list[str]) -> None:
         print(f"look: {left_out:,} more images of the folders are left out: most={options.most}")
     folder = looks / folder_name([model.model for model in looked.models])
     saved = list(save(looked, folder, formats, options.alone))
+    answers = [
+        artifacts.lines(model, given, Path(options.results), data.name, options.seed)
+        for model, given in zip(looked.models, names, strict=True)
+    ]
     if options.alone:
-        atomic.write_text(folder / "index.html", render(looked, saved, formats))
-    for model in looked.models:
+        atomic.write_text(folder / "index.html", render(looked, saved, formats, answers))
+    for model, asked in zip(looked.models, answers, strict=True):
         print(f"look: {model.model}: {model.outliers_in_words}")
+        for line in asked:
+            print(f"look: {model.model}: {line}")
     made = [f"figure.{kind}" for kind in formats] + ["index.html", "maps/"] * options.alone
     print(f"look: {', '.join(made)} in {folder}")
 

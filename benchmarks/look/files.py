@@ -89,6 +89,7 @@ def _write_arrays(maps: TokenMaps, model: ModelMaps, file: Path) -> None:
     """Arrays of `TokenMaps` under their names, without the pairs of all patches."""
     values = {field.name: getattr(maps, field.name) for field in fields(maps) if field.name != "similarities"}
     discovered = values.pop("discovered")
+    del values["added"]  # a number, which the model's name says
     arrays: dict[str, Any] = {name: np.asarray(value) for name, value in values.items() if value is not None}
     arrays |= {"cutoff": np.asarray(model.cutoff)}
     arrays |= {"seed": np.asarray(discovered.seed), "box": np.asarray(discovered.box)} if discovered else {}

@@ -12,13 +12,16 @@ from regvit_lightning.looking import Look
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
-def render(looked: Look, saved: Sequence[Saved], formats: Sequence[str]) -> str:
+def render(
+    looked: Look, saved: Sequence[Saved], formats: Sequence[str], answers: Sequence[Sequence[str]] | None = None
+) -> str:
     """The page, in the folder of the files; without JavaScript its maps are links to the files.
 
     Args:
         looked: what was looked at.
         saved: the files of each image in each model.
         formats: of the figure and the maps, `png` among them.
+        answers: lines on high norms, sinks and locality of each model, see `artifacts.lines`; none by default.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -32,7 +35,10 @@ def render(looked: Look, saved: Sequence[Saved], formats: Sequence[str]) -> str:
         for index, title in enumerate(looked.titles)
     ]
     title = " and ".join(model.model for model in looked.models)
-    return made.from_string(TEMPLATE.read_text(encoding="utf-8")).render(title=title, images=images, formats=formats)
+    asked = list(zip((model.model for model in looked.models), answers, strict=True)) if answers else []
+    return made.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        title=title, images=images, formats=formats, asked=asked
+    )
 
 
 def _card(model: ModelMaps, saved: Saved) -> dict[str, Any]:

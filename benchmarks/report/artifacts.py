@@ -10,7 +10,7 @@ from benchmarks.report.norms import UNUSABLE, ticks_of
 from benchmarks.tables import questions, questions_formats
 from benchmarks.tables.columns import key
 from benchmarks.tables.formats import row_name
-from benchmarks.tables.model_names import family
+from benchmarks.tables.model_names import plain_family
 from benchmarks.tables.paper_tables import report_of_each_model
 from benchmarks.tables.scored_records import ScoredRecord
 
@@ -80,7 +80,7 @@ def panels(cells: Sequence[ScoredRecord], indices: Mapping[str, int]) -> list[li
                 continue
         except UNUSABLE:  # a malformed report, which the section of norms names
             continue
-        families.setdefault(family(cell.record.model), []).append(cell)
+        families.setdefault(plain_family(cell.record.model), []).append(cell)
     return [list(_panels(twins, indices)) for twins in families.values()]
 
 

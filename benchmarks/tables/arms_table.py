@@ -50,6 +50,8 @@ def build(
     """
     chosen = list(_comparable(cells))
     numbers = [number for cell in chosen for number in (*_scores(cell), *_of_report(cell))]
+    trained = {number.column for number in numbers if not number.row.floor}
+    numbers = [number for number in numbers if number.column in trained]
     if not numbers:
         return None
     numbers += _speeds(chosen, speeds or {})

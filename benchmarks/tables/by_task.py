@@ -8,6 +8,18 @@ from benchmarks.tables.headings import counted, distinct
 
 BEST_ON_TEST = "_best_on_test"  # end of the name of a metric whose setting is chosen on the test images
 
+NAMES = {"max_over_median": "largest norm / median"}
+WORDS = {  # of the keys of metrics
+    "top1": "top-1",
+    "top5": "top-5",
+    "miou": "mIoU",
+    "iou": "IoU",
+    "rmse": "RMSE",
+    "corloc": "CorLoc",
+    "cls": "CLS",
+    "nop": "NOP",
+}
+
 
 @dataclass(frozen=True)
 class Group:
@@ -73,6 +85,7 @@ def with_columns(table: Table, columns: list[Column]) -> Table:
 
 
 def metric_name(metric: str) -> str:
-    """Words for a metric's name: `top1, best on test` for `top1_best_on_test`."""
+    """Words for a metric's key: `top-1, best on test` for `top1_best_on_test`."""
     honest = metric.removesuffix(BEST_ON_TEST)
-    return honest.replace("_", " ") + (", best on test" if honest != metric else "")
+    words = NAMES.get(honest) or " ".join(WORDS.get(word, word) for word in honest.split("_"))
+    return words + (", best on test" if honest != metric else "")

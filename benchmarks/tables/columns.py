@@ -53,8 +53,8 @@ class Column:
         rank: sort key of columns.
         facts: settings of the protocol, see `headings.protocol_facts`.
         compared: whether the change against the twin is shown.
-        floored: whether a trained model should beat the floors; False for norms and outliers, of which an untrained model
-            has the best: it has learnt nothing.
+        floored: whether a trained model should beat the floors; False for norms and outliers, of which an untrained
+            model has the best: it has learnt nothing.
     """
 
     task: str
@@ -81,7 +81,7 @@ class Measured:
         floor: whether the value is of a predictor without a backbone, not of the record's model.
         trials: number of images or tokens behind the value; None for the test images of the record.
         share: whether the value is the percentage of these that are right: its interval is then exact.
-        apart: whether the value was not measured with the record beside which it stands: the record's marks are not its.
+        apart: whether the value was not measured with the record beside which it stands, whose marks it lacks.
     """
 
     row: TableRow

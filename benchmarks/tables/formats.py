@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.tables import by_task, verdicts
+from benchmarks.tables.by_task import metric_name
 from benchmarks.tables.columns import MARKS, Column, Score, Table, TableRow
 from benchmarks.tables.escapes import in_line, in_markdown
 from benchmarks.tables.markdown import table as aligned
@@ -190,11 +191,15 @@ def _units(table: Table) -> str:
     kinds: dict[tuple[str, int], list[str]] = {}
     for column, title in zip(table.columns, table.titles(), strict=True):
         metrics = kinds.setdefault((column.unit, column.better), [])
-        shown = title if column.name else column.metric
+        shown = title if column.name else metric_name(column.metric)
         if shown not in metrics:
             metrics.append(shown)
     less = {1: "", 0: "", -1: ", lower is better (↓)"}
-    return "; ".join(f"{', '.join(metrics)} in {unit}{less[better]}" for (unit, better), metrics in kinds.items())
+    named = (
+        f"{', '.join(metrics)}{f' in {unit}' if unit else ': no unit'}{less[better]}"
+        for (unit, better), metrics in kinds.items()
+    )
+    return "; ".join(named)
 
 
 PARTS = ["", " std", " low", " high", " change", " change low", " change high", " verdict", " marks", " images"]

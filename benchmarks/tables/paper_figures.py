@@ -63,8 +63,12 @@ def _curve(table: Table, column: Column, title: str) -> "Curve":
     from regvit_lightning.figures.comparison import Curve
 
     rows: dict[str, list[tuple[TableRow, Score]]] = {}
+    floors: dict[str, float] = {}
     for row in table.rows:
-        if score := table.scores.get((row, column)):
+        score = table.scores.get((row, column))
+        if score and row.floor:
+            floors[row.model] = score.mean
+        elif score:
             rows.setdefault(row.model, []).append((row, score))
     points = {
         model: sorted((_point(row, score) for row, score in line), key=lambda point: point.registers)
@@ -72,7 +76,7 @@ def _curve(table: Table, column: Column, title: str) -> "Curve":
     }
     images = sorted({cell.record.images for line in rows.values() for _, score in line for cell in score.cells})
     n = f"n = {images[0]:,}" + (f" to {images[-1]:,}" if len(images) > 1 else "")
-    return Curve(title, ", ".join(filter(None, [axis(column), n])), points)
+    return Curve(title, ", ".join(filter(None, [axis(column), n])), points, floors)
 
 
 def _point(row: TableRow, score: Score) -> "Point":

@@ -25,6 +25,7 @@ from benchmarks.tables.headings import set_name
 from benchmarks.tables.model_names import family, twins
 from benchmarks.tables.published import Published
 from benchmarks.tables.scored_records import ScoredRecord
+from regvit_lightning.models import names
 
 Measures = Callable[[Sequence[ScoredRecord]], list[Measured]]
 Named = tuple[str, str, str, str]  # task, metric, published data set, rest of the heading
@@ -41,7 +42,8 @@ class PaperTable:
         title: title of the table.
         labels: headings of the columns that identify a row.
         measures: extracts its values from records; none if the records lack them.
-        twin_rows: gives the candidate rows of the same model without registers.
+        twin_rows: gives the candidate rows of the same model without registers, or of what `against` says.
+        against: what the changes are against, in words.
     """
 
     name: str
@@ -49,6 +51,7 @@ class PaperTable:
     labels: tuple[str, ...]
     measures: Measures
     twin_rows: Callable[[TableRow], list[TableRow]] = same_part_of_twin
+    against: str = "the same model without registers"
 
 
 def metrics(*columns: Named) -> Measures:
@@ -249,17 +252,20 @@ def costs(cells: Sequence[ScoredRecord]) -> list[Measured]:
 
 
 def by_registers(cells: Sequence[ScoredRecord]) -> list[Measured]:
-    """Table 2a by number of registers (Fig. 8), for models with at least two such numbers."""
-    numbers = []
-    for number in metrics(*FROZEN)(cells):
-        record = number.cell.record
-        if number.row.model == record.model and not number.row.floor:
-            count = register_count(record)
-            row = TableRow(family(record.model), str(count), count)
-            numbers.append(Measured(row, number.column, number.value, number.cell))
+    """Table 2a by number of registers (Fig. 8), for models with at least two such numbers, beside the floors."""
+    measured = metrics(*FROZEN)(cells)
+    numbers = [_at_its_registers(number) for number in measured if not number.row.floor]
     counts = {(number.row.model, number.row.part) for number in numbers}
     models = [model for model, _ in counts]
-    return [number for number in numbers if models.count(number.row.model) > 1]
+    shown = [number for number in numbers if models.count(number.row.model) > 1]
+    columns = {number.column for number in shown}
+    return [number for number in measured if number.row.floor and number.column in columns] + shown
+
+
+def _at_its_registers(number: Measured) -> Measured:
+    count = register_count(number.cell.record)
+    row = TableRow(family(number.cell.record.model), str(count), count)
+    return Measured(row, number.column, number.value, number.cell)
 
 
 # Measures of `analysis/diversity.py` by heading, unit and decimals: none of them is better for being high or low.
@@ -280,19 +286,21 @@ BESIDE_DIVERSITY: tuple[Named, ...] = (
 
 
 def register_diversity(cells: Sequence[ScoredRecord]) -> list[Measured]:
-    """Diversity of registers beside accuracy, a dense score and artifacts, for models with at least two registers."""
-    numbers = []
-    for cell in reports(cells):
+    """Diversity of registers beside accuracy, a dense score and artifacts, for models with at least two registers.
+
+    Models of the same family with fewer registers stand beside them, without diversity.
+    """
+    numbers: list[Measured] = []
+    diverse = {family(cell.record.model) for cell in reports(cells) if "register_cosine" in cell.record.metrics}
+    related = [cell for cell in cells if family(cell.record.model) in diverse]
+    for cell in reports(related):
         record, first = cell.record, len(DIVERSITY)
-        if "register_cosine" not in record.metrics:
-            continue
         for index, (metric, (heading, unit, decimals)) in enumerate(DIVERSITY.items()):
             facts: dict[str, Any] = {"better": 0, "unit": unit, "decimals": decimals}
             numbers += numbers_of(cell, column_of(record, metric, heading, (index,), **facts))
         for index, (metric, heading) in enumerate(ARTIFACTS.items(), first):
             numbers += numbers_of(cell, column_of(record, metric, heading, (index,)))
-    models = {number.row.model for number in numbers}
-    beside = metrics(*BESIDE_DIVERSITY)([cell for cell in cells if row_of(cell.record).model in models])
+    beside = metrics(*BESIDE_DIVERSITY)(related)
     last = (len(DIVERSITY) + len(ARTIFACTS),)
     return numbers + [
         replace(one, column=replace(one.column, rank=last + one.column.rank)) for one in beside if not one.floor
@@ -307,6 +315,12 @@ def none_of_them(row: TableRow) -> list[TableRow]:
 def twin_with_none(row: TableRow) -> list[TableRow]:
     """Row of the twin model, whose part states zero registers."""
     return [TableRow(name, "0", floor=row.floor) for name in twins(row.model)]
+
+
+def without_tag(row: TableRow) -> list[TableRow]:
+    """Row of the same model trained with the recipe as it is; none for a model without a tag."""
+    plain = names.without_tag(row.model)
+    return [] if plain == row.model else [TableRow(plain, floor=row.floor)]
 
 
 def no_twin(row: TableRow) -> list[TableRow]:
@@ -383,10 +397,11 @@ PAPER_TABLES = (
     ),
     PaperTable(
         "registers",
-        "Diversity of registers, beside accuracy and artifacts: models with at least two",
+        "Diversity of registers, beside accuracy and artifacts: models with at least two, and the same with fewer",
         ("model",),
         register_diversity,
-        no_twin,
+        without_tag,
+        "the same model trained without the settings of its tag",
     ),
     PaperTable("fig12", "Fig. 12: cost by number of registers", ("model", "registers"), costs, no_twin),
 )
@@ -398,4 +413,5 @@ def build(cells: Sequence[ScoredRecord], entries: Sequence[Published] = ()) -> I
     for table in PAPER_TABLES:
         measured = table.measures(cells)
         if measured:
-            yield columns.build(measured, marks, entries, table.name, table.title, table.labels, table.twin_rows)
+            built = columns.build(measured, marks, entries, table.name, table.title, table.labels, table.twin_rows)
+            yield replace(built, against=table.against)

@@ -48,7 +48,7 @@ class Answer:
 
     @property
     def metric(self) -> str:
-        """Metric, unit and direction: `rmse m ↓`."""
+        """Metric, unit and direction: `RMSE m ↓`."""
         arrow = {1: "↑", -1: "↓"}[self.column.better]
         return f"{metric_name(self.column.metric)} {self.column.unit} {arrow}"
 

@@ -51,7 +51,7 @@ class Texts:
 def texts(row: Answer) -> Texts:
     """Format a row."""
     decimals = row.column.decimals
-    number = "" if row.registers == COMPARED else f" ({row.registers} registers)"
+    number = "" if row.registers == COMPARED else f" ({row.registers} register{'s' * (row.registers != 1)})"
     because = row.sign if row.p is None else f"(p {row.p:.3f})" if row.p >= 0.001 else "(p < 0.001)"
     return Texts(
         task=f"{row.task} {row.metric}",

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from regvit_lightning.models import names, sources, vit
 from regvit_lightning.models.arms import NONE, registry
 from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.feature_maps import FeatureMaps
 from regvit_lightning.models.interventions import WithRegister
 from regvit_lightning.models.register_neurons import RegisterNeurons
 from regvit_lightning.models.vit_backbone import ViTBackbone
@@ -74,6 +76,14 @@ def macs_of_patches(backbone: Backbone, registers: int, patches: int) -> int:
     weights = sum(linear.weight.numel() for linear in backbone.linears())
     products = registry.products(backbone.model, tokens, registers)
     return tokens * weights + backbone.depth * products * backbone.embed_dim
+
+
+def macs_of_maps(backbone: FeatureMaps, height: int, width: int) -> int:
+    """Multiply-adds of all convolutions and matrix products of one forward pass, as PyTorch counts them."""
+    some = next(backbone.parameters())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        backbone.model.forward_intermediates(some.new_zeros(1, 3, height, width), intermediates_only=True)
+    return int(counter.get_total_flops()) // 2
 
 
 @dataclass(frozen=True)

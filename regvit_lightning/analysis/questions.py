@@ -7,13 +7,14 @@ own content (arXiv 2606.08105, 2602.22394). Each has an answer in a word or two,
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
 from regvit_lightning.analysis import verdict
 from regvit_lightning.analysis.locality import Locality
 from regvit_lightning.analysis.outliers import Rules
-from regvit_lightning.analysis.sinks import SinkPass, Sinks
+from regvit_lightning.analysis.sinks import Sinks
 from regvit_lightning.analysis.verdict import HighNorms
 from regvit_lightning.statistics import bootstrap
 
@@ -61,7 +62,16 @@ def norms(high: Sequence[HighNorms], low: Sequence[HighNorms], words: str) -> An
     return Answer("norms apart from the others?", " and ".join(kinds) or "no", words, effect)
 
 
-def sinks(measured: SinkPass, registers: int, cls: bool, rules: Rules, seed: int) -> Answer:
+class MeasuredSinks(Protocol):
+    """Sinks of some images, None where they are not measured, and then the reason, as `SinkPass` has them."""
+
+    @property
+    def sinks(self) -> Sinks | None: ...
+    @property
+    def why_not(self) -> str: ...
+
+
+def sinks(measured: MeasuredSinks, registers: int, cls: bool, rules: Rules, seed: int) -> Answer:
     """Whether heads have sinks, and of which kind: a kind is named if `Rules.least_images` of the images have one.
 
     The answer is `few` where there are sinks, but none of a kind in that many images, and `none` without any.

@@ -108,7 +108,7 @@ class StageReport:
         sentence = f"{self.model} has no artifacts in the maps of its {len(self.high)} stages"
         most, stage = self.high[self.worst], self.worst + 1
         if not most.share:
-            reach = f"the largest norm is {most.max_over_median:.2g} × median, in stage {stage}"
+            reach = f"the largest norm is {most.max_over_median:.3g} × median, in stage {stage}"
             return f"{sentence}: {reach}; artifacts exceed {self.rules.factor:g} ×"
         few = most.share < self.rules.least_share and most.images < self.rules.least_images * len(self.stages[0])
         why = (

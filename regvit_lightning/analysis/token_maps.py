@@ -1,8 +1,8 @@
 """Maps over the patches of single images: attention, norms, outliers, similarity and principal components.
 
-One forward pass for each image; memory grows linearly with the number of patches. The maps are those of Darcet et al.
-2023 (arXiv 2309.16588): attention of CLS and registers (Figs. 1, 2, 9, 18, 19), norms before the final norm (Figs. 3
-and 21), components of the output (Fig. 20, here in three colours).
+Memory grows linearly with the number of patches, but for the sinks of images of moderate size. The maps are those of
+Darcet et al. 2023 (arXiv 2309.16588): attention of CLS and registers (Figs. 1, 2, 9, 18, 19), norms before the final
+norm (Figs. 3 and 21), components of the output (Fig. 20, here in three colours).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,8 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from regvit_lightning.analysis import components, outliers
+from regvit_lightning.analysis import components, few_images, outliers
 from regvit_lightning.analysis.outliers import Rules
+from regvit_lightning.analysis.questions import Answer
 from regvit_lightning.analysis.views import View
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.errors import UserError
@@ -60,6 +61,7 @@ class TokenMaps:
         foreground: (h, w) bool, by the first principal component of all patches.
         similarities: (h, w, h, w) cosines of all pairs of patches; None unless `Choice.all_similarities`.
         discovered: LOST's seed and box; None for a model that gives tokens only, or where all patches are alike.
+        added: how many of the registers, the last of them, were added at test time, see `interventions`.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -74,6 +76,7 @@ class TokenMaps:
     foreground: Mask
     similarities: Floats | None = None
     discovered: Discovered | None = None
+    added: int = 0
 
     @property
     def cls(self) -> Floats | None:
@@ -93,6 +96,8 @@ class ModelMaps:
         rule: the outlier rule in words.
         cutoff: its cutoff, from the norms of all images.
         images: maps of each image.
+        answers: high norms, sinks and locality of these images, see `few_images.py`; empty for a model that gives
+            tokens only.
     """
 
     model: str
@@ -103,6 +108,7 @@ class ModelMaps:
     rule: str
     cutoff: float
     images: Sequence[TokenMaps]
+    answers: Sequence[Answer] = ()
 
     @property
     def blocks_in_words(self) -> str:
@@ -165,7 +171,8 @@ def measure(backbone: Backbone, views: Sequence[View], choice: Choice, discover:
     cutoff = rules.cutoffs(every)[choice.rule]
     marked = [_marked(one, choice.rule, cutoff) for one in images]
     words, only = rules.words()[choice.rule], not _has_blocks(backbone)
-    return ModelMaps(backbone.name, backbone.depth, blocks[0] + 1, blocks[1] + 1, only, words, cutoff, marked)
+    asked = [] if only else few_images.answers(backbone, (_normalised(backbone, view) for view in views), rules)
+    return ModelMaps(backbone.name, backbone.depth, blocks[0] + 1, blocks[1] + 1, only, words, cutoff, marked, asked)
 
 
 def _block(backbone: Backbone, index: int) -> int:
@@ -186,9 +193,7 @@ def _has_blocks(backbone: Backbone) -> bool:
 
 def _maps(backbone: Backbone, view: View, choice: Choice, blocks: Sequence[int], discover: Discover) -> TokenMaps:
     """Maps of one image, without the outliers, which depend on all images."""
-    device = next(backbone.parameters(), torch.empty(0)).device
-    mean, std = (torch.tensor(values, device=device) for values in (backbone.mean, backbone.std))
-    images = normalise(view.pixels.to(device)[None], mean, std)
+    images = _normalised(backbone, view)
     heads = registers = discovered = None
     if _has_blocks(backbone):
         normed_block, attended, last = backbone.inside(images, [*blocks, -1])
@@ -214,7 +219,15 @@ def _maps(backbone: Backbone, view: View, choice: Choice, blocks: Sequence[int],
         foreground=foreground.numpy(),
         similarities=_array(components.all_similarities(output.float())) if choice.all_similarities else None,
         discovered=discovered,
+        added=backbone.added_registers,
     )
+
+
+def _normalised(backbone: Backbone, view: View) -> Tensor:
+    """What a backbone sees of an image, normalised, on its device: (1, 3, H, W)."""
+    device = next(backbone.parameters(), torch.empty(0)).device
+    mean, std = (torch.tensor(values, device=device) for values in (backbone.mean, backbone.std))
+    return normalise(view.pixels.to(device)[None], mean, std)
 
 
 def _array(values: Tensor) -> Floats:

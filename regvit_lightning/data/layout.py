@@ -184,7 +184,7 @@ VOC_NAMES = "ImageSets/Main/trainval.txt"
 ALL = "all"  # instead of a file of names
 PUBLISHED = "full"  # the file of configs/data whose sets with boxes are available in any data
 OPTIONAL = ("class_names", "units_per_metre")  # recorded only where they are given, as earlier records lack them
-NOT_SETS = ("imagenet", "imagenet22k", "segmentation", "depth", "pairs")  # other keys of `counts`
+NOT_SETS = ("imagenet", "imagenet22k", "segmentation", "depth", "pairs", settings.OWN_MASKS)  # no name of a set
 
 
 @dataclass
@@ -207,12 +207,14 @@ class DataSettings:
             (`vos_street`). DAVIS's two are available in any data.
         keypoints: sets of images with keypoints, by name, for semantic correspondence: `keypoints_cups`. SPair-71k is
             available in any data.
+        masked: sets of images with masks, by name, for a task whose name ends in that of a set
+            (`hummingbird_voc2012`); `ade20k` stands for `segmentation`. Those of `full.yaml` are available, too.
         trained_on: name of the data whose `runs/<name>/` contains the trained models; empty for this data.
         rendered: generated on this machine by `regvit_lightning/data/mini/writer.py`.
         rendering: options of rendered data, see `MiniSettings`.
         counts: expected number of images of the splits, [train, test], where known; for `imagenet`,
-            `imagenet22k`, `segmentation`, `depth`; [all] for a set with boxes, [train] for `pairs`,
-            [frames] for a set of videos, [pairs] for one with keypoints.
+            `imagenet22k`, `segmentation`, `depth`, or a set with masks; [all] for a set with boxes, [train] for
+            `pairs`, [frames] for a set of videos, and [pairs] for one with keypoints.
         get: how to get the data if it is missing; appended to the error message.
     """
 
@@ -227,6 +229,7 @@ class DataSettings:
     discovery: dict[str, BoxedSet] = field(default_factory=dict)
     videos: dict[str, VideoSet] = field(default_factory=dict)
     keypoints: dict[str, KeypointSet] = field(default_factory=dict)
+    masked: dict[str, Segmentation] = field(default_factory=dict)
     trained_on: str = ""
     rendered: bool = False
     rendering: MiniSettings = field(default_factory=MiniSettings)
@@ -235,7 +238,7 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         settings.check(bool(self.root), f"data '{self.name}': root is empty (give DATA_ROOT=<folder>)")
-        for where in ("discovery", "videos", "keypoints"):
+        for where in ("discovery", "videos", "keypoints", "masked"):
             for name in getattr(self, where):
                 self._check_name(where, name)
         for name, boxed_set in self.discovery.items():
@@ -243,9 +246,10 @@ class DataSettings:
         self.discovery = {**published_sets(), **self.discovery}
         self.videos = {**DAVIS, **self.videos}
         self.keypoints = {**SPAIR, **self.keypoints}
-        names = [*self.discovery, *self.videos, *self.keypoints]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        settings.check(not twice, f"data '{self.name}': {', '.join(twice)}: two sets of different kinds have one name")
+        self.masked = {**published_masks(), **self.masked}
+        every = [*self.discovery, *self.videos, *self.keypoints, *self.masked]
+        twice = sorted({name for name in every if every.count(name) > 1})
+        settings.check(not twice, f"data '{self.name}': {twice[:1]} names two sets of different kinds")
 
     def _check_name(self, where: str, name: str) -> None:
         fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) and name not in NOT_SETS
@@ -256,8 +260,8 @@ class DataSettings:
         """The settings that determine which images a task reads and what their labels mean, as stored in its record.
 
         Args:
-            name: `imagenet`, `pairs`, `segmentation`, `depth`, or the name of a set with boxes, of videos or with
-                keypoints. Records of a published set with boxes list all published ones.
+            name: `imagenet`, `pairs`, `segmentation`, `depth`, or the name of a set with boxes, masks or keypoints, or
+                of videos. Records of a published set with boxes list all published ones.
 
         Raises:
             SettingsError: no such part.
@@ -266,8 +270,9 @@ class DataSettings:
             return {"imagenet": self.imagenet}
         if name == "pairs":
             return {"pairs": self.pairs}
-        if name in ("segmentation", "depth"):
-            return {key: value for key, value in asdict(getattr(self, name)).items() if value or key not in OPTIONAL}
+        if name in ("segmentation", "depth", *self.masked):
+            part = self.masked[name] if name in self.masked else getattr(self, name)
+            return {key: value for key, value in asdict(part).items() if value or key not in OPTIONAL}
         if name in self.videos or name in self.keypoints:
             return {name: asdict(self.videos[name] if name in self.videos else self.keypoints[name])}
         together = published_sets() if name in published_sets() else [name]
@@ -303,6 +308,18 @@ class DataSettings:
         settings.check(name in self.keypoints, f"data '{self.name}' has no set with keypoints called '{name}': {known}")
         return self.keypoints[name]
 
+    def masked_set(self, name: str) -> Segmentation:
+        """The images with masks called `name`: a set of `masked`, or `segmentation` for `ade20k` and `segmentation`.
+
+        Raises:
+            SettingsError: no such set.
+        """
+        if name in (settings.OWN_MASKS, "segmentation"):
+            return self.segmentation
+        known = f"expected one of {', '.join([settings.OWN_MASKS, *self.masked])}"
+        settings.check(name in self.masked, f"data '{self.name}' has no set with masks called '{name}': {known}")
+        return self.masked[name]
+
     def folder(self, images: str) -> str:
         """The folder below root that holds the data set `images`.
 
@@ -317,12 +334,21 @@ class DataSettings:
 @cache
 def published_sets() -> dict[str, BoxedSet]:
     """Sets with boxes listed in `configs/data/full.yaml`."""
-    sets = {
+    return {name: settings.build(BoxedSet, [layer]) for name, layer in _published("discovery").items()}
+
+
+@cache
+def published_masks() -> dict[str, Segmentation]:
+    """Sets with masks listed in `configs/data/full.yaml`."""
+    return {name: settings.build(Segmentation, [layer]) for name, layer in _published("masked").items()}
+
+
+def _published(kind: str) -> dict[str, Layer]:
+    return {
         name: Layer(layer.origin, facts, layer.file)
         for layer in settings.layers("data", PUBLISHED)
-        for name, facts in layer.values.get("discovery", {}).items()
+        for name, facts in layer.values.get(kind, {}).items()
     }
-    return {name: settings.build(BoxedSet, [layer]) for name, layer in sets.items()}
 
 
 def resolve(data: str, root_needed: bool = True) -> DataSettings:

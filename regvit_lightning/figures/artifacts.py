@@ -91,11 +91,11 @@ def norms_by_block(axes: Axes, norms: Tensor) -> None:
     axes.set_yscale("log")
     whole_blocks(axes, len(values))
     colour_bar(axes, picture, "share of patches", percent=True)
-    label(axes, f"norms by block (n = {values.shape[1]:,})", "block", "L2 norm of patches")
+    label(axes, f"norms by block (n = {values.shape[1]:,} patches)", "block", "L2 norm of patches")
 
 
-def shares_by_block(axes: Axes, findings: Mapping[str, Finding], least_share: float) -> None:
-    """Outlier share against block for every rule, starting at the patch embedding (0).
+def shares_by_block(axes: Axes, findings: Mapping[str, Finding], least_share: float, images: int) -> None:
+    """Outlier share of the patches of `images` against block for every rule, starting at the patch embedding (0).
 
     The axis is linear below `least_share` and logarithmic above; the error bar at the largest share of a rule is its
     95 % interval over images. The legend lies below, in a bottom margin of 1.3 inches.
@@ -122,7 +122,7 @@ def shares_by_block(axes: Axes, findings: Mapping[str, Finding], least_share: fl
     axes.legend(**LEGEND, **BELOW)
     if not any(share for finding in findings.values() for share in finding.shares):
         none(axes, "no outliers by any rule")
-    label(axes, "outliers by block", "block (0: patch embedding)", "share of patches")
+    label(axes, f"outliers by block (n = {images:,} images)", "block (0: patch embedding)", "share of patches")
 
 
 def strips(axes: Axes, groups: Mapping[str, Tensor], cutoff: Mapping[str, float] | None = None) -> None:

@@ -58,7 +58,7 @@ def discovery_examples(rows: Sequence[Example]) -> Figure:
         raise ValueError(f"{len(rows)} rows of maps {titles}: expected at least one, and the same titles in all")
     figure, grid = rows_of_panels([row.image for row in rows], [PANEL] * (1 + len(titles)), above=ABOVE + NOTE)
     for number, row in enumerate(rows):
-        panels = [figure.add_subplot(grid[number, column], anchor="W") for column in range(1 + len(titles))]
+        panels = [figure.add_subplot(grid[number, column], anchor="NW") for column in range(1 + len(titles))]
         _show_in_pixels(panels[0], shrunk_image(row.image), row.image.shape[:2], interpolation="antialiased")
         for truth in row.truths:
             _outline(panels[0], truth, TRUE, 1.2)
@@ -80,7 +80,7 @@ def discovery_examples(rows: Sequence[Example]) -> Figure:
 def _head_columns(figure: Figure, panels: Sequence[Axes], row: Example) -> None:
     notes = ["bright: low" if _is_count(values) else "orange: above 0" for values in row.maps.values()]
     if row.own_boxes:
-        notes = ["bright: high; its box"] * len(row.maps)
+        notes = ["bright: high; red: its box"] * len(row.maps)
     for axes, title, note in zip(
         panels, ["image", *row.maps], ["white: objects, red: prediction", *notes], strict=True
     ):
@@ -104,7 +104,7 @@ def _show_map(axes: Axes, values: npt.NDArray[Any], row: Example) -> None:
     if _is_count(values):
         style: dict[str, Any] = {"cmap": "magma_r", "vmin": 0}
     elif row.own_boxes:
-        style = {"cmap": "magma", "vmin": 0, "vmax": max(float(np.quantile(values, 0.99)), 1e-12)}
+        style = {"cmap": "viridis", "vmin": 0, "vmax": max(float(np.quantile(values, 0.99)), 1e-12)}
     else:
         largest = max(float(np.quantile(np.abs(values), 0.99)), 1e-12)
         style = {"cmap": "PuOr_r", "vmin": -largest, "vmax": largest}

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from regvit_lightning.figures.artifacts import strip_key, strips
-from regvit_lightning.figures.style import LEGEND, LINES, MARKERS, PAPER, axes_in, label
+from regvit_lightning.figures.style import GREY, LEGEND, LINES, MARKERS, PAPER, axes_in, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,11 +49,13 @@ class Curve:
         title: task and metric.
         axis: unit, direction and number of test images.
         families: points by family of models, ascending.
+        floors: value by name of a baseline, such as untrained weights, drawn as a line across.
     """
 
     title: str
     axis: str
     families: Mapping[str, Sequence[Point]]
+    floors: Mapping[str, float] = field(default_factory=dict)
 
 
 def norms_of_models(groups: Mapping[str, Tensor], factor: float, dot: str) -> Figure:
@@ -84,7 +86,7 @@ def norms_of_models(groups: Mapping[str, Tensor], factor: float, dot: str) -> Fi
 
 
 def register_curves(curves: Sequence[Curve], bars: str) -> Figure:
-    """Fig. 8: a panel for each metric, a line for each family of models, error bars.
+    """Fig. 8: a panel for each metric, a line for each family of models with error bars, grey lines for floors.
 
     Args:
         curves: at least one.
@@ -95,14 +97,16 @@ def register_curves(curves: Sequence[Curve], bars: str) -> Figure:
     across = min(ACROSS, len(curves))
     down = math.ceil(len(curves) / across)
     names = sorted({name for curve in curves for name in curve.families})
+    floors = list(dict.fromkeys(name for curve in curves for name in curve.floors))
     columns = max(1, int(across * PANEL[0] / 1.7))
-    below = 0.3 + 0.18 * math.ceil(len(names) / columns) + 0.2
+    below = 0.3 + 0.18 * math.ceil((len(names) + len(floors)) / columns) + 0.2
     figure = Figure(figsize=(across * PANEL[0], down * PANEL[1] + below), facecolor=PAPER)
     whole: Any = figure.subfigures(2, 1, height_ratios=[down * PANEL[1], below], hspace=0)
     parts: Any = whole[0].subfigures(down, across, squeeze=False, wspace=0, hspace=0)
     for part, curve in zip(parts.flatten(), curves, strict=False):
-        _curve(axes_in(part), curve, names)
-    handles = [_handle(name, names) for name in names]
+        _curve(axes_in(part), curve, names, floors)
+    handles = [_handle(name, _style(index)) for index, name in enumerate(names)]
+    handles += [_handle(f"floor: {name}", _floor_style(index)) for index, name in enumerate(floors)]
     whole[1].legend(handles=handles, **LEGEND, ncols=columns, loc="upper center", title=bars, title_fontsize=8)
     return figure
 
@@ -138,7 +142,7 @@ def costs_of_models(families: Mapping[str, Sequence[Sequence[float]]]) -> Figure
     return figure
 
 
-def _curve(axes: Axes, curve: Curve, names: Sequence[str]) -> None:
+def _curve(axes: Axes, curve: Curve, names: Sequence[str], floors: Sequence[str]) -> None:
     counts = sorted({point.registers for points in curve.families.values() for point in points})
     for name, points in curve.families.items():
         index = names.index(name)
@@ -147,6 +151,8 @@ def _curve(axes: Axes, curve: Curve, names: Sequence[str]) -> None:
         values = [point.value for point in points]
         bars = [[p.value - p.low for p in points], [p.high - p.value for p in points]]
         axes.errorbar(across, values, bars, **_style(index), capsize=2.5, elinewidth=0.9)
+    for name, value in curve.floors.items():
+        axes.axhline(value, **_floor_style(floors.index(name)), zorder=1)
     axes.set_xticks(range(len(counts)), [str(count) for count in counts])
     axes.set_xlim(-0.35, len(counts) - 0.65)
     label(axes, curve.title, "registers", curve.axis)
@@ -163,7 +169,11 @@ def _style(index: int) -> dict[str, Any]:
     }
 
 
-def _handle(name: str, names: Sequence[str]) -> Any:
+def _floor_style(index: int) -> dict[str, Any]:
+    return {"color": GREY, "linestyle": DASHES[(index + 1) % len(DASHES)], "linewidth": 1.0}
+
+
+def _handle(name: str, style: Mapping[str, Any]) -> Any:
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], label=name, **_style(names.index(name)))
+    return Line2D([], [], label=name, **style)

@@ -7,6 +7,7 @@ are legible without colour vision, and outliers, seed and patch are marked by sh
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,13 +29,15 @@ Frame = tuple[float, float, float, float]  # left, top, right, bottom in pixels 
 
 FONT, HEADING = style.SMALL, 10.0  # points
 PANEL, SMALL = 1.2, 0.56  # inches: width of a map, and of one of a head
-ACROSS, HEADS_ACROSS = 5, 10  # maps in a line
+MAIN = 5  # maps of each image beside those of registers and heads, see `main_panels`
+MOST, LEAST = 5, 2  # maps in a line; of heads, which are half as wide, twice as many
 GAP = 0.1  # inches between maps
-CARD = ACROSS * PANEL + (ACROSS - 1) * GAP  # inches: width of all maps of an image in a model
+WIDEST = 11.0  # inches: a page in landscape; lines of maps are shorter where models would not fit beside each other
 TITLE = 0.19  # inches above a map
 IMAGE = 1.9  # inches: width of the image at the left
 MARGIN, BETWEEN = 0.15, 0.4  # inches: at the edges, and between models
-HEAD, FOOT = 0.62, 0.78  # inches: names of the models, colour bars
+NAME, FACT, FOOT = 0.4, 0.15, 0.78  # inches: names of the models, a line of facts, colour bars
+FACT_LETTERS = 17  # in an inch of a line of facts
 ALONE = 3.2  # inches: long side of a map alone
 TALLEST = 1.5  # height of a map relative to its width; a taller image is drawn narrower
 LONGEST_TITLE = 26  # characters of an image's name
@@ -105,7 +108,9 @@ def register_panels(maps: TokenMaps, frame: Frame) -> list[Panel]:
     """Attention of each register, mean over heads; one empty panel without registers."""
     if maps.registers is None or not len(maps.registers):
         return [Panel("registers", "registers", None)]
-    return [_share(f"reg_{index}", f"reg_{index}", values, maps, frame) for index, values in enumerate(maps.registers)]
+    trained = len(maps.registers) - maps.added
+    titles = [f"reg_{index}" + ", at test time" * (index >= trained) for index in range(len(maps.registers))]
+    return [_share(f"reg_{index}", titles[index], values, maps, frame) for index, values in enumerate(maps.registers)]
 
 
 def head_panels(maps: TokenMaps, frame: Frame) -> list[Panel]:
@@ -209,33 +214,59 @@ def _corner(axes: Axes, text: str) -> None:
 # ---------------------------------------------------------------------------------------------------- the figure
 
 
+def maps_in_a_line(models: int) -> int:
+    """Maps in a line of each model: the most, so that `models` fit beside each other in `WIDEST` inches."""
+    return next((across for across in range(MOST, LEAST, -1) if _figure_width(models, across) <= WIDEST), LEAST)
+
+
+def _card(across: int) -> float:
+    """Width in inches of all maps of an image in a model, `across` of them in a line."""
+    return across * PANEL + (across - 1) * GAP
+
+
+def _figure_width(models: int, across: int) -> float:
+    return 2 * MARGIN + IMAGE + models * (BETWEEN + _card(across))
+
+
 @dataclass(frozen=True)
 class _Band:
     """Heights in inches of the row of an image, from the frame that its maps share.
 
     Attributes:
         frame: see `frame_of`.
-        registers, heads: largest number of registers and of heads in a model; more than `ACROSS` registers are drawn
-            as small as heads.
+        across: maps in a line.
+        registers, heads: largest number of registers and of heads in a model; more than `MOST` registers are drawn
+            as small as heads, fewer follow the other maps.
     """
 
     frame: Frame
+    across: int
     registers: int
     heads: int
 
-    @property
-    def across(self) -> int:
-        """Maps in a line of registers."""
-        return ACROSS if self.registers <= ACROSS else HEADS_ACROSS
+    def line(self, width: float) -> float:
+        """Height of a line of maps of this width, with their titles."""
+        return self.size(width)[1] + TITLE + (GAP if width == PANEL else 0)
 
-    def line(self, across: int) -> float:
-        """Height of a line of maps with their titles."""
-        return self.size(_width(across))[1] + TITLE + (GAP if across == ACROSS else 0)
+    @property
+    def few_registers(self) -> bool:
+        """Whether registers are drawn as large as the other maps."""
+        return self.registers <= MOST
+
+    @property
+    def before_registers(self) -> float:
+        """Height of the large maps."""
+        large = MAIN + (self.registers if self.few_registers else 0)
+        return -(-large // self.across) * self.line(PANEL)
 
     @property
     def before_heads(self) -> float:
         """Height of what is above the maps of the heads and their common title."""
-        return self.line(ACROSS) + -(-self.registers // self.across) * self.line(self.across) + GAP
+        small = 0 if self.few_registers else self.registers
+        return self.before_registers + self._small_lines(small) + GAP
+
+    def _small_lines(self, maps: int) -> float:
+        return -(-maps // (2 * self.across)) * self.line(SMALL)
 
     def size(self, width: float) -> tuple[float, float]:
         """Width and height of a map in a column of `width` inches."""
@@ -245,17 +276,12 @@ class _Band:
 
     @property
     def height(self) -> float:
-        heads = TITLE + -(-self.heads // HEADS_ACROSS) * self.line(HEADS_ACROSS)
+        heads = TITLE + self._small_lines(self.heads)
         return max(self.before_heads + heads, self.size(IMAGE)[1] + TITLE) + 2 * GAP
 
 
-def _width(across: int) -> float:
-    """Width in inches of a map in a line of `across`."""
-    return PANEL if across == ACROSS else SMALL
-
-
 def overview(models: Sequence[ModelMaps], titles: Sequence[str]) -> Figure:
-    """Models side by side, a row for each image.
+    """Models side by side, a row for each image; up to three models fit into `WIDEST` inches.
 
     In each row, from above: attention of CLS, similarity to a patch, norms with outliers, components and LOST's box;
     attention of each register; attention of CLS by head.
@@ -271,28 +297,36 @@ def overview(models: Sequence[ModelMaps], titles: Sequence[str]) -> Figure:
 
     if not models or not titles or any(len(model.images) != len(titles) for model in models):
         raise ValueError(f"{len(titles)} titles and maps of {[len(model.images) for model in models]} images")
-    bands = [_band(models, index) for index in range(len(titles))]
-    width = 2 * MARGIN + IMAGE + len(models) * (BETWEEN + CARD)
-    figure = Figure((width, HEAD + sum(band.height for band in bands) + FOOT), dpi=200, facecolor="white")
-    norms, top = norm_scale(models), HEAD
-    lefts = [MARGIN + IMAGE + BETWEEN + index * (CARD + BETWEEN) for index in range(len(models))]
-    for model, left in zip(models, lefts, strict=True):
-        _name(figure, model, left)
+    across = maps_in_a_line(len(models))
+    bands, card = [_band(models, index, across) for index in range(len(titles))], _card(across)
+    facts = [textwrap.wrap(_facts(model), int(card * FACT_LETTERS)) for model in models]
+    top = NAME + FACT * max(map(len, facts))
+    height = top + sum(band.height for band in bands) + FOOT
+    figure = Figure((_figure_width(len(models), across), height), dpi=200, facecolor="white")
+    norms = norm_scale(models)
+    lefts = [MARGIN + IMAGE + BETWEEN + index * (card + BETWEEN) for index in range(len(models))]
+    for model, lines, left in zip(models, facts, lefts, strict=True):
+        _text(figure, left, 0.12, short(model.model, int(card * 12)), fontsize=HEADING, weight="bold")
+        _text(figure, left, 0.34, "\n".join(lines))
     for index, (band, title) in enumerate(zip(bands, titles, strict=True)):
         _image(figure, _widest(models, index), band, short(title, LONGEST_TITLE), top)
         for model, left in zip(models, lefts, strict=True):
-            _card(figure, model.images[index], band, norms, left, top)
+            _maps_of_image(figure, model.images[index], band, norms, left, top)
         top += band.height
     _foot(figure, norms)
     return figure
 
 
-def _band(models: Sequence[ModelMaps], index: int) -> _Band:
+def _facts(model: ModelMaps) -> str:
+    return f"{model.blocks_in_words}; {model.outliers_in_words}"
+
+
+def _band(models: Sequence[ModelMaps], index: int, across: int) -> _Band:
     maps = [model.images[index] for model in models]
     frame = frame_of(models, index)
     registers = max(len(register_panels(one, frame)) for one in maps)
     heads = max(len(head_panels(one, frame)) for one in maps)
-    return _Band(frame, registers, heads)
+    return _Band(frame, across, registers, heads)
 
 
 def _widest(models: Sequence[ModelMaps], index: int) -> TokenMaps:
@@ -320,13 +354,6 @@ def short(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
 
 
-def _name(figure: Figure, model: ModelMaps, left: float) -> None:
-    """The model's name, and below it what its maps are of."""
-    facts = f"{model.blocks_in_words}; {model.outliers_in_words}"
-    _text(figure, left, 0.12, short(model.model, int(CARD * 12)), fontsize=HEADING, weight="bold")
-    _text(figure, left, 0.34, short(facts, int(CARD * 17)))
-
-
 def _image(figure: Figure, maps: TokenMaps, band: _Band, title: str, top: float) -> None:
     axes = _axes(figure, MARGIN, top + TITLE, *band.size(IMAGE))
     _map(axes, maps.pixels, maps, band.frame, interpolation="antialiased")
@@ -338,29 +365,33 @@ def _title(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize=FONT, color=INK, loc="left", pad=2.5)
 
 
-def _card(figure: Figure, maps: TokenMaps, band: _Band, norms: Normalize, left: float, top: float) -> None:
+def _maps_of_image(figure: Figure, maps: TokenMaps, band: _Band, norms: Normalize, left: float, top: float) -> None:
     """All maps of one image in one model."""
-    _lines(figure, main_panels(maps, band.frame, norms), band, ACROSS, left, top)
-    registers, heads = register_panels(maps, band.frame), head_panels(maps, band.frame)
-    _lines(figure, registers, band, band.across, left, top + band.line(ACROSS))
-    top += band.before_heads
+    large, registers = main_panels(maps, band.frame, norms), register_panels(maps, band.frame)
+    if band.few_registers:
+        large += registers
+    else:
+        _lines(figure, registers, band, SMALL, left, top + band.before_registers)
+    _lines(figure, large, band, PANEL, left, top)
+    heads, top = head_panels(maps, band.frame), top + band.before_heads
     _text(figure, left, top, "CLS by head" if heads[0].draw else "CLS by head: none")
     if heads[0].draw:
-        _lines(figure, heads, band, HEADS_ACROSS, left, top + TITLE - 0.04)
+        _lines(figure, heads, band, SMALL, left, top + TITLE - 0.04)
 
 
-def _lines(figure: Figure, panels: Sequence[Panel], band: _Band, across: int, left: float, top: float) -> None:
-    """Maps in lines of `across`, each with its title; `none` where there is nothing to draw."""
-    size, step = band.size(_width(across)), (CARD - _width(across)) / (across - 1)
+def _lines(figure: Figure, panels: Sequence[Panel], band: _Band, width: float, left: float, top: float) -> None:
+    """Maps of `width` inches in lines, each with its title; `none` where there is nothing to draw."""
+    across = band.across if width == PANEL else 2 * band.across
+    step = (_card(band.across) - width) / (across - 1)
     for index, panel in enumerate(panels):
         line, column = divmod(index, across)
-        axes = _axes(figure, left + column * step, top + line * band.line(across) + TITLE, *size)
+        axes = _axes(figure, left + column * step, top + line * band.line(width) + TITLE, *band.size(width))
         if panel.draw is None:
             _over(axes, band.frame)
             axes.text(0.5, 0.5, "none", transform=axes.transAxes, fontsize=FONT, color=GREY, ha="center", va="center")
         else:
             panel.draw(axes)
-            if across == ACROSS and panel.largest:
+            if width == PANEL and panel.largest:
                 _corner(axes, panel.largest)
         _title(axes, panel.title)
 
@@ -380,7 +411,7 @@ def _foot(figure: Figure, norms: Normalize) -> None:
         axes = _axes(figure, left, top + 0.18, width, 0.1)
         _bar(axes, colours, scale, ticks, names, "horizontal")
         _text(figure, left, top, title)
-        left += width + 0.9
+        left += width + 0.6
     _text(figure, left, top, "× patch compared\n□ outlier\n■ LOST's seed, and its box", linespacing=1.25)
 
 

@@ -26,7 +26,7 @@ from regvit_lightning.figures.style import (
     none,
     percents,
 )
-from regvit_lightning.statistics import bootstrap
+from regvit_lightning.statistics import binomial_interval, bootstrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,14 +58,22 @@ def norm_map(
         panel.set_xlabel(note, fontsize=SMALL, color=INK, labelpad=3, loc="left")
 
 
-def share_map(axes: Axes, share: Tensor) -> None:
-    """Fig. 10: share of images (h, w) in which each position of the grid holds an outlier."""
+def share_map(axes: Axes, share: Tensor, images: int) -> None:
+    """Fig. 10: share of `images` (h, w) in which each position of the grid holds an outlier.
+
+    The largest share is written below with its exact 95 % interval over images.
+    """
     picture = axes.imshow(share.numpy(), cmap="magma", vmin=0, vmax=max(float(share.max()), 1e-3))
     colour_bar(axes, picture, "share of images", percent=True)
-    if not share.any():
-        none(axes, "no outliers")
-    label(axes, "where outliers sit", "", "")
+    label(axes, f"where outliers sit (n = {images:,} images)", "", "")
     bare(axes)
+    if share.any():
+        most = float(share.max())
+        low, high = binomial_interval(round(most * images), images)
+        largest = f"largest share: {100 * most:.3g} % [{100 * low:.2g}, {100 * high:.2g}]"
+        axes.set_xlabel(largest, fontsize=SMALL, color=INK, labelpad=3, loc="left")
+    else:
+        none(axes, "no outliers")
 
 
 def ring_profile(axes: Axes, placement: Placement, mask: Tensor) -> None:

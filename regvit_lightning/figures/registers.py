@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from regvit_lightning.analysis.diversity import NORMED, RAW, Diversity
-from regvit_lightning.figures.style import INK, PAPER, SMALL, TITLE, colour_bar, none
+from regvit_lightning.figures.style import INK, PAPER, SMALL, TITLE, colour_bar, mean_and_deviation, none
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,18 +19,28 @@ WRITTEN = 8  # registers up to which the values are written into the cells
 
 
 def cosine_matrix(axes: Axes, diversity: Diversity | None) -> None:
-    """Mean cosine between registers: after the final norm above the diagonal, before it below."""
+    """Mean cosine between registers: after the final norm above the diagonal, before it below.
+
+    Below it stands the mean over pairs after the final norm with its standard deviation over images, in a bottom margin
+    of 0.65 inches.
+    """
     _title(axes, "cosine of registers")
     if diversity is None:
         none(axes, FEW)
         return
     normed, raw = (diversity.cosines[kind].numpy() for kind in (NORMED, RAW))
     _matrix(axes, np.triu(normed, 1) + np.tril(raw, -1), "cosine", {"cmap": "PuOr_r", "vmin": -1, "vmax": 1})
-    axes.set_xlabel("above: after the final norm, below: before it", fontsize=SMALL, color=INK, labelpad=3)
+    _below(axes, "above: after the final norm, below: before it", diversity.scores["register_cosine"])
 
 
-def divergence_matrix(axes: Axes, divergences: Tensor | None) -> None:
-    """Mean Jensen–Shannon divergence between the attention maps of registers in the last block, in bits."""
+def divergence_matrix(axes: Axes, divergences: Tensor | None, of_images: Tensor | None = None) -> None:
+    """Mean Jensen–Shannon divergence between the attention maps of registers in the last block, in bits.
+
+    Args:
+        axes: to draw into, with a bottom margin of 0.65 inches.
+        divergences: (R, R), mean over images; None for fewer than two registers.
+        of_images: (N,), mean over pairs of each image, of which mean and standard deviation are written below.
+    """
     _title(axes, "divergence of maps, last block")
     if divergences is None:
         none(axes, FEW)
@@ -39,7 +49,13 @@ def divergence_matrix(axes: Axes, divergences: Tensor | None) -> None:
     _matrix(
         axes, values, "Jensen–Shannon, bits", {"cmap": "viridis", "vmin": 0, "vmax": max(values.max(), LEAST_SCALE)}
     )
-    axes.set_xlabel("0: the same map, 1: no patch in common", fontsize=SMALL, color=INK, labelpad=3)
+    _below(axes, "0: the same map, 1: no patch in common", of_images)
+
+
+def _below(axes: Axes, words: str, of_images: Tensor | None) -> None:
+    if of_images is not None:
+        words += f"\nmean of pairs {mean_and_deviation(of_images)} (n = {len(of_images):,} images)"
+    axes.set_xlabel(words, fontsize=SMALL, color=INK, labelpad=3)
 
 
 def _title(axes: Axes, title: str) -> None:

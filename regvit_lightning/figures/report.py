@@ -104,16 +104,16 @@ def _chart(draw: Callable[[Axes], None], **margins: float) -> Panel:
 
 def _charts(report: ArtifactReport) -> Mapping[str, Panel]:
     norms, rules, n = report.norms, report.rules, len(report.norms)
-    legend, bar = {"bottom": 1.3}, {"right": 0.88}
+    legend, bar, matrix = {"bottom": 1.3}, {"right": 0.88}, {"right": 0.75, "bottom": 0.65}
     return {
         "fig3_norms": Panel((2 * CHART[0], CHART[1]), lambda figure: _norm_map_and_histogram(figure, report)),
         "fig4a_norms_by_block": _chart(lambda axes: artifacts.norms_by_block(axes, norms.raw), **bar),
         "outliers_by_block": _chart(
-            lambda axes: artifacts.shares_by_block(axes, report.findings, rules.least_share), left=0.72, **legend
+            lambda axes: artifacts.shares_by_block(axes, report.findings, rules.least_share, n), left=0.72, **legend
         ),
         "fig15_kinds_of_tokens": _chart(lambda axes: artifacts.token_types(axes, norms, norms.depth), bottom=0.95),
         "fig10_positions": _chart(
-            lambda axes: positions.share_map(axes, report.placement.share), left=0.25, right=1.0, bottom=0.3
+            lambda axes: positions.share_map(axes, report.placement.share, n), left=0.25, right=1.0, bottom=0.48
         ),
         "distance_from_border": _chart(
             lambda axes: positions.ring_profile(axes, report.placement, report.masks), left=0.75
@@ -129,9 +129,12 @@ def _charts(report: ArtifactReport) -> Mapping[str, Panel]:
         "table1_single_tokens": _chart(lambda axes: contents.single_tokens(axes, report.contents.tokens)),
         "fig5b_position_and_pixels": _chart(lambda axes: contents.local_probes(axes, report.contents), bottom=0.85),
         "registers_replaced": _chart(lambda axes: contents.replacements(axes, report.effects, n), bottom=0.85),
-        "register_cosines": _chart(lambda axes: registers.cosine_matrix(axes, report.diversity), right=0.75),
+        "register_cosines": _chart(lambda axes: registers.cosine_matrix(axes, report.diversity), **matrix),
         "register_divergences": _chart(
-            lambda axes: registers.divergence_matrix(axes, report.inside.divergences), right=0.75
+            lambda axes: registers.divergence_matrix(
+                axes, report.inside.divergences, report.inside.scores.get("register_divergence")
+            ),
+            **matrix,
         ),
         "fig12_cost": _chart(lambda axes: contents.costs(axes, report.costs), left=0.72),
     }

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from regvit_lightning.analysis.defects import Defects
 from regvit_lightning.analysis.locality import Locality
 from regvit_lightning.analysis.sinks import Sinks
 from regvit_lightning.figures.style import (
+    BARS,
     GREEN,
     GREY,
     INK,
@@ -18,6 +20,7 @@ from regvit_lightning.figures.style import (
     NORMAL,
     OUTLIER,
     label,
+    mean_and_error,
     none,
     percents,
     whole_blocks,
@@ -30,7 +33,10 @@ POINT: dict[str, Any] = {"markersize": 3.5, "linewidth": 1.2, "clip_on": False}
 
 
 def sinks_by_block(axes: Axes, sinks: Sinks | None) -> None:
-    """Sinks per image in each block as stacked bars: NOP, broadcast, and those of neither kind."""
+    """Sinks per image in each block as stacked bars: NOP, broadcast, and those of neither kind.
+
+    The error bar of a stack is the 95 % interval of its height over images.
+    """
     if sinks is None:
         label(axes, "attention sinks by block", "block", "sinks per image")
         none(axes, "not measured for this model")
@@ -43,8 +49,11 @@ def sinks_by_block(axes: Axes, sinks: Sinks | None) -> None:
         style: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
         axes.bar(range(1, depth + 1), counts, 0.7, bottom, label=f"{name}: {_total(counts.sum())} per image", **style)
         bottom += counts
+    total, error = mean_and_error(sinks.events.double().sum(dim=2))
+    below = torch.minimum(error, total)  # a count cannot be negative
+    axes.errorbar(range(1, depth + 1), total, torch.stack([below, error]), fmt="none", ecolor=INK, **BARS)
     whole_blocks(axes, depth)
-    axes.set_ylim(0, 1.4 * max(float(bottom.max()), 0.1))
+    axes.set_ylim(0, 1.4 * max(float((total + error).max()), 0.1))
     axes.locator_params(axis="y", nbins=5)
     if sinks.events.any():
         axes.legend(**LEGEND, loc="upper left")
@@ -74,11 +83,16 @@ def variance_by_block(axes: Axes, locality: Locality) -> None:
 
 
 def cosines_by_block(axes: Axes, locality: Locality) -> None:
-    """Mean cosine of patches to the mean patch of their image and to CLS after each block and the final norm."""
+    """Mean cosine of patches to the mean patch of their image and to CLS after each block and the final norm.
+
+    Error bars are 95 % intervals over images.
+    """
     stages = range(1, locality.mean_cosine.shape[1] + 1)
-    axes.plot(stages, locality.mean_cosine.mean(dim=0), "o-", color=NORMAL, label="to the image mean", **POINT)
+    mean, error = mean_and_error(locality.mean_cosine)
+    axes.errorbar(stages, mean, error, fmt="o-", color=NORMAL, label="to the image mean", **POINT, **BARS)
     if locality.cls_cosine is not None:
-        axes.plot(stages, locality.cls_cosine.mean(dim=0), "s--", color=GREEN, label="to CLS", **POINT)
+        mean, error = mean_and_error(locality.cls_cosine)
+        axes.errorbar(stages, mean, error, fmt="s--", color=GREEN, label="to CLS", **POINT, **BARS)
     _stages(axes, len(stages))
     axes.legend(**LEGEND, loc="upper center", bbox_to_anchor=(0.44, -0.14), ncols=2, columnspacing=1.0)
     label(axes, f"cosine of patches (n = {len(locality.mean_cosine)} images)", "block (F: final norm)", "mean cosine")

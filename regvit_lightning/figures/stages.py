@@ -78,8 +78,8 @@ def norms_by_stage(axes: Axes, report: StageReport) -> None:
 
 def outliers_by_stage(axes: Axes, report: StageReport) -> None:
     """Share of outliers against stage for every rule, starting at the stem (0)."""
-    artifacts.shares_by_block(axes, report.findings, report.rules.least_share)
-    label(axes, "outliers by stage", "stage (0: stem)", "share of cells")
+    artifacts.shares_by_block(axes, report.findings, report.rules.least_share, len(report.stages[0]))
+    label(axes, f"outliers by stage (n = {len(report.stages[0]):,} images)", "stage (0: stem)", "share of cells")
 
 
 def rings(axes: Axes, report: StageReport) -> None:
@@ -99,7 +99,7 @@ def rings(axes: Axes, report: StageReport) -> None:
     axes.axhline(1, color=GREY, linewidth=0.6)
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.5, 1], ["border", "halfway", "centre"])
-    axes.legend(**LEGEND, loc="upper center", bbox_to_anchor=(0.45, -0.17), ncols=3, columnspacing=1.2)
+    axes.legend(**LEGEND, loc="upper center", bbox_to_anchor=(0.45, -0.17), ncols=4, columnspacing=1.0)
     note = "no convolution pads" if border is None else "solid: zero padding, dashed: replicate"
     label(axes, "norms from the border", f"distance from the border; {note}", "mean norm / median")
 
@@ -121,8 +121,8 @@ def _windows(profile: WindowProfile, stage: int) -> Panel:
         panes: Any = figure.subfigures(1, 2, width_ratios=[1, 1], wspace=0)
         left, right = panes
         axes = axes_in(left, left=0.35, right=0.95)
-        picture = axes.imshow(profile.profile.numpy(), cmap="viridis")
-        colour_bar(axes, picture, "norm / mean")
+        picture = axes.imshow(100 * (profile.profile.numpy() - 1), cmap="viridis")
+        colour_bar(axes, picture, "norm above the mean of all, %")
         label(axes, f"norms within windows, stage {stage}", "", "")
         bare(axes)
         steps(axes_in(right, left=0.72), profile, stage)

@@ -6,6 +6,7 @@ is below 8 points at the size at which a figure is saved.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from regvit_lightning.runtime import atomic
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
+    from torch import Tensor
 
 INK, PAPER = "#1f2430", "#ffffff"
 NORMAL, OUTLIER, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#6f7580"
@@ -112,6 +114,28 @@ def colour_bar(axes: Axes, picture: Any, title: str, percent: bool = False) -> N
     if percent:
         bar.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
     bar.ax.set_ylabel(title, fontsize=SMALL, color=INK, labelpad=3)
+
+
+BARS: dict[str, Any] = {"capsize": 2, "elinewidth": 0.8}
+
+
+def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over the rows of (N, …) that are numbers, and half its 95 % interval over them, 1.96 standard errors.
+
+    The half interval is 0 where fewer than two rows are numbers.
+    """
+    counts = values.isfinite().sum(dim=0)
+    mean = values.double().nanmean(dim=0)
+    squares = (values.double() - mean).square().nansum(dim=0)
+    error = (squares / (counts - 1).clamp(min=1) / counts.clamp(min=1)).sqrt()
+    return mean, 1.96 * error.where(counts > 1, 0.0)
+
+
+def mean_and_deviation(values: Tensor, decimals: int = 2) -> str:
+    """Mean and standard deviation of values (N,), such as `0.98 ± 0.01`."""
+    finite = values[values.isfinite()].double()
+    spread = float(finite.std()) if len(finite) > 1 else math.nan
+    return f"{float(finite.mean()):.{decimals}f} ± {spread:.{decimals}f}"
 
 
 def bare(axes: Axes) -> Axes:

@@ -12,6 +12,7 @@ from regvit_lightning.analysis.text_report import TextReport
 from regvit_lightning.analysis.text_sinks import EPSILON, FIRST_QUERY
 from regvit_lightning.figures.report import Panel, composed
 from regvit_lightning.figures.style import (
+    BARS,
     GREEN,
     GREY,
     INK,
@@ -25,6 +26,7 @@ from regvit_lightning.figures.style import (
     axes_in,
     colour_bar,
     label,
+    mean_and_error,
     none,
     percents,
     plain_numbers,
@@ -35,6 +37,7 @@ from regvit_lightning.models.text_tower import EOT, KINDS, PADDING, PUNCTUATION,
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 CHART = (5.3, 3.7)  # inches: three charts in a row of the page
 COLOURS = {SOT: OUTLIER, WORDS: NORMAL, PUNCTUATION: "#56b4e9", EOT: GREEN, PADDING: "#b9bec8"}
@@ -43,23 +46,21 @@ MOST_WORDS = 40  # of the example
 
 def panels(report: TextReport) -> dict[str, Panel]:
     """All figures of a report by the name of their files."""
-    shares, below = report.shares, {"bottom": 1.0}
+    shares, below, n = report.shares, {"bottom": 1.0}, f" (n = {len(report.sinks):,} texts)"
     return {
         "first_token_by_head": _chart(lambda axes: first_token(axes, report), right=0.95),
         "attention_of_words": _chart(
-            lambda axes: receivers(axes, shares[:, WORDS].numpy(), "attention of words"), left=0.72, **below
+            lambda axes: receivers(axes, shares[:, WORDS].numpy(), f"attention of words{n}"), left=0.72, **below
         ),
         "attention_of_eot": _chart(
-            lambda axes: receivers(axes, shares[:, EOT].numpy(), "attention of EOT, the text's embedding"),
+            lambda axes: receivers(axes, shares[:, EOT].numpy(), f"attention of EOT, the text's embedding{n}"),
             left=0.72,
             **below,
         ),
         "sinks_by_block": _chart(lambda axes: events(axes, report), **below),
-        "norms_by_block": _chart(
-            lambda axes: by_kind(axes, report.sinks.norms.nanmean(dim=0).numpy(), "norms after each block"), **below
-        ),
+        "norms_by_block": _chart(lambda axes: by_kind(axes, report.sinks.norms, f"norms after each block{n}"), **below),
         "values_by_block": _chart(
-            lambda axes: by_kind(axes, report.sinks.values.nanmean(dim=0).numpy(), "norms of value vectors"), **below
+            lambda axes: by_kind(axes, report.sinks.values, f"norms of value vectors{n}"), **below
         ),
         "update_ratios": _chart(lambda axes: ratios(axes, report)),
         "example": Panel((2 * CHART[0], 6.2), lambda figure: example(axes_in(figure, 1.6, 1.0, 1.3), report)),
@@ -105,17 +106,19 @@ def receivers(axes: Axes, shares: Any, title: str) -> None:
     label(axes, title, "block", "share, mean of heads")
 
 
-def by_kind(axes: Axes, values: Any, title: str) -> None:
-    """Means (L, 5) by block and kind of token; the legend is in a margin of 1 inch below.
+def by_kind(axes: Axes, of_texts: Tensor, title: str) -> None:
+    """Means of (N, L, 5) by block and kind of token; the legend is in a margin of 1 inch below.
 
-    The axis is logarithmic where the means span more than a factor of 10.
+    Error bars are 95 % intervals over texts. The axis is logarithmic where the means span more than a factor of 10.
     """
+    values, errors = (part.numpy() for part in mean_and_error(of_texts))
     blocks = np.arange(1, len(values) + 1)
     for line, (kind, colour) in enumerate(COLOURS.items()):
         if np.isfinite(values[:, kind]).any():
             style: dict[str, Any] = {"marker": MARKERS[line], "markersize": 4, "linewidth": 1.4}
             colour = GREY if kind == PADDING else colour
-            axes.plot(blocks, values[:, kind], color=colour, label=KINDS[kind], clip_on=False, **style)
+            bars = errors[:, kind]
+            axes.errorbar(blocks, values[:, kind], bars, color=colour, label=KINDS[kind], **style, **BARS)
     low, high = np.nanmin(values), np.nanmax(values)
     if high > 10 * low:
         axes.set_yscale("log")
@@ -128,7 +131,10 @@ def by_kind(axes: Axes, values: Any, title: str) -> None:
 
 
 def events(axes: Axes, report: TextReport) -> None:
-    """Sink events per text by block: NOP, broadcast and neither; the legend is in a margin of 1 inch below."""
+    """Sink events per text by block: NOP, broadcast and neither; the legend is in a margin of 1 inch below.
+
+    The error bar of a stack is the 95 % interval of its height over texts.
+    """
     sinks = report.sinks
     kinds = {"NOP": sinks.nop, "broadcast": sinks.broadcast}
     kinds["neither"] = (sinks.sinks >= 0) & ~sinks.nop & ~sinks.broadcast
@@ -138,12 +144,17 @@ def events(axes: Axes, report: TextReport) -> None:
         words = f"{name} ({count.sum():.2f} per text)"
         axes.bar(blocks, count, 0.8, bottom, color=colour, hatch=hatch, edgecolor=PAPER, linewidth=0, label=words)
         bottom = bottom + count
+    total, error = mean_and_error((sinks.sinks >= 0).double().sum(dim=2))
+    axes.errorbar(blocks, total, error, fmt="none", ecolor=INK, **BARS)
+    axes.set_ylim(bottom=0)
     whole_blocks(axes, report.depth)
     axes.legend(**LEGEND, loc="upper center", bbox_to_anchor=(0.45, -0.14), ncols=2, columnspacing=1.2)
     if not bottom.any():
         axes.set_ylim(0, 1)
         none(axes, "no sink events")
-    label(axes, "sink events by block", "block", f"per text, of {sinks.first.shape[2]} heads")
+    label(
+        axes, f"sink events by block (n = {len(sinks):,} texts)", "block", f"per text, of {sinks.first.shape[2]} heads"
+    )
 
 
 def ratios(axes: Axes, report: TextReport) -> None:
@@ -166,7 +177,12 @@ def ratios(axes: Axes, report: TextReport) -> None:
     plain_numbers(axes)
     if not there.any():
         none(axes, "no sink events")
-    label(axes, "what sinks write", "block; a dot is a head with sink events", "|update of the sink| / mean of others")
+    label(
+        axes,
+        f"what sinks write (n = {len(report.sinks):,} texts)",
+        "block; a dot is a head with sink events",
+        "|update of the sink| / mean of others",
+    )
 
 
 def example(axes: Axes, report: TextReport) -> None:

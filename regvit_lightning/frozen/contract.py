@@ -62,7 +62,8 @@ class Outcome:
         per_class: a score for each class by name, None for a class that does not occur.
         floors: metrics of baselines without a backbone, by name.
         picture: figure of examples, if the task provides one.
-        figures: returns further figures by the name of their files, for the cell's folder; None for none.
+        figures: returns the single figures by the name of their files, for the cell's folder; None for the picture
+            itself as `examples`.
         scores: per-image scores in the order of the data, by metric of `METRICS`: (N,) whose mean is the metric,
             or (N, …) where `scores.STATISTICS` defines the metric from their mean. NaN for an excluded image.
         remarks: sentences that a user must read with the metrics, such as a warning with its remedy.
@@ -87,8 +88,8 @@ class Task(Protocol):
         SETTINGS: dataclass of the YAML settings.
         METRICS: metrics shown in tables.
         READS: section of the data settings that names the images or texts it reads, see `DataSettings.section`;
-            `discovery` for a set with boxes, `videos` and `keypoints` for sets of those, named by
-            `TaskSettings.named_set`.
+            `discovery` for a set with boxes, `videos` and `keypoints` for sets of those. A name from
+            `TaskSettings.named_set` goes before it.
         FOOTNOTE: keys of the outcome's `protocol` shown under the table.
         TRAINS_HEAD: True if defined: the task uses all devices of `RunOptions`; the others use one.
         NEEDS_TEXT: True if defined: a grid skips models without a text tower.

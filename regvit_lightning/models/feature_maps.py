@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from timm.layers.norm import LayerNorm2d, LayerNorm2dFp32, RmsNorm, RmsNorm2d, RmsNorm2dFp32, RmsNormFp32
+from timm.models.naflexvit import NaFlexVit
 from torch import Tensor, nn
 
 from regvit_lightning.errors import UserError, one_line
@@ -119,8 +120,7 @@ class FeatureMaps(Backbone):
         return [Tokens(None, last[:, :0, 0], last)] * len(blocks)
 
     def _maps(self, images: Tensor) -> StageMaps:
-        module = getattr(self.model, "stem", getattr(self.model, "patch_embed", None))
-        with _output_of(module) as stem:
+        with _output_of(_stem(self.model)) as stem:
             given = self.model.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")
         stages = [part.permute(0, 2, 3, 1) for part in given]
         first = _as_map(stem[0], getattr(self.model, "output_fmt", "NCHW"), stages[0]) if stem else None
@@ -156,6 +156,10 @@ class FeatureMaps(Backbone):
 
 def check_maps(model: nn.Module, name: str) -> None:
     """Raise `UserError` unless `model` gives feature maps."""
+    if isinstance(model, NaFlexVit):
+        raise UserError(
+            f"{name}: a NaFlexVit is a ViT that is not read here; take the model of timm's VisionTransformer"
+        )
     if not hasattr(model, "forward_intermediates"):
         kind, plain = type(model).__name__, "a plain ViT (timm's VisionTransformer, Eva or Beit)"
         raise UserError(f"{name}: a {kind} is neither {plain} nor a model that gives feature maps in timm")
@@ -198,13 +202,31 @@ def _output_of(module: nn.Module | None) -> Iterator[list[Any]]:
             handle.remove()
 
 
+def _stem(model: Any) -> nn.Module | None:
+    """Stem or patch embedding of the first stage, by the names that timm's models give it; None if there is none."""
+    several = getattr(model, "patch_embeds", None)
+    first = several[0] if isinstance(several, nn.ModuleList) and len(several) else None
+    named = [getattr(model, name, None) for name in ("stem", "patch_embed", "patch_embed1")]
+    return next((module for module in (*named, first) if isinstance(module, nn.Module)), None)
+
+
 def _as_map(output: Any, layout: str, like: Tensor) -> Tensor | None:
-    """Output of a stem as (B, h, w, D): a map, or a sequence of the cells of a map `like`; None if it is neither."""
+    """Output of a stem as (B, h, w, D): a map, or a sequence of the cells of a map `like`; None if it is neither.
+
+    A map has its channels last if only its first two sides have the aspect of `like`, or if that is the model's layout.
+    """
+    output = output[0] if isinstance(output, tuple) and output else output
     if isinstance(output, Tensor) and output.ndim == 3 and output.shape[1] == like.shape[1] * like.shape[2]:
         return output.unflatten(1, like.shape[1:3])
     if not isinstance(output, Tensor) or output.ndim != 4:
         return None
-    return output if layout == "NHWC" else output.permute(0, 2, 3, 1)
+    first, last = (_alike(sides, like.shape[1:3]) for sides in (output.shape[2:], output.shape[1:3]))
+    return output if last and (layout == "NHWC" or not first) else output.permute(0, 2, 3, 1)
+
+
+def _alike(sides: Sequence[int], others: Sequence[int]) -> bool:
+    """Whether two maps have the same aspect, and the first at least as many cells."""
+    return sides[0] * others[1] == sides[1] * others[0] and sides[0] >= others[0]
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

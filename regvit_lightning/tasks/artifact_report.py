@@ -199,7 +199,7 @@ def run(
             **report.facts(),
         },
         picture=figures_report.page(report),
-        figures=partial(_figures, report) if settings.figures else None,
+        figures=partial(_figures, report) if settings.figures else dict,
         remarks=[report.verdict, *filter(None, [report.diversity.remark() if report.diversity else ""])],
     )
 

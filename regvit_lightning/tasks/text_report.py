@@ -131,7 +131,7 @@ def _outcome(
         picture=figures_text.page(report),
         figures=(lambda: {name: panel.figure() for name, panel in figures_text.panels(report).items()})
         if settings.figures
-        else None,
+        else dict,
         remarks=[report.verdict],
     )
 

@@ -43,6 +43,14 @@ def test_patches_along_the_direction_are_detected_by_four_sigmas_of_their_image(
         assert Defects(cosines).shares() == [detected / 128]
 
 
+@pytest.mark.parametrize(("patches", "detected"), [(17, 0), (18, 1)])
+def test_a_patch_alone_needs_seventeen_others(patches, detected):
+    """The largest of P values lies at most (P - 1) / √P standard deviations above the mean: 3.88 and 4.007."""
+    cosines = torch.zeros(1, 1, 1, patches)
+    cosines[..., 5] = 1.0
+    assert Defects(cosines).masks.sum() == detected
+
+
 def test_cosines_by_kind_of_patch():
     cosines = torch.tensor([0.2, 0.4, 0.9, 0.1]).view(1, 1, 2, 2)
     high = torch.tensor([False, False, True, False]).view(1, 1, 2, 2)

@@ -36,6 +36,7 @@ def test_shares_are_exactly_0_and_1_where_one_thing_decides():
     patches[..., 2] = signs.repeat(4)[:, None, None] * signs.repeat(2)[:, None]  # averages to 0 over both
     patches[..., 3] = 7.0
     found = of(patches)
+    assert found.position.shape == (2, 4)  # the patch embedding, stage 0, is left out
     for stage in range(2):
         np.testing.assert_allclose(found.position[stage], [1, 0, 0, np.nan], atol=1e-9)
         np.testing.assert_allclose(found.image[stage], [0, 1, 0, np.nan], atol=1e-9)

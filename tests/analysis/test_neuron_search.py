@@ -11,6 +11,8 @@ from regvit_lightning.errors import UserError
 from regvit_lightning.models.interventions import WithRegister
 from regvit_lightning.models.register_neurons import RegisterNeurons
 from tests.analysis.planted import planted
+from tests.models.test_backbones import images
+from tests.models.test_interventions import backbone_of
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +142,26 @@ def test_the_effect_and_the_mean_register(truth, measured):
     assert [block for block, _, _ in keys] == [0, 1, 2, 3]
     torch.testing.assert_close(module.mean_register.keys[3], keys[3][1].mean(dim=0))
     torch.testing.assert_close(module.mean_register.values[3], keys[3][2].mean(dim=0))
+
+
+@pytest.mark.parametrize("family", ["clip", "swiglu", "pooled", "dinov3"])
+@torch.inference_mode()
+def test_neurons_of_every_kind_of_mlp_are_those_that_the_second_layer_reads(family):
+    """GELU of a CLIP tower, the product of a SwiGLU, a model without CLS, one with registers of its own."""
+    backbone = backbone_of(family)
+    x = images(backbone.image_size)
+    mean, std = (torch.tensor(part).view(3, 1, 1) for part in (backbone.mean, backbone.std))
+    pixels = ((x * std + mean) * 255).clamp(0, 255).to(torch.uint8)
+    side = backbone.image_size // backbone.patch_size
+    masks = torch.zeros(len(pixels), side, side, dtype=torch.bool)
+    masks[:, 0, 1] = True
+    module = NeuronPass(backbone, masks)
+    module.test_step((pixels,), 0)
+    read = {}
+    layer = backbone.readers()[1]
+    layer.register_forward_pre_hook(lambda _, inputs: read.update(last=inputs[0].abs().double()))
+    backbone((pixels.float() / 255 - mean) / std)
+    patches = read["last"][:, -side * side :]
+    torch.testing.assert_close(module.activation[1], patches[:, 1].mean(dim=0), rtol=1e-4, atol=1e-5)
+    others = torch.cat([patches[:, :1], patches[:, 2:]], dim=1)
+    torch.testing.assert_close(module.elsewhere[1], others.mean(dim=(0, 1)), rtol=1e-4, atol=1e-5)

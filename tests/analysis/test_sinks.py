@@ -116,6 +116,37 @@ def test_a_key_that_is_no_token_takes_attention_but_is_no_sink():
     assert found.ratio.item() == pytest.approx(1)
 
 
+def test_a_key_that_is_no_token_is_part_of_the_update():
+    """A sink of mass 0.6, and beside it ±0.4 on a learned key whose value is orthogonal: known singular values."""
+    rows = torch.zeros(TOKENS, TOKENS + 1)
+    rows[:, SINK] = 0.6
+    rows[:10, -1], rows[10:, -1] = 0.4, -0.4
+    written = torch.zeros(TOKENS + 1, 3)
+    written[:-1, 0], written[-1, 1] = 1.0, 1.0
+    assert of(rows, written).stable_rank.item() == pytest.approx(1 + (0.4 / 0.6) ** 2)
+
+
+def test_parts_keep_their_images_and_the_largest_error():
+    small, large = (sinks.Sinks(*[torch.full((count, 1, 1), 1.0)] * 6, error=0.1 * count) for count in (1, 3))
+    for parts in ([small, large], [large, small]):
+        joined = sinks.join(parts)
+        assert (len(joined), joined.error) == (4, pytest.approx(0.3))
+
+
+def test_a_pass_measures_all_images_or_says_why_not():
+    backbone, pixels = small("passed"), torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    measured = sinks.SinkPass(backbone)
+    for part in pixels.split(2):
+        measured.test_step((part,), 0)
+    assert len(measured.sinks) == 3
+    assert [len(counts) for counts in measured.per_image().values()] == [3] * 6
+    backbone.model.blocks[1].register_forward_hook(lambda _, __, output: 1.01 * output)
+    measured = sinks.SinkPass(backbone)
+    measured.test_step((pixels,), 0)
+    assert (measured.sinks, measured.per_image()) == (None, {})
+    assert measured.why_not.startswith("passed: block 1 is not the sum of what its heads write")
+
+
 def test_values_of_zero_are_neither():
     found = of(attention(), torch.zeros(TOKENS, 4))
     assert found.ratio.isnan().all()
@@ -185,6 +216,19 @@ def test_a_rebuilt_block_is_the_block(options):
     width = last.v.patches.shape[-1] // 3
     values = last.v.patches.flatten(1, 2).unflatten(-1, (3, width)).transpose(1, 2)
     torch.testing.assert_close(found[-1].values[:, :, -16:], values)
+
+
+def test_what_a_head_writes_has_the_scale_of_the_layer_and_of_an_inner_norm():
+    """Twice the weight of the norm in the channels of head 1, or twice a LayerScale: twice what is written there."""
+    backbone = small("normed", scale_attn_norm=True, init_values=0.5)
+    block, before = backbone.model.blocks[1], updates_of(backbone)[1].output.clone()
+    block.attn.norm.weight.data[8:16] *= 2
+    torch.testing.assert_close(updates_of(backbone)[1].output, before * torch.tensor([1.0, 2.0, 1.0])[:, None, None])
+    block.attn.norm.weight.data[8:16] /= 2
+    block.ls1.gamma.data[5] *= 2
+    expected = before.clone()
+    expected[:, 5] *= 2
+    torch.testing.assert_close(updates_of(backbone)[1].output, expected)
 
 
 FAMILIES = {

@@ -2,15 +2,18 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plan, throughput
 from benchmarks.grid import cells as grids
 from benchmarks.grid.cells import Cell
-from benchmarks.grid.estimates import Estimates
+from benchmarks.grid.estimates import Estimates, frozen
 from benchmarks.plan import PlanRow
 from benchmarks.throughput import BlockShape, duration
 from regvit_lightning.errors import UserError
+from regvit_lightning.models import sources
+from regvit_lightning.work import Pass, Work
 from tests.benchmarks.test_chain import mistake, program
 
 # ViT-N: 4 blocks, D = 96, hidden 384, patches of 8: a token costs 4 D² + 2 · 96 · 384 = 110,592 multiply-adds in a
@@ -250,3 +253,41 @@ def test_mistakes(words):
     assert "gpus=many: expected a number from 1 to 99999, or all" in mistake("plan", *words, "gpus=many")
     line = mistake("plan", *words, "pretrain_devices=8", "gpus=4")
     assert line == "pretrain_devices=8: a pretraining does not fit on gpus=4"
+
+
+def test_the_flops_of_a_model_with_stages_are_those_of_its_layers():
+    backbone = sources.load_backbone("random-timm/test_convnext")
+    macs = []
+
+    def counted(layer, _, output):
+        places = output[0].numel() // output.shape[-1 if isinstance(layer, nn.Linear) else 1]
+        macs.append(places * layer.weight.numel())
+
+    for layer in backbone.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            layer.register_forward_hook(counted)
+    with torch.no_grad():
+        backbone.stage_maps(torch.zeros(1, 3, 160, 192))
+    expected = 2 * 5 * sum(macs)
+    assert throughput.flops(backbone, Pass(5, 150, 190)) == pytest.approx(expected)
+
+
+def test_models_with_stages_and_reports_of_texts_have_cells(tmp_path):
+    (tmp_path / "text.yaml").write_text("models: [openclip-vitn_reg0]\ntasks: [text_report]\nseeds: [0]\n")
+    words = [f"runs={tmp_path}/runs", f"results={tmp_path}/results", "tflops=1", "mfu=0.5"]
+    found = rows(program("plan", f"grid={tmp_path}/text.yaml", "pretrain=false", *words))
+    assert found == {"text_report": ["1", "0", "0.0", "under 1 s"]}
+    (tmp_path / "stages.yaml").write_text(
+        "models: [timm/test_convnext.r160_in1k]\ntasks: [artifact_report]\nseeds: [0]\n"
+    )
+    (_, flops, _, _) = rows(program("plan", f"grid={tmp_path}/stages.yaml", *words))["artifact_report"]
+    assert float(flops) > 0
+
+
+def test_the_memory_of_a_model_with_stages_holds_its_largest_map():
+    backbone = sources.load_backbone("random-timm/test_convnext")
+    parameters = sum(value.numel() for value in backbone.parameters())
+    # Two images of 5 x 5 last cells of width 64; behind each lie 8 x 8 cells of width 24, with a hidden layer of four.
+    activations = 2 * 25 * (8 * 64 + 4 * 4 * 24 * 64)
+    found = frozen(backbone, Work([Pass(7, 160, 160)]), device_batch=2).mib
+    assert found == pytest.approx((4 * parameters + activations) / 2**20)

@@ -64,7 +64,7 @@ def test_heatmap_has_a_share_of_one_in_each_block(axes, norms):
 
 def test_shares_of_every_rule(axes, norms):
     findings = find(norms, Rules())
-    figures.shares_by_block(axes, findings, 0.005)
+    figures.shares_by_block(axes, findings, 0.005, 4)
     assert legend(axes) == list(Rules().words().values())
     lines = [line for line in axes.lines if line.get_label() in Rules().words().values()]
     for line, finding in zip(lines, findings.values(), strict=True):
@@ -103,7 +103,7 @@ def test_share_map_and_rings(case):
     figure = Figure()
     left, right = figure.subplots(1, 2)
     found = placement(case.flat)
-    positions.share_map(left, found.share)
+    positions.share_map(left, found.share, len(case.flat))
     positions.ring_profile(right, found, case.flat)
     np.testing.assert_array_equal(left.get_images()[0].get_array(), case.flat.double().mean(0))
     np.testing.assert_array_equal(right.lines[0].get_ydata(), found.rings)
@@ -130,7 +130,7 @@ def test_nothing_to_see_is_drawn_without_a_warning(recwarn):
     figures.norm_histogram(axes[0], same[:, 0], Rules())
     figures.norms_by_block(axes[1], same)
     figures.strips(axes[2], {"a": same})
-    positions.share_map(axes[3], placement(none).share)
+    positions.share_map(axes[3], placement(none).share, 2)
     positions.ring_profile(axes[4], placement(none), none)
     positions.neighbour_densities(axes[5], same[:, 0], none)
     FigureCanvasAgg(figure).draw()

@@ -294,7 +294,7 @@ def test_maps_lie_on_their_pixels_and_what_is_padding_is_not_shown():
     assert titles == ["image", "degree", "similarity"]
 
 
-@pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 375), (200, 600)])
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 375), (200, 600), (60, 600)])
 def test_titles_and_notes_of_columns_do_not_overlap(height, width):
     counts, signed = np.arange(12).reshape(3, 4), np.linspace(-1, 3, 12).reshape(3, 4)
     row = discovered(height, width, maps={"degree": counts, "seed similarity": signed, "seed expansion": signed})
@@ -303,6 +303,9 @@ def test_titles_and_notes_of_columns_do_not_overlap(height, width):
     texts = [*figure.texts, *(axes._left_title for axes in figure.axes)]
     extents = [text.get_window_extent() for text in texts if text.get_text()]
     assert len(extents) == 8
+    titles, notes = extents[:4], extents[4:]
+    apart = [(title.y0 - note.y1) / figure.dpi for title, note in zip(titles, notes, strict=True)]
+    assert max(apart) < 0.1  # inches: a note stays below its title, however flat the image
     assert not any(one.overlaps(two) for one, two in combinations(extents, 2))
     assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1 for box in extents)
 

@@ -52,6 +52,13 @@ def values(axes):
     return np.asarray(axes.images[0].get_array())
 
 
+def test_a_register_that_was_added_at_test_time_says_so():
+    one = replace(maps(registers=3), added=1)
+    panels = figures.register_panels(one, figures.frame_of([model(one)], 0))
+    assert [panel.title for panel in panels] == ["reg_0", "reg_1", "reg_2, at test time"]
+    assert [panel.name for panel in panels] == ["reg_0", "reg_1", "reg_2"]
+
+
 def test_each_map_is_drawn_once_for_each_image_and_model():
     models = [model(maps(), maps(), name="a"), model(maps(heads=1, registers=1), maps(heads=1, registers=1), name="b")]
     figure = drawn(figures.overview(models, ["x.jpg", "y.jpg"]))
@@ -126,9 +133,11 @@ SHAPES = {
 }
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_nothing_is_clipped_overlaps_or_is_small(shape):
-    models = [model(maps(**SHAPES[shape]), name=LONG), model(maps(only=True), name="b")]
+def test_nothing_is_clipped_overlaps_or_is_small(shape, count):
+    others = [model(maps(only=True), name="b"), model(maps(), name="c"), model(maps(), name="d")]
+    models = [model(maps(**SHAPES[shape]), name=LONG), *others[: count - 1]]
     figure = drawn(figures.overview(models, ["IMG_with_a_very_long_name_20260101.jpeg"]))
     texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
     boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
@@ -139,6 +148,16 @@ def test_nothing_is_clipped_overlaps_or_is_small(shape):
     for axes in figure.axes:
         inside = [words for words, box in boxes if axes.images and box.overlaps(axes.get_window_extent())]
         assert all(words == "none" or words.endswith("%") for words in inside), (axes.get_title(loc="left"), inside)
+
+
+@pytest.mark.parametrize(("count", "in_a_line"), [(1, 5), (2, 3), (3, 2), (4, 2)])
+def test_up_to_three_models_fit_on_a_page_in_landscape(count, in_a_line):
+    figure = figures.overview([model(maps(), name=str(index)) for index in range(count)], ["x.jpg"])
+    assert (figure.get_figwidth() <= 11) == (count < 4)
+    large = [axes for axes in figure.axes if axes.get_position().width * figure.get_figwidth() == pytest.approx(1.2)]
+    tops = [round(axes.get_position().y1, 6) for axes in large]
+    assert len(large) == count * 7  # five maps and two registers
+    assert max(tops.count(top) for top in tops) == count * in_a_line
 
 
 def test_a_map_alone_has_no_title_and_its_own_bar():

@@ -1,5 +1,7 @@
 """Figures of the artifact report: each by itself and all on a page, with texts that can be read and are whole."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,36 @@ def test_where_there_is_nothing_it_says_none(reports):
     assert "massive activations: none" in words("kurtosis")
     assert "outlier: none" in words("fig5b_position_and_pixels")
     assert "none: no registers" in words("registers_replaced")
+
+
+@pytest.mark.parametrize("kind", ["planted", "clean", "bare"])
+def test_every_chart_of_measurements_says_of_how_many(reports, kind):
+    panels = figures_report.panels(reports[kind])
+    for name in panels.keys() - {"fig12_cost", "fig21_norm_maps", "fig18_heads", "fig9_attention", "fig20_components"}:
+        words = " ".join(text.get_text() for text, _ in texts(panels[name].figure()))
+        assert re.search(r"n = (\d|below)|\d images|none: ", words), (name, words)
+
+
+def test_an_error_bar_is_the_interval_of_a_mean_over_those_that_have_a_value():
+    values = torch.tensor([[1.0, 2.0, float("nan")], [2.0, float("nan"), float("nan")], [6.0, float("nan"), 3.0]])
+    mean, error = style.mean_and_error(values)
+    assert mean.tolist() == [3, 2, 3]
+    spread = np.std([1, 2, 6], ddof=1)
+    assert error.tolist() == pytest.approx([1.96 * spread / np.sqrt(3), 0, 0])
+    assert style.mean_and_deviation(values[:, 0]) == f"3.00 ± {spread:.2f}"
+
+
+def test_the_map_of_positions_says_how_sure_its_largest_share_is():
+    from matplotlib.figure import Figure
+
+    from regvit_lightning.figures import positions
+
+    axes = Figure().subplots()
+    share = torch.zeros(2, 3)
+    share[1, 2] = 0.3
+    positions.share_map(axes, share, 10)
+    assert axes.get_title("left") == "where outliers sit (n = 10 images)"
+    assert axes.get_xlabel() == "largest share: 30 % [6.7, 65]"  # Clopper-Pearson of 3 of 10
 
 
 def test_the_same_figure_gives_the_same_files(tmp_path):

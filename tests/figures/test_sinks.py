@@ -26,7 +26,7 @@ def words(axes):
 
 def test_bars_are_sinks_per_image_by_kind_and_block():
     axes = drawn(sinks.sinks_by_block, made(("NOP", "broadcast", "NOP"), with_one=5))
-    heights = [[bar.get_height() for bar in bars] for bars in axes.containers]
+    heights = [[bar.get_height() for bar in bars] for bars in axes.containers[:3]]
     assert heights == [[0, 0.5], [0, 0.25], [0, 0]]
     assert axes.containers[1][1].get_y() == 0.5
     assert legend(axes) == ["NOP: 0.50 per image", "broadcast: 0.25 per image", "other: 0 per image"]
@@ -52,11 +52,11 @@ def test_shares_and_cosines_are_those_of_the_stages():
     assert legend(axes) == ["its own 20 %", "the image 50 %", "the position 30 %"]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "2", "F"]
     axes = drawn(sinks.cosines_by_block, locality())
-    assert [line.get_ydata().tolist() for line in axes.lines] == [
+    assert [bars.lines[0].get_ydata().tolist() for bars in axes.containers] == [
         pytest.approx([0.2, 0.4, 0.6]),
         pytest.approx([-0.2, -0.4, -0.6]),
     ]
-    assert len(drawn(sinks.cosines_by_block, locality(cls=False)).lines) == 1
+    assert len(drawn(sinks.cosines_by_block, locality(cls=False)).containers) == 1
 
 
 def test_the_singular_direction_has_high_norms_apart():

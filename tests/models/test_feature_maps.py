@@ -56,6 +56,36 @@ def test_the_blocks_of_a_sequence_of_cells_are_stages_behind_its_embedding():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "stem", "stages"),
+    [
+        ("pvt_v2_b0", lambda model, images: model.patch_embed(images), 4),  # channels last
+        ("coat_lite_tiny", lambda model, images: model.patch_embed1(images), 4),  # a sequence
+        ("xcit_nano_12_p16_224", lambda model, images: model.patch_embed(images)[0], 12),  # with its size
+        ("twins_pcpvt_small", lambda model, images: model.patch_embeds[0](images)[0], 4),  # the first of several
+    ],
+)
+def test_no_stage_is_taken_for_the_stem(name, stem, stages):
+    options = {} if name.startswith("pvt") else {"img_size": 64}
+    model = timm.create_model(name, num_classes=0, **options).eval()
+    images = torch.randn(1, 3, 64, 64)
+    maps = FeatureMaps(model, name, 64, (0.5,) * 3, (0.5,) * 3).stage_maps(images)
+    assert len(maps.stages) == stages
+    torch.testing.assert_close(maps.stem.flatten(1, 2), stem(model, images).reshape(maps.stem.flatten(1, 2).shape))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("height", [160, 192])
+def test_images_that_are_not_square(height):
+    model = backbone("test_convnext")
+    maps = model.stage_maps(torch.randn(1, 3, height, 128))
+    assert [tuple(part.shape[1:3]) for part in maps.stages] == [
+        (height // side, 128 // side) for side in (4, 8, 16, 32)
+    ]
+    assert maps.stem.shape[1:3] == (height // 4, 32)
+
+
+@torch.no_grad()
 def test_the_norm_of_a_stage_is_that_before_the_next_and_the_last_that_of_the_head():
     model = backbone("test_convnext")
     for norm in model.norms:
@@ -91,6 +121,10 @@ def test_models_without_maps_and_sizes_that_are_not_taken():
         UserError, match=r"mine: a Linear is neither a plain ViT .* nor a model that gives feature maps"
     ):
         check_maps(nn.Linear(1, 1), "mine")
+    with pytest.raises(UserError, match="a NaFlexVit is a ViT that is not read here; take the model of timm's"):
+        backbone("naflexvit_base_patch16_gap")
+    with pytest.raises(UserError, match="are no square grids that divide 299 px"):
+        backbone("inception_v3")
     model = backbone("test_maxvit")
     assert not model.any_size
     with pytest.raises(UserError, match="takes images of 160 px only"):

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from regvit_lightning.errors import UserError
-from regvit_lightning.models import interventions, vit
+from regvit_lightning.models import interventions, vit, weights
 from regvit_lightning.models.interventions import WithBias, WithRegister, per_block, per_neuron
+from regvit_lightning.models.metadata import Metadata
 from regvit_lightning.models.names import PER_BLOCK, Intervention
 from regvit_lightning.models.register_neurons import MeanRegister, RegisterNeurons
 from regvit_lightning.models.vit_backbone import ViTBackbone
@@ -237,6 +238,47 @@ def test_a_copy_is_a_model_of_its_own():
         edit.neurons.fill_(0)
     torch.testing.assert_close(joined(copied(images(32))), expected)
     assert not torch.allclose(joined(register(images(32))), expected)
+
+
+@pytest.mark.parametrize("make", ["ttr", "bias"])
+def test_its_weights_are_not_saved_as_if_it_were_the_plain_model(make, tmp_path):
+    means = MeanRegister(torch.zeros(4, 3, 32), torch.zeros(4, 3, 32))
+    model = WithRegister(nano(0), CHOSEN) if make == "ttr" else WithBias(nano(0), CHOSEN, means)
+    metadata = Metadata("vitn_reg0", "deit3", 32, (0.5,) * 3, (0.5,) * 3, None, 0)
+    file = tmp_path / "x.safetensors"
+    with pytest.raises(UserError, match=rf"x.safetensors: a model with \+{make} is its plain weights and hooks"):
+        weights.save(file, model.model, metadata)
+    assert not file.exists()
+    weights.save(file, nano(0).model, metadata)
+
+
+@pytest.mark.parametrize("make", ["ttr", "bias"])
+@torch.inference_mode()
+def test_a_pickle_of_it_is_the_same_model(make, tmp_path):
+    means = MeanRegister(torch.rand(4, 3, 32), torch.rand(4, 3, 32))
+    model = WithRegister(nano(0), CHOSEN) if make == "ttr" else WithBias(nano(0), CHOSEN, means)
+    torch.save(model, tmp_path / "whole.pt")
+    again = torch.load(tmp_path / "whole.pt", weights_only=False)
+    assert (again.name, again.fingerprint) == (model.name, model.fingerprint)
+    torch.testing.assert_close(joined(again(images(32))), joined(model(images(32))), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("make", ["ttr", PER_BLOCK, "bias"])
+@torch.inference_mode()
+def test_in_half_precision_and_at_other_sizes_it_is_the_same_model(make):
+    means = MeanRegister(torch.rand(4, 3, 32), torch.rand(4, 3, 32))
+    value = PER_BLOCK if make == PER_BLOCK else "per_neuron"
+    model = WithBias(nano(0), CHOSEN, means) if make == "bias" else WithRegister(nano(0), CHOSEN, value)
+    x = torch.randn(2, 3, 48, 40)
+    exact = model(x)
+    assert exact.patches.shape[1:3] == (6, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(x)
+    torch.testing.assert_close(half.patches.float(), exact.patches, rtol=0.1, atol=0.1)
+    for kind in (torch.float64, torch.bfloat16):
+        other = copy.deepcopy(model).to(kind)(x.to(kind))
+        assert other.patches.dtype == kind
+        torch.testing.assert_close(other.patches.float(), exact.patches, rtol=0.1, atol=0.15)
 
 
 @pytest.mark.parametrize(

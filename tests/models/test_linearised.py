@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from timm.layers import GluMlp, Mlp, QuickGELU, SwiGLU, SwiGLUPacked
+from timm.layers import GluMlp, Mlp, QuickGELU, RmsNorm, SwiGLU, SwiGLUPacked
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -77,6 +77,21 @@ def test_a_norm_inside_a_branch_is_refused(options):
     model = VisionTransformer(**SHAPE, **options)
     with pytest.raises(UserError, match="m: block 0 has a norm or a gate inside a branch"):
         linearised(model.blocks[0], "m: block 0")
+
+
+def test_a_gate_is_refused_and_an_rms_norm_is_not_centred():
+    block = VisionTransformer(**SHAPE).blocks[0]
+    block.attn.gate = nn.Linear(24, 24)
+    with pytest.raises(UserError, match="m: block 0 has a norm or a gate inside a branch"):
+        linearised(block, "m: block 0")
+    for norm, kept in ((RmsNorm, True), (nn.LayerNorm, False)):
+        block = shaken(VisionTransformer(**SHAPE, norm_layer=norm), 0.2).blocks[0]
+        nn.init.zeros_(block.mlp.fc2.weight)
+        block.norm1.weight.data.fill_(1.0)
+        constant = torch.ones(24)  # which a layer norm removes
+        moved = linearised(block, "m") @ constant - constant
+        expected = block.attn.proj.weight @ block.attn.qkv.weight[48:] @ constant
+        torch.testing.assert_close(moved, kept * expected, rtol=1e-4, atol=1e-5)
 
 
 def test_another_mlp_is_refused():

@@ -98,6 +98,15 @@ def test_no_means_is_one_line_with_the_command(tmp_path):
         load_backbone(f"{MODEL}+bias", tmp_path, image_size=32)
 
 
+def test_means_of_another_list_are_refused(tmp_path):
+    """A list that was changed by hand, or replaced, has the means of what it was."""
+    file = kept(tmp_path).file
+    file.write_text(file.read_text().replace("1: [7]", "1: [8]"))
+    with pytest.raises(UserError, match=r"safetensors: does not belong to .*make both anew by `make neurons`"):
+        load_backbone(f"{MODEL}+bias", tmp_path, image_size=32)
+    assert load_backbone(f"{MODEL}+ttr", tmp_path, image_size=32).neurons.blocks[1] == (8,)
+
+
 def test_a_model_of_a_function_needs_blocks(tmp_path):
     script = tmp_path / "own.py"
     script.write_text(
@@ -161,3 +170,8 @@ def test_damaged_lists_are_one_line(text, tmp_path):
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(UserError, match=r"x\.yaml: (expected neurons: as lists|not readable)"):
         register_neurons.read(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize("model", [MODEL, "deit3-vitn_reg0", "deit3+a-vitn_reg0"])
+def test_seeds_of_a_model_have_lists_of_their_own(model, tmp_path):
+    assert register_neurons.path(model, tmp_path, 0) != register_neurons.path(model, tmp_path, 1)

@@ -1,5 +1,6 @@
 """The artifact report on a planted neuron: found where it is, and not found in the same model without it."""
 
+import copy
 import json
 import re
 
@@ -11,6 +12,8 @@ from PIL import Image
 from regvit_lightning import settings
 from regvit_lightning.data import layout
 from regvit_lightning.models import sources
+from regvit_lightning.models.interventions import WithRegister
+from regvit_lightning.models.register_neurons import RegisterNeurons
 from regvit_lightning.settings import SettingsError
 from regvit_lightning.tasks import artifact_report
 from tests.analysis.planted import planted
@@ -78,6 +81,17 @@ def test_the_report_finds_the_planted_neuron(truth, photographs):
     assert len(facts["locality_by_block"]["mean_cosine"]) == 5
     assert len(facts["singular_defects"]["shares"]) == 4
     assert found.metrics["attention_cls_outlier_preference"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_with_a_test_time_register_the_verdict_is_that_there_are_none(truth, photographs):
+    """The same weights and images as above: the register has the norm, no patch has it."""
+    register = WithRegister(copy.deepcopy(truth.backbone), RegisterNeurons({truth.block - 1: (0,)}))
+    made = report(register, photographs, "resize=64")
+    assert made.protocol["verdict"].startswith("planted+ttr has no high-norm artifacts after any of its 4 blocks: ")
+    assert made.metrics["outlier_share"] == 0
+    norms = made.protocol["norms_by_block"]
+    added = f"reg_{register.num_registers - 1}"
+    assert min(norms[added][truth.block - 1]) > 10 * max(norms["patches"][truth.block - 1])
 
 
 def test_the_report_has_the_diversity_of_the_registers(truth, photographs):

@@ -254,33 +254,53 @@ def _scored(
 # -------------------------------------------------------------------------------------------------------- scores
 
 
-def scores(module: RegisterBoxes, register: int, draws: int, seed: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+@dataclass(frozen=True)
+class Misses:
+    """Chances of one random box in one image.
+
+    Attributes:
+        each: (M,) probability that it misses each object.
+        every: probability that it misses all of them.
+    """
+
+    each: Tensor
+    every: float
+
+
+def random_misses(images: BoxedImages, draws: int, seed: int) -> list[Misses]:
+    """Chances of one random box in each image, from as many boxes as `draws`, the same for all images."""
+    drawn = attention_boxes.random_boxes(draws, seeds.generator(seed, "random boxes"))
+    misses = []
+    for size, truth in zip(images.sizes, images.boxes, strict=True):
+        right = box_iou(drawn * torch.from_numpy(size).repeat(2), torch.from_numpy(truth).double()) >= OVERLAP
+        misses.append(Misses(1 - right.double().mean(dim=0), float(1 - right.any(dim=1).double().mean())))
+    return misses
+
+
+def scores(
+    module: RegisterBoxes, register: int, random: Sequence[Misses]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Scores of each image, from a pass with the chosen block of the registers and that of CLS.
 
     Args:
         register: the chosen one.
-        draws: number of random boxes.
-        seed: seed of these.
+        random: chances of one random box in each image.
 
     Returns:
         (N,) in percent by metric, whose mean is the metric; and for recalls (N, 2), the expected number of objects
         found and the number of objects. Those of CLS are missing for a model without CLS.
     """
     count, images = module.frozen.backbone.num_registers, module.read.images
-    drawn = attention_boxes.random_boxes(draws, seeds.generator(seed, "random boxes"))
     per_image: dict[str, list[float]] = {name: [] for name in METRICS if not name.startswith("recall")}
     recalls: dict[str, list[tuple[float, int]]] = {name: [] for name in METRICS if name.startswith("recall")}
-    for hits, size, truth in zip(module.hits, images.sizes, images.boxes, strict=True):
-        random = _random_hits(drawn, torch.from_numpy(size), torch.from_numpy(truth))
+    for hits, missed, truth in zip(module.hits, random, images.boxes, strict=True):
         registers, objects = hits.registers[0], len(truth)
-        missed = 1 - random.double().mean(dim=0)  # of each object by one box
-        missed_all = 1 - random.any(dim=1).double().mean()
         per_image["corloc"].append(float(registers[register].any()))
         per_image["corloc_any_register"].append(float(registers.any()))
-        per_image["corloc_any_random"].append(float(1 - missed_all**count))
+        per_image["corloc_any_random"].append(1 - missed.every**count)
         per_image["pointing"].append(float(hits.pointing[0, register]))
         recalls["recall_registers"].append((float(registers.any(dim=0).sum()), objects))
-        recalls["recall_random"].append((float((1 - missed**count).sum()), objects))
+        recalls["recall_random"].append((float((1 - missed.each**count).sum()), objects))
         if len(hits.cls[1]):
             heads = hits.heads[1]
             per_image["corloc_cls"].append(float(hits.cls[1].any()))
@@ -289,11 +309,6 @@ def scores(module: RegisterBoxes, register: int, draws: int, seed: int) -> tuple
             recalls["recall_cls_heads"].append((float(attention_boxes.any_of(heads.T, count).sum()), objects))
     means = {name: 100 * torch.tensor(values, dtype=torch.float64) for name, values in per_image.items() if values}
     return means, {name: torch.tensor(pairs, dtype=torch.float64) for name, pairs in recalls.items() if pairs}
-
-
-def _random_hits(drawn: Tensor, size: Tensor, truth: Tensor) -> Tensor:
-    """Whether each of the relative boxes (n, 4) meets each object (M, 4) of an image of this size: (n, M)."""
-    return box_iou(drawn * size.repeat(2), truth.double()) >= OVERLAP
 
 
 def recall(mean: Any) -> float:
@@ -310,7 +325,8 @@ def _outcome(
     settings: RegisterDiscoverySettings,
     how: RunOptions,
 ) -> Outcome:
-    per_image, recalls = scores(module, chosen.register, settings.random_boxes, how.seed)
+    random = random_misses(module.read.images, settings.random_boxes, how.seed)
+    per_image, recalls = scores(module, chosen.register, random)
     binary = ("corloc", "corloc_cls", "corloc_any_register", "pointing", "pointing_cls")
     metrics = {name: values.mean().item() for name, values in per_image.items()}
     metrics |= {name: recall(pairs.mean(dim=0)) for name, pairs in recalls.items()}
@@ -327,7 +343,7 @@ def _outcome(
         intervals={name: intervals[name] for name in METRICS if name in intervals},
         scores={name: _of_all(values, rest, images) for name, values in per_image.items()},
         protocol=_facts(module, chosen, held, settings) | {"uniform_map_share": round(uniform / len(rest), 4)},
-        floors=_floors(module, settings, how.seed),
+        floors=_floors(module, random),
         picture=_picture(module, chosen, overlaps),
         remarks=_remarks(uniform, len(rest)),
     )
@@ -367,15 +383,10 @@ def _facts(
     }
 
 
-def _floors(module: RegisterBoxes, settings: RegisterDiscoverySettings, seed: int) -> dict[str, dict[str, float]]:
+def _floors(module: RegisterBoxes, random: Sequence[Misses]) -> dict[str, dict[str, float]]:
     """CorLoc of constant boxes, and of one random box."""
     images = module.read.images
-    drawn = attention_boxes.random_boxes(settings.random_boxes, seeds.generator(seed, "random boxes"))
-    right = [
-        _random_hits(drawn, torch.from_numpy(size), torch.from_numpy(truth)).any(dim=1).double().mean()
-        for size, truth in zip(images.sizes, images.boxes, strict=True)
-    ]
-    one = 100 * torch.stack(right).mean().item()
+    one = 100 * sum(1 - missed.every for missed in random) / len(random)
     return {**protocol.floors(images, range(len(images))), "one random box": {"corloc": one}}
 
 

@@ -31,16 +31,16 @@ def test_what_differs_is_named_with_its_size_and_whether_that_is_noise():
     first, *more = agreement(side("kept", *KEPT), side("here", *here))
     assert first == "0 of 2 values are those of kept"
     assert more[0] == "1 worse beyond image noise, one seed:"
-    assert more[1].startswith("  deit3-vitn_reg4 imagenet_knn top1 60.0 → 40.0, -20.0 [-2")
+    assert more[1].startswith("  deit3-vitn_reg4 imagenet_knn top-1 60.0 → 40.0, -20.0 [-2")
     assert more[2] == "1 within noise:"
-    assert more[3].startswith("  deit3-vitn_reg0 imagenet_knn top1 50.0 → 50.5, +0.5 [-")
+    assert more[3].startswith("  deit3-vitn_reg0 imagenet_knn top-1 50.0 → 50.5, +0.5 [-")
     assert more[4:] == [LUCK]
 
 
 def test_another_protocol_is_not_compared_and_is_said():
     here = cell("deit3-vitn_reg0", per_image=right(90), settings={"crop": 96, "workers": 1})
     _, *more = agreement(side("kept", *KEPT), side("here", here))
-    assert more == ["1 kept under another protocol:", "  deit3-vitn_reg0 imagenet_knn top1 50.0 → 90.0, crop 64 → 96"]
+    assert more == ["1 kept under another protocol:", "  deit3-vitn_reg0 imagenet_knn top-1 50.0 → 90.0, crop 64 → 96"]
 
 
 def test_what_is_not_kept_is_counted():

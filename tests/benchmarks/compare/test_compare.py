@@ -127,7 +127,7 @@ def test_the_comment_shows_old_new_difference_interval_and_verdict(repository):
     rows = {first: rest for first, *rest in cells}
     assert list(rows) == sorted(set(VERDICTS) - {"deit3-vitn_reg8"}, key=lambda name: int(name.partition("_reg")[2]))
     metric, numbers, difference, verdict = rows["deit3-vitn_reg1"]
-    assert (metric, numbers, verdict) == ("top1 in %", "50.0 (2 seeds) → 45.0 (2 seeds)", "**worse**")
+    assert (metric, numbers, verdict) == ("top-1 in %", "50.0 (2 seeds) → 45.0 (2 seeds)", "**worse**")
     # 20 of 400 images changed by 100: -5 ± 1.96 * sqrt(0.05 * 0.95 / 400) * 100 = ± 2.1.
     value, low, high = (float(text.strip("[],")) for text in difference.split())
     assert value == -5.0
@@ -204,7 +204,7 @@ def test_strict_warns_of_one_seed_and_fails_where_a_record_became_unreadable(tmp
     save(tmp_path / "results", cell("deit3-vitn_reg0", per_image=changed_by(-20)))
     words = f"base={tmp_path / 'old'}", "strict=true"
     one_seed = program(tmp_path, *words)
-    warning = "warning: worse beyond image noise, but with one seed: deit3-vitn_reg0 imagenet_knn top1\n"
+    warning = "warning: worse beyond image noise, but with one seed: deit3-vitn_reg0 imagenet_knn top-1\n"
     assert (one_seed.returncode, one_seed.stderr) == (0, warning)
     save(tmp_path / "old", cell("deit3-vitn_reg4", per_image=HALF))
     broken = save(tmp_path / "results", cell("deit3-vitn_reg4", per_image=HALF))

@@ -56,7 +56,7 @@ def test_given_again_it_says_so_and_compares_with_what_is_kept(run, tmp_path, ca
     shown = capsys.readouterr().out
     assert "all 5 cells were done before; to run them again remove runs/demo and runs/mini" in shown
     assert "compared with the kept results: 2 of 3 values are those of results/mini" in shown
-    assert "deit3-vitn_reg4 imagenet_knn top1 60.0 → 55.0, -5.0 [-6.4, -3.6]" in shown
+    assert "deit3-vitn_reg4 imagenet_knn top-1 60.0 → 55.0, -5.0 [-6.4, -3.6]" in shown
     run(0, (8.0, 50.0, 60.0))
     assert "compared with the kept results: as kept: all 3 values are those of results/mini" in capsys.readouterr().out
 

@@ -104,6 +104,27 @@ def test_a_model_with_a_text_tower_is_evaluated_zero_shot(place):
     assert built.left_out == ["imagenet_zeroshot of timm/vit_x: no text tower"]
 
 
+def test_a_test_time_register_needs_the_model_that_is_trained_and_its_neurons(place):
+    text = (place / "small.yaml").read_text().replace(f"{MODEL}, deit3", "deit3-vitn_reg0+ttr, openclip")
+    text = text.replace("lost_voc07", "register_discovery_voc07").replace("vitn_reg0]", "vitn_reg0+bias]")
+    (place / "small.yaml").write_text(text)
+    built = grids.build(chosen(place, pretrain=True))
+    cells = {(cell.model, cell.task): cell for cell in built.cells}
+    assert [model for model, task in cells if task == "pretrain"] == ["deit3-vitn_reg0", "openclip-vitn_reg0"]
+    assert cells["deit3-vitn_reg0+ttr", "imagenet_knn"].needs == cells["deit3-vitn_reg0", "pretrain"]
+    assert ("openclip-vitn_reg0+bias", "imagenet_zeroshot") in cells  # the text tower is that of its weights
+    assert [model for model, task in cells if task == "register_discovery_voc07"] == ["deit3-vitn_reg0+ttr"]
+    looked = States(built)
+    assert looked.of(cells["deit3-vitn_reg0+ttr", "imagenet_knn"]).note == "after deit3-vitn_reg0 pretrain seed 0"
+    folder = place / "runs" / "mini" / "deit3-vitn_reg0" / "seed0"
+    folder.mkdir(parents=True)
+    (folder / "backbone.safetensors").touch()
+    state = States(built).of(cells["deit3-vitn_reg0+ttr", "imagenet_knn"])
+    assert state.kind == "missing"
+    assert "no register neurons of deit3-vitn_reg0 are known" in state.note
+    assert "make neurons MODEL=deit3-vitn_reg0" in state.note
+
+
 @pytest.mark.parametrize("name", settings.names("grids"))
 def test_every_grid_that_is_shipped_is_built(name, monkeypatch):
     monkeypatch.setenv("DATA_ROOT", "/nowhere")

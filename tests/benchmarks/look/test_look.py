@@ -111,6 +111,14 @@ def test_the_files_and_the_page(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "look: figure.png, figure.pdf, figure.svg, index.html, maps/ in" in told
     assert re.search(r"look: random-vitn_reg0: \d+ of 24 patches beyond 3 × median = ", told)
+    sentence = (
+        r"in the images shown: [01] of 1 images ha.* Sinks per image \(n = 1 images, 12 heads\): NOP 0, .* The cosine"
+    )
+    assert len(re.findall(sentence, told)) == len(re.findall(f"<li>{sentence}", page)) == 2
+    assert (
+        "look: random-vitn_reg0: on many images, and whether patches are local: make artifacts MODEL=random-vitn_reg0 "
+        in told
+    )
 
 
 def test_the_figure_only(tmp_path):

@@ -127,13 +127,21 @@ def test_notes_say_against_what_and_of_how_many_images():
     assert "NOP sinks, broadcast sinks in heads per image" in text
 
 
+def test_a_column_that_only_untrained_models_have_is_left_out():
+    untrained = cell("random-vitn_reg4", task="imagenet_linear", top1=10.0)
+    assert "imagenet_linear" not in {column.task for column in built([*CELLS, untrained]).columns}
+    trained = cell(GATED, task="imagenet_linear", top1=50.0)
+    assert "imagenet_linear" in {column.task for column in built([*CELLS, untrained, trained]).columns}
+
+
 def test_outliers_by_either_rule_have_no_floor_to_beat():
     """An untrained model has the fewest: it has learnt nothing."""
     table = built([*CELLS, reported("random-vitn_reg0", share=0.0)])
     shares = {column.name: score for (row, column), score in table.scores.items() if row.model == GATED}
     for rule in ("factor", "log_mads"):
         score = shares[f"outliers ({rule})"]
-        assert score.shortfall is None and "f" not in score.marks
+        assert score.shortfall is None
+        assert "f" not in score.marks
 
 
 def test_marks_of_a_record_are_not_those_of_a_speed_measured_apart_from_it():

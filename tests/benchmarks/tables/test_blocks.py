@@ -40,12 +40,12 @@ def test_a_block_by_hand():
     block = shown(100).split("\n\n")[2].splitlines()
     assert block == [
         "imagenet_knn: 960 test images",
-        "  model            top1 % ↑            against no registers    best on test",
+        "  model            top-1 % ↑           against no registers    best on test",
         "  deit3-vitn_reg0  58.0 [57.0, 59.0]                           60.0",
         "  deit3-vitn_reg4   9.0 [8.0, 10.0]†ᵘ  -49.0 [-50.4, -47.6] ▽  62.0",
-        "  floors of top1: random-vitn_reg4 8.0 [7.0, 9.0], chance 6.2",
+        "  floors of top-1: random-vitn_reg4 8.0 [7.0, 9.0], chance 6.2",
         "  floors of best on test: random-vitn_reg4 9.0",
-        "  ! top1 not better than random-vitn_reg4: deit3-vitn_reg4 (+1.0 [-0.4, 2.4])",
+        "  ! top-1 not better than random-vitn_reg4: deit3-vitn_reg4 (+1.0 [-0.4, 2.4])",
     ]
 
 

@@ -29,7 +29,7 @@ def test_each_task_is_a_table_with_its_own_rows_and_seeds():
     assert [row.model for row in zeroshot.rows] == ["chance", "openclip-vitn_reg0", "openclip-vitn_reg4"]
     assert all(note.startswith("imagenet_zeroshot") for note in zeroshot.footnotes)
     assert len(zeroshot.footnotes) == 2
-    assert zeroshot.titles() == ["top1 %"]
+    assert zeroshot.titles() == ["top-1 %"]
     assert linear.scores[linear.rows[0], linear.columns[0]].mean == 70.0
 
 
@@ -62,7 +62,14 @@ def test_the_markdown_of_the_overview_is_narrow():
 
 
 @pytest.mark.parametrize(
-    ("metric", "words"), [("outlier_share", "outlier share"), ("a_best_on_test", "a, best on test")]
+    ("metric", "words"),
+    [
+        ("outlier_share", "outlier share"),
+        ("a_best_on_test", "a, best on test"),
+        ("top1_best_on_test", "top-1, best on test"),
+        ("corloc_any_cls_head", "CorLoc any CLS head"),
+        ("max_over_median", "largest norm / median"),
+    ],
 )
 def test_names_of_metrics(metric, words):
     assert by_task.metric_name(metric) == words

@@ -30,6 +30,20 @@ def test_registers_against_a_metric_with_the_deviation_over_seeds():
     assert len(markers) == 2
 
 
+def test_floors_are_lines_across_the_panel_and_named():
+    cells = [linear("deit3-vitn_reg0", 40.0), linear("deit3-vitn_reg4", 50.0), linear("random-vitn_reg4", 9.0)]
+    tables = {table.name: table for table in program.tables(cells)}
+    assert [row.model for row in tables["fig8"].rows if row.floor] == ["random-vitn_reg4"]
+    figure = figures(cells)["fig8"]
+    (axes,) = figure.axes
+    (floor,) = [line for line in axes.lines if list(line.get_ydata()) == [9, 9]]
+    assert list(floor.get_xdata()) == [0, 1]  # across the axes
+    assert axes.get_ylim()[0] < 9
+    (legend,) = [part.legends[0] for part in figure.subfigs if part.legends]
+    assert [text.get_text() for text in legend.get_texts()] == ["deit3-vitn", "floor: random-vitn_reg4"]
+    assert "fig8" not in figures([linear("deit3-vitn_reg0", 40.0), linear("random-vitn_reg4", 9.0)])
+
+
 def test_norms_of_models_mark_what_is_above_three_medians():
     figure = figures([report("deit3-vitn_reg0"), report("deit3-vitn_reg4", 0.5)])["fig7"]
     (axes,) = figure.axes

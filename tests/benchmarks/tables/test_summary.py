@@ -159,6 +159,7 @@ def test_a_test_time_register_is_a_row_of_its_own_beside_the_trained_ones():
     ]
     found = {row.family: (row.registers, row.change.value) for row in answers([*plain, *added])}
     assert found == {"deit3-vitn": (4, pytest.approx(20)), "deit3-vitn+ttr": (1, pytest.approx(10))}
+    assert "60.0 (1 register)" in texts([*plain, *added])["md"]
     note = "+ttr in the name of a family: with is the model with +ttr, without the same weights without it"
     assert note in texts([*plain, *added])["md"].replace("\\", "")
 
@@ -186,4 +187,4 @@ def test_csv_has_plain_numbers_and_every_task_its_rows():
     assert "**help** (p" in found["md"]
     (single,) = csv.DictReader(io.StringIO(texts(pair(50, 70, seeds=(0,)))["csv"]))
     assert (single["p"], single["p corrected"]) == ("", "")  # one seed is no evidence
-    assert found["md"].count("imagenet_knn top1 % ↑") == 2  # at a glance, and in the first of its rows
+    assert found["md"].count("imagenet_knn top-1 % ↑") == 2  # at a glance, and in the first of its rows

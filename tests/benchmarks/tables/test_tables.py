@@ -93,11 +93,11 @@ def test_floors_come_first_and_a_metric_brings_its_own_direction_and_decimals():
     shown = table_formats.markdown(table, origin(cells)).splitlines()
     start = shown.index("**nyud_linear1: 960 test images**")
     rows = [[text.strip() for text in line.split("|")[1:-1]] for line in shown[start + 2 :] if "|" in line]
-    assert rows[0] == ["model", "seeds", "rmse m ↓"]
+    assert rows[0] == ["model", "seeds", "RMSE m ↓"]
     assert rows[2] == ["mean depth (floor)", "2", "1.250 ± 0.000"]
     assert "0.620 ± 0.028† (+0.090)" in "".join(shown)
     assert "- ↓: lower is better" in shown
-    assert r"rmse m $\downarrow$" in latex.latex(table, origin(cells))
+    assert r"RMSE m $\downarrow$" in latex.latex(table, origin(cells))
 
 
 def test_the_order_of_records_changes_no_byte():
@@ -474,9 +474,11 @@ def test_diversity_of_registers_beside_accuracy_and_artifacts():
     }
     several.record.metrics.update(measured)
     table = built([one, several, cell("deit3-vitn_reg4", top1=71.0), cell("deit3-vitn_reg1", top1=72.0)], "registers")
-    assert [row.model for row in table.rows] == ["deit3-vitn_reg4"]  # with one register there is no diversity
-    values = {column.name: table.scores[table.rows[0], column].mean for column in table.columns}
-    assert values == {
+    assert [row.model for row in table.rows] == ["deit3-vitn_reg1", "deit3-vitn_reg4"]
+    found = {(row.model[-4:], column.name): score.mean for (row, column), score in table.scores.items()}
+    assert {name for model, name in found if model == "reg1"} == {"outliers", "mini kNN top-1"}  # one has no diversity
+    assert found["reg1", "mini kNN top-1"] == 72.0
+    assert {name: value for (model, name), value in found.items() if model == "reg4"} == {
         "cosine": 0.83,
         "effective rank": 2.5,
         "divergence of maps": 0.12,
@@ -485,6 +487,21 @@ def test_diversity_of_registers_beside_accuracy_and_artifacts():
         "mini kNN top-1": 71.0,
     }
     assert "registers" not in {table.name for table in tables.tables([one])}
+    text = table_formats.markdown(table, origin([one, several]))
+    assert "cosine, effective rank: no unit; divergence of maps in bits; coverage in % of patches" in text
+
+
+def test_terms_of_the_registers_are_compared_with_the_same_model_without_them():
+    models = ("deit3-vitn_reg0", "deit3-vitn_reg4", "deit3+gram-vitn_reg4")
+    cells = [report(model) for model in models[1:]]
+    for one, cosine in zip(cells, (0.8, 0.3), strict=True):
+        one.record.metrics["register_cosine"] = cosine
+    table = built([*cells, *(cell(name, top1=70.0 + 10 * index) for index, name in enumerate(models))], "registers")
+    changes = {(row.model, column.name): score.change for (row, column), score in table.scores.items() if score.change}
+    assert {name for name, _ in changes} == {"deit3+gram-vitn_reg4"}
+    assert changes["deit3+gram-vitn_reg4", "cosine"].value == pytest.approx(-0.5)
+    assert changes["deit3+gram-vitn_reg4", "mini kNN top-1"].value == pytest.approx(10)
+    assert table.against == "the same model trained without the settings of its tag"
 
 
 def test_figures_4_7_and_12_as_tables():

@@ -10,7 +10,7 @@ from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.errors import UserError
 from regvit_lightning.models.tokens import PrefixAttention
 from regvit_lightning.settings import SettingsError
-from regvit_lightning.tasks.discovery import lost_sweep, register_discovery
+from regvit_lightning.tasks.discovery import attention_boxes, lost_sweep, register_discovery
 from tests.data.test_voc import write_voc
 from tests.models.test_backbones import MODELS, tiny
 from tests.models.test_backbones import images as batch_of
@@ -121,8 +121,10 @@ def test_recall_counts_objects_and_any_of_counts_images(tmp_path, monkeypatch):
 
 def test_random_boxes_by_counting(tmp_path, monkeypatch):
     backbone, _ = seeing(monkeypatch)
-    whole = (0, 0, 10, 8)
+    whole, draws, draw = (0, 0, 10, 8), [], attention_boxes.random_boxes
+    monkeypatch.setattr(attention_boxes, "random_boxes", lambda *how: draws.append(how) or draw(*how))
     found = run(backbone, write(tmp_path, [[whole]] * 10), "blocks=[0]", "random_boxes=20000")
+    assert len(draws) == 1, "scores and floors are of the same boxes"
     # A box between two points has IoU w h with the whole image, w and h with density 2 (1 - x) each: P(w h >= 1/2).
     x = np.linspace(0.5, 1, 200_001)
     share = np.trapezoid(2 * (1 - x) * (1 - 0.5 / x) ** 2, x)

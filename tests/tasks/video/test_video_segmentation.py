@@ -49,7 +49,7 @@ def write_video(root, frames, masks, name="one"):
 
 
 def moving_square(count=6, step=PATCH, size=(32, 64), seed=0):
-    """Frames of one patch, repeated, over which a square of noise moves right by `step` pixels each, and its masks."""
+    """Frames of repeated patches with a square of noise that moves right by `step` pixels a frame, and its masks."""
     rng = np.random.default_rng(seed)
     tile, thing = (rng.integers(0, 256, (side, side, 3), np.uint8) for side in (PATCH, 12))
     background = np.tile(tile, (size[0] // PATCH, size[1] // PATCH, 1))
