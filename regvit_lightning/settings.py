@@ -115,7 +115,7 @@ def layers(group: str, name: str, variant: str = "") -> list[Layer]:
     )
     files = _inherited(group, *_meaning(group, name))
     overlaid = next((file for file, _ in files if variant and _path(group, file, variant).exists()), "")
-    missing = f"configs/{group}/{files[0][0]}.{variant}.yaml"
+    missing = f"configs/{group}/{files[0][0]}.{variant}.yaml; {_variants_in_words(group, files[0][0])}"
     check(not variant or bool(overlaid), f"{group.rstrip('s')} '{name}' has no variant '{variant}': {missing}")
     stack = []
     for file, boxed_set in reversed(files):
@@ -123,6 +123,12 @@ def layers(group: str, name: str, variant: str = "") -> list[Layer]:
         if file == overlaid:
             stack += _layers_of(_path(group, file, variant), name, boxed_set)
     return stack
+
+
+def _variants_in_words(group: str, file: str) -> str:
+    """Words for the overlays that a file has: `there is VARIANT=mini`."""
+    there = sorted(path.name.split(".")[1] for path in _path(group, file).parent.glob(f"{file}.*.yaml"))
+    return "there is " + (" and ".join(f"VARIANT={name}" for name in there) or "none")
 
 
 def _layers_of(path: Path, name: str, boxed_set: str) -> list[Layer]:
