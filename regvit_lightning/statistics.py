@@ -122,7 +122,7 @@ def pooled(part_and_whole: Scores) -> float:
 STATISTICS: dict[str, Statistic] = {
     "miou": miou,
     "miou_resized": miou,
-    **dict.fromkeys(("jf", "j", "f", "outlier_keys"), pooled),
+    **dict.fromkeys(("jf", "j", "f", "outlier_keys", "pck", "outlier_matches"), pooled),
 }
 
 

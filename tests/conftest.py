@@ -38,6 +38,7 @@ TINY = mini.MiniSettings(
     shards_train=4,
     shards_val=2,
     films=2,
+    keypoints=2,
 )
 
 

@@ -101,6 +101,8 @@ def _splits(data: DataSettings, section: str) -> dict[str, list[Part]]:
         return {split: _depth(data, number) for number, split in enumerate(("train", "test"))}
     if section in data.videos:
         return {"all": _videos(data, section)}
+    if section in data.keypoints:
+        return {"all": [Part(root / data.keypoint_set(section).folder, (*EXTENSIONS, *LABELS, ".txt"))]}
     boxed_set = data.boxed_set(section)
     images, annotations, names = (Path(path) for path in boxed_set.paths(data.root))
     listed = [] if str(names) == ALL else [Part(names)]
