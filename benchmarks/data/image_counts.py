@@ -22,6 +22,7 @@ RENDERED = {
     "davis2017": ("films",),
     "davis2016": ("films",),
     "spair71k": ("keypoints",),
+    "scannet": ("scans",),
 }
 
 

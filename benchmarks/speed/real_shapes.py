@@ -315,7 +315,7 @@ def keypoint_matches(pairs: int = 4, side: int = 58, width: int = WIDTH, points:
     """A batch of pairs of 812 px: their features, and one more copy of those of a pair."""
     import numpy as np
 
-    from regvit_lightning.data.keypoints import Pair
+    from regvit_lightning.data.keypoint_pair import Pair
     from regvit_lightning.tasks import correspondence
 
     places, box = np.full((2, points, 2), 100.0), np.array([0.0, 0.0, 400.0, 400.0])

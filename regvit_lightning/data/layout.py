@@ -172,13 +172,21 @@ class KeypointSet:
         folder: folder below root that contains all of it.
         annotations: JSON file in it with `{"images": [{"file", "group", "box", "keypoints": {name: [x, y]}}]}`; the box
             may be left out. Empty for SPair-71k's own layout.
+        frames: the folder holds RGB-D videos with poses instead, whose points correspond by geometry: `7scenes` for
+            `frame-<n>.{color,depth,pose}.*` and camera-intrinsics.txt, `scannet` for `<scene>/{color,depth,pose}/<n>.*`
+            and intrinsic/intrinsic_depth.txt. Depth is in millimetres.
     """
 
     folder: str = "SPair-71k"
     annotations: str = ""
+    frames: str = ""
+
+    def __post_init__(self) -> None:
+        settings.check(self.frames in ("", "7scenes", "scannet"), f"frames: {self.frames}: expected 7scenes or scannet")
+        settings.check(not (self.frames and self.annotations), "keypoints: give annotations or frames, not both")
 
 
-SPAIR = {"spair71k": KeypointSet()}  # available in any data, below its own root
+SPAIR = {"spair71k": KeypointSet(), "scannet": KeypointSet("scans", frames="scannet")}  # below the root of any data
 SUFFIXES = (".yaml", ".yml")  # of a file like those of configs/data that is given by its path
 VOC_NAMES = "ImageSets/Main/trainval.txt"
 ALL = "all"  # instead of a file of names
