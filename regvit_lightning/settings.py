@@ -27,9 +27,10 @@ from regvit_lightning.values.ranges import Range
 
 SEEDS = "[0, 4294967295]"  # range of seeds: 32 bits
 ENVIRONMENT = re.compile(r"\$\{oc\.env:(\w+)\}", re.ASCII)  # an environment variable, in OmegaConf's notation
-# As `images` in a task's file: the task name ends in the name of a set with boxes, or of videos; with the key of the
-# data settings that lists these sets.
-EVERY_SET = {"<set>": "discovery", "<video>": "videos"}
+# As `images` in a task's file: the task name ends in the name of a set with boxes, of videos, with keypoints or with
+# masks; with the key of the data settings that lists these sets.
+EVERY_SET = {"<set>": "discovery", "<video>": "videos", "<keypoints>": "keypoints", "<masks>": "masked"}
+OWN_MASKS = "ade20k"  # the set with masks that every data set may have, under `segmentation`
 
 T = TypeVar("T")
 
@@ -77,7 +78,7 @@ def names(group: str) -> list[str]:
 
     Variants (`deit3.mini.yaml`) belong to their base name and are not listed. A task file with
     `images: <set>` stands for one task per set with boxes: `lost.yaml` for `lost_voc07`, `lost_voc12`, …; one with
-    `images: <video>` for one per set of videos that a file of `configs/data` lists.
+    `images: <video>`, `<keypoints>` or `<masks>` for one per set of that kind that a file of `configs/data` lists.
     """
     return sorted(_meanings(group))
 
@@ -89,7 +90,9 @@ def boxed_sets() -> list[str]:
 
 def _listed_sets(key: str) -> list[str]:
     """Names of the sets that files of `configs/data` list under `key`."""
-    return list(dict.fromkeys(name for file in _files("data") for name in _readable("data", file).get(key) or ()))
+    own = [OWN_MASKS] if key == "masked" else []
+    listed = [name for file in _files("data") for name in _readable("data", file).get(key) or ()]
+    return list(dict.fromkeys([*own, *listed]))
 
 
 def find(group: str, name: str, variant: str = "") -> list[Path]:
@@ -112,7 +115,7 @@ def layers(group: str, name: str, variant: str = "") -> list[Layer]:
     )
     files = _inherited(group, *_meaning(group, name))
     overlaid = next((file for file, _ in files if variant and _path(group, file, variant).exists()), "")
-    missing = f"configs/{group}/{files[0][0]}.{variant}.yaml"
+    missing = f"configs/{group}/{files[0][0]}.{variant}.yaml; {_variants_in_words(group, files[0][0])}"
     check(not variant or bool(overlaid), f"{group.rstrip('s')} '{name}' has no variant '{variant}': {missing}")
     stack = []
     for file, boxed_set in reversed(files):
@@ -120,6 +123,12 @@ def layers(group: str, name: str, variant: str = "") -> list[Layer]:
         if file == overlaid:
             stack += _layers_of(_path(group, file, variant), name, boxed_set)
     return stack
+
+
+def _variants_in_words(group: str, file: str) -> str:
+    """Words for the overlays that a file has: `there is VARIANT=mini`."""
+    there = sorted(path.name.split(".")[1] for path in _path(group, file).parent.glob(f"{file}.*.yaml"))
+    return "there is " + (" and ".join(f"VARIANT={name}" for name in there) or "none")
 
 
 def _layers_of(path: Path, name: str, boxed_set: str) -> list[Layer]:
@@ -344,24 +353,22 @@ def build(
         given = {key: texts[key] for key in environment if isinstance(texts.get(key), str)}
         texts |= {key: _with_environment(text, layer.origin) for key, text in given.items()}
         for key, value in texts.items():
-            config = _set(kind, config, [key], value, f"{layer.origin}: ", also_known)
+            _set(kind, config, [key], value, f"{layer.origin}: ", also_known)
     for key, text in read_words(words).items():
-        config = _set(kind, config, key.split("."), text, "", also_known)
+        _set(kind, config, key.split("."), text, "", also_known)
     try:
         return cast(T, schema.instance(config))
     except schema.NotSet as error:
         raise SettingsError(f"not set: {error} (give {error.keys[0]}=…)") from None
 
 
-def _set(
-    kind: type, config: DictConfig, path: list[str], text: Tree, where: str, also_known: Sequence[str]
-) -> DictConfig:
+def _set(kind: type, config: DictConfig, path: list[str], text: Tree, where: str, also_known: Sequence[str]) -> None:
     """Set the key `path` of `config` to `text`; without `where`, it comes from a word."""
     key = ".".join(path)
     try:
         field = schema.kind_of(kind, path)
         tree = schema.read_word(text, field) if isinstance(text, str) and not where else text
-        return schema.updated(config, kind, path, schema.typed(tree, field, f"{key}."))
+        schema.update(config, kind, path, schema.typed(tree, field, f"{key}."))
     except schema.UnknownKey as error:
         raise SettingsError(
             f"{where}unknown key '{error.key}'; {nearest(error.key, [*error.known, *also_known])}"

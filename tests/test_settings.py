@@ -222,7 +222,9 @@ def test_the_overlay_of_a_base_applies_where_a_file_has_none(configs):
 
 def test_a_variant_that_neither_a_file_nor_a_base_has_is_told(configs):
     write(configs, recipes__a="base: deit3\n")
-    with pytest.raises(SettingsError, match=r"recipe 'a' has no variant 'tiny': configs/recipes/a\.tiny\.yaml"):
+    with pytest.raises(
+        SettingsError, match=r"recipe 'a' has no variant 'tiny': configs/recipes/a\.tiny\.yaml; there is "
+    ):
         settings.find("recipes", "a", "tiny")
 
 
@@ -412,3 +414,8 @@ def test_the_ends_of_a_range_and_defaults_are_accepted():
 def test_values_of_a_checkpoint_are_checked_too(value):
     with pytest.raises(SettingsError, match=r"lr=(nan|-?inf): must lie in \(0, 1\)"):
         settings.from_resolved(Ranges, {"lr": value})
+
+
+def test_a_missing_variant_names_those_that_there_are():
+    with pytest.raises(SettingsError, match=r"deit3\.small\.yaml; there is VARIANT=mini$"):
+        settings.layers("recipes", "deit3", "small")

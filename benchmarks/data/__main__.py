@@ -61,16 +61,20 @@ def _wanted(data: DataSettings) -> list[str]:
     """Names of the data sets to check: those with expected counts, or else those whose folder exists."""
     there = data.pairs and glob.glob(os.path.join(glob.escape(data.root), data.pairs))
     pairs = ["pairs"] if there else []  # optional: the paper's are not public
-    films = [name for name, one in data.videos.items() if Path(data.root, one.frames).is_dir()]  # not in the paper
+    others = {name: one.frames for name, one in data.videos.items()}  # not in the paper
+    others |= {name: (one.lists or one.masks)[0] for name, one in data.masked.items()}
+    others |= {name: one.folder for name, one in data.keypoints.items()}
+    optional = [name for name, path in others.items() if Path(data.root, path).exists()]
     if data.counts:
-        return [*(name for name in data.counts if name not in data.videos), *pairs, *films]
+        return [*(name for name in data.counts if name not in others), *pairs, *optional]
     folders = {
         "imagenet": Path(data.imagenet, "train"),
         "segmentation": Path(data.segmentation.images[0]),
         "depth": Path(data.depth.mat or data.depth.lists[0]),
         **{name: _first_of(boxed_set) for name, boxed_set in data.discovery.items()},
     }
-    return [name for name, path in folders.items() if Path(data.root, path).exists()] + pairs or ["imagenet"]
+    folders_there = [name for name, path in folders.items() if Path(data.root, path).exists()]
+    return [*folders_there, *optional, *pairs] or ["imagenet"]
 
 
 def _first_of(boxed_set: BoxedSet) -> Path:

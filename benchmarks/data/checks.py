@@ -68,6 +68,18 @@ def _videos(name: str, data: DataSettings) -> int:
     return sum(len(video.frames) for video in videos(data, name))
 
 
+def _keypoints(name: str, data: DataSettings) -> int:
+    from regvit_lightning.data.keypoints import keypoint_pairs
+
+    return len(keypoint_pairs(data, name))
+
+
+def _masked(name: str, number: int, data: DataSettings) -> int:
+    from regvit_lightning.data.ade20k import masked_pairs
+
+    return len(masked_pairs(data, name, number))
+
+
 CHECKS: dict[str, Check] = {
     "imagenet train": _imagenet_train,
     "imagenet val": _imagenet_val,
@@ -81,6 +93,10 @@ CHECKS: dict[str, Check] = {
 
 
 def checks_of(data: DataSettings) -> dict[str, Check]:
-    """All checks by name and split, including those of the data's sets with boxes and of videos."""
+    """All checks by name and split, including those of the named sets: boxes, masks, keypoints, videos."""
     boxed = {f"{name} trainval": partial(_discovery, name) for name in data.discovery}
-    return {**CHECKS, **boxed, **{f"{name} frames": partial(_videos, name) for name in data.videos}}
+    splits = enumerate(("train", "test"))
+    masked = {f"{name} {split}": partial(_masked, name, number) for number, split in splits for name in data.masked}
+    films = {f"{name} frames": partial(_videos, name) for name in data.videos}
+    pairs = {f"{name} pairs": partial(_keypoints, name) for name in data.keypoints}
+    return {**CHECKS, **boxed, **masked, **films, **pairs}

@@ -21,6 +21,8 @@ RENDERED = {
     "pairs": ("shards train",),
     "davis2017": ("films",),
     "davis2016": ("films",),
+    "spair71k": ("keypoints",),
+    "scannet": ("scans",),
 }
 
 
@@ -43,7 +45,8 @@ class Counts(Mapping[str, Sequence[int]]):
         return self._count(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys([*RENDERED, *self.data.discovery, *self.data.videos]))
+        sets = [*self.data.discovery, *self.data.videos, *self.data.masked, *self.data.keypoints]
+        return iter(dict.fromkeys([*RENDERED, *sets]))
 
     def __len__(self) -> int:
         return len(list(iter(self)))

@@ -44,9 +44,10 @@ def config_text(name: str, schema: type, words: Sequence[str], remaining: Sequen
 
 
 def _layers_of_data(data: str) -> list[Layer]:
-    """Layers of the data's settings, below them those that all data share for the published sets with boxes."""
+    """Layers of the data's settings, below them those that all data share for the published sets."""
     published = settings.layers("data", layout.PUBLISHED)
-    sets = [Layer(layer.origin, {"discovery": layer.values.get("discovery", {})}) for layer in published]
+    kinds = settings.EVERY_SET.values()
+    sets = [Layer(layer.origin, {kind: layer.values.get(kind, {}) for kind in kinds}) for layer in published]
     files = layout.layers(data)
     return [*sets, *(files or [Layer("a folder given by its path", dict.fromkeys(BY_PATH))])]
 

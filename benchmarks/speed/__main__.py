@@ -31,7 +31,8 @@ of it over its forward passes; (g) DINOv2's step against a straightforward one; 
 a large matrix product; (i) cores that read, decode and augment images for a GPU;
 (j) the peak memory of every task at the shapes of the real data over a stated bound (12 GiB); (k) training of the
 models of the grid arms over that of the plain model, also in arms-<cpu|cuda>.json for the table of arms; (l) the
-forward pass of a ViT-B with a test-time register, and with a bias, over that without. Writes
+forward pass of a ViT-B with a test-time register, and with a bias, over that without; (m) seconds to label an image
+from 100,000 train patches. Writes
 <results>/bench/speed-<cpu|cuda>.md and .json. Run it on a machine that does nothing else."""
 
 ARM_STEPS = 30  # pairs of steps for each model
@@ -55,7 +56,7 @@ class Bench:
 def main(options: Bench, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
-    from benchmarks.speed import arms, interventions, pretraining, real_shapes
+    from benchmarks.speed import arms, interventions, patches, pretraining, real_shapes
     from regvit_lightning import records
     from regvit_lightning.runtime import atomic, hardware
 
@@ -63,7 +64,7 @@ def main(options: Bench, words: list[str]) -> None:
     progress.quiet()
     begun = time.perf_counter()
     peak = matrix_peak()
-    wanted = options.only or "abcdefghijkl"
+    wanted = options.only or "abcdefghijklm"
     rows = []
     if "a" in wanted:
         rows.append(knn_cell(options, peak))
@@ -85,11 +86,13 @@ def main(options: Bench, words: list[str]) -> None:
     if "i" in wanted:
         rows += [pretraining.loading(name, layout.resolve(options.data)) for name in pretraining.RECIPES]
     if "j" in wanted:
-        rows += real_shapes.rows()
+        rows += [*real_shapes.rows(), patches.memory(), patches.clusters()]
     if "k" in wanted:
         rows += arms.rows(Path(options.results), ARM_STEPS)
     if "l" in wanted:
         rows += interventions.rows(PASSES)
+    if "m" in wanted:
+        rows += patches.times()
     facts = records.provenance(time.perf_counter() - begun)
     folder = Path(options.results) / "bench"
     shown = table(rows, peak, facts)

@@ -61,6 +61,7 @@ def rows() -> list[Measurement]:
         token_cut(),
         register_boxes(),
         propagation(),
+        keypoint_matches(),
         norms(),
         single_token(),
         position(),
@@ -113,7 +114,7 @@ def linear_choice(held_out: int = 128_117, test: int = 50_000, classes: int = 10
     from regvit_lightning.tasks import linear
 
     module = _probe(8, classes)
-    heads = len(module.grid)
+    heads, names = len(module.grid), [f"class {number}" for number in range(classes)]
 
     def collected(images: int) -> tuple[Tensor, Tensor]:
         for indices in torch.arange(images).split(128):
@@ -123,7 +124,7 @@ def linear_choice(held_out: int = 128_117, test: int = 50_000, classes: int = 10
 
     def work() -> None:
         module.held_out, module.test = collected(held_out), collected(test)
-        linear._outcome(module, 1_281_167 - held_out, test, 0)
+        linear._outcome(module, 1_281_167 - held_out, names, 0)
 
     bound = 32 * heads * (held_out + test)
     return measured(f"linear probe, {heads} heads × {classes} classes × {held_out:,} images", bound, work)
@@ -308,6 +309,25 @@ def propagation(rows: int = 60, columns: int = 107, width: int = WIDTH, classes:
     one, near = 4 * rows * columns * (width + classes), 2 * rule.radius + 5
     bound = (2 * frames + 2) * one + frames * near * one // rows + 4 * 4 * label_propagation.AFFINITIES
     return measured(f"label propagation, {frames} frames of {rows} × {columns}, D {width}", bound, work)
+
+
+def keypoint_matches(pairs: int = 4, side: int = 58, width: int = WIDTH, points: int = 30) -> Measurement:
+    """A batch of pairs of 812 px: their features, and one more copy of those of a pair."""
+    import numpy as np
+
+    from regvit_lightning.data.keypoint_pair import Pair
+    from regvit_lightning.tasks import correspondence
+
+    places, box = np.full((2, points, 2), 100.0), np.array([0.0, 0.0, 400.0, 400.0])
+    sizes = torch.full((2, 2), 500.0, dtype=torch.float64)
+
+    @torch.inference_mode()
+    def work() -> None:
+        for features in torch.randn(pairs, 2, side, side, width, device=hardware.accelerator()):
+            correspondence.match(Pair(("", ""), places, box, ""), features, torch.rand(2, side, side), sizes)
+
+    one = 4 * side * side * (width + points)
+    return measured(f"keypoints, {pairs} pairs of {side} × {side}, D {width}", (2 * pairs + 4) * one, work)
 
 
 def register_boxes(images: int = 32, blocks: int = 24, side: int = 37, registers: int = 4) -> Measurement:

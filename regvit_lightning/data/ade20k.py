@@ -207,14 +207,25 @@ def test_images(data: DataSettings, pipeline: Pipeline) -> MaskedImages:
 
 
 def _split(data: DataSettings, number: int, pipeline: Pipeline) -> MaskedImages:
+    return MaskedImages(masked_pairs(data, "segmentation", number), pipeline)
+
+
+def masked_pairs(data: DataSettings, name: str, number: int) -> Pairs:
+    """Images and masks of a split, 0 for train and 1 for test, of the set called `name`, see `DataSettings.masked_set`.
+
+    Raises:
+        SettingsError: no such set.
+        DataError: missing or incomplete.
+    """
     check_rendered(data)
-    layout = data.segmentation
+    layout = data.masked_set(name)
     class_names(layout)  # refuses an unknown vocabulary before a run
     images, masks = Path(data.root, layout.images[number]), Path(data.root, layout.masks[number])
     names = Path(data.root, layout.lists[number]) if layout.lists else None
     pairs = pairs_of(Split(images, masks, names, layout.image_suffix, layout.mask_suffix), data.get)
-    check_count(data, "segmentation", number, len(pairs), f"{names or images} has")
-    return MaskedImages(pairs, pipeline)
+    counted = "segmentation" if layout is data.segmentation else name
+    check_count(data, counted, number, len(pairs), f"{names or images} has")
+    return pairs
 
 
 class InOrder(Dataset[dict[str, Any]]):

@@ -18,7 +18,7 @@ import numpy as np
 
 from regvit_lightning.data import kept_index
 from regvit_lightning.data.images import EXTENSIONS
-from regvit_lightning.data.layout import ALL, DataSettings
+from regvit_lightning.data.layout import ALL, DataSettings, Segmentation
 from regvit_lightning.data.mini import writer
 
 MANY = 50_000  # files: the digest of a larger folder is stored beside it
@@ -36,8 +36,8 @@ def digests(data: DataSettings, section: str) -> dict[str, str]:
 
     Args:
         data: location and layout of the images.
-        section: `imagenet`, `imagenet22k`, `pairs`, `segmentation`, `depth`, or the name of a set with boxes or of
-            videos.
+        section: `imagenet`, `imagenet22k`, `pairs`, `segmentation`, `depth`, or the name of a set with boxes or masks,
+            or of videos.
 
     Returns:
         16 hexadecimal digits for each of `train` and `test` whose files exist, `all` for such sets; for data
@@ -94,12 +94,15 @@ def _splits(data: DataSettings, section: str) -> dict[str, list[Part]]:
         return {"train": [Part(folder / "train")], "test": [Part(folder / "val")]}
     if section == "pairs":
         return {"train": _pairs(data)}
-    if section == "segmentation":
-        return {split: _segmentation(data, number) for number, split in enumerate(("train", "test"))}
+    if section == "segmentation" or section in data.masked:
+        layout = data.masked_set(section)
+        return {split: _masked(root, layout, number) for number, split in enumerate(("train", "test"))}
     if section == "depth":
         return {split: _depth(data, number) for number, split in enumerate(("train", "test"))}
     if section in data.videos:
         return {"all": _videos(data, section)}
+    if section in data.keypoints:
+        return {"all": [Part(root / data.keypoint_set(section).folder, (*EXTENSIONS, *LABELS, ".txt"))]}
     boxed_set = data.boxed_set(section)
     images, annotations, names = (Path(path) for path in boxed_set.paths(data.root))
     listed = [] if str(names) == ALL else [Part(names)]
@@ -115,8 +118,7 @@ def _pairs(data: DataSettings) -> list[Part]:
     return [Part(Path(data.root, data.pairs), (*EXTENSIONS, ".txt"))]
 
 
-def _segmentation(data: DataSettings, number: int) -> list[Part]:
-    layout, root = data.segmentation, Path(data.root)
+def _masked(root: Path, layout: Segmentation, number: int) -> list[Part]:
     images = Part(root / layout.images[number], (layout.image_suffix.lower(),))
     masks = Part(root / layout.masks[number], (layout.mask_suffix.lower(),))
     return [images, masks, *([Part(root / layout.lists[number])] if layout.lists else [])]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from regvit_lightning.errors import Notice
 from regvit_lightning.runtime import hardware, seeds, slurm
-from regvit_lightning.runtime.interruption import leave_to_main_process
+from regvit_lightning.runtime.interruption import end_workers_at_exit, leave_to_main_process
 
 PREFETCH = 2  # batches of each worker that wait, torch's default
 MOST_BYTES = 2 * 2**30  # of waiting batches on each device
@@ -42,6 +42,7 @@ def worker_options(wanted: int, sample: Callable[[], Any], batch: int, trainer: 
         _say(f"workers={wanted}: {workers} decode images for each device, as there are {processors()} processors")
     if not workers:
         return {**options, "num_workers": 0}
+    end_workers_at_exit()
     size, budget = batch * _bytes(sample), min(MOST_BYTES, int(MOST_OF_FREE * free_shared_memory() / devices))
     fitting, prefetch = affordable(workers, size, budget)
     if (fitting, prefetch) != (workers, PREFETCH):

@@ -1,6 +1,8 @@
 """Stopping on a signal: the step is completed and saved, and the same command resumes from there."""
 
+import multiprocessing
 import signal
+from multiprocessing import util
 from types import FrameType
 from typing import Any
 
@@ -73,3 +75,18 @@ def leave_to_main_process(worker: int) -> None:
     """Ignore stop signals in a loader worker: those sent to the process group are handled by the training process."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+
+
+def end_workers_at_exit() -> None:
+    """Kill the loader workers that are left when this process ends.
+
+    They ignore the SIGTERM with which multiprocessing ends its children before it waits for them. Left are those of a
+    loader whose iterator is still referred to, as by the traceback of an image that cannot be read.
+    """
+    util.Finalize(None, _kill_workers, exitpriority=0)
+
+
+def _kill_workers() -> None:
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()

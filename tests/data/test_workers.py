@@ -1,5 +1,7 @@
 """How many workers decode, how much waits in shared memory, and micro-batches that are read in parts."""
 
+import subprocess
+import sys
 import warnings
 from itertools import chain
 
@@ -144,3 +146,30 @@ def test_a_frozen_evaluation_has_no_more_workers_than_processors(monkeypatch):
     with pytest.warns(Notice, match="workers=12: 1 decode images"):
         (loader,) = module.test_dataloader()
     assert loader.num_workers == 1
+
+
+LEFT_BEHIND = """
+import torch
+from torch.utils.data import DataLoader
+from regvit_lightning.data.workers import worker_options
+
+class Broken(torch.utils.data.Dataset):
+    def __len__(self):
+        return 9
+    def __getitem__(self, index):
+        if index == 5:
+            raise OSError("truncated")
+        return torch.zeros(1)
+
+rows = iter(DataLoader(Broken(), **worker_options(1, lambda: torch.zeros(1), 1, None)))
+try:
+    list(rows)
+except OSError as error:
+    kept = error  # its traceback refers to the iterator
+print("told")
+"""
+
+
+def test_a_process_ends_whose_workers_are_left_behind_by_an_error():
+    ended = subprocess.run([sys.executable, "-c", LEFT_BEHIND], capture_output=True, text=True, timeout=100)
+    assert (ended.returncode, ended.stdout) == (0, "told\n"), ended.stderr

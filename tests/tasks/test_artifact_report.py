@@ -44,8 +44,13 @@ def photographs(truth, tmp_path_factory):
     return layout.resolve(str(root))
 
 
-def test_the_report_finds_the_planted_neuron(truth, photographs):
-    found = report(truth.backbone, photographs, "resize=64")
+@pytest.fixture(scope="module")
+def found(truth, photographs):
+    """The report of the planted model."""
+    return report(truth.backbone, photographs, "resize=64")
+
+
+def test_the_report_finds_the_planted_neuron(truth, found):
     facts = found.protocol
     assert found.metrics["outlier_share"] == pytest.approx(100 * 2 / 64)
     assert found.scores["outlier_share"].mean().item() == pytest.approx(100 * 2 / 64)
@@ -94,8 +99,7 @@ def test_with_a_test_time_register_the_verdict_is_that_there_are_none(truth, pho
     assert min(norms[added][truth.block - 1]) > 10 * max(norms["patches"][truth.block - 1])
 
 
-def test_the_report_has_the_diversity_of_the_registers(truth, photographs):
-    found = report(truth.backbone, photographs, "resize=64")
+def test_the_report_has_the_diversity_of_the_registers(truth, found):
     raw = truth.backbone(truth.normalised(), [-1], norm=False)[0].registers.double()
     unit = raw / raw.norm(dim=2, keepdim=True)
     pairs = [(a, b) for a in range(4) for b in range(a)]
@@ -131,8 +135,7 @@ def test_the_same_model_without_the_neuron_has_none(truth, photographs):
     assert found.protocol["position"]["outlier"] is None
 
 
-def test_facts_and_page(truth, photographs):
-    found = report(truth.backbone, photographs, "resize=64")
+def test_facts_and_page(truth, found):
     json.dumps(found.protocol, allow_nan=False)
     assert list(found.protocol["register_replacement"]) == ["intact", "zero", "mean", "noise", "shuffle"]
     assert found.protocol["register_replacement"]["intact"]["patch_change"] == pytest.approx(1)
@@ -143,16 +146,15 @@ def test_facts_and_page(truth, photographs):
     assert all(row == sorted(row) for row in norms["patches"])
     titles = {re.split(r" \(|, ", axes.get_title("left"))[0] for axes in found.picture.axes}
     assert {"class from one token", "registers replaced", "cost of registers", "norms of patches"} <= titles
-    assert {"attention sinks", "variance of patches: whose is it?", "mean cosine of patches"} <= titles
+    assert {"attention sinks", "variance of a patch", "cosine of patches"} <= titles
     FigureCanvasAgg(found.picture).draw()
 
 
-def test_the_norm_of_the_mean_register_after_every_block(truth, photographs):
-    found = report(truth.backbone, photographs, "resize=64").protocol["norm_of_mean_register_by_block"]
+def test_the_norm_of_the_mean_register_after_every_block(truth, found):
     images = truth.normalised()
     with torch.inference_mode():
         blocks = truth.backbone(images, range(truth.backbone.depth), norm=False)
-    for norms, tokens in zip(found, blocks, strict=True):
+    for norms, tokens in zip(found.protocol["norm_of_mean_register_by_block"], blocks, strict=True):
         assert norms == pytest.approx(tokens.registers.mean(dim=0).norm(dim=-1).tolist(), rel=1e-3)
 
 

@@ -47,7 +47,7 @@ def given(*yamls: str) -> DictConfig:
     config = OmegaConf.structured(Outer)
     for yaml in yamls:
         for key, value in schema.typed(notation.parse(yaml), Outer).items():
-            config = schema.updated(config, Outer, [key], value)
+            schema.update(config, Outer, [key], value)
     return config
 
 
@@ -144,7 +144,8 @@ class Defaults:
 
 def test_what_stands_by_name_is_merged_into_the_defaults():
     value = {"a": {"name": "x"}, "c": {"name": "c"}}
-    config = schema.updated(OmegaConf.structured(Defaults), Defaults, ["named"], value)
+    config = OmegaConf.structured(Defaults)
+    schema.update(config, Defaults, ["named"], value)
     expected = {"a": Item("x", 5), "b": Item("b", 6), "c": Item("c", 1)}
     assert schema.instance(config).named == expected
 
@@ -168,10 +169,11 @@ def test_a_path_leads_into_what_is_nested():
     assert schema.kind_of(Outer, ["other", "images"]) is int
     assert schema.kind_of(Outer, ["named", "x", "size"]) is int
     assert schema.kind_of(Outer, ["free", "norm", "type"]) is Any
-    once = schema.updated(given(), Outer, ["inner", "share"], 0.1)
-    twice = schema.updated(once, Outer, ["free", "norm", "type"], "BN")
-    assert schema.instance(twice) == Outer(inner=Inner(20, 0.1), free={"norm": {"type": "BN"}})
-    assert schema.instance(once) == Outer(inner=Inner(20, 0.1))
+    config = given()
+    schema.update(config, Outer, ["inner", "share"], 0.1)
+    assert schema.instance(config) == Outer(inner=Inner(20, 0.1))
+    schema.update(config, Outer, ["free", "norm", "type"], "BN")
+    assert schema.instance(config) == Outer(inner=Inner(20, 0.1), free={"norm": {"type": "BN"}})
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,10 @@ BOX = b"<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox
 XML = b"<annotation><object>" + BOX + b"</object></annotation>"
 
 
+def boxed(name):
+    return {f"images/{name}.jpg": jpeg(2), f"annots/{name}.xml": XML}
+
+
 def small_archives(folder):
     """Archives under the names of `configs/downloads/photos.yaml`, with few and small images; their recipe."""
     recipe = obtain.read_data_source("photos")
@@ -55,7 +59,7 @@ def small_archives(folder):
         "flowers": {f"flowers/{name}/{n:02d}.jpg": jpeg(n) for name in ("rose", "tulip") for n in range(15)},
         "SegNet": {f"CamVid/{s}{kind}/0.png": grey for s in ("train", "val", "test") for kind in ("", "annot")},
         "raccoon": {"images/r.jpg": jpeg(1), "annotations/r.xml": XML, "README.md": b"not checked"},
-        "kangaroo": {"images/k.jpg": jpeg(2), "annots/k.xml": XML},
+        "kangaroo": {**boxed("k"), **boxed("00090")},
         "tsdf": {
             **{f"data/frame-{n:06d}.color.jpg": jpeg(n % 99) for n in frames},
             **{f"data/frame-{n:06d}.depth.png": depth for n in frames},
@@ -89,6 +93,8 @@ def test_photos_are_sorted_into_the_folders_of_their_yaml(tmp_path, capsys):
     assert "1 images (kangaroo trainval)" in printed
     assert nyu.test_pairs(data)[0].depth.max() == pytest.approx(1.5)
     assert not (tmp_path / "root/camvid/val").exists()
+    kangaroos = sorted(path.name for path in (tmp_path / "root/kangaroo").rglob("*.*"))
+    assert kangaroos == ["k.jpg", "k.xml"]  # 00090 is truncated in its repository
 
 
 def test_a_changed_file_stops_it_before_anything_is_written(tmp_path):

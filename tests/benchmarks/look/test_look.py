@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 from PIL import Image
+from safetensors.torch import save_file
 
 from benchmarks.look import __main__ as program
 from benchmarks.look import files
 from benchmarks.look import images as image_files
 from regvit_lightning.errors import UserError
+from tests.models.test_hub import client, served  # noqa: F401
 
 ROOT = Path(__file__).parents[3]
 
@@ -119,6 +122,17 @@ def test_the_files_and_the_page(tmp_path, capsys):
         "look: random-vitn_reg0: on many images, and whether patches are local: make artifacts MODEL=random-vitn_reg0 "
         in told
     )
+
+
+def test_a_model_by_its_name_in_timm(tmp_path, served):  # noqa: F811
+    model = timm.create_model("test_vit")
+    (served.folder / "timm" / "test_vit.r160_in1k").mkdir(parents=True)
+    save_file(model.state_dict(), served.folder / "timm" / "test_vit.r160_in1k" / "model.safetensors")
+    photo = photograph(tmp_path / "a.png")
+    program.main(options(tmp_path, model="timm/test_vit", images=str(photo), formats="png"), [])
+    (folder,) = (tmp_path / "r" / "mini" / "look").iterdir()
+    assert folder.name == "timm-test_vit"
+    assert np.load(folder / "maps" / "00-a" / folder.name / "maps.npz")["norms"].shape == (2, 3)
 
 
 def test_the_figure_only(tmp_path):

@@ -418,6 +418,21 @@ def test_the_keyboard_reaches_everything_and_is_seen(page):
     assert {outline for _, outline in reached} == {"solid"}
 
 
+def test_the_figure_of_a_look_is_enlarged_and_zoomed(browser, tmp_path):
+    saved(tmp_path, record("deit3-vitn_reg4", top1=60.0))
+    look = tmp_path / "results" / "mini" / "look" / "a+b"
+    look.mkdir(parents=True)
+    Image.new("RGB", (3000, 900), (10, 120, 60)).save(look / "figure.png")
+    browser.view(1280, 900)
+    browser.open(made(tmp_path))
+    browser.click(".look .enlarge")
+    browser.wait("document.querySelector('#picture img').naturalWidth === 3000")
+    width = "document.querySelector('#picture img').getBoundingClientRect().width"
+    assert browser.js(width) <= 1280
+    browser.click("#picture .zoom")
+    assert browser.js(width) == 3000
+
+
 def test_a_page_without_the_files_beside_it_still_enlarges_its_pictures(page, url, tmp_path):
     alone = tmp_path / "alone.html"
     alone.write_text(pathlib.Path(url.removeprefix("file://")).read_text(encoding="utf-8"), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Evaluations that label the patches of an image without training: by nearest patches, and by clusters."""
