@@ -68,6 +68,12 @@ def _videos(name: str, data: DataSettings) -> int:
     return sum(len(video.frames) for video in videos(data, name))
 
 
+def _salient(name: str, data: DataSettings) -> int:
+    from regvit_lightning.data.salient import salient_images
+
+    return len(salient_images(data, name).images)
+
+
 def _masked(name: str, number: int, data: DataSettings) -> int:
     from regvit_lightning.data.ade20k import masked_pairs
 
@@ -87,8 +93,10 @@ CHECKS: dict[str, Check] = {
 
 
 def checks_of(data: DataSettings) -> dict[str, Check]:
-    """All checks by name and split, including those of the data's sets with boxes, with masks and of videos."""
+    """All checks by name and split, including those of the data's sets with boxes, with masks, … and of videos."""
     boxed = {f"{name} trainval": partial(_discovery, name) for name in data.discovery}
     splits = enumerate(("train", "test"))
     masked = {f"{name} {split}": partial(_masked, name, number) for number, split in splits for name in data.masked}
-    return {**CHECKS, **boxed, **masked, **{f"{name} frames": partial(_videos, name) for name in data.videos}}
+    salient = {f"{name} images": partial(_salient, name) for name in data.salient}
+    videos = {f"{name} frames": partial(_videos, name) for name in data.videos}
+    return {**CHECKS, **boxed, **masked, **salient, **videos}

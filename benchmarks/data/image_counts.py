@@ -19,6 +19,7 @@ RENDERED = {
     "voc12": ("VOC2012",),
     "coco20k": ("coco",),
     "pairs": ("shards train",),
+    "scenes": ("ade validation",),
     "davis2017": ("films",),
     "davis2016": ("films",),
 }
@@ -43,7 +44,9 @@ class Counts(Mapping[str, Sequence[int]]):
         return self._count(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys([*RENDERED, *self.data.discovery, *self.data.videos, *self.data.masked]))
+        return iter(
+            dict.fromkeys([*RENDERED, *self.data.discovery, *self.data.videos, *self.data.masked, *self.data.salient])
+        )
 
     def __len__(self) -> int:
         return len(list(iter(self)))
