@@ -62,8 +62,16 @@ class Evaluation:
 
     @property
     def section(self) -> str:
-        """Name of the data set that is read: a part of the data settings, or a named set."""
-        return str(self.settings.named_set or self.task.READS)
+        """Name of the data set that is read: a part of the data settings, or a set of its own name.
+
+        Raises:
+            SettingsError: the data has no set of videos, or with keypoints, of that name.
+        """
+        name = str(self.settings.named_set or self.task.READS)
+        sets = {"videos": self.data.video_set, "keypoints": self.data.keypoint_set}
+        if self.task.READS in sets:
+            sets[self.task.READS](name)  # a message that lists the sets of this kind, not those with boxes
+        return name
 
     def digests(self) -> dict[str, str]:
         """Digest of each split of the data set that is read, as it lies there now."""

@@ -97,7 +97,13 @@ def percent(part: Scores, whole: Scores) -> Scores:
 
 
 def miou(areas: Scores) -> float:
-    """Mean of `ious` over the classes that occur, as in mmsegmentation; NaN where none does."""
+    """Mean of `ious` over the classes that occur, as in mmsegmentation; NaN where none does.
+
+    Args:
+        areas: (3, classes) as for `ious`, or (runs, 3, classes), whose mIoUs are averaged.
+    """
+    if np.ndim(areas) == 3:
+        return float(np.mean([miou(run) for run in areas]))
     return nanmean(ious(areas))
 
 
@@ -122,7 +128,7 @@ STATISTICS: dict[str, Statistic] = {
     "miou": miou,
     "miou_resized": miou,
     **dict.fromkeys(("max_f_cls", "max_f_register"), highest),
-    **dict.fromkeys(("jf", "j", "f", "outlier_keys"), pooled),
+    **dict.fromkeys(("jf", "j", "f", "outlier_keys", "pck", "outlier_matches"), pooled),
 }
 
 

@@ -38,6 +38,8 @@ TINY = mini.MiniSettings(
     shards_train=4,
     shards_val=2,
     films=2,
+    keypoints=2,
+    scans=1,
 )
 
 

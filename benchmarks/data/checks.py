@@ -74,6 +74,12 @@ def _salient(name: str, data: DataSettings) -> int:
     return len(salient_images(data, name).images)
 
 
+def _keypoints(name: str, data: DataSettings) -> int:
+    from regvit_lightning.data.keypoints import keypoint_pairs
+
+    return len(keypoint_pairs(data, name))
+
+
 def _masked(name: str, number: int, data: DataSettings) -> int:
     from regvit_lightning.data.ade20k import masked_pairs
 
@@ -93,10 +99,11 @@ CHECKS: dict[str, Check] = {
 
 
 def checks_of(data: DataSettings) -> dict[str, Check]:
-    """All checks by name and split, including those of the data's sets with boxes, with masks, … and of videos."""
+    """All checks by name and split, those of named sets too: boxes, masks, keypoints, salient objects, videos."""
     boxed = {f"{name} trainval": partial(_discovery, name) for name in data.discovery}
     splits = enumerate(("train", "test"))
     masked = {f"{name} {split}": partial(_masked, name, number) for number, split in splits for name in data.masked}
+    films = {f"{name} frames": partial(_videos, name) for name in data.videos}
+    pairs = {f"{name} pairs": partial(_keypoints, name) for name in data.keypoints}
     salient = {f"{name} images": partial(_salient, name) for name in data.salient}
-    videos = {f"{name} frames": partial(_videos, name) for name in data.videos}
-    return {**CHECKS, **boxed, **masked, **salient, **videos}
+    return {**CHECKS, **boxed, **masked, **films, **pairs, **salient}

@@ -22,6 +22,8 @@ RENDERED = {
     "scenes": ("ade validation",),
     "davis2017": ("films",),
     "davis2016": ("films",),
+    "spair71k": ("keypoints",),
+    "scannet": ("scans",),
 }
 
 
@@ -44,9 +46,9 @@ class Counts(Mapping[str, Sequence[int]]):
         return self._count(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(
-            dict.fromkeys([*RENDERED, *self.data.discovery, *self.data.videos, *self.data.masked, *self.data.salient])
-        )
+        data = self.data
+        sets = [*data.discovery, *data.videos, *data.masked, *data.keypoints, *data.salient]
+        return iter(dict.fromkeys([*RENDERED, *sets]))
 
     def __len__(self) -> int:
         return len(list(iter(self)))

@@ -62,6 +62,7 @@ def rows() -> list[Measurement]:
         register_boxes(),
         saliency(),
         propagation(),
+        keypoint_matches(),
         norms(),
         single_token(),
         position(),
@@ -325,6 +326,25 @@ def saliency(side: int = 1000, grid: int = 62, blocks: int = 24, tokens: int = 5
 
     bound = 8 * 8 * blocks * tokens * grid**2 + 6 * 8 * side**2
     return measured(f"saliency, {blocks * tokens} maps of {grid} × {grid}, {side} px", bound, work)
+
+
+def keypoint_matches(pairs: int = 4, side: int = 58, width: int = WIDTH, points: int = 30) -> Measurement:
+    """A batch of pairs of 812 px: their features, and one more copy of those of a pair."""
+    import numpy as np
+
+    from regvit_lightning.data.keypoint_pair import Pair
+    from regvit_lightning.tasks import correspondence
+
+    places, box = np.full((2, points, 2), 100.0), np.array([0.0, 0.0, 400.0, 400.0])
+    sizes = torch.full((2, 2), 500.0, dtype=torch.float64)
+
+    @torch.inference_mode()
+    def work() -> None:
+        for features in torch.randn(pairs, 2, side, side, width, device=hardware.accelerator()):
+            correspondence.match(Pair(("", ""), places, box, ""), features, torch.rand(2, side, side), sizes)
+
+    one = 4 * side * side * (width + points)
+    return measured(f"keypoints, {pairs} pairs of {side} × {side}, D {width}", (2 * pairs + 4) * one, work)
 
 
 def register_boxes(images: int = 32, blocks: int = 24, side: int = 37, registers: int = 4) -> Measurement:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from benchmarks.tables.columns import Column, Table, TableRow
-from benchmarks.tables.headings import distinct
+from benchmarks.tables.headings import counted, distinct
 
 BEST_ON_TEST = "_best_on_test"  # end of the name of a metric whose setting is chosen on the test images
 
@@ -66,7 +66,8 @@ def _part(table: Table, group: Group) -> Table:
     part = with_columns(replace(table, scores=scores), list(named.values()))
     images = sorted({cell.record.images for score in scores.values() for cell in score.cells})
     several = f"{images[0]:,} to {images[-1]:,}" if len(images) > 1 else f"{images[0]:,}"
-    title = f"{group.title}: {several} test images"
+    units = sorted({counted(cell.record) for score in scores.values() for cell in score.cells})
+    title = f"{group.title}: {several} {' or '.join(units)}"
     return replace(part, name=f"{table.name}-{group.title}", title=title)
 
 

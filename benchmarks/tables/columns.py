@@ -423,7 +423,7 @@ def protocol_key(record: Record) -> str:
 def footnote(record: Record) -> str:
     """Footnote with the number of test images and the protocol details that matter for comparisons."""
     facts = [f"{key.replace('_', ' ')}: {record.protocol[key]}" for key in record.footnote]
-    return f"{record.task}: {record.images:,} test images; {'; '.join(facts)}"
+    return f"{record.task}: {record.images:,} {headings.counted(record)}; {'; '.join(facts)}"
 
 
 def footnotes(records: Sequence[Record]) -> list[str]:

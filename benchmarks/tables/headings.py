@@ -36,6 +36,11 @@ def set_name(record: Record, name: str) -> str:
     return f"{record.data} {section}" if section in layout.published_sets() else record.data
 
 
+def counted(record: Record) -> str:
+    """What `Record.images` counts, and its intervals are over: `test images`, or what the protocol names."""
+    return str(record.protocol.get("intervals_over", "test images"))
+
+
 @cache
 def _published() -> DataSettings:
     return layout.resolve(layout.PUBLISHED, root_needed=False)

@@ -103,6 +103,8 @@ def _splits(data: DataSettings, section: str) -> dict[str, list[Part]]:
         return {"all": _videos(data, section)}
     if section in data.salient:
         return {"all": _salient(data, section)}
+    if section in data.keypoints:
+        return {"all": [Part(root / data.keypoint_set(section).folder, (*EXTENSIONS, *LABELS, ".txt"))]}
     boxed_set = data.boxed_set(section)
     images, annotations, names = (Path(path) for path in boxed_set.paths(data.root))
     listed = [] if str(names) == ALL else [Part(names)]

@@ -185,6 +185,31 @@ DAVIS = {  # available in any data, below its own root
     "davis2017": VideoSet(names="DAVIS/ImageSets/2017/val.txt"),
     "davis2016": VideoSet(names="DAVIS/ImageSets/2016/val.txt", one_object=True),
 }
+
+
+@dataclass
+class KeypointSet:
+    """Images with keypoints that correspond within a class; the defaults are those of SPair-71k.
+
+    Attributes:
+        folder: folder below root that contains all of it.
+        annotations: JSON file in it with `{"images": [{"file", "group", "box", "keypoints": {name: [x, y]}}]}`; the box
+            may be left out. Empty for SPair-71k's own layout.
+        frames: the folder holds RGB-D videos with poses instead, whose points correspond by geometry: `7scenes` for
+            `frame-<n>.{color,depth,pose}.*` and camera-intrinsics.txt, `scannet` for `<scene>/{color,depth,pose}/<n>.*`
+            and intrinsic/intrinsic_depth.txt. Depth is in millimetres.
+    """
+
+    folder: str = "SPair-71k"
+    annotations: str = ""
+    frames: str = ""
+
+    def __post_init__(self) -> None:
+        settings.check(self.frames in ("", "7scenes", "scannet"), f"frames: {self.frames}: expected 7scenes or scannet")
+        settings.check(not (self.frames and self.annotations), "keypoints: give annotations or frames, not both")
+
+
+SPAIR = {"spair71k": KeypointSet(), "scannet": KeypointSet("scans", frames="scannet")}  # below the root of any data
 SUFFIXES = (".yaml", ".yml")  # of a file like those of configs/data that is given by its path
 VOC_NAMES = "ImageSets/Main/trainval.txt"
 ALL = "all"  # instead of a file of names
@@ -211,6 +236,8 @@ class DataSettings:
             (`lost_voc07`). The sets of `full.yaml` are available in any data, below its own root.
         videos: sets of videos, by name, for video object segmentation: a task on one of them ends in its name
             (`vos_street`). DAVIS's two are available in any data.
+        keypoints: sets of images with keypoints, by name, for semantic correspondence: `keypoints_cups`. SPair-71k is
+            available in any data.
         masked: sets of images with masks, by name, for a task whose name ends in that of a set
             (`hummingbird_voc2012`); `ade20k` stands for `segmentation`. Those of `full.yaml` are available, too.
         salient: sets of images with masks of their salient objects, by name, for saliency: a task on one of them ends
@@ -220,7 +247,7 @@ class DataSettings:
         rendering: options of rendered data, see `MiniSettings`.
         counts: expected number of images of the splits, [train, test], where known; for `imagenet`,
             `imagenet22k`, `segmentation`, `depth`, or a set with masks; [all] for a set with boxes or of salient
-            objects, [train] for `pairs`, and [frames] for a set of videos.
+            objects, [train] for `pairs`, [frames] for a set of videos, and [pairs] for one with keypoints.
         get: how to get the data if it is missing; appended to the error message.
     """
 
@@ -234,6 +261,7 @@ class DataSettings:
     depth: Depth = field(default_factory=Depth)
     discovery: dict[str, BoxedSet] = field(default_factory=dict)
     videos: dict[str, VideoSet] = field(default_factory=dict)
+    keypoints: dict[str, KeypointSet] = field(default_factory=dict)
     masked: dict[str, Segmentation] = field(default_factory=dict)
     salient: dict[str, SalientSet] = field(default_factory=dict)
     trained_on: str = ""
@@ -244,7 +272,7 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         settings.check(bool(self.root), f"data '{self.name}': root is empty (give DATA_ROOT=<folder>)")
-        for where in ("discovery", "videos", "masked", "salient"):
+        for where in ("discovery", "videos", "keypoints", "masked", "salient"):
             for name in getattr(self, where):
                 self._check_name(where, name)
         for name, boxed_set in self.discovery.items():
@@ -253,14 +281,12 @@ class DataSettings:
             salient_set.check(f"data '{self.name}': salient.{name}")
         self.discovery = {**published_sets(), **self.discovery}
         self.videos = {**DAVIS, **self.videos}
+        self.keypoints = {**SPAIR, **self.keypoints}
         self.masked = {**published_masks(), **self.masked}
         self.salient = {**published_salient(), **self.salient}
-        every = [*self.discovery, *self.videos, *self.masked, *self.salient]
+        every = [*self.discovery, *self.videos, *self.keypoints, *self.masked, *self.salient]
         twice = sorted({name for name in every if every.count(name) > 1})
-        settings.check(
-            not twice,
-            f"data '{self.name}': {twice[:1]} names two sets, with boxes, with masks, of salient objects or of videos",
-        )
+        settings.check(not twice, f"data '{self.name}': {twice[:1]} names two sets of different kinds")
 
     def _check_name(self, where: str, name: str) -> None:
         fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) and name not in NOT_SETS
@@ -271,8 +297,8 @@ class DataSettings:
         """The settings that determine which images a task reads and what their labels mean, as stored in its record.
 
         Args:
-            name: `imagenet`, `pairs`, `segmentation`, `depth`, or the name of a set with boxes or masks, of salient
-                objects or of videos. Records of a published set with boxes list all published ones.
+            name: `imagenet`, `pairs`, `segmentation`, `depth`, or the name of a set with boxes, masks or keypoints, of
+                salient objects or of videos. Records of a published set with boxes list all published ones.
 
         Raises:
             SettingsError: no such part.
@@ -284,8 +310,8 @@ class DataSettings:
         if name in ("segmentation", "depth", *self.masked):
             part = self.masked[name] if name in self.masked else getattr(self, name)
             return {key: value for key, value in asdict(part).items() if value or key not in OPTIONAL}
-        if name in self.videos:
-            return {name: asdict(self.videos[name])}
+        if name in self.videos or name in self.keypoints:
+            return {name: asdict(self.videos[name] if name in self.videos else self.keypoints[name])}
         if name in self.salient:
             return {name: asdict(self.salient[name])}
         together = published_sets() if name in published_sets() else [name]
@@ -322,6 +348,16 @@ class DataSettings:
             name in self.salient, f"data '{self.name}' has no set of salient objects called '{name}': {known}"
         )
         return self.salient[name]
+
+    def keypoint_set(self, name: str) -> KeypointSet:
+        """The set with keypoints called `name`.
+
+        Raises:
+            SettingsError: no such set.
+        """
+        known = f"expected one of {', '.join(self.keypoints)}"
+        settings.check(name in self.keypoints, f"data '{self.name}' has no set with keypoints called '{name}': {known}")
+        return self.keypoints[name]
 
     def masked_set(self, name: str) -> Segmentation:
         """The images with masks called `name`: a set of `masked`, or `segmentation` for `ade20k` and `segmentation`.

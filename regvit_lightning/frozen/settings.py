@@ -32,7 +32,7 @@ class TaskSettings:
 
     @property
     def named_set(self) -> str:
-        """Name of the set with boxes or masks, or of videos, that the task reads; empty where it reads other images."""
+        """Name of the set with boxes, masks or keypoints, or of videos, that the task reads; empty for other images."""
         return ""
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ SMALL = {
     "saliency": {"side": 60, "grid": 8, "blocks": 2, "tokens": 2},
     "register_boxes": {"images": 2, "blocks": 2, "side": 10},
     "propagation": {"rows": 12, "columns": 14, "width": 32},
+    "keypoint_matches": {"pairs": 2, "side": 10, "width": 32, "points": 5},
     "norms": {"images": 20, "depth": 3, "side": 8},
     "single_token": {"images": 1000, "width": 32, "classes": 100},
     "position": {"images": 20, "side": 12, "width": 32, "tokens": 1000},

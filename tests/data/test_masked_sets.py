@@ -81,7 +81,7 @@ def test_names_that_are_taken(configs, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["voc07", "davis2017"])
 def test_names_of_other_sets(configs, tmp_path, name):
-    with pytest.raises(SettingsError, match=rf"\['{name}'\] names two sets, with boxes, with masks or of videos"):
+    with pytest.raises(SettingsError, match=rf"\['{name}'\] names two sets of different kinds"):
         declare(configs, tmp_path, f"  {name}: {STREET}\n")
 
 

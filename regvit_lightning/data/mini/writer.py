@@ -7,6 +7,8 @@
     <root>/coco/{images/train2014, annotations/instances_train2014.json, coco_20k_filenames.txt}
     <root>/shards/{train,val}-<n>.tar                                      webdataset: <key>.jpg, .txt, .cls
     <root>/DAVIS/{JPEGImages,Annotations}/480p/<film>/<n>.{jpg,png}, ImageSets/{2016,2017}/val.txt
+    <root>/SPair-71k/{JPEGImages/<class>, PairAnnotation/test, Layout/large/test.txt}
+    <root>/scans/<scan>/{color,depth,pose}/<n>.*, intrinsic/intrinsic_depth.txt      ScanNet's, depth in millimetres
     <root>/settings.json, complete.json                                    settings of started, of complete data
 
 Every image has its own generator, seeded by (seed, split, index): any image can be rendered alone, and the bytes
@@ -16,11 +18,9 @@ renamed; existing files are not rewritten. Only one process at a time may write 
 
 from __future__ import annotations
 
-import colorsys
 import contextlib
 import dataclasses
 import io
-import json
 import multiprocessing
 import os
 import shutil
@@ -35,16 +35,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from regvit_lightning.data.mini.annotations import coco_annotations, voc_xml
-from regvit_lightning.data.mini.films import FRAMES, film
+from regvit_lightning.data.mini.files import (
+    jpeg,
+    read_json,
+    with_palette,
+    write_bytes,
+    write_jpeg,
+    write_json,
+    write_lines,
+    write_png,
+)
+from regvit_lightning.data.mini.films import FRAMES, SCAN_FRAMES, film, scan
+from regvit_lightning.data.mini.keypoints import keypoints_of, pair_annotations
 from regvit_lightning.data.mini.options import MiniSettings
 from regvit_lightning.data.mini.scenes import CLASSES, Rendering, Scene, render, sample_scene
 from regvit_lightning.errors import UserError
 
 VERSION = 5  # of pictures and files: increment it when either changes, so that old data sets are rewritten
-FOLDERS = ("imagenet", "ADEChallengeData2016", "nyu", "VOCdevkit", "coco", "shards", "DAVIS")
+FOLDERS = ("imagenet", "ADEChallengeData2016", "nyu", "VOCdevkit", "coco", "shards", "DAVIS", "SPair-71k", "scans")
 FOLDER_NAMES = tuple(name.replace(" ", "_") for name in CLASSES)
 NYU_FOCAL = 518.8579  # pixels, the colour camera of NYU Depth v2 as given in the BTS lists
 TASK_IMAGES = 32  # images of about 96 x 96 in a task of one worker: about a tenth of a second
@@ -55,7 +65,7 @@ def is_complete(root: Path, settings: MiniSettings | None = None) -> bool:
 
     Without settings, folders that came later than the data set are not asked for: the rest of it can be read as ever.
     """
-    kept = _read_json(Path(root) / "complete.json") or {}
+    kept = read_json(Path(root) / "complete.json") or {}
     wanted, present = kept.get("files"), _count_files(Path(root))
     if kept.get("version") != VERSION or not isinstance(wanted, dict):
         return False
@@ -67,7 +77,7 @@ def is_complete(root: Path, settings: MiniSettings | None = None) -> bool:
 
 def rendered_as(root: Path) -> dict[str, Any] | None:
     """Version and settings of the data set in `root`; None if it is missing or half-written."""
-    kept = _read_json(Path(root) / "complete.json") or {}
+    kept = read_json(Path(root) / "complete.json") or {}
     return {key: kept.get(key) for key in ("version", "settings")} if "version" in kept else None
 
 
@@ -93,7 +103,7 @@ def write(root: Path, settings: MiniSettings, workers: int) -> Iterator[tuple[in
         yield done, total
     with _telling(root):
         _write_lists(root, settings)
-        _write_json(root / "complete.json", {**_identity(settings), "files": _count_files(root)})
+        write_json(root / "complete.json", {**_identity(settings), "files": _count_files(root)})
 
 
 # ------------------------------------------------------------------------------------------------------- tasks
@@ -118,6 +128,10 @@ def _tasks(settings: MiniSettings) -> list[RenderTask]:
             step = settings.shard_pairs
         elif part == "films":
             step = FRAMES
+        elif part == "scans":
+            step = SCAN_FRAMES
+        elif part == "keypoints":  # the annotations are of all pairs of a class
+            step = settings.keypoints
         elif part == "coco":  # one JSON holds the annotations of all images
             step = max(count, 1)
         for start in range(0, count, step):
@@ -197,7 +211,7 @@ def _imagenet(root: Path, settings: MiniSettings, part: str, indices: range) -> 
         name = FOLDER_NAMES[index % len(CLASSES)]
         path = root / "imagenet" / part.split()[1] / name / f"{name}_{index // len(CLASSES):05d}.JPEG"
         if not path.exists():
-            _write_jpeg(path, _main_object(settings, part, index).image)
+            write_jpeg(path, _main_object(settings, part, index).image)
 
 
 def _ade(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
@@ -209,8 +223,8 @@ def _ade(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
         labels = folder / "annotations" / split / f"{name}.png"
         if not (image.exists() and labels.exists()):
             rendering = _any_objects(settings, part, index, settings.ade_side)
-            _write_jpeg(image, rendering.image)
-            _write_png(labels, rendering.semantic)
+            write_jpeg(image, rendering.image)
+            write_png(labels, rendering.semantic)
 
 
 def _nyu(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
@@ -219,8 +233,8 @@ def _nyu(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
         if not (image.exists() and depth.exists()):
             scene = sample_scene(_rng(settings, part, index), 640, 480, focal=NYU_FOCAL)
             rendering = _render(scene, settings, part, index)
-            _write_jpeg(image, rendering.image)
-            _write_png(depth, np.round(rendering.depth * 1000).astype(np.uint16))
+            write_jpeg(image, rendering.image)
+            write_png(depth, np.round(rendering.depth * 1000).astype(np.uint16))
 
 
 def _nyu_folder(part: str) -> str:
@@ -240,8 +254,8 @@ def _voc(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
         image, objects = folder / "JPEGImages" / f"{name}.jpg", folder / "Annotations" / f"{name}.xml"
         if not (image.exists() and objects.exists()):
             rendering = _any_objects(settings, part, index, settings.voc_side)
-            _write_jpeg(image, rendering.image)
-            _write_bytes(objects, voc_xml(rendering, part, f"{name}.jpg", FOLDER_NAMES))
+            write_jpeg(image, rendering.image)
+            write_bytes(objects, voc_xml(rendering, part, f"{name}.jpg", FOLDER_NAMES))
 
 
 def _voc_name(part: str, index: int) -> str:
@@ -259,7 +273,7 @@ def _coco(root: Path, settings: MiniSettings, part: str, indices: range) -> None
     for index, path in zip(indices, paths, strict=True):
         rendering = _any_objects(settings, part, index, settings.voc_side)
         if not path.exists():
-            _write_jpeg(path, rendering.image)
+            write_jpeg(path, rendering.image)
         height, width = rendering.semantic.shape
         images.append({"id": _coco_id(index), "file_name": path.name, "height": height, "width": width, "license": 1})
         crowd = index % 20 == 7  # rare but present, as in the real annotations
@@ -267,7 +281,7 @@ def _coco(root: Path, settings: MiniSettings, part: str, indices: range) -> None
     categories = [{"id": i + 1, "name": name, "supercategory": name.split()[1]} for i, name in enumerate(CLASSES)]
     info = {"description": "RegViT mini, rendered", "version": str(VERSION), "year": 2014}
     licenses = [{"id": 1, "name": "rendered", "url": ""}]
-    _write_json(
+    write_json(
         summary,
         {"info": info, "licenses": licenses, "images": images, "annotations": annotations, "categories": categories},
     )
@@ -292,7 +306,7 @@ def _shards(root: Path, settings: MiniSettings, part: str, indices: range) -> No
         for index in indices:
             rendering = _main_object(settings, part, index)
             pair = {
-                "jpg": _jpeg(rendering.image),
+                "jpg": jpeg(rendering.image),
                 "txt": rendering.caption.encode(),
                 "cls": b"%d" % rendering.main_label,
             }
@@ -300,7 +314,7 @@ def _shards(root: Path, settings: MiniSettings, part: str, indices: range) -> No
                 member = tarfile.TarInfo(f"{index:06d}.{extension}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-    _write_bytes(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
 
 
 def _films(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
@@ -311,12 +325,42 @@ def _films(root: Path, settings: MiniSettings, part: str, indices: range) -> Non
     if all(path.exists() for pair in paths for path in pair):
         return
     for (image, mask), (pixels, ids) in zip(paths, film(_rng(settings, part, number), len(indices)), strict=True):
-        _write_jpeg(image, pixels)
-        _write_png(mask, _with_palette(ids))
+        write_jpeg(image, pixels)
+        write_png(mask, with_palette(ids))
 
 
 def _film_name(number: int) -> str:
     return f"film_{number:03d}"
+
+
+def _keypoints(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
+    """Write the images of one class, and one annotation for each ordered pair of them."""
+    label = indices.start // settings.keypoints
+    images, name = root / "SPair-71k" / "JPEGImages" / FOLDER_NAMES[label], FOLDER_NAMES[label]
+    scenes = {}
+    for number in range(settings.keypoints):
+        rng = _rng(settings, part, indices.start + number)
+        scene = sample_scene(rng, settings.imagenet_side, settings.imagenet_side, label)
+        rendering = _render(scene, settings, part, indices.start + number)
+        scenes[f"{number:03d}.jpg"] = keypoints_of(scene, rendering)
+        if not (images / f"{number:03d}.jpg").exists():
+            write_jpeg(images / f"{number:03d}.jpg", rendering.image)
+    for pair, annotation in pair_annotations(name, scenes).items():
+        write_json(root / "SPair-71k" / "PairAnnotation" / "test" / f"{pair}.json", annotation)
+
+
+def _scans(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
+    """Write one scan, all of it: the numbers of its camera are few."""
+    number = indices.start // SCAN_FRAMES
+    folder = root / "scans" / f"scan{number:04d}_00"
+    for frame, (rendering, pose, camera) in enumerate(scan(_rng(settings, part, number), len(indices))):
+        intrinsics = np.eye(4)
+        intrinsics[:3, :3] = camera
+        write_jpeg(folder / "color" / f"{frame}.jpg", rendering.image)
+        write_png(folder / "depth" / f"{frame}.png", np.round(rendering.depth * 1000).astype(np.uint16))
+        write_lines(folder / "pose" / f"{frame}.txt", [" ".join(map(repr, row)) for row in pose.tolist()])
+    lines = [" ".join(map(repr, row)) for row in intrinsics.tolist()]
+    write_lines(folder / "intrinsic" / "intrinsic_depth.txt", lines)
 
 
 # part: (function that writes it, number of images, cost of an image relative to one of 96 x 96)
@@ -333,6 +377,8 @@ PARTS: dict[str, tuple[Callable[[Path, MiniSettings, str, range], None], Callabl
     "shards train": (_shards, lambda s: s.shards_train, 1),
     "shards val": (_shards, lambda s: s.shards_val, 1),
     "films": (_films, lambda s: s.films * FRAMES, 3),
+    "keypoints": (_keypoints, lambda s: s.keypoints * len(CLASSES), 1),
+    "scans": (_scans, lambda s: s.scans * SCAN_FRAMES, 3),
 }
 
 
@@ -340,73 +386,19 @@ def _write_lists(root: Path, settings: MiniSettings) -> None:
     """Write the lists of file names; they are cheap, so they are always rewritten."""
     for part, name, lead in (("nyu train", "nyu_train.txt", "/"), ("nyu test", "nyu_test.txt", "")):
         frames = [_nyu_names(index) for index in range(PARTS[part][1](settings))]
-        _write_lines(root / "nyu" / name, [f"{lead}{image} {lead}{depth} {NYU_FOCAL}" for image, depth in frames])
+        write_lines(root / "nyu" / name, [f"{lead}{image} {lead}{depth} {NYU_FOCAL}" for image, depth in frames])
     for part in ("VOC2007", "VOC2012"):
         names = [_voc_name(part, index) for index in range(PARTS[part][1](settings))]
         for split, chosen in (("trainval", names), ("train", names[0::2]), ("val", names[1::2])):
-            _write_lines(root / "VOCdevkit" / part / "ImageSets" / "Main" / f"{split}.txt", chosen)
+            write_lines(root / "VOCdevkit" / part / "ImageSets" / "Main" / f"{split}.txt", chosen)
     for year in ("2016", "2017"):
         films = [_film_name(number) for number in range(settings.films)]
-        _write_lines(root / "DAVIS" / "ImageSets" / year / "val.txt", films)
+        write_lines(root / "DAVIS" / "ImageSets" / year / "val.txt", films)
+    pairs = sorted(path.stem for path in (root / "SPair-71k" / "PairAnnotation" / "test").glob("*.json"))
+    write_lines(root / "SPair-71k" / "Layout" / "large" / "test.txt", pairs)
     # As in the real list, not every image of train2014 is in it.
     chosen = [_coco_name(index) for index in range(settings.coco) if index % 12 != 5]
-    _write_lines(root / "coco" / "coco_20k_filenames.txt", chosen)
-
-
-# ------------------------------------------------------------------------------------------------------- files
-
-
-def _jpeg(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
-def _write_jpeg(path: Path, image: np.ndarray) -> None:
-    _write_bytes(path, _jpeg(image))
-
-
-def _write_png(path: Path, values: np.ndarray | Image.Image) -> None:
-    """Write a PNG of one channel with 8 or 16 bits, or one with a palette."""
-    buffer = io.BytesIO()
-    image = values if isinstance(values, Image.Image) else Image.fromarray(values)
-    image.save(buffer, "PNG", compress_level=3)
-    _write_bytes(path, buffer.getvalue())
-
-
-def _with_palette(ids: np.ndarray) -> Image.Image:
-    """Object ids as an image with a palette, as in DAVIS, so that a viewer shows them: 0 is black."""
-    image = Image.fromarray(ids).convert("P")
-    hues = (colorsys.hsv_to_rgb(0.61803 * number % 1, 0.75, 0.9) for number in range(1, 256))
-    image.putpalette([0, 0, 0, *(round(255 * part) for colour in hues for part in colour)])
-    return image
-
-
-def _write_lines(path: Path, lines: Sequence[str]) -> None:
-    _write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    _write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    # Unlike atomic.write, without flushing each of thousands of files to disk: a lost one is rendered again.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-    temporary.replace(path)
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+    write_lines(root / "coco" / "coco_20k_filenames.txt", chosen)
 
 
 def _identity(settings: MiniSettings) -> dict[str, Any]:
@@ -421,7 +413,7 @@ def _prepare(root: Path, settings: MiniSettings) -> None:
     """Ensure that `root` contains only finished files of these settings."""
     marker = root / "settings.json"
     (root / "complete.json").unlink(missing_ok=True)
-    if _read_json(marker) != _identity(settings):
+    if read_json(marker) != _identity(settings):
         present = [name for name in FOLDERS if (root / name).exists()]
         if present and not marker.exists():
             raise UserError(
@@ -430,7 +422,7 @@ def _prepare(root: Path, settings: MiniSettings) -> None:
             )
         for name in present:
             shutil.rmtree(root / name)
-        _write_json(marker, _identity(settings))
+        write_json(marker, _identity(settings))
     for path in root.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
 

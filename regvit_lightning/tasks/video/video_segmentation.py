@@ -24,15 +24,14 @@ from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.data.videos import Frames, FramesModule, Size, Video, classes_of, read_mask, videos
-from regvit_lightning.errors import UserError
 from regvit_lightning.figures import strips
 from regvit_lightning.frozen import dense
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
+from regvit_lightning.frozen.last_patches import MADS, LastPatches
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.settings import MISSING, check, number
 from regvit_lightning.statistics import bootstrap, pooled
 from regvit_lightning.tasks.video.label_propagation import SHAPES, UPSAMPLING, Propagation, Rule, to_patches, to_pixels
@@ -47,7 +46,6 @@ READS = "videos"
 FOOTNOTE = ("propagation", "view", "objects", "grid_ceiling")
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 ROUNDING = ("down", "up")
-MADS = 5.0  # of the rule for outliers, that of the artifact report
 PANELS = 5  # frames of a strip
 USUAL_SIZE, USUAL_PATCH = (480, 854), 16  # pixels, of DAVIS's frames and of a usual model
 
@@ -210,10 +208,10 @@ class Follower(FrozenModule):
         super().__init__(backbone, settings.precision)
         self.settings, self.frames = settings, frames
         self.ended: list[Ended] = []
-        self.raw_norms = _gives_raw_tokens(backbone)
+        self.last_patches = LastPatches(self.frozen)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        features, norms = self.features(batch["image"])
+        features, norms = self.last_patches(normalise(batch["image"], self.mean, self.std))
         video, size = self.frames.videos[batch["video"]], tuple(batch["image"].shape[2:])
         for own, norm, frame, truth in zip(features, norms, batch["frame"], batch["truth"], strict=True):
             if frame == 0:
@@ -224,22 +222,6 @@ class Follower(FrozenModule):
             self._video.uses.append(torch.zeros(norm.numel(), dtype=torch.long))
             if frame == len(video.frames) - 1:
                 self.ended.append(self._video.end([0, *self._video.predictions]))
-
-    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, h, w, D) after the final norm and norms (B, h, w) on the CPU, of uint8 images (B, 3, H, W)."""
-        inputs, stages = normalise(images, self.mean, self.std), dict[int, Tensor]()
-        depth = self.frozen.backbone.depth if self.raw_norms else 0
-
-        def see(stage: int, tokens: Tokens) -> None:
-            if stage >= depth:
-                stages[stage - depth] = tokens.patches.float()
-
-        with self.frozen.autocast(inputs):
-            if self.raw_norms:
-                self.frozen.backbone.walk(inputs, see)
-            else:
-                stages[0] = stages[1] = self.frozen.backbone(inputs).patches.float()
-        return stages[1], stages[0].norm(dim=-1).cpu()
 
     def _start(self, features: Tensor, truth: Tensor, video: Video) -> None:
         classes = classes_of(truth)
@@ -280,14 +262,6 @@ class Follower(FrozenModule):
 
     def _pixels(self, labels: Tensor, size: Size) -> Tensor:
         return to_pixels(labels, self.settings.upsampling, size, (self._first.shape[0], self._first.shape[1]))
-
-
-def _gives_raw_tokens(backbone: Backbone) -> bool:
-    try:
-        backbone.require_plain_vit()
-    except UserError:
-        return False
-    return True
 
 
 def spread(scored: Sequence[int]) -> list[int]:
@@ -341,7 +315,7 @@ def _outcome(module: Follower, seed: int) -> Outcome:
             "frames": sum(one.frames for one in ended),
             "intervals_over": "videos",
             "grid_ceiling": f"J&F {ceiling['jf']:.1f} with the true shares of the classes in each patch",
-            "outliers": _outliers_in_words(module.raw_norms),
+            "outliers": module.last_patches.outliers_in_words("a video"),
             "chosen_on": "nothing is chosen: the published constants",
         },
         picture=_picture(module, by_video),
@@ -373,11 +347,6 @@ def _view(settings: VideoSettings) -> str:
         f"multiples of {settings.long_multiple} px or of the patch" if settings.long_multiple > 1 else "whole patches"
     )
     return f"short side {settings.short_side}, long side {settings.rounding} to {unit}, {settings.resample}"
-
-
-def _outliers_in_words(raw: bool) -> str:
-    where = "before the final norm" if raw else "of the output, the only tokens that this model gives"
-    return f"norm of the last block {where} above the median + {MADS:g} MAD of log norms of the patches of a video"
 
 
 def _picture(module: Follower, by_video: Sequence[float]) -> "Figure":

@@ -1,5 +1,7 @@
 """The task on videos whose every patch is known, what is scored of a video, and its settings."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 from regvit_lightning import settings
 from regvit_lightning.data.layout import DataError, DataSettings, VideoSet
 from regvit_lightning.errors import UserError
+from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.models.foreign import ForeignBackbone
 from regvit_lightning.settings import SettingsError
 from regvit_lightning.statistics import pooled
@@ -205,3 +208,19 @@ def test_a_model_of_one_size_is_told(tmp_path):
 
     with pytest.raises(UserError, match="takes images of 32 px only, not 32 x 64"):
         run(write_video(tmp_path, *moving_square()), backbone=ForeignBackbone(Fixed(), "fixed"))
+
+
+def test_records_and_tables_say_that_videos_are_counted(tmp_path):
+    from benchmarks.tables import headings
+    from regvit_lightning import evaluation
+
+    data = write_video(tmp_path, *moving_square())
+    backbone = ForeignBackbone(Pixels(), "pixels")
+    words = ["workers=0", "short_side=32"]
+    cell = evaluation.prepare("davis2017", data, "mini", words=words)
+    record = cell.record(backbone, cell.run(backbone, RunOptions()), 1.0, cell.digests())
+    assert headings.counted(record) == "videos"
+    assert record.layout == {"davis2017": {"frames": "frames", "masks": "masks", "names": "", "one_object": False}}
+    assert headings.counted(dataclasses.replace(record, protocol={})) == "test images"
+    with pytest.raises(SettingsError, match="no set of videos called 'cats': expected one of davis2017"):
+        evaluation.prepare("vos_cats", data, "mini").digests()

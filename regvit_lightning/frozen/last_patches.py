@@ -1,0 +1,49 @@
+"""Patches of the last block with their norms, for tasks that compare patches and count the outliers among them."""
+
+from torch import Tensor
+
+from regvit_lightning.errors import UserError
+from regvit_lightning.frozen.module import Frozen
+from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.tokens import Tokens
+
+MADS = 5.0  # of the rule for outliers, that of the artifact report
+
+
+class LastPatches:
+    """Patches after the final norm, and norms before it where the model gives them.
+
+    Args:
+        frozen: the backbone and its precision.
+    """
+
+    def __init__(self, frozen: Frozen) -> None:
+        self.frozen, self.raw = frozen, _gives_raw_tokens(frozen.backbone)
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, h, w, D) and norms (B, h, w) on the CPU, float32, of normalised images (B, 3, H, W)."""
+        backbone, stages = self.frozen.backbone, dict[int, Tensor]()
+
+        def see(stage: int, tokens: Tokens) -> None:
+            if stage >= backbone.depth:
+                stages[stage - backbone.depth] = tokens.patches.float()
+
+        with self.frozen.autocast(images):
+            if self.raw:
+                backbone.walk(images, see)
+            else:
+                stages[0] = stages[1] = backbone(images).patches.float()
+        return stages[1], stages[0].norm(dim=-1).cpu()
+
+    def outliers_in_words(self, among: str) -> str:
+        """Which patches are outliers `among` others, for the record."""
+        where = "before the final norm" if self.raw else "of the output, the only tokens that this model gives"
+        return f"norm of the last block {where} above the median + {MADS:g} MAD of log norms of the patches of {among}"
+
+
+def _gives_raw_tokens(backbone: Backbone) -> bool:
+    try:
+        backbone.require_plain_vit()
+    except UserError:
+        return False
+    return True
