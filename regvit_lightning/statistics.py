@@ -118,10 +118,16 @@ def pooled(part_and_whole: Scores) -> float:
     return float(part / whole) if whole else np.nan
 
 
+def highest(curve: Scores) -> float:
+    """Largest value of a curve over thresholds (T,), averaged over images."""
+    return float(np.max(curve))
+
+
 # Metrics that are a function of the mean per-image scores, not that mean itself.
 STATISTICS: dict[str, Statistic] = {
     "miou": miou,
     "miou_resized": miou,
+    **dict.fromkeys(("max_f_cls", "max_f_register"), highest),
     **dict.fromkeys(("jf", "j", "f", "outlier_keys", "pck", "outlier_matches"), pooled),
 }
 

@@ -60,6 +60,7 @@ def rows() -> list[Measurement]:
         lost(),
         token_cut(),
         register_boxes(),
+        saliency(),
         propagation(),
         keypoint_matches(),
         norms(),
@@ -309,6 +310,22 @@ def propagation(rows: int = 60, columns: int = 107, width: int = WIDTH, classes:
     one, near = 4 * rows * columns * (width + classes), 2 * rule.radius + 5
     bound = (2 * frames + 2) * one + frames * near * one // rows + 4 * 4 * label_propagation.AFFINITIES
     return measured(f"label propagation, {frames} frames of {rows} × {columns}, D {width}", bound, work)
+
+
+def saliency(side: int = 1000, grid: int = 62, blocks: int = 24, tokens: int = 5) -> Measurement:
+    """Scores of an image of 1,000 px: all attention maps as masks, and the curve of one of them."""
+    from regvit_lightning.tasks.discovery import attention_boxes, saliency_scores
+
+    @torch.inference_mode()
+    def work() -> None:
+        truth = torch.rand(side, side, device=hardware.accelerator()) > 0.5
+        maps = torch.rand(blocks * tokens, grid, grid, device=truth.device)
+        own = saliency_scores.patch_truth(truth, (grid, grid))
+        saliency_scores.iou(attention_boxes.foreground(maps, 0.6), own)
+        saliency_scores.f_curve(saliency_scores.scaled(maps[0]), own)
+
+    bound = 8 * 8 * blocks * tokens * grid**2 + 6 * 8 * side**2
+    return measured(f"saliency, {blocks * tokens} maps of {grid} × {grid}, {side} px", bound, work)
 
 
 def keypoint_matches(pairs: int = 4, side: int = 58, width: int = WIDTH, points: int = 30) -> Measurement:
