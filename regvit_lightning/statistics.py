@@ -159,6 +159,22 @@ def bootstrap(
     return _percentiles(drawn[~np.isnan(drawn)] if not np.isnan(drawn).all() else drawn)
 
 
+def accuracy_by_class(right: "Tensor", labels: "Tensor", classes: Sequence[str]) -> dict[str, float | None]:
+    """Top-1 accuracy in percent on the images of each class by name; None for a class without an image.
+
+    Args:
+        right: (N,) per image, 0 or 100.
+        labels: (N,) class indices.
+        classes: names of the classes.
+    """
+    import torch
+
+    images = torch.bincount(labels.cpu(), minlength=len(classes)).tolist()
+    total = torch.bincount(labels.cpu(), weights=right.double().cpu(), minlength=len(classes)).tolist()
+    pairs = zip(total, images, strict=True)
+    return dict(zip(classes, (part / count if count else None for part, count in pairs), strict=True))
+
+
 def accuracy_interval(right: "Tensor", seed: int = 0) -> tuple[float, float]:
     """95 % interval in percent of an accuracy: exact where it is 0 or 100, which resampling takes for certain.
 

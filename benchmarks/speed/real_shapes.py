@@ -115,7 +115,7 @@ def linear_choice(held_out: int = 128_117, test: int = 50_000, classes: int = 10
     from regvit_lightning.tasks import linear
 
     module = _probe(8, classes)
-    heads = len(module.grid)
+    heads, names = len(module.grid), [f"class {number}" for number in range(classes)]
 
     def collected(images: int) -> tuple[Tensor, Tensor]:
         for indices in torch.arange(images).split(128):
@@ -125,7 +125,7 @@ def linear_choice(held_out: int = 128_117, test: int = 50_000, classes: int = 10
 
     def work() -> None:
         module.held_out, module.test = collected(held_out), collected(test)
-        linear._outcome(module, 1_281_167 - held_out, test, 0)
+        linear._outcome(module, 1_281_167 - held_out, names, 0)
 
     bound = 32 * heads * (held_out + test)
     return measured(f"linear probe, {heads} heads × {classes} classes × {held_out:,} images", bound, work)

@@ -180,18 +180,27 @@ def _rng(settings: MiniSettings, part: str, index: int) -> np.random.Generator:
     return np.random.default_rng([settings.seed, zlib.crc32(part.encode()), index])
 
 
-def _render(scene: Scene, settings: MiniSettings, part: str, index: int) -> Rendering:
-    """Render a scene, without texture on its wall in a share of the scenes that `settings.plain` gives."""
+def _with_wall(scene: Scene, settings: MiniSettings, part: str, index: int) -> Scene:
+    """The scene, without texture on its wall in a share of the scenes that `settings.plain` gives."""
     # A generator of its own: the scenes themselves are the same for every share.
     plain = settings.plain > 0 and _rng(settings, f"{part} plain", index).random() < settings.plain
-    return render(dataclasses.replace(scene, plain_wall=True) if plain else scene)
+    return dataclasses.replace(scene, plain_wall=True) if plain else scene
+
+
+def _render(scene: Scene, settings: MiniSettings, part: str, index: int) -> Rendering:
+    return render(_with_wall(scene, settings, part, index))
+
+
+def main_scene(settings: MiniSettings, part: str, index: int) -> Scene:
+    """Scene of an image with a main object; the classes are cycled through."""
+    side = settings.imagenet_side
+    return _with_wall(
+        sample_scene(_rng(settings, part, index), side, side, index % len(CLASSES)), settings, part, index
+    )
 
 
 def _main_object(settings: MiniSettings, part: str, index: int) -> Rendering:
-    """Render an image with a main object; the classes are cycled through."""
-    side = settings.imagenet_side
-    scene = sample_scene(_rng(settings, part, index), side, side, index % len(CLASSES))
-    return _render(scene, settings, part, index)
+    return render(main_scene(settings, part, index))
 
 
 def _any_objects(settings: MiniSettings, part: str, index: int, side: int) -> Rendering:
