@@ -20,10 +20,12 @@ def finding(runs: Sequence[StudyRun]) -> str:
     if not shown:
         most = max(runs, key=lambda run: run.peak.largest)
         where = f"{_label(most, runs)}, {most.registers} registers, seed {most.seed}, step {most.peak.step:,}"
+        rules = Rules()
         return (
             f"**Not found up to this size and length**: in none of {len(runs)} runs does any block have artifacts at "
             f"any measured step. The largest norm is {most.peak.largest:.3g} × the median ({where}, after block "
-            f"{most.peak.block}); artifacts exceed {Rules().factor:g} ×."
+            f"{most.peak.block}); artifacts exceed {rules.factor:g} × in {100 * rules.least_share:g} % of the patches or "
+            f"{100 * rules.least_images:g} % of the images, with a gap below."
         )
     lines = [f"**Found in {len(shown)} of {len(runs)} runs**:"]
     for run in shown:
