@@ -74,7 +74,7 @@ class CorrespondenceSettings(TaskSettings):
         """Name of the set of pairs."""
         return self.images
 
-    def fit(self, patch_size: int) -> int:
+    def input_size(self, patch_size: int) -> int:
         """Side of the square in whole patches."""
         return -(-self.side // patch_size) * patch_size
 
@@ -192,7 +192,7 @@ def run(
     every = keypoint_pairs(data, settings.images)
     pairs = spread(every, settings.pairs_per_class)
     module = Matcher(backbone, settings, pairs)
-    images = Pairs(pairs, settings.fit(backbone.patch_size))
+    images = Pairs(pairs, settings.input_size(backbone.patch_size))
     tester(how).test(module, Streamed(Loading(settings.workers, settings.device_batch), test=[images]), verbose=False)
     return _outcome(module, len(every), how.seed)
 

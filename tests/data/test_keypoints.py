@@ -126,4 +126,4 @@ def test_the_digest_follows_annotations_and_images(tmp_path):
     after = digest.digests(data, "spair71k")
     assert set(before) == set(after) == {"all"}
     assert before != after
-    assert data.section("spair71k") == {"spair71k": {"folder": "SPair-71k", "annotations": ""}}
+    assert data.section("spair71k") == {"spair71k": {"folder": "SPair-71k", "annotations": "", "frames": ""}}

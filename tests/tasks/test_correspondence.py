@@ -152,7 +152,7 @@ def test_the_same_share_twice_is_refused(tmp_path):
 
 def test_sides_are_whole_patches():
     chosen = settings.load_settings("tasks", "spair71k")[1]
-    assert [chosen.fit(patch) for patch in (8, 14, 16)] == [800, 812, 800]
+    assert [chosen.input_size(patch) for patch in (8, 14, 16)] == [800, 812, 800]
 
 
 def test_ones_own_set_makes_its_task(tmp_path):

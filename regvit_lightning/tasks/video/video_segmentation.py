@@ -98,7 +98,7 @@ class VideoSettings(TaskSettings):
         """Rule of the propagation."""
         return Rule(self.context, self.radius, self.shape, self.neighbours, self.temperature)
 
-    def fit(self, size: Size, patch_size: int) -> Size:
+    def input_size(self, size: Size, patch_size: int) -> Size:
         """Height and width at which a frame of height and width `size` is read: whole patches, `short_side` high.
 
         DINO rounds down, to multiples of 64 px on the long side; DINOv3 rounds up, to whole patches.
@@ -115,7 +115,7 @@ SETTINGS = VideoSettings
 
 def work(settings: VideoSettings, images: ImageCounts) -> Work:
     """Work: every frame once, at the size of a usual one for a usual patch."""
-    return Work([Pass(images[settings.images][0], *settings.fit(USUAL_SIZE, USUAL_PATCH))])
+    return Work([Pass(images[settings.images][0], *settings.input_size(USUAL_SIZE, USUAL_PATCH))])
 
 
 # ------------------------------------------------------------------------------------------------------ one video
@@ -282,7 +282,7 @@ def run(backbone: Backbone, data: DataSettings, settings: VideoSettings, how: Ru
         UserError: a size that the backbone does not support.
     """
     read, layout = videos(data, settings.images), data.video_set(settings.images)
-    frames = Frames(read, layout, lambda size: settings.fit(size, backbone.patch_size), RESAMPLING[settings.resample])
+    frames = Frames(read, layout, lambda size: settings.input_size(size, backbone.patch_size), RESAMPLING[settings.resample])
     module = Follower(backbone, settings, frames)
     tester(how).test(module, FramesModule(Loading(settings.workers, settings.device_batch), frames), verbose=False)
     return _outcome(module, how.seed)

@@ -187,7 +187,7 @@ def test_scores_of_objects_follow_their_ids():
     ],
 )
 def test_sizes_are_those_of_the_two_protocols(task, size, patch, fitted):
-    assert settings.load_settings("tasks", task)[1].fit(size, patch) == fitted
+    assert settings.load_settings("tasks", task)[1].input_size(size, patch) == fitted
 
 
 def test_the_strip_shows_evenly_spread_frames_and_the_last():
