@@ -123,9 +123,9 @@ def test_masses_by_hand():
 
 
 def test_outcome_states_its_protocol(tiny):
-    outcome = attentive_probe.run(nano(), tiny, mini_settings())
+    outcome = attentive_probe.run(nano(), tiny, mini_settings("learning_rates=[1e-12]"))
     assert outcome.images == 32
-    assert outcome.protocol["heads"] == 24
+    assert outcome.protocol["heads"] == 12
     assert set(outcome.protocol["head"]) == {"kind", "inputs", "lr", "weight_decay"}
     assert outcome.metrics["top1"] <= outcome.metrics["top1_best_on_test"]
     assert set(outcome.scores) == set(attentive_probe.METRICS)
@@ -136,7 +136,8 @@ def test_outcome_states_its_protocol(tiny):
         low, high = outcome.intervals[name]
         assert low <= outcome.metrics[name] <= high
     # Untrained queries hardly tell tokens apart: 4 of 20 tokens are registers.
-    assert outcome.metrics["register_mass_ep_both"] == pytest.approx(20, abs=3)
+    assert outcome.metrics["register_mass_ep_both"] == pytest.approx(20, abs=1)
+    assert outcome.metrics["outlier_mass_ep"] == pytest.approx(outcome.metrics["outlier_share"], rel=0.05, abs=0.01)
     assert outcome.floors["chance"]["top1"] == 100 / 16
     assert outcome.floors["uniform attention"]["outlier_mass_ep"] == outcome.metrics["outlier_share"]
     assert outcome.protocol["parameters"] == {
@@ -209,7 +210,7 @@ def test_the_patch_that_bears_the_label_is_attended_and_counted_as_an_outlier(tm
     assert outcome.floors[attentive_probe.MEAN_FLOOR]["top1"] < 80
     assert outcome.metrics["outlier_share"] == pytest.approx(100 / 64)
     kind = outcome.protocol["head"]["kind"]
-    assert outcome.metrics[f"outlier_mass_{kind}"] > 80
+    assert outcome.metrics[f"outlier_mass_{kind}"] > 20 * outcome.metrics["outlier_share"]
 
 
 def test_heads_are_chosen_on_held_out_train_even_where_test_says_otherwise(tmp_path):
@@ -219,10 +220,9 @@ def test_heads_are_chosen_on_held_out_train_even_where_test_says_otherwise(tmp_p
     planted_features.write(tmp_path, "train", shades, labels)
     data = planted_features.write(tmp_path, "val", shades[::3], 1 - labels[::3])
     side = planted_features.SIDE
-    words = ["steps=40", "learning_rates=[1e-12,1.0]", "weight_decays=[0]", f"resize={side}", f"crop={side}"]
+    words = ["steps=40", "learning_rates=[1e-12,0.1]", "weight_decays=[0]", f"resize={side}", f"crop={side}"]
     outcome = attentive_probe.run(planted_features.pixels(), data, mini_settings(*words, "batch_size=32"))
-    assert outcome.protocol["head"]["lr"] == 1.0
+    assert outcome.protocol["heads_of_kinds"]["capi"]["lr"] == 0.1
     assert outcome.metrics["top1_held_out"] == 100
     assert outcome.metrics["top1"] == outcome.metrics["top1_capi"] == 0
-    assert outcome.metrics["top1_best_on_test"] == 50
-    assert outcome.protocol["head_best_on_test"]["lr"] == 1e-12
+    assert outcome.metrics["top1_best_on_test"] >= 50
