@@ -5,13 +5,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3
 PY = $(call quote,$(VENV)/bin/python)
 READY = $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
 
-TARGETS = help setup demo data pretrain eval artifacts look neurons cost eval-all all status plan study tables compare \
+TARGETS = help setup demo data annotate pretrain eval artifacts look neurons cost eval-all all status plan study tables compare \
           report bench test test-slurm lint format
 
 # What a target takes from make's command line: key=VARIABLE of its program, and ARGS, further words for the program.
 # A variable that is not given, or empty, leaves the program's default.
 demo.takes = grid=GRID data=DATA seeds=SEEDS jobs=JOBS runs=RUNS results=RESULTS
 data.takes = data=DATA get=GET archives=ARCHIVES ARGS
+annotate.takes = data=DATA sets=SETS force=FORCE results=RESULTS ARGS
 eval.takes = task=TASK $(artifacts.takes)
 artifacts.takes = name=NAME $(run.takes)
 pretrain.takes = recipe=RECIPE tag=TAG nodes=NODES launcher=LAUNCHER partition=PARTITION $(run.takes)
@@ -59,6 +60,9 @@ demo: setup  ## render data, pretrain two nano models, evaluate, print tables, c
 
 data: setup  ## make or check data: DATA=mini (rendered, with a contact sheet), DATA=full|own|voc2012|… DATA_ROOT=…, or a folder; GET=photos|voc07,voc12,coco20k,ade20k,nyu_test,nyu_train,imagenet_train,imagenet_val|all downloads or prepares, ARCHIVES=<folder> ARGS="workers=1"
 	@$(PY) -m benchmarks.data $(WORDS)
+
+annotate: setup  ## classes and properties (size, count, clutter, texture) of the test images of DATA=, kept in results/<data>/annotations/, for where a model is better: SETS=imagenet,voc07 (all that are there) FORCE=1 ARGS=
+	@$(PY) -m benchmarks.annotate $(WORDS)
 
 pretrain: setup  ## MODEL=vitb_reg16 RECIPE=deit3 TAG=<name of a run with other settings> DATA=mini|full|<folder> SEED=0 GPUS=1 NODES=1 LAUNCHER=local|slurm PARTITION= VARIANT= FORCE=1 ARGS="epochs=2"
 	@$(PY) -m benchmarks.pretrain $(if $(MODEL),,model=vitn_reg4) $(WORDS)

@@ -22,6 +22,7 @@ GRID = "benchmarks.grid"
 COMMANDS = {
     "demo": Command("render data, pretrain two nano models, evaluate, print and compare the tables", "benchmarks.demo"),
     "data": Command("make, download or check data", "benchmarks.data"),
+    "annotate": Command("classes and properties of test images, for where a model is better", "benchmarks.annotate"),
     "pretrain": Command("pretrain a register ViT", "benchmarks.pretrain"),
     "eval": Command("evaluate a frozen backbone on one task", "benchmarks.evaluate"),
     "artifacts": Command("the artifact report of a model", "benchmarks.evaluate", ("task=artifact_report",)),

@@ -97,7 +97,13 @@ def percent(part: Scores, whole: Scores) -> Scores:
 
 
 def miou(areas: Scores) -> float:
-    """Mean of `ious` over the classes that occur, as in mmsegmentation; NaN where none does."""
+    """Mean of `ious` over the classes that occur, as in mmsegmentation; NaN where none does.
+
+    Args:
+        areas: (3, classes) as for `ious`, or (runs, 3, classes), whose mIoUs are averaged.
+    """
+    if np.ndim(areas) == 3:
+        return float(np.mean([miou(run) for run in areas]))
     return nanmean(ious(areas))
 
 
@@ -112,10 +118,16 @@ def pooled(part_and_whole: Scores) -> float:
     return float(part / whole) if whole else np.nan
 
 
+def highest(curve: Scores) -> float:
+    """Largest value of a curve over thresholds (T,), averaged over images."""
+    return float(np.max(curve))
+
+
 # Metrics that are a function of the mean per-image scores, not that mean itself.
 STATISTICS: dict[str, Statistic] = {
     "miou": miou,
     "miou_resized": miou,
+    **dict.fromkeys(("max_f_cls", "max_f_register"), highest),
     **dict.fromkeys(("jf", "j", "f", "outlier_keys", "pck", "outlier_matches"), pooled),
 }
 
@@ -145,6 +157,22 @@ def bootstrap(
     sets = (torch.randint(images, (images,), generator=generator).numpy() for _ in range(draws))
     drawn = np.array([statistic(mean) for mean in _resampled(values, sets)])
     return _percentiles(drawn[~np.isnan(drawn)] if not np.isnan(drawn).all() else drawn)
+
+
+def accuracy_by_class(right: "Tensor", labels: "Tensor", classes: Sequence[str]) -> dict[str, float | None]:
+    """Top-1 accuracy in percent on the images of each class by name; None for a class without an image.
+
+    Args:
+        right: (N,) per image, 0 or 100.
+        labels: (N,) class indices.
+        classes: names of the classes.
+    """
+    import torch
+
+    images = torch.bincount(labels.cpu(), minlength=len(classes)).tolist()
+    total = torch.bincount(labels.cpu(), weights=right.double().cpu(), minlength=len(classes)).tolist()
+    pairs = zip(total, images, strict=True)
+    return dict(zip(classes, (part / count if count else None for part, count in pairs), strict=True))
 
 
 def accuracy_interval(right: "Tensor", seed: int = 0) -> tuple[float, float]:

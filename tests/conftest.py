@@ -39,6 +39,7 @@ TINY = mini.MiniSettings(
     shards_val=2,
     films=2,
     keypoints=2,
+    scans=1,
 )
 
 

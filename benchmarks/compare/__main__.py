@@ -17,7 +17,8 @@ from regvit_lightning.settings import check, setting
 from regvit_lightning.values import texts
 
 DESCRIPTION = """Prints what changed between two states of the results as Markdown fit for a pull request: old → new,
-difference, its interval, and a verdict; and the settings and versions that changed. Records of a revision are read from
+difference, its interval, and a verdict; on which classes and kinds of images (make annotate); and the settings and
+versions that changed. Records of a revision are read from
 git, without a checkout. MODELS=a,b compares two models in the same way. The exit status is 1 where strict=true and a
 number got worse by more than noise, corrected for the number of comparisons, or is no
 number any more; with a single seed it warns instead, as the interval does not cover the luck of a training."""
@@ -45,7 +46,8 @@ def main(options: Compare, words: list[str]) -> None:
     where = Path(options.results), data, options.base, options.head
     base, head = of_models(*where, options.models) if options.models else of_states(*where)
     lines = compare_records(base, head)
-    print(for_terminal(markdown(base, head, data, lines)), end="")
+    first, second = options.models.split(",") if options.models else ("old", "new")
+    print(for_terminal(markdown(base, head, data, lines, (first, second))), end="")
     if options.strict:
         _be_strict(lines, head)
 

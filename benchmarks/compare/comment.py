@@ -4,6 +4,7 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from benchmarks.compare import groups
 from benchmarks.compare.lines import VERDICTS, Line
 from benchmarks.compare.reasons import changed_facts
 from benchmarks.tables import columns
@@ -17,16 +18,23 @@ from benchmarks.tables.shown import change_parts
 from benchmarks.tables.verdicts import BETTER, WORSE
 
 
-def markdown(base: ScoredRecords, head: ScoredRecords, data: str, lines: Sequence[Line]) -> str:
-    """Format a pull-request comment: the counts, then a table for each task in which anything changed."""
+def markdown(
+    base: ScoredRecords, head: ScoredRecords, data: str, lines: Sequence[Line], sides: tuple[str, str] = ("old", "new")
+) -> str:
+    """Format a pull-request comment: the counts, a table for each task in which anything changed, and on which classes
+    and kinds of images.
+
+    Args:
+        sides: names of the two sides in that last part.
+    """
     changed = [line for line in lines if line.verdict]
     counts = Counter(line.verdict for line in changed)
     tallies = [f"**{counts[WORSE]} worse**" if counts[WORSE] else "0 worse", f"{counts[BETTER]} better"]
     tallies += [f"{counts[verdict]} {verdict}" for verdict in VERDICTS[2:] if counts[verdict]]
     text = [f"### Results on {in_markdown(data)}: {', '.join(tallies)}, {len(lines) - len(changed)} the same", ""]
-    sides = ("old", base), ("new", head)
-    text += plain_lines([f"{name}, {side.name}: {made(side)}" for name, side in sides])
-    text += plain_lines([f"{name} skipped: {skipped}" for name, side in sides for skipped in side.skipped])
+    states = ("old", base), ("new", head)
+    text += plain_lines([f"{name}, {side.name}: {made(side)}" for name, side in states])
+    text += plain_lines([f"{name} skipped: {skipped}" for name, side in states for skipped in side.skipped])
     text += plain_lines([f"changed, {fact}" for fact in changed_facts(base, head)])
     marks = columns.marks(base.cells), columns.marks(head.cells)
     for task in dict.fromkeys(line.column.task for line in changed):
@@ -39,6 +47,7 @@ def markdown(base: ScoredRecords, head: ScoredRecords, data: str, lines: Sequenc
         if any(line.change and line.change.interval and not line.change.over_seeds for line in changed):
             legend.append("one seed cannot tell a better recipe from a lucky training: compare several, SEED=0, 1, 2")
         text += ["", *(f"- {line}" for line in legend + [f"{mark}: {words}" for mark, words in raised.items()])]
+    text += groups.markdown(groups.pairs(lines, head.known or base.known, sides), data)
     return "\n".join(text) + "\n"
 
 

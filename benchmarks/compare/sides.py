@@ -37,4 +37,4 @@ def _of_model(side: ScoredRecords, model: str, renamed: str) -> ScoredRecords:
     cells = [
         replace(cell, record=replace(cell.record, model=renamed)) for cell in side.cells if cell.record.model == model
     ]
-    return ScoredRecords(f"{model} of {side.name}", cells, side.skipped)
+    return ScoredRecords(f"{model} of {side.name}", cells, side.skipped, side.known)

@@ -63,6 +63,7 @@ def _wanted(data: DataSettings) -> list[str]:
     pairs = ["pairs"] if there else []  # optional: the paper's are not public
     others = {name: one.frames for name, one in data.videos.items()}  # not in the paper
     others |= {name: (one.lists or one.masks)[0] for name, one in data.masked.items()}
+    others |= {name: one.names or one.masks for name, one in data.salient.items()}
     others |= {name: one.folder for name, one in data.keypoints.items()}
     optional = [name for name, path in others.items() if Path(data.root, path).exists()]
     if data.counts:

@@ -68,6 +68,12 @@ def _videos(name: str, data: DataSettings) -> int:
     return sum(len(video.frames) for video in videos(data, name))
 
 
+def _salient(name: str, data: DataSettings) -> int:
+    from regvit_lightning.data.salient import salient_images
+
+    return len(salient_images(data, name).images)
+
+
 def _keypoints(name: str, data: DataSettings) -> int:
     from regvit_lightning.data.keypoints import keypoint_pairs
 
@@ -93,10 +99,11 @@ CHECKS: dict[str, Check] = {
 
 
 def checks_of(data: DataSettings) -> dict[str, Check]:
-    """All checks by name and split, including those of the named sets: boxes, masks, keypoints, videos."""
+    """All checks by name and split, those of named sets too: boxes, masks, keypoints, salient objects, videos."""
     boxed = {f"{name} trainval": partial(_discovery, name) for name in data.discovery}
     splits = enumerate(("train", "test"))
     masked = {f"{name} {split}": partial(_masked, name, number) for number, split in splits for name in data.masked}
     films = {f"{name} frames": partial(_videos, name) for name in data.videos}
     pairs = {f"{name} pairs": partial(_keypoints, name) for name in data.keypoints}
-    return {**CHECKS, **boxed, **masked, **films, **pairs}
+    salient = {f"{name} images": partial(_salient, name) for name in data.salient}
+    return {**CHECKS, **boxed, **masked, **films, **pairs, **salient}

@@ -19,9 +19,11 @@ RENDERED = {
     "voc12": ("VOC2012",),
     "coco20k": ("coco",),
     "pairs": ("shards train",),
+    "scenes": ("ade validation",),
     "davis2017": ("films",),
     "davis2016": ("films",),
     "spair71k": ("keypoints",),
+    "scannet": ("scans",),
 }
 
 
@@ -44,7 +46,8 @@ class Counts(Mapping[str, Sequence[int]]):
         return self._count(name)
 
     def __iter__(self) -> Iterator[str]:
-        sets = [*self.data.discovery, *self.data.videos, *self.data.masked, *self.data.keypoints]
+        data = self.data
+        sets = [*data.discovery, *data.videos, *data.masked, *data.keypoints, *data.salient]
         return iter(dict.fromkeys([*RENDERED, *sets]))
 
     def __len__(self) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import command, terminal
+from benchmarks.annotate.__main__ import annotate, there
 from benchmarks.compare.agreement import agreement
 from benchmarks.counter import clock
 from benchmarks.data import __main__ as data_program
@@ -16,6 +17,7 @@ from benchmarks.report import __main__ as report
 from benchmarks.tables import __main__ as tables
 from benchmarks.tables import blocks, columns, published
 from benchmarks.tables.scored_records import ScoredRecords, read_scored_records
+from benchmarks.tables.where import section_of
 from regvit_lightning import settings
 from regvit_lightning.settings import setting
 from regvit_lightning.values import texts
@@ -47,6 +49,7 @@ def main(options: Demo, words: list[str]) -> None:
         data_program.main(Data(options.data, get=options.data), [])
     cells = _run(options, results)
     data = cells.data.name
+    _annotate(cells, results)
     everything = read_scored_records(results, data)
     records = _of_grid(everything, cells)
     entries, origin = published.read_published(), tables.origin_of(results, data, records)
@@ -71,6 +74,14 @@ def _run(options: Demo, results: Path) -> Cells:
     again = f"all {len(cells.cells)} cells were done before; to run them again remove {results} and {cells.trained}"
     print(f"demo: {took if ran else again}")
     return cells
+
+
+def _annotate(cells: Cells, results: Path) -> None:
+    """Look at the test images of the tasks, or take what is kept of them."""
+    scored = {section_of(record) for record in read_scored_records(results, cells.data.name).records}
+    if sections := [section for section in there(cells.data) if section in scored]:
+        for line in annotate(cells.data, results, sections, elsewhere=KEPT):
+            print(f"demo: {line}")
 
 
 def _of_grid(records: ScoredRecords, cells: Cells) -> ScoredRecords:

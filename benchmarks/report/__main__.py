@@ -17,8 +17,10 @@ from benchmarks.report import (
     record_list,
     templates,
     training,
+    where,
 )
-from benchmarks.tables import by_task, columns, formats, summary, summary_formats
+from benchmarks.tables import by_task, columns, formats, summary, summary_formats, where_formats
+from benchmarks.tables import where as groups
 from benchmarks.tables.columns import Table, key, row_of
 from benchmarks.tables.published import Published, read_published
 from benchmarks.tables.scored_records import ScoredRecord, ScoredRecords, data_name, read_scored_records
@@ -89,6 +91,7 @@ def page(
         summary=_summary(records),
         skipped=[line[:LONGEST_WARNING] for line in skipped],
         **_summary_of_registers(table),
+        **_where(table, records, data),
         tasks=sorted({column.task for column in table.columns}),
         groups=by_task.groups(table),
         against=table.against,
@@ -120,6 +123,13 @@ def _summary_of_registers(table: Table) -> dict[str, object]:
         "answer_notes": summary_formats.notes(rows),
         "headline": summary.headline(rows),
     }
+
+
+def _where(table: Table, records: ScoredRecords, data: str) -> dict[str, object]:
+    """On which classes and images registers help or hurt; no pairs where no model has a twin without registers."""
+    pairs = groups.pairs(summary.answers(table), records.known)
+    notes = [note for note in where_formats.notes(pairs, data) if not note.startswith("chart")]
+    return {"where": where.sections(pairs), "where_notes": notes}
 
 
 def _models(row: summary.Answer) -> str:

@@ -86,7 +86,7 @@ def main(options: Bench, words: list[str]) -> None:
     if "i" in wanted:
         rows += [pretraining.loading(name, layout.resolve(options.data)) for name in pretraining.RECIPES]
     if "j" in wanted:
-        rows += [*real_shapes.rows(), patches.memory()]
+        rows += [*real_shapes.rows(), patches.memory(), patches.clusters()]
     if "k" in wanted:
         rows += arms.rows(Path(options.results), ARM_STEPS)
     if "l" in wanted:

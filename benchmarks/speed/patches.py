@@ -1,15 +1,16 @@
-"""Rows of `benchmarks.speed` for labels from nearest patches: seconds an image, and memory over a stated bound."""
+"""Rows of `benchmarks.speed` for labels of patches: seconds an image, and memory over a stated bound."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.speed.real_shapes import RandomTokens, measured
+from benchmarks.speed.real_shapes import WIDTH, RandomTokens, measured
 from benchmarks.speed.timing import Measurement, seconds
 from regvit_lightning import settings
 from regvit_lightning.models.foreign import ForeignBackbone
 from regvit_lightning.neighbours import QUERIES, SPARE
 from regvit_lightning.runtime import hardware
+from regvit_lightning.tasks.patches import kmeans
 from regvit_lightning.tasks.patches.hummingbird import InContext
 from regvit_lightning.tasks.patches.memory import PatchMemory
 from regvit_lightning.tasks.patches.patch_knn import Candidate, PatchKNN
@@ -65,6 +66,17 @@ def times(patches: int = 100_000, width: int = 384) -> list[Measurement]:
         Measurement(f"(m) seconds an image, {name}, memory {size}", taken, f"≤ {MOST_SECONDS:g}", f"{taken:.2f} s")
         for name, taken in measured_.items()
     ]
+
+
+def clusters(points: int = 128_000, width: int = WIDTH, k: int = 500) -> Measurement:
+    """(j) k-means of the patches that overclustering draws: their distances in parts; two iterations."""
+
+    @torch.inference_mode()
+    def work() -> None:
+        kmeans.kmeans(_unit(points, width), k, 2, 0)
+
+    parts = kmeans.AT_ONCE * (4 * k + 8 * width)
+    return measured(f"k-means, {points:,} × {width}, k {k}", 2 * 4 * points * width + 2 * parts + 40 * k * width, work)
 
 
 def memory(patches: int = 1_024_000, width: int = 384, images: int = 32) -> Measurement:

@@ -61,6 +61,7 @@ def rows() -> list[Measurement]:
         lost(),
         token_cut(),
         register_boxes(),
+        saliency(),
         propagation(),
         keypoint_matches(),
         norms(),
@@ -115,7 +116,7 @@ def linear_choice(held_out: int = 128_117, test: int = 50_000, classes: int = 10
     from regvit_lightning.tasks import linear
 
     module = _probe(8, classes)
-    heads = len(module.grid)
+    heads, names = len(module.grid), [f"class {number}" for number in range(classes)]
 
     def collected(images: int) -> tuple[Tensor, Tensor]:
         for indices in torch.arange(images).split(128):
@@ -125,7 +126,7 @@ def linear_choice(held_out: int = 128_117, test: int = 50_000, classes: int = 10
 
     def work() -> None:
         module.held_out, module.test = collected(held_out), collected(test)
-        linear._outcome(module, 1_281_167 - held_out, test, 0)
+        linear._outcome(module, 1_281_167 - held_out, names, 0)
 
     bound = 32 * heads * (held_out + test)
     return measured(f"linear probe, {heads} heads × {classes} classes × {held_out:,} images", bound, work)
@@ -336,11 +337,27 @@ def propagation(rows: int = 60, columns: int = 107, width: int = WIDTH, classes:
     return measured(f"label propagation, {frames} frames of {rows} × {columns}, D {width}", bound, work)
 
 
+def saliency(side: int = 1000, grid: int = 62, blocks: int = 24, tokens: int = 5) -> Measurement:
+    """Scores of an image of 1,000 px: all attention maps as masks, and the curve of one of them."""
+    from regvit_lightning.tasks.discovery import attention_boxes, saliency_scores
+
+    @torch.inference_mode()
+    def work() -> None:
+        truth = torch.rand(side, side, device=hardware.accelerator()) > 0.5
+        maps = torch.rand(blocks * tokens, grid, grid, device=truth.device)
+        own = saliency_scores.patch_truth(truth, (grid, grid))
+        saliency_scores.iou(attention_boxes.foreground(maps, 0.6), own)
+        saliency_scores.f_curve(saliency_scores.scaled(maps[0]), own)
+
+    bound = 8 * 8 * blocks * tokens * grid**2 + 6 * 8 * side**2
+    return measured(f"saliency, {blocks * tokens} maps of {grid} × {grid}, {side} px", bound, work)
+
+
 def keypoint_matches(pairs: int = 4, side: int = 58, width: int = WIDTH, points: int = 30) -> Measurement:
     """A batch of pairs of 812 px: their features, and one more copy of those of a pair."""
     import numpy as np
 
-    from regvit_lightning.data.keypoints import Pair
+    from regvit_lightning.data.keypoint_pair import Pair
     from regvit_lightning.tasks import correspondence
 
     places, box = np.full((2, points, 2), 100.0), np.array([0.0, 0.0, 400.0, 400.0])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from benchmarks import command, terminal
@@ -19,6 +20,9 @@ from benchmarks.tables import (
     questions_formats,
     summary,
     summary_formats,
+    where,
+    where_figures,
+    where_formats,
 )
 from benchmarks.tables.arm_speeds import ArmSpeed
 from benchmarks.tables.columns import Table
@@ -68,11 +72,14 @@ def tables(
 def files(built: Sequence[Table], origin: Origin) -> Iterator[tuple[str, dict[str, str]]]:
     """Name of each table, and its text by suffix.
 
-    The summary is first, if any model has a twin without registers, then the three questions of artifact reports.
+    The summary is first, if any model has a twin without registers, and where registers help; then the three questions
+    of artifact reports.
     """
     for table in built:
         if table.name == OVERVIEW and summary.answers(table):
             yield summary_formats.NAME, summary_formats.formats(table, origin)
+        if table.name == OVERVIEW and (compared := where.pairs(summary.answers(table), origin.records.known)):
+            yield where_formats.NAME, where_formats.formats(compared, origin)
         if table.name == OVERVIEW and (asked := questions.rows(origin.records.cells)):
             yield questions_formats.NAME, questions_formats.formats(asked, origin)
         yield (
@@ -105,7 +112,7 @@ def origin_of(results: Path, data: str, records: ScoredRecords) -> Origin:
 
 def plain(overview: Table, origin: Origin) -> str:
     """Summary, if any model has a twin without registers, the three questions, and the overview, as Markdown."""
-    return "\n".join(formatted["md"] for _, formatted in files([overview], origin))
+    return "\n".join(text["md"] for name, text in files([overview], origin) if name != where_formats.NAME)
 
 
 def printed(overview: Table, origin: Origin, width: int) -> str:
@@ -121,7 +128,15 @@ def printed(overview: Table, origin: Origin, width: int) -> str:
     last = terminal.fitted("\n".join([*head, *lines]), min(width, blocks.WIDEST))
     asked = questions_formats.lines(questions.rows(origin.records.cells))
     artifacts = terminal.fitted("\n".join([f"{questions_formats.TITLE}."] * bool(asked) + asked), width)
-    return "\n\n".join(filter(None, [blocks.text(overview, width, origin), artifacts, last]))
+    return "\n\n".join(
+        filter(None, [blocks.text(overview, width, origin), artifacts, last, _where(origin, answers, width)])
+    )
+
+
+def _where(origin: Origin, answers: Sequence[summary.Answer], width: int) -> str:
+    """On which classes and images registers help or hurt, for a terminal; empty where no model has a twin."""
+    lines = where_formats.lines(where.pairs(answers, origin.records.known), origin.data)
+    return terminal.fitted("\n".join([where_formats.TITLE] * bool(lines) + lines), min(width, blocks.WIDEST))
 
 
 def write(folder: Path, built: Sequence[Table], origin: Origin) -> str:
@@ -131,15 +146,16 @@ def write(folder: Path, built: Sequence[Table], origin: Origin) -> str:
         for suffix, text in formatted.items():
             atomic.write_text(folder / f"{name}.{suffix}", text)
         written.append(name)
-    drawn = draw(folder, origin.records.cells, built)
+    drawn = draw(folder, origin.records, built)
     figures = f"; figures .{', .'.join(paper_figures.FORMATS)} of {', '.join(drawn)}" if drawn else ""
     return f"tables: {folder}/<table>.md, .csv, .tex of {', '.join(written)}{figures}"
 
 
-def draw(folder: Path, cells: Sequence[ScoredRecord], built: Sequence[Table]) -> list[str]:
-    """Write the figures of the paper that compare models beside the tables, and return their names."""
+def draw(folder: Path, records: ScoredRecords, built: Sequence[Table]) -> list[str]:
+    """Write the figures that compare models beside the tables, and return their names."""
     drawn = []
-    for name, figure in paper_figures.figures(cells, built):
+    compared = where.pairs(summary.answers(built[0]), records.known)
+    for name, figure in chain(paper_figures.figures(records.cells, built), where_figures.figures(compared)):
         from regvit_lightning.figures import style
 
         style.save(figure, folder / name, paper_figures.FORMATS)

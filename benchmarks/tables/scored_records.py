@@ -2,12 +2,13 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.tables.record_checks import fault
 from regvit_lightning import records, statistics
-from regvit_lightning.data import layout
+from regvit_lightning.data import annotated, layout
+from regvit_lightning.data.annotated import Annotated
 from regvit_lightning.errors import UserError, one_line
 from regvit_lightning.invocation import invocation
 from regvit_lightning.records import Record
@@ -36,11 +37,13 @@ class ScoredRecords:
         name: display name of the folder or revision that they come from.
         cells: records in the order of their files.
         skipped: one line for each unused file, with the reason.
+        known: classes and properties of the test images, by name of the data set.
     """
 
     name: str
     cells: list[ScoredRecord]
     skipped: list[str]
+    known: Mapping[str, Annotated] = field(default_factory=dict)
 
     @property
     def records(self) -> list[Record]:
@@ -63,7 +66,7 @@ def data_name(data: str) -> str:
 
 
 def read_scored_records(results: Path, data: str, source: str = "", required: bool = True) -> ScoredRecords:
-    """Read the records of one data set.
+    """Read the records of one data set, and what is known of its images; of a revision that of the folder `results`.
 
     Args:
         results: folder of the results.
@@ -87,11 +90,13 @@ def read_scored_records(results: Path, data: str, source: str = "", required: bo
         read = parse_files(_in_commit(results, data, source), data, source, Path(results.name) / data / "cells")
     else:
         raise UserError(f"no folder {folder}: no record in {results / data / 'cells'}; {advice}")
+    known, unread = annotated.read_folder(annotated.path(results, data, "").parent)
+    read.skipped.extend(unread)
     if required and not read.cells:
         hint = f" ({'; '.join(read.skipped)})" if read.skipped else ""
         where = f"{results / data / 'cells'}{f' of {source}' if source else ''}"
         raise UserError(f"no record in {where}{hint}; {advice}")
-    return read
+    return replace(read, known=known)
 
 
 def parse_files(files: Mapping[str, bytes], data: str, name: str, folder: Path) -> ScoredRecords:

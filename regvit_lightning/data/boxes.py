@@ -31,12 +31,14 @@ class BoxedImages:
         sizes: (N, 2) width and height in pixels, from the file headers.
         boxes: N arrays (M, 4); M is 0 where all boxes of an image were left out.
         left_out: number of boxes that the reader left out, by reason.
+        classes: class names of the boxes of each image; an empty name where the annotation gives none.
     """
 
     paths: npt.NDArray[np.bytes_]
     sizes: npt.NDArray[np.int64]
     boxes: Sequence[Boxes]
     left_out: Mapping[str, int] = field(default_factory=dict)
+    classes: Sequence[Sequence[str]] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -52,10 +54,12 @@ class Annotation(NamedTuple):
     Attributes:
         boxes: (M, 4).
         size: width and height of the image that it states, or None.
+        classes: class name of each box, empty where none is given.
     """
 
     boxes: Boxes
     size: tuple[int, int] | None
+    classes: Sequence[str] = ()
 
 
 def with_sizes(
@@ -81,7 +85,8 @@ def with_sizes(
     _report_sizes(source, headers, annotations)
     names = np.array([os.fsencode(path) for path in paths])
     sizes = np.array([image.size for image in headers], np.int64).reshape(-1, 2)
-    return BoxedImages(names, sizes, [annotation.boxes for annotation in annotations], left_out or {})
+    boxes, classes = ([one.boxes for one in annotations], [one.classes for one in annotations])
+    return BoxedImages(names, sizes, boxes, left_out or {}, classes)
 
 
 def _report_sizes(source: Path, headers: Sequence[Header], annotations: Sequence[Annotation]) -> None:

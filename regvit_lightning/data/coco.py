@@ -21,6 +21,8 @@ from regvit_lightning.data.layout import DataError
 from regvit_lightning.data.listing import Spellings, composed
 from regvit_lightning.errors import one_line
 
+CLASS = "class name"  # key under which an annotation gets the name of its category
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -122,14 +124,22 @@ def _entries(file: Path, get: str) -> list[Entry]:
     """All images of the JSON file with their annotations, in its order."""
     try:
         content = json.loads(file.read_bytes())
+        names = _class_names(content)
         images = {_key(image["id"]): Entry(_name(image), _size(image), []) for image in content["images"]}
         for one in content["annotations"]:
             if _key(one["image_id"]) in images:
-                images[_key(one["image_id"])].objects.append(dict(one))
+                images[_key(one["image_id"])].objects.append({**one, CLASS: names.get(str(one.get("category_id")), "")})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else one_line(error)
         raise DataError(f"unreadable annotations {file}: {reason}; {get}") from None
     return list(images.values())
+
+
+def _class_names(content: Mapping[str, Any]) -> dict[str, str]:
+    """Names of the categories by their ids; none where the file does not name them."""
+    categories = content.get("categories")
+    known = [one for one in categories if isinstance(one, Mapping)] if isinstance(categories, list) else []
+    return {str(one.get("id")): str(one.get("name", "")) for one in known}
 
 
 def _key(number: object) -> str:
@@ -156,7 +166,7 @@ def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
 
 def _annotation(file: Path, entry: Entry, left_out: Counter[str]) -> Annotation:
     """Boxes (M, 4) of one image; those that are left out are counted by reason."""
-    boxes = []
+    boxes, classes = [], []
     for one in entry.objects:
         x, y, width, height = _numbers(file, entry, one.get("bbox"))
         corners = (x, y, x + width, y + height)
@@ -168,7 +178,8 @@ def _annotation(file: Path, entry: Entry, left_out: Counter[str]) -> Annotation:
         else:
             check_pixels(f"{file}: {entry.name}", np.array([corners]))
             boxes.append(box)
-    return Annotation(np.array(boxes, np.float64).reshape(-1, 4), entry.size)
+            classes.append(str(one.get(CLASS, "")))
+    return Annotation(np.array(boxes, np.float64).reshape(-1, 4), entry.size, classes)
 
 
 def _numbers(file: Path, entry: Entry, bbox: Any) -> list[float]:

@@ -101,6 +101,8 @@ def _splits(data: DataSettings, section: str) -> dict[str, list[Part]]:
         return {split: _depth(data, number) for number, split in enumerate(("train", "test"))}
     if section in data.videos:
         return {"all": _videos(data, section)}
+    if section in data.salient:
+        return {"all": _salient(data, section)}
     if section in data.keypoints:
         return {"all": [Part(root / data.keypoint_set(section).folder, (*EXTENSIONS, *LABELS, ".txt"))]}
     boxed_set = data.boxed_set(section)
@@ -136,6 +138,15 @@ def _videos(data: DataSettings, name: str) -> list[Part]:
     return [
         *(Part(Path(data.root, folder)) for folder in (frames, masks)),
         *([Part(Path(data.root, listed))] if listed else []),
+    ]
+
+
+def _salient(data: DataSettings, name: str) -> list[Part]:
+    layout, root = data.salient_set(name), Path(data.root)
+    return [
+        Part(root / layout.images),
+        Part(root / layout.masks),
+        *([Part(root / layout.names)] if layout.names else []),
     ]
 
 

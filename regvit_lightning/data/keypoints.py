@@ -1,46 +1,22 @@
-"""Pairs of images of one class with keypoints that correspond: SPair-71k, or a JSON file of keypoints by name."""
+"""Pairs of images with points that correspond: SPair-71k, a JSON file of keypoints by name, or RGB-D videos."""
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
 from regvit_lightning.data.completeness import check_count, check_rendered, find_files, read_list
 from regvit_lightning.data.images import open_image
+from regvit_lightning.data.keypoint_pair import Pair
 from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.data.rgbd_pairs import rgbd_pairs
 from regvit_lightning.errors import one_line
-
-Points = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """Two images with N keypoints that correspond.
-
-    Attributes:
-        files: paths of the source and the target.
-        points: (2, N, 2), x and y of the keypoints in pixels of the files.
-        box: (4,), x1, y1, x2, y2 of the object in the target.
-        group: name of the class.
-    """
-
-    files: tuple[str, str]
-    points: Points
-    box: Points
-    group: str
-
-    @property
-    def side(self) -> float:
-        """Longer side of the target's box, in pixels."""
-        return float(max(self.box[2:] - self.box[:2]))
 
 
 def keypoint_pairs(data: DataSettings, name: str) -> list[Pair]:
@@ -53,7 +29,10 @@ def keypoint_pairs(data: DataSettings, name: str) -> list[Pair]:
     layout = data.keypoint_set(name)
     check_rendered(data)
     folder = Path(data.root, layout.folder)
-    pairs = _own(folder, folder / layout.annotations, data.get) if layout.annotations else _spair(folder, data.get)
+    if layout.frames:
+        pairs = rgbd_pairs(folder, layout.frames, data.get)
+    else:
+        pairs = _own(folder, folder / layout.annotations, data.get) if layout.annotations else _spair(folder, data.get)
     check_count(data, name, 0, len(pairs), f"{name} in {data.root} has", "pairs")
     return pairs
 

@@ -158,6 +158,29 @@ class VideoSet:
         return self.frames, self.masks, self.names
 
 
+@dataclass
+class SalientSet:
+    """Images with one mask of their salient objects each, for saliency.
+
+    Attributes:
+        images, masks: folders below root; a mask has the name of its image, but for the suffix.
+        names: file below root with the name of an image a line, with or without suffix; empty takes every image.
+        above: a pixel whose grey value (0..255) is above this is foreground.
+        foreground: instead, values of the mask that are foreground, for masks of class or object ids.
+    """
+
+    images: str = ""
+    masks: str = ""
+    names: str = ""
+    above: int = settings.number("[0, 254]", 127)
+    foreground: list[int] = settings.number("[1, 65535]", [])
+
+    def check(self, where: str) -> None:
+        """Raise `SettingsError` unless both folders are named; `where` starts the message."""
+        for name in ("images", "masks"):
+            settings.check(bool(getattr(self, name)), f"{where}: {name} is not set: expected a folder below root")
+
+
 DAVIS = {  # available in any data, below its own root
     "davis2017": VideoSet(names="DAVIS/ImageSets/2017/val.txt"),
     "davis2016": VideoSet(names="DAVIS/ImageSets/2016/val.txt", one_object=True),
@@ -172,13 +195,21 @@ class KeypointSet:
         folder: folder below root that contains all of it.
         annotations: JSON file in it with `{"images": [{"file", "group", "box", "keypoints": {name: [x, y]}}]}`; the box
             may be left out. Empty for SPair-71k's own layout.
+        frames: the folder holds RGB-D videos with poses instead, whose points correspond by geometry: `7scenes` for
+            `frame-<n>.{color,depth,pose}.*` and camera-intrinsics.txt, `scannet` for `<scene>/{color,depth,pose}/<n>.*`
+            and intrinsic/intrinsic_depth.txt. Depth is in millimetres.
     """
 
     folder: str = "SPair-71k"
     annotations: str = ""
+    frames: str = ""
+
+    def __post_init__(self) -> None:
+        settings.check(self.frames in ("", "7scenes", "scannet"), f"frames: {self.frames}: expected 7scenes or scannet")
+        settings.check(not (self.frames and self.annotations), "keypoints: give annotations or frames, not both")
 
 
-SPAIR = {"spair71k": KeypointSet()}  # available in any data, below its own root
+SPAIR = {"spair71k": KeypointSet(), "scannet": KeypointSet("scans", frames="scannet")}  # below the root of any data
 SUFFIXES = (".yaml", ".yml")  # of a file like those of configs/data that is given by its path
 VOC_NAMES = "ImageSets/Main/trainval.txt"
 ALL = "all"  # instead of a file of names
@@ -209,12 +240,14 @@ class DataSettings:
             available in any data.
         masked: sets of images with masks, by name, for a task whose name ends in that of a set
             (`hummingbird_voc2012`); `ade20k` stands for `segmentation`. Those of `full.yaml` are available, too.
+        salient: sets of images with masks of their salient objects, by name, for saliency: a task on one of them ends
+            in its name (`saliency_ecssd`). Those of `full.yaml` are available in any data.
         trained_on: name of the data whose `runs/<name>/` contains the trained models; empty for this data.
         rendered: generated on this machine by `regvit_lightning/data/mini/writer.py`.
         rendering: options of rendered data, see `MiniSettings`.
         counts: expected number of images of the splits, [train, test], where known; for `imagenet`,
-            `imagenet22k`, `segmentation`, `depth`, or a set with masks; [all] for a set with boxes, [train] for
-            `pairs`, [frames] for a set of videos, and [pairs] for one with keypoints.
+            `imagenet22k`, `segmentation`, `depth`, or a set with masks; [all] for a set with boxes or of salient
+            objects, [train] for `pairs`, [frames] for a set of videos, and [pairs] for one with keypoints.
         get: how to get the data if it is missing; appended to the error message.
     """
 
@@ -230,6 +263,7 @@ class DataSettings:
     videos: dict[str, VideoSet] = field(default_factory=dict)
     keypoints: dict[str, KeypointSet] = field(default_factory=dict)
     masked: dict[str, Segmentation] = field(default_factory=dict)
+    salient: dict[str, SalientSet] = field(default_factory=dict)
     trained_on: str = ""
     rendered: bool = False
     rendering: MiniSettings = field(default_factory=MiniSettings)
@@ -238,16 +272,19 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         settings.check(bool(self.root), f"data '{self.name}': root is empty (give DATA_ROOT=<folder>)")
-        for where in ("discovery", "videos", "keypoints", "masked"):
+        for where in ("discovery", "videos", "keypoints", "masked", "salient"):
             for name in getattr(self, where):
                 self._check_name(where, name)
         for name, boxed_set in self.discovery.items():
             boxed_set.check(f"data '{self.name}': discovery.{name}")
+        for name, salient_set in self.salient.items():
+            salient_set.check(f"data '{self.name}': salient.{name}")
         self.discovery = {**published_sets(), **self.discovery}
         self.videos = {**DAVIS, **self.videos}
         self.keypoints = {**SPAIR, **self.keypoints}
         self.masked = {**published_masks(), **self.masked}
-        every = [*self.discovery, *self.videos, *self.keypoints, *self.masked]
+        self.salient = {**published_salient(), **self.salient}
+        every = [*self.discovery, *self.videos, *self.keypoints, *self.masked, *self.salient]
         twice = sorted({name for name in every if every.count(name) > 1})
         settings.check(not twice, f"data '{self.name}': {twice[:1]} names two sets of different kinds")
 
@@ -260,8 +297,8 @@ class DataSettings:
         """The settings that determine which images a task reads and what their labels mean, as stored in its record.
 
         Args:
-            name: `imagenet`, `pairs`, `segmentation`, `depth`, or the name of a set with boxes, masks or keypoints, or
-                of videos. Records of a published set with boxes list all published ones.
+            name: `imagenet`, `pairs`, `segmentation`, `depth`, or the name of a set with boxes, masks or keypoints, of
+                salient objects or of videos. Records of a published set with boxes list all published ones.
 
         Raises:
             SettingsError: no such part.
@@ -275,6 +312,8 @@ class DataSettings:
             return {key: value for key, value in asdict(part).items() if value or key not in OPTIONAL}
         if name in self.videos or name in self.keypoints:
             return {name: asdict(self.videos[name] if name in self.videos else self.keypoints[name])}
+        if name in self.salient:
+            return {name: asdict(self.salient[name])}
         together = published_sets() if name in published_sets() else [name]
         return {one: self.boxed_set(one).recorded() for one in together}
 
@@ -297,6 +336,18 @@ class DataSettings:
         known = f"expected one of {', '.join(self.videos)}"
         settings.check(name in self.videos, f"data '{self.name}' has no set of videos called '{name}': {known}")
         return self.videos[name]
+
+    def salient_set(self, name: str) -> SalientSet:
+        """The images with masks of salient objects called `name`.
+
+        Raises:
+            SettingsError: no such set.
+        """
+        known = f"expected one of {', '.join(self.salient)}"
+        settings.check(
+            name in self.salient, f"data '{self.name}' has no set of salient objects called '{name}': {known}"
+        )
+        return self.salient[name]
 
     def keypoint_set(self, name: str) -> KeypointSet:
         """The set with keypoints called `name`.
@@ -341,6 +392,12 @@ def published_sets() -> dict[str, BoxedSet]:
 def published_masks() -> dict[str, Segmentation]:
     """Sets with masks listed in `configs/data/full.yaml`."""
     return {name: settings.build(Segmentation, [layer]) for name, layer in _published("masked").items()}
+
+
+@cache
+def published_salient() -> dict[str, SalientSet]:
+    """Sets of salient objects listed in `configs/data/full.yaml`."""
+    return {name: settings.build(SalientSet, [layer]) for name, layer in _published("salient").items()}
 
 
 def _published(kind: str) -> dict[str, Layer]:

@@ -81,7 +81,8 @@ def read_annotation(file: Path) -> Annotation:
     """
     try:
         root = ElementTree.parse(file).getroot()
-        boxes = [[float(one.findtext(f"bndbox/{corner}", "")) for corner in CORNERS] for one in root.findall("object")]
+        objects = root.findall("object")
+        boxes = [[float(one.findtext(f"bndbox/{corner}", "")) for corner in CORNERS] for one in objects]
     except (OSError, ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
         damaged = isinstance(error, ElementTree.ParseError | OSError | LookupError | RecursionError | UnicodeError)
         reason = one_line(error) if damaged else "an object without bndbox of four numbers"
@@ -92,7 +93,8 @@ def read_annotation(file: Path) -> Annotation:
     if not np.isfinite(corners).all():
         raise DataError(f"unreadable annotation {file}: an object without bndbox of four numbers; {CORRECT}")
     check_pixels(f"annotation {file}", corners)
-    return Annotation(np.trunc(corners) - (1, 1, 0, 0), _stated_size(root))
+    classes = [one.findtext("name", "").strip() for one in objects]
+    return Annotation(np.trunc(corners) - (1, 1, 0, 0), _stated_size(root), classes)
 
 
 def _stated_size(root: ElementTree.Element) -> tuple[int, int] | None:

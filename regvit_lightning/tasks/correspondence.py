@@ -1,4 +1,4 @@
-"""Semantic correspondence: keypoints of one image are matched to the most similar patch of another one of its class.
+"""Correspondence: points of one image are matched to the most similar patch of another one, by class or by geometry.
 
 Source: Min et al. 2019 (SPair-71k, arXiv 1908.10543) for the data and PCK; the protocol without training is that of El
 Banani et al. 2024 (Probe3D, arXiv 2404.08636, section 4.3), used by DINOv3's table 14: square images of 800 px.
@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from regvit_lightning.analysis.outliers import at_log_mads
 from regvit_lightning.data.images import open_image
-from regvit_lightning.data.keypoints import Pair, Pairs, keypoint_pairs, spread
+from regvit_lightning.data.keypoint_pair import Pair
+from regvit_lightning.data.keypoints import Pairs, keypoint_pairs, spread
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.transforms import normalise
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 METRICS = {"pck": Metric(), "outlier_matches": Metric(better=-1)}
 READS = "keypoints"
+UNITS = ("box", "pixels")
 FOOTNOTE = ("view", "near", "pairs_chosen", "grid_ceiling")
 
 
@@ -46,16 +48,26 @@ class CorrespondenceSettings(TaskSettings):
     Attributes:
         images: name of the set of pairs, see `DataSettings.keypoints`.
         side: pixels of the square that every image is resized to, rounded up to whole patches.
-        near: a match is right within this share of the longer side of the target's box.
-        also: further shares, for the record.
+        near: a match is right within this distance of the true point.
+        also: further distances, for the record.
+        unit: of these distances: `box`, the longer side of the target's box; or `pixels` of the target's file.
         pairs_per_class: at most so many pairs of a class, evenly spread; 0 takes all.
     """
 
     images: str = MISSING
     side: int = number("[1, 1e4]")
-    near: float = number("(0, 10]")
-    also: list[float] = number("(0, 10]")
+    near: float = number("(0, 1e4]")
+    also: list[float] = number("(0, 1e4]")
+    unit: str = MISSING
     pairs_per_class: int = number("[0, 1e9]")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.unit in UNITS, f"unit={self.unit}: expected {' or '.join(UNITS)}")
+
+    def reach(self, pair: Pair, near: float) -> float:
+        """A distance in pixels of the target's file."""
+        return near * (pair.side if self.unit == "box" else 1.0)
 
     @property
     def named_set(self) -> str:
@@ -128,10 +140,10 @@ def centres(rows: int, columns: int) -> Tensor:
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
 
 
-def right(pair: Pair, points: Tensor, near: float) -> Tensor:
-    """Which points (N, 2) are within `near` × the longer side of the target's box of their keypoints, bool (N,)."""
+def right(pair: Pair, points: Tensor, reach: float) -> Tensor:
+    """Which points (N, 2) are within `reach` pixels of their keypoints, bool (N,)."""
     distances = (points - torch.from_numpy(pair.points[1])).norm(dim=1)
-    return distances <= near * pair.side
+    return distances <= reach
 
 
 # ------------------------------------------------------------------------------------------------------- all pairs
@@ -189,12 +201,12 @@ def _outcome(module: Matcher, pairs_there: int, seed: int) -> Outcome:
     settings, pairs = module.settings, module.pairs
     points = [one.points for one in module.matched]
     scores = {
-        "pck": _scores(pairs, points, settings.near),
+        "pck": _scores(settings, pairs, points, settings.near),
         "outlier_matches": _pooled_counts([(one.outliers, len(one.points)) for one in module.matched]),
     }
-    ceiling = _percent(_scores(pairs, [one.best for one in module.matched], settings.near))
+    ceiling = _percent(_scores(settings, pairs, [one.best for one in module.matched], settings.near))
     patches = 100 * float(np.mean([one.share for one in module.matched]))
-    also = {f"pck_{share:g}": _percent(_scores(pairs, points, share)) for share in settings.also}
+    also = {f"pck_{share:g}": _percent(_scores(settings, pairs, points, share)) for share in settings.also}
     by_pair = float((scores["pck"][:, 0] / scores["pck"][:, 1]).mean())
     return Outcome(
         metrics={
@@ -211,7 +223,7 @@ def _outcome(module: Matcher, pairs_there: int, seed: int) -> Outcome:
         floors=_floors(module),
         protocol={
             "view": f"squares of {settings.side} px, bicubic; features of the source bilinear at the keypoint",
-            "near": f"within {settings.near:g} of the longer side of the target's box",
+            "near": _near(settings),
             "pairs_chosen": f"{len(pairs):,} of {pairs_there:,}, {sum(len(own) for own in points):,} keypoints",
             "intervals_over": "pairs",
             "grid_ceiling": f"PCK {ceiling:.1f} with the nearest patch",
@@ -223,9 +235,14 @@ def _outcome(module: Matcher, pairs_there: int, seed: int) -> Outcome:
     )
 
 
-def _scores(pairs: Sequence[Pair], points: Sequence[Tensor], near: float) -> Tensor:
+def _near(settings: CorrespondenceSettings) -> str:
+    of_box = f"{settings.near:g} of the longer side of the target's box"
+    return f"within {of_box if settings.unit == 'box' else f'{settings.near:g} px'}"
+
+
+def _scores(settings: CorrespondenceSettings, pairs: Sequence[Pair], points: Sequence[Tensor], near: float) -> Tensor:
     """Right ones in percent and number of keypoints of each pair (N, 2)."""
-    rights = [right(pair, own, near) for pair, own in zip(pairs, points, strict=True)]
+    rights = [right(pair, own, settings.reach(pair, near)) for pair, own in zip(pairs, points, strict=True)]
     return _pooled_counts([(int(own.sum()), len(own)) for own in rights])
 
 
@@ -245,13 +262,15 @@ def _by_class(pairs: Sequence[Pair], scores: Tensor) -> dict[str, float | None]:
 
 def _floors(module: Matcher) -> dict[str, dict[str, float]]:
     """PCK of two guesses that look at no image."""
-    pairs, near = module.pairs, module.settings.near
+    pairs, settings = module.pairs, module.settings
     same = [
         torch.from_numpy(pair.points[0]) / sizes[0] * sizes[1] for pair, sizes in zip(pairs, module.sizes, strict=True)
     ]
     middle = [torch.from_numpy((pair.box[:2] + pair.box[2:]) / 2).expand(pair.points.shape[1], 2) for pair in pairs]
     guesses = {"the same place in the image": same, "the middle of the box": middle}
-    return {name: {"pck": _percent(_scores(pairs, points, near))} for name, points in guesses.items()}
+    return {
+        name: {"pck": _percent(_scores(settings, pairs, points, settings.near))} for name, points in guesses.items()
+    }
 
 
 def _picture(module: Matcher, scores: Tensor) -> "Figure":
@@ -261,7 +280,7 @@ def _picture(module: Matcher, scores: Tensor) -> "Figure":
     for name, index in dense.by_score(shares, better=1).items():
         pair, points = module.pairs[index], module.matched[index].points
         images: list[Any] = [np.asarray(open_image(file)) for file in pair.files]
-        hits = right(pair, points, module.settings.near).numpy()
+        hits = right(pair, points, module.settings.reach(pair, module.settings.near)).numpy()
         title = f"{pair.group}: PCK {shares[index]:.0f}, {name} of {len(shares):,}"
         rows.append(matches.Row(title, images[0], images[1], pair.points, points.numpy(), hits))
     return matches.matches(rows)

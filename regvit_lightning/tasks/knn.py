@@ -5,6 +5,7 @@ L2-normalised; cosine similarity; weights are the softmax over the similarities 
 divided by the temperature, and the votes of a class are summed over the first k.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +23,7 @@ from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.neighbours import search, votes
 from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import check, number
-from regvit_lightning.statistics import accuracy, accuracy_interval
+from regvit_lightning.statistics import accuracy, accuracy_by_class, accuracy_interval
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {"top1": Metric(), "top1_best_on_test": Metric()}
@@ -158,11 +159,11 @@ def run(backbone: Backbone, data: DataSettings, settings: KnnSettings, how: RunO
     trainer = tester(how)
     trainer.validate(module, images, verbose=False)
     trainer.test(module, images, verbose=False)
-    return _outcome(module, how.seed)
+    return _outcome(module, train.classes, how.seed)
 
 
 @torch.inference_mode()
-def _outcome(module: KNN, seed: int) -> Outcome:
+def _outcome(module: KNN, classes: Sequence[str], seed: int) -> Outcome:
     settings, held = module.settings, module.held_out(seed)
     chosen = int(module.held_out_accuracy(held).argmax())
     on_test = accuracy(module.predictions, module.labels)
@@ -174,6 +175,7 @@ def _outcome(module: KNN, seed: int) -> Outcome:
         images=len(module.labels),
         intervals={"top1": accuracy_interval(scores["top1"], seed)},
         scores=scores,
+        per_class=accuracy_by_class(scores["top1"], module.labels, classes),
         protocol={
             "k": settings.neighbours[chosen],
             "k_chosen_on": settings.chosen_on(len(held)),

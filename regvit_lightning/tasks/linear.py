@@ -30,7 +30,7 @@ from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
 from regvit_lightning.schedules import cosine
 from regvit_lightning.settings import check, from_resolved, number, resolved
-from regvit_lightning.statistics import accuracy, accuracy_interval
+from regvit_lightning.statistics import accuracy, accuracy_by_class, accuracy_interval
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {"top1": Metric(), "top1_best_on_test": Metric()}
@@ -212,7 +212,7 @@ def run(backbone: Backbone, data: DataSettings, settings: LinearSettings, how: R
     trainer = tester(how)
     trainer.validate(module, images, verbose=False)
     trainer.test(module, images, verbose=False)
-    return _outcome(module, len(train), len(test), how.seed)
+    return _outcome(module, len(train), test.classes, how.seed)
 
 
 def _training(module: LinearProbe, train: ImageFiles, loading: Loading, how: RunOptions) -> Streamed:
@@ -224,7 +224,7 @@ def _training(module: LinearProbe, train: ImageFiles, loading: Loading, how: Run
     return kept.drawn(kept.keep(module, ImageNet(loading, validation=[(train, settings.view())]), how), stream)
 
 
-def _outcome(module: LinearProbe, train_images: int, images: int, seed: int) -> Outcome:
+def _outcome(module: LinearProbe, train_images: int, classes: Sequence[str], seed: int) -> Outcome:
     settings = module.settings
     on_held_out, on_test = accuracy(*module.held_out), accuracy(*module.test)
     held_out, heads = len(module.held_out[1]), len(module.grid)
@@ -236,9 +236,10 @@ def _outcome(module: LinearProbe, train_images: int, images: int, seed: int) -> 
             "top1_held_out": on_held_out[chosen].item(),
             "top1_best_on_test": on_test.max().item(),
         },
-        images=images,
+        images=len(right),
         intervals={"top1": accuracy_interval(right[:, 0], seed)},
         scores={"top1": right[:, 0], "top1_best_on_test": right[:, 1]},
+        per_class=accuracy_by_class(right[:, 0], module.test[1], classes),
         protocol={
             "head": vars(module.grid[chosen]),
             "head_best_on_test": vars(module.grid[best]),

@@ -27,7 +27,7 @@ from regvit_lightning.models import joint_space
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.joint_space import JointSpace
 from regvit_lightning.settings import MISSING, check, number
-from regvit_lightning.statistics import accuracy_interval
+from regvit_lightning.statistics import accuracy_by_class, accuracy_interval
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {"top1": Metric(), "top5": Metric()}
@@ -180,6 +180,7 @@ def run(backbone: Backbone, data: DataSettings, settings: ZeroShotSettings, how:
         images=len(test),
         intervals={name: accuracy_interval(right, how.seed) for name, right in within.items()},
         scores=within,
+        per_class=accuracy_by_class(within["top1"], torch.from_numpy(test.labels), test.classes),
         protocol={
             "view": settings.view_in_words(),
             "class_names": settings.class_names,

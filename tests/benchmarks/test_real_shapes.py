@@ -19,6 +19,7 @@ SMALL = {
     "depth_step": {"batch": 2, "width": 16, "rows": 112, "columns": 140},
     "lost": {"images": 2, "side": 20, "width": 64},
     "token_cut": {"images": 1, "side": 10, "width": 32},
+    "saliency": {"side": 60, "grid": 8, "blocks": 2, "tokens": 2},
     "register_boxes": {"images": 2, "blocks": 2, "side": 10},
     "propagation": {"rows": 12, "columns": 14, "width": 32},
     "keypoint_matches": {"pairs": 2, "side": 10, "width": 32, "points": 5},

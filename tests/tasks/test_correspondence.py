@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from regvit_lightning import settings
-from regvit_lightning.data.keypoints import Pair
+from regvit_lightning.data.keypoint_pair import Pair
 from regvit_lightning.data.layout import DataSettings, KeypointSet
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.models.foreign import ForeignBackbone
@@ -78,7 +78,7 @@ def test_middles_are_row_major():
 def test_a_match_is_right_within_a_share_of_the_longer_side():
     own = pair([(0, 0)] * 3, [(10, 10)] * 3, box=(5, 5, 45, 15))
     points = torch.tensor([[14.0, 10.0], [10.0, 14.1], [13.0, 12.0]], dtype=torch.float64)
-    assert right(own, points, 0.1).tolist() == [True, False, True]  # 4 px
+    assert right(own, points, chosen().reach(own, 0.1)).tolist() == [True, False, True]  # 4 px
 
 
 def test_matches_that_are_outliers_are_counted():
@@ -90,6 +90,10 @@ def test_matches_that_are_outliers_are_counted():
     own = pair([middle(*cell, SIZES[0]) for cell in cells], [(1, 1)] * 3)
     found = match(own, features, norms, SIZES)
     assert (found.outliers, found.share) == (2, 2 / 128)
+
+
+def chosen(*words):
+    return settings.load_settings("tasks", "spair71k", "mini", words)[1]
 
 
 def noise(root, name, seed, shift=0):
@@ -155,7 +159,7 @@ def test_ones_own_set_makes_its_task(tmp_path):
     chosen = settings.load_settings("tasks", "keypoints_cups")[1]
     assert (chosen.images, chosen.named_set, chosen.side) == ("cups", "cups", 800)
     data = DataSettings(name="own", root=str(tmp_path), keypoints={"cups": KeypointSet("cups", "points.json")})
-    assert set(data.keypoints) == {"spair71k", "cups"}
+    assert set(data.keypoints) == {"spair71k", "scannet", "cups"}
 
 
 def test_rendered_objects_are_matched_below_the_ceiling(tiny):
@@ -169,3 +173,22 @@ def test_rendered_objects_are_matched_below_the_ceiling(tiny):
     assert outcome.images == 32
     assert 0 <= outcome.metrics["pck"] < outcome.metrics["pck_grid_ceiling"] <= 100
     assert outcome.metrics["pck_0.05"] <= outcome.metrics["pck"] <= outcome.metrics["pck_0.15"]
+
+
+def test_distances_are_pixels_where_the_setting_says_so():
+    own = pair([(0, 0)] * 2, [(10, 10)] * 2)
+    pixels = chosen("unit=pixels", "near=5", "also=[]")
+    points = torch.tensor([[14.9, 10.0], [15.1, 10.0]], dtype=torch.float64)
+    assert right(own, points, pixels.reach(own, pixels.near)).tolist() == [True, False]
+    with pytest.raises(SettingsError, match="unit=metres: expected box or pixels"):
+        chosen("unit=metres")
+
+
+def test_rendered_scans_are_matched_by_geometry(tiny):
+    own = settings.load_settings("tasks", "scannet_pairs", "mini", ["workers=0", "side=96", "pairs_per_class=2"])[1]
+    outcome = correspondence.run(ForeignBackbone(Pixels(), "pixels"), tiny, own)
+    assert list(outcome.per_class) == ["1 frame later", "2 frames later", "4 frames later", "8 frames later"]
+    assert outcome.protocol["near"] == "within 6 px"
+    assert outcome.metrics["pck_3"] <= outcome.metrics["pck"] <= outcome.metrics["pck_12"]
+    assert outcome.metrics["pck"] < outcome.metrics["pck_grid_ceiling"]
+    assert outcome.metrics["pck_grid_ceiling"] == pytest.approx(100)

@@ -6,18 +6,18 @@ that stands still in the world moves in the image as its distance demands.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from regvit_lightning.data.mini.scenes import render, sample_scene
+from regvit_lightning.data.mini.patterns import Array
+from regvit_lightning.data.mini.scenes import Rendering, render, sample_scene
 from regvit_lightning.data.mini.world import CLUTTER, FAR, NEAR, Material, Scene, Thing
 
-FRAMES = 12
+FRAMES, SCAN_FRAMES = 12, 9
 WIDTH, HEIGHT = 192, 128  # pixels
 MOST_OBJECTS = 3
 LEAST_SHARE = 0.012  # of the pixels of the first frame: smaller objects are not followed
@@ -53,6 +53,22 @@ def film(
     for number in range(frames):
         rendering = render(at(scene, motion, number / max(frames - 1, 1), number))
         yield rendering.image, ids[rendering.owner + 1]
+
+
+def scan(rng: np.random.Generator, frames: int = SCAN_FRAMES) -> Iterator[tuple[Rendering, Array, Array]]:
+    """Frames of a camera that passes a scene in which nothing moves, with its pose (4, 4) and its matrix (3, 3).
+
+    The pose is from the camera, whose axes are x right, y down and z forward, to the world, in metres.
+    """
+    scene, moving = _scene(rng)
+    motion = replace(_motion(rng, scene, moving), objects={})
+    focal, middle = scene.camera.focal, (scene.camera.width / 2, scene.camera.horizon)
+    matrix = np.array([[focal, 0, middle[0]], [0, focal, middle[1]], [0, 0, 1]])
+    for number in range(frames):
+        time = number / max(frames - 1, 1)
+        now, pose = at(scene, motion, time, number), np.eye(4)
+        pose[:3, 3] = time * motion.camera[0], scene.camera.eye - now.camera.eye, time * motion.camera[1]
+        yield render(now), pose, matrix
 
 
 def _scene(rng: np.random.Generator) -> tuple[Scene, list[int]]:
@@ -93,25 +109,25 @@ def at(scene: Scene, motion: Motion, time: float, number: int) -> Scene:
     """The scene at a time in 0..1 of the film, in the frame `number`, whose grain is its own."""
     right, forward = (time * part for part in motion.camera)
     eye = scene.camera.eye + motion.bob * math.sin(2 * math.pi * time)
-    return dataclasses.replace(
+    return replace(
         scene,
-        camera=dataclasses.replace(scene.camera, eye=eye),
+        camera=replace(scene.camera, eye=eye),
         ground=_shifted(scene.ground, right, forward),
         wall=_shifted(scene.wall, right, 0.0),
         wall_z=scene.wall_z - forward,
         things=tuple(_moved(scene, motion, index, time) for index in range(len(scene.things))),
-        light=dataclasses.replace(scene.light, seed=scene.light.seed + number),
+        light=replace(scene.light, seed=scene.light.seed + number),
     )
 
 
 def _moved(scene: Scene, motion: Motion, index: int, time: float) -> Thing:
     thing, own = scene.things[index], motion.objects.get(index, (0.0, 0.0))
     x, z = (time * (mine - cameras) for mine, cameras in zip(own, motion.camera, strict=True))
-    return dataclasses.replace(thing, x=thing.x + x, z=thing.z + z)
+    return replace(thing, x=thing.x + x, z=thing.z + z)
 
 
 def _shifted(material: Material, right: float, away: float) -> Material:
     """The surface as seen from a camera that has moved: its texture is evaluated at coordinates that are larger."""
     cos, sin = material.scale * math.cos(material.angle), material.scale * math.sin(material.angle)
     phase = material.phase[0] + cos * right - sin * away, material.phase[1] + sin * right + cos * away
-    return dataclasses.replace(material, phase=phase)
+    return replace(material, phase=phase)

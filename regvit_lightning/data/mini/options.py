@@ -5,7 +5,7 @@ from typing import Any
 
 from regvit_lightning.settings import SEEDS, number
 
-LATER = ("plain", "films", "keypoints")  # options that came after version 5 of the rendered data
+LATER = ("plain", "films", "keypoints", "scans")  # options that came after version 5 of the rendered data
 
 
 @dataclass
@@ -18,6 +18,7 @@ class MiniSettings:
         ade_train, ade_val, nyu_train, nyu_test, voc2007, voc2012, coco: images.
         films: videos of 12 frames.
         keypoints: images of each class with keypoints, of which all ordered pairs are matched.
+        scans: RGB-D videos of 9 frames.
         shards_train, shards_val: image-text pairs; `shard_pairs` of them in each shard.
         imagenet_side: pixels, of ImageNet and the image-text pairs.
         ade_side, voc_side: pixels of the larger side; `voc_side` is that of VOC and COCO.
@@ -44,6 +45,7 @@ class MiniSettings:
     plain: float = number("[0, 1]", 0.0)
     films: int = number("[1, 1e5]", 16)
     keypoints: int = number("[2, 1e3]", 3)
+    scans: int = number("[1, 1e4]", 6)
 
     def described(self) -> dict[str, Any]:
         """Values by name as kept beside the images; without those of `LATER` that are the default.

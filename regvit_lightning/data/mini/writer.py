@@ -8,6 +8,7 @@
     <root>/shards/{train,val}-<n>.tar                                      webdataset: <key>.jpg, .txt, .cls
     <root>/DAVIS/{JPEGImages,Annotations}/480p/<film>/<n>.{jpg,png}, ImageSets/{2016,2017}/val.txt
     <root>/SPair-71k/{JPEGImages/<class>, PairAnnotation/test, Layout/large/test.txt}
+    <root>/scans/<scan>/{color,depth,pose}/<n>.*, intrinsic/intrinsic_depth.txt      ScanNet's, depth in millimetres
     <root>/settings.json, complete.json                                    settings of started, of complete data
 
 Every image has its own generator, seeded by (seed, split, index): any image can be rendered alone, and the bytes
@@ -46,14 +47,14 @@ from regvit_lightning.data.mini.files import (
     write_lines,
     write_png,
 )
-from regvit_lightning.data.mini.films import FRAMES, film
+from regvit_lightning.data.mini.films import FRAMES, SCAN_FRAMES, film, scan
 from regvit_lightning.data.mini.keypoints import keypoints_of, pair_annotations
 from regvit_lightning.data.mini.options import MiniSettings
 from regvit_lightning.data.mini.scenes import CLASSES, Rendering, Scene, render, sample_scene
 from regvit_lightning.errors import UserError
 
 VERSION = 5  # of pictures and files: increment it when either changes, so that old data sets are rewritten
-FOLDERS = ("imagenet", "ADEChallengeData2016", "nyu", "VOCdevkit", "coco", "shards", "DAVIS", "SPair-71k")
+FOLDERS = ("imagenet", "ADEChallengeData2016", "nyu", "VOCdevkit", "coco", "shards", "DAVIS", "SPair-71k", "scans")
 FOLDER_NAMES = tuple(name.replace(" ", "_") for name in CLASSES)
 NYU_FOCAL = 518.8579  # pixels, the colour camera of NYU Depth v2 as given in the BTS lists
 TASK_IMAGES = 32  # images of about 96 x 96 in a task of one worker: about a tenth of a second
@@ -127,6 +128,8 @@ def _tasks(settings: MiniSettings) -> list[RenderTask]:
             step = settings.shard_pairs
         elif part == "films":
             step = FRAMES
+        elif part == "scans":
+            step = SCAN_FRAMES
         elif part == "keypoints":  # the annotations are of all pairs of a class
             step = settings.keypoints
         elif part == "coco":  # one JSON holds the annotations of all images
@@ -177,18 +180,27 @@ def _rng(settings: MiniSettings, part: str, index: int) -> np.random.Generator:
     return np.random.default_rng([settings.seed, zlib.crc32(part.encode()), index])
 
 
-def _render(scene: Scene, settings: MiniSettings, part: str, index: int) -> Rendering:
-    """Render a scene, without texture on its wall in a share of the scenes that `settings.plain` gives."""
+def _with_wall(scene: Scene, settings: MiniSettings, part: str, index: int) -> Scene:
+    """The scene, without texture on its wall in a share of the scenes that `settings.plain` gives."""
     # A generator of its own: the scenes themselves are the same for every share.
     plain = settings.plain > 0 and _rng(settings, f"{part} plain", index).random() < settings.plain
-    return render(dataclasses.replace(scene, plain_wall=True) if plain else scene)
+    return dataclasses.replace(scene, plain_wall=True) if plain else scene
+
+
+def _render(scene: Scene, settings: MiniSettings, part: str, index: int) -> Rendering:
+    return render(_with_wall(scene, settings, part, index))
+
+
+def main_scene(settings: MiniSettings, part: str, index: int) -> Scene:
+    """Scene of an image with a main object; the classes are cycled through."""
+    side = settings.imagenet_side
+    return _with_wall(
+        sample_scene(_rng(settings, part, index), side, side, index % len(CLASSES)), settings, part, index
+    )
 
 
 def _main_object(settings: MiniSettings, part: str, index: int) -> Rendering:
-    """Render an image with a main object; the classes are cycled through."""
-    side = settings.imagenet_side
-    scene = sample_scene(_rng(settings, part, index), side, side, index % len(CLASSES))
-    return _render(scene, settings, part, index)
+    return render(main_scene(settings, part, index))
 
 
 def _any_objects(settings: MiniSettings, part: str, index: int, side: int) -> Rendering:
@@ -346,6 +358,20 @@ def _keypoints(root: Path, settings: MiniSettings, part: str, indices: range) ->
         write_json(root / "SPair-71k" / "PairAnnotation" / "test" / f"{pair}.json", annotation)
 
 
+def _scans(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
+    """Write one scan, all of it: the numbers of its camera are few."""
+    number = indices.start // SCAN_FRAMES
+    folder = root / "scans" / f"scan{number:04d}_00"
+    for frame, (rendering, pose, camera) in enumerate(scan(_rng(settings, part, number), len(indices))):
+        intrinsics = np.eye(4)
+        intrinsics[:3, :3] = camera
+        write_jpeg(folder / "color" / f"{frame}.jpg", rendering.image)
+        write_png(folder / "depth" / f"{frame}.png", np.round(rendering.depth * 1000).astype(np.uint16))
+        write_lines(folder / "pose" / f"{frame}.txt", [" ".join(map(repr, row)) for row in pose.tolist()])
+    lines = [" ".join(map(repr, row)) for row in intrinsics.tolist()]
+    write_lines(folder / "intrinsic" / "intrinsic_depth.txt", lines)
+
+
 # part: (function that writes it, number of images, cost of an image relative to one of 96 x 96)
 PARTS: dict[str, tuple[Callable[[Path, MiniSettings, str, range], None], Callable[[MiniSettings], int], int]] = {
     "imagenet train": (_imagenet, lambda s: s.imagenet_train * len(CLASSES), 1),
@@ -361,6 +387,7 @@ PARTS: dict[str, tuple[Callable[[Path, MiniSettings, str, range], None], Callabl
     "shards val": (_shards, lambda s: s.shards_val, 1),
     "films": (_films, lambda s: s.films * FRAMES, 3),
     "keypoints": (_keypoints, lambda s: s.keypoints * len(CLASSES), 1),
+    "scans": (_scans, lambda s: s.scans * SCAN_FRAMES, 3),
 }
 
 

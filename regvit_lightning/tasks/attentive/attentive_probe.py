@@ -22,7 +22,7 @@ from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import seeds
-from regvit_lightning.statistics import accuracy, accuracy_interval, bootstrap
+from regvit_lightning.statistics import accuracy, accuracy_by_class, accuracy_interval, bootstrap
 from regvit_lightning.tasks.attentive.probe import (
     BOTH,
     MEAN,
@@ -84,7 +84,7 @@ def run(
     trainer = tester(how)
     trainer.validate(module, images, verbose=False)
     trainer.test(module, images, verbose=False)
-    return _outcome(module, len(train), how.seed)
+    return _outcome(module, len(train), test.classes, how.seed)
 
 
 def _training(module: AttentiveProbe, train: ImageFiles, loading: Loading, how: RunOptions) -> Streamed:
@@ -96,7 +96,7 @@ def _training(module: AttentiveProbe, train: ImageFiles, loading: Loading, how: 
     return kept.drawn(kept.keep(module, ImageNet(loading, validation=[(train, settings.view())]), how), stream)
 
 
-def _outcome(module: AttentiveProbe, train_images: int, seed: int) -> Outcome:
+def _outcome(module: AttentiveProbe, train_images: int, classes: Sequence[str], seed: int) -> Outcome:
     settings, held_out = module.settings, len(module.held_out[1])
     on_held_out, on_test = accuracy(*module.held_out), accuracy(*module.test)
     attentive = module.columns(module.variants[-1]).start  # columns of attentive heads; those of the floor are last
@@ -117,6 +117,7 @@ def _outcome(module: AttentiveProbe, train_images: int, seed: int) -> Outcome:
             **{name: bootstrap(values, seed) for name, values in attended.items()},
         },
         scores={name: scores[name] for name in METRICS},
+        per_class=accuracy_by_class(right["top1"], module.test[1], classes),
         floors=_floors(module, on_test),
         protocol={
             "head": vars(module.grid[chosen]),

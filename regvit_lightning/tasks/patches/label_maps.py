@@ -52,6 +52,30 @@ def upsampled(scores: Tensor, height: int, width: int) -> Tensor:
     return index
 
 
+def upsampled_ids(ids: Tensor, height: int, width: int) -> Tensor:
+    """Index (height, width) of the largest of the bilinearly upsampled indicators of ids (h, w); of equals the lowest.
+
+    What `upsampled` gives for the indicator of each id, whatever their number: a pixel has at most four.
+    """
+    h, w = ids.shape
+    above, below, down = _neighbours(h, height, ids.device)
+    left, right, along = _neighbours(w, width, ids.device)
+    down, along = down[:, None], along[None]
+    corners = torch.stack([ids[row][:, column] for row in (above, below) for column in (left, right)])
+    weights = torch.stack([(1 - down) * (1 - along), (1 - down) * along, down * (1 - along), down * along])
+    equal = corners[:, None] == corners[None]
+    votes = (equal * weights[None]).sum(dim=1)
+    largest = votes.max(dim=0).values
+    return corners.where(votes >= largest - 1e-6, corners.max() + 1).min(dim=0).values
+
+
+def _neighbours(length: int, wanted: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For `wanted` pixels along a side of `length` patches: the patch before each, the one after it, and its weight."""
+    centres = ((torch.arange(wanted, device=device) + 0.5) * (length / wanted) - 0.5).clamp(0, length - 1)
+    before = centres.floor().long()
+    return before, (before + 1).clamp(max=length - 1), centres - before
+
+
 def resized(labels: Tensor, height: int, width: int) -> Tensor:
     """Labels (height, width) from labels (H, W), the nearest pixel by its centre."""
     return F.interpolate(labels[None, None].float(), (height, width), mode="nearest-exact")[0, 0].to(labels.dtype)

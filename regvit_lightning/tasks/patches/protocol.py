@@ -164,7 +164,7 @@ def outcome(module: PatchModule, scored: Scored, predict: Any, protocol: dict[st
         images=len(of["miou"]),
         intervals={name: bootstrap(of[name], seed, partial(_miou)) for name in ("miou", RESIZED)},
         scores={name: of[name] for name in ("miou", RESIZED)},
-        protocol={**protocol, **_facts(scored, module)},
+        protocol={**protocol, "scored_at": TWO_SIZES, **facts(scored, module)},
         per_class={name: None if isnan(iou) else iou for name, iou in by_class},
         floors={} if scored.seen is None else {"most frequent class": _constant(totals, int(scored.seen.argmax()))},
         picture=picture(scored, predict, names, palette(scored.layout)),
@@ -180,14 +180,14 @@ def _constant(totals: Mapping[str, Tensor], most: int) -> dict[str, float]:
     return {**own, RESIZED: constant(totals[RESIZED], most)["miou"]}
 
 
-def _facts(scored: Scored, module: PatchModule) -> dict[str, Any]:
+def facts(scored: Scored, module: PatchModule) -> dict[str, Any]:
+    """Details of the protocol that all evaluations by patches share."""
     backbone, side = module.frozen.backbone, scored.test.side
     grid = side // backbone.patch_size
     return {
         "classes": scored.layout.classes,
         "ignored_label": scored.layout.ignored,
         "zero_label": "unlabelled, not scored" if scored.layout.zero_is_unlabelled else "a class",
-        "scored_at": TWO_SIZES,
         "view": f"squashed to {side} × {side}, bilinear, labels nearest; {grid} × {grid} patches",
         "mean_std": "the model's own",
         "padding": "none",

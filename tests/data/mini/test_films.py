@@ -93,3 +93,14 @@ def test_an_object_moves_by_its_own_path_less_that_of_the_camera():
     moved = at(scene, Motion((0.4, 0.3), 0.0, {0: (1.0, 0.1)}), 1.0, 0).things
     assert (moved[0].x - scene.things[0].x, moved[0].z - scene.things[0].z) == pytest.approx((0.6, -0.2))
     assert (moved[1].x - scene.things[1].x, moved[1].z - scene.things[1].z) == pytest.approx((-0.4, -0.3))
+
+
+def test_the_pose_of_a_scan_brings_the_ground_of_every_frame_to_one_plane():
+    heights = []
+    for rendering, pose, camera in films.scan(np.random.default_rng(2), 3):
+        row, columns = HEIGHT - 1, np.flatnonzero(rendering.owner[-1] < 0)
+        pixels = np.stack([columns + 0.5, np.full(len(columns), row + 0.5), np.ones(len(columns))])
+        world = pose[:3, :3] @ np.linalg.inv(camera) @ (pixels * rendering.depth[row, columns]) + pose[:3, 3:]
+        heights.append(world[1])
+    assert all(len(one) for one in heights)
+    assert np.ptp(np.concatenate(heights)) < 1e-3

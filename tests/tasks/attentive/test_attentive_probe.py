@@ -138,6 +138,7 @@ def test_outcome_states_its_protocol(tiny):
     # Untrained queries hardly tell tokens apart: 4 of 20 tokens are registers.
     assert outcome.metrics["register_mass_ep_both"] == pytest.approx(20, abs=1)
     assert outcome.metrics["outlier_mass_ep"] == pytest.approx(outcome.metrics["outlier_share"], rel=0.05, abs=0.01)
+    assert sum(outcome.per_class.values()) / 16 == pytest.approx(outcome.metrics["top1"])  # two images of each class
     assert outcome.floors["chance"]["top1"] == 100 / 16
     assert outcome.floors["uniform attention"]["outlier_mass_ep"] == outcome.metrics["outlier_share"]
     assert outcome.protocol["parameters"] == {

@@ -55,3 +55,19 @@ def test_unlabelled_pixels_do_not_vote():
     pixels = torch.tensor([[[255, 255], [255, 255], [255, 3], [7, 255]]], dtype=torch.uint8)
     assert label_maps.modes(pixels, 5).tolist() == [[7, 3]]
     assert label_maps.modes(pixels[:, :2], 5).tolist() == [[5, 5]]
+
+
+@pytest.mark.parametrize("size", [(17, 23), (40, 31), (3, 2), (5, 4)])
+def test_ids_are_upsampled_as_their_indicators_are(size):
+    ids = torch.randint(6, (5, 4), generator=torch_seed(3))
+    indicators = F.one_hot(ids, 6).double().permute(2, 0, 1)[None]
+    whole = F.interpolate(indicators, size, mode="bilinear")[0]
+    best, second = whole.topk(2, dim=0).values
+    clear = best - second > 1e-5  # elsewhere ids are equally near
+    upsampled = label_maps.upsampled_ids(ids, *size)
+    assert torch.equal(upsampled[clear], whole.argmax(dim=0)[clear])
+    assert clear.double().mean() >= 0.5
+
+
+def test_of_equally_near_ids_the_lowest():
+    assert label_maps.upsampled_ids(torch.tensor([[7, 3]]), 1, 3).tolist() == [[7, 3, 3]]

@@ -1,0 +1,1 @@
+"""What is known of each test image, kept beside the results: `python -m benchmarks.annotate`."""
