@@ -135,14 +135,14 @@ def test_outcome_states_its_protocol(tiny):
     for name in ("top1", "top1_ep_both", "outlier_mass_capi", "register_mass_ep_both"):
         low, high = outcome.intervals[name]
         assert low <= outcome.metrics[name] <= high
-    # Untrained queries hardly tell tokens apart: 4 of 20 tokens are registers.
-    assert outcome.metrics["register_mass_ep_both"] == pytest.approx(20, abs=1)
+    # Untrained queries hardly tell tokens apart: 4 of 68 tokens are registers.
+    assert outcome.metrics["register_mass_ep_both"] == pytest.approx(400 / 68, abs=0.1)
     assert outcome.metrics["outlier_mass_ep"] == pytest.approx(outcome.metrics["outlier_share"], rel=0.05, abs=0.01)
     assert sum(outcome.per_class.values()) / 16 == pytest.approx(outcome.metrics["top1"])  # two images of each class
     assert outcome.floors["chance"]["top1"] == 100 / 16
     assert outcome.floors["uniform attention"]["outlier_mass_ep"] == outcome.metrics["outlier_share"]
     assert outcome.protocol["parameters"] == {
-        "capi": 96 + 2 * 96 * 97 + 16 * 97, "ep": 32 * 96 + 96 * 96 + 16 * 97, "mean": 16 * 97,
+        "capi": 96 + 2 * 96 * 97 + 16 * 97, "ep": 8 * 96 + 96 * 96 + 16 * 97, "mean": 16 * 97,
     }  # fmt: skip
 
 
