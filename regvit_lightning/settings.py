@@ -27,8 +27,8 @@ from regvit_lightning.values.ranges import Range
 
 SEEDS = "[0, 4294967295]"  # range of seeds: 32 bits
 ENVIRONMENT = re.compile(r"\$\{oc\.env:(\w+)\}", re.ASCII)  # an environment variable, in OmegaConf's notation
-# As `images` in a task's file: the task name ends in the name of a set with boxes, of videos, with keypoints, with masks
-# or of salient objects; with the key of the data settings that lists these sets.
+# As `images` in a task's file: the task name ends in the name of a set with boxes, of videos, with keypoints, with
+# masks or of salient objects; with the key of the data settings that lists these sets.
 EVERY_SET = {
     "<set>": "discovery",
     "<video>": "videos",

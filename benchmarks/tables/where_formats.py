@@ -198,17 +198,19 @@ def left_out(part: Part) -> str:
 
 
 def table(pair: Pair, rows: Sequence[tuple[Part, Line]], of_task: bool) -> str:
-    """Format lines as a Markdown table with a chart; `of_task` names the task of each."""
+    """Format lines as a Markdown table with a chart; `of_task` puts task, kind and group of each into its first cell.
+
+    A narrow terminal shows that table in parts, each with the first cell.
+    """
     body = []
     for part, line in rows:
-        *cells, said = texts(line, part).cells()
-        cells = [in_markdown(cell) for cell in cells]
+        kind, group, *cells, said = texts(line, part).cells()
         said = said.replace(line.verdict, f"**{line.verdict}**", 1) if line.found else said
-        body.append([*[in_markdown(part.title)] * of_task, *cells, f"`{texts(line, part).bar}`", said])
-    first, *rest = heads(pair)
-    *rest, last = rest
-    head = [*["task and metric"] * of_task, first, *rest, "chart", last]
-    return aligned([[in_markdown(cell) for cell in head], *_once(body)])
+        named = [f"{part.title}: {kind} {group}"] if of_task else [kind, group]
+        body.append([*map(in_markdown, [*named, *cells]), f"`{texts(line, part).bar}`", said])
+    *head, last = heads(pair)
+    head = ["task, images with", *head[2:]] if of_task else head
+    return aligned([[in_markdown(cell) for cell in [*head, "chart", last]], *_once(body)])
 
 
 def _once(rows: Sequence[Sequence[str]]) -> Iterator[list[str]]:

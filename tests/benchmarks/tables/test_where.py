@@ -207,7 +207,7 @@ def test_every_format_says_the_same():
     texts = formatted(pairs)
     (line,) = (line for line in pairs[0].lines if line.found)
     shown = f"{line.change.value:+.1f}"
-    assert "| class | class_3" in texts["md"]
+    assert "top-1 % ↑: class class_3" in texts["md"]
     assert "**better**" in texts["md"]
     assert shown in texts["md"]
     assert r"\textbf{better}" in texts["tex"]
