@@ -109,7 +109,8 @@ def test_a_head_trained_alone_is_the_same_head_in_the_grid(tiny):
     alone = trained_heads(tiny, learning_rates="[1e-2]", weight_decays="[0.1]")
     for key, weights in alone.items():
         for name, weight in weights.items():
-            torch.testing.assert_close(together[key][name], weight, rtol=1e-4, atol=1e-5)
+            # Adam divides by the gradient's own size: rounding shows where a gradient is nearly 0; a step is 6e-4.
+            torch.testing.assert_close(together[key][name], weight, rtol=1e-4, atol=1e-4)
     first, other = (together["capi", lr, 0.1]["linear.weight"] for lr in (1e-3, 1e-2))
     assert not torch.allclose(first, other, atol=1e-5)
 
