@@ -115,6 +115,12 @@ def test_a_head_trained_alone_is_the_same_head_in_the_grid(tiny):
     assert not torch.allclose(first, other, atol=1e-5)
 
 
+@pytest.mark.parametrize(("augment", "trained"), [("true", 4 * 16), ("false", 90)])
+def test_work_counts_the_images_that_the_backbone_sees(augment, trained):
+    planned = attentive_probe.work(mini_settings(f"augment={augment}"), {"imagenet": (100, 7)})
+    assert [one.images for one in planned.passes] == [trained + 10 + 7]
+
+
 def test_masses_by_hand():
     shares = torch.tensor([[0.1, 0.2, 0.3, 0.4]])
     outliers = torch.tensor([[False, True]])
