@@ -52,6 +52,7 @@ def rows() -> list[Measurement]:
         knn(),
         linear_choice(),
         linear_step(),
+        attentive_step(),
         zero_shot(),
         intervals(),
         segmentation_step(),
@@ -151,6 +152,30 @@ def linear_step(batch: int = 128, width: int = WIDTH, classes: int = 1000) -> Me
     return measured(
         f"linear probe, step of 52 heads × {classes} classes, D {width}", 4 * (4 * weights + 6 * logits), work
     )
+
+
+def attentive_step(batch: int = 128, width: int = WIDTH, side: int = 16, classes: int = 1000) -> Measurement:
+    """Training step of the 90 heads that read patches: their parameters, gradients and moments, and what they read."""
+    from regvit_lightning.tasks.attentive.probe import AttentiveProbe
+
+    device = hardware.accelerator()
+    chosen = settings.load_settings("tasks", "imagenet_attentive", words=["precision=32-true"])[1]
+    module = AttentiveProbe(ForeignBackbone(RandomTokens(width), "random"), chosen, classes).to(device)
+    points, queries = len(module.points), width // chosen.head_width + chosen.queries
+    tokens = torch.randn(batch, side * side, width, device=device)
+    labels = torch.randint(classes, (batch,), device=device)
+
+    def work() -> None:
+        optimiser = module.configure_optimizers()
+        for step in range(2):
+            optimiser.zero_grad()
+            module.training_step({"tokens": tokens, "label": labels}, step).backward()
+            optimiser.step()
+
+    parameters = sum(parameter.numel() for group in module.groups for parameter in group.parameters())
+    read = batch * points * (queries * (width + 3 * side * side) + 2 * width + 6 * classes)
+    name = f"attentive probe, step of {3 * points} heads × {classes} classes, {side * side} patches, D {width}"
+    return measured(name, 4 * (6 * parameters + 3 * read), work)
 
 
 def zero_shot(classes: int = 1000, embed: int = 1024, images: int = 50_000) -> Measurement:

@@ -18,6 +18,8 @@ WORDS = {  # of the keys of metrics
     "corloc": "CorLoc",
     "cls": "CLS",
     "nop": "NOP",
+    "capi": "CAPI",
+    "ep": "EP",
 }
 
 

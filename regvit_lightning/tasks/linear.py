@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.aggregation import CatMetric
 
 from regvit_lightning.data.imagenet import ImageFiles, ImageNet, test_files, train_files
 from regvit_lightning.data.layout import DataSettings
@@ -22,7 +21,8 @@ from regvit_lightning.data.stream import Stream
 from regvit_lightning.data.transforms import random_resized_crop
 from regvit_lightning.frozen import kept
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
-from regvit_lightning.frozen.module import FrozenModule, cls_or_mean
+from regvit_lightning.frozen.head_grid import HeadGrid
+from regvit_lightning.frozen.module import cls_or_mean
 from regvit_lightning.frozen.settings import ClassificationSettings
 from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
@@ -124,7 +124,7 @@ class Heads(nn.Module):
         return (every.view(self.heads, -1).mean(dim=1) * rates).sum()
 
 
-class LinearProbe(FrozenModule):
+class LinearProbe(HeadGrid):
     """Grid of linear heads on a frozen backbone.
 
     Args:
@@ -134,12 +134,9 @@ class LinearProbe(FrozenModule):
 
     Attributes:
         grid: heads in the order of the columns of the predictions.
-        held_out, test: (predictions (N, heads), labels (N,)), filled by validation and test.
     """
 
     rates: Tensor
-    held_out: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
 
     def __init__(self, backbone: Backbone, settings: LinearSettings | Mapping[str, Any], classes: int) -> None:
         settings = from_resolved(LinearSettings, settings)
@@ -155,7 +152,6 @@ class LinearProbe(FrozenModule):
         self.heads: Sequence[Heads] = nn.ModuleList(groups)  # type: ignore[assignment]
         rates = torch.tensor(settings.learning_rates) * settings.batch_size / 256
         self.register_buffer("rates", rates, persistent=False)
-        self.predicted, self.labels = CatMetric(), CatMetric()
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Head inputs of each variant, float32, for uint8 images (B, 3, H, W)."""
@@ -183,29 +179,10 @@ class LinearProbe(FrozenModule):
         """Learning rate factor of all heads at `step`: cosine from 1 to 0."""
         return {"lr": cosine(step, self.settings.steps, start=1.0)}
 
-    def _predict(self, batch: tuple[Tensor, Tensor]) -> None:
-        features = self.features(batch[0])
+    def predictions(self, images: Tensor) -> Tensor:
+        features = self.features(images)
         columns = [heads(x).argmax(dim=2) for heads, x in zip(self.heads, features, strict=True)]
-        self.predicted.update(torch.cat(columns, dim=1))
-        self.labels.update(batch[1])
-
-    def _collect(self) -> tuple[Tensor, Tensor]:
-        collected = self.predicted.compute().long(), self.labels.compute().long()
-        self.predicted.reset()
-        self.labels.reset()
-        return collected
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._predict(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        self.held_out = self._collect()
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._predict(batch)
-
-    def on_test_epoch_end(self) -> None:
-        self.test = self._collect()
+        return torch.cat(columns, dim=1)
 
 
 def work(settings: LinearSettings, images: ImageCounts) -> Work:

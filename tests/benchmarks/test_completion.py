@@ -55,7 +55,10 @@ def test_a_key_that_stands_there_is_not_offered_again():
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("regvit eval task=imagenet_", ["task=imagenet_knn", "task=imagenet_linear", "task=imagenet_zeroshot"]),
+        (
+            "regvit eval task=imagenet_",
+            [f"task=imagenet_{name}" for name in ("attentive", "knn", "linear", "zeroshot")],
+        ),
         ("regvit pretrain recipe=open", ["recipe=openclip"]),
         ("regvit all grid=mini-p", ["grid=mini-paper"]),
         ("regvit data data=mi", ["data=mini", "data=mini-plain"]),

@@ -11,6 +11,7 @@ SMALL = {
     "knn": {"images": 20_000, "width": 64, "queries": 32},
     "linear_choice": {"held_out": 12_000, "test": 5_000},
     "linear_step": {"batch": 16, "width": 32},
+    "attentive_step": {"batch": 8, "width": 64, "side": 4, "classes": 20},
     "zero_shot": {"classes": 20, "embed": 64, "images": 1000},
     "intervals": {"images": 5_000},
     "segmentation_step": {"batch": 2, "width": 32, "side": 140},

@@ -10,12 +10,14 @@ from lightning import Trainer
 from regvit_lightning import settings
 from regvit_lightning.models import sources
 from regvit_lightning.settings import SettingsError
+from regvit_lightning.tasks.attentive.probe import AttentiveProbe
 from regvit_lightning.tasks.depth import DepthHead
 from regvit_lightning.tasks.linear import LinearProbe
 from regvit_lightning.tasks.segmentation import Segmenter
 
 HEADS = {
     "imagenet_linear": (LinearProbe, {"classes": 5}),
+    "imagenet_attentive": (AttentiveProbe, {"classes": 5}),
     "ade20k_linear": (Segmenter, {"classes": 5, "seed": 3}),
     "nyud_linear1": (DepthHead, {"seed": 3}),
 }

@@ -41,7 +41,10 @@ def _spoil(module):
 
 CELLS = {
     "imagenet_knn": {"neighbours": [1, 5]},
-    **{task: {} for task in ("imagenet_linear", "artifact_report", "ade20k_linear", "nyud_linear1")},
+    **{
+        task: {}
+        for task in ("imagenet_linear", "imagenet_attentive", "artifact_report", "ade20k_linear", "nyud_linear1")
+    },
     **{task: {} for task in ("lost_voc07", "tokencut_voc07")},
 }
 

@@ -280,6 +280,7 @@ def backbone() -> ForeignBackbone:
     [
         ("imagenet_knn", {**QUICK, "neighbours": [1, 5], "held_out": 0.5}),
         ("imagenet_linear", {**TRAINED, "blocks": [1]}),
+        ("imagenet_attentive", {**TRAINED, "head_width": 1, "queries": 3, "warmup_steps": 0}),
         ("ade20k_linear", TRAINED),
         ("nyud_linear1", {**TRAINED, "warmup_steps": 1}),
     ],

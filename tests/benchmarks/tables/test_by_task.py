@@ -68,6 +68,7 @@ def test_the_markdown_of_the_overview_is_narrow():
         ("a_best_on_test", "a, best on test"),
         ("top1_best_on_test", "top-1, best on test"),
         ("corloc_any_cls_head", "CorLoc any CLS head"),
+        ("outlier_mass_ep_both", "outlier mass EP both"),
         ("max_over_median", "largest norm / median"),
     ],
 )
