@@ -48,7 +48,7 @@ def test_version_is_that_of_the_package():
 
 def test_an_unknown_word_names_its_neighbour():
     assert regvit_says("evl", status=2) == "regvit: unknown command 'evl'; nearest: eval, eval-all\n"
-    assert "known: all, artifacts, bench," in regvit_says("xyzzy", status=2)
+    assert "known: all, annotate, artifacts, bench," in regvit_says("xyzzy", status=2)
 
 
 @pytest.mark.parametrize(

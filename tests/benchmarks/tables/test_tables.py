@@ -573,7 +573,7 @@ def test_tables_are_rebuilt_byte_for_byte(tmp_path):
         made.append({path.name: path.read_bytes() for path in (tmp_path / "mini" / "tables").iterdir()})
     assert made[0] == made[1]
     assert set(made[0]) == {
-        f"{name}.{suffix}" for name in ("summary", "overview", "table2a") for suffix in ("md", "csv", "tex")
+        f"{name}.{suffix}" for name in ("summary", "overview", "table2a", "where") for suffix in ("md", "csv", "tex")
     }
 
 
