@@ -24,8 +24,8 @@ def finding(runs: Sequence[StudyRun]) -> str:
         return (
             f"**Not found up to this size and length**: in none of {len(runs)} runs does any block have artifacts at "
             f"any measured step. The largest norm is {most.peak.largest:.3g} × the median ({where}, after block "
-            f"{most.peak.block}); artifacts exceed {rules.factor:g} × in {100 * rules.least_share:g} % of the patches or "
-            f"{100 * rules.least_images:g} % of the images, with a gap below."
+            f"{most.peak.block}); artifacts exceed {rules.factor:g} × in {100 * rules.least_share:g} % of the "
+            f"patches or {100 * rules.least_images:g} % of the images, with a gap below."
         )
     lines = [f"**Found in {len(shown)} of {len(runs)} runs**:"]
     for run in shown:

@@ -9,6 +9,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -282,7 +283,8 @@ def run(backbone: Backbone, data: DataSettings, settings: VideoSettings, how: Ru
         UserError: a size that the backbone does not support.
     """
     read, layout = videos(data, settings.images), data.video_set(settings.images)
-    frames = Frames(read, layout, lambda size: settings.input_size(size, backbone.patch_size), RESAMPLING[settings.resample])
+    size = partial(settings.input_size, patch_size=backbone.patch_size)
+    frames = Frames(read, layout, size, RESAMPLING[settings.resample])
     module = Follower(backbone, settings, frames)
     tester(how).test(module, FramesModule(Loading(settings.workers, settings.device_batch), frames), verbose=False)
     return _outcome(module, how.seed)

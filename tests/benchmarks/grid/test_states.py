@@ -128,7 +128,8 @@ def test_a_test_time_register_needs_the_model_that_is_trained_and_its_neurons(pl
 @pytest.mark.parametrize("name", settings.names("grids"))
 def test_every_grid_that_is_shipped_is_built(name, monkeypatch):
     monkeypatch.setenv("DATA_ROOT", "/nowhere")
-    found = grids.build(grids.Chosen(grid=name, data="mini" if "mini" in name or name in ("arms", "demo") else "full")).cells
+    data = "mini" if "mini" in name or name in ("arms", "demo") else "full"
+    found = grids.build(grids.Chosen(grid=name, data=data)).cells
     assert found
     assert len(set(found)) == len(found)
 
