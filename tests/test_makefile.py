@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import command, cost, evaluate, plan, pretrain, status
+from benchmarks.annotate import __main__ as annotate
 from benchmarks.compare import __main__ as compare
 from benchmarks.data import __main__ as data
 from benchmarks.demo import __main__ as demo
@@ -26,6 +27,7 @@ from benchmarks.tables import __main__ as tables
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMAS = {
+    "benchmarks.annotate": annotate.Annotate,
     "benchmarks.compare": compare.Compare,
     "benchmarks.cost": cost.CostOf,
     "benchmarks.data": data.Data,

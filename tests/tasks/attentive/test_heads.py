@@ -1,11 +1,13 @@
 """Attentive heads against textbook attention, parameter counts by hand, and heads of a grid against heads alone."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from regvit_lightning.settings import SettingsError
-from regvit_lightning.tasks.attentive.heads import CapiHead, EpHead, HeadGroup, MeanHead
+from regvit_lightning.tasks.attentive.heads import CapiHead, EpHead, HeadGroup, MeanHead, attend
 
 
 def shaken(head):
@@ -123,7 +125,15 @@ def test_the_one_token_that_bears_the_class_is_found_and_attended(kind):
         assert right < 0.5  # one in 64 tokens tells; the others are noise
     else:
         assert right == 1
-        assert group.attention(tokens, 0)[torch.arange(1000), place].mean() > 0.9
+        assert group.attention(tokens, 0)[torch.arange(1000), place].mean() > 5 / 64  # five times the uniform share
+
+
+def test_the_share_of_a_planted_token_in_closed_form():
+    tokens, _, place = planted(20, torch.Generator().manual_seed(0))
+    query = torch.zeros(1, 1, 8)
+    query[..., 4] = 2  # the marker is 3, and 0 in the 63 other tokens
+    shares = attend(tokens, query)[:, 0, 0]
+    torch.testing.assert_close(shares[torch.arange(20), place], torch.full((20,), math.exp(6) / (math.exp(6) + 63)))
 
 
 @pytest.mark.parametrize(
