@@ -86,6 +86,12 @@ def with_columns(table: Table, columns: list[Column]) -> Table:
     return replace(table, rows=rows, columns=columns, scores=scores, seeds=counts, footnotes=footnotes)
 
 
+def metric_heading(column: Column) -> str:
+    """Metric, unit and direction of a column where higher or lower is better: `RMSE m ↓`."""
+    arrow = {1: "↑", -1: "↓"}[column.better]
+    return f"{metric_name(column.metric)} {column.unit} {arrow}"
+
+
 def metric_name(metric: str) -> str:
     """Words for a metric's key: `top-1, best on test` for `top1_best_on_test`."""
     honest = metric.removesuffix(BEST_ON_TEST)

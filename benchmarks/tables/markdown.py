@@ -1,6 +1,6 @@
 """Markdown tables with aligned columns, so that they are also readable in a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from benchmarks import terminal
@@ -15,6 +15,14 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 EMPTY = ("", "–")  # cells without a number
+
+
+def without_repeats(rows: Sequence[Sequence[str]]) -> Iterator[list[str]]:
+    """The rows without a first cell that repeats the one above."""
+    above = None
+    for first, *rest in rows:
+        yield ["" if first == above else first, *rest]
+        above = first
 
 
 def for_terminal(text: str) -> str:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.tables.by_task import BEST_ON_TEST, groups, metric_name
+from benchmarks.tables.by_task import BEST_ON_TEST, groups, metric_heading
 from benchmarks.tables.columns import Column, Score, Table, TableRow, register_count, same_part_of_twin
 from benchmarks.tables.model_names import family
 from benchmarks.tables.shown import marks_of
@@ -49,8 +49,7 @@ class Answer:
     @property
     def metric(self) -> str:
         """Metric, unit and direction: `RMSE m ↓`."""
-        arrow = {1: "↑", -1: "↓"}[self.column.better]
-        return f"{metric_name(self.column.metric)} {self.column.unit} {arrow}"
+        return metric_heading(self.column)
 
     @property
     def images(self) -> int:

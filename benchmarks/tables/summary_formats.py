@@ -10,6 +10,7 @@ from benchmarks.tables.columns import MARKS, Table
 from benchmarks.tables.escapes import in_markdown
 from benchmarks.tables.formats import RAISED, Origin, plain_lines
 from benchmarks.tables.markdown import table as aligned
+from benchmarks.tables.markdown import without_repeats
 from benchmarks.tables.shown import change_parts
 from benchmarks.tables.summary import COMPARED, UNCLEAR, Answer, answers, headline
 
@@ -120,7 +121,7 @@ def markdown(rows: Sequence[Answer], origin: Origin) -> str:
     body = [[in_markdown(cell) for cell in texts(row).cells()] for row in rows]
     for row, cells in zip(rows, body, strict=True):
         cells[-1] = _bold(row, cells[-1])
-    lines = [TITLE, "", origin.line(in_markdown), "", glance(rows), "", aligned([[*HEADS], *_once(body)]), ""]
+    lines = [TITLE, "", origin.line(in_markdown), "", glance(rows), "", aligned([[*HEADS], *without_repeats(body)]), ""]
     return "\n".join([*lines, *plain_lines(notes(rows))]) + "\n"
 
 
@@ -150,14 +151,6 @@ def _bold(row: Answer, text: str) -> str:
     return text if row.verdict == UNCLEAR else text.replace(row.verdict, f"**{row.verdict}**", 1)
 
 
-def _once(rows: Sequence[Sequence[str]]) -> Iterator[list[str]]:
-    """The rows without a first cell that repeats the one above."""
-    above = None
-    for first, *rest in rows:
-        yield ["" if first == above else first, *rest]
-        above = first
-
-
 def csv(rows: Sequence[Answer]) -> str:
     """Format plain numbers as CSV, one line for each row; missing values are empty."""
     heads = ["task", "metric", "unit", "better", "family", "registers", "images", "seeds without", "seeds with"]
@@ -180,7 +173,9 @@ def csv(rows: Sequence[Answer]) -> str:
 def as_latex(rows: Sequence[Answer], origin: Origin) -> str:
     """Format the summary as a LaTeX table."""
     cells = []
-    for row, (task, family, *rest, verdict) in zip(rows, _once([texts(row).cells() for row in rows]), strict=True):
+    for row, (task, family, *rest, verdict) in zip(
+        rows, without_repeats([texts(row).cells() for row in rows]), strict=True
+    ):
         bold = _bold(row, verdict)
         shown = verdict if bold == verdict else bold.replace(f"**{row.verdict}**", "")
         named = "" if bold == verdict else rf"\textbf{{{row.verdict}}}"

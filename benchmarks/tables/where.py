@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.tables.by_task import metric_name
+from benchmarks.tables.by_task import metric_heading
 from benchmarks.tables.columns import Column
 from benchmarks.tables.scored_records import ScoredRecord
 from benchmarks.tables.summary import ERROR_RATE, Answer
@@ -101,8 +101,7 @@ class Part:
     @property
     def title(self) -> str:
         """Task, metric, unit and direction: `nyud_linear1 RMSE m ↓`."""
-        arrow = {1: "↑", -1: "↓"}[self.column.better]
-        return f"{self.task} {metric_name(self.column.metric)} {self.column.unit} {arrow}"
+        return f"{self.task} {metric_heading(self.column)}"
 
     @property
     def seeds(self) -> str:

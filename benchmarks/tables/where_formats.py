@@ -10,6 +10,7 @@ from benchmarks.tables import latex
 from benchmarks.tables.escapes import in_line, in_markdown
 from benchmarks.tables.formats import Origin, plain_lines
 from benchmarks.tables.markdown import table as aligned
+from benchmarks.tables.markdown import without_repeats
 from benchmarks.tables.shown import change_parts
 from benchmarks.tables.where import (
     BETTER_THERE,
@@ -210,15 +211,7 @@ def table(pair: Pair, rows: Sequence[tuple[Part, Line]], of_task: bool) -> str:
         body.append([*map(in_markdown, [*named, *cells]), f"`{texts(line, part).bar}`", said])
     *head, last = heads(pair)
     head = ["task, images with", *head[2:]] if of_task else head
-    return aligned([[in_markdown(cell) for cell in [*head, "chart", last]], *_once(body)])
-
-
-def _once(rows: Sequence[Sequence[str]]) -> Iterator[list[str]]:
-    """The rows without a first cell that repeats the one above."""
-    above = None
-    for first, *rest in rows:
-        yield ["" if first == above else first, *rest]
-        above = first
+    return aligned([[in_markdown(cell) for cell in [*head, "chart", last]], *without_repeats(body)])
 
 
 def csv(pairs: Sequence[Pair]) -> str:
@@ -269,7 +262,7 @@ def _grid(pair: Pair, number: int, data: str) -> latex.Grid:
     heading = " & ".join(latex.words(one) for one in head) + r" \\"
     caption = f"{latex.words(f'{TITLE} {pair.name}. {headline(pair)} Data: {data}')}."
     said_below = [latex.words(note) for note in notes([pair], data) if not note.startswith("chart")]
-    rows = list(_once(cells))
+    rows = list(without_repeats(cells))
     characters = latex.extent(list(zip(head, *rows, strict=True)))
     return latex.Grid([*"lllrrrrl"], [heading], rows, caption, f"{NAME}-{number}", said_below, characters)
 

@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,6 +90,16 @@ class ProbeScore:
     def spread(self) -> float:
         """Standard deviation of top-1 over draws; NaN for a single draw."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else math.nan
+
+    def facts(self) -> dict[str, Any]:
+        """The score for a record."""
+        return {
+            "top1": self.mean,
+            "std_over_draws": self.spread,
+            "C": self.C,
+            "train_images": self.train_images,
+            "test_images": self.right.shape[1],
+        }
 
 
 def single_tokens(

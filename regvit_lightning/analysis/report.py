@@ -19,6 +19,7 @@ from regvit_lightning.analysis.last_block import LastBlockPass
 from regvit_lightning.analysis.locality import Locality
 from regvit_lightning.analysis.norms import Norms
 from regvit_lightning.analysis.outliers import Finding, Rules
+from regvit_lightning.analysis.plain import plain, quantiles
 from regvit_lightning.analysis.positions import Neighbours, Placement
 from regvit_lightning.analysis.questions import Answer
 from regvit_lightning.analysis.sinks import SinkPass
@@ -120,7 +121,7 @@ class ArtifactReport:
 
     def facts(self) -> dict[str, Any]:
         """Further results for the record, as plain values; None for missing ones."""
-        plain: dict[str, Any] = _plain(
+        facts: dict[str, Any] = plain(
             {
                 "verdict": self.verdict,
                 "questions": [asdict(answer) for answer in self.answers],
@@ -138,7 +139,7 @@ class ArtifactReport:
                 "norms_by_block": self._norms_by_block(),
                 "norm_of_mean_register_by_block": self.mean_registers.norm(dim=-1).tolist(),
                 **self._diversity(),
-                "norms_of_last_block": _quantiles(self.last, torch.linspace(0, 1, STRIP)),
+                "norms_of_last_block": quantiles(self.last, torch.linspace(0, 1, STRIP)),
                 "placement": {name: getattr(self.placement, name) for name in ("gini", "null_gini", "p_gini")}
                 | {name: getattr(self.placement, name).tolist() for name in ("rings", "null_rings", "p_rings")},
                 "neighbours": asdict(self.neighbours),
@@ -147,7 +148,7 @@ class ArtifactReport:
                 "cost": [asdict(cost) for cost in self.costs],
             }
         )
-        return plain | ({"attention_left_out": self.inside.left_out} if self.inside.left_out else {})
+        return facts | ({"attention_left_out": self.inside.left_out} if self.inside.left_out else {})
 
     def _diversity(self) -> dict[str, Any]:
         """Cosines of registers and divergences of their maps, (R, R) each; empty for fewer than two registers."""
@@ -166,8 +167,8 @@ class ArtifactReport:
             kinds["CLS"] = norms.cls
         kinds |= {f"reg_{index}": values for index, values in enumerate(norms.registers.unbind(dim=2))}
         stages = range(norms.depth + 1)
-        quantiles = {kind: [_quantiles(values[:, stage], levels) for stage in stages] for kind, values in kinds.items()}
-        return {"levels": list(LEVELS), **quantiles}
+        by_stage = {kind: [quantiles(values[:, stage], levels) for stage in stages] for kind, values in kinds.items()}
+        return {"levels": list(LEVELS), **by_stage}
 
     def _sinks(self) -> dict[str, Any]:
         """Sinks per image in each block 1..depth, and the largest error of a rebuilt block; or why there are none."""
@@ -184,7 +185,7 @@ class ArtifactReport:
         """Locality after each block 1..depth and after the final norm."""
         measured = self.locality
         to_cls = None if measured.cls_cosine is None else measured.cls_cosine.mean(dim=0).tolist()
-        by_dimension = [_quantiles(one.nan_to_num(), torch.tensor(LEVELS)) for one in measured.position]
+        by_dimension = [quantiles(one.nan_to_num(), torch.tensor(LEVELS)) for one in measured.position]
         return {
             "mean_cosine": measured.mean_cosine.mean(dim=0).tolist(),
             "cls_cosine": to_cls,
@@ -207,36 +208,7 @@ class ArtifactReport:
         return torch.stack([one > outliers.at_factor(one, self.rules.factor) for one in blocks], dim=1)
 
     def _held(self) -> dict[str, Any]:
-        tokens = {
-            name: score
-            and {
-                "top1": score.mean,
-                "std_over_draws": score.spread,
-                "C": score.C,
-                "train_images": score.train_images,
-                "test_images": score.right.shape[1],
-            }
-            for name, score in self.contents.tokens.items()
-        }
+        tokens = {name: score and score.facts() for name, score in self.contents.tokens.items()}
         local = {name: getattr(self.contents, name) for name in ("position", "pixels")}
         scores = {name: {kind: s and asdict(s) for kind, s in by_kind.items()} for name, by_kind in local.items()}
         return {"single_tokens": tokens, **scores}
-
-
-def _quantiles(values: Tensor, levels: Tensor) -> list[float]:
-    """Quantiles of any number of values: `torch.quantile` is limited to 16 million."""
-    ordered = values.flatten().sort().values
-    indices = (levels.double() * (len(ordered) - 1)).round().long()
-    quantiles: list[float] = ordered[indices].tolist()
-    return quantiles
-
-
-def _plain(value: Any) -> Any:
-    """Convert to JSON: tuples as lists, six digits, and None for non-finite values, as JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _plain(kept) for key, kept in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(kept) for kept in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from regvit_lightning.analysis import outliers, positions, verdict
 from regvit_lightning.analysis.outliers import Finding, Rules
+from regvit_lightning.analysis.plain import plain, quantiles
 from regvit_lightning.analysis.positions import Neighbours
 from regvit_lightning.analysis.probes import Features, ProbeScore
 from regvit_lightning.analysis.stages import FEW_CELLS, StageNorms, WindowProfile, ring_profile, window_profile
@@ -153,26 +154,30 @@ class StageReport:
 
     def facts(self) -> dict[str, Any]:
         """Further results for the record, as plain values; None for missing ones."""
-        facts: dict[str, Any] = _plain(
+        facts: dict[str, Any] = plain(
             {
                 "verdict": self.verdict,
                 "artifact_stages": [number for number, one in enumerate(self.high, 1) if one.artifacts],
                 "stages": [self._stage(index) for index in range(len(self.stages))],
                 "findings": {name: {**asdict(one), "first": one.first} for name, one in self.findings.items()},
                 "replicated_convolutions": self.border.convolutions if self.border is not None else 0,
-                "single_tokens": {name: score and _score(score) for name, score in self.contents.items()},
+                "single_tokens": {name: score and score.facts() for name, score in self.contents.items()},
             }
         )
         return facts
 
     def _stage(self, index: int) -> dict[str, Any]:
         stage, border, profile = self.stages[index], self.border, self.windows[index]
-        after = None if stage.after is None else stage.after
+        after, levels = stage.after, torch.tensor(LEVELS, dtype=torch.float64)
         return {
             "grid": list(stage.grid),
             **asdict(self.high[index]),
-            "norms": {"levels": list(LEVELS), "before": _quantiles(stage.before), "stem": _quantiles(stage.stem)}
-            | ({} if after is None else {"after": _quantiles(after)}),
+            "norms": {
+                "levels": list(LEVELS),
+                "before": quantiles(stage.before, levels),
+                "stem": quantiles(stage.stem, levels),
+                **({} if after is None else {"after": quantiles(after, levels)}),
+            },
             "outlier_share_after_norm": None if after is None else self._share_after(after),
             "neighbours": asdict(self.neighbours[index]),
             "rings": ring_profile(stage.before).tolist(),
@@ -244,31 +249,3 @@ def neighbours(stages: Sequence[StageNorms], masks: Sequence[Tensor], seed: int)
 def renamed(features: Mapping[str, Features]) -> dict[str, Features]:
     """Features of single tokens whose CLS is the mean of the map, under that name."""
     return {"mean" if name == "CLS" else name: values for name, values in features.items()}
-
-
-def _score(score: ProbeScore) -> dict[str, Any]:
-    return {
-        "top1": score.mean,
-        "std_over_draws": score.spread,
-        "C": score.C,
-        "train_images": score.train_images,
-        "test_images": score.right.shape[1],
-    }
-
-
-def _quantiles(values: Tensor) -> list[float]:
-    ordered = values.flatten().sort().values
-    indices = (torch.tensor(LEVELS, dtype=torch.float64) * (len(ordered) - 1)).round().long()
-    quantiles: list[float] = ordered[indices].tolist()
-    return quantiles
-
-
-def _plain(value: Any) -> Any:
-    """Convert to JSON: tuples as lists, six digits, and None for non-finite values."""
-    if isinstance(value, dict):
-        return {key: _plain(kept) for key, kept in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(kept) for kept in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value

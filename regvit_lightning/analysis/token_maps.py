@@ -170,7 +170,7 @@ def measure(backbone: Backbone, views: Sequence[View], choice: Choice, discover:
     every = torch.cat([torch.from_numpy(one.norms).flatten() for one in images])
     cutoff = rules.cutoffs(every)[choice.rule]
     marked = [_marked(one, choice.rule, cutoff) for one in images]
-    words, only = rules.words()[choice.rule], not _has_blocks(backbone)
+    words, only = rules.words()[choice.rule], not backbone.is_plain_vit
     asked = [] if only else few_images.answers(backbone, (_normalised(backbone, view) for view in views), rules)
     return ModelMaps(backbone.name, backbone.depth, blocks[0] + 1, blocks[1] + 1, only, words, cutoff, marked, asked)
 
@@ -183,19 +183,11 @@ def _block(backbone: Backbone, index: int) -> int:
     return index % backbone.depth
 
 
-def _has_blocks(backbone: Backbone) -> bool:
-    try:
-        backbone.require_plain_vit()
-    except UserError:
-        return False
-    return True
-
-
 def _maps(backbone: Backbone, view: View, choice: Choice, blocks: Sequence[int], discover: Discover) -> TokenMaps:
     """Maps of one image, without the outliers, which depend on all images."""
     images = _normalised(backbone, view)
     heads = registers = discovered = None
-    if _has_blocks(backbone):
+    if backbone.is_plain_vit:
         normed_block, attended, last = backbone.inside(images, [*blocks, -1])
         stream, output = normed_block.tokens.patches[0], last.normed.patches[0]
         heads = None if attended.attention.cls is None else _array(attended.attention.cls[0])

@@ -2,11 +2,11 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from regvit_lightning import settings
 from regvit_lightning.data.mini.options import MiniSettings
@@ -14,6 +14,7 @@ from regvit_lightning.errors import UserError
 from regvit_lightning.settings import Layer, SettingsError
 
 ADE_SPLITS = ("training", "validation")
+OfSet = TypeVar("OfSet")  # settings of one set of images
 IGNORED = 255  # class index of pixels without a label, whatever value the masks use for them
 
 
@@ -310,10 +311,9 @@ class DataSettings:
         if name in ("segmentation", "depth", *self.masked):
             part = self.masked[name] if name in self.masked else getattr(self, name)
             return {key: value for key, value in asdict(part).items() if value or key not in OPTIONAL}
-        if name in self.videos or name in self.keypoints:
-            return {name: asdict(self.videos[name] if name in self.videos else self.keypoints[name])}
-        if name in self.salient:
-            return {name: asdict(self.salient[name])}
+        for sets in (self.videos, self.keypoints, self.salient):
+            if name in sets:
+                return {name: asdict(sets[name])}
         together = published_sets() if name in published_sets() else [name]
         return {one: self.boxed_set(one).recorded() for one in together}
 
@@ -323,9 +323,7 @@ class DataSettings:
         Raises:
             SettingsError: no such set.
         """
-        known = f"expected one of {', '.join(self.discovery)}"
-        settings.check(name in self.discovery, f"data '{self.name}' has no set with boxes called '{name}': {known}")
-        return self.discovery[name]
+        return self._set("set with boxes", self.discovery, name)
 
     def video_set(self, name: str) -> VideoSet:
         """The set of videos called `name`.
@@ -333,9 +331,7 @@ class DataSettings:
         Raises:
             SettingsError: no such set.
         """
-        known = f"expected one of {', '.join(self.videos)}"
-        settings.check(name in self.videos, f"data '{self.name}' has no set of videos called '{name}': {known}")
-        return self.videos[name]
+        return self._set("set of videos", self.videos, name)
 
     def salient_set(self, name: str) -> SalientSet:
         """The images with masks of salient objects called `name`.
@@ -343,11 +339,7 @@ class DataSettings:
         Raises:
             SettingsError: no such set.
         """
-        known = f"expected one of {', '.join(self.salient)}"
-        settings.check(
-            name in self.salient, f"data '{self.name}' has no set of salient objects called '{name}': {known}"
-        )
-        return self.salient[name]
+        return self._set("set of salient objects", self.salient, name)
 
     def keypoint_set(self, name: str) -> KeypointSet:
         """The set with keypoints called `name`.
@@ -355,9 +347,7 @@ class DataSettings:
         Raises:
             SettingsError: no such set.
         """
-        known = f"expected one of {', '.join(self.keypoints)}"
-        settings.check(name in self.keypoints, f"data '{self.name}' has no set with keypoints called '{name}': {known}")
-        return self.keypoints[name]
+        return self._set("set with keypoints", self.keypoints, name)
 
     def masked_set(self, name: str) -> Segmentation:
         """The images with masks called `name`: a set of `masked`, or `segmentation` for `ade20k` and `segmentation`.
@@ -365,11 +355,14 @@ class DataSettings:
         Raises:
             SettingsError: no such set.
         """
-        if name in (settings.OWN_MASKS, "segmentation"):
+        if name == "segmentation":
             return self.segmentation
-        known = f"expected one of {', '.join([settings.OWN_MASKS, *self.masked])}"
-        settings.check(name in self.masked, f"data '{self.name}' has no set with masks called '{name}': {known}")
-        return self.masked[name]
+        return self._set("set with masks", {settings.OWN_MASKS: self.segmentation, **self.masked}, name)
+
+    def _set(self, kind: str, sets: Mapping[str, OfSet], name: str) -> OfSet:
+        known = f"expected one of {', '.join(sets)}"
+        settings.check(name in sets, f"data '{self.name}' has no {kind} called '{name}': {known}")
+        return sets[name]
 
     def folder(self, images: str) -> str:
         """The folder below root that holds the data set `images`.
@@ -385,24 +378,24 @@ class DataSettings:
 @cache
 def published_sets() -> dict[str, BoxedSet]:
     """Sets with boxes listed in `configs/data/full.yaml`."""
-    return {name: settings.build(BoxedSet, [layer]) for name, layer in _published("discovery").items()}
+    return _published("discovery", BoxedSet)
 
 
 @cache
 def published_masks() -> dict[str, Segmentation]:
     """Sets with masks listed in `configs/data/full.yaml`."""
-    return {name: settings.build(Segmentation, [layer]) for name, layer in _published("masked").items()}
+    return _published("masked", Segmentation)
 
 
 @cache
 def published_salient() -> dict[str, SalientSet]:
     """Sets of salient objects listed in `configs/data/full.yaml`."""
-    return {name: settings.build(SalientSet, [layer]) for name, layer in _published("salient").items()}
+    return _published("salient", SalientSet)
 
 
-def _published(kind: str) -> dict[str, Layer]:
+def _published(kind: str, of: type[OfSet]) -> dict[str, OfSet]:
     return {
-        name: Layer(layer.origin, facts, layer.file)
+        name: settings.build(of, [Layer(layer.origin, facts, layer.file)])
         for layer in settings.layers("data", PUBLISHED)
         for name, facts in layer.values.get(kind, {}).items()
     }

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from regvit_lightning.figures.grids import ABOVE, PANEL, column_title, rows_of_panels, shrunk_image, write_score
+from regvit_lightning.figures.grids import (
+    ABOVE,
+    PANEL,
+    column_title,
+    rows_of_panels,
+    same_titles,
+    shrunk_image,
+    write_score,
+)
 from regvit_lightning.figures.style import INK, OUTLIER, PAPER, SMALL, bare
 
 if TYPE_CHECKING:
@@ -67,9 +75,7 @@ def attention_examples(rows: Sequence[Row]) -> Figure:
     Raises:
         ValueError: no rows, or rows with maps of different titles.
     """
-    titles = [one.title for one in rows[0].maps] if rows else []
-    if not titles or any([one.title for one in row.maps] != titles for row in rows):
-        raise ValueError(f"{len(rows)} rows of maps {titles}: expected at least one, and the same titles in all")
+    titles = same_titles([[one.title for one in row.maps] for row in rows], "maps")
     count = 2 + len(titles)
     figure, grid = rows_of_panels([row.image for row in rows], [PANEL] * count, above=ABOVE + NOTE)
     for number, row in enumerate(rows):

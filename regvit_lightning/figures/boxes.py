@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from regvit_lightning.figures.grids import ABOVE, PANEL, column_title, rows_of_panels, shrunk_image, write_score
+from regvit_lightning.figures.grids import (
+    ABOVE,
+    PANEL,
+    column_title,
+    rows_of_panels,
+    same_titles,
+    shrunk_image,
+    write_score,
+)
 from regvit_lightning.figures.style import INK, PAPER, SMALL, bare
 
 if TYPE_CHECKING:
@@ -53,9 +61,7 @@ def discovery_examples(rows: Sequence[Example]) -> Figure:
     Raises:
         ValueError: no rows, or rows with maps of different titles.
     """
-    titles = list(rows[0].maps) if rows else []
-    if not titles or any(list(row.maps) != titles for row in rows):
-        raise ValueError(f"{len(rows)} rows of maps {titles}: expected at least one, and the same titles in all")
+    titles = same_titles([list(row.maps) for row in rows], "maps")
     figure, grid = rows_of_panels([row.image for row in rows], [PANEL] * (1 + len(titles)), above=ABOVE + NOTE)
     for number, row in enumerate(rows):
         panels = [figure.add_subplot(grid[number, column], anchor="NW") for column in range(1 + len(titles))]

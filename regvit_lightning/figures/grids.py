@@ -313,3 +313,15 @@ def _ticks(farthest: float) -> list[float]:
 
     inner = MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(0, farthest)
     return [*(float(tick) for tick in inner if tick < 0.95 * farthest), farthest]
+
+
+def same_titles(rows: Sequence[Sequence[str]], what: str) -> list[str]:
+    """Titles of the panels of every row, of which each row gives its own.
+
+    Raises:
+        ValueError: no rows or titles, or rows of `what` with different titles.
+    """
+    titles = list(rows[0]) if rows else []
+    if not titles or any(list(row) != titles for row in rows):
+        raise ValueError(f"{len(rows)} rows of {what} {titles}: expected at least one, and the same titles in all")
+    return titles

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from regvit_lightning.figures.grids import ABOVE, PANEL, column_title, rows_of_panels, shrunk, shrunk_image, write_score
+from regvit_lightning.figures.grids import (
+    ABOVE,
+    PANEL,
+    column_title,
+    rows_of_panels,
+    same_titles,
+    shrunk,
+    shrunk_image,
+    write_score,
+)
 from regvit_lightning.figures.style import INK, OUTLIER, PAPER, SMALL, bare
 
 if TYPE_CHECKING:
@@ -47,9 +56,7 @@ def examples(rows: Sequence[Example]) -> Figure:
     Raises:
         ValueError: no rows, or rows with masks of different titles.
     """
-    titles = list(rows[0].masks) if rows else []
-    if not titles or any(list(row.masks) != titles for row in rows):
-        raise ValueError(f"{len(rows)} rows of masks {titles}: expected at least one, and the same titles in all")
+    titles = same_titles([list(row.masks) for row in rows], "masks")
     columns = 1 + len(titles)
     figure, grid = rows_of_panels([row.image for row in rows], [PANEL] * columns, above=ABOVE + NOTE)
     for number, row in enumerate(rows):

@@ -1,10 +1,50 @@
-"""A grid of classifiers on one frozen backbone: what every head predicts for held-out and for test images."""
+"""A grid of classifiers on one frozen backbone: how it is trained, and what every head predicts."""
+
+from dataclasses import dataclass
 
 from torch import Tensor
 from torchmetrics.aggregation import CatMetric
 
+from regvit_lightning.data.imagenet import ImageFiles, ImageNet
+from regvit_lightning.data.module import Loading, Streamed
+from regvit_lightning.data.stream import Stream
+from regvit_lightning.data.transforms import random_resized_crop
+from regvit_lightning.frozen import kept
+from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.frozen.module import FrozenModule
+from regvit_lightning.frozen.settings import ClassificationSettings
 from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.settings import number
+from regvit_lightning.work import ImageCounts, Pass, Work
+
+
+@dataclass
+class HeadGridSettings(ClassificationSettings):
+    """Settings of the probes that train many heads in one pass.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: images per step over all devices.
+        augment: train on random resized crops, as published; otherwise on the evaluation view of each image, whose
+            features or tokens are computed once.
+    """
+
+    steps: int = number("[1, 1e9]")
+    batch_size: int = number("[1, 1e5]")
+    augment: bool = True
+
+    def train_view_in_words(self, computed: str) -> str:
+        """Description of the train view for the record; `computed` names what the heads read."""
+        if self.augment:
+            return f"random resized crop {self.crop}, scale 0.08-1, flip, bicubic"
+        return f"as the test view, without augmentation; {self.steps} steps on {computed} that are computed once"
+
+    def work(self, images: ImageCounts) -> Work:
+        """Work: the batches of all steps, or each train image once without augmentation; held-out and test images."""
+        train, test = images["imagenet"]
+        held_out = round(self.held_out * train)
+        trained = self.steps * self.batch_size if self.augment else train - held_out
+        return Work([Pass(trained + held_out + test, self.crop, self.crop)])
 
 
 class HeadGrid(FrozenModule):
@@ -50,3 +90,13 @@ class HeadGrid(FrozenModule):
         self.predicted.reset()
         self.labels.reset()
         return collected
+
+
+def training(
+    module: HeadGrid, settings: HeadGridSettings, train: ImageFiles, loading: Loading, how: RunOptions
+) -> Streamed:
+    """The training run: augmented images, or what the heads read of each image's evaluation view."""
+    stream = Stream(len(train), settings.batch_size, settings.steps, how.seed)
+    if settings.augment:
+        return ImageNet(loading, stream, train=(train, random_resized_crop(settings.crop)))
+    return kept.drawn(kept.keep(module, ImageNet(loading, validation=[(train, settings.view())]), how), stream)

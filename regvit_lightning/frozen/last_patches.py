@@ -2,9 +2,7 @@
 
 from torch import Tensor
 
-from regvit_lightning.errors import UserError
 from regvit_lightning.frozen.module import Frozen
-from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 
 MADS = 5.0  # of the rule for outliers, that of the artifact report
@@ -18,7 +16,7 @@ class LastPatches:
     """
 
     def __init__(self, frozen: Frozen) -> None:
-        self.frozen, self.raw = frozen, _gives_raw_tokens(frozen.backbone)
+        self.frozen, self.raw = frozen, frozen.backbone.is_plain_vit
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, h, w, D) and norms (B, h, w) on the CPU, float32, of normalised images (B, 3, H, W)."""
@@ -49,11 +47,3 @@ class LastPatches:
 def _in_float32(tokens: Tokens) -> Tokens:
     cls = None if tokens.cls is None else tokens.cls.float()
     return Tokens(cls, tokens.registers.float(), tokens.patches.float())
-
-
-def _gives_raw_tokens(backbone: Backbone) -> bool:
-    try:
-        backbone.require_plain_vit()
-    except UserError:
-        return False
-    return True

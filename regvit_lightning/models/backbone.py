@@ -241,6 +241,15 @@ class Backbone(nn.Module):
         """
         raise self._lacks("q, k, v and attention of its blocks")
 
+    @property
+    def is_plain_vit(self) -> bool:
+        """Whether the blocks of the model are accessible, see `require_plain_vit`."""
+        try:
+            self.require_plain_vit()
+        except UserError:
+            return False
+        return True
+
     def linears(self) -> list[nn.Linear]:
         """Linear layers of all blocks that process every token, for counting multiply-adds.
 

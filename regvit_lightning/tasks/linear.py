@@ -14,16 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regvit_lightning.data.imagenet import ImageFiles, ImageNet, test_files, train_files
+from regvit_lightning.data.imagenet import ImageNet, test_files, train_files
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.data.module import Loading, Streamed
-from regvit_lightning.data.stream import Stream
-from regvit_lightning.data.transforms import random_resized_crop
+from regvit_lightning.data.module import Loading
 from regvit_lightning.frozen import kept
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
-from regvit_lightning.frozen.head_grid import HeadGrid
+from regvit_lightning.frozen.head_grid import HeadGrid, HeadGridSettings, training
 from regvit_lightning.frozen.module import cls_or_mean
-from regvit_lightning.frozen.settings import ClassificationSettings
 from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
@@ -31,7 +28,7 @@ from regvit_lightning.runtime import seeds
 from regvit_lightning.schedules import cosine
 from regvit_lightning.settings import check, from_resolved, number, resolved
 from regvit_lightning.statistics import accuracy, accuracy_by_class, accuracy_interval
-from regvit_lightning.work import ImageCounts, Pass, Work
+from regvit_lightning.work import ImageCounts, Work
 
 METRICS = {"top1": Metric(), "top1_best_on_test": Metric()}
 READS = "imagenet"
@@ -40,25 +37,18 @@ FOOTNOTE = ("view", "train_view", "head_chosen_on")
 
 
 @dataclass
-class LinearSettings(ClassificationSettings):
-    """Settings of the linear probe.
+class LinearSettings(HeadGridSettings):
+    """Settings of the linear probe; those that it shares are in `HeadGridSettings`.
 
     Attributes:
-        steps: optimiser steps.
-        batch_size: images per step over all devices.
         learning_rates: grid of rates for a batch of 256; scaled by batch_size / 256.
         momentum: momentum of SGD.
         blocks: numbers of last blocks whose CLS is the input of a head.
-        augment: train on random resized crops, as published; otherwise on the evaluation view of each image, whose
-            features are computed once.
     """
 
-    steps: int = number("[1, 1e9]")
-    batch_size: int = number("[1, 1e5]")
     learning_rates: list[float] = number("(0, 1e6]")
     momentum: float = number("[0, 1)")
     blocks: list[int] = number("[1, 1000]")
-    augment: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -186,12 +176,8 @@ class LinearProbe(HeadGrid):
 
 
 def work(settings: LinearSettings, images: ImageCounts) -> Work:
-    """Work: the batches of all steps, or each train image once without augmentation; held-out and test images."""
-    train, test = images["imagenet"]
-    held_out = round(settings.held_out * train)
-    trained = settings.steps * settings.batch_size if settings.augment else train - held_out
-    count = trained + held_out + test
-    return Work([Pass(count, settings.crop, settings.crop)])
+    """Work of the passes over the images, see `HeadGridSettings.work`."""
+    return settings.work(images)
 
 
 def run(backbone: Backbone, data: DataSettings, settings: LinearSettings, how: RunOptions = RunOptions()) -> Outcome:  # noqa: B008
@@ -208,20 +194,11 @@ def run(backbone: Backbone, data: DataSettings, settings: LinearSettings, how: R
     images = ImageNet(loading, validation=[(held_out, view)], test=[(test, view)])
     with seeds.drawn_from(how.seed, "heads"):
         module = LinearProbe(backbone, settings, len(files.classes))
-    fit(module, _training(module, train, loading, how), settings.steps, how)
+    fit(module, training(module, settings, train, loading, how), settings.steps, how)
     trainer = tester(how)
     trainer.validate(module, images, verbose=False)
     trainer.test(module, images, verbose=False)
     return _outcome(module, len(train), test.classes, how.seed)
-
-
-def _training(module: LinearProbe, train: ImageFiles, loading: Loading, how: RunOptions) -> Streamed:
-    """The training run: augmented images, or the features of each image's evaluation view."""
-    settings = module.settings
-    stream = Stream(len(train), settings.batch_size, settings.steps, how.seed)
-    if settings.augment:
-        return ImageNet(loading, stream, train=(train, random_resized_crop(settings.crop)))
-    return kept.drawn(kept.keep(module, ImageNet(loading, validation=[(train, settings.view())]), how), stream)
 
 
 def _outcome(module: LinearProbe, train_images: int, classes: Sequence[str], seed: int) -> Outcome:
@@ -249,13 +226,7 @@ def _outcome(module: LinearProbe, train_images: int, classes: Sequence[str], see
             "heads": heads,
             "train_images": train_images,
             "batch_size": settings.batch_size,
-            "train_view": _train_view(settings),
+            "train_view": settings.train_view_in_words("features"),
             "view": settings.view_in_words(),
         },
     )
-
-
-def _train_view(settings: LinearSettings) -> str:
-    if settings.augment:
-        return f"random resized crop {settings.crop}, scale 0.08-1, flip, bicubic"
-    return f"as the test view, without augmentation; {settings.steps} steps on features that are computed once"

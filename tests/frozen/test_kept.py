@@ -11,7 +11,7 @@ from regvit_lightning.data.depth_pairs import Augmentation
 from regvit_lightning.data.imagenet import ImageNet, train_files
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.stream import Stream
-from regvit_lightning.frozen import kept
+from regvit_lightning.frozen import head_grid, kept
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.frozen.trainer import fit
 from regvit_lightning.models import sources
@@ -50,7 +50,7 @@ def test_linear_heads_are_those_of_the_views_themselves(tiny):
         module = linear.LinearProbe(nano(), chosen, 16)
         start = heads(module)
         plain = ImageNet(Loading(0, 4), stream, train=(train, chosen.view()))
-        run = linear._training(module, train, Loading(0, 4), HOW) if keeping else plain
+        run = head_grid.training(module, module.settings, train, Loading(0, 4), HOW) if keeping else plain
         fit(module, run, 4, HOW)
         states.append(heads(module))
     assert_equal(*states, start)

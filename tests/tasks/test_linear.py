@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from benchmarks.speed.memory import peak_memory
 from regvit_lightning import settings
+from regvit_lightning.frozen import head_grid
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.models import sources
 from regvit_lightning.models.tokens import Tokens
@@ -176,7 +177,8 @@ def test_no_head_is_trained_on_an_image_on_which_it_is_chosen(tiny, monkeypatch)
             super().__init__(*options, **more)
             parts.update(more)
 
-    monkeypatch.setattr(linear, "ImageNet", Watched)
+    for module in (linear, head_grid):
+        monkeypatch.setattr(module, "ImageNet", Watched)
     outcome = linear.run(nano(), tiny, mini_settings("steps=1"))
     trained, ((chosen_on, _),) = parts["train"][0], parts["validation"]
     assert not set(trained.paths) & set(chosen_on.paths)

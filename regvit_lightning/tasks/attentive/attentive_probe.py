@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from regvit_lightning.data.imagenet import ImageFiles, ImageNet, test_files, train_files
+from regvit_lightning.data.imagenet import ImageNet, test_files, train_files
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.data.module import Loading, Streamed
-from regvit_lightning.data.stream import Stream
-from regvit_lightning.data.transforms import random_resized_crop
+from regvit_lightning.data.module import Loading
 from regvit_lightning.figures import attentive as figures
-from regvit_lightning.frozen import dense, kept
+from regvit_lightning.frozen import dense
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
+from regvit_lightning.frozen.head_grid import training
 from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import seeds
@@ -33,7 +32,7 @@ from regvit_lightning.tasks.attentive.probe import (
     Variant,
     masses,
 )
-from regvit_lightning.work import ImageCounts, Pass, Work
+from regvit_lightning.work import ImageCounts, Work
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,11 +53,8 @@ MEAN_FLOOR = "the mean patch, linear, same grid"
 
 
 def work(settings: AttentiveSettings, images: ImageCounts) -> Work:
-    """Work: the batches of all steps, or each train image once without augmentation; held-out and test images."""
-    train, test = images["imagenet"]
-    held_out = round(settings.held_out * train)
-    trained = settings.steps * settings.batch_size if settings.augment else train - held_out
-    return Work([Pass(trained + held_out + test, settings.crop, settings.crop)])
+    """Work of the passes over the images, see `HeadGridSettings.work`."""
+    return settings.work(images)
 
 
 def run(
@@ -79,21 +75,12 @@ def run(
     images = ImageNet(loading, validation=[(held_out, view)], test=[(test, view)])
     with seeds.drawn_from(how.seed, "heads"):
         module = AttentiveProbe(backbone, settings, len(files.classes))
-    fit(module, _training(module, train, loading, how), settings.steps, how)
+    fit(module, training(module, settings, train, loading, how), settings.steps, how)
     module.shown = dense.examples(len(test))
     trainer = tester(how)
     trainer.validate(module, images, verbose=False)
     trainer.test(module, images, verbose=False)
     return _outcome(module, len(train), test.classes, how.seed)
-
-
-def _training(module: AttentiveProbe, train: ImageFiles, loading: Loading, how: RunOptions) -> Streamed:
-    """The training run: augmented images, or the tokens of each image's evaluation view."""
-    settings = module.settings
-    stream = Stream(len(train), settings.batch_size, settings.steps, how.seed)
-    if settings.augment:
-        return ImageNet(loading, stream, train=(train, random_resized_crop(settings.crop)))
-    return kept.drawn(kept.keep(module, ImageNet(loading, validation=[(train, settings.view())]), how), stream)
 
 
 def _outcome(module: AttentiveProbe, train_images: int, classes: Sequence[str], seed: int) -> Outcome:
@@ -130,7 +117,7 @@ def _outcome(module: AttentiveProbe, train_images: int, classes: Sequence[str], 
             "parameters": _parameters(module),
             "train_images": train_images,
             "batch_size": settings.batch_size,
-            "train_view": _train_view(settings),
+            "train_view": settings.train_view_in_words("tokens"),
             "view": settings.view_in_words(),
             "outliers": f"{module.last_patches.outliers_in_words('held-out images')}: above {module.cutoff:.4g}",
         },
@@ -174,12 +161,6 @@ def _parameters(module: AttentiveProbe) -> dict[str, int]:
     for one, group in zip(module.variants, module.groups, strict=True):
         counts[one.kind] = sum(parameter.numel() for parameter in group.heads[0].parameters())
     return counts
-
-
-def _train_view(settings: AttentiveSettings) -> str:
-    if settings.augment:
-        return f"random resized crop {settings.crop}, scale 0.08-1, flip, bicubic"
-    return f"as the test view, without augmentation; {settings.steps} steps on tokens that are computed once"
 
 
 def _picture(module: AttentiveProbe) -> "Figure":

@@ -13,9 +13,8 @@ from torch.optim import Optimizer
 from regvit_lightning.analysis.outliers import at_log_mads
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.frozen import kept
-from regvit_lightning.frozen.head_grid import HeadGrid
+from regvit_lightning.frozen.head_grid import HeadGrid, HeadGridSettings
 from regvit_lightning.frozen.last_patches import MADS, LastPatches
-from regvit_lightning.frozen.settings import ClassificationSettings
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.schedules import warmup_then_cosine
@@ -28,33 +27,27 @@ CAPI, EP, MEAN = "capi", "ep", "mean"  # kinds of heads
 
 
 @dataclass
-class AttentiveSettings(ClassificationSettings):
-    """Settings of the attentive probe.
+class AttentiveSettings(HeadGridSettings):
+    """Settings of the attentive probe; those that it shares are in `HeadGridSettings`, but it takes two steps or more.
 
     Attributes:
-        steps: optimiser steps.
         warmup_steps: those of the linear warm-up, before the cosine to zero.
-        batch_size: images per step over all devices.
         learning_rates: grid of rates for a batch of 256; scaled by batch_size / 256.
         weight_decays: grid of weight decays, of everything but biases.
         betas: of AdamW.
         inputs: what the heads read: patches, and also registers, or both; the last two where a model has registers.
         head_width: channels of an attention head of CAPI's.
         queries: number of queries of EP's head.
-        augment: train on random resized crops, as published; otherwise on the evaluation view of each image, whose
-            tokens are computed once.
     """
 
     steps: int = number("[2, 1e9]")
     warmup_steps: int = number("[0, 1e9]")
-    batch_size: int = number("[1, 1e5]")
     learning_rates: list[float] = number("(0, 1e6]")
     weight_decays: list[float] = number("[0, 1e3]")
     betas: list[float] = number("[0, 1)")
     inputs: list[str] = MISSING
     head_width: int = number("[1, 1e4]")
     queries: int = number("[1, 1e4]")
-    augment: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

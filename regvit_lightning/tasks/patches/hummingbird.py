@@ -20,6 +20,7 @@ from regvit_lightning.data.squashed import Squashed, SquashedImages
 from regvit_lightning.frozen.contract import Outcome, RunOptions
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.neighbours import search_fast
 from regvit_lightning.runtime import hardware
 from regvit_lightning.settings import check, number
 from regvit_lightning.tasks.patches import protocol
@@ -81,7 +82,7 @@ class InContext(MemoryModule):
     def shares(self, features: Tensor) -> Tensor:
         """Mean label (Q, classes) of the nearest train patches, for normalised features (Q, D)."""
         settings = self.settings
-        similarity, index = self.memory.nearest(features, settings.neighbours, settings.bank_chunk)
+        similarity, index = search_fast(features, self.memory.features, settings.neighbours, settings.bank_chunk)
         weights = F.softmax(similarity / settings.temperature, dim=1)
         parts = zip(weights.split(1024), index.split(1024), strict=True)  # bounds memory
         return torch.cat([_mean_label(weight, self.memory.pixels[some], self.classes) for weight, some in parts])

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.neighbours import search_fast
 from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import check
 from regvit_lightning.tasks.patches.label_maps import class_counts
@@ -76,18 +75,6 @@ class PatchMemory:
     @property
     def images(self) -> Tensor:
         return self._images[: self.filled]
-
-    def nearest(
-        self,
-        queries: Tensor,
-        k: int,
-        chunk: int,
-        excluded: Tensor | None = None,
-        scale: Tensor | None = None,
-        offset: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The k patches with the largest scores for each query (Q, D), see `neighbours.search`."""
-        return search_fast(queries, self.features, k, chunk, excluded, scale, offset)
 
 
 class MemoryModule(PatchModule):

@@ -19,6 +19,7 @@ from regvit_lightning.data.squashed import Squashed, SquashedImages
 from regvit_lightning.frozen.contract import Outcome, RunOptions
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.neighbours import search_fast
 from regvit_lightning.runtime import hardware, seeds
 from regvit_lightning.settings import MISSING, check, number
 from regvit_lightning.statistics import miou
@@ -119,9 +120,9 @@ class PatchKNN(MemoryModule):
         """Labels (Q, P²) of the pixels of patches with features (Q, D) before standardisation, for each candidate."""
         queries = ((features.double() - self.centre) / self.spread).float()
         largest = max(candidate.k for candidate in candidates)
-        arguments = queries, largest, self.settings.bank_chunk, self.excluded
+        arguments = queries, self.memory.features, largest, self.settings.bank_chunk, self.excluded
         wanted = dict.fromkeys(candidate.distance for candidate in candidates)
-        nearest = {distance: self.memory.nearest(*arguments, *self.terms[distance])[1] for distance in wanted}
+        nearest = {distance: search_fast(*arguments, *self.terms[distance])[1] for distance in wanted}
         return [self._modes(nearest[distance][:, :k]) for k, distance in candidates]
 
     def _modes(self, index: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import torch
 
+from regvit_lightning.neighbours import search_fast
 from regvit_lightning.tasks.patches.memory import PatchMemory, kept_patches
 
 
@@ -32,5 +33,5 @@ def test_memory_is_filled_image_by_image():
     assert memory.filled == 3
     assert memory.pixels.flatten().tolist() == [3, 4, 5]
     assert memory.images.tolist() == [0, 0, 1]
-    _, index = memory.nearest(torch.tensor([[2.0, 1.9]]), 2, 1)
+    _, index = search_fast(torch.tensor([[2.0, 1.9]]), memory.features, 2, 1)
     assert index.tolist() == [[2, 0]]
