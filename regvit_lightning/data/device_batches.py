@@ -16,7 +16,7 @@ def are_shared(trainer: Trainer | None) -> bool:
 def of_device(batches: BatchSampler | Sequence[list[int]], trainer: Trainer | None) -> Any:
     """The batches of a pass that the device of this process takes: all of them where devices share nothing.
 
-    Nor do they share a pass with fewer batches than devices, which each runs whole: Lightning ends a device without any.
+    A pass with fewer batches than devices is run by each of them whole: Lightning would end a device without any.
     """
     if trainer is None or not are_shared(trainer) or len(batches) < trainer.world_size:
         return batches

@@ -152,7 +152,9 @@ def _list(folder: Path, advice: str) -> kept_index.Arrays:
         for inside in walk(folder, name, left_out):
             folders.append(os.fsencode(inside.path))
             times.append(inside.time)
-            images += [os.fsencode(os.path.join(inside.path, file)) for file in inside.images]
+            if inside.images:
+                below = os.fsencode(inside.path) + b"/"
+                images += [below + file for file in os.fsencode("\0".join(inside.images)).split(b"\0")]
         if not images:
             raise DataError(f"class folder {folder / name} holds no image ({', '.join(EXTENSIONS)}){advice}")
         paths += sorted(images)

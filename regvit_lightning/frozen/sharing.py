@@ -85,7 +85,7 @@ class Keeping(Callback):
     def _exchange_until(self, end: int, trainer: Trainer, keep: Callable[[Any], None]) -> None:
         """Exchange all rounds before `end`; devices without a batch in the last round of a loader have none of it."""
         while self.exchanged < end:
-            self.exchanged = min(self.exchanged + ROUNDS, end)
+            self.exchanged = min(self.exchanged - self.exchanged % ROUNDS + ROUNDS, end)
             mine = [one for one in self.waiting if one[0] < self.exchanged]
             self.waiting = self.waiting[len(mine) :]
             everyone = exchanged(mine, trainer.strategy.root_device)

@@ -17,12 +17,13 @@ from regvit_lightning import evaluation, settings
 from regvit_lightning.data import layout
 from regvit_lightning.data.device_batches import DeviceBatches, DeviceSequences
 from regvit_lightning.data.mini import writer as mini
+from regvit_lightning.frozen import sharing
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.models import sources
 from regvit_lightning.runtime import hardware, together
 from tests.forked import Forked
 
-SMALL = ["workers=0", "precision=32-true", "device_batch=4"]
+SMALL = ["workers=0", "precision=32-true", "device_batch=2"]
 TASKS = {
     "imagenet_knn": ["neighbours=[1,3]"],
     "lost_voc07": [],
@@ -35,7 +36,10 @@ TASKS = {
     "overclustering_ade20k": ["clusters=8", "points=200", "size=64"],
     "davis2017": ["short_side=64"],
     "spair71k": ["side=64"],
-    "artifact_report": ["figures=false", "images=8", "detailed=4", "shown=2", "probes.local_images=4"],
+    "artifact_report": [
+        *("figures=false", "images=6", "detailed=4", "shown=1", "probes.train_images=32", "probes.local_images=5"),
+        *("probes.tokens.draws=1", "probes.tokens.exponents=[0]", "probes.tokens.iterations=5"),
+    ],
 }
 
 
@@ -53,6 +57,7 @@ def several(tmp_path_factory):
 def evaluated(data, task, words, devices, file):
     """Save what a task finds on so many devices."""
     hardware.choose_accelerator("cpu", devices)
+    sharing.ROUNDS = 2  # so that a few images need several exchanges
     cell = evaluation.prepare(task, data, "mini", 0, [*SMALL, *words])
     backbone = sources.load_backbone("random-vitn_reg4", "runs", image_size=64)
     with together.helped():
