@@ -6,6 +6,7 @@ Source: Darcet et al. 2023 (arXiv 2309.16588), section 2.2; the probes themselve
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -93,7 +94,7 @@ class TokenPass(FrozenModule):
         self._position = PositionProbe(settings.local.shared, settings.local.position_tokens, len(local[0]), seed)
         self._pixels = PixelProbe(settings.local.shared)
 
-    def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> Seen:
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> Any:
         images, labels = batch
         first, rank = self.first_image(batch_idx, dataloader_idx), self._rank[dataloader_idx]
         norms, tokens = self._last_block(images)

@@ -8,6 +8,7 @@ the features lose.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,10 +81,11 @@ class ReplacedPass(FrozenModule):
         if self._mean is not None:
             self._stand_ins["mean"] = self._mean
 
-    def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> Seen:
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> Any:
         images = normalise(batch[0], self.mean, self.std)
         intact, kinds = self.frozen(images)[0], dict[str, tuple[Tensor, Tensor]]()
-        before = sum(len(loader.dataset) for loader in self.trainer.test_dataloaders[:dataloader_idx])
+        loaders: Any = self.trainer.test_dataloaders
+        before = sum(len(loader.dataset) for loader in loaders[:dataloader_idx])
         first = before + self.first_image(batch_idx, dataloader_idx)
         for kind in (INTACT, *replacement.KINDS):
             tokens = intact if kind == INTACT else self._replaced(kind, images, first)

@@ -61,7 +61,7 @@ class KeepingPass(FrozenModule):
         super().__init__(backbone, precision)
         self.module, self.batches, self.samples = module, batches, list[Sample]()
 
-    def validation_step(self, batch: Any, batch_idx: int) -> list[Sample]:
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
         samples = [{name: value.cpu() for name, value in one.items()} for one in self.module.samples(batch)]
         if batch_idx == 0:
             check_memory(size(samples) * self.batches)

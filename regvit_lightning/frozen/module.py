@@ -81,7 +81,7 @@ class FrozenModule(ScheduledModule):
 
     def first_image(self, batch_idx: int, loader: int = 0) -> int:
         """Index of the first image of a batch of this device among all images of its loader in a test pass."""
-        loaders = self.trainer.test_dataloaders
+        loaders: Any = self.trainer.test_dataloaders
         batches = (loaders[loader] if isinstance(loaders, list) else loaders).batch_sampler
         if isinstance(batches, DeviceBatches):
             return batches.number(batch_idx) * batches.batches.batch_size  # type: ignore[union-attr]

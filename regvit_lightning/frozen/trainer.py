@@ -34,8 +34,10 @@ class Tester(Trainer):
 
     def __init__(self, how: RunOptions) -> None:
         hardware.check_devices(how.devices)
-        options = {"devices": how.devices, "strategy": strategy(how.devices), "enable_checkpointing": False}
-        super().__init__(**_quiet([*how.callbacks, Keeping()]), **options, logger=False)
+        options = _quiet([*how.callbacks, Keeping()])
+        super().__init__(
+            **options, devices=how.devices, strategy=strategy(how.devices), logger=False, enable_checkpointing=False
+        )
         together.remember(self)
 
     def validate(self, *arguments: Any, **options: Any) -> Any:

@@ -169,7 +169,7 @@ class Matcher(FrozenModule):
         self.matched: list[Matched] = []
         self.sizes: list[Tensor] = []
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> list[tuple[Matched, Tensor]]:
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
         images = normalise(batch["images"].flatten(0, 1), self.mean, self.std)
         features, norms = (part.unflatten(0, (-1, 2)) for part in self.last_patches(images))
         every = zip(batch["index"].tolist(), features, norms, batch["sizes"].cpu(), strict=True)

@@ -287,8 +287,8 @@ class DepthHead(FrozenModule):
         large = F.interpolate(image[None].float(), tuple(truth.shape), mode="bilinear", align_corners=False)[0]
         return tuple(part.cpu().numpy() for part in (large.round().byte().permute(1, 2, 0), truth, prediction))
 
-    def test_step(self, batch: list[dict[str, Tensor]], batch_idx: int) -> dict[int, Tensor]:
-        measured = {}
+    def test_step(self, batch: list[dict[str, Tensor]], batch_idx: int) -> Any:
+        measured = dict[int, Tensor]()
         for part in batch:
             image, truth, mask = part["image"], part["depth"], part["mask"]
             prediction = self.predict(image, truth.shape[1:])

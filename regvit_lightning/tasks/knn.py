@@ -7,6 +7,7 @@ divided by the temperature, and the votes of a class are summed over the first k
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,7 +110,7 @@ class KNN(FrozenModule):
         self.bank_labels = torch.empty(self.train_images, dtype=torch.long, device=self.device)
         self._filled = 0
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor]:
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
         return self.features(batch[0]), batch[1]
 
     def validated(self, measured: tuple[Tensor, Tensor]) -> None:
@@ -117,7 +118,7 @@ class KNN(FrozenModule):
         self.bank[rows], self.bank_labels[rows] = measured
         self._filled = rows.stop
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
         return (*self.classify(self.features(batch[0])), batch[1])
 
     def tested(self, measured: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -6,6 +6,7 @@ ViTs (Darcet et al. 2023, arXiv 2309.16588), and what else may raise norms is me
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,9 +48,7 @@ class CellPass(FrozenModule):
         self.outliers, self.settings = outliers, settings
         self._drawn = [list[dict[str, Features]](), list[dict[str, Features]]()]
 
-    def test_step(
-        self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0
-    ) -> tuple[int, dict[str, Features]]:
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> Any:
         images, labels = batch
         norms = self.tokens(images, norm=False)[0].patches.norm(dim=-1)
         cells = self.tokens(images)[0].patches

@@ -235,7 +235,7 @@ class AttentiveProbe(HeadGrid):
     def _predicted(self, tokens: Tensor) -> Tensor:
         return torch.cat([logits.argmax(dim=2) for logits in self.logits(tokens)], dim=1)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
         tokens, norms = self._tokens_and_norms(batch[0])
         return self._predicted(tokens), batch[1], norms
 
@@ -251,7 +251,7 @@ class AttentiveProbe(HeadGrid):
         self.cutoff = at_log_mads(torch.cat(self.norms), MADS)
         self.norms = []
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tested:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
         tokens, norms = self._tokens_and_norms(batch[0])
         predicted, outliers = self._predicted(tokens), (norms > self.cutoff).flatten(1)
         shares = {one.name: self._shares(one, tokens).cpu() for one in self.attentive}

@@ -293,7 +293,7 @@ class Discoverer(BoxPass):
             inside = dict(zip(blocks, self.frozen.backbone.projections(inputs, blocks), strict=True))
         return [getattr(inside[block], feature).patches.float() for block, feature in self.method.sources]
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[int, tuple[Tensor, ...]]:
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
         discovered = self.method(self.features(batch["image"], batch["size"]))
         flags = torch.stack([discovered.fallback, discovered.uniform, discovered.tied], dim=1).cpu()
         rows = {}

@@ -140,12 +140,12 @@ class RegisterBoxes(BoxPass):
             every.append(torch.cat(kinds, dim=1))
         return torch.stack(every, dim=1)
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[int, Hits]:
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
         maps = self.maps(batch["image"], batch["size"])
         found = attention_boxes.boxes(maps.flatten(0, 2), self.mass)
         parts = (part.unflatten(0, maps.shape[:3]).cpu() for part in (found.boxes, found.peaks, found.uniform))
         every = zip(batch["index"].tolist(), *parts, strict=True)
-        return {index: self._hits(index, *own, maps.shape[-1]) for index, *own in every}
+        return {index: self._hits(index, own, peaks, uniform, maps.shape[-1]) for index, own, peaks, uniform in every}
 
     def tested(self, measured: dict[int, Hits]) -> None:
         self._by_index |= measured

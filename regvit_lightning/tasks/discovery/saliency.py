@@ -147,7 +147,7 @@ class AttentionPass(FrozenModule):
         self.blocks, self.mass = list(blocks), settings.mass
         self._rows: list[Tensor] = []
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[int, Tensor]:
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         maps = attention(self, normalise(batch["image"], self.mean, self.std), self.blocks)
         masks = attention_boxes.foreground(maps.flatten(0, 2), self.mass).view_as(maps)
         every = zip(batch["index"], masks, batch["truth"], strict=True)
@@ -202,7 +202,7 @@ class Saliency(FrozenModule):
         self.shares, self.ceilings = dict[int, float](), dict[int, float]()
         self.wholes, self.fallbacks = set[int](), set[int]()
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[int, "Scored"]:
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         every = zip(batch["index"], self.masked(batch["image"]), batch["truth"], strict=True)
         return {index: scored(own, patch_truth(truth, grid_of(own.masks["lost"]))) for index, own, truth in every}
 

@@ -122,7 +122,7 @@ class MemoryModule(PatchModule):
         self.memory = PatchMemory(rows, backbone.embed_dim, backbone.patch_size**2, self.device)
         self.seen.zero_()
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> tuple[Tensor, list[tuple[Tensor, Tensor, int]]]:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         seen, patches = class_counts(batch["labels"].flatten()[None], self.classes)[0], []
         parts = self.features(batch["image"]).flatten(1, 2), self.pixels(batch["labels"]).flatten(1, 2)
         for features, pixels, number in zip(*parts, batch["index"].tolist(), strict=True):

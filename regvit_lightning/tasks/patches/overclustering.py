@@ -97,7 +97,7 @@ class Clusters(PatchModule):
         self.matched: list[Tensor] = []
         self.shared: list[list[Tensor]] = []
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> list[Tensor]:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         points = []
         for patches, index in zip(self.features(batch["image"]).flatten(1, 2), batch["index"].tolist(), strict=True):
             drawn = torch.randperm(len(patches), generator=seeds.generator(self.draws, "clustered", index))
@@ -119,7 +119,7 @@ class Clusters(PatchModule):
         super().on_test_start()
         self.shared = []
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> list[tuple[list[Tensor], Tensor]]:
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         features, pixels, measured = self.features(batch["image"]), self.pixels(batch["labels"]), []
         grids = [assigned(features.flatten(0, 2), own).view(features.shape[:3]) for own in self.centres]
         for index, mask in enumerate(batch["mask"]):

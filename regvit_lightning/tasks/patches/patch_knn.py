@@ -140,7 +140,7 @@ class PatchKNN(MemoryModule):
         super().on_test_start()
         self._of_candidates = []
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Tensor]]:
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         squares, truths, measured = self.squares(batch["image"]), batch["labels"], []
         for number_, (mask, labels) in enumerate(zip(batch["mask"], truths, strict=True)):
             every = torch.stack([areas(square[number_], labels, self.classes) for square in squares])

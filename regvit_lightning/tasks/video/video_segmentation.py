@@ -214,7 +214,7 @@ class Follower(FrozenModule):
         self._ended: dict[int, Ended] = {}
         self.last_patches = LastPatches(self.frozen)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[int, Ended]:
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         """Results of the video that ends with the batch, by its index; empty for another batch."""
         features, norms = self.last_patches(normalise(batch["image"], self.mean, self.std))
         video, size = self.frames.videos[batch["video"]], tuple(batch["image"].shape[2:])
