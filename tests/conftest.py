@@ -43,6 +43,14 @@ TINY = mini.MiniSettings(
 )
 
 
+def pytest_collection_modifyitems(items):
+    """Tests marked `gpu` are skipped on a machine without one."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _imported_modules_are_no_garbage():
     """mmengine collects garbage for each data set it opens: half a second where it looks through all of torch."""

@@ -31,7 +31,7 @@ FLOORS = {
         command
         data tables
         annotate compare cost evaluate grid look neurons pretrain report speed
-        demo plan status study
+        demo gpu_check plan status study
         __main__ completion
     """,
 }
