@@ -23,7 +23,7 @@ TASKS = {
     "imagenet_linear": ("batch_size=256",),
     "ade20k_linear": (),
     "artifact_report": ("images=64", "detailed=16", "figures=false", "probes.train_images=64", "probes.local_images=4"),
-    "patch_knn": ("memory=100000",),
+    "patch_knn_ade20k": ("memory=100000",),
     "spair71k": (),
     "davis2017": (),
     "tokencut_voc07": (),

@@ -60,7 +60,7 @@ class Scale:
         evaluated: model of the cells, which are short where `variant` is `mini`.
         images: train images of each of 16 classes in the small data.
         side: larger side of its VOC images in pixels.
-        reading: seconds for which reading is timed.
+        read: images of a batch that is read; `reading` seconds are timed.
     """
 
     matrix: int
@@ -79,6 +79,7 @@ class Scale:
     variant: str
     images: int
     side: int
+    read: int
     reading: float
 
 
@@ -110,6 +111,7 @@ FULL = Scale(
     variant="",
     images=400,
     side=500,
+    read=64,
     reading=6.0,
 )
 SMALL_HEADS = ("prototypes=64", "ibot_prototypes=64", "head_hidden=64", "image_size=32", "local_size=16", "group=2")
@@ -134,6 +136,7 @@ TINY = Scale(
     variant="mini",
     images=6,
     side=100,
+    read=2,
     reading=0.2,
 )
 SCALES = {"full": FULL, "tiny": TINY}

@@ -11,7 +11,7 @@ from regvit_lightning.errors import one_line
 
 OK, BELOW, FAILED, SKIPPED, NOT_RUN = "ok", "below its aim", "failed", "skipped", "not run"
 # Packages that may be missing: what needs them is skipped.
-OPTIONAL = ("mmseg", "mmengine", "mmcv", "open_clip", "ftfy")
+OPTIONAL = ("mmseg", "mmengine", "mmcv", "cv2", "open_clip", "ftfy")
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,20 @@ def at_most(name: str, value: float, most: float, source: str, failure: str = BE
 
 def failure(name: str, error: BaseException) -> Line:
     """Line of a measurement that raised: skipped if an optional package is missing, else failed."""
-    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    if missing in OPTIONAL:
+    missing = _missing(error)
+    if missing:
         return Line(name, state=SKIPPED, source=f"{missing} is not installed")
     return Line(name, state=FAILED, source=f"{type(error).__name__}: {one_line(error)}")
+
+
+def _missing(error: BaseException | None) -> str:
+    """The optional package whose absence led to `error`, directly or through another error; empty if none did."""
+    while error is not None:
+        missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        if missing in OPTIONAL:
+            return missing
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def guarded(name: str, work: Callable[[], Iterator[Line]]) -> Iterator[Line]:

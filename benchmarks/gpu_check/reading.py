@@ -13,7 +13,6 @@ from regvit_lightning import settings
 from regvit_lightning.data import layout
 from regvit_lightning.data.stream import Stream, StreamSampler
 
-BATCH = 64
 RECIPES = ("deit3", "dinov2")
 SMALL = {
     "dinov2": ("prototypes=8", "ibot_prototypes=8", "batch_size=64", "device_batch=64"),
@@ -44,7 +43,8 @@ def read_rate(check: Check, name: str) -> float:
     module, chosen = settings.load_settings("recipes", name, words=list(SMALL[name]))
     recipe = module.RECIPE(chosen, "vitn14_reg4", 2, 1_000_000, 0, 1000.0)
     files = module.RECIPE.files(chosen, layout.resolve(str(check.photographs)))
-    steps = StreamSampler(Stream(len(files), BATCH, 1_000_000, 0, recipe.repeats))
+    batch = check.scale.read
+    steps = StreamSampler(Stream(len(files), batch, 1_000_000, 0, recipe.repeats))
     options: dict[str, Any] = {"pin_memory": check.device == "cuda", "num_workers": check.cores}
     loader = DataLoader(recipe.dataset(files), batch_sampler=steps, collate_fn=recipe.collate, **options)
     batches, waiting = iter(loader), 3 * check.cores  # what was prefetched before the clock started
@@ -53,5 +53,5 @@ def read_rate(check: Check, name: str) -> float:
     begun, images = time.perf_counter(), 0
     while (seconds := time.perf_counter() - begun) < check.scale.reading or not images:
         next(batches)
-        images += BATCH
+        images += batch
     return images / seconds

@@ -65,7 +65,10 @@ def test_waits_are_told_by_place():
 def test_a_missing_optional_package_skips_and_any_other_error_fails():
     assert lines.failure("x", ModuleNotFoundError("", name="mmseg.utils")).state == lines.SKIPPED
     assert lines.failure("x", ModuleNotFoundError("", name="torch")).state == lines.FAILED
-    assert lines.failure("x", ValueError("two\nlines")).source == "ValueError: two lines"
+    assert lines.failure("x", ValueError("two\nlines")).source == "ValueError: two"
+    behind = OSError("no OpenCV")
+    behind.__context__ = ModuleNotFoundError("", name="cv2")
+    assert lines.failure("x", behind) == Line("x", state=lines.SKIPPED, source="cv2 is not installed")
     assert lines.at_most("x", float("nan"), 1.0, "", lines.FAILED).state == lines.FAILED
 
 

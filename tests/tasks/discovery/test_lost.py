@@ -525,7 +525,7 @@ def test_an_image_smaller_than_a_patch_is_named(tmp_path):
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_boxes_on_any_device_are_those_of_the_plain_version(device):
-    features = torch.randn(6, 9, 7, 16, generator=torch.Generator().manual_seed(5)).double()
+    features = torch.randn(6, 9, 7, 16, generator=torch.Generator().manual_seed(5))
     found = LOST([Choice("k", -1, False, False, 0.0)], 20)([features.to(device)])
     expected = [plain_lost(image, k=20)[0] for image in features]
     assert found.boxes[:, 0].cpu().tolist() == [list(map(int, box)) for box in expected]
