@@ -30,7 +30,7 @@ FLOORS = {
         launch make_words manual progress
         command
         data tables
-        annotate compare cost evaluate grid look neurons pretrain report speed
+        annotate checkpoints compare cost evaluate grid look neurons pretrain report speed
         demo plan status study
         __main__ completion
     """,
