@@ -4,7 +4,6 @@ import csv as csv_module
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from benchmarks.tables import latex
 from benchmarks.tables.escapes import in_line, in_markdown
@@ -289,8 +288,3 @@ def lines(pairs: Sequence[Pair], data: str) -> list[str]:
     if reasons:
         text.append(f"  {'; '.join(reasons)}: {invocation('annotate', {'DATA': data})}")
     return text
-
-
-def by_kind(lines_of: Sequence[Line]) -> list[tuple[str, list[Line]]]:
-    """Lines grouped by kind, in their order."""
-    return [(kind, list(group)) for kind, group in groupby(lines_of, lambda line: line.kind)]
