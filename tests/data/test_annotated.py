@@ -16,7 +16,10 @@ PETS = Annotated(
     digests={"test": "0123"},
     labels=[[0], [], [1, 0]],
     classes=["cat", "dög"],
-    properties=[Property("size", "%", "of it", [12.34567, None, 3]), Property("wall", "", "kind", ["lime", "lime", None])],
+    properties=[
+        Property("size", "%", "of it", [12.34567, None, 3]),
+        Property("wall", "", "kind", ["lime", "lime", None]),
+    ],
 )
 TEXT = """{
  "schema": 1,

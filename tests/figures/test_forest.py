@@ -21,7 +21,10 @@ def figure():
 def marks(axes):
     """Value, row, colour and face of each point."""
     points = [line for line in axes.lines if line.get_marker() not in ("", "None", None)]
-    return [(*(float(np.ravel(one)[0]) for one in line.get_data()), line.get_color(), line.get_markerfacecolor()) for line in points]
+    return [
+        (*(float(np.ravel(one)[0]) for one in line.get_data()), line.get_color(), line.get_markerfacecolor())
+        for line in points
+    ]
 
 
 def test_each_difference_stands_in_its_row_in_the_colour_of_its_verdict(figure):

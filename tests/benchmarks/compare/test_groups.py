@@ -89,7 +89,11 @@ def test_tasks_of_a_model_are_corrected_together(tmp_path):
     tasks = ("imagenet_knn", "imagenet_linear")
     layout = {"imagenet": "imagenet"}
     old, new = (
-        [one for index, task in enumerate(tasks) for one in trained("a-vitn_reg4", 0.5, first + 30 * index, task=task, layout=layout)]
+        [
+            one
+            for index, task in enumerate(tasks)
+            for one in trained("a-vitn_reg4", 0.5, first + 30 * index, task=task, layout=layout)
+        ]
         for first in (0, 100)
     )
     (pair,) = pairs_of(tmp_path, old, new)
@@ -104,7 +108,9 @@ def two_metrics(model, first, **more):
     columns = {name: {"better": better, "unit": "%", "decimals": 1} for name, better in more.items()}
     made = []
     for one in trained(model, 0.5, first, columns=columns, metrics=dict.fromkeys(columns, 50.0), intervals={}):
-        scores = {name: right(0.5 if index == 0 else 0.5 + first / 20, first + index) for index, name in enumerate(columns)}
+        scores = {
+            name: right(0.5 if index == 0 else 0.5 + first / 20, first + index) for index, name in enumerate(columns)
+        }
         metrics = {name: float(values.mean()) for name, values in scores.items()}
         made.append(replace(one, record=replace(one.record, metrics=metrics), scores=scores))
     return made

@@ -106,7 +106,11 @@ def test_the_page_shows_the_lines_of_the_tables(tmp_path):
     for row, meant in zip(rows, pair.lines, strict=True):
         cells_of = [re.sub("<.*?>", "", one).strip() for one in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)]
         assert cells_of[1] == meant.name
-        assert cells_of[2:5] == ["40" if meant.kind == "class" else cells_of[2], f"{meant.first:.1f}", f"{meant.second:.1f}"]
+        assert cells_of[2:5] == [
+            "40" if meant.kind == "class" else cells_of[2],
+            f"{meant.first:.1f}",
+            f"{meant.second:.1f}",
+        ]
         assert (f'<b class="{meant.verdict}">' in row) is meant.found
         assert f"(p {meant.p:.3f})" in row or "(p &lt; 0.001)" in row
     assert "Holm" in text.partition("twins wheres")[2]
