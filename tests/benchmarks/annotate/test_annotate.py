@@ -138,7 +138,7 @@ def test_a_file_of_other_results_is_not_taken_for_other_images(data, tmp_path):
 
 
 def test_nothing_to_look_at_is_said(tmp_path):
-    with pytest.raises(UserError, match="no test images in .* that a task of classes, masks, depth or boxes reads"):
+    with pytest.raises(UserError, match=r"no test images in .* that a task of classes, masks, depth or boxes reads"):
         list(program.annotate(DataSettings(name="own", root=str(tmp_path)), tmp_path / "results"))
     assert not (tmp_path / "results").exists()
 
