@@ -62,10 +62,10 @@ def index(folders: int, files: int) -> list[Measurement]:
         time.sleep(2.5)  # the index of a folder that changed a moment ago is not kept
         first, again = (_timed(lambda: imagenet.index(Path(place, "train"))) for _ in range(2))
         count = len(imagenet.index(Path(place, "train")))
-    name = f"{count:,} files in {folders:,} folders"
+    what = f"{count:,} files in {folders:,} folders"
     return [
-        Measurement(f"(n) seconds to index {name}", first, "≤ 10", f"the files were made in {made:.0f} s"),
-        Measurement(f"(n) seconds to open the index of {name}", again, "≤ 1", "mapped; each folder is looked at once"),
+        Measurement(f"(n) seconds to index {what}", first, "≤ 10", f"the files were made in {made:.0f} s"),
+        Measurement(f"(n) seconds to open the index of {what}", again, "≤ 1", "mapped; each folder is looked at once"),
     ]
 
 

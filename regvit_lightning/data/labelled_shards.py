@@ -25,11 +25,13 @@ class LabelledShards:
         images: the images, whose captions are the numbers.
         labels: (N,) class indices.
         classes: the numbers as names, from 0 to the largest that occurs.
+        root: empty; decoded images are kept beside folders, not beside shards.
     """
 
     images: CaptionedImages
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
+    root: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)

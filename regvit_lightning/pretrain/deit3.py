@@ -155,13 +155,14 @@ class MovingAverage(AveragedModel):
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.average = get_ema_multi_avg_fn(decay)
         self.n_averaged.fill_(1)
 
     def update_parameters(self, model: nn.Module) -> None:
         """Average the parameters with those of `model`, and copy its buffers."""
         pairs = list(zip(self.module.parameters(), model.parameters(), strict=True))
         averaged, current = ([pair[side].detach() for pair in pairs] for side in (0, 1))
-        self.multi_avg_fn(averaged, current, self.n_averaged)
+        self.average(averaged, current, self.n_averaged)
         for own, other in zip(self.module.buffers(), model.buffers(), strict=True):
             own.detach().copy_(other.detach())
         self.n_averaged += 1
