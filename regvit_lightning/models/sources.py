@@ -259,7 +259,7 @@ def _classifier(name: str, pretrained: bool, seed: int) -> tuple[nn.Module, tupl
     """A model of timm with its classifier of ImageNet's 1,000 classes, see `Backbone.own_classifier`."""
     full_name, names = f"timm/{name}", ImageNetInfo().label_names()
     with seeds.drawn_from(seed, "initialise"), hub.fetching(full_name):
-        options = {"pretrained_cfg_overlay": _released(name)} if pretrained else {}
+        options: dict[str, Any] = {"pretrained_cfg_overlay": _released(name)} if pretrained else {}
         model = timm.create_model(name, pretrained=pretrained, **options)
     if model.num_classes != len(names):
         raise UserError(f"{full_name}: its classifier has {model.num_classes:,} classes, not ImageNet's {len(names):,}")

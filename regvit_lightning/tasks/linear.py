@@ -207,11 +207,11 @@ class LinearProbe(HeadGrid):
         """The head of one column of the predictions."""
         group, row = divmod(column, len(self.settings.learning_rates))
         linear = self.groups()[group].linear
-        parts = (part.unflatten(0, (-1, self.classes))[row] for part in (linear.weight, linear.bias))
+        weight, bias = (part.unflatten(0, (-1, self.classes))[row] for part in (linear.weight, linear.bias))
         if column < len(self.grid):
-            return KeptHead(*parts, {**vars(self.grid[column]), "registers": False})
+            return KeptHead(weight, bias, {**vars(self.grid[column]), "registers": False})
         lr = self.settings.learning_rates[row]
-        return KeptHead(*parts, {"blocks": 1, "avgpool": False, "registers": True, "lr": lr})
+        return KeptHead(weight, bias, {"blocks": 1, "avgpool": False, "registers": True, "lr": lr})
 
 
 def work(settings: LinearSettings, images: ImageCounts) -> Work:

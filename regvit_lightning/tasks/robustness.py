@@ -173,7 +173,7 @@ def run(
         resize, crop = backbone.transform.resize, backbone.transform.crop
         images = shifted_images(data, settings.images, classes)
         module: Classifiers = OwnClassifier(backbone, settings.precision, images.candidates, classifier)
-        facts = {"head": f"the model's own, of {len(classes):,} classes"}
+        facts: dict[str, object] = {"head": f"the model's own, of {len(classes):,} classes"}
     else:
         kept = kept_heads.read(how.folder and how.folder.parent / TRAINED_BY, TRAINED_BY, backbone, how.seed)
         resize, crop, classes = kept.resize, kept.crop, kept.classes

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -110,7 +111,7 @@ SHIFTS = {
 MAPPINGS, REAL = "objectnet-1.0/mappings", "reassessed-imagenet/real.json"  # below root
 
 
-def mappings() -> tuple[dict[str, str], dict[str, str], dict[str, int], list[str]]:
+def mappings() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], list[str]]:
     """Contents of ObjectNet's files: labels of folders, ImageNet's classes of labels, lines of classes, the lines.
 
     The lines are in the order of CLASSES, which is not that of the class indices, as ILSVRC's is not.

@@ -444,10 +444,10 @@ def _write_lists(root: Path, settings: MiniSettings) -> None:
         write_lines(root / "DAVIS" / "ImageSets" / year / "val.txt", films)
     pairs = sorted(path.stem for path in (root / "SPair-71k" / "PairAnnotation" / "test").glob("*.json"))
     write_lines(root / "SPair-71k" / "Layout" / "large" / "test.txt", pairs)
-    contents = zip(MAPPINGS, shifted.mappings(), strict=True)
-    for name, content in contents:
-        file = root / shifted.MAPPINGS / name
-        write_json(file, content) if isinstance(content, dict) else write_lines(file, content)
+    *mappings, lines = shifted.mappings()
+    for name, mapping in zip(MAPPINGS[:3], mappings, strict=True):
+        write_json(root / shifted.MAPPINGS / name, dict(mapping))
+    write_lines(root / shifted.MAPPINGS / MAPPINGS[3], lines)
     # As in the real list, not every image of train2014 is in it.
     chosen = [_coco_name(index) for index in range(settings.coco) if index % 12 != 5]
     write_lines(root / "coco" / "coco_20k_filenames.txt", chosen)
