@@ -28,6 +28,7 @@ RENDERED = {
     "imagenet_val": ("imagenet val",),
     "imagenet_real": ("imagenet val",),
     **{name: (name,) for name in SHIFTS},
+    "roxford5k": ("landmarks",),
 }
 
 
@@ -51,7 +52,8 @@ class Counts(Mapping[str, Sequence[int]]):
 
     def __iter__(self) -> Iterator[str]:
         data = self.data
-        sets = [*data.discovery, *data.videos, *data.masked, *data.keypoints, *data.salient, *data.shifted]
+        sets = [*data.discovery, *data.videos, *data.masked, *data.keypoints, *data.salient]
+        sets += [*data.shifted, *data.retrieval]
         return iter(dict.fromkeys([*RENDERED, *sets]))
 
     def __len__(self) -> int:

@@ -11,6 +11,7 @@
     <root>/scans/<scan>/{color,depth,pose}/<n>.*, intrinsic/intrinsic_depth.txt      ScanNet's, depth in millimetres
     <root>/{imagenetv2-matched-frequency-format-val, imagenet-a, imagenet-r, sketch}/<class>/<class>_<n>.JPEG
     <root>/objectnet-1.0/{images/<object>, mappings}, reassessed-imagenet/real.json     see shifted.py
+    <root>/roxford5k/{jpg/<image>.jpg, gnd_roxford5k.pkl}                  ROxford5k's: queries and their views
     <root>/settings.json, complete.json                                    settings of started, of complete data
 
 Every image has its own generator, seeded by (seed, split, index): any image can be rendered alone, and the bytes
@@ -25,6 +26,7 @@ import dataclasses
 import io
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import tarfile
@@ -52,6 +54,7 @@ from regvit_lightning.data.mini.files import (
 )
 from regvit_lightning.data.mini.films import FRAMES, SCAN_FRAMES, film, scan
 from regvit_lightning.data.mini.keypoints import keypoints_of, pair_annotations
+from regvit_lightning.data.mini.landmarks import VIEWS, ground_truth, views
 from regvit_lightning.data.mini.options import MiniSettings
 from regvit_lightning.data.mini.scenes import CLASSES, Rendering, Scene, render, sample_scene
 from regvit_lightning.data.mini.shifted import SHIFTS
@@ -60,7 +63,8 @@ from regvit_lightning.errors import UserError
 
 VERSION = 5  # of pictures and files: increment it when either changes, so that old data sets are rewritten
 FOLDERS = (
-    *("imagenet", "ADEChallengeData2016", "nyu", "VOCdevkit", "coco", "shards", "DAVIS", "SPair-71k", "scans"),
+    *("imagenet", "ADEChallengeData2016", "nyu", "VOCdevkit", "coco"),
+    *("shards", "DAVIS", "SPair-71k", "scans", "roxford5k"),
     *dict.fromkeys(shift.folder.partition("/")[0] for shift in SHIFTS.values()),
     shifted.REAL.partition("/")[0],
 )
@@ -139,6 +143,8 @@ def _tasks(settings: MiniSettings) -> list[RenderTask]:
             step = FRAMES
         elif part == "scans":
             step = SCAN_FRAMES
+        elif part == "landmarks":
+            step = VIEWS
         elif part == "keypoints":  # the annotations are of all pairs of a class
             step = settings.keypoints
         elif part in ("coco", "imagenet_real"):  # one JSON holds the annotations of all images
@@ -405,6 +411,23 @@ def _real(root: Path, settings: MiniSettings, part: str, indices: range) -> None
     write_json(root / shifted.REAL, [seen[name] for name in sorted(seen)])
 
 
+def _landmarks(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
+    """Write the views of one landmark, and then what each of them shows, of which the ground truth is made."""
+    number = indices.start // VIEWS
+    images, summary = root / "roxford5k" / "jpg", root / "roxford5k" / "views" / f"{_landmark(number)}.json"
+    if summary.exists() and len(list(images.glob(f"{_landmark(number)}_*.jpg"))) == len(indices):
+        return
+    seen: dict[str, Any] = {}
+    for name, view in views(_rng(settings, part, number), number % len(CLASSES)).items():
+        seen[name] = {"share": view.share, "box": view.box}
+        write_jpeg(images / f"{_landmark(number)}_{name}.jpg", view.image)
+    write_json(summary, seen)
+
+
+def _landmark(number: int) -> str:
+    return f"landmark_{number:03d}"
+
+
 # part: (function that writes it, number of images, cost of an image relative to one of 96 x 96)
 PARTS: dict[str, tuple[Callable[[Path, MiniSettings, str, range], None], Callable[[MiniSettings], int], int]] = {
     "imagenet train": (_imagenet, lambda s: s.imagenet_train * len(CLASSES), 1),
@@ -427,6 +450,7 @@ PARTS: dict[str, tuple[Callable[[Path, MiniSettings, str, range], None], Callabl
     "imagenet_sketch": (_shifted, lambda s: s.shifted * len(SHIFTS["imagenet_sketch"].labels), 1),
     "objectnet": (_shifted, lambda s: s.shifted * len(SHIFTS["objectnet"].labels), 1),
     "imagenet_real": (_real, lambda s: s.imagenet_val * len(CLASSES), 1),
+    "landmarks": (_landmarks, lambda s: s.landmarks * VIEWS, 1),
 }
 
 
@@ -448,9 +472,16 @@ def _write_lists(root: Path, settings: MiniSettings) -> None:
     for name, mapping in zip(MAPPINGS[:3], mappings, strict=True):
         write_json(root / shifted.MAPPINGS / name, dict(mapping))
     write_lines(root / shifted.MAPPINGS / MAPPINGS[3], lines)
+    found = {_landmark(number): _seen(root, number) for number in range(settings.landmarks)}
+    write_bytes(root / "roxford5k" / "gnd_roxford5k.pkl", pickle.dumps(ground_truth(found), protocol=4))
     # As in the real list, not every image of train2014 is in it.
     chosen = [_coco_name(index) for index in range(settings.coco) if index % 12 != 5]
     write_lines(root / "coco" / "coco_20k_filenames.txt", chosen)
+
+
+def _seen(root: Path, number: int) -> dict[str, Any]:
+    """What the views of a landmark show, as `_landmarks` has kept it."""
+    return read_json(root / "roxford5k" / "views" / f"{_landmark(number)}.json") or {}
 
 
 def _identity(settings: MiniSettings) -> dict[str, Any]:

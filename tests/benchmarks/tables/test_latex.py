@@ -53,6 +53,16 @@ def faults(text):
     return found
 
 
+def test_groups_of_images_are_among_the_tables():
+    assert "where" in texts()
+
+
+def test_a_title_is_a_line_of_its_own_above_its_rows():
+    rows = [["knn", "a", "1"], ["", "b", "2"], ["linear", "a", "3"]]
+    title = r"\multicolumn{2}{@{}l}{\textit{%s}}"
+    assert latex.under_titles(rows) == [[title % "knn"], ["a", "1"], ["b", "2"], [title % "linear"], ["a", "3"]]
+
+
 @pytest.mark.parametrize("name", sorted(texts()))
 def test_the_syntax_of_every_table(name):
     assert not faults(texts()[name])
