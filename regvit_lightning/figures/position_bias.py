@@ -40,6 +40,7 @@ def page(kinds: Mapping[str, Any]) -> Figure:
     label(axes[0], "Variance by position", "block, final norm last", "%")
     label(axes[1], "Nearest patch of a shifted crop", "shift, patches", "% of patches")
     axes[0].set_ylim(bottom=0)
+    axes[1].set_xticks(shifts)
     axes[1].set_ylim(0, 100)
     for panel in axes[:2]:
         panel.legend(**LEGEND)
