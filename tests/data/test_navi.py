@@ -113,8 +113,8 @@ def at(*degrees):
 
 def test_partners_take_turns_in_the_groups_and_are_nearest_to_the_middle():
     """Where a view has none in the group whose turn it is, the next group is tried, after the last one the first."""
-    assert list(navi.partners(at(0, 11, 20, 75, 115))) == [
-        (0, 1, "0 to 30°"),  # 11° is nearer to 15° than 20° is
+    assert list(navi.partners(at(0, 8, 20, 75, 115))) == [
+        (0, 2, "0 to 30°"),  # 20° is nearer to 15° than 8° is
         (1, 3, "60 to 90°"),  # none at 30 to 60°
         (2, 4, "90 to 120°"),  # none at 60 to 90°
         (3, 4, "30 to 60°"),  # none from 90° on, and none to 30°; 40° is nearer to 45° than 55° is
