@@ -24,6 +24,7 @@ RENDERED = {
     "davis2016": ("films",),
     "spair71k": ("keypoints",),
     "scannet": ("scans",),
+    "roxford5k": ("landmarks",),
 }
 
 
@@ -47,7 +48,7 @@ class Counts(Mapping[str, Sequence[int]]):
 
     def __iter__(self) -> Iterator[str]:
         data = self.data
-        sets = [*data.discovery, *data.videos, *data.masked, *data.keypoints, *data.salient]
+        sets = [*data.discovery, *data.videos, *data.masked, *data.keypoints, *data.salient, *data.retrieval]
         return iter(dict.fromkeys([*RENDERED, *sets]))
 
     def __len__(self) -> int:
