@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmarks.data.checks import checks_of
 from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.data.mini.shifted import SHIFTS
 from regvit_lightning.data.mini.writer import PARTS
 from regvit_lightning.errors import UserError
 
@@ -24,6 +25,9 @@ RENDERED = {
     "davis2016": ("films",),
     "spair71k": ("keypoints",),
     "scannet": ("scans",),
+    "imagenet_val": ("imagenet val",),
+    "imagenet_real": ("imagenet val",),
+    **{name: (name,) for name in SHIFTS},
     "roxford5k": ("landmarks",),
 }
 
@@ -48,7 +52,8 @@ class Counts(Mapping[str, Sequence[int]]):
 
     def __iter__(self) -> Iterator[str]:
         data = self.data
-        sets = [*data.discovery, *data.videos, *data.masked, *data.keypoints, *data.salient, *data.retrieval]
+        sets = [*data.discovery, *data.videos, *data.masked, *data.keypoints, *data.salient]
+        sets += [*data.shifted, *data.retrieval]
         return iter(dict.fromkeys([*RENDERED, *sets]))
 
     def __len__(self) -> int:

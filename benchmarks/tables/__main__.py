@@ -18,6 +18,7 @@ from benchmarks.tables import (
     published,
     questions,
     questions_formats,
+    robustness_table,
     summary,
     summary_formats,
     where,
@@ -39,8 +40,8 @@ registers help for each family of models and each task, and the overview: models
 predictors, untrained models), with the change against the twin without registers; on a terminal the overview is one
 narrow block for each task. The answers of the artifact reports to three questions are questions.{md,csv,tex}: high
 norms? sinks, of which kind? are patches local? Beside them the tables of the registers paper under their numbers
-(table1, table2a, … fig12), and the table of the arms, those for which there are records. Figs. 7, 8 and 12 are drawn
-too (fig7.pdf, fig7.png, …): norms, metrics and cost of models with and without registers."""
+(table1, table2a, … fig12), and those of robustness and of the arms, those for which there are records. Figs. 7, 8 and
+12 are drawn too (fig7.pdf, fig7.png, …): norms, metrics and cost of models with and without registers."""
 
 OVERVIEW = "overview"
 
@@ -56,7 +57,7 @@ class Tables:
 def tables(
     cells: Sequence[ScoredRecord], entries: Sequence[Published] = (), speeds: Mapping[str, ArmSpeed] | None = None
 ) -> Iterator[Table]:
-    """Build the overview, then the tables of the paper and that of the arms, those that have any record.
+    """Build the overview, then the tables of the paper, of robustness and of the arms, those that have any record.
 
     Args:
         cells: all records of one data set.
@@ -65,6 +66,7 @@ def tables(
     """
     yield columns.overview(cells, entries)
     yield from paper_tables.build(cells, entries)
+    yield from robustness_table.build(cells, entries)
     if arms := arms_table.build(cells, entries, speeds):
         yield arms
 

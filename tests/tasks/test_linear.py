@@ -110,7 +110,7 @@ def test_without_cls_the_mean_patch_takes_its_place(tiny):
     module = linear.LinearProbe(backbone, mini_settings(), 16)
     assert len(module.grid) == 26
     features = module.features(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8))
-    assert [part.shape[1] for part in features] == [256, 4 * 256]
+    assert [part.shape[1] for part in features] == [256, 4 * 256, 2 * 256]  # the last with its register
 
 
 def test_a_model_with_too_few_blocks_is_told(tiny):
