@@ -211,6 +211,7 @@ class KeypointSet:
 
 
 SPAIR = {"spair71k": KeypointSet(), "scannet": KeypointSet("scans", frames="scannet")}  # below the root of any data
+RENDERED_SETS = ("voc07", "voc12", "coco20k", *DAVIS, *SPAIR)  # those of the published sets that are rendered, too
 SUFFIXES = (".yaml", ".yml")  # of a file like those of configs/data that is given by its path
 VOC_NAMES = "ImageSets/Main/trainval.txt"
 ALL = "all"  # instead of a file of names
@@ -248,7 +249,7 @@ class DataSettings:
         rendering: options of rendered data, see `MiniSettings`.
         counts: expected number of images of the splits, [train, test], where known; for `imagenet`,
             `imagenet22k`, `segmentation`, `depth`, or a set with masks; [all] for a set with boxes or of salient
-            objects, [train] for `pairs`, [frames] for a set of videos, and [pairs] for one with keypoints.
+            objects, [train] for `pairs`, [frames] for a set of videos, and [pairs, groups] for one with keypoints.
         get: how to get the data if it is missing; appended to the error message.
     """
 
@@ -360,8 +361,10 @@ class DataSettings:
         return self._set("set with masks", {settings.OWN_MASKS: self.segmentation, **self.masked}, name)
 
     def _set(self, kind: str, sets: Mapping[str, OfSet], name: str) -> OfSet:
-        known = f"expected one of {', '.join(sets)}"
-        settings.check(name in sets, f"data '{self.name}' has no {kind} called '{name}': {known}")
+        there = [one for one in sets if not self.rendered or one in RENDERED_SETS or one not in _all_published()]
+        real = f"; {name} is not rendered: give DATA=full DATA_ROOT=<folder>" if name in set(sets) - set(there) else ""
+        known = f"expected one of {', '.join(there)}{real}"
+        settings.check(name in there, f"data '{self.name}' has no {kind} called '{name}': {known}")
         return sets[name]
 
     def folder(self, images: str) -> str:
@@ -391,6 +394,11 @@ def published_masks() -> dict[str, Segmentation]:
 def published_salient() -> dict[str, SalientSet]:
     """Sets of salient objects listed in `configs/data/full.yaml`."""
     return _published("salient", SalientSet)
+
+
+def _all_published() -> set[str]:
+    """Names of all sets that are available in any data."""
+    return {*published_sets(), *published_masks(), *published_salient(), *DAVIS, *SPAIR}
 
 
 def _published(kind: str, of: type[OfSet]) -> dict[str, OfSet]:
