@@ -1,4 +1,4 @@
-"""The leaderboard of the page: ranks, spans and values to sort by, as in the tables; escaped, and absent for one model."""
+"""The leaderboard of the page: ranks, spans and values to sort by; names escaped, and no board of one model."""
 
 import re
 
