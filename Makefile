@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3
 PY = $(call quote,$(VENV)/bin/python)
 READY = $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
 
-TARGETS = help setup demo data annotate pretrain eval artifacts look neurons cost eval-all all status plan study tables compare \
+TARGETS = help setup demo data annotate pretrain eval artifacts look neurons cost eval-all all status plan study checkpoints tables compare \
           report bench test test-slurm lint format
 
 # What a target takes from make's command line: key=VARIABLE of its program, and ARGS, further words for the program.
@@ -25,6 +25,7 @@ plan.takes = gpus=GPUS $(status.takes)
 eval-all.takes = jobs=JOBS launcher=LAUNCHER partition=PARTITION force=FORCE $(plan.takes)
 all.takes = $(eval-all.takes)
 study.takes = study=NAME seeds=SEEDS gpus=GPUS jobs=JOBS runs=RUNS results=RESULTS ARGS
+checkpoints.takes = model=MODEL data=DATA seed=SEED variant=VARIANT runs=RUNS results=RESULTS ARGS
 tables.takes = data=DATA results=RESULTS ARGS
 report.takes = runs=RUNS $(tables.takes)
 bench.takes = $(tables.takes)
@@ -96,6 +97,9 @@ plan: setup  ## FLOPs, memory and time of every cell of GRID= DATA= SEEDS= VARIA
 
 study: setup  ## when artifacts appear: trains the models of NAME=emergence|emergence-gpu (with a GPU), writes norms over training, SEEDS=0|all GPUS= JOBS=1 ARGS="train=false page=docs/emergence.md"
 	@$(PY) -m benchmarks.study $(WORDS)
+
+checkpoints: setup  ## scores with and without labels of the backbones that the training of MODEL= kept (pretrain ARGS="keep_every=100"), and how their ranks agree: DATA=mini SEED= VARIANT= ARGS="masks=ade20k"
+	@$(PY) -m benchmarks.checkpoints $(if $(MODEL),,model=deit3-vitn_reg4) $(WORDS)
 
 tables: setup  ## result tables from the records, those of the paper under their numbers: DATA=mini ARGS=
 	@$(PY) -m benchmarks.tables $(WORDS)

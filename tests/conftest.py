@@ -40,6 +40,7 @@ TINY = mini.MiniSettings(
     films=2,
     keypoints=2,
     scans=1,
+    landmarks=2,
 )
 
 

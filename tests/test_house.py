@@ -1,6 +1,7 @@
 """The floors of the house: every import goes to the file's own unit or to a lower floor, so nothing goes round."""
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -30,7 +31,7 @@ FLOORS = {
         launch make_words manual progress
         command
         data tables
-        annotate compare cost evaluate grid look neurons pretrain report speed
+        annotate checkpoints compare cost evaluate grid look neurons pretrain report speed
         demo plan status study
         __main__ completion
     """,
@@ -93,6 +94,14 @@ def test_every_unit_has_a_floor_and_every_floor_its_units():
 def test_imports_go_down_only():
     found = offenders(sources())
     assert not found, "\n".join(["", *found])
+
+
+def test_the_drawing_of_the_floors_shows_these():
+    """From the roof to the ground, as `docs/architecture.md` shows them."""
+    text = (ROOT / "docs" / "images" / "floors.svg").read_text(encoding="utf-8")
+    drawn = [line.replace(" (regvit)", "").split() for line in re.findall(r'"monospace">(.*?)</text>', text)]
+    plans = [list(reversed(FLOORS[package].strip().splitlines())) for package in ("benchmarks", "regvit_lightning")]
+    assert drawn == [line.split() for plan in plans for line in plan]
 
 
 VOC = "regvit_lightning/data/voc.py"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from benchmarks import command, cost, evaluate, plan, pretrain, status
 from benchmarks.annotate import __main__ as annotate
+from benchmarks.checkpoints import __main__ as checkpoints
 from benchmarks.compare import __main__ as compare
 from benchmarks.data import __main__ as data
 from benchmarks.demo import __main__ as demo
@@ -28,6 +29,7 @@ from benchmarks.tables import __main__ as tables
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMAS = {
     "benchmarks.annotate": annotate.Annotate,
+    "benchmarks.checkpoints": checkpoints.Checkpoints,
     "benchmarks.compare": compare.Compare,
     "benchmarks.cost": cost.CostOf,
     "benchmarks.data": data.Data,
@@ -52,6 +54,7 @@ OWN = {
     "artifacts": {"model", "task"},
     "cost": {"model"},
     "look": {"model"},
+    "checkpoints": {"model"},
     "neurons": {"model"},
     "all": {"pretrain"},
     "test": {"numprocesses", "dist", "ignore"},

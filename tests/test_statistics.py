@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
+from sklearn.metrics import recall_score
 
 from regvit_lightning import statistics
 from regvit_lightning.errors import UserError
@@ -167,6 +168,18 @@ def test_intervals_are_those_of_the_kept_records():
     """Golden, of commit 5c0f96c: the draws of a seed stay what they were, so that old intervals can be made again."""
     scores = torch.arange(50.0).square()
     assert statistics.bootstrap(scores, seed=3) == pytest.approx((621.882, 1017.7255), rel=1e-12)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 60))
+def test_accuracy_by_class_is_sklearns_recall(seed, images):
+    generator = np.random.default_rng(seed)
+    labels, predicted = generator.integers(0, 4, (2, images))
+    names = ["a", "b", "c", "d", "without an image"]
+    found = statistics.accuracy_by_class(torch.from_numpy(100 * (labels == predicted)), torch.from_numpy(labels), names)
+    assert list(found) == names
+    recall = recall_score(labels, predicted, labels=range(5), average=None, zero_division=np.nan)
+    for value, meant in zip(found.values(), recall, strict=True):
+        assert value is None if np.isnan(meant) else value == pytest.approx(100 * meant)
 
 
 @pytest.mark.parametrize("right", [0.0, 100.0])

@@ -80,6 +80,12 @@ def _keypoints(name: str, data: DataSettings) -> int:
     return len(keypoint_pairs(data, name))
 
 
+def _retrieval(name: str, data: DataSettings) -> int:
+    from regvit_lightning.data.retrieval import landmarks
+
+    return len(landmarks(data, name))
+
+
 def _masked(name: str, number: int, data: DataSettings) -> int:
     from regvit_lightning.data.ade20k import masked_pairs
 
@@ -99,11 +105,12 @@ CHECKS: dict[str, Check] = {
 
 
 def checks_of(data: DataSettings) -> dict[str, Check]:
-    """All checks by name and split, those of named sets too: boxes, masks, keypoints, salient objects, videos."""
+    """All checks by name and split, of named sets too: boxes, masks, keypoints, salient objects, videos, queries."""
     boxed = {f"{name} trainval": partial(_discovery, name) for name in data.discovery}
     splits = enumerate(("train", "test"))
     masked = {f"{name} {split}": partial(_masked, name, number) for number, split in splits for name in data.masked}
     films = {f"{name} frames": partial(_videos, name) for name in data.videos}
     pairs = {f"{name} pairs": partial(_keypoints, name) for name in data.keypoints}
     salient = {f"{name} images": partial(_salient, name) for name in data.salient}
-    return {**CHECKS, **boxed, **masked, **films, **pairs, **salient}
+    found = {f"{name} queries and images": partial(_retrieval, name) for name in data.retrieval}
+    return {**CHECKS, **boxed, **masked, **films, **pairs, **salient, **found}

@@ -27,6 +27,7 @@ RENDERED = {
     "scenes": ("ade validation",),
     "davis2017": ("films",),
     "davis2016": ("films",),
+    "roxford5k": ("landmarks",),
 }
 
 
@@ -57,7 +58,7 @@ class Counts(Mapping[str, Sequence[int]]):
 
     def __iter__(self) -> Iterator[str]:
         data = self.data
-        sets = [*data.discovery, *data.videos, *data.masked, *data.keypoints, *data.salient]
+        sets = [*data.discovery, *data.videos, *data.masked, *data.keypoints, *data.salient, *data.retrieval]
         return iter(dict.fromkeys([*RENDERED, *layout.SPAIR, *sets]))
 
     def __len__(self) -> int:

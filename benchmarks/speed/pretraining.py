@@ -48,17 +48,22 @@ class Timed:
 
 
 def deit3_step(model: str, size: int, batch: int, run: Timed, peak: float) -> list[Measurement]:
-    """(c) img/s of the recipe, reading images, over a bare loop on images in memory; (d) its fraction of the peak."""
+    """(c) img/s of the recipe, reading images, over a bare loop on images in memory; (d) its fraction of the peak.
+
+    Images of a small set are decoded once and stored before the first step, see `data.decoded`.
+    """
     from regvit_lightning.models.vit import block_macs, parse_name
 
     words = [f"batch_size={batch}", f"device_batch={batch}", f"image_size={size}"]
-    ours, bare = recipe_rate("deit3", model, words, run)[0], bare_rate(model, size, batch)
+    before = bare_rate(model, size, batch)
+    ours = recipe_rate("deit3", model, words, run)[0]
+    bare = (before + bare_rate(model, size, batch)) / 2  # the speed of a shared machine drifts
     flops = 6 * block_macs(*parse_name(model), size) * ours
     return [
         Measurement(
             f"(c) DeiT-III img/s / bare loop, {model} {size} px",
             ours / bare,
-            "≥ 0.9",
+            "≥ 0.9" if size < 224 else "≥ 0.95",
             f"{ours:.1f} img/s recipe, {bare:.1f} img/s bare, batch {batch}",
         ),
         Measurement(

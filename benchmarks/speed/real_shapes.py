@@ -64,6 +64,8 @@ def rows() -> list[Measurement]:
         saliency(),
         propagation(),
         keypoint_matches(),
+        rankings(),
+        label_free(),
         norms(),
         single_token(),
         position(),
@@ -370,6 +372,39 @@ def keypoint_matches(pairs: int = 4, side: int = 58, width: int = WIDTH, points:
 
     one = 4 * side * side * (width + points)
     return measured(f"keypoints, {pairs} pairs of {side} × {side}, D {width}", (2 * pairs + 4) * one, work)
+
+
+def rankings(queries: int = 70, images: int = 1_000_000, width: int = 384) -> Measurement:
+    """Queries against a million distractors: cosines and their order, once each, and one ranking at a time."""
+    import numpy as np
+
+    from regvit_lightning.data.retrieval import Query
+    from regvit_lightning.tasks import retrieval, retrieval_scores
+
+    one = np.arange(5)
+    query = Query("", None, one, one + 5, one + 10)
+
+    @torch.inference_mode()
+    def work() -> None:
+        for order in retrieval.ranked(torch.randn(queries + images, width), queries):
+            retrieval_scores.graded(order, query)
+
+    bound = 4 * (queries + images) * width + 5 * 8 * queries * images
+    return measured(f"retrieval, {queries} queries, {images:,} × {width} images", bound, work)
+
+
+def label_free(images: int = 10_000, width: int = WIDTH, patches: int = 256) -> Measurement:
+    """RankMe with its interval, and DSE of a group of images: float64 copies, Gram matrices and their eigenvectors."""
+    from regvit_lightning.tasks.unlabelled import dense_structure, image_scores
+
+    @torch.inference_mode()
+    def work() -> None:
+        image_scores.interval(image_scores.rankme, torch.randn(images, width), 0)
+        dense_structure.StructureSums().add(torch.randn(dense_structure.IMAGES, patches, width))
+
+    of_group = 8 * 6 * dense_structure.IMAGES * patches * width
+    bound = (4 * 3 + 8 * 4) * images * width + 8 * 6 * width**2 + of_group
+    return measured(f"scores without labels, {images:,} × {width}", bound, work)
 
 
 def register_boxes(images: int = 32, blocks: int = 24, side: int = 37, registers: int = 4) -> Measurement:

@@ -127,6 +127,14 @@ def extent(columns: Sequence[Sequence[str]]) -> int:
     return sum(max(map(_length, column)) for column in columns)
 
 
+def under_titles(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Rows whose first cell, where it is not empty, is a line of its own above them: narrower by that column."""
+    lines = []
+    for title, *cells in rows:
+        lines += [[rf"\multicolumn{{{len(cells)}}}{{@{{}}l}}{{\textit{{{title}}}}}"]] * bool(title) + [cells]
+    return lines
+
+
 def _length(cell: str) -> int:
     """Number of characters that a cell prints."""
     plain = re.sub(r"\\(?:num|textbf|textsuperscript)\b|[{}$]|\\bfseries ", "", cell)

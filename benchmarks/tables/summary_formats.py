@@ -180,9 +180,9 @@ def as_latex(rows: Sequence[Answer], origin: Origin) -> str:
         shown = verdict if bold == verdict else bold.replace(f"**{row.verdict}**", "")
         named = "" if bold == verdict else rf"\textbf{{{row.verdict}}}"
         cells.append([*map(latex.words, (task, family)), *map(latex.numbers, rest), named + latex.numbers(shown)])
-    heads = " & ".join(latex.words(head) for head in HEADS) + r" \\"
+    heads = " & ".join(latex.words(head) for head in HEADS[1:]) + r" \\"
     caption = f"{latex.words(f'{TITLE} {headline(rows)} Data: {origin.data}')}."
     said = [latex.words(note) for note in notes(rows)]
-    characters = latex.extent(list(zip(HEADS, *cells, strict=True)))
-    grid = latex.Grid([*"llrrrrrl"], [heads], cells, caption, NAME, said, characters)
+    characters = latex.extent(list(zip(HEADS, *cells, strict=True))[1:])
+    grid = latex.Grid([*"lrrrrrl"], [heads], latex.under_titles(cells), caption, NAME, said, characters)
     return latex.document([grid], [f"needs {latex.PACKAGES}", origin.line()])

@@ -4,7 +4,6 @@ import csv as csv_module
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from benchmarks.tables import latex
 from benchmarks.tables.escapes import in_line, in_markdown
@@ -258,13 +257,15 @@ def _grid(pair: Pair, number: int, data: str) -> latex.Grid:
             named = rf"\textbf{{{line.verdict}}}" if line.found else latex.words(line.verdict)
             cells.append([latex.words(part.title), latex.words(kind), latex.words(group)])
             cells[-1] += [*map(latex.numbers, numbers), named + latex.numbers(plain)]
-    head = ["task and metric", *heads(pair)]
+    head = heads(pair)
     heading = " & ".join(latex.words(one) for one in head) + r" \\"
     caption = f"{latex.words(f'{TITLE} {pair.name}. {headline(pair)} Data: {data}')}."
     said_below = [latex.words(note) for note in notes([pair], data) if not note.startswith("chart")]
     rows = list(without_repeats(cells))
-    characters = latex.extent(list(zip(head, *rows, strict=True)))
-    return latex.Grid([*"lllrrrrl"], [heading], rows, caption, f"{NAME}-{number}", said_below, characters)
+    characters = latex.extent(list(zip(head, *(row[1:] for row in rows), strict=True)))
+    return latex.Grid(
+        [*"llrrrrl"], [heading], latex.under_titles(rows), caption, f"{NAME}-{number}", said_below, characters
+    )
 
 
 def nearest(part: Part) -> list[Line]:
@@ -289,8 +290,3 @@ def lines(pairs: Sequence[Pair], data: str) -> list[str]:
     if reasons:
         text.append(f"  {'; '.join(reasons)}: {invocation('annotate', {'DATA': data})}")
     return text
-
-
-def by_kind(lines_of: Sequence[Line]) -> list[tuple[str, list[Line]]]:
-    """Lines grouped by kind, in their order."""
-    return [(kind, list(group)) for kind, group in groupby(lines_of, lambda line: line.kind)]

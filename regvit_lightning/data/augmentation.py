@@ -74,11 +74,15 @@ class ShiftedCrop:
     border: int
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        rows, columns = self._indices(image.height), self._indices(image.width)
+        rows, columns = (self.indices(self.first(side), side) for side in (image.height, image.width))
         return Image.fromarray(np.asarray(image).take(rows, axis=0).take(columns, axis=1))
 
-    def _indices(self, side: int) -> npt.NDArray[np.int64]:
-        first = integer(side + 2 * self.border - self.size + 1) - self.border
+    def first(self, side: int) -> int:
+        """Draw the first row or column of a crop of an image of `side` pixels; negative inside the border."""
+        return integer(side + 2 * self.border - self.size + 1) - self.border
+
+    def indices(self, first: int, side: int) -> npt.NDArray[np.int64]:
+        """Rows or columns of the image that the crop shows, those of the border reflected."""
         indices = np.abs(np.arange(first, first + self.size))
         return np.minimum(indices, 2 * (side - 1) - indices)
 

@@ -1,71 +1,168 @@
-"""Images of a small training set, decoded once in each process: at 64 pixels a fifth of the work of reading one."""
+"""Images of a small training set, decoded once: at 64 pixels most of the work of reading one.
 
+What an augmentation does to every image before its first random draw, such as resizing, is done once, too. The pixels
+are one array that all processes share: a memory-mapped file beside the images, which the next run finds again, or
+memory where none can be written.
+"""
+
+import hashlib
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import PIL
 from PIL import Image
 
+from regvit_lightning.data import kept_index
 from regvit_lightning.data.images import Files
+from regvit_lightning.data.layout import DataError
 
-MOST_BYTES = 256 * 2**20  # of decoded images in each process; no image of a larger set is held
-BYTES_OF_PIXEL = 4  # Pillow's, for RGB
-TOO_LARGE = -1
+MOST_BYTES = 256 * 2**20  # of the pixels of a set; of a larger one, every image is decoded whenever it is drawn
+KEPT = ("pixels", "ends", "sizes", "stamps", "digest")  # arrays of a stored set
+GONE = (0, 0, 0)  # stamp of an image that is not stored
 
 Stamp = tuple[int, int, int]
+Pixels = npt.NDArray[np.uint8]  # (H, W, 3), not to be changed in place
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """First steps of an augmentation, without any random draw.
+
+    Attributes:
+        name: words for a file name, different for steps that give different pixels.
+        steps: the steps, from image to image.
+    """
+
+    name: str = "whole"
+    steps: Sequence[Callable[[Image.Image], Image.Image]] = ()
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        for step in self.steps:
+            image = step(image)
+        return image
+
+
+WHOLE = Fixed()
 
 
 @dataclass(eq=False)
 class Decoded:
-    """Files whose decoded images are held in memory if all of them fit into `MOST_BYTES`, as large as the first one.
+    """Training images after their fixed steps, stored if all of them fit into `MOST_BYTES`, as large as the first one.
 
-    An image whose file has changed (its inode, size or modification time) is decoded again. The images that are handed
-    out are shared: a transform must not change them in place.
+    Where they do not fit after the fixed steps but do as they are, the decoded images are stored. They are stored when
+    the first one is asked for; of several runs that begin at once, one stores them and the others wait for it. An image
+    whose file has changed since (its inode, size or modification time) is decoded again.
 
     Attributes:
         files: the training images.
-        held: images with the stamps of their files, by index.
-        room: bytes that are left, None before the first image; `TOO_LARGE` where none is held.
+        fixed: steps that belong to every image.
+        beside: folder of the images: the arrays are kept beside it; None keeps them in memory.
     """
 
     files: Files
-    held: dict[int, tuple[Stamp, Image.Image]] = field(default_factory=dict)
-    room: int | None = None
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes; empty where there are no labels."""
-        return self.files.classes
+    fixed: Fixed = WHOLE
+    beside: Path | None = None
+    _stored: kept_index.Arrays | None = field(default=None, init=False, repr=False)
+    _left: Fixed = field(default=WHOLE, init=False, repr=False)  # steps that stored images still need
+    _asked: bool = field(default=False, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def path(self, index: int) -> str:
-        """Location of one image, as text."""
-        return self.files.path(index)
-
-    def source(self, index: int) -> str:
-        """Path of the file that holds one image."""
-        return self.files.source(index)
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_stored": None, "_asked": False}  # a process that is not forked maps the file itself
 
     def open(self, index: int) -> Image.Image:
-        """Decode one image as RGB, or raise `DataError`."""
-        if self.room == TOO_LARGE:
-            return self.files.open(index)
-        stamp = _stamp(self.files.source(index))
-        if index in self.held and self.held[index][0] == stamp:
-            return self.held[index][1]
-        image = self.files.open(index)
-        self._hold(index, stamp, image)
-        return image
+        """One image as RGB after the fixed steps, or raise `DataError`."""
+        stored = self._pixels(index)
+        return self.fixed(self.files.open(index)) if stored is None else self._left(Image.fromarray(stored))
 
-    def _hold(self, index: int, stamp: Stamp | None, image: Image.Image) -> None:
-        size = BYTES_OF_PIXEL * image.width * image.height
-        if self.room is None:
-            self.room = MOST_BYTES if len(self) * size <= MOST_BYTES else TOO_LARGE
-        self.held.pop(index, None)  # of the file before it changed; its bytes stay counted
-        if stamp is not None and size <= self.room:
-            self.room -= size
-            self.held[index] = stamp, image
+    def pixels(self, index: int) -> Pixels:
+        """Pixels of one image after the fixed steps, or raise `DataError`."""
+        stored = self._pixels(index)
+        return stored if stored is not None and not self._left.steps else np.asarray(self.open(index))
+
+    def _pixels(self, index: int) -> Pixels | None:
+        if not self._asked:
+            self._asked = True
+            self._store()
+        if self._stored is None or (stamp := _stamp(self.files.source(index))) is None:
+            return None
+        kept = self._stored
+        if stamp != tuple(kept["stamps"][index].tolist()):
+            return None
+        height, width = kept["sizes"][index].tolist()
+        end = int(kept["ends"][index])
+        flat: Pixels = kept["pixels"][end - 3 * height * width : end]
+        return flat.reshape(height, width, 3)
+
+    def _store(self) -> None:
+        for stored, left in ((self.fixed, WHOLE), (WHOLE, self.fixed)):
+            if _fits(self.files, stored):
+                arrays = _found_or_made(self.files, stored, self.beside)
+                self._stored = {name: np.asarray(array) for name, array in arrays.items()}  # memmap's methods are slow
+                self._left = left
+                return
+
+
+def _fits(files: Files, fixed: Fixed) -> bool:
+    """Whether all images, as large as the first one that can be read, are at most `MOST_BYTES`."""
+    for index in range(len(files)):
+        try:
+            width, height = fixed(files.open(index)).size
+        except DataError:
+            continue
+        return 3 * width * height * len(files) <= MOST_BYTES
+    return False
+
+
+def _found_or_made(files: Files, fixed: Fixed, beside: Path | None) -> kept_index.Arrays:
+    """The stored arrays, from disk if they are there and every file is as it was."""
+    if beside is None:
+        return _made(files, fixed, b"")
+    folder = kept_index.location(beside.absolute().parent / ".index" / f"{beside.name}-{fixed.name}.decoded")
+    digest = _digest(files, fixed)
+    with kept_index.in_turn(folder):
+        kept = kept_index.read(folder, KEPT)
+        if kept is not None and bytes(kept["digest"][0]) == digest:
+            return kept
+        made = _made(files, fixed, digest)
+        kept_index.keep(folder, made)
+        return kept_index.read(folder, KEPT) or made
+
+
+def _digest(files: Files, fixed: Fixed) -> bytes:
+    """Digest of the list of files with their stamps, of the fixed steps, and of the library that decodes."""
+    digest = hashlib.sha256(f"{fixed.name} {PIL.__version__}".encode())
+    for index in range(len(files)):
+        digest.update(f"\0{files.path(index)}\0{_stamp(files.source(index))}".encode(errors="surrogateescape"))
+    return digest.hexdigest().encode()
+
+
+def _made(files: Files, fixed: Fixed, digest: bytes) -> kept_index.Arrays:
+    """Decode all images that can be read, one after another, until `MOST_BYTES` are full."""
+    pixels, ends, sizes, stamps = bytearray(), list[int](), list[Stamp | tuple[int, int]](), list[Stamp]()
+    for index in range(len(files)):
+        stamp = _stamp(files.source(index)) or GONE
+        try:
+            image = np.asarray(fixed(files.open(index)))
+        except DataError:  # reported where the image is drawn
+            stamp = GONE
+        if stamp != GONE and len(pixels) + image.nbytes <= MOST_BYTES:
+            pixels += image.tobytes()
+            sizes.append(image.shape[:2])
+        else:
+            stamp = GONE
+            sizes.append((0, 0))
+        ends.append(len(pixels))
+        stamps.append(stamp)
+    arrays = {"ends": ends, "sizes": sizes, "stamps": stamps, "digest": [digest]}
+    return {"pixels": np.frombuffer(pixels, np.uint8), **{name: np.array(values) for name, values in arrays.items()}}
 
 
 def _stamp(file: str) -> Stamp | None:

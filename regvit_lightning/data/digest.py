@@ -105,6 +105,10 @@ def _splits(data: DataSettings, section: str) -> dict[str, list[Part]]:
         return {"all": _salient(data, section)}
     if section in data.keypoints:
         return {"all": [Part(root / data.keypoint_set(section).folder, (*EXTENSIONS, *LABELS, ".txt"))]}
+    if section in data.retrieval:
+        searched = data.retrieval_set(section)
+        folder = root / searched.folder
+        return {"all": [Part(folder / searched.images), Part(folder / searched.ground_truth)]}
     boxed_set = data.boxed_set(section)
     images, annotations, names = (Path(path) for path in boxed_set.paths(data.root))
     listed = [] if str(names) == ALL else [Part(names)]

@@ -20,12 +20,13 @@ from torch.utils.data import Dataset, default_collate
 
 from regvit_lightning.data import kept_index
 from regvit_lightning.data.completeness import check_count, check_rendered
-from regvit_lightning.data.decoded import Decoded
+from regvit_lightning.data.decoded import WHOLE, Decoded
 from regvit_lightning.data.images import EXTENSIONS, Transform, open_image, open_readable
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.listing import HIDDEN, NAMED_AS_IMAGE, LeftOut, composed, is_hidden, is_image, report, walk
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
+from regvit_lightning.data.transforms import Steps
 from regvit_lightning.runtime import seeds
 
 
@@ -244,21 +245,40 @@ class Drawn(Dataset[dict[str, Any]]):
         files, transform: the images, and the augmentation.
         seed: seed of the augmentation.
         replace: a file that cannot be read is replaced by the next one that can, and its index is reported in
-            `unreadable` (pretraining); otherwise it is an error (evaluation).
+            `unreadable` (pretraining); otherwise it is an error (evaluation). In pretraining, the decoded images of a
+            small set are kept beside it, see `Decoded`.
     """
 
     def __init__(self, files: ImageFiles, transform: Transform, seed: int, replace: bool) -> None:
         self.files, self.transform, self.seed, self.replace = files, transform, seed, replace
-        self.decoded = Decoded(files)
+        self.steps = transform if isinstance(transform, Steps) else None
+        fixed = self.steps.fixed if self.steps else WHOLE
+        self.decoded = Decoded(files, fixed, Path(files.root) if files.root and replace else None)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         position, start = draw
-        image, index, unreadable = open_readable(self.decoded, start, self.replace)
+        image, index, unreadable = open_readable(self.files, self.decoded.open, start, self.replace)
+        transform = self.steps.after_fixed if self.steps else self.transform
         with seeds.torch_drawn_from(self.seed, "augment", position):
-            return {"image": self.transform(image), "label": int(self.files.labels[index]), "unreadable": unreadable}
+            return self._sample(transform(image), index, unreadable)
+
+    def __getitems__(self, draws: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+        """The samples of a batch, as `__getitem__` gives them; small images are augmented together."""
+        together = self.steps.together if self.steps else None
+        if together is None:
+            return [self[draw] for draw in draws]
+        opened = [open_readable(self.files, self.decoded.pixels, start, self.replace) for _, start in draws]
+        images = [image for image, _, _ in opened]
+        numbers = [position for position, _ in draws]
+        drawn = [together.draw(images[i]) for i in seeds.torch_each_drawn_from(numbers, self.seed, "augment")]
+        views = together(images, drawn)
+        return [self._sample(view, *one[1:]) for view, one in zip(views, opened, strict=True)]
+
+    def _sample(self, image: Any, index: int, unreadable: list[int]) -> dict[str, Any]:
+        return {"image": image, "label": int(self.files.labels[index]), "unreadable": unreadable}
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:

@@ -161,16 +161,19 @@ def _decoding_error(file: str, error: Exception, advice: str) -> DataError:
     return DataError(f"unreadable {file}: {reason}{'' if '; ' in reason else f'; {advice}'}")
 
 
-def open_readable(files: Files, start: int, replace: bool = True) -> tuple[Image.Image, int, list[int]]:
+def open_readable(
+    files: Files, opener: Callable[[int], T], start: int, replace: bool = True
+) -> tuple[T, int, list[int]]:
     """Open the image with the index `start`, or the first readable one after it.
 
     Args:
         files: the training images; the search wraps around after the last one.
+        opener: gives the image with an index, or raises `DataError`, such as `files.open`.
         start: index of the image that was drawn.
         replace: False tries only that image.
 
     Returns:
-        The image as RGB, its index, and the indices of the unreadable images before it.
+        The image, its index, and the indices of the unreadable images before it.
 
     Raises:
         DataError: none of them can be read.
@@ -178,7 +181,7 @@ def open_readable(files: Files, start: int, replace: bool = True) -> tuple[Image
     index, unreadable = start, list[int]()
     while True:
         try:
-            return files.open(index), index, unreadable
+            return opener(index), index, unreadable
         except DataError:
             unreadable.append(index)
             index = (index + 1) % len(files)

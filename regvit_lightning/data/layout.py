@@ -210,8 +210,27 @@ class KeypointSet:
         settings.check(not (self.frames and self.annotations), "keypoints: give annotations or frames, not both")
 
 
+@dataclass
+class RetrievalSet:
+    """Images of which those with a query's landmark are to be found; the defaults are those of ROxford5k.
+
+    Attributes:
+        folder: folder below root that contains all of it.
+        images: folder in it that the names of images are relative to.
+        ground_truth: file in it: `gnd_<set>.pkl` of the revisited benchmark, or JSON, see `retrieval.py`.
+    """
+
+    folder: str = "roxford5k"
+    images: str = "jpg"
+    ground_truth: str = "gnd_roxford5k.pkl"
+
+
+REVISITED = {  # available in any data, below its own root
+    "roxford5k": RetrievalSet(),
+    "rparis6k": RetrievalSet("rparis6k", ground_truth="gnd_rparis6k.pkl"),
+}
 SPAIR = {"spair71k": KeypointSet(), "scannet": KeypointSet("scans", frames="scannet")}  # below the root of any data
-RENDERED_SETS = ("voc07", "voc12", "coco20k", *DAVIS, *SPAIR)  # those of the published sets that are rendered, too
+RENDERED_SETS = ("voc07", "voc12", "coco20k", *DAVIS, *SPAIR, "roxford5k")  # published sets that are rendered, too
 SUFFIXES = (".yaml", ".yml")  # of a file like those of configs/data that is given by its path
 VOC_NAMES = "ImageSets/Main/trainval.txt"
 ALL = "all"  # instead of a file of names
@@ -244,12 +263,15 @@ class DataSettings:
             (`hummingbird_voc2012`); `ade20k` stands for `segmentation`. Those of `full.yaml` are available, too.
         salient: sets of images with masks of their salient objects, by name, for saliency: a task on one of them ends
             in its name (`saliency_ecssd`). Those of `full.yaml` are available in any data.
+        retrieval: sets of images to be found for queries, by name: a task on one of them ends in its name
+            (`retrieval_landmarks`). ROxford5k and RParis6k are available in any data.
         trained_on: name of the data whose `runs/<name>/` contains the trained models; empty for this data.
         rendered: generated on this machine by `regvit_lightning/data/mini/writer.py`.
         rendering: options of rendered data, see `MiniSettings`.
         counts: expected number of images of the splits, [train, test], where known; for `imagenet`,
             `imagenet22k`, `segmentation`, `depth`, or a set with masks; [all] for a set with boxes or of salient
-            objects, [train] for `pairs`, [frames] for a set of videos, and [pairs, groups] for one with keypoints.
+            objects, [train] for `pairs`, [frames] for a set of videos, [pairs, groups] for one with keypoints, and
+            [queries and images] for retrieval.
         get: how to get the data if it is missing; appended to the error message.
     """
 
@@ -266,6 +288,7 @@ class DataSettings:
     keypoints: dict[str, KeypointSet] = field(default_factory=dict)
     masked: dict[str, Segmentation] = field(default_factory=dict)
     salient: dict[str, SalientSet] = field(default_factory=dict)
+    retrieval: dict[str, RetrievalSet] = field(default_factory=dict)
     trained_on: str = ""
     rendered: bool = False
     rendering: MiniSettings = field(default_factory=MiniSettings)
@@ -274,7 +297,7 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         settings.check(bool(self.root), f"data '{self.name}': root is empty (give DATA_ROOT=<folder>)")
-        for where in ("discovery", "videos", "keypoints", "masked", "salient"):
+        for where in ("discovery", "videos", "keypoints", "masked", "salient", "retrieval"):
             for name in getattr(self, where):
                 self._check_name(where, name)
         for name, boxed_set in self.discovery.items():
@@ -286,7 +309,8 @@ class DataSettings:
         self.keypoints = {**SPAIR, **self.keypoints}
         self.masked = {**published_masks(), **self.masked}
         self.salient = {**published_salient(), **self.salient}
-        every = [*self.discovery, *self.videos, *self.keypoints, *self.masked, *self.salient]
+        self.retrieval = {**REVISITED, **self.retrieval}
+        every = [*self.discovery, *self.videos, *self.keypoints, *self.masked, *self.salient, *self.retrieval]
         twice = sorted({name for name in every if every.count(name) > 1})
         settings.check(not twice, f"data '{self.name}': {twice[:1]} names two sets of different kinds")
 
@@ -300,7 +324,8 @@ class DataSettings:
 
         Args:
             name: `imagenet`, `pairs`, `segmentation`, `depth`, or the name of a set with boxes, masks or keypoints, of
-                salient objects or of videos. Records of a published set with boxes list all published ones.
+                salient objects, of videos or for retrieval. Records of a published set with boxes list all published
+                ones.
 
         Raises:
             SettingsError: no such part.
@@ -312,7 +337,7 @@ class DataSettings:
         if name in ("segmentation", "depth", *self.masked):
             part = self.masked[name] if name in self.masked else getattr(self, name)
             return {key: value for key, value in asdict(part).items() if value or key not in OPTIONAL}
-        for sets in (self.videos, self.keypoints, self.salient):
+        for sets in (self.videos, self.keypoints, self.salient, self.retrieval):
             if name in sets:
                 return {name: asdict(sets[name])}
         together = published_sets() if name in published_sets() else [name]
@@ -349,6 +374,14 @@ class DataSettings:
             SettingsError: no such set.
         """
         return self._set("set with keypoints", self.keypoints, name)
+
+    def retrieval_set(self, name: str) -> RetrievalSet:
+        """The images to be found for queries called `name`.
+
+        Raises:
+            SettingsError: no such set.
+        """
+        return self._set("set for retrieval", self.retrieval, name)
 
     def masked_set(self, name: str) -> Segmentation:
         """The images with masks called `name`: a set of `masked`, or `segmentation` for `ade20k` and `segmentation`.
@@ -398,7 +431,7 @@ def published_salient() -> dict[str, SalientSet]:
 
 def _all_published() -> set[str]:
     """Names of all sets that are available in any data."""
-    return {*published_sets(), *published_masks(), *published_salient(), *DAVIS, *SPAIR}
+    return {*published_sets(), *published_masks(), *published_salient(), *DAVIS, *SPAIR, *REVISITED}
 
 
 def _published(kind: str, of: type[OfSet]) -> dict[str, OfSet]:

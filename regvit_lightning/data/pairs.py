@@ -131,7 +131,7 @@ class DrawnCaptionedImages(Dataset[dict[str, Any]]):
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         position, start = draw
-        image, index, unreadable = open_readable(self.decoded, start)
+        image, index, unreadable = open_readable(self.pairs, self.decoded.open, start)
         with seeds.torch_drawn_from(self.seed, "augment", position):
             return {"image": self.transform(image), "text": self._tokens(index), "unreadable": unreadable}
 

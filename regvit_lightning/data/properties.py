@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 SHORT_SIDE = 224  # pixels at which images are measured, so that their resolution does not matter
+LONG_SIDE = 2048  # pixels, the most that the other side may have: a narrow image is measured at a shorter short side
 WINDOW = 7  # pixels, side of the window of the local standard deviation
 EDGES = (100, 200)  # thresholds of Canny's detector on grey values, as in OpenCV's own examples
 LEAST_SEGMENT = 0.001  # share of the pixels below which a connected region of a mask is not counted
@@ -28,7 +29,7 @@ DISTANCE = ("depth", "m", "median measured depth")
 
 def pixels(image: Image.Image) -> tuple[float, float]:
     """Texture in grey levels of 0..255, and clutter in percent of pixels, of an RGB image at a short side of 224."""
-    scale = SHORT_SIDE / min(image.size)
+    scale = min(SHORT_SIDE / min(image.size), LONG_SIDE / max(image.size))
     size = [max(round(side * scale), 1) for side in image.size]
     grey = np.asarray(image.convert("L").resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC))
     return texture(grey), clutter(grey)

@@ -11,7 +11,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from regvit_lightning.data.augmentation import Jitter, ResizedCrop, ShiftedCrop, Step, as_tensor, flipped, three
+from regvit_lightning.data.decoded import WHOLE, Fixed
 from regvit_lightning.data.headers import MOST_ELONGATED
+from regvit_lightning.data.three_augment import ThreeAugment
 from regvit_lightning.settings import check
 
 BICUBIC = InterpolationMode.BICUBIC
@@ -42,11 +44,23 @@ def centre_crop(resize: int, crop: int) -> v2.Compose:
 
 @dataclass(frozen=True)
 class Steps:
-    """Transform of an image to uint8 (3, H, W): the steps, one after another. Unlike a closure, it can be pickled."""
+    """Transform of an image to uint8 (3, H, W): the steps, one after another. Unlike a closure, it can be pickled.
+
+    Attributes:
+        steps: all that follows the fixed steps.
+        fixed: first steps, without a random draw, whose result may be stored, see `Decoded`.
+        together: the same as `steps` for many images at once, draws and pixels; None where there is no such code.
+    """
 
     steps: tuple[Step, ...]
+    fixed: Fixed = WHOLE
+    together: ThreeAugment | None = None
 
     def __call__(self, image: Image.Image) -> Tensor:
+        return self.after_fixed(self.fixed(image))
+
+    def after_fixed(self, image: Image.Image) -> Tensor:
+        """Transform an image that has passed the fixed steps."""
         for step in self.steps:
             image = step(image)
         return as_tensor(image)
@@ -70,7 +84,9 @@ def three_augment(size: int, crop: str, colour_jitter: float) -> Steps:
         SettingsError: unknown crop.
     """
     check(crop in ("simple", "resized"), f"crop={crop}: expected simple or resized")
-    resized = v2.Resize(size, BICUBIC, antialias=True)
-    simple = not_elongated, resized, ShiftedCrop(size, border=4)
-    view = simple if crop == "simple" else (ResizedCrop(size, (0.08, 1.0)),)
-    return Steps((*view, flipped, three, Jitter(colour_jitter, colour_jitter, colour_jitter)))
+    changes = flipped, three, Jitter(colour_jitter, colour_jitter, colour_jitter)
+    if crop == "resized":
+        return Steps((ResizedCrop(size, (0.08, 1.0)), *changes))
+    fixed = Fixed(f"{size}px", (not_elongated, v2.Resize(size, BICUBIC, antialias=True)))
+    shifted = ShiftedCrop(size, border=4)
+    return Steps((shifted, *changes), fixed, None if colour_jitter else ThreeAugment(shifted))

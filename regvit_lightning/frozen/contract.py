@@ -88,7 +88,7 @@ class Task(Protocol):
         SETTINGS: dataclass of the YAML settings.
         METRICS: metrics shown in tables.
         READS: section of the data settings that names the images or texts it reads, see `DataSettings.section`;
-            `discovery` for a set with boxes, `videos` and `keypoints` for sets of those. A name from
+            `discovery` for a set with boxes, `videos`, `keypoints` and `retrieval` for sets of those. A name from
             `TaskSettings.named_set` goes before it.
         FOOTNOTE: keys of the outcome's `protocol` shown under the table.
         TRAINS_HEAD: True if defined: the task uses all devices of `RunOptions`; the others use one.

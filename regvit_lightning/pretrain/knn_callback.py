@@ -123,7 +123,7 @@ class _Readable(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, number: int) -> tuple[Tensor, int]:
-        image, index, _ = open_readable(self.files, number)
+        image, index, _ = open_readable(self.files, self.files.open, number)
         return self.transform(image), int(self.files.labels[index])
 
 

@@ -53,6 +53,7 @@ class RecipeSettings:
         checkpoint_every: steps between checkpoints.
         log_every: steps between logged scalars.
         norms_every: steps between measurements of the token norms of every block, 0 for none.
+        keep_every: steps between backbones that are kept, in `steps/` of the run's folder, from step 0 on; 0 for none.
         grad_checkpointing: recompute the activations of the blocks in the backward pass instead of storing them; less
             memory, about a third more computation, the same weights.
         compile: run the blocks through torch.compile; the weights keep their names.
@@ -82,6 +83,7 @@ class RecipeSettings:
     checkpoint_every: int = number("[1, 1e9]")
     log_every: int = number("[1, 1e9]")
     norms_every: int = number("[0, 1e9]")
+    keep_every: int = number("[0, 1e9]", 0)
     grad_checkpointing: bool = False
     compile: bool = False
     strategy: str = "ddp"
@@ -104,9 +106,11 @@ class RecipeSettings:
         known = ", ".join(parallel.STRATEGIES)
         check(self.strategy in parallel.STRATEGIES, f"strategy={self.strategy}: expected one of {known}")
         whole = self.strategy == "ddp" or self.norms_every == 0
+        kept = self.strategy == "ddp" or self.keep_every == 0
         scaled = self.strategy == "ddp" or self.precision != "16-mixed"
         check(scaled, "precision=16-mixed: strategy=fsdp has no gradient scaler here; give bf16-mixed or 32-true")
         check(whole, f"norms_every={self.norms_every}: no device of strategy=fsdp holds the whole backbone; give 0")
+        check(kept, f"keep_every={self.keep_every}: no device of strategy=fsdp holds the whole backbone; give 0")
         looks_inside = self.strategy == "ddp" or self.register_disjoint == 0
         sharded = "looks into the last block, whose weights strategy=fsdp shards; give strategy=ddp or 0"
         check(looks_inside, f"register_disjoint={self.register_disjoint:g}: {sharded}")

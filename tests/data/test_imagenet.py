@@ -132,12 +132,13 @@ def test_training_replaces_a_broken_file_and_reports_it(folder):
 def test_after_the_last_image_comes_the_first(folder):
     for path in sorted(folder.rglob("*.png"))[-3:]:
         truncate(path)
-    _, number, unreadable = open_readable(index(folder), 8)
+    files = index(folder)
+    _, number, unreadable = open_readable(files, files.open, 8)
     assert (number, unreadable) == (0, [8, 9])
     for path in folder.rglob("*.png"):
         truncate(path)
     with pytest.raises(DataError, match=r"unreadable image .*dog/1\.png"):  # the last one that was tried
-        open_readable(index(folder), 8)
+        open_readable(index(folder), index(folder).open, 8)
 
 
 def test_a_worker_process_hands_the_line_on(folder):

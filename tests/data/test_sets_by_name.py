@@ -15,6 +15,7 @@ from tests.conftest import TINY
         ("masked_set", "voc2012", "ade20k"),
         ("masked_set", "cityscapes", "ade20k"),
         ("salient_set", "ecssd", "scenes"),
+        ("retrieval_set", "rparis6k", "roxford5k"),
     ],
 )
 def test_a_real_set_is_not_asked_of_rendered_data(take, name, there):

@@ -9,6 +9,7 @@
     <root>/DAVIS/{JPEGImages,Annotations}/480p/<film>/<n>.{jpg,png}, ImageSets/{2016,2017}/val.txt
     <root>/SPair-71k/{JPEGImages/<class>, PairAnnotation/test, Layout/large/test.txt}
     <root>/scans/<scan>/{color,depth,pose}/<n>.*, intrinsic/intrinsic_depth.txt      ScanNet's, depth in millimetres
+    <root>/roxford5k/{jpg/<image>.jpg, gnd_roxford5k.pkl}                  ROxford5k's: queries and their views
     <root>/settings.json, complete.json                                    settings of started, of complete data
 
 Every image has its own generator, seeded by (seed, split, index): any image can be rendered alone, and the bytes
@@ -23,6 +24,7 @@ import dataclasses
 import io
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import tarfile
@@ -49,12 +51,16 @@ from regvit_lightning.data.mini.files import (
 )
 from regvit_lightning.data.mini.films import FRAMES, SCAN_FRAMES, film, scan
 from regvit_lightning.data.mini.keypoints import keypoints_of, pair_annotations
+from regvit_lightning.data.mini.landmarks import VIEWS, ground_truth, views
 from regvit_lightning.data.mini.options import MiniSettings
 from regvit_lightning.data.mini.scenes import CLASSES, Rendering, Scene, render, sample_scene
 from regvit_lightning.errors import UserError
 
 VERSION = 5  # of pictures and files: increment it when either changes, so that old data sets are rewritten
-FOLDERS = ("imagenet", "ADEChallengeData2016", "nyu", "VOCdevkit", "coco", "shards", "DAVIS", "SPair-71k", "scans")
+FOLDERS = (
+    *("imagenet", "ADEChallengeData2016", "nyu", "VOCdevkit", "coco"),
+    *("shards", "DAVIS", "SPair-71k", "scans", "roxford5k"),
+)
 FOLDER_NAMES = tuple(name.replace(" ", "_") for name in CLASSES)
 NYU_FOCAL = 518.8579  # pixels, the colour camera of NYU Depth v2 as given in the BTS lists
 TASK_IMAGES = 32  # images of about 96 x 96 in a task of one worker: about a tenth of a second
@@ -130,6 +136,8 @@ def _tasks(settings: MiniSettings) -> list[RenderTask]:
             step = FRAMES
         elif part == "scans":
             step = SCAN_FRAMES
+        elif part == "landmarks":
+            step = VIEWS
         elif part == "keypoints":  # the annotations are of all pairs of a class
             step = settings.keypoints
         elif part == "coco":  # one JSON holds the annotations of all images
@@ -372,6 +380,23 @@ def _scans(root: Path, settings: MiniSettings, part: str, indices: range) -> Non
     write_lines(folder / "intrinsic" / "intrinsic_depth.txt", lines)
 
 
+def _landmarks(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
+    """Write the views of one landmark, and then what each of them shows, of which the ground truth is made."""
+    number = indices.start // VIEWS
+    images, summary = root / "roxford5k" / "jpg", root / "roxford5k" / "views" / f"{_landmark(number)}.json"
+    if summary.exists() and len(list(images.glob(f"{_landmark(number)}_*.jpg"))) == len(indices):
+        return
+    seen: dict[str, Any] = {}
+    for name, view in views(_rng(settings, part, number), number % len(CLASSES)).items():
+        seen[name] = {"share": view.share, "box": view.box}
+        write_jpeg(images / f"{_landmark(number)}_{name}.jpg", view.image)
+    write_json(summary, seen)
+
+
+def _landmark(number: int) -> str:
+    return f"landmark_{number:03d}"
+
+
 # part: (function that writes it, number of images, cost of an image relative to one of 96 x 96)
 PARTS: dict[str, tuple[Callable[[Path, MiniSettings, str, range], None], Callable[[MiniSettings], int], int]] = {
     "imagenet train": (_imagenet, lambda s: s.imagenet_train * len(CLASSES), 1),
@@ -388,6 +413,7 @@ PARTS: dict[str, tuple[Callable[[Path, MiniSettings, str, range], None], Callabl
     "films": (_films, lambda s: s.films * FRAMES, 3),
     "keypoints": (_keypoints, lambda s: s.keypoints * len(CLASSES), 1),
     "scans": (_scans, lambda s: s.scans * SCAN_FRAMES, 3),
+    "landmarks": (_landmarks, lambda s: s.landmarks * VIEWS, 1),
 }
 
 
@@ -405,9 +431,16 @@ def _write_lists(root: Path, settings: MiniSettings) -> None:
         write_lines(root / "DAVIS" / "ImageSets" / year / "val.txt", films)
     pairs = sorted(path.stem for path in (root / "SPair-71k" / "PairAnnotation" / "test").glob("*.json"))
     write_lines(root / "SPair-71k" / "Layout" / "large" / "test.txt", pairs)
+    found = {_landmark(number): _seen(root, number) for number in range(settings.landmarks)}
+    write_bytes(root / "roxford5k" / "gnd_roxford5k.pkl", pickle.dumps(ground_truth(found), protocol=4))
     # As in the real list, not every image of train2014 is in it.
     chosen = [_coco_name(index) for index in range(settings.coco) if index % 12 != 5]
     write_lines(root / "coco" / "coco_20k_filenames.txt", chosen)
+
+
+def _seen(root: Path, number: int) -> dict[str, Any]:
+    """What the views of a landmark show, as `_landmarks` has kept it."""
+    return read_json(root / "roxford5k" / "views" / f"{_landmark(number)}.json") or {}
 
 
 def _identity(settings: MiniSettings) -> dict[str, Any]:

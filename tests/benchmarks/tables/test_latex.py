@@ -27,7 +27,8 @@ CELLS = [
 
 def texts(cells=CELLS):
     origin = Origin("mini", ScoredRecords("results", list(cells), []), "make tables DATA=mini")
-    return {name: formatted["tex"] for name, formatted in program.files(program.tables(cells), origin)}
+    made = program.files(program.tables(cells), origin)
+    return {name: formatted["tex"] for name, formatted in made if "tex" in formatted}
 
 
 def faults(text):
@@ -51,6 +52,16 @@ def faults(text):
                 f"rule beyond: {line}" for end in re.findall(r"cmidrule\(lr\){\d+-(\d+)}", line) if int(end) > count
             ]
     return found
+
+
+def test_groups_of_images_are_among_the_tables():
+    assert "where" in texts()
+
+
+def test_a_title_is_a_line_of_its_own_above_its_rows():
+    rows = [["knn", "a", "1"], ["", "b", "2"], ["linear", "a", "3"]]
+    title = r"\multicolumn{2}{@{}l}{\textit{%s}}"
+    assert latex.under_titles(rows) == [[title % "knn"], ["a", "1"], ["b", "2"], [title % "linear"], ["a", "3"]]
 
 
 @pytest.mark.parametrize("name", sorted(texts()))
