@@ -10,6 +10,7 @@ from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.mini.films import SCAN_FRAMES
 from regvit_lightning.data.mini.options import MiniSettings
 from regvit_lightning.data.mini.scenes import CLASSES
+from regvit_lightning.data.mini.shifted import SHIFTS
 from regvit_lightning.data.mini.writer import PARTS
 from regvit_lightning.data.rgbd_pairs import GAPS
 from regvit_lightning.errors import UserError
@@ -27,6 +28,9 @@ RENDERED = {
     "scenes": ("ade validation",),
     "davis2017": ("films",),
     "davis2016": ("films",),
+    "imagenet_val": ("imagenet val",),
+    "imagenet_real": ("imagenet val",),
+    **{name: (name,) for name in SHIFTS},
     "roxford5k": ("landmarks",),
 }
 
@@ -58,7 +62,8 @@ class Counts(Mapping[str, Sequence[int]]):
 
     def __iter__(self) -> Iterator[str]:
         data = self.data
-        sets = [*data.discovery, *data.videos, *data.masked, *data.keypoints, *data.salient, *data.retrieval]
+        sets = [*data.discovery, *data.videos, *data.masked, *data.keypoints, *data.salient]
+        sets += [*data.shifted, *data.retrieval]
         return iter(dict.fromkeys([*RENDERED, *layout.SPAIR, *sets]))
 
     def __len__(self) -> int:

@@ -62,6 +62,7 @@ def rows() -> list[Measurement]:
         token_cut(),
         register_boxes(),
         saliency(),
+        robustness(),
         propagation(),
         keypoint_matches(),
         rankings(),
@@ -353,6 +354,28 @@ def saliency(side: int = 1000, grid: int = 62, blocks: int = 24, tokens: int = 5
 
     bound = 8 * 8 * blocks * tokens * grid**2 + 6 * 8 * side**2
     return measured(f"saliency, {blocks * tokens} maps of {grid} × {grid}, {side} px", bound, work)
+
+
+def robustness(images: int = 50_000, batch: int = 128, width: int = WIDTH, classes: int = 1000) -> Measurement:
+    """Two kept heads on a batch of CLS, four blocks and the mean patch, then what is right of all images."""
+    from regvit_lightning.data import shifted
+    from regvit_lightning.frozen.kept_heads import KeptHead
+    from regvit_lightning.models.foreign import ForeignBackbone
+    from regvit_lightning.tasks.robustness import KeptClassifiers
+
+    facts = {"blocks": 1, "avgpool": True, "registers": False}
+    heads = {
+        name: KeptHead(torch.randn(classes, 2 * width), torch.zeros(classes), facts) for name in ("linear", "again")
+    }
+    module = KeptClassifiers(ForeignBackbone(RandomTokens(width), "random"), "32-true", range(classes), heads)
+    accepted = [(index % classes, (index + 1) % classes) for index in range(images)]
+
+    def work() -> None:
+        module.test_step((torch.zeros(batch, 3, 2, 2, dtype=torch.uint8), torch.zeros(batch)), 0)
+        shifted.right(torch.zeros(images, 2, dtype=torch.long).numpy(), accepted)
+
+    bound = 2 * 3 * 4 * batch * classes + 300 * images + 8 * batch * 4 * width
+    return measured(f"robustness, {images:,} images of {classes:,} classes", bound, work)
 
 
 def keypoint_matches(pairs: int = 4, side: int = 58, width: int = WIDTH, points: int = 30) -> Measurement:

@@ -21,6 +21,7 @@ from benchmarks.tables import (
     questions,
     questions_formats,
     released_table,
+    robustness_table,
     row_forms,
     summary,
     summary_formats,
@@ -44,8 +45,8 @@ predictors, untrained models), with the change against the twin without register
 narrow block for each task. The answers of the artifact reports to three questions are questions.{md,csv,tex}: high
 norms? sinks, of which kind? are patches local? leaderboard.{md,csv,tex} ranks models in every column and over those
 that all have, and puts accuracy against GFLOPs. Beside them the tables of the registers paper under their numbers
-(table1, table2a, … fig12), and the tables of the arms and of released models, those for which there are records.
-Figs. 7, 8 and 12 are drawn too (fig7.pdf, fig7.png, …): norms, metrics and cost with and without registers."""
+(table1, table2a, … fig12), and those of robustness, of the arms and of released models, those for which there are
+records. Figs. 7, 8 and 12 are drawn too (fig7.pdf, fig7.png, …): norms, metrics and cost with and without registers."""
 
 OVERVIEW = "overview"
 
@@ -61,7 +62,7 @@ class Tables:
 def tables(
     cells: Sequence[ScoredRecord], entries: Sequence[Published] = (), speeds: Mapping[str, ArmSpeed] | None = None
 ) -> Iterator[Table]:
-    """Build the overview, then the tables of the paper, of the arms and of released models, those that have any record.
+    """Build the overview, then the tables of the paper, of robustness, of the arms and of released models, if any.
 
     Args:
         cells: all records of one data set.
@@ -71,6 +72,7 @@ def tables(
     overview = columns.overview(cells, entries)
     yield overview
     yield from paper_tables.build(cells, entries)
+    yield from robustness_table.build(cells, entries)
     if arms := arms_table.build(cells, entries, speeds):
         yield arms
     if released := released_table.build(cells, overview, entries):

@@ -21,6 +21,7 @@ SMALL = {
     "token_cut": {"images": 1, "side": 10, "width": 32},
     "register_boxes": {"images": 2, "blocks": 2, "side": 10},
     "saliency": {"side": 60, "grid": 8, "blocks": 2, "tokens": 2},
+    "robustness": {"images": 5_000, "batch": 16, "width": 32},
     "propagation": {"rows": 12, "columns": 14, "width": 32},
     "keypoint_matches": {"pairs": 2, "side": 10, "width": 32, "points": 5},
     "rankings": {"queries": 3, "images": 20_000, "width": 16},
