@@ -89,8 +89,10 @@ SETTINGS = CorrespondenceSettings
 
 
 def work(settings: CorrespondenceSettings, images: ImageCounts) -> Work:
-    """Work: both images of every pair. How many classes share them is not known before: all pairs are counted."""
-    return Work([Pass(2 * images[settings.images][0], settings.side, settings.side)])
+    """Work: both images of every pair that is matched: all, or `pairs_per_class` of each group."""
+    pairs, groups = images[settings.images]
+    matched = min(pairs, settings.pairs_per_class * groups) if settings.pairs_per_class else pairs
+    return Work([Pass(2 * matched, settings.side, settings.side)])
 
 
 # -------------------------------------------------------------------------------------------------------- one pair

@@ -1,5 +1,7 @@
 """Plans against numbers computed by hand."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -291,3 +293,13 @@ def test_the_memory_of_a_model_with_stages_holds_its_largest_map():
     activations = 2 * 25 * (8 * 64 + 4 * 4 * 24 * 64)
     found = frozen(backbone, Work([Pass(7, 160, 160)]), device_batch=2).mib
     assert found == pytest.approx((4 * parameters + activations) / 2**20)
+
+
+@pytest.mark.parametrize(
+    ("most", "matched"),
+    [(0, 12_234), (200, 3_600), (1_000, 12_234)],  # all; 200 of each of 18 classes, as in Probe3D; as many as there are
+)
+def test_the_pairs_of_a_class_that_are_matched_are_those_that_are_counted(most, matched):
+    task, settings, _ = grids.task_module("spair71k", "")
+    work = task.work(dataclasses.replace(settings, pairs_per_class=most), {"spair71k": [12_234, 18]})
+    assert work.passes == [Pass(2 * matched, 800, 800)]
