@@ -159,7 +159,7 @@ def test_an_image_that_one_device_cannot_read_stops_both_with_one_line(tiny, tmp
 
 
 def test_which_tasks_share_their_passes():
-    """Every task with a pass of its own over images; those of the texts and of the norms are run by each device."""
+    """Every task with a pass of its own over images, but one whose sums are as large as its tokens."""
     from regvit_lightning.frozen.module import FrozenModule
 
     for name in settings.names("tasks"):
@@ -173,5 +173,5 @@ def test_which_tasks_share_their_passes():
         for kind in kinds
         if kind.__module__.startswith("regvit_lightning.tasks") and {"test_step", "validation_step"} & vars(kind).keys()
     }
-    assert steps
-    assert all(steps.values()), steps
+    assert len(steps) > 10
+    assert [name for name, shares in steps.items() if not shares] == ["PositionPass"]
