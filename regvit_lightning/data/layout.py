@@ -199,7 +199,8 @@ class KeypointSet:
             may be left out. Empty for SPair-71k's own layout.
         frames: the folder holds RGB-D videos with poses instead, whose points correspond by geometry: `7scenes` for
             `frame-<n>.{color,depth,pose}.*` and camera-intrinsics.txt, `scannet` for `<scene>/{color,depth,pose}/<n>.*`
-            and intrinsic/intrinsic_depth.txt. Depth is in millimetres.
+            and intrinsic/intrinsic_depth.txt, both with depth in millimetres; `navi` for NAVI's objects,
+            `<object>/<scene>/{images,depth}` with annotations.json.
     """
 
     folder: str = "SPair-71k"
@@ -207,7 +208,8 @@ class KeypointSet:
     frames: str = ""
 
     def __post_init__(self) -> None:
-        settings.check(self.frames in ("", "7scenes", "scannet"), f"frames: {self.frames}: expected 7scenes or scannet")
+        known = ("7scenes", "scannet", "navi")
+        settings.check(self.frames in ("", *known), f"frames: {self.frames}: expected {', '.join(known)}")
         settings.check(not (self.frames and self.annotations), "keypoints: give annotations or frames, not both")
 
 
