@@ -199,7 +199,8 @@ class KeypointSet:
             may be left out. Empty for SPair-71k's own layout.
         frames: the folder holds RGB-D videos with poses instead, whose points correspond by geometry: `7scenes` for
             `frame-<n>.{color,depth,pose}.*` and camera-intrinsics.txt, `scannet` for `<scene>/{color,depth,pose}/<n>.*`
-            and intrinsic/intrinsic_depth.txt. Depth is in millimetres.
+            and intrinsic/intrinsic_depth.txt, both with depth in millimetres; `navi` for NAVI's objects,
+            `<object>/<scene>/{images,depth}` with annotations.json.
     """
 
     folder: str = "SPair-71k"
@@ -207,7 +208,8 @@ class KeypointSet:
     frames: str = ""
 
     def __post_init__(self) -> None:
-        settings.check(self.frames in ("", "7scenes", "scannet"), f"frames: {self.frames}: expected 7scenes or scannet")
+        known = ("7scenes", "scannet", "navi")
+        settings.check(self.frames in ("", *known), f"frames: {self.frames}: expected {', '.join(known)}")
         settings.check(not (self.frames and self.annotations), "keypoints: give annotations or frames, not both")
 
 
@@ -231,6 +233,7 @@ REVISITED = {  # available in any data, below its own root
     "rparis6k": RetrievalSet("rparis6k", ground_truth="gnd_rparis6k.pkl"),
 }
 SPAIR = {"spair71k": KeypointSet(), "scannet": KeypointSet("scans", frames="scannet")}  # below the root of any data
+RENDERED_SETS = ("voc07", "voc12", "coco20k", *DAVIS, *SPAIR, "roxford5k")  # published sets that are rendered, too
 SUFFIXES = (".yaml", ".yml")  # of a file like those of configs/data that is given by its path
 VOC_NAMES = "ImageSets/Main/trainval.txt"
 ALL = "all"  # instead of a file of names
@@ -272,8 +275,8 @@ class DataSettings:
         rendering: options of rendered data, see `MiniSettings`.
         counts: expected number of images of the splits, [train, test], where known; for `imagenet`,
             `imagenet22k`, `segmentation`, `depth`, or a set with masks; [all] for a set with boxes or of salient
-            objects, [train] for `pairs`, [frames] for a set of videos, [pairs] for one with keypoints, and [queries and
-            images] for retrieval.
+            objects, [train] for `pairs`, [frames] for a set of videos, [pairs, groups] for one with keypoints, and
+            [queries and images] for retrieval.
         get: how to get the data if it is missing; appended to the error message.
     """
 
@@ -409,8 +412,10 @@ class DataSettings:
         return self._set("set with masks", {settings.OWN_MASKS: self.segmentation, **self.masked}, name)
 
     def _set(self, kind: str, sets: Mapping[str, OfSet], name: str) -> OfSet:
-        known = f"expected one of {', '.join(sets)}"
-        settings.check(name in sets, f"data '{self.name}' has no {kind} called '{name}': {known}")
+        there = [one for one in sets if not self.rendered or one in RENDERED_SETS or one not in _all_published()]
+        real = f"; {name} is not rendered: give DATA=full DATA_ROOT=<folder>" if name in set(sets) - set(there) else ""
+        known = f"expected one of {', '.join(there)}{real}"
+        settings.check(name in there, f"data '{self.name}' has no {kind} called '{name}': {known}")
         return sets[name]
 
     def folder(self, images: str) -> str:
@@ -446,6 +451,11 @@ def published_salient() -> dict[str, SalientSet]:
 def published_shifted() -> dict[str, ShiftedSet]:
     """Sets of shifted images listed in `configs/data/full.yaml`."""
     return _published("shifted", ShiftedSet)
+
+
+def _all_published() -> set[str]:
+    """Names of the sets that are available in any data, without those of shifted images, all of which are rendered."""
+    return {*published_sets(), *published_masks(), *published_salient(), *DAVIS, *SPAIR, *REVISITED}
 
 
 def _published(kind: str, of: type[OfSet]) -> dict[str, OfSet]:
