@@ -67,6 +67,14 @@ def evaluated(data, task, words, devices, file):
     torch.save(found | {"protocol": repr(outcome.protocol)}, file)
 
 
+TRAINED = {  # heads, whose weights differ by rounding
+    "imagenet_linear": ["steps=2", "batch_size=8", "learning_rates=[0.1]", "blocks=[1]"],
+    "imagenet_attentive": ["steps=2", "batch_size=8", "learning_rates=[1e-3]", "weight_decays=[0]", "warmup_steps=1"],
+    "ade20k_linear": ["steps=2", "batch_size=4", "warmup_steps=1"],
+    "nyud_linear1": ["steps=2", "batch_size=4", "loss_images=2", "warmup_steps=1"],
+}
+
+
 def same(one, other):
     """Equal to the bit, with NaN where the other has NaN."""
     if isinstance(one, torch.Tensor):
@@ -89,6 +97,24 @@ def test_two_devices_find_what_one_finds(several, tmp_path, task):
     one, two = (torch.load(file, weights_only=False) for file in files)
     for name in one:
         assert same(one[name], two[name]), name
+
+
+@pytest.mark.parametrize("task", TRAINED)
+def test_heads_are_trained_and_tested_on_two_devices(several, tmp_path, task):
+    files = [tmp_path / "one.pt", tmp_path / "two.pt"]
+    processes = [Forked(evaluated, several, task, TRAINED[task], number, file) for number, file in enumerate(files, 1)]
+    for process in processes:
+        errors = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, errors
+    one, two = (torch.load(file, weights_only=False) for file in files)
+    assert one["images"] == two["images"] > 0
+    assert one["metrics"].keys() == two["metrics"].keys()
+    assert one["metrics"] == pytest.approx(two["metrics"], rel=0.02, abs=0.02, nan_ok=True)
+    for name, scores in one["scores"].items():
+        assert scores.shape == two["scores"][name].shape
+        assert (
+            scores.double() - two["scores"][name].double()
+        ).abs().nanmean() <= 0.02 * scores.double().abs().nanmean()
 
 
 # ---------------------------------------------------------------------------------------------------------- batches
