@@ -14,16 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regvit_lightning.data.imagenet import ImageNet, test_files, train_files
+from regvit_lightning.data.imagenet import test_files, train_files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading
-from regvit_lightning.frozen import kept
+from regvit_lightning.frozen import kept, shared
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.head_grid import HeadGrid, HeadGridSettings, training
-from regvit_lightning.frozen.module import cls_or_mean
+from regvit_lightning.frozen.shared import CLASS, MEAN
 from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
 from regvit_lightning.schedules import cosine
 from regvit_lightning.settings import check, from_resolved, number, resolved
@@ -68,19 +67,18 @@ class Head:
     lr: float
 
 
-def inputs(tokens: Sequence[Tokens], blocks: int, avgpool: bool) -> Tensor:
+def inputs(classes: Tensor, mean: Tensor, blocks: int, avgpool: bool) -> Tensor:
     """Input of a head: concatenated CLS of the last `blocks` blocks, then the mean patch of the last block.
 
     Args:
-        tokens: tokens of the last blocks, in order, after the final norm.
+        classes: (B, n, D), CLS of the last n blocks, in order, after the final norm.
+        mean: (B, 1, D), mean patch of the last block after the final norm; any other number where it is not used.
 
     Returns:
         (B, blocks * D), or (B, (blocks + 1) * D) with `avgpool`.
     """
-    parts = [cls_or_mean(block) for block in tokens[-blocks:]]
-    if avgpool:
-        parts.append(tokens[-1].patches.mean(dim=(1, 2)))
-    return torch.cat(parts, dim=1)
+    parts = [classes[:, -blocks:], mean] if avgpool else [classes[:, -blocks:]]
+    return torch.cat(parts, dim=1).flatten(1)
 
 
 class Heads(nn.Module):
@@ -130,11 +128,12 @@ class LinearProbe(HeadGrid):
 
     def __init__(self, backbone: Backbone, settings: LinearSettings | Mapping[str, Any], classes: int) -> None:
         settings = from_resolved(LinearSettings, settings)
-        super().__init__(backbone, settings.precision)
-        self.save_hyperparameters({"settings": resolved(settings), "classes": classes}, logger=False)
-        self.settings, self.classes = settings, classes
         # Without CLS the mean patch replaces it, and adding it again has no effect.
         pools = (False, True) if backbone.has_cls else (False,)
+        classes_of = [(block, CLASS) for block in range(-max(settings.blocks), 0)]
+        super().__init__(backbone, settings.precision, [*classes_of, *([(-1, MEAN)] if backbone.has_cls else [])])
+        self.save_hyperparameters({"settings": resolved(settings), "classes": classes}, logger=False)
+        self.settings, self.classes = settings, classes
         self.variants = [(blocks, avgpool) for blocks in settings.blocks for avgpool in pools]
         self.grid = [Head(*variant, lr) for variant in self.variants for lr in settings.learning_rates]
         self.dims = [(blocks + avgpool) * backbone.embed_dim for blocks, avgpool in self.variants]
@@ -144,9 +143,9 @@ class LinearProbe(HeadGrid):
         self.register_buffer("rates", rates, persistent=False)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Head inputs of each variant, float32, for uint8 images (B, 3, H, W)."""
-        tokens = self.tokens(images, blocks=range(-max(self.settings.blocks), 0))
-        return [inputs(tokens, *variant) for variant in self.variants]
+        """Head inputs of each variant, float32, for uint8 images (B, 3, H, W), or for their stored vectors."""
+        vectors, most = self.vectors(images), max(self.settings.blocks)
+        return [inputs(vectors[:, :most], vectors[:, most:], *variant) for variant in self.variants]
 
     def samples(self, batch: tuple[Tensor, Tensor]) -> list[kept.Sample]:
         """Head inputs of all variants, concatenated, and label of each image, see `kept.Keeper`."""
@@ -190,11 +189,11 @@ def run(backbone: Backbone, data: DataSettings, settings: LinearSettings, how: R
     check(max(settings.blocks) <= backbone.depth, lacks)
     files, test = train_files(data), test_files(data)
     train, held_out = files.split(settings.held_out, how.seed)
-    view, loading = settings.view(), Loading(settings.workers, settings.device_batch)
-    images = ImageNet(loading, validation=[(held_out, view)], test=[(test, view)])
+    loading = Loading(settings.workers, settings.device_batch)
     with seeds.drawn_from(how.seed, "heads"):
         module = LinearProbe(backbone, settings, len(files.classes))
     fit(module, training(module, settings, train, loading, how), settings.steps, how)
+    images = shared.passes(module, settings, how, validation=[held_out], test=[test])
     trainer = tester(how)
     trainer.validate(module, images, verbose=False)
     trainer.test(module, images, verbose=False)

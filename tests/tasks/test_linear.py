@@ -46,10 +46,11 @@ def test_inputs_by_hand():
         Tokens(torch.full((1, 2), float(n)), torch.full((1, 3, 2), 99.0), torch.full((1, 2, 2, 2), 10.0 * n))
         for n in (1, 2, 3, 4)
     ]
-    assert linear.inputs(blocks, 1, False).tolist() == [[4, 4]]
-    assert linear.inputs(blocks, 1, True).tolist() == [[4, 4, 40, 40]]
-    assert linear.inputs(blocks, 4, False).tolist() == [[1, 1, 2, 2, 3, 3, 4, 4]]
-    assert linear.inputs(blocks, 4, True).tolist() == [[1, 1, 2, 2, 3, 3, 4, 4, 40, 40]]
+    classes, mean = torch.stack([block.cls for block in blocks], dim=1), blocks[-1].patches.mean(dim=(1, 2))[:, None]
+    assert linear.inputs(classes, mean, 1, False).tolist() == [[4, 4]]
+    assert linear.inputs(classes, mean, 1, True).tolist() == [[4, 4, 40, 40]]
+    assert linear.inputs(classes, mean, 4, False).tolist() == [[1, 1, 2, 2, 3, 3, 4, 4]]
+    assert linear.inputs(classes, mean, 4, True).tolist() == [[1, 1, 2, 2, 3, 3, 4, 4, 40, 40]]
 
 
 def test_batched_heads_are_separate_probes_with_their_own_learning_rates():
