@@ -95,12 +95,16 @@ KEPT_BYTES, LARGEST_KEPT = 2**28, 2**25  # freed memory that is kept; the larges
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory, where there is glibc: on a CPU every activation is allocated anew.
 
-    By default each tensor above some hundreds of KiB is given back to the kernel and its pages are cleared when they are
-    asked for again: 30 to 60 % of the system time of a cell on small images.
+    By default each large tensor is given back to the kernel, and its pages are cleared when they are asked for again:
+    more than half of the system time of a cell on small images.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
     if mallopt is not None:
-        for option, value in ((M_MMAP_THRESHOLD, LARGEST_KEPT), (M_TRIM_THRESHOLD, KEPT_BYTES), (M_TOP_PAD, LARGEST_KEPT)):
+        for option, value in (
+            (M_MMAP_THRESHOLD, LARGEST_KEPT),
+            (M_TRIM_THRESHOLD, KEPT_BYTES),
+            (M_TOP_PAD, LARGEST_KEPT),
+        ):
             mallopt(option, value)
 
 

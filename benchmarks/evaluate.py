@@ -38,7 +38,9 @@ class Evaluate:
     results: str = setting("folder of the results", "results", texts.folder)
     force: bool = setting("run the cell although its record holds", False)
     cache: bool = setting("read and keep features that tasks share, in <runs>/.features; false computes all", True)
-    cache_gb: float = setting("size of that folder; the features not used for longest leave it", 20.0, within="[0, 1e6]")
+    cache_gb: float = setting(
+        "size of that folder; the features not used for longest leave it", 20.0, within="[0, 1e6]"
+    )
 
 
 def main(options: Evaluate, words: list[str]) -> None:

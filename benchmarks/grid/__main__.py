@@ -33,7 +33,9 @@ class Grid(grids.Chosen):
     force: bool = setting("evaluate cells although their records hold; nothing is trained again", False)
     launcher: str = setting("local, or slurm: submit the cells as jobs", "local")
     partition: str = setting("of the Slurm cluster; empty takes its default", "")
-    cache: bool = setting("cells share features, and imported packages where there is no GPU; false shares nothing", True)
+    cache: bool = setting(
+        "cells share features, and imported packages where there is no GPU; false shares nothing", True
+    )
     hours: float = setting(
         "time limit of a Slurm job; a training continues after it in the queue",
         24.0,

@@ -98,8 +98,8 @@ def start(
             output.flush()
         read = output.tell()
         descriptors = [lock.descriptor for lock in locks]
-        process = nursery.start(job.command, own, output.fileno(), descriptors) if nursery else None
-        process = process or subprocess.Popen(
+        forked = nursery.start(job.command, own, output.fileno(), descriptors) if nursery else None
+        process = forked or subprocess.Popen(
             list(job.command),
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from regvit_lightning.runtime.locks import PASSED_ON
 
@@ -28,7 +29,15 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # options of prctl(2)
 MOST_BYTES = 2**20  # of a request
 MOST_LOCKS = 64  # of a cell
 # Imported by most cells, none of the suite's own: their code is read when a cell begins, and named in its record.
-PACKAGES = ("torch", "torchvision.transforms.v2", "timm", "lightning.pytorch", "torchmetrics", "scipy.stats", "matplotlib")
+PACKAGES = (
+    "torch",
+    "torchvision.transforms.v2",
+    "timm",
+    "lightning.pytorch",
+    "torchmetrics",
+    "scipy.stats",
+    "matplotlib",
+)
 
 
 @dataclass
@@ -90,10 +99,9 @@ class Nursery:
             return None
         try:
             request = json.dumps({"command": list(command[2:]), "environment": dict(environment)}).encode()
-            begun = self._running()
-            socket.send_fds(begun, [request], [log, *locks])
-            pid = int(begun.recv(64))
-            return Forked(pid)
+            nursery = self._running()
+            socket.send_fds(nursery, [request], [log, *locks])
+            return Forked(int(nursery.recv(64)))
         except (OSError, ValueError):  # a request that is too large, or the nursery has ended
             self.works = False
             self.close()
@@ -123,7 +131,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def die_with(parent: int) -> Callable[[], None]:
-    """Function for a child of `parent`: have the kernel send it SIGTERM when that dies; it ends if that has happened."""
+    """Function for a child of `parent`: SIGTERM ends it when that dies, and it ends if that has happened."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up before the fork
 
     def arrange() -> None:
@@ -147,20 +155,25 @@ def serve(requests: socket.socket, packages: Sequence[str]) -> None:
         request, descriptors, _, _ = socket.recv_fds(requests, MOST_BYTES, MOST_LOCKS)
         if not request:
             os._exit(0)
+        reading, writing = os.pipe()
         if os.fork() == 0:
             if (cell := os.fork()) != 0:
-                requests.send(str(cell).encode())
+                os.write(writing, str(cell).encode())
                 os._exit(0)
+            for descriptor in (reading, writing):
+                os.close(descriptor)
             requests.close()
             _become(json.loads(request), descriptors, grid)
             return
-        for descriptor in descriptors:  # or this process would hold the locks of the cell
+        for descriptor in (*descriptors, writing):  # of the locks, or this process would hold them, too
             os.close(descriptor)
-        os.wait()
+        os.wait()  # the process between: the grid has adopted the cell when it hears of it
+        requests.send(os.read(reading, 64))
+        os.close(reading)
 
 
-def _become(request: dict[str, object], descriptors: Sequence[int], grid: int) -> None:
-    """Make a forked process what `child.start` makes of a new one, and run the module of the request."""
+def _become(request: dict[str, Any], descriptors: Sequence[int], grid: int) -> None:
+    """Make a forked process what `child.start` makes of a new one, with the words of the request."""
     while os.getppid() != grid:  # until the process between has ended and the grid has adopted this one
         if not _runs(grid):
             os._exit(128 + signal.SIGTERM)
@@ -172,10 +185,9 @@ def _become(request: dict[str, object], descriptors: Sequence[int], grid: int) -
         os.dup2(log, number)
     os.close(log)
     os.environ.clear()
-    os.environ.update(request["environment"])  # type: ignore[call-overload]
+    os.environ.update(request["environment"])
     os.environ[PASSED_ON] = ",".join(map(str, locks))
-    module, *words = request["command"]  # type: ignore[misc]
-    sys.argv = [module, *words]
+    sys.argv = request["command"]
 
 
 def _runs(process: int) -> bool:

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-import regvit_lightning
 from regvit_lightning.data.imagenet import ImageFiles, ImageNet
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.frozen.contract import RunOptions
@@ -37,7 +36,15 @@ CLASS, MEAN = "class", "mean patch"  # of the image: CLS, or the mean patch of a
 Vector = tuple[int, str]  # block, 0..depth-1 or negative from the end, and CLASS or MEAN
 
 # What computes the vectors, beside the weights; a change of any of these files makes all of them anew.
-CODE = ("models/*.py", "models/arms/*.py", "data/images.py", "data/transforms.py", "frozen/module.py", "frozen/shared.py")
+CODE = (
+    "models/*.py",
+    "models/arms/*.py",
+    "data/images.py",
+    "data/transforms.py",
+    "frozen/module.py",
+    "frozen/shared.py",
+)
+BASE = Path(__file__).parents[1]
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 
 
@@ -109,8 +116,8 @@ def passes(
 ) -> Streamed:
     """Ordered passes for `module` over the evaluation view of images, in batches of `settings.device_batch`.
 
-    Without a store, or for a module that reads more than vectors, they yield the images themselves. Otherwise they yield
-    vectors, see `VectorModule.vectors`, that are computed here where no other process has done so.
+    Without a store, or for a module that reads tokens, they yield the images themselves. Otherwise they yield vectors,
+    see `VectorModule.vectors`, that are computed here where no other process has done so.
 
     Raises:
         DataError: an image cannot be read.
@@ -167,8 +174,7 @@ def _digest(files: ImageFiles) -> str:
 @cache
 def _code() -> str:
     """Digest of the code in `CODE` and of the versions of `PACKAGES`."""
-    base = Path(*regvit_lightning.__path__)
     digest = hashlib.sha256(repr([version(name) for name in PACKAGES]).encode())
-    for file in sorted(file for pattern in CODE for file in base.glob(pattern)):
+    for file in sorted(file for pattern in CODE for file in BASE.glob(pattern)):
         digest.update(file.read_bytes())
     return digest.hexdigest()

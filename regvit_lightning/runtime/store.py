@@ -102,7 +102,9 @@ class Store:
             return np.memmap(file, np.float32, "r", HEADER, rows.shape)
         except OSError as error:
             advice = "the next task computes them again"
-            warnings.warn(f"shared features are not kept in {self.folder} ({error.strerror}): {advice}", Notice, stacklevel=2)
+            warnings.warn(
+                f"shared features are not kept in {self.folder} ({error.strerror}): {advice}", Notice, stacklevel=2
+            )
             return rows
         finally:
             atomic.remove(temporary)

@@ -81,7 +81,9 @@ def test_a_second_task_runs_the_images_of_the_first_one_no_more(tiny, store):
 def test_a_task_that_wants_less_finds_it_and_one_that_wants_more_computes_the_rest(tiny, store):
     files, backbone = files_of_test(tiny), model()
     less = shared.VectorModule(backbone, "32-true", [(-1, shared.CLASS)])
-    more = shared.VectorModule(backbone, "32-true", [(-2, shared.CLASS), (backbone.depth - 1, shared.CLASS), (-1, shared.MEAN)])
+    more = shared.VectorModule(
+        backbone, "32-true", [(-2, shared.CLASS), (backbone.depth - 1, shared.CLASS), (-1, shared.MEAN)]
+    )
     how, view = RunOptions(store=store), options("imagenet_knn")
     (one,) = (part.dataset for part in shared.passes(less, view, how, test=[files]).test_dataloader())
     assert backbone.seen == len(files)
@@ -117,7 +119,14 @@ CHANGES = {
 def test_a_change_of_what_decides_the_bits_misses(tiny, store, change):
     run("imagenet_knn", tiny, store)
     changed = CHANGES[change]()
-    _, passed = run("imagenet_knn", tiny, store, changed.get("backbone"), *changed.get("words", []), precision=changed.get("precision", "32-true"))
+    _, passed = run(
+        "imagenet_knn",
+        tiny,
+        store,
+        changed.get("backbone"),
+        *changed.get("words", []),
+        precision=changed.get("precision", "32-true"),
+    )
     assert passed == 96 + 32
 
 
@@ -151,6 +160,5 @@ def test_changed_code_and_packages_miss(tiny, store, monkeypatch):
 
 
 def test_the_code_that_computes_is_found():
-    base = Path(*shared.regvit_lightning.__path__)
     for pattern in shared.CODE:
-        assert list(base.glob(pattern)), pattern
+        assert list(shared.BASE.glob(pattern)), pattern

@@ -53,7 +53,9 @@ def test_a_key_depends_on_every_fact_and_not_on_their_order():
 
 
 DAMAGES = {
-    "bit of the array": lambda content: content[: HEADER + 4] + bytes([content[HEADER + 4] ^ 1]) + content[HEADER + 5 :],
+    "bit of the array": lambda content: (
+        content[: HEADER + 4] + bytes([content[HEADER + 4] ^ 1]) + content[HEADER + 5 :]
+    ),
     "bit of the checksum": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
     "cut short": lambda content: content[:-4],
     "longer": lambda content: content + b"\0",

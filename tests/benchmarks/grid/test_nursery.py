@@ -102,8 +102,19 @@ def test_a_cell_holds_its_lock_and_the_nursery_does_not(place):
         assert locks.acquire(locks.beside(base)) is None
         started.terminate()
         assert started.wait() == -signal.SIGTERM
-        assert (again := locks.acquire(locks.beside(base))) is not None
+        again = locks.acquire(locks.beside(base))
+        assert again is not None
         again.release()
+
+
+def test_a_cell_is_the_grids_own_child_as_soon_as_it_is_known(place):
+    here, log = machine(place), (place / "log").open("wb")
+    with here.nursery:
+        for number in range(20):
+            command = [sys.executable, "-m", "cell", str(place), str(number), "pass"]
+            started = here.nursery.start(command, here.environment, log.fileno(), [])
+            os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # raises for one of another process
+            assert started.wait() == 0
 
 
 def test_another_command_is_left_to_a_new_process(place):
@@ -128,7 +139,8 @@ def test_cells_and_nursery_end_with_a_grid_that_is_killed(place):
         from benchmarks.grid.nursery import Nursery
         own = Nursery({{**os.environ, "PYTHONPATH": "{place}:{ROOT}"}}, [])
         log = open("{place}/log", "wb")
-        own.start([sys.executable, "-m", "cell", "{place}", "one", "time.sleep(60)"], os.environ | own.environment, log.fileno(), [])
+        command = [sys.executable, "-m", "cell", "{place}", "one", "time.sleep(60)"]
+        own.start(command, os.environ | own.environment, log.fileno(), [])
         print(own._process.pid, flush=True)
         time.sleep(60)
     """)
