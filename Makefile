@@ -6,7 +6,7 @@ PY = $(call quote,$(VENV)/bin/python)
 READY = $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
 
 TARGETS = help setup demo data annotate pretrain eval artifacts look neurons cost eval-all all status plan study checkpoints tables compare \
-          report bench test test-slurm lint format
+          report bench gpu-check test test-slurm lint format
 
 # What a target takes from make's command line: key=VARIABLE of its program, and ARGS, further words for the program.
 # A variable that is not given, or empty, leaves the program's default.
@@ -29,6 +29,7 @@ checkpoints.takes = model=MODEL data=DATA seed=SEED variant=VARIANT runs=RUNS re
 tables.takes = data=DATA results=RESULTS ARGS
 report.takes = runs=RUNS $(tables.takes)
 bench.takes = $(tables.takes)
+gpu-check.takes = results=RESULTS ARGS
 compare.takes = base=BASE head=HEAD models=MODELS strict=STRICT $(tables.takes)
 test.takes = ARGS
 test-slurm.takes = ARGS
@@ -56,7 +57,7 @@ $(READY):
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	rm -f $(call quote,$(VENV))/.ready-* && touch $(call quote,$@)
 
-demo: setup  ## render data, pretrain two nano models, evaluate, print tables, compare with the kept results, write a page (CPU, minutes): GRID=demo|mini-paper SEEDS=0|all JOBS=1 CACHE=0 (as for eval-all) DATA=mini|photos (photographs and released weights, downloaded)
+demo: setup  ## render data, pretrain two nano models, evaluate, print tables, compare with the kept results, write a page (CPU, minutes): GRID=demo|mini-paper|everything SEEDS=0|all JOBS=1 CACHE=0 (as for eval-all) DATA=mini|photos (photographs and released weights, downloaded)
 	@$(PY) -m benchmarks.demo $(WORDS)
 
 data: setup  ## make or check data: DATA=mini (rendered, with a contact sheet), DATA=full|own|voc2012|… DATA_ROOT=…, or a folder; GET=photos|voc07,voc12,coco20k,ade20k,nyu_test,nyu_train,imagenet_train,imagenet_val|all downloads or prepares, ARCHIVES=<folder> ARGS="workers=1"
@@ -112,6 +113,9 @@ report: setup  ## one HTML page of all results, results/<data>/report.html: DATA
 
 bench: setup  ## speed, as ratios measured in one run: results/bench/: DATA=mini ARGS="only=ghi"
 	@$(PY) -m benchmarks.speed $(WORDS)
+
+gpu-check: setup  ## on a CUDA GPU, in 15 minutes, without a network: gpu tests, losses beside the CPU's, MFU, reading, cells: results/bench/<card>.*: ARGS="budget=330 only=step,models"
+	@$(PY) -m benchmarks.gpu_check $(WORDS)
 
 test: setup  ## the tests, without those that start a Slurm: ARGS="tests/test_vit.py -k macs"
 	@$(PY) -m pytest --numprocesses=3 --dist=worksteal --ignore=tests/slurm $(WORDS)

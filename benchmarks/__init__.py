@@ -40,6 +40,7 @@ COMMANDS = {
     "compare": Command("what changed between two states of the results, for a review", "benchmarks.compare"),
     "report": Command("one HTML page of all results", "benchmarks.report"),
     "bench": Command("speed, as ratios measured in one run", "benchmarks.speed"),
+    "gpu-check": Command("what a CUDA GPU does with the suite, in minutes: losses, MFU", "benchmarks.gpu_check"),
     "completion": Command("print the script that completes words in bash or zsh", "benchmarks.completion"),
 }
 

@@ -32,7 +32,7 @@ FLOORS = {
         command
         data tables
         annotate checkpoints compare cost evaluate grid look neurons pretrain report speed
-        demo plan status study
+        demo gpu_check plan status study
         __main__ completion
     """,
 }

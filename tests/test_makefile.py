@@ -18,6 +18,7 @@ from benchmarks.checkpoints import __main__ as checkpoints
 from benchmarks.compare import __main__ as compare
 from benchmarks.data import __main__ as data
 from benchmarks.demo import __main__ as demo
+from benchmarks.gpu_check import __main__ as gpu_check
 from benchmarks.grid import __main__ as grid
 from benchmarks.look import __main__ as look
 from benchmarks.neurons import __main__ as neurons
@@ -35,6 +36,7 @@ SCHEMAS = {
     "benchmarks.data": data.Data,
     "benchmarks.demo": demo.Demo,
     "benchmarks.evaluate": evaluate.Evaluate,
+    "benchmarks.gpu_check": gpu_check.GpuCheck,
     "benchmarks.grid": grid.Grid,
     "benchmarks.look": look.LookAt,
     "benchmarks.neurons": neurons.FindNeurons,

@@ -81,6 +81,7 @@ class Measured:
         floor: whether the value is of a predictor without a backbone, not of the record's model.
         trials: number of images or tokens behind the value; None for the test images of the record.
         share: whether the value is the percentage of these that are right: its interval is then exact.
+        metric: the record's metric that the value is, where it is not that of the column.
         apart: whether the value was not measured with the record beside which it stands, whose marks it lacks.
     """
 
@@ -92,6 +93,7 @@ class Measured:
     trials: int | None = None
     share: bool = False
     apart: bool = False
+    metric: str = ""
 
     @property
     def enough(self) -> bool:
@@ -109,13 +111,13 @@ class Measured:
             trials = min(self.trials, self.cell.record.images)
             low, high = statistics.binomial_interval(round(self.value / 100 * trials), trials)
             return 100 * low, 100 * high
-        ends = None if self.floor else self.cell.record.intervals.get(self.column.metric)
+        ends = None if self.floor else self.cell.record.intervals.get(self.metric or self.column.metric)
         return None if ends is None else (ends[0], ends[1])
 
     @property
     def scores(self) -> Scores | None:
         """Per-image scores, if they are stored with the record."""
-        return None if self.floor else self.cell.scores.get(self.column.metric)
+        return None if self.floor else self.cell.scores.get(self.metric or self.column.metric)
 
 
 BySeed = Mapping[int, Measured]

@@ -103,6 +103,8 @@ def _splits(data: DataSettings, section: str) -> dict[str, list[Part]]:
         return {"all": _videos(data, section)}
     if section in data.salient:
         return {"all": _salient(data, section)}
+    if section in data.shifted:
+        return {"all": _shifted(data, section)}
     if section in data.keypoints:
         return {"all": [Part(root / data.keypoint_set(section).folder, (*EXTENSIONS, *LABELS, ".txt"))]}
     if section in data.retrieval:
@@ -152,6 +154,12 @@ def _salient(data: DataSettings, name: str) -> list[Part]:
         Part(root / layout.masks),
         *([Part(root / layout.names)] if layout.names else []),
     ]
+
+
+def _shifted(data: DataSettings, name: str) -> list[Part]:
+    layout, root = data.shifted_set(name), Path(data.root)
+    images = Part(root / layout.folder if layout.folder else root / data.imagenet / "val")
+    return [images, *(Part(root / file) for file in layout.label_files())]
 
 
 @dataclass

@@ -29,11 +29,12 @@ from regvit_lightning.frozen.module import FrozenModule, cls_or_mean
 from regvit_lightning.frozen.settings import ViewSettings
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import hardware, store
 from regvit_lightning.runtime.store import Rows
 
-CLASS, MEAN = "class", "mean patch"  # of the image: CLS, or the mean patch of a model without; the mean patch
-Vector = tuple[int, str]  # block, 0..depth-1 or negative from the end, and CLASS or MEAN
+CLASS, MEAN, REGISTERS = "class", "mean patch", "mean register"  # CLASS: CLS, or the mean patch of a model without
+Vector = tuple[int, str]  # block, 0..depth-1 or negative from the end, and one of these kinds
 
 # What computes the vectors, beside the weights; a change of any of these files makes all of them anew.
 CODE = (
@@ -66,11 +67,27 @@ class VectorModule(FrozenModule):
             return images
         blocks = sorted({block for block, _ in self.wanted})
         tokens = dict(zip(blocks, self.tokens(images, blocks), strict=True))
-        parts = [
-            cls_or_mean(tokens[block]) if kind == CLASS else tokens[block].patches.mean(dim=(1, 2))
-            for block, kind in self.wanted
-        ]
-        return torch.stack(parts, dim=1)
+        return torch.stack([_vector(tokens[block], kind) for block, kind in self.wanted], dim=1)
+
+
+def _vector(tokens: Tokens, kind: str) -> Tensor:
+    if kind == CLASS:
+        return cls_or_mean(tokens)
+    return tokens.patches.mean(dim=(1, 2)) if kind == MEAN else tokens.registers.mean(dim=1)
+
+
+def as_tokens(vectors: Tensor, wanted: Sequence[Vector]) -> list[Tokens]:
+    """Tokens of the blocks of `wanted`, ascending, from their vectors (B, len(wanted), D).
+
+    CLS is the class vector; the mean stands for the patches and for the registers, one of each, whose own mean it is. A
+    kind that is not wanted is empty.
+    """
+    there = dict(zip(wanted, vectors.unbind(dim=1), strict=True))
+    tokens = []
+    for block in sorted({block for block, _ in wanted}):
+        register, patch = (there.get((block, kind), vectors[:, 0, :0]) for kind in (REGISTERS, MEAN))
+        tokens.append(Tokens(there.get((block, CLASS)), register[:, None], patch[:, None, None]))
+    return tokens
 
 
 class VectorPass(VectorModule):

@@ -96,14 +96,21 @@ def test_a_task_that_wants_less_finds_it_and_one_that_wants_more_computes_the_re
 
 def test_vectors_are_those_of_the_tokens(tiny):
     backbone = model()
-    module = shared.VectorModule(backbone, "32-true", [(-2, shared.CLASS), (-1, shared.MEAN)])
+    wanted = [(-2, shared.CLASS), (-1, shared.MEAN), (-1, shared.REGISTERS)]
+    module = shared.VectorModule(backbone, "32-true", wanted)
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     before, last = module.tokens(images, (-2, -1))
     assert isinstance(last, Tokens)
     found = module.vectors(images)
     assert torch.equal(found[:, 0], before.cls)
     assert torch.equal(found[:, 1], last.patches.mean(dim=(1, 2)))
+    assert torch.equal(found[:, 2], last.registers.mean(dim=1))
     assert module.vectors(found) is found
+    earlier, final = shared.as_tokens(found, wanted)
+    assert torch.equal(earlier.cls, before.cls)
+    assert final.cls is None
+    assert torch.equal(final.patches.mean(dim=(1, 2)), last.patches.mean(dim=(1, 2)))
+    assert torch.equal(final.registers.mean(dim=1), last.registers.mean(dim=1))
 
 
 CHANGES = {

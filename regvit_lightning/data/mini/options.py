@@ -5,7 +5,7 @@ from typing import Any
 
 from regvit_lightning.settings import SEEDS, number
 
-LATER = ("plain", "films", "keypoints", "scans", "landmarks")  # options that came after version 5 of the rendered data
+LATER = ("plain", "films", "keypoints", "scans", "landmarks", "shifted")  # options after version 5 of the rendered data
 
 
 @dataclass
@@ -19,6 +19,7 @@ class MiniSettings:
         films: videos of 12 frames.
         keypoints: images of each class with keypoints, of which all ordered pairs are matched.
         scans: RGB-D videos of 9 frames.
+        shifted: images of each class in each of the sets that test classifiers elsewhere.
         landmarks: objects to be found, each in 10 views of its scene, the first of which is the query.
         shards_train, shards_val: image-text pairs; `shard_pairs` of them in each shard.
         imagenet_side: pixels, of ImageNet and the image-text pairs.
@@ -47,6 +48,7 @@ class MiniSettings:
     films: int = number("[1, 1e5]", 16)
     keypoints: int = number("[2, 1e3]", 3)
     scans: int = number("[1, 1e4]", 6)
+    shifted: int = number("[1, 1e6]", 10)
     landmarks: int = number("[2, 1e4]", 32)
 
     def described(self) -> dict[str, Any]:

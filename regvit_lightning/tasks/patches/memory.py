@@ -4,16 +4,23 @@ Source: Balažević et al. 2023 (arXiv 2306.01667), section 3 and appendix, and 
 an image that are kept where not all fit.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from regvit_lightning.data import ade20k
+from regvit_lightning.data.layout import DataSettings, Segmentation
+from regvit_lightning.data.masks import Pairs
+from regvit_lightning.data.squashed import Squashed
+from regvit_lightning.frozen.contract import Outcome
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.runtime import seeds
+from regvit_lightning.runtime import hardware, seeds
 from regvit_lightning.settings import check
+from regvit_lightning.tasks.patches import protocol
 from regvit_lightning.tasks.patches.label_maps import class_counts
-from regvit_lightning.tasks.patches.protocol import MaskedSettings, PatchModule
+from regvit_lightning.tasks.patches.protocol import MaskedSettings, PatchModule, Scored
 
 
 def kept_patches(pixels: Tensor, classes: int, limit: int, seed: int, number: int) -> Tensor:
@@ -127,3 +134,42 @@ class MemoryModule(PatchModule):
         for features, pixels, number in zip(*parts, batch["index"].tolist(), strict=True):
             kept = kept_patches(pixels, self.classes, self.per_image, self.draws, number)
             self.memory.add(features[kept], pixels[kept], number)
+
+
+# -------------------------------------------------------------------------------------------------------- all of it
+
+
+@dataclass(frozen=True)
+class MaskedImages:
+    """Images of a set with masks, as a backbone reads them.
+
+    Attributes:
+        layout: what the masks mean.
+        side: side of the input in pixels.
+        train: pairs of image and mask.
+        tested: the test images.
+    """
+
+    layout: Segmentation
+    side: int
+    train: Pairs
+    tested: Squashed
+
+
+def masked_images(backbone: Backbone, data: DataSettings, settings: MaskedSettings) -> MaskedImages:
+    """The images of `settings.images`.
+
+    Raises:
+        SettingsError: no such set.
+        DataError: it is missing, incomplete or unreadable.
+    """
+    layout, side = data.masked_set(settings.images), settings.side(backbone)
+    train, test = (ade20k.masked_pairs(data, settings.images, split) for split in (0, 1))
+    return MaskedImages(layout, side, train, Squashed(test, layout, side))
+
+
+def outcome(module: MemoryModule, images: MaskedImages, predict: Any, facts: dict[str, Any], seed: int) -> Outcome:
+    """What a task records once its test pass is over; see `protocol.outcome`."""
+    module.to(hardware.accelerator()).eval()
+    scored = Scored(module.areas, module.seen.cpu(), images.layout, images.tested)
+    return protocol.outcome(module, scored, predict, facts, seed)
