@@ -78,7 +78,7 @@ def main(options: Evaluate, words: list[str]) -> None:
     render(data)
     progress.quiet()
     folder = runs / data.name / backbone.name / f"seed{options.seed}" / options.task
-    how = RunOptions(options.seed, options.devices, [progress.Progress(name)], folder, _store(options))
+    how = RunOptions(options.seed, options.devices, [progress.Progress(name)], folder, store_of(options))
     outcome, saved = evaluation.run_and_record(cell, backbone, results, how, options.force)
     for remark in outcome.remarks:
         print(f"evaluate: {name}: {remark}")
@@ -87,7 +87,7 @@ def main(options: Evaluate, words: list[str]) -> None:
     print(f"evaluate: {name}: {cell.summary(outcome)}; record in {saved}")
 
 
-def _store(options: Evaluate) -> "Store | None":
+def store_of(options: Evaluate) -> "Store | None":
     """Store of shared features; None without one, and for a model of a user's function, whose code is not known."""
     from regvit_lightning.runtime.store import Store
 

@@ -167,7 +167,7 @@ class LinearProbe(HeadGrid):
         self.register_buffer("rates", rates, persistent=False)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Head inputs of each group, variants, then registers, float32: for uint8 images (B, 3, H, W) or stored vectors."""
+        """Head inputs of each group, variants, then registers: of uint8 images (B, 3, H, W) or stored vectors."""
         if images.is_floating_point():
             tokens = shared.as_tokens(images, self.wanted)
         else:

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from regvit_lightning import settings
+from benchmarks import evaluate
+from benchmarks.grid import cells
+from benchmarks.grid.make_commands import Commands
+from regvit_lightning import evaluation, records, settings
 from regvit_lightning.data.imagenet import test_files as files_of_test
 from regvit_lightning.frozen import shared
 from regvit_lightning.frozen.contract import RunOptions
@@ -169,3 +172,34 @@ def test_changed_code_and_packages_miss(tiny, store, monkeypatch):
 def test_the_code_that_computes_is_found():
     for pattern in shared.CODE:
         assert list(shared.BASE.glob(pattern)), pattern
+
+
+def test_a_record_says_how_many_images_were_read(tiny, store, tmp_path):
+    words = [*WORDS["imagenet_knn"], "workers=0", "precision=32-true"]
+    cell = evaluation.prepare("imagenet_knn", tiny, "mini", words=words)
+    read = []
+    for number in range(2):
+        how = RunOptions(folder=tmp_path / f"runs{number}", store=store)
+        _, file = evaluation.run_and_record(cell, model(), tmp_path / f"results{number}", how)
+        read.append(records.read_record(file))
+    first, second = read
+    assert "vectors_read" not in first.provenance
+    assert second.provenance["vectors_read"] == 96 + 32
+    assert (first.metrics, first.intervals, first.scores) == (second.metrics, second.intervals, second.scores)
+
+
+def test_the_program_shares_unless_it_is_told_not_to_or_the_code_of_the_model_is_not_known():
+    asked = {"model": "random-vitn_reg4", "task": "imagenet_knn", "runs": "here", "cache_gb": 0.5}
+    assert evaluate.store_of(evaluate.Evaluate(**asked)) == Store(Path("here/.features"), 500_000_000)
+    assert evaluate.store_of(evaluate.Evaluate(**asked, cache=False)) is None
+    assert evaluate.store_of(evaluate.Evaluate(**{**asked, "model": "python:mine:build"})) is None
+
+
+def test_a_grid_passes_it_on_to_its_evaluations():
+    grid = cells.build(cells.Chosen(grid="demo", pretrain=True))
+    told = {cell.pretrains: Commands(cells.Chosen(), grid, False, cache=False).words(cell) for cell in grid.cells}
+    assert "cache=False" in told[False] or "cache=false" in told[False]
+    assert not [word for word in told[True] if word.startswith("cache=")]
+    assert not [
+        word for cell in grid.cells for word in Commands(cells.Chosen(), grid, False).words(cell) if "cache=" in word
+    ]
