@@ -180,7 +180,7 @@ def run(backbone: Backbone, data: DataSettings, settings: ZeroShotSettings, how:
         images=len(test),
         intervals={name: accuracy_interval(right, how.seed) for name, right in within.items()},
         scores=within,
-        per_class=accuracy_by_class(within["top1"], torch.from_numpy(test.labels), test.classes),
+        per_class=accuracy_by_class(within["top1"], torch.tensor(test.labels), test.classes),
         protocol={
             "view": settings.view_in_words(),
             "class_names": settings.class_names,
