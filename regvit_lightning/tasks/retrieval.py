@@ -39,7 +39,7 @@ METRICS = {"map_medium": Metric(), "map_hard": Metric()}
 READS = "retrieval"
 FOOTNOTE = ("feature", "view", "junk")
 POWER, LEAST = 3.0, 1e-6  # of generalised mean pooling, as published for retrieval (Radenović et al. 2017, 1711.02512)
-RANDOM_ORDERS = 100  # of the floor
+RANDOM_ORDERS, RANDOM_PLACES = 100, 20_000_000  # of the floor at most: orders, and places in all of them together
 SHOWN = 5  # images of a ranking in the picture
 
 
@@ -221,7 +221,8 @@ def _view(module: Retrieval) -> str:
 def _random(found: Landmarks, seed: int) -> dict[str, float]:
     """Mean scores of random orders of the images."""
     random = np.random.default_rng(seeds.derive(seed, "random order"))
-    orders = (np.stack([random.permutation(len(found.images)) for _ in found.queries]) for _ in range(RANDOM_ORDERS))
+    count = min(max(RANDOM_PLACES // (len(found.queries) * len(found.images)), 1), RANDOM_ORDERS)
+    orders = (np.stack([random.permutation(len(found.images)) for _ in found.queries]) for _ in range(count))
     each = [retrieval_scores.means(scored(found, order)) for order in orders]
     return {name: float(np.mean([one[name] for one in each])) for name in METRICS}
 
