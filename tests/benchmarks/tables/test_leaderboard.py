@@ -84,7 +84,7 @@ def test_a_model_without_a_common_column_keeps_its_ranks_and_has_no_mean():
 
 
 def test_the_front_of_accuracy_against_work():
-    """E is as accurate as A with more work, F less with as much; D is far behind with the most, C by less than noise."""
+    """E is as accurate as A with more work, F less with as much; D is far behind, C by less than noise."""
     more = [cell(E, "imagenet_linear", top1=70.0), cost(E, 12e9)]
     more += [cell(F, top1=58.0), cell(F, "imagenet_linear", top1=69.9), cost(F, 10e9)]
     board = board_of([*CELLS, *more])
