@@ -18,7 +18,7 @@ GRID = "mini-paper"
 
 
 def row(data: str, models: Sequence[str] = MODELS, tasks: Sequence[str] = ()) -> Measurement:
-    """(n) Processor time of evaluations of the mini-paper grid, one seed, sharing over not sharing.
+    """(p) Processor time of evaluations of the mini-paper grid, one seed, sharing over not sharing.
 
     Processor time, as wall-clock time on a shared machine says little; both are in the parts.
 
@@ -42,7 +42,7 @@ def row(data: str, models: Sequence[str] = MODELS, tasks: Sequence[str] = ()) ->
     seconds = (f"{kind} {a:.0f} s for {b:.0f} s" for kind, a, b in _pairs(shared, alone))
     parts = "; ".join([*seconds, cells])
     return Measurement(
-        f"(n) grid {GRID} CACHE=1 / CACHE=0, {len(models)} models", shared.cpu / alone.cpu, "≤ 0.6", parts
+        f"(p) grid {GRID} CACHE=1 / CACHE=0, {len(models)} models", shared.cpu / alone.cpu, "≤ 0.6", parts
     )
 
 

@@ -6,9 +6,10 @@ and seeds allows. A mean over columns that some model lacks would compare differ
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import fmean
 
-from benchmarks.tables import columns, summary
+from benchmarks.tables import columns, differences, summary
 from benchmarks.tables.columns import BySeed, Column, Table
 from benchmarks.tables.scored_records import ScoredRecord
 from benchmarks.tables.verdicts import BETTER, BETTER_ONE_SEED, verdict
@@ -130,16 +131,18 @@ def _by_column(cells: Sequence[ScoredRecord], wanted: Sequence[Column]) -> dict[
 def _places(column: Column, group: Group) -> dict[str, Place]:
     """Places of all models of a column."""
     values = {model: fmean(number.value for number in of.values()) for model, of in group.items()}
-    better = {
-        model: [other for other in group if other != model and _beats(column, group, other, model)] for model in group
-    }
-    worse = {model: sum(model in of for of in better.values()) for model in group}
+    above, below = dict.fromkeys(group, 0), dict.fromkeys(group, 0)  # models beyond noise, for each model
+    for first, second in combinations(group, 2):
+        for winner, loser in ((first, second), (second, first)):
+            if column.better * (values[winner] - values[loser]) > 0 and _beats(column, group, winner, loser):
+                above[loser] += 1
+                below[winner] += 1
     return {
         model: Place(
             value=value,
             rank=1 + _count(column, values, value) + (list(values.values()).count(value) - 1) / 2,
-            best=1 + len(better[model]),
-            worst=len(group) - worse[model],
+            best=1 + above[model],
+            worst=len(group) - below[model],
             cells=tuple(number.cell for number in group[model].values()),
         )
         for model, value in values.items()
@@ -153,7 +156,7 @@ def _count(column: Column, values: Mapping[str, float], value: float) -> int:
 
 def _beats(column: Column, group: Group, first: str, second: str) -> bool:
     """Whether the first model is better than the second beyond noise."""
-    change = columns.difference(column, group[second], group[first])
+    change = differences.difference(column, group[second], group[first])
     return verdict(change, column.better) in (BETTER, BETTER_ONE_SEED)
 
 

@@ -104,8 +104,11 @@ class VectorPass(VectorModule):
         self.rows: list[Rows] = [np.empty((images, backbone.embed_dim), np.float32) for _ in self.wanted]
         self._filled = 0
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        vectors = self.vectors(batch[0]).cpu().numpy()
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self.vectors(batch[0])
+
+    def validated(self, measured: Tensor) -> None:
+        vectors = measured.cpu().numpy()
         for number, rows in enumerate(self.rows):
             rows[self._filled : self._filled + len(vectors)] = vectors[:, number]
         self._filled += len(vectors)
@@ -133,14 +136,15 @@ def passes(
 ) -> Streamed:
     """Ordered passes for `module` over the evaluation view of images, in batches of `settings.device_batch`.
 
-    Without a store, or for a module that reads tokens, they yield the images themselves. Otherwise they yield vectors,
-    see `VectorModule.vectors`, that are computed here where no other process has done so.
+    Without a store, on several devices, which share each pass instead, or for a module that reads tokens, they yield
+    the images themselves. Otherwise they yield vectors, see `VectorModule.vectors`, that are computed here where no
+    other process has done so.
 
     Raises:
         DataError: an image cannot be read.
     """
     loading = Loading(settings.workers, settings.device_batch)
-    if how.store is None or not module.wanted:
+    if how.store is None or how.devices > 1 or not module.wanted:
         view = settings.view()
         return ImageNet(loading, validation=[(part, view) for part in validation], test=[(part, view) for part in test])
     parts = [[_vectors(module, settings, how, files) for files in split] for split in (validation, test)]

@@ -99,6 +99,13 @@ def hangs(check):
     time.sleep(600)
 
 
+def reads(check):
+    loader = torch.utils.data.DataLoader(
+        [1, 2, 3], num_workers=1, collate_fn=lambda numbers: numbers
+    )  # no pickle has it
+    yield Line("reads", float(sum(number for batch in loader for number in batch)))
+
+
 def hidden(check):
     yield Line(f"{check.device}, GPUs {os.environ.get('CUDA_VISIBLE_DEVICES')!r}")
 
@@ -130,6 +137,11 @@ def test_a_part_that_fails_dies_or_hangs_is_a_line_and_the_others_run(tmp_path, 
     assert found[5].source.startswith("no time left: 1000 s planned, ")
     assert kept == [2, 4, 5, 7, 9, 9]
     assert not multiprocessing.active_children()
+
+
+def test_loaders_of_a_part_are_forked_as_in_any_program(tmp_path):
+    (line,) = schedule.run([Part("reads", 60, reads)], Check("cpu", "tiny", tmp_path), 100.0, lambda some: None)
+    assert (line.name, line.value) == ("reads", 6.0)
 
 
 def test_names_of_parts_differ_and_the_needed_come_first():

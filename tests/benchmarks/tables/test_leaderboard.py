@@ -84,8 +84,9 @@ def test_a_model_without_a_common_column_keeps_its_ranks_and_has_no_mean():
 
 
 def test_the_front_of_accuracy_against_work():
-    """E is as accurate as A with more work; D is far behind with the most; C is behind A by less than noise."""
+    """E is as accurate as A with more work, F less with as much; D is far behind, C by less than noise."""
     more = [cell(E, "imagenet_linear", top1=70.0), cost(E, 12e9)]
+    more += [cell(F, top1=58.0), cell(F, "imagenet_linear", top1=69.9), cost(F, 10e9)]
     board = board_of([*CELLS, *more])
     fronts = {row.model: (row.gflops, row.front) for row in board.rows}
     assert fronts == {
@@ -94,6 +95,7 @@ def test_the_front_of_accuracy_against_work():
         C: (pytest.approx(30.0), leaderboard.NEAR),
         D: (pytest.approx(60.0), leaderboard.BEHIND),
         E: (pytest.approx(24.0), leaderboard.NEAR),
+        F: (pytest.approx(20.0), leaderboard.NEAR),
     }
     assert board.accuracy == "imagenet_linear"
     without = [one for one in CELLS if one.record.task != "artifact_report"]
