@@ -18,7 +18,7 @@ from regvit_lightning import evaluation, settings
 from regvit_lightning.data import layout
 from regvit_lightning.data.device_batches import DeviceBatches, DeviceSequences
 from regvit_lightning.data.mini import writer as mini
-from regvit_lightning.frozen import sharing
+from regvit_lightning.frozen import devices as device_passes
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.models import sources
 from regvit_lightning.runtime import hardware, together
@@ -59,7 +59,7 @@ def several(tmp_path_factory):
 def evaluated(data, task, words, devices, file, model):
     """Save what a task finds on so many devices."""
     hardware.choose_accelerator("cpu", devices)
-    sharing.ROUNDS = 2  # so that a few images need several exchanges
+    device_passes.ROUNDS = 2  # so that a few images need several exchanges
     cell = evaluation.prepare(task, data, "mini", 0, [*SMALL, *words])
     backbone = sources.load_backbone(model, Path("runs"), image_size=64)
     with together.helped():
