@@ -102,7 +102,9 @@ def _work(work: Callable[[Check], Iterator[Line]], check: Check, lines: Connecti
     from benchmarks import progress
 
     os.setsid()
-    multiprocessing.set_start_method("fork", force=True)  # of its loaders, as in a user's process; a server imports for each
+    multiprocessing.set_start_method(
+        "fork", force=True
+    )  # of its loaders, as in a user's process; a server imports for each
     if check.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     progress.quiet()

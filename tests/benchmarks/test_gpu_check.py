@@ -100,7 +100,9 @@ def hangs(check):
 
 
 def reads(check):
-    loader = torch.utils.data.DataLoader([1, 2, 3], num_workers=1, collate_fn=lambda numbers: numbers)  # no pickle has it
+    loader = torch.utils.data.DataLoader(
+        [1, 2, 3], num_workers=1, collate_fn=lambda numbers: numbers
+    )  # no pickle has it
     yield Line("reads", float(sum(number for batch in loader for number in batch)))
 
 
