@@ -22,9 +22,9 @@ def _imagenet_val(data: DataSettings) -> int:
 
 
 def _imagenet22k(data: DataSettings) -> int:
-    from regvit_lightning.data.imagenet import train_files
+    from regvit_lightning.data.imagenet import training_images
 
-    return len(train_files(data, "imagenet22k"))
+    return len(training_images(data, "imagenet22k"))
 
 
 def _pairs(data: DataSettings) -> int:
@@ -79,7 +79,10 @@ def _shifted(name: str, data: DataSettings) -> int:
     from regvit_lightning.data.imagenet import class_folders
     from regvit_lightning.data.shifted import shifted_images
 
-    return len(shifted_images(data, name, list(class_folders(Path(data.root, data.imagenet, "val")))).files)
+    val = Path(data.root, data.imagenet, "val")
+    if not val.is_dir():
+        raise DataError(f"no folder {val}: expected the class folders that tell the classes of {name}; {data.get}")
+    return len(shifted_images(data, name, list(class_folders(val))).files)
 
 
 def _keypoints(name: str, data: DataSettings) -> int:

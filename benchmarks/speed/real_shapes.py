@@ -124,8 +124,7 @@ def linear_choice(held_out: int = 128_117, test: int = 50_000, classes: int = 10
 
     def collected(images: int) -> tuple[Tensor, Tensor]:
         for indices in torch.arange(images).split(128):
-            module.predicted.update(torch.randint(classes, (len(indices), heads)))
-            module.labels.update(indices % classes)
+            module.keep(torch.randint(classes, (len(indices), heads)), indices % classes)
         return module._collect()
 
     def work() -> None:

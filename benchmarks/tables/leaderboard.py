@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
 
-from benchmarks.tables import columns, summary
+from benchmarks.tables import columns, differences, summary
 from benchmarks.tables.columns import BySeed, Column, Table
 from benchmarks.tables.scored_records import ScoredRecord
 from benchmarks.tables.verdicts import BETTER, BETTER_ONE_SEED, verdict
@@ -156,7 +156,7 @@ def _count(column: Column, values: Mapping[str, float], value: float) -> int:
 
 def _beats(column: Column, group: Group, first: str, second: str) -> bool:
     """Whether the first model is better than the second beyond noise."""
-    change = columns.difference(column, group[second], group[first])
+    change = differences.difference(column, group[second], group[first])
     return verdict(change, column.better) in (BETTER, BETTER_ONE_SEED)
 
 

@@ -251,7 +251,8 @@ class DataSettings:
         root: folder that holds the data sets.
         variant: overlay of recipes and tasks for this data (`mini`: `configs/tasks/<task>.mini.yaml`), or empty.
         imagenet: folder below root with `train/<class>/` and `val/<class>/` for the ImageNet evaluations.
-        imagenet22k: folder below root with `train/<class>/` for supervised pretraining at large scale.
+        imagenet22k: folder below root with `train/<class>/` for pretraining at large scale; or a pattern of tar shards
+            with labelled images, `imagenet22k/train-*.tar`, see `data/labelled_shards.py`.
         pairs: images with captions below root, for training from text: a pattern of tar shards, a table or a folder,
             see `data/pairs.py`; empty where there are none.
         segmentation: images with masks, for the segmentation tasks.

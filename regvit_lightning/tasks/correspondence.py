@@ -168,6 +168,8 @@ class Matcher(FrozenModule):
         sizes: (2, 2) of each pair, width and height of the files.
     """
 
+    shares_passes = True
+
     def __init__(self, backbone: Backbone, settings: CorrespondenceSettings, pairs: Sequence[Pair]) -> None:
         super().__init__(backbone, settings.precision)
         self.settings, self.pairs = settings, pairs
@@ -175,11 +177,15 @@ class Matcher(FrozenModule):
         self.matched: list[Matched] = []
         self.sizes: list[Tensor] = []
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
         images = normalise(batch["images"].flatten(0, 1), self.mean, self.std)
         features, norms = (part.unflatten(0, (-1, 2)) for part in self.last_patches(images))
-        for index, own, norm, sizes in zip(batch["index"].tolist(), features, norms, batch["sizes"].cpu(), strict=True):
-            self.matched.append(match(self.pairs[index], own, norm, sizes))
+        every = zip(batch["index"].tolist(), features, norms, batch["sizes"].cpu(), strict=True)
+        return [(match(self.pairs[index], own, norm, sizes), sizes) for index, own, norm, sizes in every]
+
+    def tested(self, measured: list[tuple[Matched, Tensor]]) -> None:
+        for matched, sizes in measured:
+            self.matched.append(matched)
             self.sizes.append(sizes)
 
 

@@ -7,17 +7,18 @@ divided by the temperature, and the votes of a class are summed over the first k
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regvit_lightning.data.imagenet import ImageNet, test_files, train_files
+from regvit_lightning.data.imagenet import test_files, train_files
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.data.module import Loading
+from regvit_lightning.frozen import shared
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
-from regvit_lightning.frozen.module import FrozenModule, cls_or_mean
 from regvit_lightning.frozen.settings import ClassificationSettings
+from regvit_lightning.frozen.shared import VectorModule
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.neighbours import search, votes
@@ -56,7 +57,7 @@ class KnnSettings(ClassificationSettings):
 SETTINGS = KnnSettings
 
 
-class KNN(FrozenModule):
+class KNN(VectorModule):
     """kNN classifier: validation fills the bank with train features, test classifies with it.
 
     Args:
@@ -73,6 +74,7 @@ class KNN(FrozenModule):
     """
 
     validates_on = "train images"
+    shares_passes = True
     bank: Tensor
     bank_labels: Tensor
     predictions: Tensor
@@ -85,8 +87,8 @@ class KNN(FrozenModule):
         self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def features(self, images: Tensor) -> Tensor:
-        """L2-normalised features (B, D), float32, of uint8 images."""
-        return F.normalize(cls_or_mean(self.tokens(images)[0]), dim=1)
+        """L2-normalised features (B, D), float32, of uint8 images, or of stored vectors."""
+        return F.normalize(self.vectors(images)[:, 0], dim=1)
 
     def classify(self, queries: Tensor, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Predicted classes and ties, see `KNN`, both (Q, len(neighbours)), of normalised queries (Q, D).
@@ -108,13 +110,19 @@ class KNN(FrozenModule):
         self.bank_labels = torch.empty(self.train_images, dtype=torch.long, device=self.device)
         self._filled = 0
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        rows = slice(self._filled, self._filled + len(batch[1]))
-        self.bank[rows], self.bank_labels[rows] = self.features(batch[0]), batch[1]
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        return self.features(batch[0]), batch[1]
+
+    def validated(self, measured: tuple[Tensor, Tensor]) -> None:
+        rows = slice(self._filled, self._filled + len(measured[1]))
+        self.bank[rows], self.bank_labels[rows] = measured
         self._filled = rows.stop
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._outputs.append((*self.classify(self.features(batch[0])), batch[1]))
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        return (*self.classify(self.features(batch[0])), batch[1])
+
+    def tested(self, measured: tuple[Tensor, Tensor, Tensor]) -> None:
+        self._outputs.append(measured)
 
     def on_test_epoch_end(self) -> None:
         self.predictions, self.tied, self.labels = (torch.cat(part) for part in zip(*self._outputs, strict=True))
@@ -152,10 +160,8 @@ def run(backbone: Backbone, data: DataSettings, settings: KnnSettings, how: RunO
     largest, kept = max(settings.neighbours), len(train) - round(settings.held_out * len(train))
     left = f"the {kept} of {len(train)} train images that are left when {settings.held_out:.0%} are held out"
     check(largest <= kept, f"neighbours: k={largest} is above {left}; give a list such as neighbours=[10,20]")
-    view = settings.view()
-    loading = Loading(settings.workers, settings.device_batch)
-    images = ImageNet(loading, validation=[(train, view)], test=[(test, view)])
     module = KNN(backbone, settings, len(train.classes), len(train))
+    images = shared.passes(module, settings, how, validation=[train], test=[test])
     trainer = tester(how)
     trainer.validate(module, images, verbose=False)
     trainer.test(module, images, verbose=False)

@@ -105,17 +105,26 @@ class Retrieval(FrozenModule):
         vectors: by name of the feature, (count, D) unit vectors on the CPU, filled by test.
     """
 
+    shares_passes = True
+
     def __init__(self, backbone: Backbone, settings: RetrievalSettings, count: int) -> None:
         super().__init__(backbone, settings.precision)
         self.settings = settings
         self.vectors = {name: torch.zeros(count, backbone.embed_dim) for name in FEATURES}
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
         images, index = batch
+        sums = {name: torch.zeros(len(images), vectors.shape[1]) for name, vectors in self.vectors.items()}
         for scale in self.settings.scales:
             tokens = self.frozen(self.scaled(normalise(images, self.mean, self.std), scale))[0]
             for name, pooled in FEATURES.items():
-                self.vectors[name][index.cpu()] += F.normalize(pooled(tokens), dim=1).cpu()
+                sums[name] += F.normalize(pooled(tokens), dim=1).cpu()
+        return index.cpu(), sums
+
+    def tested(self, measured: tuple[Tensor, dict[str, Tensor]]) -> None:
+        index, sums = measured
+        for name, vectors in sums.items():
+            self.vectors[name][index] = vectors
 
     def scaled(self, images: Tensor, scale: float) -> Tensor:
         """Images (B, 3, h, w) at another scale, bilinear, in whole patches and at least one."""

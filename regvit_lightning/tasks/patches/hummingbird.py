@@ -91,10 +91,9 @@ class InContext(MemoryModule):
         shares = self.shares(features.flatten(0, 2)).view(*features.shape[:3], -1)
         return [self.from_shares(one, mask, self.side) for one, mask in zip(shares, batch["mask"], strict=True)]
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        maps, pixels = self.maps(batch), self.pixels(batch["labels"])
-        for own, parts, mask, labels in zip(maps, pixels, batch["mask"], batch["labels"], strict=True):
-            self._areas.append(self.scored(own, self.best(parts, mask, self.side), mask, labels))
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        every = zip(self.maps(batch), self.pixels(batch["labels"]), batch["mask"], batch["labels"], strict=True)
+        return [self.scored(own, self.best(parts, mask, self.side), mask, labels) for own, parts, mask, labels in every]
 
     @torch.inference_mode()
     def example(self, sample: dict[str, Any]) -> np.ndarray:

@@ -103,6 +103,7 @@ class MemoryModule(PatchModule):
     """
 
     validates_on = "train images"
+    shares_passes = True
     memory: PatchMemory
     seen: Tensor
 
@@ -128,12 +129,18 @@ class MemoryModule(PatchModule):
         self.memory = PatchMemory(rows, backbone.embed_dim, backbone.patch_size**2, self.device)
         self.seen.zero_()
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.seen += class_counts(batch["labels"].flatten()[None], self.classes)[0]
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        seen, patches = class_counts(batch["labels"].flatten()[None], self.classes)[0], []
         parts = self.features(batch["image"]).flatten(1, 2), self.pixels(batch["labels"]).flatten(1, 2)
         for features, pixels, number in zip(*parts, batch["index"].tolist(), strict=True):
             kept = kept_patches(pixels, self.classes, self.per_image, self.draws, number)
-            self.memory.add(features[kept], pixels[kept], number)
+            patches.append((features[kept], pixels[kept], number))
+        return seen, patches
+
+    def validated(self, measured: tuple[Tensor, list[tuple[Tensor, Tensor, int]]]) -> None:
+        self.seen += measured[0]
+        for patches in measured[1]:
+            self.memory.add(*patches)
 
 
 # -------------------------------------------------------------------------------------------------------- all of it

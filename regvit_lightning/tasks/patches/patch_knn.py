@@ -33,6 +33,7 @@ METRICS = protocol.METRICS
 READS = protocol.READS
 FOOTNOTE = ("view", "memory", "scored_at", "k_chosen_on")
 DISTANCES = ("cosine", "l2")
+CANDIDATES = "candidates"  # name in what a step measures of the areas of every candidate
 AT_ONCE = 512  # patches whose neighbours' labels are counted at a time, which bounds memory
 
 
@@ -138,14 +139,18 @@ class PatchKNN(MemoryModule):
         super().on_test_start()
         self._of_candidates = []
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        squares, truths = self.squares(batch["image"]), batch["labels"]
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        squares, truths, measured = self.squares(batch["image"]), batch["labels"], []
         for number_, (mask, labels) in enumerate(zip(batch["mask"], truths, strict=True)):
             every = torch.stack([areas(square[number_], labels, self.classes) for square in squares])
-            self._of_candidates.append(every.cpu())
             best = labels.masked_fill(labels == IGNORED, int(self.seen.argmax()))
             own, ceiling = (self.from_labels(square, mask) for square in (squares[0][number_], best))
-            self._areas.append(self.scored(own, ceiling, mask, labels))
+            measured.append({CANDIDATES: every.cpu(), **self.scored(own, ceiling, mask, labels)})
+        return measured
+
+    def tested(self, measured: list[dict[str, Tensor]]) -> None:
+        self._of_candidates += [one.pop(CANDIDATES) for one in measured]
+        super().tested(measured)
 
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
