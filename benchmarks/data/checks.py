@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.data.layout import DataError, DataSettings
 
 Check = Callable[[DataSettings], int]
 
