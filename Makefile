@@ -27,7 +27,7 @@ all.takes = $(eval-all.takes)
 study.takes = study=NAME seeds=SEEDS gpus=GPUS jobs=JOBS runs=RUNS results=RESULTS ARGS
 tables.takes = data=DATA results=RESULTS ARGS
 report.takes = runs=RUNS $(tables.takes)
-bench.takes = $(tables.takes)
+bench.takes = peers=PEERS $(tables.takes)
 compare.takes = base=BASE head=HEAD models=MODELS strict=STRICT $(tables.takes)
 test.takes = ARGS
 test-slurm.takes = ARGS
@@ -106,7 +106,7 @@ compare: setup  ## what changed, for a review: BASE=<git rev or folder> HEAD=<th
 report: setup  ## one HTML page of all results, results/<data>/report.html: DATA=mini ARGS="width=1200"
 	@$(PY) -m benchmarks.report $(WORDS)
 
-bench: setup  ## speed, as ratios measured in one run: results/bench/: DATA=mini ARGS="only=ghi"
+bench: setup  ## speed, as ratios measured in one run: results/bench/: DATA=mini ARGS="only=ghi"; PEERS=<folder with checkouts of other code bases> ARGS="only=peers"
 	@$(PY) -m benchmarks.speed $(WORDS)
 
 test: setup  ## the tests, without those that start a Slurm: ARGS="tests/test_vit.py -k macs"

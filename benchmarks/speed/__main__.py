@@ -32,11 +32,26 @@ a large matrix product; (i) cores that read, decode and augment images for a GPU
 (j) the peak memory of every task at the shapes of the real data over a stated bound (12 GiB); (k) training of the
 models of the grid arms over that of the plain model, also in arms-<cpu|cuda>.json for the table of arms; (l) the
 forward pass of a ViT-B with a test-time register, and with a bias, over that without; (m) seconds to label an image
-from 100,000 train patches. Writes
+from 100,000 train patches. only=peers instead times the code bases that are checked out below PEERS beside ours. Writes
 <results>/bench/speed-<cpu|cuda>.md and .json. Run it on a machine that does nothing else."""
 
 ARM_STEPS = 30  # pairs of steps for each model
 PASSES = 30  # pairs of passes for each intervention
+
+
+LETTERS, ALL_PEERS = "abcdefghijklm", "peers"
+
+
+def known_letters(text: str) -> str:
+    """Check the letters of measurements.
+
+    Raises:
+        ValueError: a letter that no measurement has.
+    """
+    unknown = sorted(set(text) - set(LETTERS))
+    if unknown and text != ALL_PEERS:
+        raise ValueError(f"no measurement {', '.join(unknown)}; expected letters of {LETTERS}, or {ALL_PEERS}")
+    return text
 
 
 @dataclass
@@ -49,7 +64,12 @@ class Bench:
     batch: int = setting("images per pretraining step", 32, within="[1, 1e5]")
     workers: int = setting("decoding processes", 1, within="[0, 256]")
     steps: int = setting("pretraining steps that are timed", 12, within="[1, 1e6]")
-    only: str = setting("letters of the measurements, such as 'ce'; empty takes all", "")
+    only: str = setting(
+        "letters of the measurements, such as 'ce', or peers; empty takes all letters", "", known_letters
+    )
+    peers: str = setting(
+        "folder with checkouts of the peers, such as <peers>/dinov2, for only=peers", "peers", texts.folder
+    )
     results: str = setting("folder of the results", "results", texts.folder)
 
 
@@ -57,6 +77,7 @@ def main(options: Bench, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
     from benchmarks.speed import arms, interventions, patches, pretraining, real_shapes
+    from benchmarks.speed.peers import runner
     from regvit_lightning import records
     from regvit_lightning.runtime import atomic, hardware
 
@@ -64,7 +85,7 @@ def main(options: Bench, words: list[str]) -> None:
     progress.quiet()
     begun = time.perf_counter()
     peak = matrix_peak()
-    wanted = options.only or "abcdefghijklm"
+    wanted = "" if options.only == ALL_PEERS else options.only or LETTERS
     rows = []
     if "a" in wanted:
         rows.append(knn_cell(options, peak))
@@ -93,6 +114,8 @@ def main(options: Bench, words: list[str]) -> None:
         rows += interventions.rows(PASSES)
     if "m" in wanted:
         rows += patches.times()
+    if options.only == ALL_PEERS:
+        rows += runner.rows(Path(options.peers))
     facts = records.provenance(time.perf_counter() - begun)
     folder = Path(options.results) / "bench"
     shown = table(rows, peak, facts)
@@ -108,7 +131,8 @@ def table(rows: list[Measurement], peak: float, facts: dict[str, Any]) -> str:
     from regvit_lightning.runtime import hardware
 
     cells = [("measurement", "ratio", "target", "from")]
-    cells += [(row.name, f"{row.value:.2f}", row.target or "–", row.parts) for row in rows]
+    ratios = ["–" if row.value is None else f"{row.value:.2f}" for row in rows]
+    cells += [(row.name, ratio, row.target or "–", row.parts) for row, ratio in zip(rows, ratios, strict=True)]
     note = (
         f"{facts['device']}; torch {facts['versions']['torch']}; matrix-product peak {peak / 1e9:,.0f} GFLOP/s "
         f"({hardware.precision('auto')}, 4096³); "
@@ -191,7 +215,7 @@ def probe_step(batch: int = 256, width: int = 768, classes: int = 1000) -> list[
     rates = torch.tensor(settings.load_settings("tasks", "imagenet_linear")[1].learning_rates, device=device)
     features = [torch.randn(batch, width * blocks, device=device) for blocks in (1, 2, 4, 5)]
     labels = torch.randint(classes, (batch,), device=device)
-    batched = seconds(_batched_heads(features, labels, rates, classes))
+    batched = seconds(batched_heads(features, labels, rates, classes))
     bare = seconds(_matrix_products(features, len(rates) * classes))
     looped = seconds(_single_heads(features, labels, len(rates), classes))
     on_gpu = device == "cuda"
@@ -211,7 +235,7 @@ def probe_step(batch: int = 256, width: int = 768, classes: int = 1000) -> list[
     ]
 
 
-def _batched_heads(features: list[Any], labels: Any, rates: Any, classes: int) -> Callable[[], None]:
+def batched_heads(features: list[Any], labels: Any, rates: Any, classes: int) -> Callable[[], None]:
     """Training step of the linear probe."""
     import torch
 
