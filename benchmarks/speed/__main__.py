@@ -32,14 +32,15 @@ a large matrix product; (i) cores that read, decode and augment images for a GPU
 (j) the peak memory of every task at the shapes of the real data over a stated bound (12 GiB); (k) training of the
 models of the grid arms over that of the plain model, also in arms-<cpu|cuda>.json for the table of arms; (l) the
 forward pass of a ViT-B with a test-time register, and with a bias, over that without; (m) seconds to label an image
-from 100,000 train patches. only=peers instead times the code bases that are checked out below PEERS beside ours. Writes
+from 100,000 train patches; (n) whole cells of a ViT-B at the protocols' sizes over their forward passes. With
+only=peers it times instead the code bases that are checked out below PEERS beside ours. Writes
 <results>/bench/speed-<cpu|cuda>.md and .json. Run it on a machine that does nothing else."""
 
 ARM_STEPS = 30  # pairs of steps for each model
 PASSES = 30  # pairs of passes for each intervention
 
 
-LETTERS, ALL_PEERS = "abcdefghijklm", "peers"
+LETTERS, ALL_PEERS = "abcdefghijklmn", "peers"
 
 
 def known_letters(text: str) -> str:
@@ -76,7 +77,7 @@ class Bench:
 def main(options: Bench, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
-    from benchmarks.speed import arms, interventions, patches, pretraining, real_shapes
+    from benchmarks.speed import arms, cells, interventions, patches, pretraining, real_shapes
     from benchmarks.speed.peers import runner
     from regvit_lightning import records
     from regvit_lightning.runtime import atomic, hardware
@@ -114,6 +115,8 @@ def main(options: Bench, words: list[str]) -> None:
         rows += interventions.rows(PASSES)
     if "m" in wanted:
         rows += patches.times()
+    if "n" in wanted:
+        rows += cells.rows(layout.resolve(options.data))
     if options.only == ALL_PEERS:
         rows += runner.rows(Path(options.peers))
     facts = records.provenance(time.perf_counter() - begun)

@@ -74,7 +74,7 @@ def their_loop(box: Box) -> Callable[[], None]:
     return loop
 
 
-def our_cell(task: str, method: Callable[[Any, Any], protocol.Method]) -> Callable[[], None]:
+def our_cell(task: str, method: Callable[[Any, Any], protocol.Method]) -> Callable[[], object]:
     """The same images through our cell, with a reading process, without floors and figure."""
     data = layout.resolve("mini")
     render(data)

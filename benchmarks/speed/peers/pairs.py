@@ -4,6 +4,7 @@ import importlib.util
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from types import ModuleType
 from typing import Any
 
@@ -36,11 +37,16 @@ def one_process() -> None:
 def without(*names: str) -> None:
     """Let packages that are not installed, and whose functions are not called here, be imported: stubs."""
     for name in names:
-        if name.split(".")[0] not in sys.modules and importlib.util.find_spec(name.split(".")[0]):
+        top = name.split(".")[0]
+        known = sys.modules[top] if top in sys.modules else importlib.util.find_spec(top)
+        if known is not None and not isinstance(known, _Stub):
             continue
-        parts = name.split(".")
-        for end in range(1, len(parts) + 1):
-            sys.modules.setdefault(".".join(parts[:end]), _Stub(".".join(parts[:end])))
+        above: ModuleType | None = None
+        for path in accumulate(name.split("."), "{}.{}".format):
+            stub = sys.modules.setdefault(path, _Stub(path))
+            if above is not None:
+                setattr(above, path.rsplit(".", 1)[1], stub)
+            above = stub
 
 
 class _Stub(ModuleType):

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,9 +42,10 @@ def product_seconds(step: Callable[[], object], repeat: int = 3) -> float:
     total = 0.0
     for (func, frozen), count in recorded.calls.items():
         args = [_random(*value) if kind == "tensor" else value for kind, value in frozen]
-        total += count * seconds(lambda func=func, args=args: func(*args), repeat)
+        total += count * seconds(partial(func, *args), repeat)
     return total
 
 
 def _random(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.empty_strided(shape, stride, dtype=dtype).normal_()
+    elements = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    return torch.randn(elements).to(dtype).as_strided(shape, stride)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.speed.timing import Measurement
-from regvit_lightning.errors import one_line
 
 MOST_SECONDS = 1800  # of one adapter
 
@@ -72,7 +71,7 @@ def _measured(peer: Peer, checkouts: Path) -> list[Measurement]:
         except subprocess.TimeoutExpired:
             return [Measurement(f"(peers) {peer.shown}", None, "", f"not measured: above {MOST_SECONDS} s")]
         if done.returncode:
-            said = one_line(done.stderr.strip().rsplit("\n", 1)[-1])
+            said = done.stderr.strip().rsplit("\n", 1)[-1]
             return [Measurement(f"(peers) {peer.shown}", None, "", f"does not run here: {said}")]
         return [Measurement(**row) for row in json.loads(out.read_text(encoding="utf-8"))]
 

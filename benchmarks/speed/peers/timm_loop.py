@@ -16,7 +16,7 @@ from regvit_lightning import settings
 from regvit_lightning.models import vit
 from regvit_lightning.runtime import hardware, seeds
 
-MODEL, THEIRS, CLASSES, BATCH, SIZE, STEPS = "vits_reg0", "vit_small_patch16_224", 1000, 16, 224, 2
+MODEL, THEIRS, CLASSES, BATCH, SIZE, STEPS = "vits_reg0", "vit_small_patch16_224", 1000, 8, 224, 2
 
 
 def rows(checkouts: Path) -> list[Measurement]:

@@ -60,7 +60,9 @@ def memory_efficient_attention(q: Tensor, k: Tensor, v: Tensor, attn_bias: Block
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (q, k, v))).transpose(1, 2)
+    heads_first = (part.transpose(1, 2) for part in (q, k, v))
+    attended: Tensor = F.scaled_dot_product_attention(*heads_first)  # type: ignore[arg-type]
+    return attended.transpose(1, 2)
 
 
 def index_select_cat(sources: Sequence[Tensor], indices: Sequence[Tensor]) -> Tensor:
