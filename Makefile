@@ -5,8 +5,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3
 PY = $(call quote,$(VENV)/bin/python)
 READY = $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
 
-TARGETS = help setup demo data annotate pretrain eval artifacts look neurons cost eval-all all status plan study tables compare \
-          report bench test test-slurm lint format
+TARGETS = help setup demo data annotate pretrain eval artifacts look neurons cost eval-all all status plan study checkpoints tables compare \
+          report bench gpu-check test test-slurm lint format
 
 # What a target takes from make's command line: key=VARIABLE of its program, and ARGS, further words for the program.
 # A variable that is not given, or empty, leaves the program's default.
@@ -25,9 +25,11 @@ plan.takes = gpus=GPUS $(status.takes)
 eval-all.takes = jobs=JOBS launcher=LAUNCHER partition=PARTITION force=FORCE $(plan.takes)
 all.takes = $(eval-all.takes)
 study.takes = study=NAME seeds=SEEDS gpus=GPUS jobs=JOBS runs=RUNS results=RESULTS ARGS
+checkpoints.takes = model=MODEL data=DATA seed=SEED variant=VARIANT runs=RUNS results=RESULTS ARGS
 tables.takes = data=DATA results=RESULTS ARGS
 report.takes = runs=RUNS $(tables.takes)
 bench.takes = peers=PEERS $(tables.takes)
+gpu-check.takes = results=RESULTS ARGS
 compare.takes = base=BASE head=HEAD models=MODELS strict=STRICT $(tables.takes)
 test.takes = ARGS
 test-slurm.takes = ARGS
@@ -55,7 +57,7 @@ $(READY):
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	rm -f $(call quote,$(VENV))/.ready-* && touch $(call quote,$@)
 
-demo: setup  ## render data, pretrain two nano models, evaluate, print tables, compare with the kept results, write a page (CPU, minutes): GRID=demo|mini-paper SEEDS=0|all JOBS=1 DATA=mini|photos (photographs and released weights, downloaded)
+demo: setup  ## render data, pretrain two nano models, evaluate, print tables, compare with the kept results, write a page (CPU, minutes): GRID=demo|mini-paper|everything SEEDS=0|all JOBS=1 DATA=mini|photos (photographs and released weights, downloaded)
 	@$(PY) -m benchmarks.demo $(WORDS)
 
 data: setup  ## make or check data: DATA=mini (rendered, with a contact sheet), DATA=full|own|voc2012|… DATA_ROOT=…, or a folder; GET=photos|voc07,voc12,coco20k,ade20k,nyu_test,nyu_train,imagenet_train,imagenet_val|all downloads or prepares, ARCHIVES=<folder> ARGS="workers=1"
@@ -97,6 +99,9 @@ plan: setup  ## FLOPs, memory and time of every cell of GRID= DATA= SEEDS= VARIA
 study: setup  ## when artifacts appear: trains the models of NAME=emergence|emergence-gpu (with a GPU), writes norms over training, SEEDS=0|all GPUS= JOBS=1 ARGS="train=false page=docs/emergence.md"
 	@$(PY) -m benchmarks.study $(WORDS)
 
+checkpoints: setup  ## scores with and without labels of the backbones that the training of MODEL= kept (pretrain ARGS="keep_every=100"), and how their ranks agree: DATA=mini SEED= VARIANT= ARGS="masks=ade20k"
+	@$(PY) -m benchmarks.checkpoints $(if $(MODEL),,model=deit3-vitn_reg4) $(WORDS)
+
 tables: setup  ## result tables from the records, those of the paper under their numbers: DATA=mini ARGS=
 	@$(PY) -m benchmarks.tables $(WORDS)
 
@@ -108,6 +113,9 @@ report: setup  ## one HTML page of all results, results/<data>/report.html: DATA
 
 bench: setup  ## speed, as ratios measured in one run: results/bench/: DATA=mini ARGS="only=ghi"; PEERS=<folder with checkouts of other code bases> ARGS="only=peers"
 	@$(PY) -m benchmarks.speed $(WORDS)
+
+gpu-check: setup  ## on a CUDA GPU, in 15 minutes, without a network: gpu tests, losses beside the CPU's, MFU, reading, cells: results/bench/<card>.*: ARGS="budget=330 only=step,models"
+	@$(PY) -m benchmarks.gpu_check $(WORDS)
 
 test: setup  ## the tests, without those that start a Slurm: ARGS="tests/test_vit.py -k macs"
 	@$(PY) -m pytest --numprocesses=3 --dist=worksteal --ignore=tests/slurm $(WORDS)

@@ -34,11 +34,13 @@ COMMANDS = {
     "all": Command("the same, after pretraining the models that are not trained yet", GRID, ("pretrain=true",)),
     "status": Command("the grid as a table: done, running, failed, stale, missing", "benchmarks.status"),
     "plan": Command("FLOPs, memory and hours of a grid; runs nothing", "benchmarks.plan"),
+    "checkpoints": Command("scores over a training that kept its backbones", "benchmarks.checkpoints"),
     "study": Command("train the models of a study and show their norms over training", "benchmarks.study"),
     "tables": Command("result tables from the records", "benchmarks.tables"),
     "compare": Command("what changed between two states of the results, for a review", "benchmarks.compare"),
     "report": Command("one HTML page of all results", "benchmarks.report"),
     "bench": Command("speed, as ratios measured in one run", "benchmarks.speed"),
+    "gpu-check": Command("what a CUDA GPU does with the suite, in minutes: losses, MFU", "benchmarks.gpu_check"),
     "completion": Command("print the script that completes words in bash or zsh", "benchmarks.completion"),
 }
 

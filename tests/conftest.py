@@ -40,7 +40,17 @@ TINY = mini.MiniSettings(
     films=2,
     keypoints=2,
     scans=1,
+    shifted=1,
+    landmarks=2,
 )
+
+
+def pytest_collection_modifyitems(items):
+    """Tests marked `gpu` are skipped on a machine without one."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -31,8 +31,8 @@ FLOORS = {
         launch make_words manual progress
         command
         data tables
-        annotate compare cost evaluate grid look neurons pretrain report speed
-        demo plan status study
+        annotate checkpoints compare cost evaluate grid look neurons pretrain report speed
+        demo gpu_check plan status study
         __main__ completion
     """,
 }

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from benchmarks import command, cost, evaluate, plan, pretrain, status
 from benchmarks.annotate import __main__ as annotate
+from benchmarks.checkpoints import __main__ as checkpoints
 from benchmarks.compare import __main__ as compare
 from benchmarks.data import __main__ as data
 from benchmarks.demo import __main__ as demo
+from benchmarks.gpu_check import __main__ as gpu_check
 from benchmarks.grid import __main__ as grid
 from benchmarks.look import __main__ as look
 from benchmarks.neurons import __main__ as neurons
@@ -28,11 +30,13 @@ from benchmarks.tables import __main__ as tables
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMAS = {
     "benchmarks.annotate": annotate.Annotate,
+    "benchmarks.checkpoints": checkpoints.Checkpoints,
     "benchmarks.compare": compare.Compare,
     "benchmarks.cost": cost.CostOf,
     "benchmarks.data": data.Data,
     "benchmarks.demo": demo.Demo,
     "benchmarks.evaluate": evaluate.Evaluate,
+    "benchmarks.gpu_check": gpu_check.GpuCheck,
     "benchmarks.grid": grid.Grid,
     "benchmarks.look": look.LookAt,
     "benchmarks.neurons": neurons.FindNeurons,
@@ -52,6 +56,7 @@ OWN = {
     "artifacts": {"model", "task"},
     "cost": {"model"},
     "look": {"model"},
+    "checkpoints": {"model"},
     "neurons": {"model"},
     "all": {"pretrain"},
     "test": {"numprocesses", "dist", "ignore"},

@@ -41,9 +41,9 @@ def test_the_fast_search_is_the_exact_one(rows, k, chunk, copies, terms, seed):
 
 
 def test_many_equal_rows_are_searched_in_float64(monkeypatch):
-    searched = []
+    searched, exact = [], neighbours._exact
     monkeypatch.setattr(
-        neighbours, "search", lambda queries, *rest: searched.append(len(queries)) or search(queries, *rest)
+        neighbours, "_exact", lambda queries, *rest: searched.append(len(queries)) or exact(queries, *rest)
     )
     bank = F.normalize(torch.cat([drawn(50, 6, 0), drawn(1, 6, 1).expand(50, 6)]), dim=1)
     queries = torch.cat([bank[-1:], -bank[-1:]])  # the first has 50 nearest rows
@@ -60,3 +60,13 @@ def test_scale_and_offset_are_the_metrics_of_scikit_learn(metric):
     _, index = search_fast(queries, bank, 7, 64, **terms)
     expected = NearestNeighbors(n_neighbors=7, metric=metric).fit(bank).kneighbors(queries, return_distance=False)
     assert np.array_equal(index.numpy(), expected)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_neighbours_on_any_device_are_those_of_scikit_learn(device):
+    queries, bank = F.normalize(drawn(40, 32, 7), dim=1), F.normalize(drawn(3000, 32, 8), dim=1)
+    expected = NearestNeighbors(n_neighbors=20, algorithm="brute").fit(bank.numpy()).kneighbors(queries.numpy())[1]
+    for find in (search, search_fast):
+        similarity, index = find(queries.to(device), bank.to(device), 20, 700)
+        assert index.cpu().numpy().tolist() == expected.tolist()
+        torch.testing.assert_close(similarity.cpu(), (queries @ bank.T).gather(1, torch.from_numpy(expected)))

@@ -65,6 +65,8 @@ def _wanted(data: DataSettings) -> list[str]:
     others |= {name: (one.lists or one.masks)[0] for name, one in data.masked.items()}
     others |= {name: one.names or one.masks for name, one in data.salient.items()}
     others |= {name: one.folder for name, one in data.keypoints.items()}
+    others |= {name: one.labels or one.folder for name, one in data.shifted.items() if one.labels or one.folder}
+    others |= {name: one.folder for name, one in data.retrieval.items()}
     optional = [name for name, path in others.items() if Path(data.root, path).exists()]
     if data.counts:
         return [*(name for name in data.counts if name not in others), *pairs, *optional]

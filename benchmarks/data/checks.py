@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from regvit_lightning.data.layout import DataSettings
 
@@ -21,9 +22,9 @@ def _imagenet_val(data: DataSettings) -> int:
 
 
 def _imagenet22k(data: DataSettings) -> int:
-    from regvit_lightning.data.imagenet import train_files
+    from regvit_lightning.data.imagenet import training_images
 
-    return len(train_files(data, "imagenet22k"))
+    return len(training_images(data, "imagenet22k"))
 
 
 def _pairs(data: DataSettings) -> int:
@@ -74,10 +75,23 @@ def _salient(name: str, data: DataSettings) -> int:
     return len(salient_images(data, name).images)
 
 
+def _shifted(name: str, data: DataSettings) -> int:
+    from regvit_lightning.data.imagenet import class_folders
+    from regvit_lightning.data.shifted import shifted_images
+
+    return len(shifted_images(data, name, list(class_folders(Path(data.root, data.imagenet, "val")))).files)
+
+
 def _keypoints(name: str, data: DataSettings) -> int:
     from regvit_lightning.data.keypoints import keypoint_pairs
 
     return len(keypoint_pairs(data, name))
+
+
+def _retrieval(name: str, data: DataSettings) -> int:
+    from regvit_lightning.data.retrieval import landmarks
+
+    return len(landmarks(data, name))
 
 
 def _masked(name: str, number: int, data: DataSettings) -> int:
@@ -99,11 +113,13 @@ CHECKS: dict[str, Check] = {
 
 
 def checks_of(data: DataSettings) -> dict[str, Check]:
-    """All checks by name and split, those of named sets too: boxes, masks, keypoints, salient objects, videos."""
+    """All checks by name and split, those of named sets too."""
     boxed = {f"{name} trainval": partial(_discovery, name) for name in data.discovery}
     splits = enumerate(("train", "test"))
     masked = {f"{name} {split}": partial(_masked, name, number) for number, split in splits for name in data.masked}
     films = {f"{name} frames": partial(_videos, name) for name in data.videos}
     pairs = {f"{name} pairs": partial(_keypoints, name) for name in data.keypoints}
     salient = {f"{name} images": partial(_salient, name) for name in data.salient}
-    return {**CHECKS, **boxed, **masked, **films, **pairs, **salient}
+    shifted = {f"{name} images": partial(_shifted, name) for name in data.shifted}
+    found = {f"{name} queries and images": partial(_retrieval, name) for name in data.retrieval}
+    return {**CHECKS, **boxed, **masked, **films, **pairs, **salient, **shifted, **found}

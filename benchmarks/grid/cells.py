@@ -10,7 +10,7 @@ from benchmarks.grid.variations import GridModel, recipe, vary
 from regvit_lightning import precision, settings
 from regvit_lightning.data import layout
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.models import names, origins
+from regvit_lightning.models import catalogue, names, origins
 from regvit_lightning.models.names import ModelId
 from regvit_lightning.settings import SettingsError, check, setting
 from regvit_lightning.values import texts
@@ -42,12 +42,14 @@ class GridFile:
         settings: recipe overrides, each entry with its own tag: `[{lr: 1e-3}, {lr: 2e-3, tag: big}]`. Every model
             pretrained here is trained once with each entry, or those that the entry lists as `models`; `model` gives it
             another shape, see `variations`. An empty list varies nothing.
+        catalogue: the models are those of configs/released.yaml, before `models`.
     """
 
-    models: list[str] = settings.MISSING
+    models: list[str] = field(default_factory=list)
     tasks: list[str] = settings.MISSING
     seeds: list[int] = settings.number(settings.SEEDS)
     settings: list[dict[str, Any]] = field(default_factory=list)
+    catalogue: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Cell:
         model: name as accepted by `make eval`.
         task: name in configs/tasks, or `PRETRAINING`.
         seed: random seed of the pretraining and the evaluation.
-        needs: the cell that pretrains the model, if it belongs to the grid.
+        needs: the cell that pretrains the model, or trains the head that this one reads, if it belongs to the grid.
         words: `key=value` overrides of the recipe's settings, for a pretraining.
     """
 
@@ -165,10 +167,16 @@ def build(chosen: Chosen, images_needed: bool = True) -> Cells:
             needed = Cell(plain, PRETRAINING, seed, words=model.words) if trained else None
             pretrainings += [needed] if needed and needed not in pretrainings else []
             apply = [task for task in file.tasks if not lacking[task][model.name]]
-            evaluations += [Cell(model.name, task, seed, needed) for task in apply]
+            evaluations += [_evaluation(model.name, task, seed, needed, apply, variant) for task in apply]
     left_out = [line for task, reasons in lacking.items() for line in _left_out(task, reasons)]
     folders = Path(chosen.runs), Path(chosen.results)
     return Cells([*pretrainings, *evaluations], left_out, data, variant, *folders, chosen.pretrain_devices)
+
+
+def _evaluation(model: str, task: str, seed: int, needed: Cell | None, tasks: Sequence[str], variant: str) -> Cell:
+    """Cell of a task, which needs that of the task whose head it reads, if this is among the `tasks` of the model."""
+    trains = task_module(task, variant)[1].reads_head_of
+    return Cell(model, task, seed, Cell(model, trains, seed, needed) if trains in tasks else needed)
 
 
 def _seeds(chosen: Chosen, known: Sequence[int]) -> list[int]:
@@ -184,8 +192,10 @@ def _seeds(chosen: Chosen, known: Sequence[int]) -> list[int]:
 
 def _models(grid: str, file: GridFile, variant: str) -> list[GridModel]:
     """Models of a grid's file; checks that their recipes have the settings that it varies."""
+    listed = [*(entry.name for entry in catalogue.entries() if file.catalogue), *file.models]
+    check(bool(listed), f"grid {grid}: models is not set: expected a list of models, or catalogue: true")
     try:
-        models = vary(file.models, file.settings)
+        models = vary(listed, file.settings)
         for words in {(recipe(model.name), model.words) for model in models if model.words}:
             recipe_settings(words[0], variant, words[1])
         _check_shapes(models)
@@ -245,7 +255,9 @@ def _left_out(task: str, reasons: Mapping[str, str]) -> list[str]:
 def _lacks(model: GridModel, task: str, variant: str) -> str:
     """Requirement of a task that a model lacks; empty if the task applies, and for files, which are not read."""
     settings.find("tasks", task, variant)
-    module = task_module(task, variant)[0]
+    module, chosen, _ = task_module(task, variant)
+    if chosen.needs_classifier and not model.name.startswith(origins.TIMM):
+        return "no classifier of its own"
     if getattr(module, "NEEDS_REGISTERS", False):
         plain, intervention = names.intervention(model.name)
         if plain.endswith("_reg0") and (intervention is None or intervention.kind != "ttr"):

@@ -1,6 +1,7 @@
 """Speed of the suite relative to the hardware's limits: `python -m benchmarks.speed`; ratios measured in one run."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -32,15 +33,17 @@ a large matrix product; (i) cores that read, decode and augment images for a GPU
 (j) the peak memory of every task at the shapes of the real data over a stated bound (12 GiB); (k) training of the
 models of the grid arms over that of the plain model, also in arms-<cpu|cuda>.json for the table of arms; (l) the
 forward pass of a ViT-B with a test-time register, and with a bias, over that without; (m) seconds to label an image
-from 100,000 train patches; (n) whole cells of a ViT-B at the protocols' sizes over their forward passes. With
-only=peers it times instead the code bases that are checked out below PEERS beside ours. Writes
+from 100,000 train patches; (n) seconds until a cell has seen its first images, of --help, and to index a million
+files; (o) what grows with images and devices: order of a pass, shards, checkpoint, kNN bank, Sinkhorn-Knopp;
+(p) whole cells of a ViT-B at the protocols' sizes over their forward passes. With only=peers it times instead the
+code bases that are checked out below PEERS beside ours. Writes
 <results>/bench/speed-<cpu|cuda>.md and .json. Run it on a machine that does nothing else."""
 
 ARM_STEPS = 30  # pairs of steps for each model
 PASSES = 30  # pairs of passes for each intervention
 
 
-LETTERS, ALL_PEERS = "abcdefghijklmn", "peers"
+LETTERS, ALL_PEERS = "abcdefghijklmnop", "peers"
 
 
 def known_letters(text: str) -> str:
@@ -77,7 +80,7 @@ class Bench:
 def main(options: Bench, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
-    from benchmarks.speed import arms, cells, interventions, patches, pretraining, real_shapes
+    from benchmarks.speed import arms, cells, interventions, patches, pieces, pretraining, real_shapes, startup
     from benchmarks.speed.peers import runner
     from regvit_lightning import records
     from regvit_lightning.runtime import atomic, hardware
@@ -116,6 +119,10 @@ def main(options: Bench, words: list[str]) -> None:
     if "m" in wanted:
         rows += patches.times()
     if "n" in wanted:
+        rows += startup.rows(options.data, options.evaluated)
+    if "o" in wanted:
+        rows += pieces.rows()
+    if "p" in wanted:
         rows += cells.rows(layout.resolve(options.data))
     if options.only == ALL_PEERS:
         rows += runner.rows(Path(options.peers))
@@ -124,9 +131,14 @@ def main(options: Bench, words: list[str]) -> None:
     shown = table(rows, peak, facts)
     name = f"speed-{hardware.accelerator()}" + (f"-{options.only}" if options.only else "")
     atomic.write_text(folder / f"{name}.md", shown)
-    measured = {"peak_flops": peak, "rows": [asdict(row) for row in rows], "settings": vars(options), **facts}
+    measured = {"peak_flops": peak, "rows": [stored(row) for row in rows], "settings": vars(options), **facts}
     atomic.write_text(folder / f"{name}.json", json.dumps(measured, indent=1) + "\n")
     print(f"{markdown.for_terminal(shown)}\nbench: {folder}/{name}.md, .json")
+
+
+def stored(row: Measurement) -> dict[str, Any]:
+    """A row as JSON, which knows no NaN."""
+    return {**asdict(row), "value": None if math.isnan(row.value) else row.value}
 
 
 def table(rows: list[Measurement], peak: float, facts: dict[str, Any]) -> str:
@@ -134,7 +146,7 @@ def table(rows: list[Measurement], peak: float, facts: dict[str, Any]) -> str:
     from regvit_lightning.runtime import hardware
 
     cells = [("measurement", "ratio", "target", "from")]
-    ratios = ["–" if row.value is None else f"{row.value:.2f}" for row in rows]
+    ratios = ["–" if math.isnan(row.value) else f"{row.value:.2f}" for row in rows]
     cells += [(row.name, ratio, row.target or "–", row.parts) for row, ratio in zip(rows, ratios, strict=True)]
     note = (
         f"{facts['device']}; torch {facts['versions']['torch']}; matrix-product peak {peak / 1e9:,.0f} GFLOP/s "

@@ -62,8 +62,12 @@ def rows() -> list[Measurement]:
         token_cut(),
         register_boxes(),
         saliency(),
+        robustness(),
         propagation(),
         keypoint_matches(),
+        rankings(),
+        label_free(),
+        shifted_content(),
         norms(),
         single_token(),
         position(),
@@ -120,8 +124,7 @@ def linear_choice(held_out: int = 128_117, test: int = 50_000, classes: int = 10
 
     def collected(images: int) -> tuple[Tensor, Tensor]:
         for indices in torch.arange(images).split(128):
-            module.predicted.update(torch.randint(classes, (len(indices), heads)))
-            module.labels.update(indices % classes)
+            module.keep(torch.randint(classes, (len(indices), heads)), indices % classes)
         return module._collect()
 
     def work() -> None:
@@ -353,6 +356,28 @@ def saliency(side: int = 1000, grid: int = 62, blocks: int = 24, tokens: int = 5
     return measured(f"saliency, {blocks * tokens} maps of {grid} × {grid}, {side} px", bound, work)
 
 
+def robustness(images: int = 50_000, batch: int = 128, width: int = WIDTH, classes: int = 1000) -> Measurement:
+    """Two kept heads on a batch of CLS, four blocks and the mean patch, then what is right of all images."""
+    from regvit_lightning.data import shifted
+    from regvit_lightning.frozen.kept_heads import KeptHead
+    from regvit_lightning.models.foreign import ForeignBackbone
+    from regvit_lightning.tasks.robustness import KeptClassifiers
+
+    facts = {"blocks": 1, "avgpool": True, "registers": False}
+    heads = {
+        name: KeptHead(torch.randn(classes, 2 * width), torch.zeros(classes), facts) for name in ("linear", "again")
+    }
+    module = KeptClassifiers(ForeignBackbone(RandomTokens(width), "random"), "32-true", range(classes), heads)
+    accepted = [(index % classes, (index + 1) % classes) for index in range(images)]
+
+    def work() -> None:
+        module.test_step((torch.zeros(batch, 3, 2, 2, dtype=torch.uint8), torch.zeros(batch)), 0)
+        shifted.right(torch.zeros(images, 2, dtype=torch.long).numpy(), accepted)
+
+    bound = 2 * 3 * 4 * batch * classes + 300 * images + 8 * batch * 4 * width
+    return measured(f"robustness, {images:,} images of {classes:,} classes", bound, work)
+
+
 def keypoint_matches(pairs: int = 4, side: int = 58, width: int = WIDTH, points: int = 30) -> Measurement:
     """A batch of pairs of 812 px: their features, and one more copy of those of a pair."""
     import numpy as np
@@ -370,6 +395,57 @@ def keypoint_matches(pairs: int = 4, side: int = 58, width: int = WIDTH, points:
 
     one = 4 * side * side * (width + points)
     return measured(f"keypoints, {pairs} pairs of {side} × {side}, D {width}", (2 * pairs + 4) * one, work)
+
+
+def rankings(queries: int = 70, images: int = 1_000_000, width: int = 384) -> Measurement:
+    """Queries against a million distractors: cosines and their order, once each, and one ranking at a time."""
+    import numpy as np
+
+    from regvit_lightning.data.retrieval import Query
+    from regvit_lightning.tasks import retrieval, retrieval_scores
+
+    one = np.arange(5)
+    query = Query("", None, one, one + 5, one + 10)
+
+    @torch.inference_mode()
+    def work() -> None:
+        for order in retrieval.ranked(torch.randn(queries + images, width), queries):
+            retrieval_scores.graded(order, query)
+
+    bound = 4 * (queries + images) * width + 5 * 8 * queries * images
+    return measured(f"retrieval, {queries} queries, {images:,} × {width} images", bound, work)
+
+
+def label_free(images: int = 10_000, width: int = WIDTH, patches: int = 256) -> Measurement:
+    """RankMe with its interval, and DSE of a group of images: float64 copies, Gram matrices and their eigenvectors."""
+    from regvit_lightning.tasks.unlabelled import dense_structure, image_scores
+
+    @torch.inference_mode()
+    def work() -> None:
+        image_scores.interval(image_scores.rankme, torch.randn(images, width), 0)
+        dense_structure.StructureSums().add(torch.randn(dense_structure.IMAGES, patches, width))
+
+    of_group = 8 * 6 * dense_structure.IMAGES * patches * width
+    bound = (4 * 3 + 8 * 4) * images * width + 8 * 6 * width**2 + of_group
+    return measured(f"scores without labels, {images:,} × {width}", bound, work)
+
+
+def shifted_content(images: int = 32, side: int = 16, width: int = WIDTH) -> Measurement:
+    """A batch of position bias: two crops in float64, their cosines, and the normal equations of a probe."""
+    from regvit_lightning.analysis import content_shift
+    from regvit_lightning.analysis.position_probe import RidgeProbe
+
+    @torch.inference_mode()
+    def work() -> None:
+        first, second = torch.randn(2, images, side, side, width)
+        content_shift.match(first, second, 2)
+        probe = RidgeProbe()
+        for add in (probe.train, probe.held_out, probe.test):
+            add(first)
+
+    patches = images * side**2
+    bound = patches * width * (2 * 4 + 6 * 8) + 3 * 8 * patches * side**2 + 12 * 8 * (width + 3) ** 2
+    return measured(f"position bias, {images} × {side}² patches, D {width}", bound, work)
 
 
 def register_boxes(images: int = 32, blocks: int = 24, side: int = 37, registers: int = 4) -> Measurement:

@@ -20,13 +20,13 @@ class Measurement:
 
     Attributes:
         name: what is measured.
-        value: measured ratio; None where nothing was measured, for the reason in `parts`.
+        value: measured ratio; NaN where nothing was measured, for the reason in `parts`.
         target: its target, as text, or empty.
         parts: quantities that it was computed from, with units.
     """
 
     name: str
-    value: float | None
+    value: float
     target: str
     parts: str
 

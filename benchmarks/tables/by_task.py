@@ -8,7 +8,7 @@ from benchmarks.tables.headings import counted, distinct
 
 BEST_ON_TEST = "_best_on_test"  # end of the name of a metric whose setting is chosen on the test images
 
-NAMES = {"max_over_median": "largest norm / median"}
+NAMES = {"max_over_median": "largest norm / median", "alpha_req": "alpha-ReQ"}
 WORDS = {  # of the keys of metrics
     "top1": "top-1",
     "top5": "top-5",
@@ -20,6 +20,11 @@ WORDS = {  # of the keys of metrics
     "nop": "NOP",
     "capi": "CAPI",
     "ep": "EP",
+    "map": "mAP",
+    "rankme": "RankMe",
+    "r2": "R²",
+    "lidar": "LiDAR",
+    "dse": "DSE",
 }
 
 

@@ -90,6 +90,8 @@ def _splits(data: DataSettings, section: str) -> dict[str, list[Part]]:
     """The files of each split of a section."""
     root = Path(data.root)
     if section in ("imagenet", "imagenet22k"):
+        if glob.has_magic(data.folder(section)):
+            return {"train": _shards(data, data.folder(section))}
         folder = root / data.folder(section)
         return {"train": [Part(folder / "train")], "test": [Part(folder / "val")]}
     if section == "pairs":
@@ -103,8 +105,14 @@ def _splits(data: DataSettings, section: str) -> dict[str, list[Part]]:
         return {"all": _videos(data, section)}
     if section in data.salient:
         return {"all": _salient(data, section)}
+    if section in data.shifted:
+        return {"all": _shifted(data, section)}
     if section in data.keypoints:
         return {"all": [Part(root / data.keypoint_set(section).folder, (*EXTENSIONS, *LABELS, ".txt"))]}
+    if section in data.retrieval:
+        searched = data.retrieval_set(section)
+        folder = root / searched.folder
+        return {"all": [Part(folder / searched.images), Part(folder / searched.ground_truth)]}
     boxed_set = data.boxed_set(section)
     images, annotations, names = (Path(path) for path in boxed_set.paths(data.root))
     listed = [] if str(names) == ALL else [Part(names)]
@@ -115,9 +123,13 @@ def _pairs(data: DataSettings) -> list[Part]:
     if not data.pairs:
         return []
     if glob.has_magic(data.pairs):
-        pattern = os.path.join(glob.escape(data.root), data.pairs)
-        return [Part(Path(shard), by_size=True) for shard in sorted(glob.glob(pattern))]
+        return _shards(data, data.pairs)
     return [Part(Path(data.root, data.pairs), (*EXTENSIONS, ".txt"))]
+
+
+def _shards(data: DataSettings, pattern: str) -> list[Part]:
+    shards = sorted(glob.glob(os.path.join(glob.escape(data.root), pattern)))
+    return [Part(Path(shard), by_size=True) for shard in shards]
 
 
 def _masked(root: Path, layout: Segmentation, number: int) -> list[Part]:
@@ -148,6 +160,12 @@ def _salient(data: DataSettings, name: str) -> list[Part]:
         Part(root / layout.masks),
         *([Part(root / layout.names)] if layout.names else []),
     ]
+
+
+def _shifted(data: DataSettings, name: str) -> list[Part]:
+    layout, root = data.shifted_set(name), Path(data.root)
+    images = Part(root / layout.folder if layout.folder else root / data.imagenet / "val")
+    return [images, *(Part(root / file) for file in layout.label_files())]
 
 
 @dataclass

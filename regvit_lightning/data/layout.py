@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from regvit_lightning import settings
 from regvit_lightning.data.mini.options import MiniSettings
+from regvit_lightning.data.shifted_set import ShiftedSet
 from regvit_lightning.errors import UserError
 from regvit_lightning.settings import Layer, SettingsError
 
@@ -198,7 +199,8 @@ class KeypointSet:
             may be left out. Empty for SPair-71k's own layout.
         frames: the folder holds RGB-D videos with poses instead, whose points correspond by geometry: `7scenes` for
             `frame-<n>.{color,depth,pose}.*` and camera-intrinsics.txt, `scannet` for `<scene>/{color,depth,pose}/<n>.*`
-            and intrinsic/intrinsic_depth.txt. Depth is in millimetres.
+            and intrinsic/intrinsic_depth.txt, both with depth in millimetres; `navi` for NAVI's objects,
+            `<object>/<scene>/{images,depth}` with annotations.json.
     """
 
     folder: str = "SPair-71k"
@@ -206,11 +208,32 @@ class KeypointSet:
     frames: str = ""
 
     def __post_init__(self) -> None:
-        settings.check(self.frames in ("", "7scenes", "scannet"), f"frames: {self.frames}: expected 7scenes or scannet")
+        known = ("7scenes", "scannet", "navi")
+        settings.check(self.frames in ("", *known), f"frames: {self.frames}: expected {', '.join(known)}")
         settings.check(not (self.frames and self.annotations), "keypoints: give annotations or frames, not both")
 
 
+@dataclass
+class RetrievalSet:
+    """Images of which those with a query's landmark are to be found; the defaults are those of ROxford5k.
+
+    Attributes:
+        folder: folder below root that contains all of it.
+        images: folder in it that the names of images are relative to.
+        ground_truth: file in it: `gnd_<set>.pkl` of the revisited benchmark, or JSON, see `retrieval.py`.
+    """
+
+    folder: str = "roxford5k"
+    images: str = "jpg"
+    ground_truth: str = "gnd_roxford5k.pkl"
+
+
+REVISITED = {  # available in any data, below its own root
+    "roxford5k": RetrievalSet(),
+    "rparis6k": RetrievalSet("rparis6k", ground_truth="gnd_rparis6k.pkl"),
+}
 SPAIR = {"spair71k": KeypointSet(), "scannet": KeypointSet("scans", frames="scannet")}  # below the root of any data
+RENDERED_SETS = ("voc07", "voc12", "coco20k", *DAVIS, *SPAIR, "roxford5k")  # published sets that are rendered, too
 SUFFIXES = (".yaml", ".yml")  # of a file like those of configs/data that is given by its path
 VOC_NAMES = "ImageSets/Main/trainval.txt"
 ALL = "all"  # instead of a file of names
@@ -228,7 +251,8 @@ class DataSettings:
         root: folder that holds the data sets.
         variant: overlay of recipes and tasks for this data (`mini`: `configs/tasks/<task>.mini.yaml`), or empty.
         imagenet: folder below root with `train/<class>/` and `val/<class>/` for the ImageNet evaluations.
-        imagenet22k: folder below root with `train/<class>/` for supervised pretraining at large scale.
+        imagenet22k: folder below root with `train/<class>/` for pretraining at large scale; or a pattern of tar shards
+            with labelled images, `imagenet22k/train-*.tar`, see `data/labelled_shards.py`.
         pairs: images with captions below root, for training from text: a pattern of tar shards, a table or a folder,
             see `data/pairs.py`; empty where there are none.
         segmentation: images with masks, for the segmentation tasks.
@@ -243,12 +267,17 @@ class DataSettings:
             (`hummingbird_voc2012`); `ade20k` stands for `segmentation`. Those of `full.yaml` are available, too.
         salient: sets of images with masks of their salient objects, by name, for saliency: a task on one of them ends
             in its name (`saliency_ecssd`). Those of `full.yaml` are available in any data.
+        shifted: sets of images that test an ImageNet classifier elsewhere, by name, for robustness: a task on one of
+            them ends in its name (`robustness_imagenet_v2`). Those of `full.yaml` are available in any data.
+        retrieval: sets of images to be found for queries, by name: a task on one of them ends in its name
+            (`retrieval_landmarks`). ROxford5k and RParis6k are available in any data.
         trained_on: name of the data whose `runs/<name>/` contains the trained models; empty for this data.
         rendered: generated on this machine by `regvit_lightning/data/mini/writer.py`.
         rendering: options of rendered data, see `MiniSettings`.
         counts: expected number of images of the splits, [train, test], where known; for `imagenet`,
             `imagenet22k`, `segmentation`, `depth`, or a set with masks; [all] for a set with boxes or of salient
-            objects, [train] for `pairs`, [frames] for a set of videos, and [pairs] for one with keypoints.
+            objects, [train] for `pairs`, [frames] for a set of videos, [pairs, groups] for one with keypoints, and
+            [queries and images] for retrieval.
         get: how to get the data if it is missing; appended to the error message.
     """
 
@@ -265,6 +294,8 @@ class DataSettings:
     keypoints: dict[str, KeypointSet] = field(default_factory=dict)
     masked: dict[str, Segmentation] = field(default_factory=dict)
     salient: dict[str, SalientSet] = field(default_factory=dict)
+    shifted: dict[str, ShiftedSet] = field(default_factory=dict)
+    retrieval: dict[str, RetrievalSet] = field(default_factory=dict)
     trained_on: str = ""
     rendered: bool = False
     rendering: MiniSettings = field(default_factory=MiniSettings)
@@ -273,19 +304,24 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         settings.check(bool(self.root), f"data '{self.name}': root is empty (give DATA_ROOT=<folder>)")
-        for where in ("discovery", "videos", "keypoints", "masked", "salient"):
+        for where in ("discovery", "videos", "keypoints", "masked", "salient", "shifted", "retrieval"):
             for name in getattr(self, where):
                 self._check_name(where, name)
         for name, boxed_set in self.discovery.items():
             boxed_set.check(f"data '{self.name}': discovery.{name}")
         for name, salient_set in self.salient.items():
             salient_set.check(f"data '{self.name}': salient.{name}")
+        for name, shifted_set in self.shifted.items():
+            shifted_set.check(f"data '{self.name}': shifted.{name}")
         self.discovery = {**published_sets(), **self.discovery}
         self.videos = {**DAVIS, **self.videos}
         self.keypoints = {**SPAIR, **self.keypoints}
         self.masked = {**published_masks(), **self.masked}
         self.salient = {**published_salient(), **self.salient}
-        every = [*self.discovery, *self.videos, *self.keypoints, *self.masked, *self.salient]
+        self.shifted = {**published_shifted(), **self.shifted}
+        self.retrieval = {**REVISITED, **self.retrieval}
+        named = (self.discovery, self.videos, self.keypoints, self.masked, self.salient, self.shifted, self.retrieval)
+        every = [name for sets in named for name in sets]
         twice = sorted({name for name in every if every.count(name) > 1})
         settings.check(not twice, f"data '{self.name}': {twice[:1]} names two sets of different kinds")
 
@@ -299,7 +335,8 @@ class DataSettings:
 
         Args:
             name: `imagenet`, `pairs`, `segmentation`, `depth`, or the name of a set with boxes, masks or keypoints, of
-                salient objects or of videos. Records of a published set with boxes list all published ones.
+                salient objects, of videos, of shifted images or for retrieval. Records of a published set with boxes
+                list all published ones.
 
         Raises:
             SettingsError: no such part.
@@ -311,7 +348,7 @@ class DataSettings:
         if name in ("segmentation", "depth", *self.masked):
             part = self.masked[name] if name in self.masked else getattr(self, name)
             return {key: value for key, value in asdict(part).items() if value or key not in OPTIONAL}
-        for sets in (self.videos, self.keypoints, self.salient):
+        for sets in (self.videos, self.keypoints, self.salient, self.shifted, self.retrieval):
             if name in sets:
                 return {name: asdict(sets[name])}
         together = published_sets() if name in published_sets() else [name]
@@ -341,6 +378,14 @@ class DataSettings:
         """
         return self._set("set of salient objects", self.salient, name)
 
+    def shifted_set(self, name: str) -> ShiftedSet:
+        """The set of shifted images called `name`.
+
+        Raises:
+            SettingsError: no such set.
+        """
+        return self._set("set of shifted images", self.shifted, name)
+
     def keypoint_set(self, name: str) -> KeypointSet:
         """The set with keypoints called `name`.
 
@@ -348,6 +393,14 @@ class DataSettings:
             SettingsError: no such set.
         """
         return self._set("set with keypoints", self.keypoints, name)
+
+    def retrieval_set(self, name: str) -> RetrievalSet:
+        """The images to be found for queries called `name`.
+
+        Raises:
+            SettingsError: no such set.
+        """
+        return self._set("set for retrieval", self.retrieval, name)
 
     def masked_set(self, name: str) -> Segmentation:
         """The images with masks called `name`: a set of `masked`, or `segmentation` for `ade20k` and `segmentation`.
@@ -360,8 +413,10 @@ class DataSettings:
         return self._set("set with masks", {settings.OWN_MASKS: self.segmentation, **self.masked}, name)
 
     def _set(self, kind: str, sets: Mapping[str, OfSet], name: str) -> OfSet:
-        known = f"expected one of {', '.join(sets)}"
-        settings.check(name in sets, f"data '{self.name}' has no {kind} called '{name}': {known}")
+        there = [one for one in sets if not self.rendered or one in RENDERED_SETS or one not in _all_published()]
+        real = f"; {name} is not rendered: give DATA=full DATA_ROOT=<folder>" if name in set(sets) - set(there) else ""
+        known = f"expected one of {', '.join(there)}{real}"
+        settings.check(name in there, f"data '{self.name}' has no {kind} called '{name}': {known}")
         return sets[name]
 
     def folder(self, images: str) -> str:
@@ -391,6 +446,17 @@ def published_masks() -> dict[str, Segmentation]:
 def published_salient() -> dict[str, SalientSet]:
     """Sets of salient objects listed in `configs/data/full.yaml`."""
     return _published("salient", SalientSet)
+
+
+@cache
+def published_shifted() -> dict[str, ShiftedSet]:
+    """Sets of shifted images listed in `configs/data/full.yaml`."""
+    return _published("shifted", ShiftedSet)
+
+
+def _all_published() -> set[str]:
+    """Names of the sets that are available in any data, without those of shifted images, all of which are rendered."""
+    return {*published_sets(), *published_masks(), *published_salient(), *DAVIS, *SPAIR, *REVISITED}
 
 
 def _published(kind: str, of: type[OfSet]) -> dict[str, OfSet]:

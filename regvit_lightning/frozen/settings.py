@@ -35,6 +35,16 @@ class TaskSettings:
         """Name of the set with boxes, masks or keypoints, or of videos, that the task reads; empty for other images."""
         return ""
 
+    @property
+    def reads_head_of(self) -> str:
+        """The task whose kept heads this one reads, of the same model and seed; empty for all others."""
+        return ""
+
+    @property
+    def needs_classifier(self) -> bool:
+        """Whether the model needs a classifier of its own: a grid skips those that have none."""
+        return False
+
     def __post_init__(self) -> None:
         self.precision = hardware.precision(self.precision)
 

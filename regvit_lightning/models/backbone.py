@@ -45,6 +45,7 @@ class Backbone(nn.Module):
             the model; part of the fingerprint.
         read_from: where heads, mean and std are from, and which part of the file was read.
         kind: how it was trained, a constant of `kinds`; the model's structure decides where nothing else is known.
+        classifier_source: builds what `own_classifier` returns; None for a model without a classifier.
         transform: from a PIL image or uint8 pixels to (3, image_size, image_size), see `Transform`.
     """
 
@@ -55,6 +56,7 @@ class Backbone(nn.Module):
     has_cls: bool
     any_size: bool
     added_registers: int = 0
+    classifier_source: "Callable[[], tuple[nn.Module, tuple[str, ...]]] | None" = None
 
     def __init__(
         self,
@@ -232,6 +234,21 @@ class Backbone(nn.Module):
         """
         raise self._lacks("blocks whose registers could be replaced")
         yield
+
+    def own_classifier(self) -> tuple[nn.Module, tuple[str, ...]]:
+        """The whole model with the classifier that it was released with, and the sorted names of its classes' folders.
+
+        Returns:
+            A module that maps images as for `forward` to logits (B, K), and K names in the order of the logits.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.classifier_source is None:
+            raise UserError(
+                f"{self.name}: has no classifier of its own; models of timm trained on ImageNet's classes have"
+            )
+        return self.classifier_source()
 
     def require_plain_vit(self) -> None:
         """Raise, before any image is read, if the blocks of the model are not accessible.

@@ -3,12 +3,13 @@
 import difflib
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_model_data_config
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ImageNetInfo, resolve_model_data_config
 from torch import nn
 
 from regvit_lightning import settings
@@ -240,15 +241,29 @@ def _from_timm(name: str, pretrained: bool, seed: int) -> Backbone:
     read_from = {"heads": "timm", "mean_and_std": "timm"}
     label = f"timm-{name}" if pretrained else f"random-timm-{name}"
     size, share = config["input_size"][-1], config["crop_pct"]
+    classifier = partial(_classifier, name, pretrained, seed)
     if not plain:
         maps = FeatureMaps(model, label, size, config["mean"], config["std"], share=share)
+        maps.classifier_source = classifier
         maps.read_from = {"mean_and_std": "timm"}
         return maps
     backbone = ViTBackbone(model, label, size, config["mean"], config["std"], share=share)
+    backbone.classifier_source = classifier
     used = backbone.facts()["positions"]
     backbone.choices = {"positions": used} if used == positions.OFFSET else {}
     backbone.read_from = read_from
     return _of_kind(kinds.of_architecture(name), backbone)
+
+
+def _classifier(name: str, pretrained: bool, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
+    """A model of timm with its classifier of ImageNet's 1,000 classes, see `Backbone.own_classifier`."""
+    full_name, names = f"timm/{name}", ImageNetInfo().label_names()
+    with seeds.drawn_from(seed, "initialise"), hub.fetching(full_name):
+        options: dict[str, Any] = {"pretrained_cfg_overlay": _released(name)} if pretrained else {}
+        model = timm.create_model(name, pretrained=pretrained, **options)
+    if model.num_classes != len(names):
+        raise UserError(f"{full_name}: its classifier has {model.num_classes:,} classes, not ImageNet's {len(names):,}")
+    return model, tuple(names)
 
 
 def _skeleton(name: str, options: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:

@@ -17,6 +17,7 @@ from regvit_lightning.data.module import accumulation
 from regvit_lightning.models import EXPORT
 from regvit_lightning.pretrain import parallel, trainer_options
 from regvit_lightning.pretrain.data import PretrainingData
+from regvit_lightning.pretrain.kept_backbones import KeptBackbones
 from regvit_lightning.pretrain.recipe import Recipe, example_grid, recipe_class
 from regvit_lightning.pretrain.run import Run, claimed, described, finished
 from regvit_lightning.pretrain.run_log import RunLog
@@ -86,6 +87,7 @@ def _train(run: Run, recipe: Recipe, images: PretrainingData, callbacks: Sequenc
         scaled = hardware.mixed_precision(options.precision)
         finite = FiniteLoss(options.log_every)  # before all callbacks that look at the weights
         kept = LastCheckpoint(last, options.checkpoint_every, signals)
+        over_time = [KeptBackbones(run.folder, options.keep_every, recipe.metadata(run.recipe))]
         trainer = Trainer(
             accelerator=hardware.accelerator(),
             devices=run.devices,
@@ -97,7 +99,15 @@ def _train(run: Run, recipe: Recipe, images: PretrainingData, callbacks: Sequenc
             accumulate_grad_batches=accumulation(options.batch_size, run.world, recipe.micro_batch()),
             logger=loggers.build(options.logger, run.folder),
             log_every_n_steps=options.log_every,
-            callbacks=[began, finite, *callbacks, unreadable, *logged, kept],
+            callbacks=[
+                began,
+                finite,
+                *callbacks,
+                unreadable,
+                *logged,
+                *(over_time if options.keep_every else ()),
+                kept,
+            ],
             plugins=[AtomicCheckpointIO(), *slurm.environment(), *([scaled] if scaled else [])],
             use_distributed_sampler=False,
             enable_progress_bar=False,
@@ -107,7 +117,7 @@ def _train(run: Run, recipe: Recipe, images: PretrainingData, callbacks: Sequenc
         checkpoint = last if last.exists() else None
         with together.fitting(trainer, checkpoint, began):
             trainer.fit(recipe, images, ckpt_path=checkpoint, weights_only=True)
-    together.leave_helpers(trainer)
+    together.leave_helpers(trainer.is_global_zero)
     return trainer
 
 

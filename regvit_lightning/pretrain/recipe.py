@@ -12,10 +12,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils.data import Dataset
 
-from regvit_lightning.data.imagenet import Drawn, ImageFiles, collate, train_files
+from regvit_lightning.data.imagenet import Drawn, ImageFiles, collate, training_images
 from regvit_lightning.data.images import Files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Collate
@@ -53,6 +53,7 @@ class RecipeSettings:
         checkpoint_every: steps between checkpoints.
         log_every: steps between logged scalars.
         norms_every: steps between measurements of the token norms of every block, 0 for none.
+        keep_every: steps between backbones that are kept, in `steps/` of the run's folder, from step 0 on; 0 for none.
         grad_checkpointing: recompute the activations of the blocks in the backward pass instead of storing them; less
             memory, about a third more computation, the same weights.
         compile: run the blocks through torch.compile; the weights keep their names.
@@ -82,6 +83,7 @@ class RecipeSettings:
     checkpoint_every: int = number("[1, 1e9]")
     log_every: int = number("[1, 1e9]")
     norms_every: int = number("[0, 1e9]")
+    keep_every: int = number("[0, 1e9]", 0)
     grad_checkpointing: bool = False
     compile: bool = False
     strategy: str = "ddp"
@@ -104,9 +106,11 @@ class RecipeSettings:
         known = ", ".join(parallel.STRATEGIES)
         check(self.strategy in parallel.STRATEGIES, f"strategy={self.strategy}: expected one of {known}")
         whole = self.strategy == "ddp" or self.norms_every == 0
+        kept = self.strategy == "ddp" or self.keep_every == 0
         scaled = self.strategy == "ddp" or self.precision != "16-mixed"
         check(scaled, "precision=16-mixed: strategy=fsdp has no gradient scaler here; give bf16-mixed or 32-true")
         check(whole, f"norms_every={self.norms_every}: no device of strategy=fsdp holds the whole backbone; give 0")
+        check(kept, f"keep_every={self.keep_every}: no device of strategy=fsdp holds the whole backbone; give 0")
         looks_inside = self.strategy == "ddp" or self.register_disjoint == 0
         sharded = "looks into the last block, whose weights strategy=fsdp shards; give strategy=ddp or 0"
         check(looks_inside, f"register_disjoint={self.register_disjoint:g}: {sharded}")
@@ -184,12 +188,12 @@ class Recipe(ScheduledModule):
 
     @classmethod
     def files(cls, settings: Any, data: DataSettings) -> Files:
-        """Training images: the train split of an image-folder data set.
+        """Training images: the train split of an image-folder data set, or labelled images in shards.
 
         Raises:
             DataError: the data is missing or incomplete.
         """
-        return train_files(data, settings.images)
+        return training_images(data, settings.images)
 
     @classmethod
     def work(cls, settings: Any, images: ImageCounts) -> Work:
@@ -278,6 +282,17 @@ class Recipe(ScheduledModule):
         """Convert uint8 images (B, 3, H, W) to the normalised float input of the backbone."""
         return normalise(images, self.mean, self.std)
 
+    def log_means(self, values: Mapping[str, Tensor]) -> None:
+        """Log scalars of a step as `train/<name>`, as means over all devices.
+
+        Lightning's `sync_dist` has the same values, but all processes wait for each other and their GPUs at each one.
+        """
+        means = torch.stack([value.detach().float() for value in values.values()])
+        if distributed.is_initialized():
+            distributed.all_reduce(means)
+            means = means / distributed.get_world_size()
+        self.log_dict({f"train/{name}": mean for name, mean in zip(values, means, strict=True)})
+
     def with_register_terms(self, loss: Tensor, terms: Tensor) -> Tensor:
         """Add the weighted terms of the registers to the loss of a step, and log each; unchanged without any.
 
@@ -287,8 +302,7 @@ class Recipe(ScheduledModule):
         """
         if not self.register_terms.names:
             return loss
-        named = zip(self.register_terms.names, terms.detach(), strict=True)
-        self.log_dict({f"train/{name}": value for name, value in named}, sync_dist=True)
+        self.log_means(dict(zip(self.register_terms.names, terms, strict=True)))
         return loss + terms.sum()
 
     def with_common_mode(self, loss: Tensor, shares: Sequence[Tensor]) -> Tensor:
@@ -301,7 +315,7 @@ class Recipe(ScheduledModule):
         if not shares:
             return loss
         penalty = global_pathway.penalty(shares)
-        self.log("train/common_mode", penalty, sync_dist=True)
+        self.log_means({"common_mode": penalty})
         return loss + penalty
 
     def blocks(self) -> Iterator[nn.Module]:

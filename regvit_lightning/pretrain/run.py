@@ -20,7 +20,7 @@ from regvit_lightning.runtime import atomic, locks
 
 # Settings that may change when a run is resumed: they affect how it runs, not what it computes. device_batch is not
 # among them: mixing and stochastic depth are drawn per batch, and Lightning counts micro-batches.
-LOOKS = ("log_every", "norms_every", "monitor_every", "monitor_images", "logger")
+LOOKS = ("log_every", "norms_every", "keep_every", "monitor_every", "monitor_images", "logger")
 FREE_TO_CHANGE = ("data", "workers", "checkpoint_every", "grad_checkpointing", *LOOKS)
 
 DIGESTS = "images_digests"  # key of the digests of the images, beside the settings

@@ -4,6 +4,10 @@ Source: Oquab et al. 2023 (arXiv 2304.07193), appendix B.3 and dinov2/eval/linea
 blocks, with or without the mean patch, times 13 learning rates. Two differences, both in the record: the head is
 selected on held-out train (the best on test is reported separately), and the global batch is fixed, so that the
 learning rate does not depend on the number of devices.
+
+Where a model has registers, 13 more heads read CLS and the mean of the registers of the last block (arXiv 2501.04784);
+one of them is selected among themselves and reported beside the 52. The selected heads are kept for evaluations on
+other images.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +24,7 @@ from regvit_lightning.data.module import Loading
 from regvit_lightning.frozen import kept
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.head_grid import HeadGrid, HeadGridSettings, training
+from regvit_lightning.frozen.kept_heads import KeptHead, KeptHeads
 from regvit_lightning.frozen.module import cls_or_mean
 from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
@@ -83,6 +88,11 @@ def inputs(tokens: Sequence[Tokens], blocks: int, avgpool: bool) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
+def register_inputs(tokens: Sequence[Tokens]) -> Tensor:
+    """CLS and the mean of the registers of the last block (B, 2 D)."""
+    return torch.cat([cls_or_mean(tokens[-1]), tokens[-1].registers.mean(dim=1)], dim=1)
+
+
 class Heads(nn.Module):
     """Linear heads that share an input, as one matrix.
 
@@ -124,6 +134,8 @@ class LinearProbe(HeadGrid):
 
     Attributes:
         grid: heads in the order of the columns of the predictions.
+        register_heads: those that read the registers too, a head for each learning rate, whose predictions are the last
+            columns; None for a model without registers.
     """
 
     rates: Tensor
@@ -140,16 +152,25 @@ class LinearProbe(HeadGrid):
         self.dims = [(blocks + avgpool) * backbone.embed_dim for blocks, avgpool in self.variants]
         groups = [Heads(dim, len(settings.learning_rates), classes) for dim in self.dims]
         self.heads: Sequence[Heads] = nn.ModuleList(groups)  # type: ignore[assignment]
+        self.register_heads: Heads | None = None
+        if backbone.num_registers:  # after all others, whose initial values they do not change
+            self.dims.append(2 * backbone.embed_dim)
+            self.register_heads = Heads(self.dims[-1], len(settings.learning_rates), classes)
         rates = torch.tensor(settings.learning_rates) * settings.batch_size / 256
         self.register_buffer("rates", rates, persistent=False)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Head inputs of each variant, float32, for uint8 images (B, 3, H, W)."""
+        """Head inputs of each group of heads, float32, for uint8 images (B, 3, H, W): variants, then registers."""
         tokens = self.tokens(images, blocks=range(-max(self.settings.blocks), 0))
-        return [inputs(tokens, *variant) for variant in self.variants]
+        of_registers = [] if self.register_heads is None else [register_inputs(tokens)]
+        return [*(inputs(tokens, *variant) for variant in self.variants), *of_registers]
+
+    def groups(self) -> list[Heads]:
+        """The groups of heads in the order of `features`."""
+        return [*self.heads, *([] if self.register_heads is None else [self.register_heads])]
 
     def samples(self, batch: tuple[Tensor, Tensor]) -> list[kept.Sample]:
-        """Head inputs of all variants, concatenated, and label of each image, see `kept.Keeper`."""
+        """Head inputs of all groups, concatenated, and label of each image, see `kept.Keeper`."""
         features = torch.cat(self.features(batch[0]), dim=1)
         return [{"features": row, "label": label} for row, label in zip(features, batch[1], strict=True)]
 
@@ -158,11 +179,11 @@ class LinearProbe(HeadGrid):
             features = list(batch["features"].split(self.dims, dim=1))
         else:
             features = self.features(batch["image"])
-        losses = [heads.loss(x, batch["label"], self.rates) for heads, x in zip(self.heads, features, strict=True)]
+        losses = [heads.loss(x, batch["label"], self.rates) for heads, x in zip(self.groups(), features, strict=True)]
         return torch.stack(losses).sum()
 
     def configure_optimizers(self) -> torch.optim.SGD:
-        trained = [parameter for heads in self.heads for parameter in heads.parameters()]
+        trained = [parameter for heads in self.groups() for parameter in heads.parameters()]
         return torch.optim.SGD(trained, lr=1.0, momentum=self.settings.momentum, fused=True)
 
     def schedule(self, step: int) -> dict[str, float]:
@@ -171,8 +192,26 @@ class LinearProbe(HeadGrid):
 
     def predictions(self, images: Tensor) -> Tensor:
         features = self.features(images)
-        columns = [heads(x).argmax(dim=2) for heads, x in zip(self.heads, features, strict=True)]
+        columns = [heads(x).argmax(dim=2) for heads, x in zip(self.groups(), features, strict=True)]
         return torch.cat(columns, dim=1)
+
+    def chosen(self) -> dict[str, int]:
+        """Column of the head that is best on held-out images, of equals the first: `linear`, and `registers` if any."""
+        on_held_out, own = accuracy(*self.held_out), len(self.grid)
+        columns = {"linear": int(on_held_out[:own].argmax())}
+        return (
+            columns if self.register_heads is None else {**columns, "registers": own + int(on_held_out[own:].argmax())}
+        )
+
+    def kept_head(self, column: int) -> KeptHead:
+        """The head of one column of the predictions."""
+        group, row = divmod(column, len(self.settings.learning_rates))
+        linear = self.groups()[group].linear
+        weight, bias = (part.unflatten(0, (-1, self.classes))[row] for part in (linear.weight, linear.bias))
+        if column < len(self.grid):
+            return KeptHead(weight, bias, {**vars(self.grid[column]), "registers": False})
+        lr = self.settings.learning_rates[row]
+        return KeptHead(weight, bias, {"blocks": 1, "avgpool": False, "registers": True, "lr": lr})
 
 
 def work(settings: LinearSettings, images: ImageCounts) -> Work:
@@ -198,23 +237,35 @@ def run(backbone: Backbone, data: DataSettings, settings: LinearSettings, how: R
     trainer = tester(how)
     trainer.validate(module, images, verbose=False)
     trainer.test(module, images, verbose=False)
+    if how.folder is not None and trainer.is_global_zero:
+        chosen_on = settings.chosen_on(len(held_out))
+        heads = {name: module.kept_head(column) for name, column in module.chosen().items()}
+        view_sides = settings.resize, settings.crop
+        KeptHeads(backbone.fingerprint, files.classes, *view_sides, chosen_on, heads).save(how.folder)
     return _outcome(module, len(train), test.classes, how.seed)
 
 
 def _outcome(module: LinearProbe, train_images: int, classes: Sequence[str], seed: int) -> Outcome:
     settings = module.settings
     on_held_out, on_test = accuracy(*module.held_out), accuracy(*module.test)
-    held_out, heads = len(module.held_out[1]), len(module.grid)
-    chosen, best = int(on_held_out.argmax()), int(on_test.argmax())
+    held_out, heads, columns = len(module.held_out[1]), len(module.grid), module.chosen()
+    chosen, best = columns["linear"], int(on_test[:heads].argmax())
     right = 100.0 * (module.test[0][:, [chosen, best]] == module.test[1][:, None])
+    with_registers: dict[str, Tensor] = {}
+    if "registers" in columns:
+        with_registers["top1_registers"] = 100.0 * (module.test[0][:, columns["registers"]] == module.test[1])
     return Outcome(
         metrics={
             "top1": on_test[chosen].item(),
             "top1_held_out": on_held_out[chosen].item(),
-            "top1_best_on_test": on_test.max().item(),
+            "top1_best_on_test": on_test[best].item(),
+            **{name: one.mean().item() for name, one in with_registers.items()},
         },
         images=len(right),
-        intervals={"top1": accuracy_interval(right[:, 0], seed)},
+        intervals={
+            "top1": accuracy_interval(right[:, 0], seed),
+            **{name: accuracy_interval(one, seed) for name, one in with_registers.items()},
+        },
         scores={"top1": right[:, 0], "top1_best_on_test": right[:, 1]},
         per_class=accuracy_by_class(right[:, 0], module.test[1], classes),
         protocol={

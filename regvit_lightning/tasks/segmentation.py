@@ -112,6 +112,7 @@ class Segmenter(FrozenModule):
         seen: number of training pixels of each class; the most frequent class is the constant predictor.
     """
 
+    shares_passes = True
     areas: Tensor
     seen: Tensor
 
@@ -199,10 +200,13 @@ class Segmenter(FrozenModule):
         """Whether the logits of an image (1, 3, H, W) are too large to be computed whole, and need not be."""
         return large_logits.is_large(1, self.classes, *image.shape[2:]) and self.model.is_bilinear()
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         truth = batch["data_samples"][0][0].gt_sem_seg.data[0].to(self.device)
         prediction = self.predict(batch)
-        self._areas.append(areas(prediction, truth, self.classes).cpu())
+        return areas(prediction, truth, self.classes).cpu()
+
+    def tested(self, measured: Tensor) -> None:
+        self._areas.append(measured)
 
     @torch.inference_mode()
     def example(self, batch: dict[str, Any]) -> list[npt.NDArray[np.uint8]]:

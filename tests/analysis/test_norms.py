@@ -143,7 +143,7 @@ def test_only_one_stage_is_in_memory(case):
     assert len(alive) == case.backbone.depth + 2
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_gives_what_the_cpu_gives():
     gpu, cpu = planted(), planted()
     x = cpu.normalised()

@@ -305,7 +305,7 @@ def test_autocast_of_the_caller_is_kept():
     torch.testing.assert_close(inside.k.patches.float(), exact.k.patches, atol=0.1, rtol=0.1)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("family", MODELS)
 @torch.inference_mode()
 def test_a_gpu_gives_what_the_cpu_gives(family):

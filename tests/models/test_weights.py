@@ -335,7 +335,7 @@ def test_fingerprint_depends_on_the_weights_and_on_nothing_else():
     assert len({reference, *others}) == 5
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_fingerprint_is_that_of_the_cpu_on_a_gpu():
     model = ours()
     reference = weights.fingerprint(model.state_dict())

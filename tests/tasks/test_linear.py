@@ -110,7 +110,7 @@ def test_without_cls_the_mean_patch_takes_its_place(tiny):
     module = linear.LinearProbe(backbone, mini_settings(), 16)
     assert len(module.grid) == 26
     features = module.features(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8))
-    assert [part.shape[1] for part in features] == [256, 4 * 256]
+    assert [part.shape[1] for part in features] == [256, 4 * 256, 2 * 256]  # the last with its register
 
 
 def test_a_model_with_too_few_blocks_is_told(tiny):
@@ -218,3 +218,17 @@ def test_accuracy_at_the_size_of_imagenet():
         found = accuracy(predictions, labels)
     torch.testing.assert_close(found, 100 * (1 - wrong.double() / images))
     assert peak.bytes < 9 * images * heads + (32 << 20)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_gradients_of_the_heads_on_any_device_are_those_of_single_layers(device):
+    torch.manual_seed(0)
+    features, labels, rates = torch.randn(12, 8), torch.randint(5, (12,)), torch.tensor([0.1, 0.5, 2.0])
+    heads = linear.Heads(8, 3, 5)
+    weights = heads.linear.weight.detach().clone().unflatten(0, (3, 5))
+    heads.to(device).loss(features.to(device), labels.to(device), rates.to(device)).backward()
+    found = heads.linear.weight.grad.cpu().unflatten(0, (3, 5))
+    for weight, rate, gradient in zip(weights, rates, found, strict=True):
+        single = weight.requires_grad_()
+        F.cross_entropy(features @ single.T, labels).mul(rate).backward()
+        torch.testing.assert_close(gradient, single.grad, rtol=1e-4, atol=1e-6)

@@ -1,6 +1,7 @@
 """Runs the adapter of each peer in a process of its own, and gives a row for each peer that is not there."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def rows(checkouts: Path) -> Iterator[Measurement]:
         if (checkouts / peer.folder).is_dir():
             yield from _measured(peer, checkouts.absolute())
         else:
-            yield Measurement(f"(peers) {peer.shown}", None, "", f"not there: {peer.address}")
+            yield Measurement(f"(peers) {peer.shown}", math.nan, "", f"not there: {peer.address}")
 
 
 def _measured(peer: Peer, checkouts: Path) -> list[Measurement]:
@@ -69,10 +70,10 @@ def _measured(peer: Peer, checkouts: Path) -> list[Measurement]:
                 words, env=environment(peer, checkouts), capture_output=True, text=True, timeout=MOST_SECONDS
             )
         except subprocess.TimeoutExpired:
-            return [Measurement(f"(peers) {peer.shown}", None, "", f"not measured: above {MOST_SECONDS} s")]
+            return [Measurement(f"(peers) {peer.shown}", math.nan, "", f"not measured: above {MOST_SECONDS} s")]
         if done.returncode:
             said = done.stderr.strip().rsplit("\n", 1)[-1]
-            return [Measurement(f"(peers) {peer.shown}", None, "", f"does not run here: {said}")]
+            return [Measurement(f"(peers) {peer.shown}", math.nan, "", f"does not run here: {said}")]
         return [Measurement(**row) for row in json.loads(out.read_text(encoding="utf-8"))]
 
 

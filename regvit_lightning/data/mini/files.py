@@ -47,7 +47,7 @@ def write_lines(path: Path, lines: Sequence[str]) -> None:
     write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any] | list[Any]) -> None:
     """Write a value as JSON."""
     write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
 

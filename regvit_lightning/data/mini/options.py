@@ -5,7 +5,7 @@ from typing import Any
 
 from regvit_lightning.settings import SEEDS, number
 
-LATER = ("plain", "films", "keypoints", "scans")  # options that came after version 5 of the rendered data
+LATER = ("plain", "films", "keypoints", "scans", "landmarks", "shifted")  # options after version 5 of the rendered data
 
 
 @dataclass
@@ -19,6 +19,8 @@ class MiniSettings:
         films: videos of 12 frames.
         keypoints: images of each class with keypoints, of which all ordered pairs are matched.
         scans: RGB-D videos of 9 frames.
+        shifted: images of each class in each of the sets that test classifiers elsewhere.
+        landmarks: objects to be found, each in 10 views of its scene, the first of which is the query.
         shards_train, shards_val: image-text pairs; `shard_pairs` of them in each shard.
         imagenet_side: pixels, of ImageNet and the image-text pairs.
         ade_side, voc_side: pixels of the larger side; `voc_side` is that of VOC and COCO.
@@ -46,6 +48,8 @@ class MiniSettings:
     films: int = number("[1, 1e5]", 16)
     keypoints: int = number("[2, 1e3]", 3)
     scans: int = number("[1, 1e4]", 6)
+    shifted: int = number("[1, 1e6]", 10)
+    landmarks: int = number("[2, 1e4]", 32)
 
     def described(self) -> dict[str, Any]:
         """Values by name as kept beside the images; without those of `LATER` that are the default.

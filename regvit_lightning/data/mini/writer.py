@@ -9,6 +9,9 @@
     <root>/DAVIS/{JPEGImages,Annotations}/480p/<film>/<n>.{jpg,png}, ImageSets/{2016,2017}/val.txt
     <root>/SPair-71k/{JPEGImages/<class>, PairAnnotation/test, Layout/large/test.txt}
     <root>/scans/<scan>/{color,depth,pose}/<n>.*, intrinsic/intrinsic_depth.txt      ScanNet's, depth in millimetres
+    <root>/{imagenetv2-matched-frequency-format-val, imagenet-a, imagenet-r, sketch}/<class>/<class>_<n>.JPEG
+    <root>/objectnet-1.0/{images/<object>, mappings}, reassessed-imagenet/real.json     see shifted.py
+    <root>/roxford5k/{jpg/<image>.jpg, gnd_roxford5k.pkl}                  ROxford5k's: queries and their views
     <root>/settings.json, complete.json                                    settings of started, of complete data
 
 Every image has its own generator, seeded by (seed, split, index): any image can be rendered alone, and the bytes
@@ -23,6 +26,7 @@ import dataclasses
 import io
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import tarfile
@@ -36,6 +40,7 @@ from typing import Any
 
 import numpy as np
 
+from regvit_lightning.data.mini import shifted
 from regvit_lightning.data.mini.annotations import coco_annotations, voc_xml
 from regvit_lightning.data.mini.files import (
     jpeg,
@@ -49,12 +54,20 @@ from regvit_lightning.data.mini.files import (
 )
 from regvit_lightning.data.mini.films import FRAMES, SCAN_FRAMES, film, scan
 from regvit_lightning.data.mini.keypoints import keypoints_of, pair_annotations
+from regvit_lightning.data.mini.landmarks import VIEWS, ground_truth, views
 from regvit_lightning.data.mini.options import MiniSettings
 from regvit_lightning.data.mini.scenes import CLASSES, Rendering, Scene, render, sample_scene
+from regvit_lightning.data.mini.shifted import SHIFTS
+from regvit_lightning.data.shifted_set import MAPPINGS
 from regvit_lightning.errors import UserError
 
 VERSION = 5  # of pictures and files: increment it when either changes, so that old data sets are rewritten
-FOLDERS = ("imagenet", "ADEChallengeData2016", "nyu", "VOCdevkit", "coco", "shards", "DAVIS", "SPair-71k", "scans")
+FOLDERS = (
+    *("imagenet", "ADEChallengeData2016", "nyu", "VOCdevkit", "coco"),
+    *("shards", "DAVIS", "SPair-71k", "scans", "roxford5k"),
+    *dict.fromkeys(shift.folder.partition("/")[0] for shift in SHIFTS.values()),
+    shifted.REAL.partition("/")[0],
+)
 FOLDER_NAMES = tuple(name.replace(" ", "_") for name in CLASSES)
 NYU_FOCAL = 518.8579  # pixels, the colour camera of NYU Depth v2 as given in the BTS lists
 TASK_IMAGES = 32  # images of about 96 x 96 in a task of one worker: about a tenth of a second
@@ -130,9 +143,11 @@ def _tasks(settings: MiniSettings) -> list[RenderTask]:
             step = FRAMES
         elif part == "scans":
             step = SCAN_FRAMES
+        elif part == "landmarks":
+            step = VIEWS
         elif part == "keypoints":  # the annotations are of all pairs of a class
             step = settings.keypoints
-        elif part == "coco":  # one JSON holds the annotations of all images
+        elif part in ("coco", "imagenet_real"):  # one JSON holds the annotations of all images
             step = max(count, 1)
         for start in range(0, count, step):
             tasks.append(RenderTask(part, start, min(start + step, count), (start + step / 2) / count))
@@ -372,6 +387,47 @@ def _scans(root: Path, settings: MiniSettings, part: str, indices: range) -> Non
     write_lines(folder / "intrinsic" / "intrinsic_depth.txt", lines)
 
 
+def _shifted(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
+    shift, side = SHIFTS[part], settings.imagenet_side
+    for index in indices:
+        label = shift.labels[index % len(shift.labels)]
+        name = f"{shifted.class_folder(label)}_{index // len(shift.labels):05d}{shift.suffix}"
+        path = root / shift.folder / shift.name(label) / name
+        if not path.exists():
+            scene = sample_scene(_rng(settings, part, index), side, side, label)
+            picture = shift.draw(_with_wall(scene, settings, part, index))
+            (write_png if shift.suffix == ".png" else write_jpeg)(path, picture)
+
+
+def _real(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
+    """Write the classes that are seen in each test image, in the order of the names of their files."""
+    if (root / shifted.REAL).exists():
+        return
+    names = [f"{FOLDER_NAMES[index % len(CLASSES)]}_{index // len(CLASSES):05d}" for index in indices]
+    seen = {
+        name: shifted.visible_classes(_main_object(settings, "imagenet val", index))
+        for name, index in zip(names, indices, strict=True)
+    }
+    write_json(root / shifted.REAL, [seen[name] for name in sorted(seen)])
+
+
+def _landmarks(root: Path, settings: MiniSettings, part: str, indices: range) -> None:
+    """Write the views of one landmark, and then what each of them shows, of which the ground truth is made."""
+    number = indices.start // VIEWS
+    images, summary = root / "roxford5k" / "jpg", root / "roxford5k" / "views" / f"{_landmark(number)}.json"
+    if summary.exists() and len(list(images.glob(f"{_landmark(number)}_*.jpg"))) == len(indices):
+        return
+    seen: dict[str, Any] = {}
+    for name, view in views(_rng(settings, part, number), number % len(CLASSES)).items():
+        seen[name] = {"share": view.share, "box": view.box}
+        write_jpeg(images / f"{_landmark(number)}_{name}.jpg", view.image)
+    write_json(summary, seen)
+
+
+def _landmark(number: int) -> str:
+    return f"landmark_{number:03d}"
+
+
 # part: (function that writes it, number of images, cost of an image relative to one of 96 x 96)
 PARTS: dict[str, tuple[Callable[[Path, MiniSettings, str, range], None], Callable[[MiniSettings], int], int]] = {
     "imagenet train": (_imagenet, lambda s: s.imagenet_train * len(CLASSES), 1),
@@ -388,6 +444,13 @@ PARTS: dict[str, tuple[Callable[[Path, MiniSettings, str, range], None], Callabl
     "films": (_films, lambda s: s.films * FRAMES, 3),
     "keypoints": (_keypoints, lambda s: s.keypoints * len(CLASSES), 1),
     "scans": (_scans, lambda s: s.scans * SCAN_FRAMES, 3),
+    "imagenet_v2": (_shifted, lambda s: s.shifted * len(SHIFTS["imagenet_v2"].labels), 1),
+    "imagenet_a": (_shifted, lambda s: s.shifted * len(SHIFTS["imagenet_a"].labels), 1),
+    "imagenet_r": (_shifted, lambda s: s.shifted * len(SHIFTS["imagenet_r"].labels), 1),
+    "imagenet_sketch": (_shifted, lambda s: s.shifted * len(SHIFTS["imagenet_sketch"].labels), 1),
+    "objectnet": (_shifted, lambda s: s.shifted * len(SHIFTS["objectnet"].labels), 1),
+    "imagenet_real": (_real, lambda s: s.imagenet_val * len(CLASSES), 1),
+    "landmarks": (_landmarks, lambda s: s.landmarks * VIEWS, 1),
 }
 
 
@@ -405,9 +468,20 @@ def _write_lists(root: Path, settings: MiniSettings) -> None:
         write_lines(root / "DAVIS" / "ImageSets" / year / "val.txt", films)
     pairs = sorted(path.stem for path in (root / "SPair-71k" / "PairAnnotation" / "test").glob("*.json"))
     write_lines(root / "SPair-71k" / "Layout" / "large" / "test.txt", pairs)
+    *mappings, lines = shifted.mappings()
+    for name, mapping in zip(MAPPINGS[:3], mappings, strict=True):
+        write_json(root / shifted.MAPPINGS / name, dict(mapping))
+    write_lines(root / shifted.MAPPINGS / MAPPINGS[3], lines)
+    found = {_landmark(number): _seen(root, number) for number in range(settings.landmarks)}
+    write_bytes(root / "roxford5k" / "gnd_roxford5k.pkl", pickle.dumps(ground_truth(found), protocol=4))
     # As in the real list, not every image of train2014 is in it.
     chosen = [_coco_name(index) for index in range(settings.coco) if index % 12 != 5]
     write_lines(root / "coco" / "coco_20k_filenames.txt", chosen)
+
+
+def _seen(root: Path, number: int) -> dict[str, Any]:
+    """What the views of a landmark show, as `_landmarks` has kept it."""
+    return read_json(root / "roxford5k" / "views" / f"{_landmark(number)}.json") or {}
 
 
 def _identity(settings: MiniSettings) -> dict[str, Any]:

@@ -39,6 +39,8 @@ TINY = MiniSettings(
     films=1,
     keypoints=2,
     scans=1,
+    shifted=1,
+    landmarks=2,
 )
 
 
@@ -195,16 +197,19 @@ def test_films_in_the_layout_of_davis(root):
 
 
 def test_a_set_from_before_the_films_is_read_as_ever_and_gets_them_alone(root, tmp_path):
-    usual = replace(TINY, films=MiniSettings().films, keypoints=MiniSettings().keypoints, scans=MiniSettings().scans)
-    later = ("films", "keypoints", "scans")
+    later = ("films", "keypoints", "scans", "landmarks", "shifted")
+    usual = replace(TINY, **{name: getattr(MiniSettings(), name) for name in later})
     assert usual.described() == {key: value for key, value in TINY.described().items() if key not in later}
     old = shutil.copytree(root, tmp_path / "old")
-    for folder in ("DAVIS", "SPair-71k", "scans"):
+    for folder in ("DAVIS", "SPair-71k", "scans", "roxford5k"):
         shutil.rmtree(old / folder)
     complete = json.loads((old / "complete.json").read_text())
     for key, name in (("files", "DAVIS"), ("files", "SPair-71k"), ("settings", "films"), ("settings", "keypoints")):
         del complete[key][name]
     del complete["files"]["scans"], complete["settings"]["scans"]
+    del complete["files"]["roxford5k"], complete["settings"]["landmarks"], complete["settings"]["shifted"]
+    for name in ("imagenet-a", "objectnet-1.0", "reassessed-imagenet"):
+        del complete["files"][name]
     for name, content in (("complete.json", complete), ("settings.json", {**complete, "files": None})):
         kept = {key: value for key, value in content.items() if value is not None}
         (old / name).write_text(json.dumps(kept))
@@ -220,7 +225,7 @@ def test_a_set_from_before_the_films_is_read_as_ever_and_gets_them_alone(root, t
 
 def test_progress_ends_with_all(tmp_path):
     steps = list(write(tmp_path, replace(TINY, nyu_train=1, nyu_test=1), workers=1))
-    assert steps[-1] == (16 * 3 + 5 + 2 + 8 + 13 + 7 + 12 + 32 + 9,) * 2
+    assert steps[-1] == (16 * 3 + 5 + 2 + 8 + 13 + 7 + 12 + 32 + 9 + 20 + 16 * 4 + 16,) * 2
     done = [step[0] for step in steps]
     assert done == sorted(done)
     assert done[0] == 0
@@ -352,4 +357,4 @@ def test_another_share_is_another_data_set(root, tmp_path):
     before, after = digests(root), digests(folder)
     changed = {name for name in before if after[name] != before[name]}
     assert [name for name in changed if name.endswith(".JPEG")]
-    assert not [name for name in changed if name.endswith((".xml", ".txt", ".png"))]
+    assert not [name for name in changed if name.endswith((".xml", ".txt", ".png")) and "objectnet" not in name]

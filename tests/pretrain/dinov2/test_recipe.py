@@ -429,3 +429,18 @@ def test_a_final_phase_refuses_other_heads_and_broken_files(tmp_path):
     (tmp_path / "text").write_text("no")
     with pytest.raises(UserError, match="not a checkpoint of a run"):
         recipe(f"start_from={tmp_path / 'text'}")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("device_batch", [4, 8])
+def test_a_gpu_finds_the_losses_and_gradients_of_the_cpu(device_batch):
+    found = []
+    for device in ("cpu", "cuda"):
+        module = recipe(f"device_batch={device_batch}", "drop_path=0.3").to(device)
+        some = {name: value.to(device) for name, value in crops().items()}
+        losses = module.losses(some, [(0, 0), (0, 1)], 100)
+        total(losses).backward()
+        gradient = module.student["backbone"].blocks[0].attn.qkv.weight.grad
+        found.append((torch.stack(list(losses.values())).detach().cpu(), gradient.cpu()))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-2, atol=1e-2 * float(found[0][1].abs().max()))

@@ -521,3 +521,11 @@ def test_an_image_smaller_than_a_patch_is_named(tmp_path):
     write_voc(tmp_path / "VOCdevkit" / "VOC2007", small)
     with pytest.raises(DataError, match=r"2\.jpg, 60 × 7 px: smaller than a patch of 8 px; take it off the list"):
         lost.run(nano(), DataSettings(name="own", root=str(tmp_path)), mini_settings())
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_boxes_on_any_device_are_those_of_the_plain_version(device):
+    features = torch.randn(6, 9, 7, 16, generator=torch.Generator().manual_seed(5))
+    found = LOST([Choice("k", -1, False, False, 0.0)], 20)([features.to(device)])
+    expected = [plain_lost(image, k=20)[0] for image in features]
+    assert found.boxes[:, 0].cpu().tolist() == [list(map(int, box)) for box in expected]

@@ -1,0 +1,1 @@
+"""What a GPU does with the suite, in minutes: `python -m benchmarks.gpu_check`."""
