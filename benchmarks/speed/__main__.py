@@ -35,15 +35,16 @@ models of the grid arms over that of the plain model, also in arms-<cpu|cuda>.js
 forward pass of a ViT-B with a test-time register, and with a bias, over that without; (m) seconds to label an image
 from 100,000 train patches; (n) seconds until a cell has seen its first images, of --help, and to index a million
 files; (o) what grows with images and devices: order of a pass, shards, checkpoint, kNN bank, Sinkhorn-Knopp;
-(p) whole cells of a ViT-B at the protocols' sizes over their forward passes. With only=peers it times instead the
-code bases that are checked out below PEERS beside ours. Writes
+(p) cells of a grid that share features and imports over the same cells that do not; (q) whole cells of a ViT-B at the
+protocols' sizes over their forward passes. With only=peers it times instead the code bases that are checked out below
+PEERS beside ours. Writes
 <results>/bench/speed-<cpu|cuda>.md and .json. Run it on a machine that does nothing else."""
 
 ARM_STEPS = 30  # pairs of steps for each model
 PASSES = 30  # pairs of passes for each intervention
 
 
-LETTERS, ALL_PEERS = "abcdefghijklmnop", "peers"
+LETTERS, ALL_PEERS = "abcdefghijklmnopq", "peers"
 
 
 def known_letters(text: str) -> str:
@@ -80,7 +81,7 @@ class Bench:
 def main(options: Bench, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
-    from benchmarks.speed import arms, cells, interventions, patches, pieces, pretraining, real_shapes, startup
+    from benchmarks.speed import arms, cells, interventions, patches, pieces, pretraining, real_shapes, sharing, startup
     from benchmarks.speed.peers import runner
     from regvit_lightning import records
     from regvit_lightning.runtime import atomic, hardware
@@ -123,6 +124,8 @@ def main(options: Bench, words: list[str]) -> None:
     if "o" in wanted:
         rows += pieces.rows()
     if "p" in wanted:
+        rows.append(sharing.row(options.data))
+    if "q" in wanted:
         rows += cells.rows(layout.resolve(options.data))
     if options.only == ALL_PEERS:
         rows += runner.rows(Path(options.peers))

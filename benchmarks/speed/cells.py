@@ -1,4 +1,4 @@
-"""(p) Whole cells of a ViT-B at the sizes of the protocols, over the forward passes that they make.
+"""(q) Whole cells of a ViT-B at the sizes of the protocols, over the forward passes that they make.
 
 A part of the rendered images is enough: what a cell does beside its forward passes grows with their number. Each cell
 takes a minute or two on two CPU cores.
@@ -82,7 +82,7 @@ def measured(cell: Cell, data: DataSettings, model: str) -> Measurement:
     frozen = Frozen(backbone, chosen.precision).to(hardware.accelerator())
     alone = forward_seconds(frozen, shapes)
     parts = f"{whole:.1f} s whole, {alone:.1f} s forward of {image_count(shapes):,} images, crops or windows"
-    name = f"(p) {cell.task} cell / forward, {model}, {cell.shown}"
+    name = f"(q) {cell.task} cell / forward, {model}, {cell.shown}"
     return Measurement(name, whole / alone, f"≤ {cell.target:g}", parts)
 
 
