@@ -25,6 +25,7 @@ from regvit_lightning.data.imagenet import Ordered
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.transforms import normalise
+from regvit_lightning.errors import UserError
 from regvit_lightning.figures import token_scores as figures_tokens
 from regvit_lightning.frozen import dense
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
@@ -150,6 +151,9 @@ def run(backbone: Backbone, data: DataSettings, settings: LogisticSettings, how:
     scores = {
         name: _score(name, module.features, images, measure, settings.tokens, how.seed) for name in module.features[0]
     }
+    if scores[MEAN_PATCH] is None:
+        few = "fewer than two classes are left in train, or no image is held out"
+        raise UserError(f"{settings.images}: nothing to learn: {few}; give more images")
     return _outcome(backbone, scores, images, measure, cutoff, settings, how.seed)
 
 

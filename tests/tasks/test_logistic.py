@@ -9,6 +9,7 @@ from torch import nn
 from regvit_lightning import settings
 from regvit_lightning.data.classified_set import ClassifiedSet
 from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.errors import UserError
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.models.foreign import ForeignBackbone
 from regvit_lightning.settings import SettingsError
@@ -129,16 +130,37 @@ def test_the_picture_has_a_dot_for_each_token(data):
     assert dots[:3] == [100, 25, 100]
 
 
-def test_rendered_scenes_with_several_classes(tiny):
-    own = DataSettings(
-        name="tiny",
-        root=tiny.root,
-        classified={"scenes_voc": ClassifiedSet("voc", "VOCdevkit/VOC2007", ["train", "val"], "map")},
-    )
-    outcome = run(own, "scenes_voc")
-    assert "score" not in outcome.scores  # mAP is no mean over images
-    assert 0 <= outcome.intervals["score"][0] <= outcome.intervals["score"][1] <= 100
-    assert 0 < outcome.floors["chance"]["score"] <= 100
+def test_images_with_several_classes_have_an_average_precision(tmp_path):
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (tmp_path / "voc" / name).mkdir(parents=True)
+    names = {"train": [], "val": []}
+    for number in range(36):  # the class is in every image, its neighbour in every second one
+        label, split = number % CLASSES, "train" if number < 20 else "val"
+        Image.new("RGB", (SIDE, SIDE), (60 * label,) * 3).save(tmp_path / "voc" / "JPEGImages" / f"{number}.jpg")
+        objects = "".join(f"<object><name>c{one}</name></object>" for one in {label, label // 2})
+        (tmp_path / "voc" / "Annotations" / f"{number}.xml").write_text(f"<annotation>{objects}</annotation>")
+        names[split].append(str(number))
+    for split, own in names.items():
+        (tmp_path / "voc" / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(own))
+    layout = ClassifiedSet("voc", "voc", ["train", "val"], "map")
+    outcome = run(DataSettings(name="own", root=str(tmp_path), classified={"several": layout}), "several")
+    assert outcome.metrics["score"] == outcome.metrics["score_outlier"] == 100
+    assert outcome.per_class == {"c0": 100, "c1": 100, "c2": 100, "c3": 100}
+    # Each of 16 test images has its class; class 0 is in those of 1, and class 1 in those of 2 and 3, too.
+    shares = [8 / 16, 12 / 16, 4 / 16, 4 / 16]
+    assert outcome.metrics["score_normal"] == outcome.floors["chance"]["score"] == pytest.approx(100 * np.mean(shares))
+    assert not outcome.scores  # it is no mean over images
+    assert outcome.intervals["score"] == (100, 100)
+
+
+def test_a_set_with_nothing_to_learn_is_one_line(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "set" / split / "only").mkdir(parents=True)
+        Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "set" / split / "only" / "x.png")
+    layout = ClassifiedSet("folders", "set", ["train", "test"])
+    own = DataSettings(name="own", root=str(tmp_path), classified={"one": layout})
+    with pytest.raises(UserError, match="one: nothing to learn: fewer than two classes are left in train"):
+        run(own, "one")
 
 
 def test_an_unknown_rule_is_a_mistake_of_the_settings():
