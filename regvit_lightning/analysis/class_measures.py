@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regvit_lightning.runtime import seeds
-from regvit_lightning.statistics import DRAWS, LEVELS, accuracy_interval, bootstrap
+from regvit_lightning.statistics import DRAWS, LEVELS, accuracy_interval, bootstrap, nanmean
 
 RECALLS = np.linspace(0, 1, 11)
 AT_ONCE = 20  # resampled sets at a time, which bounds the memory
@@ -40,7 +40,7 @@ def value(measure: str, logits: Tensor, targets: Tensor) -> float:
     """The measure in percent: the mean of `image_scores`, or for `map` that of `average_precisions`."""
     if measure != "map":
         return float(image_scores(measure, logits, targets).mean())
-    return float(np.nanmean(average_precisions(logits, targets)))
+    return nanmean(average_precisions(logits, targets))
 
 
 def interval(measure: str, logits: Tensor, targets: Tensor, seed: int = 0) -> tuple[float, float]:
@@ -54,8 +54,8 @@ def interval(measure: str, logits: Tensor, targets: Tensor, seed: int = 0) -> tu
     while len(drawn) < DRAWS:
         sets = [torch.randint(images, (images,), generator=generator).numpy() for _ in range(AT_ONCE)]
         weights = np.stack([np.bincount(one, minlength=images) for one in sets]).astype(np.float64)
-        drawn += np.nanmean(average_precisions(logits, targets, weights), axis=1).tolist()
-    low, high = np.quantile(drawn, LEVELS)
+        drawn += map(nanmean, average_precisions(logits, targets, weights))
+    low, high = np.nanquantile(drawn, LEVELS)
     return float(low), float(high)
 
 
@@ -81,6 +81,8 @@ def average_precisions(logits: Tensor, targets: Tensor, weights: Array | None = 
 def _average_precision(scores: Array, truth: Array, weights: Array) -> Array:
     """Average precision (sets,) of one class; equal scores are taken together."""
     known = np.flatnonzero(~np.isnan(truth))
+    if not len(known):
+        return np.full(len(weights), np.nan)
     order = known[np.argsort(-scores[known], kind="stable")]
     last = np.append(np.diff(scores[order]) != 0, True)  # of those with equal scores
     counts = weights[:, order]

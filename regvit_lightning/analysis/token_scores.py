@@ -91,7 +91,8 @@ def score(
         seed: seed of the held-out share.
 
     Returns:
-        The score, or None where fewer than two classes are left to learn, or no test image has such a token.
+        The score, or None where fewer than two classes are left to learn, held-out images have none of them, or no test
+        image has such a token.
     """
     if held_out is None:
         order = torch.randperm(len(train.targets), generator=seeds.generator(seed, "held out"))
@@ -100,6 +101,8 @@ def score(
     if not len(test.targets) or not len(held_out.targets) or _known_classes(train.targets) < 2:
         return None
     C = _choose(train, held_out, measure, classes, settings)
+    if C is None:
+        return None
     every = torch.cat([train.values, held_out.values], dim=1), torch.cat([train.targets, held_out.targets])
     fitted = [_fit(one, every[1], classes, [C], settings)[0] for one in every[0]]
     logits = [model(tested).cpu() for model, tested in zip(fitted, test.values, strict=True)]
@@ -118,15 +121,15 @@ def _known_classes(targets: Tensor) -> int:
     return len(targets.unique()) if targets.ndim == 1 else int((targets == 1).any(dim=0).sum())
 
 
-def _choose(train: Labelled, held_out: Labelled, measure: str, classes: int, settings: TokenSettings) -> float:
-    """The C that is best on held-out images with the first draw; the smallest of equals."""
+def _choose(train: Labelled, held_out: Labelled, measure: str, classes: int, settings: TokenSettings) -> float | None:
+    """The C that is best on held-out images with the first draw, the smallest of equals; None if none can be scored."""
     grid = [10.0**exponent for exponent in settings.exponents]
     if len(grid) == 1:
         return grid[0]
     fitted = _fit(train.values[0], train.targets, classes, grid, settings)
     reached = [class_measures.value(measure, model(held_out.values[0]), held_out.targets) for model in fitted]
-    best = max(one for one in reached if not math.isnan(one))
-    return grid[reached.index(best)]
+    known = [one for one in reached if not math.isnan(one)]
+    return grid[reached.index(max(known))] if known else None
 
 
 def _fit(

@@ -57,8 +57,8 @@ def test_an_average_precision_by_hand():
 def test_images_that_are_not_known_do_not_count():
     logits, targets = torch.tensor([[4.0], [3.0], [2.0]]), torch.tensor([[np.nan], [1.0], [0.0]])
     assert class_measures.value("map", logits, targets) == 100
-    both = torch.cat([targets, torch.zeros(3, 1)], dim=1)
-    assert np.isnan(class_measures.average_precisions(logits.repeat(1, 2), both)).tolist() == [False, True]
+    both = torch.cat([targets, torch.zeros(3, 1), torch.full((3, 1), np.nan)], dim=1)
+    assert np.isnan(class_measures.average_precisions(logits.repeat(1, 3), both)).tolist() == [False, True, True]
 
 
 def test_equal_scores_have_the_precision_of_the_class():

@@ -96,6 +96,8 @@ def test_several_classes_have_an_average_precision_and_no_scores_of_images():
 def test_nothing_to_learn_is_no_score():
     one = Labelled(torch.randn(1, 20, 3), torch.zeros(20, dtype=torch.long))
     nothing = Labelled(torch.zeros(1, 0, 5), torch.zeros(0, dtype=torch.long))
-    settings = TokenSettings(exponents=[0.0])
+    settings, none = TokenSettings(exponents=[0.0, 1.0]), several(points(20, 0))
+    none.targets[:] = 0
+    assert token_scores.score(several(points(20, 0)), none, several(points(20, 0)), "map", 2, settings, 0) is None
     assert token_scores.score(one, None, one, "top1", 3, settings, 0) is None
     assert token_scores.score(points(20, 0), None, nothing, "top1", 3, settings, 0) is None

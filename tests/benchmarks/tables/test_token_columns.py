@@ -1,4 +1,4 @@
-"""Tables 1 and 6 with a column for each set: rows by token, n, deviations, intervals, and the paper's numbers beside."""
+"""Tables 1 and 6 with a column for each set: rows by token, n, deviations, intervals, the paper's numbers beside."""
 
 import pytest
 
