@@ -57,7 +57,7 @@ $(READY):
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	rm -f $(call quote,$(VENV))/.ready-* && touch $(call quote,$@)
 
-demo: setup  ## render data, pretrain two nano models, evaluate, print tables, compare with the kept results, write a page (CPU, minutes): GRID=demo|mini-paper SEEDS=0|all JOBS=1 DATA=mini|photos (photographs and released weights, downloaded)
+demo: setup  ## render data, pretrain two nano models, evaluate, print tables, compare with the kept results, write a page (CPU, minutes): GRID=demo|mini-paper|everything SEEDS=0|all JOBS=1 DATA=mini|photos (photographs and released weights, downloaded)
 	@$(PY) -m benchmarks.demo $(WORDS)
 
 data: setup  ## make or check data: DATA=mini (rendered, with a contact sheet), DATA=full|own|voc2012|… DATA_ROOT=…, or a folder; GET=photos|voc07,voc12,coco20k,ade20k,nyu_test,nyu_train,imagenet_train,imagenet_val|all downloads or prepares, ARCHIVES=<folder> ARGS="workers=1"

@@ -27,7 +27,7 @@ class Evaluate:
     data: str = setting("a file of configs/data or a path of one, or a folder with train/ and val/ classes", "mini")
     variant: str = setting("overlay of the task; 'auto' takes the data's own", "auto")
     seed: int = setting("of the trained model and of the evaluation", 0, within=SEEDS)
-    devices: int = setting("GPUs of this machine, for tasks that train a head", 1, within="[1, 1024]")
+    devices: int = setting("GPUs of this machine, which share the images", 1, within="[1, 1024]")
     accelerator: str = setting("auto: GPUs where there are any; cpu: so many processes on the processor", "auto")
     runs: str = setting("folder of the runs", "runs", texts.folder)
     results: str = setting("folder of the results", "results", texts.folder)
@@ -61,9 +61,6 @@ def main(options: Evaluate, words: list[str]) -> None:
             terminal.say_once(f"evaluate: {name} is done: {file}")
             return
         terminal.say_once(f"evaluate: {name} runs again: {reason}")
-    if options.devices > 1 and not getattr(cell.task, "TRAINS_HEAD", False):
-        unused = f"runs on one device: devices={options.devices} is not used"
-        terminal.say_once(f"evaluate: {options.task} trains nothing and {unused}")
 
     atomic.check_writable(file)
     render(data)

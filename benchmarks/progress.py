@@ -8,6 +8,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from benchmarks.counter import Counter
+from regvit_lightning.data.device_batches import DeviceBatches
 
 STEPS_BETWEEN_LOSSES = 10  # reading the loss synchronises host and device
 
@@ -51,7 +52,7 @@ class Progress(Callback):
         self._close()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._open_pass(trainer.val_dataloaders, str(pl_module.validates_on))
+        self._open_pass(trainer, trainer.val_dataloaders, str(pl_module.validates_on))
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
@@ -62,7 +63,7 @@ class Progress(Callback):
         self._close()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._open_pass(trainer.test_dataloaders, "test images")
+        self._open_pass(trainer, trainer.test_dataloaders, "test images")
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
@@ -72,13 +73,19 @@ class Progress(Callback):
     def on_test_end(self, *_: Any) -> None:
         self._close()
 
-    def _open_pass(self, loaders: Any, images: str) -> None:
+    def _open_pass(self, trainer: Trainer, loaders: Any, images: str) -> None:
+        if not trainer.is_global_zero:
+            return
         total = sum(len(loader.dataset) for loader in loaders)
         self.counter = Counter(f"{self.title}, {images}", total, "img")
 
     def _advance(self, loaders: Any, batch_idx: int) -> None:
         if self.counter is not None:  # only the last batch is shorter, unless all are listed
-            size = loaders[0].batch_size or len(loaders[0].batch_sampler[batch_idx])
+            batches = loaders[0].batch_sampler
+            if isinstance(batches, DeviceBatches):  # its part of the images of all devices
+                size = -(-len(loaders[0].dataset) // len(batches))
+            else:
+                size = loaders[0].batch_size or len(batches[batch_idx])
             self.counter.update(min(self.counter.done + size, self.counter.total))
 
     def on_exception(self, *_: Any) -> None:

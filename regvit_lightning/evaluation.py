@@ -143,8 +143,10 @@ class Evaluation:
             UserError: raised by the task, or a result is not finite.
         """
         from regvit_lightning.frozen.finiteness import require_finite
+        from regvit_lightning.runtime import together
 
-        outcome = self.task.run(backbone, self.data, self.settings, options)
+        with together.helped():
+            outcome = self.task.run(backbone, self.data, self.settings, options)
         require_finite(self.name, self.task.METRICS, outcome)
         return outcome
 
@@ -225,7 +227,7 @@ def evaluate(
             data is rendered first if it is missing.
         variant: overlay of the task; `auto` takes the one that the data names.
         seed: seed of all random draws.
-        devices: number of devices on this machine, for tasks that train a head.
+        devices: number of devices on this machine, which share the work.
         folder: stores the log, checkpoint and weights of a head; an interrupted training resumes from it.
         callbacks: Lightning callbacks, such as a progress bar.
         settings: settings of the task that override its YAML file, such as `{"workers": 0}`.

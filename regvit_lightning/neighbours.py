@@ -1,5 +1,8 @@
 """Exact nearest-neighbour search, and the voting of DINOv2's kNN classifier (arXiv 2304.07193, section 7.1)."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -8,6 +11,43 @@ SPARE = 8  # candidates beyond k that the fast search looks at again
 QUERIES = 2048  # queries of the fast search at a time, which bounds its memory
 AGAIN = 256  # queries whose candidates are looked at again at a time
 UNIT = 2.0**-24  # largest relative error of one rounding to float32
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Rows that are searched, and how similar each of them is to a query.
+
+    Attributes:
+        rows: (N, D), finite.
+        chunk: rows compared at a time.
+        excluded: boolean (N,), rows that are no one's neighbours; None excludes none.
+        scale, offset: (N,) for each row: the similarity is scale × product + offset; None for 1 and 0.
+    """
+
+    rows: Tensor
+    chunk: int
+    excluded: Tensor | None = None
+    scale: Tensor | None = None
+    offset: Tensor | None = None
+
+    def chunks(self) -> Iterator[tuple[int, slice]]:
+        """Index of the first row and the rows of each chunk."""
+        for start in range(0, len(self.rows), self.chunk):
+            yield start, slice(start, start + self.chunk)
+
+    def similarities(self, products: Tensor, rows: slice | Tensor) -> Tensor:
+        """Similarities (Q, n), float32, of the products with `rows`, computed in their own type; -inf for excluded."""
+        if self.scale is not None:
+            products.mul_(self.scale[rows].to(products.dtype))
+        if self.offset is not None:
+            products.add_(self.offset[rows].to(products.dtype))
+        found = products.float()
+        return found if self.excluded is None else found.masked_fill_(self.excluded[rows], -torch.inf)
+
+    def largest_norm(self, rows: slice) -> float:
+        """Largest scaled norm of some rows."""
+        norms = self.rows[rows].norm(dim=1)
+        return float((norms if self.scale is None else norms * self.scale[rows].abs()).max().item())
 
 
 def search(
@@ -36,27 +76,7 @@ def search(
     Returns:
         Similarities (Q, k), float32, descending, and indices into the bank (Q, k); min(k, N) columns.
     """
-    exact = queries.double()
-    similarity = torch.empty(len(queries), 0, device=queries.device)
-    index = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
-    for start in range(0, len(bank), chunk):
-        rows = slice(start, start + chunk)
-        similarities = _scored(exact @ bank[rows].double().T, scale, offset, rows).float()
-        if excluded is not None:
-            similarities.masked_fill_(excluded[rows], -torch.inf)
-        top = _largest(similarities, k)
-        similarity = torch.cat([similarity, similarities.gather(1, top)], 1)
-        index = torch.cat([index, top + start], 1)
-        best = _largest(similarity, k)  # columns of earlier chunks come first, so ties stay in the order of the bank
-        similarity, index = similarity.gather(1, best), index.gather(1, best)
-    return similarity, index
-
-
-def _scored(products: Tensor, scale: Tensor | None, offset: Tensor | None, rows: slice | Tensor) -> Tensor:
-    """Similarities (Q, N) of products, in their own type, see `search`."""
-    if scale is not None:
-        products.mul_(scale[rows].to(products.dtype))
-    return products if offset is None else products.add_(offset[rows].to(products.dtype))
+    return _exact(queries, Bank(bank, chunk, excluded, scale, offset), k)
 
 
 def search_fast(
@@ -77,44 +97,41 @@ def search_fast(
         queries, bank, k, chunk, excluded, scale, offset: as for `search`, float32. Beside the bank, memory is
             8 chunk (D + 4 × 2048) bytes and 16 × 256 (k + 8) D at most.
     """
-    parts = [_search_part(part, bank, k, chunk, excluded, scale, offset) for part in queries.split(QUERIES)]
+    whole = Bank(bank, chunk, excluded, scale, offset)
+    parts = [_search_part(part, whole, k) for part in queries.split(QUERIES)]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
-def _search_part(
-    queries: Tensor,
-    bank: Tensor,
-    k: int,
-    chunk: int,
-    excluded: Tensor | None,
-    scale: Tensor | None,
-    offset: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    rough, candidates, largest = _candidates(queries, bank, k + SPARE, chunk, excluded, scale, offset)
-    parts = [
-        _again(some, bank, k, among, excluded, scale, offset)
-        for some, among in zip(queries.split(AGAIN), candidates.split(AGAIN), strict=True)
-    ]
-    similarity, index = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-    if candidates.shape[1] < k + SPARE:
-        return similarity, index  # every row of the bank is a candidate
-    farthest = 0.0 if offset is None else offset.abs().max().item()
-    bound = UNIT * ((bank.shape[1] + 3) * queries.norm(dim=1) * largest + 2 * farthest)
-    unsure = (rough + 2 * bound >= similarity[:, -1]).nonzero().flatten()
-    if len(unsure):
-        similarity[unsure], index[unsure] = search(queries[unsure], bank, k, chunk, excluded, scale, offset)
+def _exact(queries: Tensor, bank: Bank, k: int) -> tuple[Tensor, Tensor]:
+    exact = queries.double()
+    similarity = torch.empty(len(queries), 0, device=queries.device)
+    index = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
+    for start, rows in bank.chunks():
+        similarities = bank.similarities(exact @ bank.rows[rows].double().T, rows)
+        top = _largest(similarities, k)
+        similarity = torch.cat([similarity, similarities.gather(1, top)], 1)
+        index = torch.cat([index, top + start], 1)
+        best = _largest(similarity, k)  # columns of earlier chunks come first, so ties stay in the order of the bank
+        similarity, index = similarity.gather(1, best), index.gather(1, best)
     return similarity, index
 
 
-def _candidates(
-    queries: Tensor,
-    bank: Tensor,
-    wanted: int,
-    chunk: int,
-    excluded: Tensor | None,
-    scale: Tensor | None,
-    offset: Tensor | None,
-) -> tuple[Tensor, Tensor, float]:
+def _search_part(queries: Tensor, bank: Bank, k: int) -> tuple[Tensor, Tensor]:
+    rough, candidates, largest = _candidates(queries, bank, k + SPARE)
+    pairs = zip(queries.split(AGAIN), candidates.split(AGAIN), strict=True)
+    parts = [_again(some, bank, k, among) for some, among in pairs]
+    similarity, index = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    if candidates.shape[1] < k + SPARE:
+        return similarity, index  # every row of the bank is a candidate
+    farthest = 0.0 if bank.offset is None else bank.offset.abs().max().item()
+    bound = UNIT * ((bank.rows.shape[1] + 3) * queries.norm(dim=1) * largest + 2 * farthest)
+    unsure = (rough + 2 * bound >= similarity[:, -1]).nonzero().flatten()
+    if len(unsure):
+        similarity[unsure], index[unsure] = _exact(queries[unsure], bank, k)
+    return similarity, index
+
+
+def _candidates(queries: Tensor, bank: Bank, wanted: int) -> tuple[Tensor, Tensor, float]:
     """The `wanted` most similar rows in float32.
 
     Returns:
@@ -124,13 +141,9 @@ def _candidates(
     similarity = torch.empty(len(queries), 0, device=queries.device)
     index = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
     largest = 0.0
-    for start in range(0, len(bank), chunk):
-        rows = slice(start, start + chunk)
-        similarities = _scored(queries @ bank[rows].T, scale, offset, rows)
-        norms = bank[rows].norm(dim=1)
-        largest = max(largest, (norms if scale is None else norms * scale[rows].abs()).max().item())
-        if excluded is not None:
-            similarities.masked_fill_(excluded[rows], -torch.inf)
+    for start, rows in bank.chunks():
+        similarities = bank.similarities(queries @ bank.rows[rows].T, rows)
+        largest = max(largest, bank.largest_norm(rows))
         top = similarities.topk(min(wanted, similarities.shape[1]), dim=1, sorted=False)
         similarity, index = torch.cat([similarity, top.values], 1), torch.cat([index, top.indices + start], 1)
         best = similarity.topk(min(wanted, similarity.shape[1]), dim=1, sorted=False).indices
@@ -138,21 +151,11 @@ def _candidates(
     return similarity.min(dim=1).values, index, largest
 
 
-def _again(
-    queries: Tensor,
-    bank: Tensor,
-    k: int,
-    candidates: Tensor,
-    excluded: Tensor | None,
-    scale: Tensor | None,
-    offset: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def _again(queries: Tensor, bank: Bank, k: int, candidates: Tensor) -> tuple[Tensor, Tensor]:
     """The k best of the candidates (Q, C) in float64, as `search` returns them."""
     candidates = candidates.sort(dim=1).values  # in the order of the bank, so that the first of equals stays first
-    products = (queries.double()[:, None] @ bank[candidates].double().transpose(1, 2))[:, 0]
-    similarity = _scored(products, scale, offset, candidates).float()
-    if excluded is not None:
-        similarity.masked_fill_(excluded[candidates], -torch.inf)
+    products = (queries.double()[:, None] @ bank.rows[candidates].double().transpose(1, 2))[:, 0]
+    similarity = bank.similarities(products, candidates)
     order = similarity.sort(dim=1, descending=True, stable=True).indices[:, :k]
     return similarity.gather(1, order), candidates.gather(1, order)
 

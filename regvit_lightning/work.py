@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 ImageCounts = Mapping[str, Sequence[int]]
-"""Number of images by the names of `DataSettings.counts`: [train, test], [trainval], or [train]."""
+"""Number of images by the names of `DataSettings.counts`: [train, test], [trainval], [train], or [pairs, groups]."""
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,13 @@ class Checkpoints:
 
 def main(options: Checkpoints, words: list[str]) -> None:
     """Run the program."""
+    from benchmarks import progress
     from benchmarks.checkpoints import measured, page
     from regvit_lightning.figures import over_training, style
     from regvit_lightning.pretrain import kept_backbones
     from regvit_lightning.runtime import atomic, hardware
 
+    progress.quiet()
     hardware.choose_accelerator(options.accelerator, 1)
     data = layout.resolve(options.data)
     folder = Path(options.runs) / data.name / options.model / f"seed{options.seed}"
@@ -53,7 +55,7 @@ def main(options: Checkpoints, words: list[str]) -> None:
     tasks = measured.tasks(data, options.masks, options.variant, options.seed)
     rows = []
     for step, file in files.items():
-        rows.append(measured.row(step, file, tasks, options.seed))
+        rows.append(measured.row(step, file, tasks, options.seed, [progress.Progress(f"step {step:,}")]))
         terminal.show(f"checkpoints: step {step:,} of {max(files):,}: {page.in_words(rows[-1])}")
     rows = measured.with_dse(rows)
     place = Path(options.results) / data.name / "checkpoints" / f"{options.model}.seed{options.seed}"

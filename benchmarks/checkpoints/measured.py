@@ -5,13 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import pstdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from regvit_lightning import evaluation, settings
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.evaluation import Evaluation
 from regvit_lightning.models import sources
 from regvit_lightning.runtime import atomic
+
+if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
 
 LEAST = 4  # checkpoints of which ranks can be compared
 UNLABELLED = {"rankme": "RankMe", "alpha_req": "alpha-ReQ", "lidar": "LiDAR", "dse": "DSE"}
@@ -42,18 +45,21 @@ def tasks(data: DataSettings, masks: str, variant: str, seed: int) -> list[Evalu
     return [evaluation.prepare(name, data, variant, seed) for name in names]
 
 
-def row(step: int, file: Path, chosen: Sequence[Evaluation], seed: int) -> Row:
+def row(step: int, file: Path, chosen: Sequence[Evaluation], seed: int, callbacks: Sequence["Callback"] = ()) -> Row:
     """Measure the backbone in `file`, or read what was measured of it with the same settings on the same images.
+
+    Args:
+        callbacks: that show progress.
 
     Raises:
         UserError: raised by a task.
     """
-    label_free, knn, segmentation = (_metrics(file, one, seed) for one in chosen)
+    label_free, knn, segmentation = (_metrics(file, one, seed, callbacks) for one in chosen)
     own = {name: label_free[name] for name in (*UNLABELLED, *PARTS)}
     return Row(step, {**own, "knn": knn["top1"], "miou": segmentation["miou"]})
 
 
-def _metrics(file: Path, one: Evaluation, seed: int) -> dict[str, float]:
+def _metrics(file: Path, one: Evaluation, seed: int, callbacks: Sequence["Callback"] = ()) -> dict[str, float]:
     from regvit_lightning.frozen.contract import RunOptions
 
     backbone = sources.load_backbone(str(file))
@@ -68,7 +74,7 @@ def _metrics(file: Path, one: Evaluation, seed: int) -> dict[str, float]:
     kept = _read(stored)
     if {name: kept.get(name) for name in wanted} == wanted:
         return dict(kept["metrics"])
-    metrics = one.run(backbone, RunOptions(seed)).metrics
+    metrics = one.run(backbone, RunOptions(seed, callbacks=callbacks)).metrics
     atomic.write_text(stored, json.dumps({**wanted, "metrics": metrics}, indent=1) + "\n")
     return metrics
 

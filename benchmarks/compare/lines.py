@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from benchmarks.compare.reasons import protocol_changes
 from benchmarks.tables import columns
-from benchmarks.tables.columns import BySeed, Column, Measured, TableRow, difference
+from benchmarks.tables.columns import BySeed, Column, Measured, TableRow
+from benchmarks.tables.differences import difference
 from benchmarks.tables.scored_records import ScoredRecords
 from benchmarks.tables.verdicts import (
     BETTER,

@@ -22,9 +22,9 @@ def _imagenet_val(data: DataSettings) -> int:
 
 
 def _imagenet22k(data: DataSettings) -> int:
-    from regvit_lightning.data.imagenet import train_files
+    from regvit_lightning.data.imagenet import training_images
 
-    return len(train_files(data, "imagenet22k"))
+    return len(training_images(data, "imagenet22k"))
 
 
 def _pairs(data: DataSettings) -> int:

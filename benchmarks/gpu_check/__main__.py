@@ -38,9 +38,11 @@ def main(options: GpuCheck, words: list[str]) -> None:
     begun = time.monotonic()
     check(options.size in ("full", "tiny"), f"size={options.size}: expected full or tiny")
     check(options.device in ("cuda", "cpu"), f"device={options.device}: expected cuda or cpu")
+    from benchmarks.gpu_check import schedule
+
+    schedule.start()
     check(options.device == "cpu" or _has_gpu(), "this machine has no CUDA GPU; device=cpu size=tiny tries the program")
     from benchmarks.gpu_check import lines as table
-    from benchmarks.gpu_check import schedule
     from benchmarks.gpu_check.check import Check
     from benchmarks.gpu_check.parts import parts
 

@@ -41,8 +41,8 @@ def small_data(check: Check) -> Iterator[Line]:
     sizes = MiniSettings(
         imagenet_train=count,
         imagenet_val=max(count // 4, 2),
-        ade_train=max(count // 8, 1),
-        ade_val=max(count // 16, 1),
+        ade_train=max(count // 8, 3),
+        ade_val=max(count // 16, 2),
         nyu_train=max(count // 8, 1),
         nyu_test=max(count // 16, 1),
         voc2007=max(count // 2, 2),

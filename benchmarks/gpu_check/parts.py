@@ -1,37 +1,15 @@
 """The parts in the order of their value, each with the seconds that are planned for it on an H100."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.gpu_check import cells, frozen, machine, marked_tests, models, reading, recipes, steps
-from benchmarks.gpu_check.check import Check
-from benchmarks.gpu_check.lines import Line
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part, run in a process of its own.
-
-    Attributes:
-        name: name by which `only=` selects it: all parts that begin with a given word.
-        seconds: planned seconds. Where fewer are left, the part is not run.
-        work: yields its lines.
-        on_cpu: the GPU is hidden from it.
-        needed: other parts need it, so it is always run.
-    """
-
-    name: str
-    seconds: int
-    work: Callable[[Check], Iterator[Line]]
-    on_cpu: bool = False
-    needed: bool = False
+from benchmarks.gpu_check.schedule import Part
 
 
 def parts() -> list[Part]:
     """All parts in their order."""
     return [
-        Part("machine", 10, machine.machine, needed=True),
+        Part("machine", 25, machine.machine, needed=True),
         Part("data", 15, machine.small_data, needed=True),
         Part("recipes-cpu", 30, recipes.on_the_cpu, on_cpu=True),
         *(Part(f"recipes-{name}", 22, partial(recipes.variants, name)) for name in ("deit3", "dinov2")),

@@ -11,21 +11,48 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 
 from benchmarks.gpu_check.check import Check
 from benchmarks.gpu_check.lines import FAILED, NOT_RUN, Line, failure
-from benchmarks.gpu_check.parts import Part
 
 GRACE = 30  # seconds, and twice the planned ones: how long a part may take at most
+PRELOADED = "benchmarks.gpu_check.parts"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part, run in a process of its own.
+
+    Attributes:
+        name: name by which `only=` selects it: all parts that begin with a given word.
+        seconds: planned seconds. Where fewer are left, the part is not run.
+        work: yields its lines.
+        on_cpu: the GPU is hidden from it.
+        needed: other parts need it, so it is always run.
+    """
+
+    name: str
+    seconds: int
+    work: Callable[[Check], Iterator[Line]]
+    on_cpu: bool = False
+    needed: bool = False
+
+
+def start() -> multiprocessing.context.BaseContext:
+    """Start the server from which the parts' processes are forked; it loads the code while this process goes on."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([PRELOADED])
+    forkserver.ensure_running()
+    return context
 
 
 def run(parts: Sequence[Part], check: Check, budget: float, keep: Callable[[list[Line]], None]) -> list[Line]:
     """Lines of all parts; `keep` is called with those so far after every part."""
     begun, lines = time.monotonic(), list[Line]()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.gpu_check.parts"])
+    context = start()
     for part in parts:
         left = budget - (time.monotonic() - begun)
         if part.seconds > left:
@@ -75,6 +102,9 @@ def _work(work: Callable[[Check], Iterator[Line]], check: Check, lines: Connecti
     from benchmarks import progress
 
     os.setsid()
+    multiprocessing.set_start_method(
+        "fork", force=True
+    )  # of its loaders, as in a user's process; a server imports for each
     if check.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     progress.quiet()

@@ -10,7 +10,7 @@ from benchmarks.grid.variations import GridModel, recipe, vary
 from regvit_lightning import precision, settings
 from regvit_lightning.data import layout
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.models import names, origins
+from regvit_lightning.models import catalogue, names, origins
 from regvit_lightning.models.names import ModelId
 from regvit_lightning.settings import SettingsError, check, setting
 from regvit_lightning.values import texts
@@ -42,12 +42,14 @@ class GridFile:
         settings: recipe overrides, each entry with its own tag: `[{lr: 1e-3}, {lr: 2e-3, tag: big}]`. Every model
             pretrained here is trained once with each entry, or those that the entry lists as `models`; `model` gives it
             another shape, see `variations`. An empty list varies nothing.
+        catalogue: the models are those of configs/released.yaml, before `models`.
     """
 
-    models: list[str] = settings.MISSING
+    models: list[str] = field(default_factory=list)
     tasks: list[str] = settings.MISSING
     seeds: list[int] = settings.number(settings.SEEDS)
     settings: list[dict[str, Any]] = field(default_factory=list)
+    catalogue: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,8 +192,10 @@ def _seeds(chosen: Chosen, known: Sequence[int]) -> list[int]:
 
 def _models(grid: str, file: GridFile, variant: str) -> list[GridModel]:
     """Models of a grid's file; checks that their recipes have the settings that it varies."""
+    listed = [*(entry.name for entry in catalogue.entries() if file.catalogue), *file.models]
+    check(bool(listed), f"grid {grid}: models is not set: expected a list of models, or catalogue: true")
     try:
-        models = vary(file.models, file.settings)
+        models = vary(listed, file.settings)
         for words in {(recipe(model.name), model.words) for model in models if model.words}:
             recipe_settings(words[0], variant, words[1])
         _check_shapes(models)

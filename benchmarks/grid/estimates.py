@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.data.image_counts import Counts
 from benchmarks.grid import outcomes
-from benchmarks.grid.cells import Cell, Cells, recipe_settings, task_module
+from benchmarks.grid.cells import PRETRAINING, Cell, Cells, recipe_settings, task_module
 from benchmarks.grid.states import States
 from benchmarks.throughput import flops, tokens_of
 from regvit_lightning import records
@@ -62,6 +62,7 @@ class Estimates:
         self.shape = cache(self._shape)
         self.work = cache(self._work)
         self.estimate = cache(self._estimate)
+        self.reads = cache(self._reads)
         self.measured = cache(self._measured)
 
     def seconds(self, cell: Cell) -> float:
@@ -69,11 +70,16 @@ class Estimates:
         return self.measured(cell) or self._flops(cell) / (self.speed(cell.task) or FALLBACK_SPEED)
 
     def speed(self, task: str = "") -> float:
-        """Measured FLOP/s of the cells that have run, of one task if any of its cells have; 0 if none has."""
+        """Measured FLOP/s of the cells that have run; 0 if none has.
+
+        Of those of one task, if any of its cells have run, else of the tasks on the same images, else of all.
+        """
         ran = {cell: seconds for cell in self.cells.cells if (seconds := self.measured(cell))}
         rates = {cell: self._flops(cell) / seconds for cell, seconds in ran.items()}
-        of_task = [rate for cell, rate in rates.items() if cell.task == task and rate]
-        return statistics.median(of_task or [rate for rate in rates.values() if rate] or [0.0])
+        measured = [(cell.task, rate) for cell, rate in rates.items() if rate]
+        of_task = [rate for other, rate in measured if other == task]
+        alike = [rate for other, rate in measured if task and self.reads(other) == self.reads(task)]
+        return statistics.median(of_task or alike or [rate for _, rate in measured] or [0.0])
 
     def _flops(self, cell: Cell) -> float:
         """FLOPs of a cell; 0 if unknown because images cannot be counted or the model cannot be read."""
@@ -109,6 +115,13 @@ class Estimates:
             return recipe_class(options.module).work(options, self.counts), options
         task, options, _ = task_module(cell.task, self.cells.variant)
         return task.work(options, self.counts), options
+
+    def _reads(self, task: str) -> str:
+        """The images that a task reads, by the name of their set; of a pretraining its own name."""
+        if task == PRETRAINING:
+            return task
+        module, options, _ = task_module(task, self.cells.variant)
+        return str(options.named_set or module.READS)
 
     def _estimate(self, cell: Cell) -> Estimate:
         work, options = self.work(cell)

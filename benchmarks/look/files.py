@@ -13,7 +13,7 @@ from PIL import Image
 
 from regvit_lightning.analysis.token_maps import ModelMaps, TokenMaps
 from regvit_lightning.figures import look as figures
-from regvit_lightning.figures import style
+from regvit_lightning.figures import look_panels, style
 from regvit_lightning.looking import Look
 from regvit_lightning.runtime import atomic
 
@@ -62,14 +62,14 @@ def save(looked: Look, folder: Path, formats: Sequence[str], alone: bool = True)
         style.save(looked.figure, folder / FIGURE, formats)
     if not alone:
         return
-    scale = figures.norm_scale(looked.models)
+    scale = look_panels.norm_scale(looked.models)
     names = [f"{index:02}-{slug(Path(title).stem)}" for index, title in enumerate(looked.titles)]
     for image, name in enumerate(names):
-        frame = figures.frame_of(looked.models, image)
+        frame = look_panels.frame_of(looked.models, image)
         for number, model in enumerate(looked.models):
             maps, own = model.images[image], Path("maps", name, slug(model.model))
-            panels = [*figures.main_panels(maps, frame, scale), *figures.register_panels(maps, frame)]
-            panels += figures.head_panels(maps, frame)
+            panels = [*look_panels.main_panels(maps, frame, scale), *look_panels.register_panels(maps, frame)]
+            panels += look_panels.head_panels(maps, frame)
             drawn = [panel for panel in panels if panel.draw]
             for panel in drawn:
                 style.save(figures.alone(panel, frame), folder / own / panel.name, formats)
@@ -115,7 +115,7 @@ def sprite(similarities: npt.NDArray[np.floating]) -> Image.Image:
     rows, columns = similarities.shape[:2]
     tiles = similarities.transpose(0, 2, 1, 3).reshape(rows * rows, columns * columns)
     levels = np.round((tiles.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
-    colours = matplotlib.colormaps[figures.COSINE](np.arange(256), bytes=True)[:, :3]
+    colours = matplotlib.colormaps[look_panels.COSINE](np.arange(256), bytes=True)[:, :3]
     picture = Image.fromarray(levels, "P")
     picture.putpalette(colours.tobytes())
     return picture

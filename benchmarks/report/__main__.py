@@ -10,6 +10,7 @@ from benchmarks.report import (
     artifacts,
     commands,
     curves,
+    leaderboard,
     looks,
     norms,
     overview,
@@ -30,8 +31,8 @@ from regvit_lightning.settings import setting
 from regvit_lightning.values import texts
 
 DESCRIPTION = """Writes <results>/<data>/report.html from the records and the pictures beside them: tables that can be
-sorted and filtered, metrics against the number of registers, norms, pictures side by side, and every record with the
-command that makes it again. One file without any reference to the network."""
+sorted and filtered, a leaderboard, metrics against the number of registers, norms, pictures side by side, and every
+record with the command that makes it again. One file without any reference to the network."""
 
 LONGEST_WARNING = 500  # characters: names in a foreign file may be of any length
 
@@ -99,6 +100,7 @@ def page(
         notes=formats.meanings(table),
         sources=formats.sources_of(table),
         footnotes=table.footnotes,
+        board=leaderboard.section(cells, table, indices),
         arms=arms.arms(cells, folder.parent, indices, entries),
         curves=curves.curves(table, indices),
         questions=artifacts.asked(cells, indices),

@@ -7,16 +7,23 @@ from typing import Any
 
 from regvit_lightning import records, settings
 from regvit_lightning.invocation import invocation
-from regvit_lightning.models import names
+from regvit_lightning.models import names, register_neurons
 from regvit_lightning.records import Record
 from regvit_lightning.settings import SettingsError
 from regvit_lightning.values import notation
 
 PLAIN = re.compile(r"[\w.@+/-]+", re.ASCII)  # text that needs no quotes in a command
+SEARCH = re.compile(
+    r"make neurons, ([\d,]+) train images of (\S+) at \d+ px, score (\w+)"
+)  # source of register neurons
+USUAL_SEARCH = ("500", "contrast")  # images and score of `make neurons`
 
 
 def command(record: Record) -> str:
-    """Command that re-evaluates the cell into a separate results folder; or, after a `#`, why there is none."""
+    """Command that re-evaluates the cell into a separate results folder; or, after a `#`, why there is none.
+
+    Before a model with an intervention at test time stands the command that finds its register neurons.
+    """
     data = _data(record)
     if not all(PLAIN.fullmatch(name) for name in (record.model, record.task, data["DATA"])):
         return "# no command: a name in this record is not one that a shell leaves alone"
@@ -26,7 +33,30 @@ def command(record: Record) -> str:
     if not model:
         return "# no command: MODEL is the path of the weights' file, of which only the name is known"
     words = {"MODEL": model, "TASK": record.task, "DATA": data["DATA"], "SEED": record.seed, **data}
-    return _line("eval", words, _changed("tasks", record.task, record.data, record.settings))
+    line = _line("eval", words, _changed("tasks", record.task, record.data, record.settings))
+    return line if line.startswith("#") else _neurons(record, model, data) + line
+
+
+def _neurons(record: Record, model: str, data: Mapping[str, str]) -> str:
+    """Command that finds the register neurons of a model with an intervention, and ` && `; empty for any other."""
+    plain, intervention = names.intervention(model)
+    made = record.backbone.get("intervention")
+    if intervention is None or not isinstance(made, dict):
+        return ""
+    search = SEARCH.fullmatch(str(made.get("source")))
+    images, where, score = search.groups() if search else (USUAL_SEARCH[0], "", USUAL_SEARCH[1])
+    images = images.replace(",", "")
+    elsewhere = where in settings.names("data") and where != data["DATA"]
+    given = {"MODEL": plain, **({"DATA": where} if elsewhere else data), "SEED": record.seed}
+    different = zip(("images", "score"), (images, score), USUAL_SEARCH, strict=True)
+    further = [f"{name}={value}" for name, value, usual in different if value != usual] + _published(made)
+    return invocation("neurons", given, " ".join(further)) + " && "
+
+
+def _published(made: Mapping[str, Any]) -> list[str]:
+    """Word that names the published list that register neurons come from, if it is one."""
+    known = register_neurons.published().items()
+    return [f"known={name}" for name, file in known if settings.read_yaml(file).get("source") == made.get("source")]
 
 
 def training(record: Record) -> str:
@@ -66,13 +96,16 @@ def _line(word: str, words: Mapping[str, object], changed: tuple[str, Mapping[st
 
 def _model(name: str) -> str:
     """Value of `MODEL=`, or '' if the record lacks the path of the weights."""
-    untrained, bare = ("random-", name.removeprefix("random-")) if name.startswith("random-") else ("", name)
-    ours = names.parse_id(name)
+    plain, intervention = names.intervention(name)
+    untrained, bare = ("random-", plain.removeprefix("random-")) if plain.startswith("random-") else ("", plain)
+    ours = names.parse_id(plain)
     if names.NAME.fullmatch(bare) if untrained else ours and ours.recipe in settings.names("recipes"):
         return name
     import timm
 
-    return f"{untrained}timm/{bare}" if "/" not in bare and timm.is_model(bare.partition(".")[0]) else ""
+    bare = bare.removeprefix("timm-")
+    known = "/" not in bare and timm.is_model(bare.partition(".")[0])
+    return f"{untrained}timm/{bare}{intervention or ''}" if known else ""
 
 
 def _changed(group: str, name: str, data: str, recorded: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -32,7 +32,8 @@ a large matrix product; (i) cores that read, decode and augment images for a GPU
 (j) the peak memory of every task at the shapes of the real data over a stated bound (12 GiB); (k) training of the
 models of the grid arms over that of the plain model, also in arms-<cpu|cuda>.json for the table of arms; (l) the
 forward pass of a ViT-B with a test-time register, and with a bias, over that without; (m) seconds to label an image
-from 100,000 train patches. Writes
+from 100,000 train patches; (n) seconds until a cell has seen its first images, of --help, and to index a million
+files; (o) what grows with images and devices: order of a pass, shards, checkpoint, kNN bank, Sinkhorn-Knopp. Writes
 <results>/bench/speed-<cpu|cuda>.md and .json. Run it on a machine that does nothing else."""
 
 ARM_STEPS = 30  # pairs of steps for each model
@@ -56,7 +57,7 @@ class Bench:
 def main(options: Bench, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
-    from benchmarks.speed import arms, interventions, patches, pretraining, real_shapes
+    from benchmarks.speed import arms, interventions, patches, pieces, pretraining, real_shapes, startup
     from regvit_lightning import records
     from regvit_lightning.runtime import atomic, hardware
 
@@ -64,7 +65,7 @@ def main(options: Bench, words: list[str]) -> None:
     progress.quiet()
     begun = time.perf_counter()
     peak = matrix_peak()
-    wanted = options.only or "abcdefghijklm"
+    wanted = options.only or "abcdefghijklmno"
     rows = []
     if "a" in wanted:
         rows.append(knn_cell(options, peak))
@@ -93,6 +94,10 @@ def main(options: Bench, words: list[str]) -> None:
         rows += interventions.rows(PASSES)
     if "m" in wanted:
         rows += patches.times()
+    if "n" in wanted:
+        rows += startup.rows(options.data, options.evaluated)
+    if "o" in wanted:
+        rows += pieces.rows()
     facts = records.provenance(time.perf_counter() - begun)
     folder = Path(options.results) / "bench"
     shown = table(rows, peak, facts)

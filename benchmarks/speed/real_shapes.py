@@ -67,6 +67,7 @@ def rows() -> list[Measurement]:
         keypoint_matches(),
         rankings(),
         label_free(),
+        shifted_content(),
         norms(),
         single_token(),
         several_classes(),
@@ -124,8 +125,7 @@ def linear_choice(held_out: int = 128_117, test: int = 50_000, classes: int = 10
 
     def collected(images: int) -> tuple[Tensor, Tensor]:
         for indices in torch.arange(images).split(128):
-            module.predicted.update(torch.randint(classes, (len(indices), heads)))
-            module.labels.update(indices % classes)
+            module.keep(torch.randint(classes, (len(indices), heads)), indices % classes)
         return module._collect()
 
     def work() -> None:
@@ -429,6 +429,24 @@ def label_free(images: int = 10_000, width: int = WIDTH, patches: int = 256) -> 
     of_group = 8 * 6 * dense_structure.IMAGES * patches * width
     bound = (4 * 3 + 8 * 4) * images * width + 8 * 6 * width**2 + of_group
     return measured(f"scores without labels, {images:,} × {width}", bound, work)
+
+
+def shifted_content(images: int = 32, side: int = 16, width: int = WIDTH) -> Measurement:
+    """A batch of position bias: two crops in float64, their cosines, and the normal equations of a probe."""
+    from regvit_lightning.analysis import content_shift
+    from regvit_lightning.analysis.position_probe import RidgeProbe
+
+    @torch.inference_mode()
+    def work() -> None:
+        first, second = torch.randn(2, images, side, side, width)
+        content_shift.match(first, second, 2)
+        probe = RidgeProbe()
+        for add in (probe.train, probe.held_out, probe.test):
+            add(first)
+
+    patches = images * side**2
+    bound = patches * width * (2 * 4 + 6 * 8) + 3 * 8 * patches * side**2 + 12 * 8 * (width + 3) ** 2
+    return measured(f"position bias, {images} × {side}² patches, D {width}", bound, work)
 
 
 def register_boxes(images: int = 32, blocks: int = 24, side: int = 37, registers: int = 4) -> Measurement:

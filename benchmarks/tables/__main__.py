@@ -13,12 +13,16 @@ from benchmarks.tables import (
     columns,
     formats,
     latex,
+    leaderboard,
+    leaderboard_formats,
     paper_figures,
     paper_tables,
     published,
     questions,
     questions_formats,
+    released_table,
     robustness_table,
+    row_forms,
     summary,
     summary_formats,
     where,
@@ -39,9 +43,10 @@ DESCRIPTION = """Writes <results>/<data>/tables/<table>.{md,csv,tex} from the re
 registers help for each family of models and each task, and the overview: models × metrics, the floors first (constant
 predictors, untrained models), with the change against the twin without registers; on a terminal the overview is one
 narrow block for each task. The answers of the artifact reports to three questions are questions.{md,csv,tex}: high
-norms? sinks, of which kind? are patches local? Beside them the tables of the registers paper under their numbers
-(table1, table2a, … fig12), and those of robustness and of the arms, those for which there are records. Figs. 7, 8 and
-12 are drawn too (fig7.pdf, fig7.png, …): norms, metrics and cost of models with and without registers."""
+norms? sinks, of which kind? are patches local? leaderboard.{md,csv,tex} ranks models in every column and over those
+that all have, and puts accuracy against GFLOPs. Beside them the tables of the registers paper under their numbers
+(table1, table2a, … fig12), and those of robustness, of the arms and of released models, those for which there are
+records. Figs. 7, 8 and 12 are drawn too (fig7.pdf, fig7.png, …): norms, metrics and cost with and without registers."""
 
 OVERVIEW = "overview"
 
@@ -57,25 +62,28 @@ class Tables:
 def tables(
     cells: Sequence[ScoredRecord], entries: Sequence[Published] = (), speeds: Mapping[str, ArmSpeed] | None = None
 ) -> Iterator[Table]:
-    """Build the overview, then the tables of the paper, of robustness and of the arms, those that have any record.
+    """Build the overview, then the tables of the paper, of robustness, of the arms and of released models, if any.
 
     Args:
         cells: all records of one data set.
         entries: published numbers.
         speeds: measured speed of models with an arm, by name.
     """
-    yield columns.overview(cells, entries)
+    overview = columns.overview(cells, entries)
+    yield overview
     yield from paper_tables.build(cells, entries)
     yield from robustness_table.build(cells, entries)
     if arms := arms_table.build(cells, entries, speeds):
         yield arms
+    if released := released_table.build(cells, overview, entries):
+        yield released
 
 
 def files(built: Sequence[Table], origin: Origin) -> Iterator[tuple[str, dict[str, str]]]:
     """Name of each table, and its text by suffix.
 
     The summary is first, if any model has a twin without registers, and where registers help; then the three questions
-    of artifact reports.
+    of artifact reports, and the leaderboard with its rows in the forms of two other collections.
     """
     for table in built:
         if table.name == OVERVIEW and summary.answers(table):
@@ -84,6 +92,10 @@ def files(built: Sequence[Table], origin: Origin) -> Iterator[tuple[str, dict[st
             yield where_formats.NAME, where_formats.formats(compared, origin)
         if table.name == OVERVIEW and (asked := questions.rows(origin.records.cells)):
             yield questions_formats.NAME, questions_formats.formats(asked, origin)
+        if table.name == OVERVIEW and (board := leaderboard.build(origin.records.cells, table)):
+            yield leaderboard_formats.NAME, leaderboard_formats.formats(board, origin)
+            yield row_forms.EFFICIENT_PROBING, {"csv": row_forms.efficient_probing(origin.records.cells)}
+            yield row_forms.VISBENCH, {"csv": row_forms.visbench(origin.records.cells)}
         yield (
             table.name,
             {
@@ -114,7 +126,8 @@ def origin_of(results: Path, data: str, records: ScoredRecords) -> Origin:
 
 def plain(overview: Table, origin: Origin) -> str:
     """Summary, if any model has a twin without registers, the three questions, and the overview, as Markdown."""
-    return "\n".join(text["md"] for name, text in files([overview], origin) if name != where_formats.NAME)
+    apart = (where_formats.NAME, leaderboard_formats.NAME)
+    return "\n".join(text["md"] for name, text in files([overview], origin) if "md" in text and name not in apart)
 
 
 def printed(overview: Table, origin: Origin, width: int) -> str:

@@ -22,6 +22,7 @@ WORDS = {  # of the keys of metrics
     "ep": "EP",
     "map": "mAP",
     "rankme": "RankMe",
+    "r2": "R²",
     "lidar": "LiDAR",
     "dse": "DSE",
 }

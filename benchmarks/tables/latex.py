@@ -20,6 +20,8 @@ SIGNS = {
     "▼": r"$\blacktriangledown$",
     "△": r"$\vartriangle$",
     "▽": r"$\triangledown$",
+    "●": r"$\bullet$",
+    "○": r"$\circ$",
     "≈": r"$\approx$",
     "±": r"$\pm$",
     "×": r"$\times$",

@@ -74,7 +74,7 @@ def answers(overview: Table) -> list[Answer]:
     A row helps or hurts only if its difference is beyond the noise of images and seeds at 5 % for the whole table
     (Holm's correction over all tested rows), and at least one of its two models is better than every floor.
     """
-    rows = [answer for task, column in _mains(overview) for answer in _of_task(overview, task, column)]
+    rows = [answer for task, column in mains(overview) for answer in _of_task(overview, task, column)]
     tested = [index for index, row in enumerate(rows) if _is_tested(row.change)]
     corrected = statistics.holm([rows[index].change.p or 0.0 for index in tested])
     for index, p in zip(tested, corrected, strict=True):
@@ -90,8 +90,8 @@ def _is_tested(change: Comparison) -> bool:
     return change.over_seeds and change.interval is not None and change.interval[0] < change.interval[1]
 
 
-def _mains(overview: Table) -> Iterator[tuple[str, Column]]:
-    """Main metric of each task and protocol."""
+def mains(overview: Table) -> Iterator[tuple[str, Column]]:
+    """Title and main metric of each task and protocol: the first that is not chosen on the test images."""
     for group in groups(overview):
         metrics = (column for column in group.columns if column.better and not column.metric.endswith(BEST_ON_TEST))
         if column := next(metrics, None):

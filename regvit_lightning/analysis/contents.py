@@ -6,6 +6,7 @@ Source: Darcet et al. 2023 (arXiv 2309.16588), section 2.2; the probes themselve
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -61,6 +62,9 @@ class Contents:
     pixels: dict[str, PixelScore | None]
 
 
+Seen = tuple[int, dict[str, Features], list[tuple[Patches, str]]]  # loader, tokens, images of the local probes
+
+
 class TokenPass(FrozenModule):
     """Extracts the data of the probes; the test pass runs over train images, then over test images.
 
@@ -71,6 +75,8 @@ class TokenPass(FrozenModule):
         local: indices of the train and of the test images for the local probes.
         seed: seed of the random choice of tokens.
     """
+
+    shares_passes = True
 
     def __init__(
         self,
@@ -84,24 +90,29 @@ class TokenPass(FrozenModule):
         super().__init__(backbone, precision, seed)
         self.outliers, self.settings = outliers, settings
         self._rank = [{index: rank for rank, index in enumerate(indices)} for indices in local]
-        self._seen = [0, 0]
         self._single: list[list[dict[str, Features]]] = [[], []]
         self._position = PositionProbe(settings.local.shared, settings.local.position_tokens, len(local[0]), seed)
         self._pixels = PixelProbe(settings.local.shared)
 
-    def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> Any:
         images, labels = batch
-        first, rank = self._seen[dataloader_idx], self._rank[dataloader_idx]
+        first, rank = self.first_image(batch_idx, dataloader_idx), self._rank[dataloader_idx]
         norms, tokens = self._last_block(images)
         outliers = self.outliers(norms)
         drawn = probes.single_tokens(tokens, norms, outliers, labels, first, self.settings.tokens, self.seed)
-        self._single[dataloader_idx].append(drawn)
+        local = []
         for row in range(len(images)):
             if first + row in rank:
                 patches = self._cut(tokens.patches[row : row + 1], outliers[row : row + 1], images[row : row + 1])
                 chooses = rank[first + row] % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
-                self._probe(patches, "test" if dataloader_idx else "held out" if chooses else "train")
-        self._seen[dataloader_idx] += len(images)
+                local.append((patches, "test" if dataloader_idx else "held out" if chooses else "train"))
+        return dataloader_idx, drawn, local
+
+    def tested(self, measured: Seen) -> None:
+        loader, drawn, local = measured
+        self._single[loader].append(drawn)
+        for patches, part in local:
+            self._probe(patches, part)
 
     def _probe(self, image: Patches, part: str) -> None:
         """Hand an image to the local probes, which do not store it: 400 of 518 px have 3.5 GB of tokens and pixels."""

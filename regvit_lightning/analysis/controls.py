@@ -8,6 +8,7 @@ the features lose.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,9 @@ class Effect:
     patch_change: float
 
 
+Seen = tuple[int, Tensor, dict[str, tuple[Tensor, Tensor]]]  # split, labels, and features and change by replacement
+
+
 class ReplacedPass(FrozenModule):
     """Validation collects the registers of reference images; test extracts features of train, then of test images.
 
@@ -53,6 +57,7 @@ class ReplacedPass(FrozenModule):
     """
 
     validates_on = "reference images"
+    shares_passes = True
 
     def __init__(self, backbone: Backbone, precision: str, seed: int, mean: Tensor | None = None) -> None:
         super().__init__(backbone, precision, seed)
@@ -62,11 +67,13 @@ class ReplacedPass(FrozenModule):
         self._features: dict[tuple[int, str], list[Tensor]] = {}  # by loader index and replacement
         self._labels: dict[int, list[Tensor]] = {}
         self._change: dict[str, list[Tensor]] = {}
-        self._seen = 0
 
-    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         blocks = self.tokens(batch[0], range(self.frozen.backbone.depth), norm=False)
-        self._references.append(torch.stack([tokens.registers for tokens in blocks], dim=1).cpu())
+        return torch.stack([tokens.registers for tokens in blocks], dim=1).cpu()
+
+    def validated(self, measured: Tensor) -> None:
+        self._references.append(measured)
 
     def on_validation_epoch_end(self) -> None:
         registers = torch.cat(self._references)
@@ -74,18 +81,26 @@ class ReplacedPass(FrozenModule):
         if self._mean is not None:
             self._stand_ins["mean"] = self._mean
 
-    def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> Any:
         images = normalise(batch[0], self.mean, self.std)
-        intact = self.frozen(images)[0]
+        intact, kinds = self.frozen(images)[0], dict[str, tuple[Tensor, Tensor]]()
+        loaders: Any = self.trainer.test_dataloaders
+        before = sum(len(loader.dataset) for loader in loaders[:dataloader_idx])
+        first = before + self.first_image(batch_idx, dataloader_idx)
         for kind in (INTACT, *replacement.KINDS):
-            tokens = intact if kind == INTACT else self._replaced(kind, images)
-            self._features.setdefault((dataloader_idx, kind), []).append(cls_or_mean(tokens).cpu())
-            self._change.setdefault(kind, []).append(replacement.patch_change(intact, tokens).cpu())
-        self._labels.setdefault(dataloader_idx, []).append(batch[1].cpu())
-        self._seen += len(images)
+            tokens = intact if kind == INTACT else self._replaced(kind, images, first)
+            kinds[kind] = cls_or_mean(tokens).cpu(), replacement.patch_change(intact, tokens).cpu()
+        return dataloader_idx, batch[1].cpu(), kinds
 
-    def _replaced(self, kind: str, images: Tensor) -> Tokens:
-        with replacement.replaced(self.frozen.backbone, self._stand_ins[kind], self.seed, self._seen):
+    def tested(self, measured: Seen) -> None:
+        split, labels, kinds = measured
+        for kind, (features, change) in kinds.items():
+            self._features.setdefault((split, kind), []).append(features)
+            self._change.setdefault(kind, []).append(change)
+        self._labels.setdefault(split, []).append(labels)
+
+    def _replaced(self, kind: str, images: Tensor, first: int) -> Tokens:
+        with replacement.replaced(self.frozen.backbone, self._stand_ins[kind], self.seed, first):
             tokens: Tokens = self.frozen(images)[0]
         return tokens
 

@@ -21,11 +21,13 @@ from regvit_lightning.data.layout import DataError
 from regvit_lightning.data.listing import LeftOut
 from regvit_lightning.errors import one_line
 
-CAPTION = ".txt"
+CAPTION, LABEL = ".txt", ".cls"
 WHOLE_FILE, ROW = -1, -2  # instead of the size of an image in a shard
 
 NO_CAPTION = "without caption"
+NO_LABEL = "without label"
 NO_IMAGE = "captions without image"
+NO_NUMBER = "with a label that is no number of a class"
 EMPTY = "with an empty caption"
 NOT_UTF_8 = "with a caption that is not UTF-8"
 SECOND = "with the name of another image"
@@ -146,11 +148,21 @@ def usable(text: bytes | str | None, name: str, left_out: LeftOut) -> str:
     return caption
 
 
-def check_any(pairs: int, source: object, left_out: LeftOut) -> None:
+def number_of(text: bytes, name: str, left_out: LeftOut) -> str:
+    """The number of a class as its digits; empty, and counted in `left_out`, if it is none below 1,000,000."""
+    digits = text.strip()
+    if not (digits.isdigit() and digits.isascii() and len(digits) <= 6):
+        left_out.add(NO_NUMBER, name)
+        return ""
+    return digits.decode()
+
+
+def check_any(pairs: int, source: object, left_out: LeftOut, beside: str = CAPTION) -> None:
     """Raise `DataError` if no pair is left."""
     if not pairs:
         reason = f"; left out: {left_out}" if str(left_out) else ""
-        expected = f"a pair of an image ({', '.join(EXTENSIONS)}) and a caption ({CAPTION})"
+        second = "a caption" if beside == CAPTION else "the number of its class"
+        expected = f"a pair of an image ({', '.join(EXTENSIONS)}) and {second} ({beside})"
         raise DataError(f"{source}: holds no pair: expected {expected}{reason}")
 
 

@@ -90,6 +90,8 @@ def _splits(data: DataSettings, section: str) -> dict[str, list[Part]]:
     """The files of each split of a section."""
     root = Path(data.root)
     if section in ("imagenet", "imagenet22k"):
+        if glob.has_magic(data.folder(section)):
+            return {"train": _shards(data, data.folder(section))}
         folder = root / data.folder(section)
         return {"train": [Part(folder / "train")], "test": [Part(folder / "val")]}
     if section == "pairs":
@@ -123,9 +125,13 @@ def _pairs(data: DataSettings) -> list[Part]:
     if not data.pairs:
         return []
     if glob.has_magic(data.pairs):
-        pattern = os.path.join(glob.escape(data.root), data.pairs)
-        return [Part(Path(shard), by_size=True) for shard in sorted(glob.glob(pattern))]
+        return _shards(data, data.pairs)
     return [Part(Path(data.root, data.pairs), (*EXTENSIONS, ".txt"))]
+
+
+def _shards(data: DataSettings, pattern: str) -> list[Part]:
+    shards = sorted(glob.glob(os.path.join(glob.escape(data.root), pattern)))
+    return [Part(Path(shard), by_size=True) for shard in shards]
 
 
 def _masked(root: Path, layout: Segmentation, number: int) -> list[Part]:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from regvit_lightning.data import coco, voc
 from regvit_lightning.data.boxes import BoxedImages
 from regvit_lightning.data.completeness import check_count, check_rendered
+from regvit_lightning.data.device_batches import of_device
 from regvit_lightning.data.images import open_image
 from regvit_lightning.data.layout import ALL, DataSettings
 from regvit_lightning.data.module import Loading, Streamed
@@ -122,7 +123,9 @@ class BoxedImagesModule(Streamed):
     def _ordered(self, images: Dataset[Any]) -> DataLoader[Any]:
         largest = self.batches[0] if self.batches else []
         options = self._workers(images, largest[:1], len(largest), self._collate)
-        return DataLoader(images, batch_sampler=self.batches, collate_fn=self._collate, **options)
+        return DataLoader(
+            images, batch_sampler=of_device(self.batches, self.trainer), collate_fn=self._collate, **options
+        )
 
     def _collate(self, samples: Sequence[tuple[Tensor, int]]) -> dict[str, Tensor]:
         return pad_together(samples, self.patch_size)

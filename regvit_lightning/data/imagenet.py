@@ -4,6 +4,7 @@
 reads the images that a `Stream` draws, with augmentation (training).
 """
 
+import glob
 import os
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from regvit_lightning.data import kept_index
 from regvit_lightning.data.completeness import check_count, check_rendered
 from regvit_lightning.data.decoded import WHOLE, Decoded
 from regvit_lightning.data.images import EXTENSIONS, Transform, open_image, open_readable
+from regvit_lightning.data.labelled_shards import LabelledShards, labelled_shards
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.listing import HIDDEN, NAMED_AS_IMAGE, LeftOut, composed, is_hidden, is_image, report, walk
 from regvit_lightning.data.module import Loading, Streamed
@@ -151,7 +153,9 @@ def _list(folder: Path, advice: str) -> kept_index.Arrays:
         for inside in walk(folder, name, left_out):
             folders.append(os.fsencode(inside.path))
             times.append(inside.time)
-            images += [os.fsencode(os.path.join(inside.path, file)) for file in inside.images]
+            if inside.images:
+                below = os.fsencode(inside.path) + b"/"
+                images += [below + file for file in os.fsencode("\0".join(inside.images)).split(b"\0")]
         if not images:
             raise DataError(f"class folder {folder / name} holds no image ({', '.join(EXTENSIONS)}){advice}")
         paths += sorted(images)
@@ -189,8 +193,22 @@ def class_folders(folder: Path, left_out: LeftOut | None = None) -> dict[str, st
     return classes
 
 
+def training_images(data: DataSettings, images: str) -> "ImageFiles | LabelledShards":
+    """Index the train split of `imagenet` or `imagenet22k`: class folders, or shards where the setting is a pattern.
+
+    Raises:
+        DataError: missing or incomplete.
+    """
+    pattern = data.folder(images)
+    if not glob.has_magic(pattern):
+        return train_files(data, images)
+    shards = labelled_shards(data.root, pattern, data.get)
+    check_count(data, images, 0, len(shards), f"{Path(data.root, pattern)} holds")
+    return shards
+
+
 def train_files(data: DataSettings, images: str = "imagenet") -> ImageFiles:
-    """Index the train split of `imagenet` or `imagenet22k`.
+    """Index the train split of `imagenet` or `imagenet22k`, in class folders.
 
     Raises:
         DataError: missing or incomplete.
@@ -249,7 +267,7 @@ class Drawn(Dataset[dict[str, Any]]):
             small set are kept beside it, see `Decoded`.
     """
 
-    def __init__(self, files: ImageFiles, transform: Transform, seed: int, replace: bool) -> None:
+    def __init__(self, files: ImageFiles | LabelledShards, transform: Transform, seed: int, replace: bool) -> None:
         self.files, self.transform, self.seed, self.replace = files, transform, seed, replace
         self.steps = transform if isinstance(transform, Steps) else None
         fixed = self.steps.fixed if self.steps else WHOLE

@@ -200,7 +200,8 @@ class KeypointSet:
             may be left out. Empty for SPair-71k's own layout.
         frames: the folder holds RGB-D videos with poses instead, whose points correspond by geometry: `7scenes` for
             `frame-<n>.{color,depth,pose}.*` and camera-intrinsics.txt, `scannet` for `<scene>/{color,depth,pose}/<n>.*`
-            and intrinsic/intrinsic_depth.txt. Depth is in millimetres.
+            and intrinsic/intrinsic_depth.txt, both with depth in millimetres; `navi` for NAVI's objects,
+            `<object>/<scene>/{images,depth}` with annotations.json.
     """
 
     folder: str = "SPair-71k"
@@ -208,7 +209,8 @@ class KeypointSet:
     frames: str = ""
 
     def __post_init__(self) -> None:
-        settings.check(self.frames in ("", "7scenes", "scannet"), f"frames: {self.frames}: expected 7scenes or scannet")
+        known = ("7scenes", "scannet", "navi")
+        settings.check(self.frames in ("", *known), f"frames: {self.frames}: expected {', '.join(known)}")
         settings.check(not (self.frames and self.annotations), "keypoints: give annotations or frames, not both")
 
 
@@ -232,6 +234,7 @@ REVISITED = {  # available in any data, below its own root
     "rparis6k": RetrievalSet("rparis6k", ground_truth="gnd_rparis6k.pkl"),
 }
 SPAIR = {"spair71k": KeypointSet(), "scannet": KeypointSet("scans", frames="scannet")}  # below the root of any data
+RENDERED_SETS = ("voc07", "voc12", "coco20k", *DAVIS, *SPAIR, "roxford5k")  # published sets that are rendered, too
 SUFFIXES = (".yaml", ".yml")  # of a file like those of configs/data that is given by its path
 VOC_NAMES = "ImageSets/Main/trainval.txt"
 ALL = "all"  # instead of a file of names
@@ -249,7 +252,8 @@ class DataSettings:
         root: folder that holds the data sets.
         variant: overlay of recipes and tasks for this data (`mini`: `configs/tasks/<task>.mini.yaml`), or empty.
         imagenet: folder below root with `train/<class>/` and `val/<class>/` for the ImageNet evaluations.
-        imagenet22k: folder below root with `train/<class>/` for supervised pretraining at large scale.
+        imagenet22k: folder below root with `train/<class>/` for pretraining at large scale; or a pattern of tar shards
+            with labelled images, `imagenet22k/train-*.tar`, see `data/labelled_shards.py`.
         pairs: images with captions below root, for training from text: a pattern of tar shards, a table or a folder,
             see `data/pairs.py`; empty where there are none.
         segmentation: images with masks, for the segmentation tasks.
@@ -275,8 +279,8 @@ class DataSettings:
         rendering: options of rendered data, see `MiniSettings`.
         counts: expected number of images of the splits, [train, test], where known; for `imagenet`,
             `imagenet22k`, `segmentation`, `depth`, or a set with masks; [all] for a set with boxes or of salient
-            objects, [train] for `pairs`, [frames] for a set of videos, [pairs] for one with keypoints, and [queries and
-            images] for retrieval.
+            objects, [train] for `pairs`, [frames] for a set of videos, [pairs, groups] for one with keypoints, and
+            [queries and images] for retrieval.
         get: how to get the data if it is missing; appended to the error message.
     """
 
@@ -424,8 +428,10 @@ class DataSettings:
         return self._set("set with masks", {settings.OWN_MASKS: self.segmentation, **self.masked}, name)
 
     def _set(self, kind: str, sets: Mapping[str, OfSet], name: str) -> OfSet:
-        known = f"expected one of {', '.join(sets)}"
-        settings.check(name in sets, f"data '{self.name}' has no {kind} called '{name}': {known}")
+        there = [one for one in sets if not self.rendered or one in RENDERED_SETS or one not in _all_published()]
+        real = f"; {name} is not rendered: give DATA=full DATA_ROOT=<folder>" if name in set(sets) - set(there) else ""
+        known = f"expected one of {', '.join(there)}{real}"
+        settings.check(name in there, f"data '{self.name}' has no {kind} called '{name}': {known}")
         return sets[name]
 
     def folder(self, images: str) -> str:
@@ -467,6 +473,12 @@ def published_shifted() -> dict[str, ShiftedSet]:
 def published_classified() -> dict[str, ClassifiedSet]:
     """Sets of images with classes listed in `configs/data/full.yaml`."""
     return _published("classified", ClassifiedSet)
+
+
+def _all_published() -> set[str]:
+    """Names of the sets that are available in any data, without those of shifted images, all of which are rendered."""
+    named = published_sets(), published_masks(), published_salient(), published_classified(), DAVIS, SPAIR, REVISITED
+    return {name for sets in named for name in sets}
 
 
 def _published(kind: str, of: type[OfSet]) -> dict[str, OfSet]:

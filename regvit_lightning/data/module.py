@@ -8,13 +8,15 @@ from typing import Any, cast
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler, default_collate
 
+from regvit_lightning.data.device_batches import DeviceBatches, of_device
 from regvit_lightning.data.stream import Stream, StreamSampler
 from regvit_lightning.data.workers import worker_options
 from regvit_lightning.settings import check
 
 Collate = Callable[[list[Any]], Any]
+HOST = ("unreadable",)  # parts of a batch that the host reads
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,14 @@ class Streamed(LightningDataModule):
         return loader if decoded == share else InParts(loader, math.ceil(share / decoded))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move a batch to the device, where the parts of one that was read in parts are joined."""
-        if not isinstance(batch, Parts):
-            return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return joined(
-            [super(Streamed, self).transfer_batch_to_device(part, device, dataloader_idx) for part in batch.batches]
-        )
+        """Move a batch to the device, where the parts of one that was read in parts are joined.
+
+        What no device computes with, `HOST`, stays: reading it from a GPU would wait for all that this is computing.
+        """
+        if isinstance(batch, Parts):
+            return joined([self.transfer_batch_to_device(part, device, dataloader_idx) for part in batch.batches])
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return {**moved, **{name: batch[name] for name in HOST if name in batch}} if isinstance(moved, dict) else moved
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """One ordered loader for each validation pass."""
@@ -130,7 +134,10 @@ class Streamed(LightningDataModule):
     def _ordered(self, images: Dataset[Any]) -> DataLoader[Any]:
         size = self.loading.test_batch or self.loading.device_batch
         options = self._workers(images, range(len(cast(Sized, images)))[:1], size, self.collate)
-        return DataLoader(images, batch_size=size, collate_fn=self.collate, **options)
+        batches = of_device(BatchSampler(SequentialSampler(cast(Sized, images)), size, drop_last=False), self.trainer)
+        if not isinstance(batches, DeviceBatches):
+            return DataLoader(images, batch_size=size, collate_fn=self.collate, **options)
+        return DataLoader(images, batch_sampler=batches, collate_fn=self.collate, **options)
 
     def _workers(
         self, images: Dataset[Any], first: Sequence[Any], batch: int, collate: Collate | None

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from regvit_lightning.data.completeness import check_count, check_rendered, read_list
+from regvit_lightning.data.device_batches import of_device
 from regvit_lightning.data.discovery import batches
 from regvit_lightning.data.headers import check_ratio, check_size, header, report_rotations
 from regvit_lightning.data.images import decode, open_image
@@ -166,7 +167,7 @@ class SalientModule(Streamed):
 
     def _ordered(self, images: Dataset[Any]) -> DataLoader[Any]:
         options = self._workers(images, self.batches[0][:1], len(self.batches[0]), collate)
-        return DataLoader(images, batch_sampler=self.batches, collate_fn=collate, **options)
+        return DataLoader(images, batch_sampler=of_device(self.batches, self.trainer), collate_fn=collate, **options)
 
 
 def collate(samples: Sequence[tuple[Tensor, Tensor, int]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""Shards of image-text pairs: webdataset's uncompressed tars with <key>.jpg and <key>.txt, and Parquet files.
+"""Shards of images: webdataset's uncompressed tars with <key>.jpg and <key>.txt (or <key>.cls), and Parquet files.
 
-The shards are indexed once for random access, and the index is stored.
+The shards are indexed once for random access, and the index is stored: a run draws from them as from single files, and
+continues at the sample at which it stopped, without state of a reader.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from regvit_lightning.data.captioned import (
     CAPTION,
     NO_CAPTION,
     NO_IMAGE,
+    NO_LABEL,
     ROW,
     SECOND,
     CaptionedImage,
@@ -26,6 +28,7 @@ from regvit_lightning.data.captioned import (
     check_any,
     encoded,
     joined,
+    number_of,
     usable,
 )
 from regvit_lightning.data.layout import DataError
@@ -50,22 +53,29 @@ class Part(NamedTuple):
     left_out: LeftOut
 
 
-def from_shards(shards: Sequence[Path], pattern: Path, get: str = "") -> CaptionedImages:
+def from_shards(shards: Sequence[Path], pattern: Path, get: str = "", beside: str = CAPTION) -> CaptionedImages:
     """Index shards, about 10,000 pairs a second; the index is stored beside them in a hidden folder, if possible.
 
     Pairs without an image or a usable caption are left out, and a `Notice` counts them.
+
+    Args:
+        shards: their paths.
+        pattern: what they match, for messages.
+        get: how to get the data; appended to the error message.
+        beside: suffix of the text beside an image: `.txt`, or `.cls` for the number of its class, see
+            `labelled_shards`.
 
     Raises:
         DataError: no shards, no pair in them, or one is truncated, empty or compressed.
     """
     if not shards:
         raise DataError(f"no image-text pairs: no shard {pattern}{f'; {get}' if get else ''}")
-    beside = shards[0].parent / f".index-{_fingerprint(shards)}"
-    kept = beside if beside.is_dir() else kept_index.location(beside)
+    own = shards[0].parent / f".index-{_fingerprint(shards)}{'' if beside == CAPTION else beside}"
+    kept = own if own.is_dir() else kept_index.location(own)
     with kept_index.in_turn(kept):
         arrays = kept_index.read(kept, KEPT)
         if arrays is None:
-            arrays = _indexed(shards, pattern)
+            arrays = _indexed(shards, pattern, beside)
             if kept_index.keep(kept, arrays):
                 arrays = kept_index.read(kept, KEPT) or arrays
     report(pattern, str(arrays["left_out"]))
@@ -78,20 +88,20 @@ def _fingerprint(shards: Sequence[Path]) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
-def _indexed(shards: Sequence[Path], pattern: Path) -> kept_index.Arrays:
+def _indexed(shards: Sequence[Path], pattern: Path, beside: str) -> kept_index.Arrays:
     with ThreadPoolExecutor(READERS) as readers:
-        parts = list(readers.map(_read_shard, range(len(shards)), shards))
+        parts = list(readers.map(_read_shard, range(len(shards)), shards, [beside] * len(shards)))
     left_out = LeftOut()
     for part in parts:
         left_out.merge(part.left_out)
     pairs = joined(shards, [part.arrays for part in parts])
-    check_any(len(pairs), shards[0] if len(shards) == 1 else pattern, left_out)
+    check_any(len(pairs), shards[0] if len(shards) == 1 else pattern, left_out, beside)
     arrays = {name: getattr(pairs, name) for name in KEPT if name != "left_out"}
     return arrays | {"left_out": np.array(str(left_out))}
 
 
-def _read_shard(number: int, shard: Path) -> Part:
-    return _read_parquet(number, shard) if shard.suffix == parquet.SUFFIX else _read_tar(number, shard)
+def _read_shard(number: int, shard: Path, beside: str) -> Part:
+    return _read_parquet(number, shard) if shard.suffix == parquet.SUFFIX else _read_tar(number, shard, beside)
 
 
 def _read_parquet(number: int, shard: Path) -> Part:
@@ -105,24 +115,25 @@ def _read_parquet(number: int, shard: Path) -> Part:
     return Part(arrays_of(pairs), left_out)
 
 
-def _read_tar(number: int, shard: Path) -> Part:
+def _read_tar(number: int, shard: Path, beside: str) -> Part:
     left_out = LeftOut()
     images: dict[str, tarfile.TarInfo] = {}
     texts: dict[str, bytes] = {}
     try:
         with shard.open("rb") as file:
             for tar, member in _members(shard, file):
-                _sort_in(shard, tar, member, images, texts, left_out)
+                _sort_in(shard, tar, member, images, texts, left_out, beside)
     except (tarfile.TarError, OSError, ValueError) as error:
         raise DataError(
             f"{shard}: truncated, empty or not an uncompressed tar ({one_line(error)}); get it again"
         ) from None
-    for lonely, reason in ((images.keys() - texts.keys(), NO_CAPTION), (texts.keys() - images.keys(), NO_IMAGE)):
+    without, read = (NO_CAPTION, usable) if beside == CAPTION else (NO_LABEL, number_of)
+    for lonely, reason in ((images.keys() - texts.keys(), without), (texts.keys() - images.keys(), NO_IMAGE)):
         for key in sorted(lonely):
             left_out.add(reason, f"{shard.name}: {key}")
     pairs = []
     for key, member in images.items():
-        if key in texts and (caption := usable(texts[key], f"{shard.name}: {key}", left_out)):
+        if key in texts and (caption := read(texts[key], f"{shard.name}: {key}", left_out)):
             pairs.append(CaptionedImage(number, member.offset_data, member.size, caption))
     return Part(arrays_of(pairs), left_out)
 
@@ -134,6 +145,7 @@ def _sort_in(
     images: dict[str, tarfile.TarInfo],
     texts: dict[str, bytes],
     left_out: LeftOut,
+    beside: str,
 ) -> None:
     """Add a member to the images or the texts by its key, the name up to its last dot.
 
@@ -149,7 +161,7 @@ def _sort_in(
         if key in images:
             left_out.add(SECOND, name)
         images.setdefault(key, member)
-    elif f".{suffix.lower()}" == CAPTION:
+    elif f".{suffix.lower()}" == beside:
         content = tar.extractfile(member)
         texts[key] = content.read() if content else b""
 

@@ -48,7 +48,8 @@ class Stream:
         cached = getattr(self, "_cache", None)
         if cached is None or cached[0] != number:
             order = torch.randperm(self.size, generator=seeds.generator(self.seed, "order", number))
-            cached = (number, order.repeat_interleave(self.repeats)[: self.size])
+            repeated = order if self.repeats == 1 else order.repeat_interleave(self.repeats)[: self.size]
+            cached = number, repeated
             object.__setattr__(self, "_cache", cached)
         return cached[1]
 

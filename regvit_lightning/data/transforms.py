@@ -42,6 +42,12 @@ def centre_crop(resize: int, crop: int) -> v2.Compose:
     return v2.Compose([not_elongated, resized, v2.CenterCrop(crop), v2.PILToTensor()])
 
 
+def wide_crop(resize: int, crop: int, more: int) -> v2.Compose:
+    """A centre crop as in `centre_crop`, but `more` pixels wider, of an image resized so that it is wide enough."""
+    resized = v2.Resize(max(resize, crop + more), BICUBIC, antialias=True)
+    return v2.Compose([not_elongated, resized, v2.CenterCrop((crop, crop + more)), v2.PILToTensor()])
+
+
 @dataclass(frozen=True)
 class Steps:
     """Transform of an image to uint8 (3, H, W): the steps, one after another. Unlike a closure, it can be pickled.

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from regvit_lightning.data.completeness import check_count, check_rendered, read_list
+from regvit_lightning.data.device_batches import sequences_of_device
 from regvit_lightning.data.images import decode, open_image
 from regvit_lightning.data.layout import DataError, DataSettings, VideoSet
 from regvit_lightning.data.listing import is_hidden, is_image
@@ -164,15 +165,16 @@ class FramesModule(Streamed):
         super().__init__(loading, test=[frames])
         size, starts = loading.device_batch, np.cumsum([0, *(len(video.frames) for video in frames.videos)]).tolist()
         self.frames = frames
-        self.batches = [
-            list(range(start, min(start + size, end)))
+        self.of_videos = [
+            [list(range(start, min(start + size, end))) for start in range(begin, end, size)]
             for begin, end in pairwise(starts)
-            for start in range(begin, end, size)
         ]
 
     def _ordered(self, images: Dataset[Any]) -> DataLoader[Any]:
-        options = self._workers(images, self.batches[0][:1], len(self.batches[0]), self._collate)
-        return DataLoader(images, batch_sampler=self.batches, collate_fn=self._collate, **options)
+        first = self.of_videos[0][0]
+        options = self._workers(images, first[:1], len(first), self._collate)
+        batches = sequences_of_device(self.of_videos, self.trainer)  # whole videos: a frame needs those before it
+        return DataLoader(images, batch_sampler=batches, collate_fn=self._collate, **options)
 
     def _collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Batch with image uint8 (B, 3, h, w), truth (a list), frame (B,) and the index of the video."""

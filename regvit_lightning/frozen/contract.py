@@ -23,7 +23,7 @@ class RunOptions:
 
     Attributes:
         seed: seed of all random numbers.
-        devices: number of devices of this machine, for tasks that train; the others use one.
+        devices: number of devices of this machine: they train a head together, and share the ordered passes.
         callbacks: callbacks that show progress.
         folder: folder of the cell, for the log, the checkpoint and the weights of a head; None saves nothing.
             Training resumes from a checkpoint in it.
@@ -91,7 +91,7 @@ class Task(Protocol):
             `discovery` for a set with boxes, `videos`, `keypoints` and `retrieval` for sets of those. A name from
             `TaskSettings.named_set` goes before it.
         FOOTNOTE: keys of the outcome's `protocol` shown under the table.
-        TRAINS_HEAD: True if defined: the task uses all devices of `RunOptions`; the others use one.
+        TRAINS_HEAD: True if defined: the task trains a head, in steps of a batch over all devices.
         NEEDS_TEXT: True if defined: a grid skips models without a text tower.
         NEEDS_REGISTERS: True if defined: a grid skips models whose name says that they have no registers.
         run: compute one cell.

@@ -1,9 +1,10 @@
 """A grid of classifiers on one frozen backbone: how it is trained, and what every head predicts."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
-from torchmetrics.aggregation import CatMetric
 
 from regvit_lightning.data.imagenet import ImageFiles, ImageNet
 from regvit_lightning.data.module import Loading, Streamed
@@ -57,12 +58,13 @@ class HeadGrid(FrozenModule):
         held_out, test: (predictions (N, heads), labels (N,)), filled by validation and test.
     """
 
+    shares_passes = True
     held_out: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
 
     def __init__(self, backbone: Backbone, precision: str) -> None:
         super().__init__(backbone, precision)
-        self.predicted, self.labels = CatMetric(), CatMetric()
+        self._kept: list[tuple[Tensor, Tensor]] = []
 
     def predictions(self, images: Tensor) -> Tensor:
         """Predicted class of every head (B, heads) for uint8 images (B, 3, H, W)."""
@@ -70,26 +72,30 @@ class HeadGrid(FrozenModule):
 
     def keep(self, predictions: Tensor, labels: Tensor) -> None:
         """Add the predictions (B, heads) and labels (B,) of a batch to those of the pass."""
-        self.predicted.update(predictions)
-        self.labels.update(labels)
+        self._kept.append((predictions, labels))
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.keep(self.predictions(batch[0]), batch[1])
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        return self.predictions(batch[0]), batch[1]
+
+    def validated(self, measured: Any) -> None:
+        self.keep(*measured)
 
     def on_validation_epoch_end(self) -> None:
         self.held_out = self._collect()
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self.keep(self.predictions(batch[0]), batch[1])
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        return self.predictions(batch[0]), batch[1]
+
+    def tested(self, measured: Any) -> None:
+        self.keep(*measured)
 
     def on_test_epoch_end(self) -> None:
         self.test = self._collect()
 
     def _collect(self) -> tuple[Tensor, Tensor]:
-        collected = self.predicted.compute().long(), self.labels.compute().long()
-        self.predicted.reset()
-        self.labels.reset()
-        return collected
+        predicted, labels = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
+        self._kept = []
+        return predicted, labels
 
 
 def training(

@@ -55,16 +55,20 @@ class KeepingPass(FrozenModule):
     """
 
     validates_on = "train images"
+    shares_passes = True
 
     def __init__(self, backbone: Backbone, precision: str, module: Keeper, batches: int) -> None:
         super().__init__(backbone, precision)
         self.module, self.batches, self.samples = module, batches, list[Sample]()
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
         samples = [{name: value.cpu() for name, value in one.items()} for one in self.module.samples(batch)]
         if batch_idx == 0:
             check_memory(size(samples) * self.batches)
-        self.samples += samples
+        return samples
+
+    def validated(self, measured: list[Sample]) -> None:
+        self.samples += measured
 
 
 def keep(module: FrozenModule, images: Streamed, how: RunOptions) -> list[Sample]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from regvit_lightning.data.device_batches import DeviceBatches
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
@@ -57,9 +58,12 @@ class FrozenModule(ScheduledModule):
 
     Attributes:
         validates_on: data of the validation pass, for the progress display.
+        shares_passes: several devices share its ordered passes, see `sharing`: its steps return what they measured of a
+            batch and change nothing. Otherwise each of them runs every pass whole.
     """
 
     validates_on = "held-out images"
+    shares_passes = False
     mean: Tensor
     std: Tensor
 
@@ -68,6 +72,20 @@ class FrozenModule(ScheduledModule):
         self.frozen, self.seed = Frozen(backbone, precision), seed
         self.register_buffer("mean", torch.tensor(backbone.mean), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std), persistent=False)
+
+    def validated(self, measured: Any) -> None:
+        """Keep what `validation_step` returned; called for each batch of a pass, in order, on every device."""
+
+    def tested(self, measured: Any) -> None:
+        """Keep what `test_step` returned; called for each batch of a pass, in order, on every device."""
+
+    def first_image(self, batch_idx: int, loader: int = 0) -> int:
+        """Index of the first image of a batch of this device among all images of its loader in a test pass."""
+        loaders: Any = self.trainer.test_dataloaders
+        batches = (loaders[loader] if isinstance(loaders, list) else loaders).batch_sampler
+        if isinstance(batches, DeviceBatches):
+            return batches.number(batch_idx) * batches.batches.batch_size  # type: ignore[union-attr]
+        return int(batch_idx * batches.batch_size)
 
     def tokens(self, images: Tensor, blocks: Sequence[int] = (-1,), norm: bool = True) -> list[Tokens]:
         """Tokens of uint8 images (B, 3, H, W), float32."""

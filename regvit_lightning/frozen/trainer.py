@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from regvit_lightning.data.module import Streamed, accumulation
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.frozen.module import FrozenModule
+from regvit_lightning.frozen.sharing import Keeping, telling
 from regvit_lightning.runtime import atomic, hardware, loggers, slurm, together
 from regvit_lightning.runtime.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint
 from regvit_lightning.runtime.interruption import Signals
@@ -21,15 +22,47 @@ LOG_EVERY = 10  # steps
 LAST, HEAD = "last.ckpt", "head.safetensors"  # files in the folder of a cell
 
 
+class Tester(Trainer):
+    """Trainer for ordered passes: what the steps return is kept by the module, see `sharing`; writes nothing to disk.
+
+    Args:
+        how: devices, which share the passes so that every image counts once, and callbacks.
+
+    Raises:
+        SettingsError: too few devices.
+    """
+
+    def __init__(self, how: RunOptions) -> None:
+        hardware.check_devices(how.devices)
+        options = _quiet([*how.callbacks, Keeping()])
+        super().__init__(
+            **options, devices=how.devices, strategy=strategy(how.devices), logger=False, enable_checkpointing=False
+        )
+        together.remember(self)
+
+    def validate(self, *arguments: Any, **options: Any) -> Any:
+        with telling(self):
+            return super().validate(*arguments, **options)
+
+    def test(self, *arguments: Any, **options: Any) -> Any:
+        with telling(self):
+            return super().test(*arguments, **options)
+
+
 def tester(how: RunOptions) -> Trainer:
-    """Trainer for ordered passes: one device, so that every image counts once; writes nothing to disk."""
-    return Trainer(**_quiet(how.callbacks), devices=1, logger=False, enable_checkpointing=False)
+    """Trainer for ordered passes, see `Tester`."""
+    return Tester(how)
+
+
+def strategy(devices: int) -> str:
+    """Lightning's strategy: one process for each of several devices."""
+    return "ddp" if devices > 1 else "auto"
 
 
 def fit(module: FrozenModule, images: Streamed, steps: int, how: RunOptions, **more: Any) -> None:
     """Train the head on `how.devices` devices, resuming from the checkpoint in `how.folder` if there is one.
 
-    Afterwards only the process that the user started continues, and the head is saved in the folder.
+    Afterwards the head is saved in the folder.
 
     Args:
         module: the frozen backbone and its head.
@@ -52,6 +85,7 @@ def fit(module: FrozenModule, images: Streamed, steps: int, how: RunOptions, **m
     runner = Trainer(
         **_quiet(callbacks),
         devices=how.devices,
+        strategy=strategy(how.devices),
         max_steps=steps,
         accumulate_grad_batches=accumulation(images.stream.batch_size, how.devices, images.loading.device_batch),
         limit_val_batches=0,
@@ -67,8 +101,7 @@ def fit(module: FrozenModule, images: Streamed, steps: int, how: RunOptions, **m
     )  # without a folder there is no checkpoint to resume
     with listening, together.fitting(runner, last, began):
         runner.fit(module, images, ckpt_path=last, weights_only=True)
-    together.leave_helpers(runner)
-    if how.folder is not None:
+    if how.folder is not None and runner.is_global_zero:
         head = {name: value.detach().cpu().contiguous() for name, value in module.head_state().items()}
         atomic.write(how.folder / HEAD, lambda temporary: save_file(head, temporary))
 

@@ -4,6 +4,8 @@ The rules agree at the size of the training images and differ elsewhere: on DINO
 the features at 224 px and 98 px.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any, NamedTuple, cast
 
@@ -11,6 +13,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from regvit_lightning.errors import UserError
 
 
 class Rule(NamedTuple):
@@ -71,6 +75,37 @@ def rule_of(model: nn.Module, any_size: bool) -> str:
         return "none" if getattr(model, "rope", None) is None else "rotary"
     own = getattr(model, "position_rule", RULES[ANTIALIASED])
     return next(name for name, rule in RULES.items() if rule == own) if any_size else "fixed"
+
+
+def why_not_zeroed(model: nn.Module) -> str:
+    """Why `zeroed` cannot be used on `model`, or an empty text."""
+    if getattr(model, "pos_embed", None) is None:
+        rotary = getattr(model, "rope", None) is not None
+        return "its positions are rotary" if rotary else "it has no position embedding of its own"
+    return ""
+
+
+@contextmanager
+def zeroed(model: nn.Module) -> Iterator[None]:
+    """Context manager in which the position embeddings of the patches of `model` are 0; those of CLS stay.
+
+    A rotary embedding that the model has besides stays, too.
+
+    Raises:
+        UserError: the model has no position embedding, see `why_not_zeroed`.
+    """
+    if reason := why_not_zeroed(model):
+        raise UserError(f"no position embedding to set to 0: {reason}")
+    before = 0 if getattr(model, "no_embed_class", False) else int(getattr(model, "num_prefix_tokens", 0))
+    embedding = cast(Tensor, model.pos_embed)
+    kept = embedding.detach().clone()
+    try:
+        with torch.no_grad():
+            embedding[:, before:] = 0
+        yield
+    finally:
+        with torch.no_grad():
+            embedding.copy_(kept)
 
 
 def _with_positions(model: VisionTransformer, patches: Tensor) -> Tensor:

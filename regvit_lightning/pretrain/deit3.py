@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from PIL import Image
 from timm.optim import Lamb, param_groups_weight_decay
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms import v2
@@ -99,9 +99,7 @@ class DeiT3(recipe.Recipe):
         options: dict[str, Any] = {"layer_scale": settings.layer_scale, "drop_path": settings.drop_path}
         options["class_token"] = settings.pooling == "cls"
         self.backbone = vit.build(model, image_size=settings.image_size, num_classes=num_classes, **options)
-        average = get_ema_multi_avg_fn(settings.ema_decay)
-        self.ema = AveragedModel(self.backbone, multi_avg_fn=average).requires_grad_(False)
-        self.ema.n_averaged.fill_(1)  # the initial weights count, as in timm's EMA; from 0, update 1 would replace them
+        self.ema = MovingAverage(self.backbone, settings.ema_decay).requires_grad_(False)
         self.repeats = settings.repeats
         self.mix = mixing(settings.mixup, settings.cutmix, num_classes)
 
@@ -117,7 +115,7 @@ class DeiT3(recipe.Recipe):
             logits = self.backbone(images).float()
         loss = objective(logits, targets, self.settings.loss, self.settings.label_smoothing)
         loss = self.with_register_terms(self.with_common_mode(loss, shares), seen.terms)
-        self.log("train/loss", loss, sync_dist=True)
+        self.log_means({"loss": loss})
         return loss
 
     def configure_optimizers(self) -> Lamb:
@@ -143,6 +141,31 @@ class DeiT3(recipe.Recipe):
         """EMA backbone, and the trained backbone, which is the one that DeiT evaluates."""
         yield "backbone_ema.safetensors", cast(vit.RegisterViT, self.ema.module)
         yield EXPORT, self.backbone
+
+
+class MovingAverage(AveragedModel):
+    """EMA of the weights of a model, in which the initial weights count, as in timm's: the first update averages, too.
+
+    PyTorch's own update asks the device twice whether it is the first one, and waits for the answer.
+
+    Args:
+        model: the model, which is copied.
+        decay: weight of the average in each update.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.average = get_ema_multi_avg_fn(decay)
+        self.n_averaged.fill_(1)
+
+    def update_parameters(self, model: nn.Module) -> None:
+        """Average the parameters with those of `model`, and copy its buffers."""
+        pairs = list(zip(self.module.parameters(), model.parameters(), strict=True))
+        averaged, current = ([pair[side].detach() for pair in pairs] for side in (0, 1))
+        self.average(averaged, current, self.n_averaged)
+        for own, other in zip(self.module.buffers(), model.buffers(), strict=True):
+            own.detach().copy_(other.detach())
+        self.n_averaged += 1
 
 
 SETTINGS, RECIPE = DeiT3Settings, DeiT3

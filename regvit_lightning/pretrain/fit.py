@@ -117,7 +117,7 @@ def _train(run: Run, recipe: Recipe, images: PretrainingData, callbacks: Sequenc
         checkpoint = last if last.exists() else None
         with together.fitting(trainer, checkpoint, began):
             trainer.fit(recipe, images, ckpt_path=checkpoint, weights_only=True)
-    together.leave_helpers(trainer)
+    together.leave_helpers(trainer.is_global_zero)
     return trainer
 
 

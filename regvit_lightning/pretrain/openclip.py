@@ -145,7 +145,7 @@ class OpenClip(recipe.Recipe):
         with torch.autocast(self.device.type, enabled=False):  # logits in float32: the scale multiplies errors by 100
             loss: Tensor = contrast(images, texts, self.space.logit_scale.exp())
         loss = self.with_register_terms(self.with_common_mode(loss, shares), terms)
-        self.log("train/loss", loss, sync_dist=True)
+        self.log_means({"loss": loss})
         self.log("train/logit_scale", self.space.logit_scale.exp())
         return loss
 

@@ -12,10 +12,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils.data import Dataset
 
-from regvit_lightning.data.imagenet import Drawn, ImageFiles, collate, train_files
+from regvit_lightning.data.imagenet import Drawn, ImageFiles, collate, training_images
 from regvit_lightning.data.images import Files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Collate
@@ -188,12 +188,12 @@ class Recipe(ScheduledModule):
 
     @classmethod
     def files(cls, settings: Any, data: DataSettings) -> Files:
-        """Training images: the train split of an image-folder data set.
+        """Training images: the train split of an image-folder data set, or labelled images in shards.
 
         Raises:
             DataError: the data is missing or incomplete.
         """
-        return train_files(data, settings.images)
+        return training_images(data, settings.images)
 
     @classmethod
     def work(cls, settings: Any, images: ImageCounts) -> Work:
@@ -282,6 +282,17 @@ class Recipe(ScheduledModule):
         """Convert uint8 images (B, 3, H, W) to the normalised float input of the backbone."""
         return normalise(images, self.mean, self.std)
 
+    def log_means(self, values: Mapping[str, Tensor]) -> None:
+        """Log scalars of a step as `train/<name>`, as means over all devices.
+
+        Lightning's `sync_dist` has the same values, but all processes wait for each other and their GPUs at each one.
+        """
+        means = torch.stack([value.detach().float() for value in values.values()])
+        if distributed.is_initialized():
+            distributed.all_reduce(means)
+            means = means / distributed.get_world_size()
+        self.log_dict({f"train/{name}": mean for name, mean in zip(values, means, strict=True)})
+
     def with_register_terms(self, loss: Tensor, terms: Tensor) -> Tensor:
         """Add the weighted terms of the registers to the loss of a step, and log each; unchanged without any.
 
@@ -291,8 +302,7 @@ class Recipe(ScheduledModule):
         """
         if not self.register_terms.names:
             return loss
-        named = zip(self.register_terms.names, terms.detach(), strict=True)
-        self.log_dict({f"train/{name}": value for name, value in named}, sync_dist=True)
+        self.log_means(dict(zip(self.register_terms.names, terms, strict=True)))
         return loss + terms.sum()
 
     def with_common_mode(self, loss: Tensor, shares: Sequence[Tensor]) -> Tensor:
@@ -305,7 +315,7 @@ class Recipe(ScheduledModule):
         if not shares:
             return loss
         penalty = global_pathway.penalty(shares)
-        self.log("train/common_mode", penalty, sync_dist=True)
+        self.log_means({"common_mode": penalty})
         return loss + penalty
 
     def blocks(self) -> Iterator[nn.Module]:

@@ -10,6 +10,7 @@ from lightning import Trainer
 
 from regvit_lightning.errors import Stopped
 from regvit_lightning.runtime import slurm
+from regvit_lightning.runtime.agreement import Agreement
 
 
 class Signals:
@@ -27,6 +28,7 @@ class Signals:
             self.numbers.append(signal.SIGHUP)
         self.received: signal.Signals | None = None
         self.before: dict[signal.Signals, Any] = {}
+        self.agreement = Agreement()
 
     def __enter__(self) -> "Signals":
         self.before = {number: signal.getsignal(number) for number in self.numbers}
@@ -43,8 +45,11 @@ class Signals:
             signal.signal(number, self._remember)
 
     def agreed(self, trainer: Trainer) -> bool:
-        """Whether a signal has reached any of the devices; all of them must call it at the same step."""
-        return bool(trainer.strategy.reduce_boolean_decision(self.received is not None, all=False))
+        """Whether a signal has reached any of the processes, for several of them before the step before this one ended.
+
+        All of them must call it after each step.
+        """
+        return self.agreement.any(trainer, self.received is not None)
 
     def stop(self, trainer: Trainer) -> None:
         """End this process after its state was saved.

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from lightning import LightningModule
 from torch.optim import Optimizer
 
@@ -26,7 +27,9 @@ class ScheduledModule(LightningModule):
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         self.set_options(optimizer, self.global_step)
-        self.log_dict({f"train/{name}": value for name, value in self.schedule(self.global_step).items()})
+        values = self.schedule(self.global_step).items()
+        # Filled there: a number that is copied to a GPU would make this process wait for all that it is computing.
+        self.log_dict({f"train/{name}": torch.full((), value, device=self.device) for name, value in values})
         scale = self._loss_scale()
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.skipped_update = self._loss_scale() < scale

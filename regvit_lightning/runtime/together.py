@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from regvit_lightning.errors import UserError, one_line, reading_failure
+from regvit_lightning.runtime import hardware
 
 ELSEWHERE = "the process of another device stopped; its line tells why"
 
@@ -33,6 +34,27 @@ def stop_if_any(trainer: Trainer, error: UserError | None) -> None:
     if not trainer.is_global_zero:
         raise SystemExit(0)
     raise error or UserError(next(filter(None, texts)))
+
+
+class Met(UserError):
+    """What the process of a further device has met alone while it trained: it says so itself."""
+
+
+_launchers: list[_SubprocessScriptLauncher] = []  # of the Trainers of this process; the first one started the helpers
+
+
+def remember(trainer: Trainer) -> None:
+    """Remember the processes that a Trainer will start for further devices, for `kill_helpers`."""
+    if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+        _launchers.append(trainer.strategy.launcher)
+
+
+def kill_helpers() -> None:
+    """End the processes of further devices at once, as they would wait for this one."""
+    for launcher in _launchers:
+        launcher.kill(signal.SIGKILL)
+        launcher.procs.clear()  # whose observer would kill this process, too
+    _launchers.clear()
 
 
 class Began(Callback):
@@ -70,13 +92,13 @@ def fitting(trainer: Trainer, checkpoint: Path | None, began: Began) -> Iterator
     Raises:
         UserError: see above.
     """
+    remember(trainer)
     try:
         yield
     except BaseException as error:
-        launcher = trainer.strategy.launcher
-        if isinstance(launcher, _SubprocessScriptLauncher):
-            launcher.kill(signal.SIGKILL)
-            launcher.procs.clear()  # whose observer would kill this process, too
+        kill_helpers()
+        if isinstance(error, UserError) and not trainer.is_global_zero:
+            raise Met(str(error)) from None
         if isinstance(error, UserError) or not isinstance(error, Exception):
             raise
         if failure := reading_failure(error):
@@ -85,21 +107,58 @@ def fitting(trainer: Trainer, checkpoint: Path | None, began: Began) -> Iterator
             advice = "restore the file, or give FORCE=1 to start again"
             reason = f"{type(error).__name__}: {one_line(error)}"
             raise UserError(f"cannot continue from {checkpoint}: {reason}; {advice}") from None
-        if trainer.world_size > 1 and any(word in str(error) for word in ("gloo", "NCCL", "peer")):
-            raise UserError(ELSEWHERE) from None  # torch.distributed, when another process stopped and gave the reason
+        if trainer.world_size > 1 and _of_another(error):
+            raise UserError(ELSEWHERE) from None
         raise
 
 
-def leave_helpers(trainer: Trainer) -> None:
-    """End the processes that Lightning started for the further devices, after training on several of them.
+def _of_another(error: BaseException) -> bool:
+    """Whether torch.distributed raised it, as it does when another process stopped and gave the reason."""
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL", "peer"))
+
+
+@contextmanager
+def helped() -> Iterator[None]:
+    """Context of work whose Trainers start processes for further devices, which do the same work.
+
+    At its end they leave, and the process that the user started goes on alone. A user's error ends them without a
+    message: the first process meets the same one, and says it.
+
+    Raises:
+        UserError: the work's own, or a line that says that another process stopped and gave the reason.
+        SystemExit: in the processes of further devices.
+    """
+    try:
+        yield
+    except Met:
+        raise
+    except UserError:
+        kill_helpers()
+        if not hardware.first_process():
+            raise SystemExit(0) from None
+        raise
+    except BaseException as error:
+        kill_helpers()
+        if _of_another(error):
+            raise UserError(ELSEWHERE) from None
+        raise
+    leave_helpers(hardware.first_process())
+
+
+def leave_helpers(first: bool) -> None:
+    """End the processes that Lightning started for the further devices, after work on several of them.
 
     All of them leave the process group together. The remaining work (evaluating, exporting, recording) is done once, on
     one device, by the process that the user started.
+
+    Args:
+        first: this is that process.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
-    if not trainer.is_global_zero:
+    if not first:
         raise SystemExit(0)
+    _launchers.clear()
     for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)

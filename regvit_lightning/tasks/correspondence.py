@@ -6,6 +6,7 @@ Banani et al. 2024 (Probe3D, arXiv 2404.08636, section 4.3), used by DINOv3's ta
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +53,8 @@ class CorrespondenceSettings(TaskSettings):
         also: further distances, for the record.
         unit: of these distances: `box`, the longer side of the target's box; or `pixels` of the target's file.
         pairs_per_class: at most so many pairs of a class, evenly spread; 0 takes all.
+        centimetres: a match is right in space within these distances, for pairs with depth and poses.
+        angles: bounds in degrees of the groups of such pairs by the angle that the camera turned.
     """
 
     images: str = MISSING
@@ -60,10 +63,13 @@ class CorrespondenceSettings(TaskSettings):
     also: list[float] = number("(0, 1e4]")
     unit: str = MISSING
     pairs_per_class: int = number("[0, 1e9]")
+    centimetres: list[float] = number("(0, 1e4]", [])
+    angles: list[float] = number("[0, 181]", [])
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.unit in UNITS, f"unit={self.unit}: expected {' or '.join(UNITS)}")
+        check(self.angles == sorted(set(self.angles)), f"angles={self.angles}: expected ascending degrees")
 
     def reach(self, pair: Pair, near: float) -> float:
         """A distance in pixels of the target's file."""
@@ -83,8 +89,10 @@ SETTINGS = CorrespondenceSettings
 
 
 def work(settings: CorrespondenceSettings, images: ImageCounts) -> Work:
-    """Work: both images of every pair. How many classes share them is not known before: all pairs are counted."""
-    return Work([Pass(2 * images[settings.images][0], settings.side, settings.side)])
+    """Work: both images of every pair that is matched: all, or `pairs_per_class` of each group."""
+    pairs, groups = images[settings.images]
+    matched = min(pairs, settings.pairs_per_class * groups) if settings.pairs_per_class else pairs
+    return Work([Pass(2 * matched, settings.side, settings.side)])
 
 
 # -------------------------------------------------------------------------------------------------------- one pair
@@ -160,6 +168,8 @@ class Matcher(FrozenModule):
         sizes: (2, 2) of each pair, width and height of the files.
     """
 
+    shares_passes = True
+
     def __init__(self, backbone: Backbone, settings: CorrespondenceSettings, pairs: Sequence[Pair]) -> None:
         super().__init__(backbone, settings.precision)
         self.settings, self.pairs = settings, pairs
@@ -167,11 +177,15 @@ class Matcher(FrozenModule):
         self.matched: list[Matched] = []
         self.sizes: list[Tensor] = []
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
         images = normalise(batch["images"].flatten(0, 1), self.mean, self.std)
         features, norms = (part.unflatten(0, (-1, 2)) for part in self.last_patches(images))
-        for index, own, norm, sizes in zip(batch["index"].tolist(), features, norms, batch["sizes"].cpu(), strict=True):
-            self.matched.append(match(self.pairs[index], own, norm, sizes))
+        every = zip(batch["index"].tolist(), features, norms, batch["sizes"].cpu(), strict=True)
+        return [(match(self.pairs[index], own, norm, sizes), sizes) for index, own, norm, sizes in every]
+
+    def tested(self, measured: list[tuple[Matched, Tensor]]) -> None:
+        for matched, sizes in measured:
+            self.matched.append(matched)
             self.sizes.append(sizes)
 
 
@@ -191,6 +205,9 @@ def run(
     check(settings.near not in settings.also, f"also={settings.also}: near={settings.near:g} is there already")
     every = keypoint_pairs(data, settings.images)
     pairs = spread(every, settings.pairs_per_class)
+    in_space = "depth and poses, which centimetres and angles need; give centimetres=[] angles=[]"
+    flat = not all(pair.space for pair in pairs) and bool(settings.centimetres or settings.angles)
+    check(not flat, f"images={settings.images}: pairs without {in_space}")
     module = Matcher(backbone, settings, pairs)
     images = Pairs(pairs, settings.input_size(backbone.patch_size))
     tester(how).test(module, Streamed(Loading(settings.workers, settings.device_batch), test=[images]), verbose=False)
@@ -215,6 +232,8 @@ def _outcome(module: Matcher, pairs_there: int, seed: int) -> Outcome:
             "pck_grid_ceiling": ceiling,
             "pck_mean_of_pairs": by_pair,
             **also,
+            **_in_space(module),
+            **_by_angle(settings, pairs, {"pck": scores["pck"]}),
         },
         images=len(pairs),
         intervals={name: bootstrap(values, seed, pooled) for name, values in scores.items()},
@@ -233,6 +252,44 @@ def _outcome(module: Matcher, pairs_there: int, seed: int) -> Outcome:
         },
         picture=_picture(module, scores["pck"]),
     )
+
+
+def _in_space(module: Matcher) -> dict[str, float]:
+    """Recall in percent within each of `centimetres`, its ceiling, and by angle; a match without depth is not right."""
+    settings, pairs = module.settings, module.pairs
+    metrics: dict[str, float] = {}
+    if not settings.centimetres:
+        return metrics
+    matched, best = (
+        [_errors(pair, one, sizes) for pair, one, sizes in zip(pairs, places, module.sizes, strict=True)]
+        for places in ([one.points for one in module.matched], [one.best for one in module.matched])
+    )
+    for centimetres in settings.centimetres:
+        name = f"recall_{centimetres:g}cm"
+        found, ceiling = (
+            _pooled_counts([(int((one <= centimetres / 100).sum()), len(one)) for one in errors])
+            for errors in (matched, best)
+        )
+        metrics |= {name: _percent(found), f"{name}_grid_ceiling": _percent(ceiling)}
+        metrics |= _by_angle(settings, pairs, {name: found})
+    return metrics
+
+
+def _errors(pair: Pair, points: Tensor, sizes: Tensor) -> Any:
+    assert pair.space is not None, "checked before matching"
+    return pair.space.errors((points / sizes[1]).numpy())
+
+
+def _by_angle(settings: CorrespondenceSettings, pairs: Sequence[Pair], scores: dict[str, Tensor]) -> dict[str, float]:
+    """Each of the scores (N, 2) in percent, for the pairs in each bin of the angle that the camera turned by."""
+    turned = np.array([pair.space.angle if pair.space else np.nan for pair in pairs])
+    metrics: dict[str, float] = {}
+    for low, high in pairwise(settings.angles):
+        inside = (turned >= low) & (turned < high)
+        if inside.any():
+            rows = torch.from_numpy(inside)
+            metrics |= {f"{name}_{low:g}_to_{high:g}_degrees": _percent(own[rows]) for name, own in scores.items()}
+    return metrics
 
 
 def _near(settings: CorrespondenceSettings) -> str:

@@ -197,6 +197,7 @@ class DepthHead(FrozenModule):
         scores, floor: (2, 9) by index of the test image: `SCORES` of the prediction and of the constant mean depth.
     """
 
+    shares_passes = True
     centres: Tensor
     seen: Tensor
 
@@ -286,13 +287,18 @@ class DepthHead(FrozenModule):
         large = F.interpolate(image[None].float(), tuple(truth.shape), mode="bilinear", align_corners=False)[0]
         return tuple(part.cpu().numpy() for part in (large.round().byte().permute(1, 2, 0), truth, prediction))
 
-    def test_step(self, batch: list[dict[str, Tensor]], batch_idx: int) -> None:
+    def test_step(self, batch: list[dict[str, Tensor]], batch_idx: int) -> Any:
+        measured = dict[int, Tensor]()
         for part in batch:
             image, truth, mask = part["image"], part["depth"], part["mask"]
             prediction = self.predict(image, truth.shape[1:])
             constant = torch.full_like(truth, self.mean_depth).clamp(*self.settings.depth_range)
             rows = torch.stack([scores(prediction, truth, mask), scores(constant, truth, mask)], dim=1).cpu()
-            self.scores.update(zip(part["index"].tolist(), rows, strict=True))
+            measured.update(zip(part["index"].tolist(), rows, strict=True))
+        return measured
+
+    def tested(self, measured: dict[int, Tensor]) -> None:
+        self.scores |= measured
 
 
 def learning_rate(step: int, settings: DepthSettings) -> float:

@@ -7,6 +7,7 @@ divided by the temperature, and the votes of a class are summed over the first k
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,6 +74,7 @@ class KNN(FrozenModule):
     """
 
     validates_on = "train images"
+    shares_passes = True
     bank: Tensor
     bank_labels: Tensor
     predictions: Tensor
@@ -108,13 +110,19 @@ class KNN(FrozenModule):
         self.bank_labels = torch.empty(self.train_images, dtype=torch.long, device=self.device)
         self._filled = 0
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        rows = slice(self._filled, self._filled + len(batch[1]))
-        self.bank[rows], self.bank_labels[rows] = self.features(batch[0]), batch[1]
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        return self.features(batch[0]), batch[1]
+
+    def validated(self, measured: tuple[Tensor, Tensor]) -> None:
+        rows = slice(self._filled, self._filled + len(measured[1]))
+        self.bank[rows], self.bank_labels[rows] = measured
         self._filled = rows.stop
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._outputs.append((*self.classify(self.features(batch[0])), batch[1]))
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        return (*self.classify(self.features(batch[0])), batch[1])
+
+    def tested(self, measured: tuple[Tensor, Tensor, Tensor]) -> None:
+        self._outputs.append(measured)
 
     def on_test_epoch_end(self) -> None:
         self.predictions, self.tied, self.labels = (torch.cat(part) for part in zip(*self._outputs, strict=True))

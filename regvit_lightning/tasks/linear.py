@@ -237,7 +237,7 @@ def run(backbone: Backbone, data: DataSettings, settings: LinearSettings, how: R
     trainer = tester(how)
     trainer.validate(module, images, verbose=False)
     trainer.test(module, images, verbose=False)
-    if how.folder is not None:
+    if how.folder is not None and trainer.is_global_zero:
         chosen_on = settings.chosen_on(len(held_out))
         heads = {name: module.kept_head(column) for name, column in module.chosen().items()}
         view_sides = settings.resize, settings.crop

@@ -81,14 +81,18 @@ SETTINGS = LogisticSettings
 class NormPass(FrozenModule):
     """A pass that keeps the norms (N, h, w) of patches after the last block, before the final norm."""
 
+    shares_passes = True
     norms: Tensor
 
     def __init__(self, backbone: Backbone, precision: str) -> None:
         super().__init__(backbone, precision)
         self.read, self._rows = LastPatches(self.frozen), list[Tensor]()
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._rows.append(self.read(normalise(batch[0], self.mean, self.std))[1])
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
+        return self.read(normalise(batch[0], self.mean, self.std))[1]
+
+    def tested(self, measured: Tensor) -> None:
+        self._rows.append(measured)
 
     def on_test_epoch_end(self) -> None:
         self.norms = torch.cat(self._rows)
@@ -107,6 +111,7 @@ class TokenPass(FrozenModule):
         features: for each split by kind of token, with the indices of the images as labels; available after test.
     """
 
+    shares_passes = True
     features: list[dict[str, Features]]
 
     def __init__(
@@ -116,14 +121,16 @@ class TokenPass(FrozenModule):
         self.outliers, self.settings, self.read = outliers, settings, LastPatches(self.frozen)
         self._batches: list[list[dict[str, Features]]] = [[] for _ in range(splits)]
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> Any:
         tokens, norms = self.read.tokens(normalise(batch[0], self.mean, self.std))
         norms = norms.to(batch[0].device)
-        first = sum(len(one[MEAN_PATCH].labels) for one in self._batches[dataloader_idx])
-        indices = batch[1].cpu()
+        first, indices = self.first_image(batch_idx, dataloader_idx), batch[1].cpu()
         drawn = probes.single_tokens(tokens, norms, self.outliers(norms), indices, first, self.settings, self.seed)
         mean = tokens.patches.mean(dim=(1, 2))[None].cpu()
-        self._batches[dataloader_idx].append({**drawn, MEAN_PATCH: Features(mean, indices)})
+        return dataloader_idx, {**drawn, MEAN_PATCH: Features(mean, indices)}
+
+    def tested(self, measured: tuple[int, dict[str, Features]]) -> None:
+        self._batches[measured[0]].append(measured[1])
 
     def on_test_epoch_end(self) -> None:
         self.features = [probes.joined(batches) for batches in self._batches]
@@ -181,7 +188,7 @@ def _score(
     seed: int,
 ) -> TokenScore | None:
     parts = [
-        Labelled(one[name].values, torch.from_numpy(split.targets[one[name].labels.numpy()]))
+        Labelled(one[name].values, torch.tensor(split.targets[one[name].labels.numpy()]))
         for one, split in zip(features, images.splits(), strict=True)
     ]
     held_out = parts[1] if len(parts) == 3 else None
@@ -252,7 +259,7 @@ def _per_class(score: TokenScore, classes: Sequence[str], measure: str) -> dict[
 
 def _floors(test: Split, measure: str, classes: int) -> dict[str, dict[str, float]]:
     """Scores without looking at the images: all logits equal, and the most frequent class for top-1."""
-    targets = torch.from_numpy(test.targets)
+    targets = torch.tensor(test.targets)
     if measure == "map":
         constant = class_measures.value("map", torch.zeros_like(targets), targets)
         return {"chance": dict.fromkeys(METRICS, constant)}

@@ -39,7 +39,7 @@ METRICS = {"map_medium": Metric(), "map_hard": Metric()}
 READS = "retrieval"
 FOOTNOTE = ("feature", "view", "junk")
 POWER, LEAST = 3.0, 1e-6  # of generalised mean pooling, as published for retrieval (Radenović et al. 2017, 1711.02512)
-RANDOM_ORDERS = 100  # of the floor
+RANDOM_ORDERS, RANDOM_PLACES = 100, 20_000_000  # of the floor at most: orders, and places in all of them together
 SHOWN = 5  # images of a ranking in the picture
 
 
@@ -105,17 +105,26 @@ class Retrieval(FrozenModule):
         vectors: by name of the feature, (count, D) unit vectors on the CPU, filled by test.
     """
 
+    shares_passes = True
+
     def __init__(self, backbone: Backbone, settings: RetrievalSettings, count: int) -> None:
         super().__init__(backbone, settings.precision)
         self.settings = settings
         self.vectors = {name: torch.zeros(count, backbone.embed_dim) for name in FEATURES}
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
         images, index = batch
+        sums = {name: torch.zeros(len(images), vectors.shape[1]) for name, vectors in self.vectors.items()}
         for scale in self.settings.scales:
             tokens = self.frozen(self.scaled(normalise(images, self.mean, self.std), scale))[0]
             for name, pooled in FEATURES.items():
-                self.vectors[name][index.cpu()] += F.normalize(pooled(tokens), dim=1).cpu()
+                sums[name] += F.normalize(pooled(tokens), dim=1).cpu()
+        return index.cpu(), sums
+
+    def tested(self, measured: tuple[Tensor, dict[str, Tensor]]) -> None:
+        index, sums = measured
+        for name, vectors in sums.items():
+            self.vectors[name][index] = vectors
 
     def scaled(self, images: Tensor, scale: float) -> Tensor:
         """Images (B, 3, h, w) at another scale, bilinear, in whole patches and at least one."""
@@ -221,7 +230,8 @@ def _view(module: Retrieval) -> str:
 def _random(found: Landmarks, seed: int) -> dict[str, float]:
     """Mean scores of random orders of the images."""
     random = np.random.default_rng(seeds.derive(seed, "random order"))
-    orders = (np.stack([random.permutation(len(found.images)) for _ in found.queries]) for _ in range(RANDOM_ORDERS))
+    count = min(max(RANDOM_PLACES // (len(found.queries) * len(found.images)), 1), RANDOM_ORDERS)
+    orders = (np.stack([random.permutation(len(found.images)) for _ in found.queries]) for _ in range(count))
     each = [retrieval_scores.means(scored(found, order)) for order in orders]
     return {name: float(np.mean([one[name] for one in each])) for name in METRICS}
 

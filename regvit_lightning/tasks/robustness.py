@@ -10,7 +10,7 @@ releases it. Classes that a set does not have are no candidates: 200 remain for 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -93,6 +93,7 @@ class Classifiers(FrozenModule):
         names: names of the heads, keys of `METRIC_OF`.
     """
 
+    shares_passes = True
     predictions: Tensor
     confidences: Tensor
     names: Sequence[str]
@@ -106,11 +107,14 @@ class Classifiers(FrozenModule):
         """Logits (B, K) of each head, float32, for uint8 images (B, 3, H, W)."""
         raise NotImplementedError
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
         among = [one[:, self.candidates] for one in self.logits(batch[0])]  # type: ignore[index]
         best = torch.stack([one.argmax(dim=1) for one in among], dim=1)
         confidences = among[0].softmax(dim=1).amax(dim=1)
-        self._rows.append((self.candidates[best].cpu(), confidences.cpu()))  # type: ignore[index]
+        return self.candidates[best].cpu(), confidences.cpu()  # type: ignore[index]
+
+    def tested(self, measured: tuple[Tensor, Tensor]) -> None:
+        self._rows.append(measured)
 
     def on_test_epoch_end(self) -> None:
         self.predictions, self.confidences = (torch.cat(part) for part in zip(*self._rows, strict=True))

@@ -112,6 +112,7 @@ class Segmenter(FrozenModule):
         seen: number of training pixels of each class; the most frequent class is the constant predictor.
     """
 
+    shares_passes = True
     areas: Tensor
     seen: Tensor
 
@@ -193,10 +194,13 @@ class Segmenter(FrozenModule):
         assert total is not None, "a sample without a view"
         return total.argmax(dim=0)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         truth = batch["data_samples"][0][0].gt_sem_seg.data[0].to(self.device)
         prediction = self.predict(batch)
-        self._areas.append(areas(prediction, truth, self.classes).cpu())
+        return areas(prediction, truth, self.classes).cpu()
+
+    def tested(self, measured: Tensor) -> None:
+        self._areas.append(measured)
 
     @torch.inference_mode()
     def example(self, batch: dict[str, Any]) -> list[npt.NDArray[np.uint8]]:

@@ -6,6 +6,7 @@ ViTs (Darcet et al. 2023, arXiv 2309.16588), and what else may raise norms is me
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ class CellPass(FrozenModule):
         settings: settings of the probes.
     """
 
+    shares_passes = True
+
     def __init__(
         self,
         backbone: FeatureMaps,
@@ -43,17 +46,19 @@ class CellPass(FrozenModule):
     ) -> None:
         super().__init__(backbone, precision, seed)
         self.outliers, self.settings = outliers, settings
-        self._seen, self._drawn = [0, 0], [list[dict[str, Features]](), list[dict[str, Features]]()]
+        self._drawn = [list[dict[str, Features]](), list[dict[str, Features]]()]
 
-    def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int, dataloader_idx: int = 0) -> Any:
         images, labels = batch
         norms = self.tokens(images, norm=False)[0].patches.norm(dim=-1)
         cells = self.tokens(images)[0].patches
         tokens = Tokens(cells.mean(dim=(1, 2)), cells[:, :0, 0], cells)
-        first = self._seen[dataloader_idx]
+        first = self.first_image(batch_idx, dataloader_idx)
         drawn = probes.single_tokens(tokens, norms, self.outliers(norms), labels, first, self.settings, self.seed)
-        self._drawn[dataloader_idx].append(stage_report.renamed(drawn))
-        self._seen[dataloader_idx] += len(images)
+        return dataloader_idx, stage_report.renamed(drawn)
+
+    def tested(self, measured: tuple[int, dict[str, Features]]) -> None:
+        self._drawn[measured[0]].append(measured[1])
 
     def contents(self) -> dict[str, ProbeScore | None]:
         """Top-1 of each kind, available after test."""

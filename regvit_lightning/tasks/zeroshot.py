@@ -12,7 +12,6 @@ import torch
 from open_clip import zero_shot_metadata
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.aggregation import CatMetric
 
 from regvit_lightning.data.imagenet import ImageNet, test_files
 from regvit_lightning.data.layout import DataSettings
@@ -113,6 +112,7 @@ class ZeroShot(FrozenModule):
         ranks: (images,) rank from 0 of the true class, available after test.
     """
 
+    shares_passes = True
     ranks: Tensor
 
     def __init__(
@@ -125,18 +125,21 @@ class ZeroShot(FrozenModule):
     ) -> None:
         super().__init__(backbone, settings.precision)
         self.space, self.settings, self.names, self.templates = space, settings, names, templates
-        self._ranks = CatMetric()
+        self._ranks: list[Tensor] = []
 
     def on_test_start(self) -> None:
         self.classes = classifier(self.space, self.names, self.templates, self.settings.text_batch)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         cls = self.tokens(batch[0])[0].cls
         assert cls is not None, "an image tower has a CLS"
-        self._ranks.update(rank(self.space.images(cls) @ self.classes.T, batch[1]))
+        return rank(self.space.images(cls) @ self.classes.T, batch[1])
+
+    def tested(self, measured: Tensor) -> None:
+        self._ranks.append(measured)
 
     def on_test_epoch_end(self) -> None:
-        self.ranks = self._ranks.compute().long()
+        self.ranks = torch.cat(self._ranks)
 
 
 def rank(scores: Tensor, labels: Tensor) -> Tensor:
@@ -180,7 +183,7 @@ def run(backbone: Backbone, data: DataSettings, settings: ZeroShotSettings, how:
         images=len(test),
         intervals={name: accuracy_interval(right, how.seed) for name, right in within.items()},
         scores=within,
-        per_class=accuracy_by_class(within["top1"], torch.from_numpy(test.labels), test.classes),
+        per_class=accuracy_by_class(within["top1"], torch.tensor(test.labels), test.classes),
         protocol={
             "view": settings.view_in_words(),
             "class_names": settings.class_names,

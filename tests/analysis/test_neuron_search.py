@@ -165,3 +165,57 @@ def test_neurons_of_every_kind_of_mlp_are_those_that_the_second_layer_reads(fami
     torch.testing.assert_close(module.activation[1], patches[:, 1].mean(dim=0), rtol=1e-4, atol=1e-5)
     others = torch.cat([patches[:, :1], patches[:, 2:]], dim=1)
     torch.testing.assert_close(module.elsewhere[1], others.mean(dim=(0, 1)), rtol=1e-4, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------- norms written by hand
+
+
+def by_hand(outliers, depth=4, registers=0, size=8):
+    """Norms of an image: 1 everywhere but, after each block, at the first `outliers[block]` patches, which have 10."""
+    patches = torch.ones(1, depth + 1, size * size)
+    for block, count in enumerate(outliers):
+        patches[:, block, :count] = 10.0
+    some = torch.zeros(1, depth + 1)
+    known = {"cls": None, "neighbours": torch.zeros(1, size, size), "largest": some, "median": some, "kurtosis": some}
+    registers = torch.arange(1.0, registers + 1).expand(1, depth + 1, registers)
+    embedded = torch.ones(1, size, size)
+    return norms.Norms(patches=patches.view(1, -1, size, size), registers=registers, embedded=embedded, **known)
+
+
+@pytest.mark.parametrize(
+    ("outliers", "top"), [((0, 4, 6, 10), 2), ((0, 5, 10, 10), 1), ((0, 0, 4, 10), 3), ((1, 1, 4, 10), 3)]
+)
+def test_the_search_ends_where_half_of_the_outliers_have_their_norm(outliers, top):
+    """Of the ten outliers after the last block so many had a high norm after each one."""
+    assert neuron_search.detect("m", by_hand(outliers), Search(detect=3)).top_block == top
+
+
+def test_a_search_in_one_block_is_one():
+    assert neuron_search.detect("m", by_hand((0, 0, 4, 4)), Search(first_block=2)).top_block == 2
+
+
+@pytest.mark.parametrize(("norm", "found"), [(2.9, False), (3.1, True)])
+def test_artifacts_are_from_three_medians_on(norm, found):
+    known = by_hand((0, 0, 4, 0))
+    known.patches[known.patches > 5] = norm
+    if found:
+        assert neuron_search.detect("m", known, Search()).images == 1
+        return
+    with pytest.raises(UserError, match="nothing to repair"):
+        neuron_search.detect("m", known, Search())
+
+
+def test_a_patch_that_is_high_from_the_embedding_on_is_no_outlier():
+    known = by_hand((0, 0, 4, 4))
+    known.embedded[0, 0, 0] = 10.0
+    masks = neuron_search.detect("m", known, Search()).masks
+    assert masks.flatten().nonzero().flatten().tolist() == [1, 2, 3]
+
+
+def test_the_effect_is_measured_where_the_outliers_were():
+    """Four outliers of 64 after block 2, none after the last; the register that was added is the last of three."""
+    known = by_hand((0, 0, 4, 0), registers=3)
+    detected = neuron_search.detect("m", known, Search())
+    assert detected.block == 2
+    found = neuron_search.effect(known, detected)
+    assert (found.outliers, found.max_over_median, found.register) == (pytest.approx(100 * 4 / 64), 10.0, 3.0)

@@ -3,8 +3,11 @@
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +16,11 @@ from benchmarks.gpu_check import cards, lines, marked_tests, recipes, schedule, 
 from benchmarks.gpu_check.check import TINY, Check
 from benchmarks.gpu_check.lines import Line
 from benchmarks.gpu_check.machine import MACHINE
-from benchmarks.gpu_check.parts import Part, parts
+from benchmarks.gpu_check.parts import parts
+from benchmarks.gpu_check.schedule import Part
 from regvit_lightning.models import vit
-from tests.forked import Forked, command_line
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_peaks_of_the_data_sheets():
@@ -94,6 +99,13 @@ def hangs(check):
     time.sleep(600)
 
 
+def reads(check):
+    loader = torch.utils.data.DataLoader(
+        [1, 2, 3], num_workers=1, collate_fn=lambda numbers: numbers
+    )  # no pickle has it
+    yield Line("reads", float(sum(number for batch in loader for number in batch)))
+
+
 def hidden(check):
     yield Line(f"{check.device}, GPUs {os.environ.get('CUDA_VISIBLE_DEVICES')!r}")
 
@@ -127,6 +139,11 @@ def test_a_part_that_fails_dies_or_hangs_is_a_line_and_the_others_run(tmp_path, 
     assert not multiprocessing.active_children()
 
 
+def test_loaders_of_a_part_are_forked_as_in_any_program(tmp_path):
+    (line,) = schedule.run([Part("reads", 60, reads)], Check("cpu", "tiny", tmp_path), 100.0, lambda some: None)
+    assert (line.name, line.value) == ("reads", 6.0)
+
+
 def test_names_of_parts_differ_and_the_needed_come_first():
     names = [part.name for part in parts()]
     assert len(set(names)) == len(names)
@@ -147,11 +164,19 @@ def test_a_report_of_pytest_is_counted(tmp_path):
 # ------------------------------------------------------------------------------------------------------ the trial
 
 
+NO_GPU = "this machine has no CUDA GPU; device=cpu size=tiny tries the program"
+
+
+def program(*words):
+    """The program in a process of its own, with a server of its own for its parts."""
+    command = [sys.executable, "-m", "benchmarks.gpu_check", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+
+
 def test_a_trial_on_a_cpu_measures_the_parts_and_writes_both_files(tmp_path):
     only = "only=step-dinov2,models,frozen,reading,recipes-cpu,recipes-deit3,cell-lost,tests"
-    trial = Forked(command_line, "gpu_check", "device=cpu", "size=tiny", only, f"results={tmp_path}", "budget=9000")
-    output, errors = trial.communicate(timeout=500)
-    assert trial.returncode == 0, output + errors
+    trial = program("device=cpu", "size=tiny", only, f"results={tmp_path}", "budget=9000")
+    assert trial.returncode == 0, trial.stdout + trial.stderr
     place = tmp_path / "bench" / "gpu-check-trial"
     content = json.loads(place.with_suffix(".json").read_text())
     states = {line["name"]: line["state"] for line in content["lines"]}
@@ -167,6 +192,6 @@ def test_a_trial_on_a_cpu_measures_the_parts_and_writes_both_files(tmp_path):
 def test_without_a_gpu_a_line_says_how_to_try(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    program = Forked(command_line, "gpu_check", f"results={tmp_path}")
-    assert "this machine has no CUDA GPU; device=cpu size=tiny tries the program" in program.communicate(timeout=120)[1]
-    assert program.returncode == 2
+    refused = program(f"results={tmp_path}")
+    assert refused.stderr == f"gpu_check: {NO_GPU}\n"
+    assert refused.returncode == 2

@@ -1,5 +1,7 @@
 """Plans against numbers computed by hand."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -291,3 +293,30 @@ def test_the_memory_of_a_model_with_stages_holds_its_largest_map():
     activations = 2 * 25 * (8 * 64 + 4 * 4 * 24 * 64)
     found = frozen(backbone, Work([Pass(7, 160, 160)]), device_batch=2).mib
     assert found == pytest.approx((4 * parameters + activations) / 2**20)
+
+
+@pytest.mark.parametrize(
+    ("most", "matched"),
+    [(0, 12_234), (200, 3_600), (1_000, 12_234)],  # all; 200 of each of 18 classes, as in Probe3D; as many as there are
+)
+def test_the_pairs_of_a_class_that_are_matched_are_those_that_are_counted(most, matched):
+    task, settings, _ = grids.task_module("spair71k", "")
+    work = task.work(dataclasses.replace(settings, pairs_per_class=most), {"spair71k": [12_234, 18]})
+    assert work.passes == [Pass(2 * matched, 800, 800)]
+
+
+def test_a_task_that_has_not_run_is_as_fast_as_those_on_the_same_images(tmp_path):
+    tasks = ["imagenet_knn", "imagenet_linear", "lost_sweep_voc07", "tokencut_voc07", "tokencut_voc12"]
+    (tmp_path / "some.yaml").write_text(f"models: [random-vitn_reg0]\ntasks: [{', '.join(tasks)}]\nseeds: [0]\n")
+    folder = tmp_path / "runs" / "mini" / "grid" / "random-vitn_reg0"
+    folder.mkdir(parents=True)
+    for task, seconds in (("imagenet_knn", 10.0), ("lost_sweep_voc07", 20.0)):
+        outcome = f'{{"name": "x", "error": "", "log": "", "seconds": {seconds}, "ended": 0.0}}'
+        (folder / f"{task}.seed0.json").write_text(outcome)
+    folders = {"runs": str(tmp_path / "runs"), "results": str(tmp_path)}
+    estimates = Estimates(grids.build(grids.Chosen(grid=f"{tmp_path}/some.yaml", **folders), images_needed=False))
+    flops = {cell.task: estimates.estimate(cell).flops for cell in estimates.cells.cells}
+    on_imagenet, on_voc07 = flops["imagenet_knn"] / 10, flops["lost_sweep_voc07"] / 20
+    assert on_voc07 != pytest.approx(on_imagenet, rel=0.1)
+    expected = [on_imagenet, on_imagenet, on_voc07, on_voc07, (on_imagenet + on_voc07) / 2]
+    assert [estimates.speed(task) for task in tasks] == pytest.approx(expected)

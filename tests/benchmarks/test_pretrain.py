@@ -1,14 +1,12 @@
 """What `make pretrain` says before it begins, and devices that are not there."""
 
 import re
-import sys
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
-from benchmarks import evaluate, pretrain, terminal
-from regvit_lightning import evaluation, settings
+from benchmarks import pretrain, terminal
+from regvit_lightning import settings
 from regvit_lightning.runtime import hardware
 from regvit_lightning.settings import SettingsError
 from tests.benchmarks.test_chain import QUICK, mistake, program
@@ -129,23 +127,8 @@ def test_a_processor_is_taken_where_it_is_asked_for(monkeypatch):
         hardware.choose_accelerator("gpu", 1)
 
 
-def test_devices_that_a_task_cannot_use_are_said(monkeypatch, capsys, tiny, tmp_path):
-    words = ["model=random-vitn_reg4", f"data={tiny.root}/imagenet", "variant=mini", "workers=0", "accelerator=cpu"]
-    words += [f"runs={tmp_path}", f"results={tmp_path}"]
-    knn, probe = [*words, "task=imagenet_knn", "neighbours=[1]"], [*words, "task=imagenet_linear"]
-    line = "evaluate: imagenet_knn trains nothing and runs on one device: devices=2 is not used"
-    assert program("evaluate", *knn, "devices=2").splitlines()[0] == line
-    assert "not used" not in program("evaluate", *knn, "devices=2")  # it is done
-    assert "not used" not in program("evaluate", *knn, "force=true")
-    monkeypatch.setattr(evaluation, "run_and_record", mock.Mock(side_effect=Began))
-    monkeypatch.setattr(sys, "argv", ["evaluate", *probe, "devices=2"])
-    with pytest.raises(Began):
-        evaluate.cli()
-    assert "not used" not in capsys.readouterr().out
-
-
-def test_which_tasks_use_several_devices():
-    """Those that train a head, with `fit` of `frozen.trainer`; the others ask for one device."""
+def test_which_tasks_train_a_head():
+    """Those that say so call `fit` of `frozen.trainer`."""
     for name in settings.names("tasks"):
         module, _ = settings.load_settings("tasks", name, "mini")
         trains = "fit(" in Path(module.__file__).read_text(encoding="utf-8")

@@ -26,6 +26,7 @@ SMALL = {
     "keypoint_matches": {"pairs": 2, "side": 10, "width": 32, "points": 5},
     "rankings": {"queries": 3, "images": 20_000, "width": 16},
     "label_free": {"images": 500, "width": 16, "patches": 20},
+    "shifted_content": {"images": 4, "side": 6, "width": 16},
     "norms": {"images": 20, "depth": 3, "side": 8},
     "single_token": {"images": 1000, "width": 32, "classes": 100},
     "several_classes": {"images": 500, "width": 32, "classes": 5},

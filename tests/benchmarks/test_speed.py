@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.speed import arms as arm_speed
-from benchmarks.speed import interventions
+from benchmarks.speed import interventions, pieces, startup
 from benchmarks.speed.plain_dinov2 import PlainDinov2
 from benchmarks.speed.timing import image_count, image_shapes
 from regvit_lightning.models import sources
@@ -67,3 +67,18 @@ def test_every_intervention_passes_images_and_has_a_row():
     assert [row.name.split()[3] for row in rows] == ["+ttr", "+ttr_per_block", "+bias"]
     assert all(row.value > 0 for row in rows)
     assert {row.target for row in rows} == {"≤ 1.03"}
+
+
+def test_files_that_are_indexed_are_counted(monkeypatch):
+    monkeypatch.setattr(startup.time, "sleep", lambda seconds: None)
+    first, again = startup.index(2, 3)
+    assert "6 files in 2 folders" in first.name
+    assert first.value > 0 < again.value
+
+
+def test_shards_that_are_indexed_are_counted(monkeypatch):
+    monkeypatch.setattr(pieces, "SHARDED", 40)
+    measured = pieces.shards()
+    assert "40 images" in measured.parts
+    assert measured.value > 0
+    assert pieces.bank(4, 300, 8).value > 0

@@ -5,12 +5,22 @@ import unicodedata
 import warnings
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image
 
 from regvit_lightning.data.imagenet import index
+from regvit_lightning.data.images import EXTENSIONS
 from regvit_lightning.data.layout import DataError
-from regvit_lightning.data.listing import LeftOut, Spellings, report, walk
+from regvit_lightning.data.listing import LeftOut, Spellings, is_image, report, walk
 from regvit_lightning.errors import Notice
+
+
+@given(st.text("ab./", max_size=6), st.sampled_from([*EXTENSIONS, ".JPG", ".txt", "", "."]))
+@example("a/", ".jpg")
+@example("..", ".png")
+def test_the_suffix_of_an_image_is_that_of_the_standard_library(stem, suffix):
+    assert is_image(stem + suffix) == (os.path.splitext(stem + suffix)[1].lower() in EXTENSIONS)
 
 
 def put(path, form="PNG"):

@@ -4,8 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
+from regvit_lightning.data.keypoint_pair import Space, View, angle
 from regvit_lightning.data.keypoints import keypoint_pairs
 from regvit_lightning.data.layout import DataError, KeypointSet
 from regvit_lightning.data.rgbd_pairs import GAPS, corresponding, rgbd_pairs
@@ -21,23 +25,28 @@ def at(x=0.0, y=0.0, z=0.0):
     return pose
 
 
+def follow(source, target, source_pose, target_pose):
+    """Points of two depth maps of one camera that correspond."""
+    return corresponding(View(source, CAMERA, source_pose), View(target, CAMERA, target_pose))[0]
+
+
 def test_a_wall_moves_against_the_camera_by_focal_length_over_distance():
     wall = np.full((120, 160), 2.0)
-    source, target = corresponding(wall, wall, CAMERA, at(), at(x=0.3))
+    source, target = follow(wall, wall, at(), at(x=0.3))
     np.testing.assert_allclose(target - source, np.broadcast_to([-15, 0], source.shape), atol=1e-9)
     assert (source[:, 0] >= 15).all()  # what leaves the frame is left out
     assert len(source) < 300
 
 
 def test_a_wall_that_comes_nearer_grows_about_the_principal_point():
-    source, target = corresponding(np.full((120, 160), 2.0), np.full((120, 160), 1.6), CAMERA, at(), at(z=0.4))
+    source, target = follow(np.full((120, 160), 2.0), np.full((120, 160), 1.6), at(), at(z=0.4))
     np.testing.assert_allclose(target - [80, 60], (source - [80, 60]) * 2 / 1.6, atol=1e-9)
 
 
 def test_a_camera_that_turns_sees_the_points_turned():
     wall, quarter = np.full((120, 160), 2.0), np.eye(4)
     quarter[:2, :2] = [[0, -1], [1, 0]]  # about the optical axis
-    source, target = corresponding(wall, wall, CAMERA, at(), quarter)
+    source, target = follow(wall, wall, at(), quarter)
     x, y = (source - [80, 60]).T
     np.testing.assert_allclose(target - [80, 60], np.stack([y, -x], axis=1), atol=1e-9)
 
@@ -46,11 +55,100 @@ def test_points_that_are_hidden_or_without_a_depth_are_left_out():
     wall = np.full((120, 160), 2.0)
     hidden, unmeasured = wall.copy(), wall.copy()
     hidden[:, :80], unmeasured[:60] = 1.0, 0.0
-    assert (corresponding(wall, hidden, CAMERA, at(), at())[0][:, 0] > 80).all()
-    assert (corresponding(unmeasured, wall, CAMERA, at(), at())[0][:, 1] > 60).all()
-    assert corresponding(wall, wall + 0.03, CAMERA, at(), at()).shape == (2, 0, 2)
-    assert corresponding(wall, wall + 0.01, CAMERA, at(), at()).shape == (2, 300, 2)
-    assert corresponding(wall, wall, CAMERA, at(), at(z=3.0)).shape == (2, 0, 2)  # behind the camera
+    assert (follow(wall, hidden, at(), at())[0][:, 0] > 80).all()
+    assert (follow(unmeasured, wall, at(), at())[0][:, 1] > 60).all()
+    assert follow(wall, wall + 0.03, at(), at()).shape == (2, 0, 2)
+    assert follow(wall, wall + 0.01, at(), at()).shape == (2, 300, 2)
+    assert follow(wall, wall, at(), at(z=3.0)).shape == (2, 0, 2)  # behind the camera
+
+
+# ---------------------------------------------------------------------------------------------------------- in space
+
+
+def test_points_are_where_the_target_sees_them():
+    """A wall 2 m away, from a camera 0.3 m to the right: x = 2 (u - 80) / 100 - 0.3, y = 2 (v - 60) / 100, z = 2."""
+    wall = np.full((120, 160), 2.0)
+    points, there = corresponding(View(wall, CAMERA, at()), View(wall, CAMERA, at(x=0.3)))
+    u, v = points[0].T
+    np.testing.assert_allclose(there, np.stack([2 * (u - 80) / 100 - 0.3, 2 * (v - 60) / 100, 2 + 0 * u], axis=1))
+
+
+def test_two_cameras_need_not_be_one():
+    """The target's focal length is twice the source's: points are twice as far from the middle."""
+    wall, twice = np.full((120, 160), 2.0), CAMERA * [[2], [2], [1]] - [[0, 0, 80], [0, 0, 60], [0, 0, 0]]
+    source, target = corresponding(View(wall, CAMERA, at()), View(wall, twice, at()))[0]
+    np.testing.assert_allclose(target - [80, 60], 2 * (source - [80, 60]), atol=1e-9)
+
+
+def test_points_of_an_object_lie_on_it():
+    """A grid over the extent of what has a depth, whatever is around it."""
+    small = np.zeros((120, 160))
+    small[30:50, 100:120] = 1.0
+    view = View(small, CAMERA, at())
+    everywhere, of_object = (corresponding(view, view, of_object=one)[0][0] for one in (False, True))
+    assert of_object.shape == (300, 2)
+    assert len(everywhere) < 15
+    assert of_object.min(axis=0).tolist() == [100.5, 30.5]
+    assert (of_object.max(axis=0) < [120, 50]).all()
+
+
+def space(depth, there, camera=CAMERA):
+    return Space(np.array(there, float), lambda: depth, camera, 0.0)
+
+
+def test_an_error_on_a_wall_is_pixels_times_distance_over_focal_length():
+    """Points at the principal point, 2 m away, that were matched 0, 3 and 4 px beside: 0, 6 and 8 cm; both: 10 cm."""
+    own = space(np.full((120, 160), 2.0), [[0, 0, 2]] * 4)
+    places = np.array([[80, 60], [83, 60], [80, 64], [83, 64]]) / [160, 120]
+    np.testing.assert_allclose(own.errors(places), [0, 0.06, 0.08, 0.10], atol=1e-12)
+
+
+def test_an_error_on_a_ramp_counts_its_depth():
+    """Depth grows by 1 cm a column from 2 m on: 5 columns beside, at x = 0.05 × 2.05 m, it is 5 cm further away."""
+    ramp = np.broadcast_to(2.0 + 0.01 * (np.arange(160) - 80), (120, 160))
+    found = space(ramp, [[0.005 * 2.0, 0.005 * 2.0, 2.0]]).errors(np.array([[85.5, 60.5]]) / [160, 120])
+    meant = np.array([0.055, 0.005, 1]) * 2.05 - np.array([0.01, 0.01, 2.0])
+    np.testing.assert_allclose(found, np.linalg.norm(meant), atol=1e-12)
+
+
+def test_a_match_without_a_depth_is_infinitely_wrong():
+    hole = np.full((120, 160), 2.0)
+    hole[:, :80] = 0
+    found = space(hole, [[0, 0, 2]] * 3).errors(np.array([[0.4, 0.5], [0.5, 0.5], [1.0, 1.0]]))
+    assert found[0] == np.inf
+    assert found[1] == 0
+    assert np.isfinite(found[2])  # the last pixel, not one beyond it
+
+
+@given(st.tuples(*[st.floats(-3, 3)] * 6))
+def test_the_angle_between_two_poses_is_scipys(vectors):
+    first, second = (Rotation.from_rotvec(vectors[start : start + 3]) for start in (0, 3))
+    poses = [np.eye(4), np.eye(4)]
+    for pose, one in zip(poses, (first, second), strict=True):
+        pose[:3, :3], pose[:3, 3] = one.as_matrix(), [1, 2, 3]
+    assert angle(*poses) == pytest.approx(np.degrees((first.inv() * second).magnitude()), abs=1e-4)
+
+
+def test_a_pair_knows_its_points_in_space_and_how_far_the_camera_turned(tmp_path):
+    write(tmp_path, 2)
+    turned = at(x=0.1)
+    turned[:3, :3] = Rotation.from_euler("z", 20, degrees=True).as_matrix()
+    np.savetxt(tmp_path / "frame-000001.pose.txt", turned)
+    (pair,) = rgbd_pairs(tmp_path, "7scenes", "")
+    assert pair.space.angle == pytest.approx(20)
+    np.testing.assert_allclose(pair.space.errors(pair.points[1] / [160, 120]), 0, atol=1e-9)
+    beside = pair.space.errors((pair.points[1] + [1, 0]) / [160, 120])
+    inside = pair.points[1][:, 0] < 158
+    np.testing.assert_allclose(beside[inside], 0.02, atol=1e-9)  # 1 px × 2 m / 100 px
+
+
+def test_a_picture_of_another_shape_than_its_depth_is_told(tmp_path):
+    write(tmp_path, 2, colour=(120, 160))
+    with pytest.raises(DataError, match=r"is 120 × 160 px, its depth map 160 × 120: not of one shape"):
+        rgbd_pairs(tmp_path, "7scenes", "")
+
+
+# ------------------------------------------------------------------------------------------------------------ videos
 
 
 def write(root, frames=3, layout="7scenes", size=(160, 120), colour=(160, 120)):
@@ -121,7 +219,7 @@ def test_what_does_not_fit_is_told(tmp_path):
 
 
 def test_a_set_is_of_one_kind():
-    with pytest.raises(SettingsError, match="frames: video: expected 7scenes or scannet"):
+    with pytest.raises(SettingsError, match="frames: video: expected 7scenes, scannet, navi"):
         KeypointSet(frames="video")
     with pytest.raises(SettingsError, match="give annotations or frames, not both"):
         KeypointSet(annotations="a.json", frames="scannet")
@@ -148,8 +246,8 @@ def test_a_real_video_has_points_in_common():
         pytest.skip("the real video is not here")
     from regvit_lightning.data import rgbd_pairs as module
 
-    frames, camera = module._frames(KITCHEN, "7scenes"), module._intrinsics(KITCHEN, "7scenes")
+    frames = module._frames(KITCHEN, "7scenes")
     assert len(frames) == 160
-    pairs = list(module._of_video(frames[:3], camera))
+    pairs = list(module._of_video(frames[:3]))
     assert len(pairs) == 3
     assert all(pair.points.shape[1] > 60 for pair in pairs)

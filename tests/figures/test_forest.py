@@ -50,8 +50,9 @@ def test_intervals_are_drawn_from_end_to_end(figure):
 
 
 def test_all_panels_share_a_scale_that_holds_every_value(figure):
-    limits = [axes.get_xlim() for axes in figure.axes]
-    assert limits == [(-10, 10), (-10, 10)]  # 1.25 × 8
+    turned = forest.forest("", "", ROWS, [SECOND, FIRST])
+    limits = [axes.get_xlim() for axes in (*figure.axes, *turned.axes)]
+    assert limits == [(-10, 10)] * 4  # 1.25 × 8
     assert all(axes.get_ylim() == (3.5, -0.5) for axes in figure.axes)  # the first row is at the top
 
 

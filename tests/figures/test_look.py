@@ -10,6 +10,7 @@ from matplotlib.text import Text
 
 from regvit_lightning.analysis.token_maps import Discovered, ModelMaps, TokenMaps
 from regvit_lightning.figures import look as figures
+from regvit_lightning.figures import look_panels
 
 RANDOM = np.random.default_rng(0)
 
@@ -54,7 +55,7 @@ def values(axes):
 
 def test_a_register_that_was_added_at_test_time_says_so():
     one = replace(maps(registers=3), added=1)
-    panels = figures.register_panels(one, figures.frame_of([model(one)], 0))
+    panels = look_panels.register_panels(one, look_panels.frame_of([model(one)], 0))
     assert [panel.title for panel in panels] == ["reg_0", "reg_1", "reg_2, at test time"]
     assert [panel.name for panel in panels] == ["reg_0", "reg_1", "reg_2"]
 
@@ -162,8 +163,8 @@ def test_up_to_three_models_fit_on_a_page_in_landscape(count, in_a_line):
 
 def test_a_map_alone_has_no_title_and_its_own_bar():
     one = maps((4, 8))
-    scale = figures.norm_scale([model(one)])
-    panels = figures.main_panels(one, (0, 0, 64, 32), scale)
+    scale = look_panels.norm_scale([model(one)])
+    panels = look_panels.main_panels(one, (0, 0, 64, 32), scale)
     for panel in panels:
         figure = drawn(figures.alone(panel, (0, 0, 64, 32)))
         assert len(figure.axes) == 1 + (panel.name in ("cls", "similarity", "norms"))

@@ -110,6 +110,7 @@ def test_the_common_mode_penalty_is_a_term_of_the_loss_of_the_arm_global_alone(k
     def step(arm, weight):
         monkeypatch.setattr(global_pathway, "PENALTY", weight)
         recipe = made(kind, name, arm, "batch_size=4", "device_batch=2" if name == "openclip" else "device_batch=4")
+        monkeypatch.setattr(recipe, "log_dict", lambda *_, **__: None)
         monkeypatch.setattr(recipe, "log", lambda *_, **__: None)
         recipe._trainer = SimpleNamespace(world_size=1, global_rank=0, strategy=SimpleNamespace(root_device="cpu"))
         generator = torch.Generator().manual_seed(0)
@@ -131,8 +132,8 @@ def test_the_common_mode_penalty_is_added_to_the_losses_of_dinov2(monkeypatch):
         monkeypatch.setattr(global_pathway, "PENALTY", weight)
         recipe = made(DINOv2, "dinov2", arm, *SMALL)
         logged = {}
-        monkeypatch.setattr(recipe, "log", lambda name, value, **_: logged.update({name: value.item()}))
-        monkeypatch.setattr(recipe, "log_dict", lambda values, **_: None)
+        keep = lambda values: logged.update({name: value.item() for name, value in values.items()})  # noqa: E731
+        monkeypatch.setattr(recipe, "log_dict", keep)
         recipe._trainer = SimpleNamespace(global_rank=0, global_step=0)
         loss = recipe.train().training_step({"image": crops()}, 0)
         return loss.item(), logged.get("train/common_mode")

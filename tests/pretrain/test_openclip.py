@@ -79,7 +79,8 @@ class Alone:
 def _rank(monkeypatch):
     monkeypatch.setattr(openclip.OpenClip, "global_rank", 0, raising=False)
     monkeypatch.setattr(openclip.OpenClip, "trainer", Alone(), raising=False)
-    monkeypatch.setattr(openclip.OpenClip, "log", lambda *_, **__: None)
+    for name in ("log", "log_dict"):
+        monkeypatch.setattr(openclip.OpenClip, name, lambda *_, **__: None)
 
 
 @pytest.mark.usefixtures("_rank")

@@ -1,4 +1,7 @@
-"""A real Slurm on this machine: one node with two processors and two GPUs that are only counted."""
+"""A real Slurm on this machine: a node with two processors and two GPUs that are only counted, and a pair of nodes.
+
+The two nodes of the pair, each with a processor and a GPU, are further daemons of this machine on ports of their own.
+"""
 
 import os
 import secrets
@@ -6,11 +9,13 @@ import shutil
 import socket
 import subprocess
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+PAIR = ("pair0", "pair1")
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo")
 SBIN = "/usr/sbin:/sbin"
 
@@ -56,16 +61,18 @@ def cluster(tmp_path_factory):
         pytest.skip(f"Slurm is not installed: no {', '.join(missing)} (Debian: slurm-wlm, munge)")
     root = Path(tmp_path_factory.mktemp("slurm"))
     environment = {**os.environ, "PATH": path, "SLURM_CONF": str(configure(root)), "OMP_NUM_THREADS": "1"}
+    environment["MASTER_ADDR"] = "127.0.0.1"  # the names of the pair are no hosts
     daemons = []
     try:
         for command in commands(root):
-            log = (root / f"{command[0]}.out").open("w")
+            log = (root / f"{command[0]}{command[-1] if command[0] == 'slurmd' else ''}.out").open("w")
             daemons.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
             if command[0] == "munged":
                 wait((root / "munge.socket").exists, 20, lambda: (root / "munged.out").read_text())
         found = Cluster(environment)
-        idle = ("sinfo", "--noheader", "--format", "%T")
-        wait(lambda: found.run(*idle, check=False) == "idle", 60, lambda: logs(root))
+        idle = ("sinfo", "--noheader", "--Node", "--format", "%T")
+        ready = ["idle"] * (1 + len(PAIR))
+        wait(lambda: found.run(*idle, check=False).split() == ready, 120, lambda: logs(root))
         yield found
         found.run("scancel", "--user", "root", check=False)
     finally:
@@ -86,7 +93,21 @@ def commands(root):
     """The daemons in the order of their start, in the foreground."""
     munged = ["munged", "--foreground", "--force", f"--key-file={root}/munge.key", f"--socket={root}/munge.socket"]
     munged += [f"--pid-file={root}/munge.pid", f"--log-file={root}/munge.log", f"--seed-file={root}/munge.seed"]
-    return [munged, ["slurmctld", "-D", "-i"], ["slurmd", "-D"]]
+    return [munged, ["slurmctld", "-D", "-i"], *(["slurmd", "-D", "-N", name] for name in (host(), *PAIR))]
+
+
+def host():
+    """Name of this machine, and of its node with two processors."""
+    return socket.gethostname().split(".")[0]
+
+
+def ports(count):
+    """So many ports that nobody uses."""
+    with ExitStack() as sockets:
+        opened = [sockets.enter_context(socket.socket()) for _ in range(count)]
+        for one in opened:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in opened]
 
 
 def configure(root):
@@ -95,28 +116,30 @@ def configure(root):
     (root / "munge.key").chmod(0o400)
     for folder in ("state", "spool"):
         (root / folder).mkdir()
-    host = socket.gethostname().split(".")[0]
-    with socket.socket() as first, socket.socket() as second:  # ports that nobody uses
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        ports = first.getsockname()[1], second.getsockname()[1]
+    controller, own, *of_pair = ports(2 + len(PAIR))
     for name in ("gpu0", "gpu1"):  # Slurm counts device files, whatever they are
         (root / name).touch()
-    (root / "gres.conf").write_text(f"Name=gpu File={root}/gpu[0-1]\n")
+    devices = [f"NodeName={host()} Name=gpu File={root}/gpu[0-1]"]
+    devices += [f"NodeName={name} Name=gpu File={root}/gpu{number}" for number, name in enumerate(PAIR)]
+    (root / "gres.conf").write_text("\n".join(devices) + "\n")
+    nodes = "\n".join(
+        f"NodeName={name} NodeHostname={host()} NodeAddr=127.0.0.1 Port={port} CPUs=1 Gres=gpu:1 State=UNKNOWN"
+        for name, port in zip(PAIR, of_pair, strict=True)
+    )
     (root / "slurm.conf").write_text(
         f"""\
 ClusterName=tests
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
+SlurmctldHost={host()}(127.0.0.1)
+SlurmctldPort={controller}
+SlurmdPort={own}
 SlurmUser=root
 AuthType=auth/munge
 # A job that is queued again waits until its credentials have expired.
 AuthInfo=socket={root}/munge.socket,cred_expire=5
 StateSaveLocation={root}/state
-SlurmdSpoolDir={root}/spool
+SlurmdSpoolDir={root}/spool/%n
 SlurmctldPidFile={root}/slurmctld.pid
-SlurmdPidFile={root}/slurmd.pid
+SlurmdPidFile={root}/slurmd-%n.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -127,8 +150,10 @@ ReturnToService=2
 JobRequeue=0
 KillWait=20
 SchedulerParameters=sched_interval=2,batch_sched_delay=0
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 Gres=gpu:2 State=UNKNOWN
-PartitionName=debug Nodes={host} Default=YES MaxTime=INFINITE State=UP
+NodeName={host()} NodeAddr=127.0.0.1 CPUs=2 Gres=gpu:2 State=UNKNOWN
+{nodes}
+PartitionName=debug Nodes={host()} Default=YES MaxTime=INFINITE State=UP
+PartitionName=pair Nodes={",".join(PAIR)} MaxTime=INFINITE State=UP
 """
     )
     return root / "slurm.conf"

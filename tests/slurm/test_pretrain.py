@@ -17,7 +17,9 @@ WORDS += ["devices=2", "accelerator=cpu", "drop_path=0.1", "cutmix=1.0", "checkp
 
 
 def pretrain(cluster, tiny, place, *more):
-    words = [*WORDS, f"data={tiny.root}/imagenet", f"runs={place}", f"results={place}", *more]
+    said = {word.partition("=")[0] for word in more}
+    usual = [word for word in WORDS if word.partition("=")[0] not in said]
+    words = [*usual, f"data={tiny.root}/imagenet", f"runs={place}", f"results={place}", *more]
     command = [sys.executable, "-m", "benchmarks.pretrain", *words]
     done = subprocess.run(command, cwd=ROOT, env=cluster.environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -1,5 +1,8 @@
 """Keypoints that are matched on features whose matches are known: PCK, its ceiling, floors, outliers."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from regvit_lightning import settings
-from regvit_lightning.data.keypoint_pair import Pair
+from regvit_lightning.data.keypoint_pair import Pair, Space
 from regvit_lightning.data.layout import DataSettings, KeypointSet
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.models.foreign import ForeignBackbone
@@ -182,6 +185,90 @@ def test_distances_are_pixels_where_the_setting_says_so():
     assert right(own, points, pixels.reach(own, pixels.near)).tolist() == [True, False]
     with pytest.raises(SettingsError, match="unit=metres: expected box or pixels"):
         chosen("unit=metres")
+
+
+# ---------------------------------------------------------------------------------------------------------- in space
+
+CAMERA = np.array([[100.0, 0, 40], [0, 100, 20], [0, 0, 1]])  # of 80 × 40 px
+WALL = np.full((20, 40), 2.0)  # depth map at half of that size, 2 m away: a pixel of the file is 2 cm
+
+
+def seen(shifts, angle, matched=None):
+    """A pair of a wall whose points were matched so many pixels of the file beside, and what is known of the match."""
+    there = [[0.0, 0.0, 2.0]] * len(shifts)
+    half = CAMERA * [[0.5], [0.5], [1.0]]
+    space = Space(np.array(there), lambda: WALL, half, angle)
+    own = Pair(("a", "b"), np.array([[(40.0, 20.0)] * len(shifts)] * 2), np.array([0, 0, 80, 40.0]), "g", space)
+    points = torch.tensor([(40.0 + shift, 20.0) for shift in shifts], dtype=torch.float64)
+    best = torch.full_like(points, 20.0) + torch.tensor([21.0, 0.0])  # the nearest patch is 1 px beside
+    return own, correspondence.Matched(points, best, 0, 0.0)
+
+
+def in_space(centimetres, angles, *seen_pairs):
+    pairs, matched = zip(*seen_pairs, strict=True)
+    own = replace(chosen(), centimetres=centimetres, angles=angles)
+    sizes = [torch.tensor([[80.0, 40.0]] * 2, dtype=torch.float64)] * len(pairs)
+    return correspondence._in_space(SimpleNamespace(settings=own, pairs=pairs, matched=matched, sizes=sizes))
+
+
+def test_recall_in_centimetres_by_hand():
+    """Errors of 0, 2, 4 and 8 cm; the nearest patch is 2 cm beside."""
+    found = in_space([1, 2.01, 5], [], seen([0, 1], 3.0), seen([2, 4], 20.0))
+    assert found == pytest.approx(
+        {
+            "recall_1cm": 25,
+            "recall_1cm_grid_ceiling": 0,
+            "recall_2.01cm": 50,
+            "recall_2.01cm_grid_ceiling": 100,
+            "recall_5cm": 75,
+            "recall_5cm_grid_ceiling": 100,
+        }
+    )
+
+
+def test_pairs_are_told_apart_by_the_angle_of_the_cameras():
+    """A bin has its lower end and not its upper one; points count the same, not pairs; empty bins are left out."""
+    pairs = seen([0, 1], 0.0), seen([0] * 4, 14.9), seen([4], 15.0), seen([0], 90.0)
+    found = in_space([1], [0, 15, 30, 60], *pairs)
+    by_angle = {name: value for name, value in found.items() if "degrees" in name}
+    assert by_angle == pytest.approx({"recall_1cm_0_to_15_degrees": 500 / 6, "recall_1cm_15_to_30_degrees": 0})
+    own = replace(chosen(), angles=[0, 15, 30, 60])
+    scores = {"pck": torch.tensor([[100.0, 2], [200, 4], [0, 1], [100, 1]], dtype=torch.float64)}
+    of_pixels = correspondence._by_angle(own, [pair for pair, _ in pairs], scores)
+    assert of_pixels == pytest.approx({"pck_0_to_15_degrees": 50, "pck_15_to_30_degrees": 0})
+
+
+def write_wall(root, angles=(0, 0)):
+    """Two frames of a wall 1 m away with noise on it, 32 px at a focal length of 32: 0.25 m to the side are 8 px."""
+    folder = root / "cups"
+    folder.mkdir()
+    for number, shift in enumerate((0, -2 * PATCH)):
+        noise(root, f"frame-{number:06d}.color.png", 0, shift)
+        Image.fromarray(np.full((SIDE, SIDE), 1000, np.uint16)).save(folder / f"frame-{number:06d}.depth.png")
+        pose = np.eye(4)
+        pose[0, 3] = 0.25 * number
+        np.savetxt(folder / f"frame-{number:06d}.pose.txt", pose)
+    np.savetxt(folder / "camera-intrinsics.txt", [[SIDE, 0, SIDE / 2], [0, SIDE, SIDE / 2], [0, 0, 1]])
+    return DataSettings(name="own", root=str(root), keypoints={"cups": KeypointSet("cups", frames="7scenes")})
+
+
+def test_the_whole_task_on_a_planted_wall(tmp_path):
+    """Patches of 4 px are 12.5 cm: the middle of the right one is at most 6.25 cm beside in x and y."""
+    words = ("unit=pixels", "near=3", "also=[]", "centimetres=[1,9]", "angles=[0,15,30]")
+    outcome = run(write_wall(tmp_path), *words)
+    assert list(outcome.per_class) == ["1 frame later"]
+    found = outcome.metrics
+    assert found["pck"] == found["recall_9cm"] == found["recall_9cm_grid_ceiling"] == 100
+    assert found["recall_1cm"] == found["recall_1cm_grid_ceiling"] < 50
+    assert found["recall_9cm_0_to_15_degrees"] == found["pck_0_to_15_degrees"] == 100
+    assert not [name for name in found if name.endswith("15_to_30_degrees")]
+
+
+def test_centimetres_need_depth(tmp_path):
+    with pytest.raises(SettingsError, match="images=cups: pairs without depth and poses, which centimetres and angles"):
+        run(write_shifted(tmp_path), "centimetres=[1]")
+    with pytest.raises(SettingsError, match=r"angles=\[30.0, 0.0\]: expected ascending degrees"):
+        chosen("angles=[30,0]")
 
 
 def test_rendered_scans_are_matched_by_geometry(tiny):

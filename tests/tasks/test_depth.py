@@ -244,14 +244,14 @@ def test_a_perfect_predictor_scores_perfectly_through_all_of_test(tmp_path, monk
     batch = nyu.by_size([samples[0], samples[1]])
     assert batch[0]["image"].shape == (2, 3, 120, 160)
     assert batch[0]["depth"].shape == (2, 480, 640)
-    module.test_step(batch, 0)
+    module.tested(module.test_step(batch, 0))
     assert sorted(module.scores) == [0, 1]
     for place in (0, 1):
         found = dict(zip(SCORES, module.scores[place][0].tolist(), strict=True))
         assert found == pytest.approx({name: float(name in ("a1", "a2", "a3")) for name in SCORES}, abs=1e-7)
     # And one that says 20 % too much is off by that, but for what is clamped to 10 m.
     monkeypatch.setattr(DepthHead, "depth", lambda *call: 1.2 * by_brightness(*call))
-    module.test_step(batch, 0)
+    module.tested(module.test_step(batch, 0))
     truth = samples[0]["depth"][samples[0]["mask"]].double()
     error = (1.2 * truth).clamp(max=10) - truth
     found = dict(zip(SCORES, module.scores[0][0].tolist(), strict=True))

@@ -103,7 +103,7 @@ def test_predictions_are_chosen_among_the_classes_of_the_set(reds):
     module = robustness.KeptClassifiers(model(), "32-true", images.candidates, kept.heads)
     pixels = torch.full((1, 3, SIDE, SIDE), round(127.5 + 127.4 * 0.1), dtype=torch.uint8)
     assert int(module.logits(pixels)[0].argmax()) == 1
-    module.test_step((pixels, torch.zeros(1)), 0)
+    module.tested(module.test_step((pixels, torch.zeros(1)), 0))
     module.on_test_epoch_end()
     assert set(module.predictions[0].tolist()) <= {0, 2}
     assert 0.5 <= float(module.confidences) <= 1

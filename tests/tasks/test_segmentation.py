@@ -290,7 +290,7 @@ def test_a_perfect_predictor_scores_100_through_all_of_test(tmp_path, monkeypatc
     for place in range(2):
         batch = pseudo_collate([images[place]])
         assert [tuple(view[0].shape[1:])[place] for view in batch["inputs"]] == [side] * (1 + flip)
-        module.test_step(batch, place)
+        module.tested(module.test_step(batch, place))
     module.on_test_epoch_end()
     assert module.areas.shape == (2, 3, 3)
     assert module.areas[:, 2].sum(1).tolist() == [(mask != 255).sum() for mask in masks]
@@ -298,7 +298,7 @@ def test_a_perfect_predictor_scores_100_through_all_of_test(tmp_path, monkeypatc
     # And one that takes green for red is wrong about exactly those.
     monkeypatch.setattr(module.model, "encode_decode", lambda *call: by_colour(module)(*call)[:, [1, 0, 2]])
     module._areas.clear()
-    module.test_step(pseudo_collate([images[0]]), 0)
+    module.tested(module.test_step(pseudo_collate([images[0]]), 0))
     module.on_test_epoch_end()
     assert statistics.ious(module.areas[0]).tolist() == [0, 0, 100]
 

@@ -158,8 +158,7 @@ class DINOv2(recipe.Recipe):
         with global_pathway.collected(self._student().blocks) as shares:
             losses = self.losses(images, self.groups_of(len(images["global"])), self.global_step)
         loss = self.with_common_mode(torch.stack(list(losses.values())).sum(), shares)
-        logged = {"train/loss": loss, **{f"train/{name}": value for name, value in losses.items()}}
-        self.log_dict(logged, sync_dist=True)
+        self.log_means({"loss": loss, **losses})
         return loss
 
     def groups_of(self, images: int) -> list[tuple[int, int]]:

@@ -111,6 +111,17 @@ class Seen:
     right: dict[str, bool]
 
 
+@dataclass(frozen=True)
+class Tested:
+    """What the test pass measures of a batch: predictions (B, heads), labels (B,), and as in `AttentiveProbe`."""
+
+    predicted: Tensor
+    labels: Tensor
+    outlier_shares: Tensor
+    masses: dict[str, Tensor]
+    seen: list[Seen]
+
+
 class AttentiveProbe(HeadGrid):
     """Grid of attentive heads, and of linear heads of the mean patch, on a frozen backbone.
 
@@ -150,7 +161,6 @@ class AttentiveProbe(HeadGrid):
         self.shown: Sequence[int] = ()
         self.norms, self.outlier_shares, self.seen = list[Tensor](), list[Tensor](), list[Seen]()
         self.masses = {one.name: list[Tensor]() for one in self.attentive}
-        self._tested = 0
 
     @property
     def attentive(self) -> list[Variant]:
@@ -225,10 +235,13 @@ class AttentiveProbe(HeadGrid):
     def _predicted(self, tokens: Tensor) -> Tensor:
         return torch.cat([logits.argmax(dim=2) for logits in self.logits(tokens)], dim=1)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
         tokens, norms = self._tokens_and_norms(batch[0])
-        self.keep(self._predicted(tokens), batch[1])
-        self.norms.append(norms)
+        return self._predicted(tokens), batch[1], norms
+
+    def validated(self, measured: tuple[Tensor, Tensor, Tensor]) -> None:
+        self.keep(*measured[:2])
+        self.norms.append(measured[2])
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
@@ -238,20 +251,25 @@ class AttentiveProbe(HeadGrid):
         self.cutoff = at_log_mads(torch.cat(self.norms), MADS)
         self.norms = []
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
         tokens, norms = self._tokens_and_norms(batch[0])
         predicted, outliers = self._predicted(tokens), (norms > self.cutoff).flatten(1)
-        self.keep(predicted, batch[1])
-        self.outlier_shares.append(outliers.double().mean(dim=1))
         shares = {one.name: self._shares(one, tokens).cpu() for one in self.attentive}
-        for one in self.attentive:
-            self.masses[one.name].append(masses(shares[one.name], outliers, one.inputs, self.registers))
+        first, seen = self.first_image(batch_idx), []
         for image in range(len(norms)):
-            if self._tested + image in self.shown:
-                own = {name: values[image] for name, values in shares.items()}
+            if first + image in self.shown:
+                own = {name: values[image].clone() for name, values in shares.items()}
                 right = {name: bool(predicted[image, self.chosen[name]] == batch[1][image]) for name in shares}
-                self.seen.append(Seen(batch[0][image].cpu(), norms[image], own, right))
-        self._tested += len(norms)
+                seen.append(Seen(batch[0][image].cpu(), norms[image].clone(), own, right))
+        of = {one.name: masses(shares[one.name], outliers, one.inputs, self.registers) for one in self.attentive}
+        return Tested(predicted, batch[1], outliers.double().mean(dim=1), of, seen)
+
+    def tested(self, measured: Tested) -> None:
+        self.keep(measured.predicted, measured.labels)
+        self.outlier_shares.append(measured.outlier_shares)
+        for name, values in measured.masses.items():
+            self.masses[name].append(values)
+        self.seen += measured.seen
 
     def _shares(self, variant: Variant, tokens: Tensor) -> Tensor:
         index = self.chosen[variant.name] - self.columns(variant).start

@@ -273,6 +273,7 @@ class Discoverer(BoxPass):
         overlaps: (N, S), largest IoU of each of these boxes with an object.
     """
 
+    shares_passes = True
     overlaps: Tensor
     right: Tensor
     fallbacks: Tensor
@@ -292,13 +293,18 @@ class Discoverer(BoxPass):
             inside = dict(zip(blocks, self.frozen.backbone.projections(inputs, blocks), strict=True))
         return [getattr(inside[block], feature).patches.float() for block, feature in self.method.sources]
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
         discovered = self.method(self.features(batch["image"], batch["size"]))
         flags = torch.stack([discovered.fallback, discovered.uniform, discovered.tied], dim=1).cpu()
+        rows = {}
         for index, own, flag in zip(batch["index"].tolist(), discovered.boxes.cpu(), flags, strict=True):
             truth = torch.from_numpy(self.read.images.boxes[index])
             boxes = self.in_pixels(own, index)
-            self._rows[index] = hits(boxes, truth), *flag, overlaps(boxes, truth)
+            rows[index] = hits(boxes, truth), *flag, overlaps(boxes, truth)
+        return rows
+
+    def tested(self, measured: dict[int, tuple[Tensor, ...]]) -> None:
+        self._rows |= measured
 
     def on_test_epoch_end(self) -> None:
         rows = [self._rows[index] for index in range(len(self.read))]

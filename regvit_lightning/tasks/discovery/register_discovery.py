@@ -112,6 +112,7 @@ class RegisterBoxes(BoxPass):
         hits: of each image, in the order of `read`, available after test.
     """
 
+    shares_passes = True
     hits: list[Hits]
 
     def __init__(
@@ -139,12 +140,15 @@ class RegisterBoxes(BoxPass):
             every.append(torch.cat(kinds, dim=1))
         return torch.stack(every, dim=1)
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
         maps = self.maps(batch["image"], batch["size"])
         found = attention_boxes.boxes(maps.flatten(0, 2), self.mass)
         parts = (part.unflatten(0, maps.shape[:3]).cpu() for part in (found.boxes, found.peaks, found.uniform))
-        for index, own, peaks, uniform in zip(batch["index"].tolist(), *parts, strict=True):
-            self._by_index[index] = self._hits(index, own, peaks, uniform, maps.shape[-1])
+        every = zip(batch["index"].tolist(), *parts, strict=True)
+        return {index: self._hits(index, own, peaks, uniform, maps.shape[-1]) for index, own, peaks, uniform in every}
+
+    def tested(self, measured: dict[int, Hits]) -> None:
+        self._by_index |= measured
 
     def _hits(self, index: int, own: Tensor, peaks: Tensor, uniform: Tensor, columns: int) -> Hits:
         truth = torch.from_numpy(self.read.images.boxes[index]).double()

@@ -139,6 +139,7 @@ class AttentionPass(FrozenModule):
         ious: (N, blocks, R + 1) IoU in percent of each map's mask, CLS last if there is one, available after test.
     """
 
+    shares_passes = True
     ious: Tensor
 
     def __init__(self, backbone: Backbone, settings: SaliencySettings, blocks: Sequence[int]) -> None:
@@ -146,11 +147,14 @@ class AttentionPass(FrozenModule):
         self.blocks, self.mass = list(blocks), settings.mass
         self._rows: list[Tensor] = []
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         maps = attention(self, normalise(batch["image"], self.mean, self.std), self.blocks)
         masks = attention_boxes.foreground(maps.flatten(0, 2), self.mass).view_as(maps)
-        for own, truth in zip(masks, batch["truth"], strict=True):
-            self._rows.append(iou(own, patch_truth(truth, grid_of(own))).cpu())
+        every = zip(batch["index"], masks, batch["truth"], strict=True)
+        return {index: iou(own, patch_truth(truth, grid_of(own))).cpu() for index, own, truth in every}
+
+    def tested(self, measured: dict[int, Tensor]) -> None:
+        self._rows += measured.values()
 
     def on_test_epoch_end(self) -> None:
         self.ious = torch.stack(self._rows)
@@ -188,6 +192,8 @@ class Saliency(FrozenModule):
         wholes, fallbacks: indices of images, see `Masked`.
     """
 
+    shares_passes = True
+
     def __init__(self, backbone: Backbone, settings: SaliencySettings, chosen: Chosen) -> None:
         super().__init__(backbone, settings.precision)
         self.settings, self.chosen = settings, chosen
@@ -196,10 +202,17 @@ class Saliency(FrozenModule):
         self.shares, self.ceilings = dict[int, float](), dict[int, float]()
         self.wholes, self.fallbacks = set[int](), set[int]()
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        every = self.masked(batch["image"])
-        for index, own, truth in zip(batch["index"], every, batch["truth"], strict=True):
-            self._score(index, own, patch_truth(truth, grid_of(own.masks["lost"])))
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        every = zip(batch["index"], self.masked(batch["image"]), batch["truth"], strict=True)
+        return {index: scored(own, patch_truth(truth, grid_of(own.masks["lost"]))) for index, own, truth in every}
+
+    def tested(self, measured: dict[int, "Scored"]) -> None:
+        for index, own in measured.items():
+            for name, value in own.scores.items():
+                self.scores.setdefault(name, {})[index] = value
+            self.shares[index], self.ceilings[index] = own.share, own.ceiling
+            self.wholes |= {index} if own.whole else set()
+            self.fallbacks |= {index} if own.fallback else set()
 
     def masked(self, images: Tensor) -> list[Masked]:
         """Masks and maps of uint8 images (B, 3, h, w)."""
@@ -233,15 +246,27 @@ class Saliency(FrozenModule):
         chosen = {} if cls is None else {"cls": maps[:, 0, -1]}
         return chosen if register is None else {**chosen, "register": maps[:, -1, register[1]]}
 
-    def _score(self, index: int, own: Masked, truth: PatchTruth) -> None:
-        for method, mask in own.masks.items():
-            f = f_curve(scaled(own.maps[method]), truth) if method in own.maps else f_beta(mask, truth)
-            for score, value in zip(SCORES, (iou(mask, truth), accuracy(mask, truth), f), strict=True):
-                self.scores.setdefault(f"{score}_{method}", {})[index] = value.cpu()
-        self.shares[index] = truth.share
-        self.ceilings[index] = float(iou(2 * truth.foreground >= truth.pixels, truth))
-        self.wholes |= {index} if own.whole else set()
-        self.fallbacks |= {index} if own.fallback else set()
+
+@dataclass(frozen=True)
+class Scored:
+    """What is known of one image: its scores by metric, and fields as in `Saliency` and `Masked`."""
+
+    scores: dict[str, Tensor]
+    share: float
+    ceiling: float
+    whole: bool
+    fallback: bool
+
+
+def scored(own: Masked, truth: PatchTruth) -> Scored:
+    """Scores of the masks of all methods of one image."""
+    scores = {}
+    for method, mask in own.masks.items():
+        f = f_curve(scaled(own.maps[method]), truth) if method in own.maps else f_beta(mask, truth)
+        for score, value in zip(SCORES, (iou(mask, truth), accuracy(mask, truth), f), strict=True):
+            scores[f"{score}_{method}"] = value.cpu()
+    ceiling = float(iou(2 * truth.foreground >= truth.pixels, truth))
+    return Scored(scores, truth.share, ceiling, own.whole, own.fallback)
 
 
 def choose(ious: Tensor, blocks: Sequence[int], registers: int) -> Chosen:

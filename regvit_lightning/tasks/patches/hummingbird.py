@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regvit_lightning.data import ade20k
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.squashed import Squashed, SquashedImages
@@ -21,11 +20,10 @@ from regvit_lightning.frozen.contract import Outcome, RunOptions
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.neighbours import search_fast
-from regvit_lightning.runtime import hardware
 from regvit_lightning.settings import check, number
 from regvit_lightning.tasks.patches import protocol
-from regvit_lightning.tasks.patches.memory import MemoryModule
-from regvit_lightning.tasks.patches.protocol import MaskedSettings, Scored
+from regvit_lightning.tasks.patches.memory import MemoryModule, masked_images, outcome
+from regvit_lightning.tasks.patches.protocol import MaskedSettings
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = protocol.METRICS
@@ -93,10 +91,9 @@ class InContext(MemoryModule):
         shares = self.shares(features.flatten(0, 2)).view(*features.shape[:3], -1)
         return [self.from_shares(one, mask, self.side) for one, mask in zip(shares, batch["mask"], strict=True)]
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        maps, pixels = self.maps(batch), self.pixels(batch["labels"])
-        for own, parts, mask, labels in zip(maps, pixels, batch["mask"], batch["labels"], strict=True):
-            self._areas.append(self.scored(own, self.best(parts, mask, self.side), mask, labels))
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        every = zip(self.maps(batch), self.pixels(batch["labels"]), batch["mask"], batch["labels"], strict=True)
+        return [self.scored(own, self.best(parts, mask, self.side), mask, labels) for own, parts, mask, labels in every]
 
     @torch.inference_mode()
     def example(self, sample: dict[str, Any]) -> np.ndarray:
@@ -134,21 +131,17 @@ def run(
         DataError: the data is missing, incomplete or unreadable, or a mask does not fit.
         SettingsError: the memory has less than one patch for each train view, or fewer patches than neighbours.
     """
-    layout, side = data.masked_set(settings.images), settings.side(backbone)
-    train, test = (ade20k.masked_pairs(data, settings.images, split) for split in (0, 1))
-    views = settings.epochs * len(train)
-    learnt = Squashed(train, layout, side, settings.scale, how.seed, settings.epochs)
-    tested = Squashed(test, layout, side)
-    images = SquashedImages(Loading(settings.workers, settings.device_batch), learnt, tested)
-    module = InContext(backbone, settings, layout.classes, views, side, how.seed)
+    read = masked_images(backbone, data, settings)
+    views = settings.epochs * len(read.train)
+    learnt = Squashed(read.train, read.layout, read.side, settings.scale, how.seed, settings.epochs)
+    images = SquashedImages(Loading(settings.workers, settings.device_batch), learnt, read.tested)
+    module = InContext(backbone, settings, read.layout.classes, views, read.side, how.seed)
     trainer = tester(how)
     trainer.validate(module, images, verbose=False)
     k = f"neighbours={settings.neighbours}: above the {module.memory.filled:,} labelled patches of the memory"
     check(settings.neighbours <= module.memory.filled, k)
     trainer.test(module, images, verbose=False)
-    module.to(hardware.accelerator()).eval()
-    scored = Scored(module.areas, module.seen.cpu(), layout, tested)
-    return protocol.outcome(module, scored, module.example, _protocol(module, len(train)), how.seed)
+    return outcome(module, read, module.example, _protocol(module, len(read.train)), how.seed)
 
 
 def _protocol(module: InContext, train_images: int) -> dict[str, Any]:

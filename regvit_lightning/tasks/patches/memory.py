@@ -4,16 +4,23 @@ Source: Balažević et al. 2023 (arXiv 2306.01667), section 3 and appendix, and 
 an image that are kept where not all fit.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from regvit_lightning.data import ade20k
+from regvit_lightning.data.layout import DataSettings, Segmentation
+from regvit_lightning.data.masks import Pairs
+from regvit_lightning.data.squashed import Squashed
+from regvit_lightning.frozen.contract import Outcome
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.runtime import seeds
+from regvit_lightning.runtime import hardware, seeds
 from regvit_lightning.settings import check
+from regvit_lightning.tasks.patches import protocol
 from regvit_lightning.tasks.patches.label_maps import class_counts
-from regvit_lightning.tasks.patches.protocol import MaskedSettings, PatchModule
+from regvit_lightning.tasks.patches.protocol import MaskedSettings, PatchModule, Scored
 
 
 def kept_patches(pixels: Tensor, classes: int, limit: int, seed: int, number: int) -> Tensor:
@@ -96,6 +103,7 @@ class MemoryModule(PatchModule):
     """
 
     validates_on = "train images"
+    shares_passes = True
     memory: PatchMemory
     seen: Tensor
 
@@ -121,9 +129,54 @@ class MemoryModule(PatchModule):
         self.memory = PatchMemory(rows, backbone.embed_dim, backbone.patch_size**2, self.device)
         self.seen.zero_()
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.seen += class_counts(batch["labels"].flatten()[None], self.classes)[0]
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        seen, patches = class_counts(batch["labels"].flatten()[None], self.classes)[0], []
         parts = self.features(batch["image"]).flatten(1, 2), self.pixels(batch["labels"]).flatten(1, 2)
         for features, pixels, number in zip(*parts, batch["index"].tolist(), strict=True):
             kept = kept_patches(pixels, self.classes, self.per_image, self.draws, number)
-            self.memory.add(features[kept], pixels[kept], number)
+            patches.append((features[kept], pixels[kept], number))
+        return seen, patches
+
+    def validated(self, measured: tuple[Tensor, list[tuple[Tensor, Tensor, int]]]) -> None:
+        self.seen += measured[0]
+        for patches in measured[1]:
+            self.memory.add(*patches)
+
+
+# -------------------------------------------------------------------------------------------------------- all of it
+
+
+@dataclass(frozen=True)
+class MaskedImages:
+    """Images of a set with masks, as a backbone reads them.
+
+    Attributes:
+        layout: what the masks mean.
+        side: side of the input in pixels.
+        train: pairs of image and mask.
+        tested: the test images.
+    """
+
+    layout: Segmentation
+    side: int
+    train: Pairs
+    tested: Squashed
+
+
+def masked_images(backbone: Backbone, data: DataSettings, settings: MaskedSettings) -> MaskedImages:
+    """The images of `settings.images`.
+
+    Raises:
+        SettingsError: no such set.
+        DataError: it is missing, incomplete or unreadable.
+    """
+    layout, side = data.masked_set(settings.images), settings.side(backbone)
+    train, test = (ade20k.masked_pairs(data, settings.images, split) for split in (0, 1))
+    return MaskedImages(layout, side, train, Squashed(test, layout, side))
+
+
+def outcome(module: MemoryModule, images: MaskedImages, predict: Any, facts: dict[str, Any], seed: int) -> Outcome:
+    """What a task records once its test pass is over; see `protocol.outcome`."""
+    module.to(hardware.accelerator()).eval()
+    scored = Scored(module.areas, module.seen.cpu(), images.layout, images.tested)
+    return protocol.outcome(module, scored, predict, facts, seed)

@@ -97,10 +97,15 @@ class Clusters(PatchModule):
         self.matched: list[Tensor] = []
         self.shared: list[list[Tensor]] = []
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        points = []
         for patches, index in zip(self.features(batch["image"]).flatten(1, 2), batch["index"].tolist(), strict=True):
             drawn = torch.randperm(len(patches), generator=seeds.generator(self.draws, "clustered", index))
-            self._points.append(patches[drawn[: self.per_image].to(patches.device)])
+            points.append(patches[drawn[: self.per_image].to(patches.device)])
+        return points
+
+    def validated(self, measured: list[Tensor]) -> None:
+        self._points += measured
 
     def on_validation_epoch_end(self) -> None:
         points, settings = torch.cat(self._points), self.settings
@@ -114,13 +119,19 @@ class Clusters(PatchModule):
         super().on_test_start()
         self.shared = []
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        features, pixels = self.features(batch["image"]), self.pixels(batch["labels"])
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        features, pixels, measured = self.features(batch["image"]), self.pixels(batch["labels"]), []
         grids = [assigned(features.flatten(0, 2), own).view(features.shape[:3]) for own in self.centres]
         for index, mask in enumerate(batch["mask"]):
-            self.shared.append([_shared(upsampled_ids(grid[index], *mask.shape), mask, self.classes) for grid in grids])
+            shared = [_shared(upsampled_ids(grid[index], *mask.shape), mask, self.classes) for grid in grids]
             best = self.best_classes(pixels[index], mask)
-            self._areas.append({"ceiling": areas(best, mask, self.classes).cpu()})
+            measured.append((shared, areas(best, mask, self.classes).cpu()))
+        return measured
+
+    def tested(self, measured: Any) -> None:
+        for shared, ceiling in measured:
+            self.shared.append(shared)
+            self._areas.append({"ceiling": ceiling})
 
     def best_classes(self, pixels: Tensor, mask: Tensor) -> Tensor:
         """Class indices at the size of a mask (H, W) where each patch (h, w, P²) has its most frequent class."""

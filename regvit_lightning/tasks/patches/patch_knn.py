@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regvit_lightning.data import ade20k
 from regvit_lightning.data.layout import IGNORED, DataSettings
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.squashed import Squashed, SquashedImages
@@ -20,13 +19,13 @@ from regvit_lightning.frozen.contract import Outcome, RunOptions
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.neighbours import search_fast
-from regvit_lightning.runtime import hardware, seeds
+from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import MISSING, check, number
 from regvit_lightning.statistics import miou
 from regvit_lightning.tasks.patches import protocol
 from regvit_lightning.tasks.patches.label_maps import labels_of_pixels, modes
-from regvit_lightning.tasks.patches.memory import MemoryModule
-from regvit_lightning.tasks.patches.protocol import MaskedSettings, Scored
+from regvit_lightning.tasks.patches.memory import MemoryModule, masked_images, outcome
+from regvit_lightning.tasks.patches.protocol import MaskedSettings
 from regvit_lightning.tasks.segmentation import areas
 from regvit_lightning.work import ImageCounts, Pass, Work
 
@@ -34,6 +33,7 @@ METRICS = protocol.METRICS
 READS = protocol.READS
 FOOTNOTE = ("view", "memory", "scored_at", "k_chosen_on")
 DISTANCES = ("cosine", "l2")
+CANDIDATES = "candidates"  # name in what a step measures of the areas of every candidate
 AT_ONCE = 512  # patches whose neighbours' labels are counted at a time, which bounds memory
 
 
@@ -139,14 +139,18 @@ class PatchKNN(MemoryModule):
         super().on_test_start()
         self._of_candidates = []
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        squares, truths = self.squares(batch["image"]), batch["labels"]
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        squares, truths, measured = self.squares(batch["image"]), batch["labels"], []
         for number_, (mask, labels) in enumerate(zip(batch["mask"], truths, strict=True)):
             every = torch.stack([areas(square[number_], labels, self.classes) for square in squares])
-            self._of_candidates.append(every.cpu())
             best = labels.masked_fill(labels == IGNORED, int(self.seen.argmax()))
             own, ceiling = (self.from_labels(square, mask) for square in (squares[0][number_], best))
-            self._areas.append(self.scored(own, ceiling, mask, labels))
+            measured.append({CANDIDATES: every.cpu(), **self.scored(own, ceiling, mask, labels)})
+        return measured
+
+    def tested(self, measured: list[dict[str, Tensor]]) -> None:
+        self._of_candidates += [one.pop(CANDIDATES) for one in measured]
+        super().tested(measured)
 
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
@@ -186,25 +190,22 @@ def run(
         DataError: the data is missing, incomplete or unreadable, or a mask does not fit.
         SettingsError: the memory has less than one patch for each train image, or fewer patches than neighbours.
     """
-    layout, side = data.masked_set(settings.images), settings.side(backbone)
-    train, test = (ade20k.masked_pairs(data, settings.images, split) for split in (0, 1))
-    held = held_out_images(len(train), settings, how.seed)
-    learnt, tested = Squashed(train, layout, side), Squashed(test, layout, side)
+    read = masked_images(backbone, data, settings)
+    held = held_out_images(len(read.train), settings, how.seed)
+    learnt = Squashed(read.train, read.layout, read.side)
     loading = Loading(settings.workers, settings.device_batch)
-    module = PatchKNN(backbone, settings, layout.classes, len(train), side, how.seed)
+    module = PatchKNN(backbone, settings, read.layout.classes, len(read.train), read.side, how.seed)
     trainer = tester(how)
     trainer.validate(module, SquashedImages(loading, learnt, None), verbose=False)
     module.excluded = torch.isin(module.memory.images, torch.tensor(held, device=module.memory.images.device))
     _check_neighbours(module, len(held))
     with torch.inference_mode():
         module.standardise()
-    asked = Squashed([train[index] for index in held], layout, side)
+    asked = Squashed([read.train[index] for index in held], read.layout, read.side)
     trainer.test(module, SquashedImages(loading, None, asked), verbose=False)
     chosen = _choose(module)
-    trainer.test(module, SquashedImages(loading, None, tested), verbose=False)
-    module.to(hardware.accelerator()).eval()
-    scored = Scored(module.areas, module.seen.cpu(), layout, tested)
-    return protocol.outcome(module, scored, module.example, _protocol(module, len(train), held, chosen), how.seed)
+    trainer.test(module, SquashedImages(loading, None, read.tested), verbose=False)
+    return outcome(module, read, module.example, _protocol(module, len(read.train), held, chosen), how.seed)
 
 
 def _check_neighbours(module: PatchKNN, held: int) -> None:

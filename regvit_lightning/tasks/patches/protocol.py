@@ -76,6 +76,7 @@ class PatchModule(FrozenModule):
             gives them, in the order of the images; filled by test.
     """
 
+    shares_passes = True
     areas: dict[str, Tensor]
 
     def __init__(self, backbone: Backbone, settings: MaskedSettings, classes: int) -> None:
@@ -115,6 +116,9 @@ class PatchModule(FrozenModule):
             for maps, both in zip((prediction, best), names, strict=True)
             for name, one, truth in zip(both, maps, truths, strict=True)
         }
+
+    def tested(self, measured: list[dict[str, Tensor]]) -> None:
+        self._areas += measured
 
     def on_test_start(self) -> None:
         self._areas = []

@@ -5,6 +5,7 @@ Sources: see `image_scores` and `dense_structure`. The labels of the images are 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,6 +102,7 @@ class LabelFree(FrozenModule):
         structure: see `StructureSums`.
     """
 
+    shares_passes = True
     features: Tensor
     views: Tensor
 
@@ -110,12 +112,18 @@ class LabelFree(FrozenModule):
         self._vectors: dict[int, list[Tensor]] = {SEPARATE: [], OF_VIEWS: []}
         self._waiting: list[Tensor] = []  # patches (P, D) of images that are no whole group yet
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> Any:
         tokens = self.tokens(batch[0])[0]
         if dataloader_idx != OF_PATCHES:
-            self._vectors[dataloader_idx].append(cls_or_mean(tokens).cpu())
+            return dataloader_idx, cls_or_mean(tokens).cpu()
+        return dataloader_idx, tokens.patches.flatten(1, 2)
+
+    def tested(self, measured: tuple[int, Tensor]) -> None:
+        kind, values = measured
+        if kind != OF_PATCHES:
+            self._vectors[kind].append(values)
             return
-        self._waiting += tokens.patches.flatten(1, 2).unbind()
+        self._waiting += values.unbind()
         while len(self._waiting) >= IMAGES:
             group, self._waiting = self._waiting[:IMAGES], self._waiting[IMAGES:]
             self.structure.add(torch.stack(group))

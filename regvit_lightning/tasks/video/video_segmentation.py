@@ -205,13 +205,17 @@ class Follower(FrozenModule):
         ended: results of each video, in the order of the data, available after test.
     """
 
+    shares_passes = True
+
     def __init__(self, backbone: Backbone, settings: VideoSettings, frames: Frames) -> None:
         super().__init__(backbone, settings.precision)
         self.settings, self.frames = settings, frames
         self.ended: list[Ended] = []
+        self._ended: dict[int, Ended] = {}
         self.last_patches = LastPatches(self.frozen)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
+        """Results of the video that ends with the batch, by its index; empty for another batch."""
         features, norms = self.last_patches(normalise(batch["image"], self.mean, self.std))
         video, size = self.frames.videos[batch["video"]], tuple(batch["image"].shape[2:])
         for own, norm, frame, truth in zip(features, norms, batch["frame"], batch["truth"], strict=True):
@@ -221,8 +225,15 @@ class Follower(FrozenModule):
                 self._follow(own, frame, truth, size, video.scored())
             self._video.norms.append(norm)
             self._video.uses.append(torch.zeros(norm.numel(), dtype=torch.long))
-            if frame == len(video.frames) - 1:
-                self.ended.append(self._video.end([0, *self._video.predictions]))
+        if batch["frame"][-1] < len(video.frames) - 1:
+            return {}
+        return {batch["video"]: self._video.end([0, *self._video.predictions])}
+
+    def tested(self, measured: dict[int, Ended]) -> None:
+        self._ended |= measured
+
+    def on_test_epoch_end(self) -> None:
+        self.ended = [self._ended[video] for video in sorted(self._ended)]
 
     def _start(self, features: Tensor, truth: Tensor, video: Video) -> None:
         classes = classes_of(truth)

@@ -104,7 +104,7 @@ def test_the_program_measures_once_and_says_what_is_kept(kept, tiny, tmp_path, m
     )
     calls = []
 
-    def metrics(file, one, seed):
+    def metrics(file, one, seed, callbacks):
         calls.append((file.name, one.name))
         step = int(file.stem[-8:])
         return {name: float(step + number) for number, name in enumerate([*UNLABELLED, *PARTS, "top1", "miou"])}

@@ -128,6 +128,11 @@ def test_neither_the_best_on_test_nor_a_metric_without_direction_is_the_main_one
     assert [part.column.metric for part in pair.parts] == ["top5"]
 
 
+def test_floors_are_no_models(tmp_path):
+    old, new = (trained("a-vitn_reg4", 0.5, at, floors={"chance": {"top1": 6.0 + at}}) for at in (0, 10))
+    assert [pair.name for pair in pairs_of(tmp_path, old, new)] == ["a-vitn_reg4"]
+
+
 def test_another_protocol_is_not_compared(tmp_path):
     other = trained("a-vitn_reg4", FOXES, 10, settings={"crop": 96, "workers": 1})
     assert pairs_of(tmp_path, trained("a-vitn_reg4", 0.5, 0), other) == []

@@ -3,7 +3,8 @@
 import pytest
 
 from benchmarks.grid import cells as grids
-from regvit_lightning.models import arms, names
+from regvit_lightning import settings
+from regvit_lightning.models import arms, catalogue, names
 from regvit_lightning.settings import SettingsError
 
 FROZEN = {"imagenet_knn", "imagenet_linear", "ade20k_linear", "nyud_linear1"}
@@ -76,6 +77,30 @@ def test_arms_trains_every_arm_and_its_plain_models_at_equal_settings(tmp_path):
     assert {names.without_arm(model) for model in models} <= models, "each arm has its plain twin"
     assert len({cell.words for cell in cells}) == 1
     assert {cell.seed for cell in cells} == {0, 1, 2}
+
+
+def test_released_is_the_catalogue(built):
+    cells = built("released").cells
+    assert list(dict.fromkeys(cell.model for cell in cells)) == [entry.name for entry in catalogue.entries()]
+    assert {cell.task for cell in cells} >= FROZEN | DISCOVERY | {"artifact_report"}
+
+
+# Files of configs/tasks without a cell in grid everything: for sets of one's own, for one that is not rendered, and for
+# classifiers that a model was released with.
+NOT_RENDERED = {"keypoints", "geometry", "vos", "vos_dinov3", "retrieval", "rparis6k", "own_head"}
+
+
+def test_everything_has_a_cell_of_every_task(tmp_path):
+    cells = [cell for cell in small(tmp_path, "everything", "all") if not cell.pretrains]
+    files = {file.stem for file in (settings.CONFIGS / "tasks").glob("*.yaml") if "." not in file.stem}
+    taken = {max((f for f in files if f"{cell.task}_".startswith(f"{f}_")), key=len) for cell in cells}
+    assert files - taken == NOT_RENDERED
+    models = {cell.model for cell in cells}
+    assert {"random-vitn_reg4", "deit3-vitn_reg0", "deit3-vitn_reg4"} <= models
+    tasks = {model: {cell.task for cell in cells if cell.model == model} for model in models}
+    assert tasks["deit3-vitn_reg4"] - tasks["deit3-vitn_reg0"] == {"register_discovery_voc07"}
+    captions = {"imagenet_zeroshot", "text_report"}
+    assert [model for model, of in tasks.items() if captions <= of] == ["openclip-vitn_reg4"]
 
 
 def test_some_seeds_of_a_grid(tmp_path):

@@ -70,7 +70,7 @@ def test_config_of_the_data(monkeypatch, tmp_path):
     assert found["data full"]["counts"]["voc07"] == [5011]
     found, origins = config("evaluate", "model=x", "task=imagenet_knn", f"data={tmp_path}")
     data = origins[f"data {tmp_path}"]
-    assert (data["root"], data["trained_on"], data["images"]) == (
+    assert (data["root"], data["trained_on"], data["masks"]) == (
         "a folder given by its path",
         "default",
         "configs/data/full.yaml",

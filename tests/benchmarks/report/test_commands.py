@@ -70,12 +70,63 @@ def test_whatever_a_record_says_its_command_is_one_line_without_a_shells_signs(n
 
 
 def test_commands_of_other_models():
-    timm = record("vit_large_patch14_reg4_dinov2.lvd142m")
-    assert " MODEL=timm/vit_large_patch14_reg4_dinov2.lvd142m " in commands.command(timm)
+    for name in ("vit_large_patch14_reg4_dinov2.lvd142m", "timm-vit_large_patch14_reg4_dinov2.lvd142m"):
+        assert " MODEL=timm/vit_large_patch14_reg4_dinov2.lvd142m " in commands.command(record(name))
+    assert " MODEL=random-timm/vit_tiny_patch16_224 " in commands.command(record("random-timm-vit_tiny_patch16_224"))
     assert commands.command(record("somebodys-weights")) == (
         "# no command: MODEL is the path of the weights' file, of which only the name is known"
     )
     assert " MODEL=random-vitn_reg4 " in commands.command(record("random-vitn_reg4"))
+
+
+def changed_at_test_time(model, source, seed=2, **more):
+    intervention = {"kind": "ttr", "neurons_by_block": {"1": [3]}, "source": source}
+    made = dataclasses.replace(record(model, seed=seed), backbone={"num_registers": 0, "intervention": intervention})
+    return dataclasses.replace(made, **more)
+
+
+def words_of(line):
+    make, word, *given = shlex.split(line)
+    assert make == "make"
+    return word, dict(one.partition("=")[::2] for one in given)
+
+
+def test_a_model_with_a_test_time_register_needs_its_neurons_first():
+    made = changed_at_test_time(
+        "deit3+a-vitn_reg0+ttr", "make neurons, 500 train images of mini at 64 px, score contrast"
+    )
+    first, then = commands.command(made).split(" && ")
+    assert words_of(first) == ("neurons", {"MODEL": "deit3+a-vitn_reg0", "DATA": "mini", "SEED": "2"})
+    word, given = words_of(then)
+    assert (word, given["MODEL"], given["SEED"]) == ("eval", "deit3+a-vitn_reg0+ttr", "2")
+    plain = dataclasses.replace(made, model="deit3+a-vitn_reg0", backbone={"num_registers": 0})
+    assert commands.command(plain) == then.replace("+ttr", "")
+
+
+def test_another_search_of_neurons_is_made_again_as_it_was():
+    source = "make neurons, 1,200 train images of photos at 64 px, score activation"
+    first, _ = commands.command(changed_at_test_time("random-vitn_reg4+bias_per_block", source)).split(" && ")
+    word, given = words_of(first)
+    assert (word, given["MODEL"], given["DATA"]) == ("neurons", "random-vitn_reg4", "photos")
+    assert sorted(given["ARGS"].split()) == ["images=1200", "score=activation"]
+
+
+def test_published_neurons_are_taken_by_their_name():
+    source = settings.read_yaml(settings.CONFIGS / "neurons" / "dinov2_vitl14.yaml")["source"]
+    first, then = commands.command(changed_at_test_time("timm-vit_large_patch14_dinov2.lvd142m+ttr", source)).split(
+        " && "
+    )
+    assert words_of(first)[1]["ARGS"] == "known=dinov2_vitl14"
+    assert words_of(first)[1]["MODEL"] == "timm/vit_large_patch14_dinov2.lvd142m"
+    assert words_of(then)[1]["MODEL"] == "timm/vit_large_patch14_dinov2.lvd142m+ttr"
+
+
+@pytest.mark.parametrize("name", [EVIL, "$(touch /tmp/x)", "a;b", "a'b"])
+def test_a_hostile_source_of_neurons_is_no_part_of_a_command(name):
+    for source in (name, f"make neurons, 500 train images of {name} at 64 px, score contrast", [name], {name: name}):
+        line = commands.command(changed_at_test_time("deit3-vitn_reg0+ttr", source))
+        assert name not in line
+        assert line.startswith("make neurons MODEL=deit3-vitn_reg0 DATA=mini SEED=2 && make eval ")
 
 
 def trained(model="deit3-vitn_reg4", words=(), **changed):

@@ -27,7 +27,8 @@ CELLS = [
 
 def texts(cells=CELLS):
     origin = Origin("mini", ScoredRecords("results", list(cells), []), "make tables DATA=mini")
-    return {name: formatted["tex"] for name, formatted in program.files(program.tables(cells), origin)}
+    made = program.files(program.tables(cells), origin)
+    return {name: formatted["tex"] for name, formatted in made if "tex" in formatted}
 
 
 def faults(text):
