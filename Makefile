@@ -10,11 +10,11 @@ TARGETS = help setup demo data annotate pretrain eval artifacts look neurons cos
 
 # What a target takes from make's command line: key=VARIABLE of its program, and ARGS, further words for the program.
 # A variable that is not given, or empty, leaves the program's default.
-demo.takes = grid=GRID data=DATA seeds=SEEDS jobs=JOBS runs=RUNS results=RESULTS
+demo.takes = grid=GRID data=DATA seeds=SEEDS jobs=JOBS cache=CACHE runs=RUNS results=RESULTS
 data.takes = data=DATA get=GET archives=ARCHIVES ARGS
 annotate.takes = data=DATA sets=SETS force=FORCE results=RESULTS ARGS
 eval.takes = task=TASK $(artifacts.takes)
-artifacts.takes = name=NAME $(run.takes)
+artifacts.takes = name=NAME cache=CACHE $(run.takes)
 pretrain.takes = recipe=RECIPE tag=TAG nodes=NODES launcher=LAUNCHER partition=PARTITION $(run.takes)
 run.takes = model=MODEL data=DATA variant=VARIANT seed=SEED devices=GPUS force=FORCE runs=RUNS results=RESULTS ARGS
 look.takes = model=MODEL images=IMAGES data=DATA seed=SEED runs=RUNS results=RESULTS ARGS
@@ -22,7 +22,7 @@ neurons.takes = model=MODEL data=DATA seed=SEED runs=RUNS ARGS
 cost.takes = model=MODEL runs=RUNS ARGS
 status.takes = grid=GRID data=DATA seeds=SEEDS variant=VARIANT runs=RUNS results=RESULTS ARGS
 plan.takes = gpus=GPUS $(status.takes)
-eval-all.takes = jobs=JOBS launcher=LAUNCHER partition=PARTITION force=FORCE $(plan.takes)
+eval-all.takes = jobs=JOBS cache=CACHE launcher=LAUNCHER partition=PARTITION force=FORCE $(plan.takes)
 all.takes = $(eval-all.takes)
 study.takes = study=NAME seeds=SEEDS gpus=GPUS jobs=JOBS runs=RUNS results=RESULTS ARGS
 checkpoints.takes = model=MODEL data=DATA seed=SEED variant=VARIANT runs=RUNS results=RESULTS ARGS
@@ -57,7 +57,7 @@ $(READY):
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	rm -f $(call quote,$(VENV))/.ready-* && touch $(call quote,$@)
 
-demo: setup  ## render data, pretrain two nano models, evaluate, print tables, compare with the kept results, write a page (CPU, minutes): GRID=demo|mini-paper|everything SEEDS=0|all JOBS=1 DATA=mini|photos (photographs and released weights, downloaded)
+demo: setup  ## render data, pretrain two nano models, evaluate, print tables, compare with the kept results, write a page (CPU, minutes): GRID=demo|mini-paper|everything SEEDS=0|all JOBS=1 CACHE=0 (as for eval-all) DATA=mini|photos (photographs and released weights, downloaded)
 	@$(PY) -m benchmarks.demo $(WORDS)
 
 data: setup  ## make or check data: DATA=mini (rendered, with a contact sheet), DATA=full|own|voc2012|… DATA_ROOT=…, or a folder; GET=photos|voc07,voc12,coco20k,ade20k,nyu_test,nyu_train,imagenet_train,imagenet_val|all downloads or prepares, ARCHIVES=<folder> ARGS="workers=1"
@@ -69,10 +69,10 @@ annotate: setup  ## classes and properties (size, count, clutter, texture) of th
 pretrain: setup  ## MODEL=vitb_reg16 RECIPE=deit3 TAG=<name of a run with other settings> DATA=mini|full|<folder> SEED=0 GPUS=1 NODES=1 LAUNCHER=local|slurm PARTITION= VARIANT= FORCE=1 ARGS="epochs=2"
 	@$(PY) -m benchmarks.pretrain $(if $(MODEL),,model=vitn_reg4) $(WORDS)
 
-eval: setup  ## MODEL=deit3-vitb_reg16|deit3+<tag>-vitb_reg16|timm/…|<file>|random-… TASK=imagenet_knn|imagenet_linear|ade20k_linear|nyud_linear1|… NAME=<id in records> DATA=<name|folder|file.yaml> SEED= GPUS= VARIANT= FORCE=1 ARGS=
+eval: setup  ## MODEL=deit3-vitb_reg16|deit3+<tag>-vitb_reg16|timm/…|<file>|random-… TASK=imagenet_knn|imagenet_linear|ade20k_linear|nyud_linear1|… NAME=<id in records> DATA=<name|folder|file.yaml> SEED= GPUS= VARIANT= FORCE=1 CACHE=0 (share no features) ARGS="cache_gb=20"
 	@$(PY) -m benchmarks.evaluate $(if $(MODEL),,model=deit3-vitn_reg4) $(if $(TASK),,task=imagenet_knn) $(WORDS)
 
-artifacts: setup  ## the artifact report of MODEL=, on the test images of DATA= (NAME=, SEED=, GPUS=, VARIANT=, FORCE=, ARGS= as for eval)
+artifacts: setup  ## the artifact report of MODEL=, on the test images of DATA= (NAME=, SEED=, GPUS=, VARIANT=, FORCE=, CACHE=, ARGS= as for eval)
 	@$(PY) -m benchmarks.evaluate task=artifact_report $(if $(MODEL),,model=deit3-vitn_reg4) $(WORDS)
 
 look: setup  ## what models see, side by side: MODEL=a,b,c IMAGES=<files or folder, with commas> DATA=mini (of trained models, and of the figure and page, results/<DATA>/look/) SEED= ARGS="size=518 block=-2 patch=12,20"
@@ -84,10 +84,10 @@ neurons: setup  ## register neurons of MODEL=, which MODEL=<the same>+ttr then n
 cost: setup  ## parameters and multiply-adds of MODEL= with 0 to 16 registers; ARGS="image_size=518"
 	@$(PY) -m benchmarks.cost $(if $(MODEL),,model=vitn_reg4) $(WORDS)
 
-eval-all: setup  ## what is missing or stale of GRID=demo|mini-paper|paper|registers|released DATA= SEEDS=0,1|all GPUS=0,1,3|all JOBS=1 VARIANT= FORCE=1 LAUNCHER=local|slurm PARTITION= ARGS=
+eval-all: setup  ## what is missing or stale of GRID=demo|mini-paper|paper|registers|released DATA= SEEDS=0,1|all GPUS=0,1,3|all JOBS=1 VARIANT= FORCE=1 CACHE=0 (cells share neither features nor imports) LAUNCHER=local|slurm PARTITION= ARGS=
 	@$(PY) -m benchmarks.grid $(WORDS)
 
-all: setup  ## the same, after pretraining the models that are not trained yet: GRID= DATA= SEEDS= GPUS= JOBS= VARIANT= FORCE=1 LAUNCHER= PARTITION= ARGS="pretrain_devices=8"
+all: setup  ## the same, after pretraining the models that are not trained yet: GRID= DATA= SEEDS= GPUS= JOBS= VARIANT= FORCE=1 CACHE= LAUNCHER= PARTITION= ARGS="pretrain_devices=8"
 	@$(PY) -m benchmarks.grid pretrain=true $(WORDS)
 
 status: setup  ## the grid as a table: done, running, failed, stale, missing, and the time left: GRID= DATA= SEEDS= VARIANT= ARGS="pretrain=true"

@@ -2,12 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import command, terminal
 from benchmarks.data.rendering import render
 from regvit_lightning.data import layout
+from regvit_lightning.models import origins
 from regvit_lightning.settings import SEEDS, check, setting
 from regvit_lightning.values import texts
+
+if TYPE_CHECKING:
+    from regvit_lightning.runtime.store import Store
 
 DESCRIPTION = """Evaluates a frozen backbone on one task and writes its record,
 <results>/<data>/cells/<model>/<task>.seed<k>.json, with a picture beside it where the task has one. A cell whose record
@@ -32,6 +37,10 @@ class Evaluate:
     runs: str = setting("folder of the runs", "runs", texts.folder)
     results: str = setting("folder of the results", "results", texts.folder)
     force: bool = setting("run the cell although its record holds", False)
+    cache: bool = setting("read and keep features that tasks share, in <runs>/.features; false computes all", True)
+    cache_gb: float = setting(
+        "size of that folder; the features not used for longest leave it", 20.0, within="[0, 1e6]"
+    )
 
 
 def main(options: Evaluate, words: list[str]) -> None:
@@ -66,13 +75,22 @@ def main(options: Evaluate, words: list[str]) -> None:
     render(data)
     progress.quiet()
     folder = runs / data.name / backbone.name / f"seed{options.seed}" / options.task
-    how = RunOptions(options.seed, options.devices, [progress.Progress(name)], folder)
+    how = RunOptions(options.seed, options.devices, [progress.Progress(name)], folder, store_of(options))
     outcome, saved = evaluation.run_and_record(cell, backbone, results, how, options.force)
     for remark in outcome.remarks:
         print(f"evaluate: {name}: {remark}")
     if outcome.protocol.get("caveat"):
         print(f"evaluate: caution: {outcome.protocol['caveat']}")
     print(f"evaluate: {name}: {cell.summary(outcome)}; record in {saved}")
+
+
+def store_of(options: Evaluate) -> "Store | None":
+    """Store of shared features; None without one, and for a model of a user's function, whose code is not known."""
+    from regvit_lightning.runtime.store import Store
+
+    if not options.cache or options.model.startswith(origins.PYTHON):
+        return None
+    return Store(Path(options.runs) / ".features", int(options.cache_gb * 1e9))
 
 
 def cli() -> None:

@@ -286,6 +286,8 @@ def run_and_record(
         _claim(options.folder, _description(evaluation, backbone, digests), force)
         outcome = evaluation.run(backbone, options)
         record = evaluation.record(backbone, outcome, time.monotonic() - begun, digests)
+        if options.store is not None and options.store.read:
+            record.provenance["vectors_read"] = options.store.read
         _save_pictures(outcome, file.with_suffix(".png"), options.folder)
         if outcome.scores:
             record.scores.update(_save_scores(outcome.scores, records.scores_path(file)))

@@ -62,7 +62,7 @@ class Record:
             (`trained_with`) where its file holds them.
         weights: fingerprint of the model's weights.
         provenance: commit (the version of an installed package), dirty, date, versions, device, seconds,
-            peak_memory_mib.
+            peak_memory_mib; vectors_read, of how many images another task had computed the features.
         scores: `file`, the file beside the record with the per-image scores, and its `digest`; empty where there are
             none.
         source: file or folder that the model was given as; empty for a model that its name alone identifies.
@@ -167,6 +167,7 @@ PATTERN = {
         "device?": str,
         "seconds?": float,
         "peak_memory_mib?": float,
+        "vectors_read?": int,
     },
     "scores": {"file?": NAME, "digest?": str},
     "source": str,

@@ -212,7 +212,7 @@ def test_args_run_nothing(venv, tmp_path, args):
         (["pretrain", "MODLE=x"], "no target takes a variable MODLE; nearest: MODEL"),
         (["pretrain", "model=x"], "no target takes a variable model; nearest: MODEL"),
         (["pretrain", "EPOCHS=3"], 'ARGS="epochs=..."'),
-        (["eval", "RECIPE=dinov2"], "make eval does not take RECIPE; it takes ARGS, DATA"),
+        (["eval", "RECIPE=dinov2"], "make eval does not take RECIPE; it takes ARGS, CACHE, DATA"),
         (["cost", "GRID=demo"], "make cost does not take GRID; it takes ARGS"),
         (["test", "ARGS='a"], "ARGS: No closing quotation"),
         (["eval", "MODEL=a\nb"], "MODEL: has several lines"),

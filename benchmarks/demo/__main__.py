@@ -38,6 +38,7 @@ class Demo:
     data: str = setting("a file of configs/data, or a folder with train/ and val/ class folders", "mini")
     seeds: str = setting("seeds of the grid's file, as 0,1,2, or all", "0")
     jobs: int = setting("cells at once on a machine without GPU, which share its threads", 2, within="[1, 1024]")
+    cache: bool = setting("cells share features and imported packages; false shares nothing", True)
     runs: str = setting("folder of the runs", "runs", texts.folder)
     results: str = setting("folder of the results; empty: <runs>/demo", "", texts.folder)
 
@@ -69,7 +70,8 @@ def _run(options: Demo, results: Path) -> Cells:
     name = options.grid or (options.data if options.data in settings.names("grids") else "demo")
     chosen = Grid(grid=name, data=options.data, seeds=options.seeds, pretrain=True, runs=options.runs)
     started = time.monotonic()
-    cells, ran = grid.run(replace(chosen, results=str(results), jobs=options.jobs), echo=False, elsewhere=KEPT)
+    chosen = replace(chosen, results=str(results), jobs=options.jobs, cache=options.cache)
+    cells, ran = grid.run(chosen, echo=False, elsewhere=KEPT)
     took = f"{ran} of {len(cells.cells)} cells took {clock(time.monotonic() - started)}"
     again = f"all {len(cells.cells)} cells were done before; to run them again remove {results} and {cells.trained}"
     print(f"demo: {took if ran else again}")

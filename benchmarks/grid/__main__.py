@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,9 @@ class Grid(grids.Chosen):
     force: bool = setting("evaluate cells although their records hold; nothing is trained again", False)
     launcher: str = setting("local, or slurm: submit the cells as jobs", "local")
     partition: str = setting("of the Slurm cluster; empty takes its default", "")
+    cache: bool = setting(
+        "cells share features, and imported packages where there is no GPU; false shares nothing", True
+    )
     hours: float = setting(
         "time limit of a Slurm job; a training continues after it in the queue",
         24.0,
@@ -152,6 +156,7 @@ def _run_here(
     """Run cells as child processes on the devices of this machine."""
     from benchmarks.grid import states
     from benchmarks.grid.make_commands import Commands
+    from benchmarks.grid.nursery import Nursery
     from benchmarks.grid.workers import Machine, Workers
 
     grid, known = estimates.cells, estimates.states
@@ -159,11 +164,13 @@ def _run_here(
     check(not short, f"pretrain_devices={options.pretrain_devices}: the grid runs on {len(slots)} device(s) here")
     alone = slots[0] != "" or all(grid.devices(cell) == 1 for cell in todo)
     check(alone, f"pretrain_devices={options.pretrain_devices}: this machine has no GPU")
-    commands = Commands(options, grid, options.force)
+    commands = Commands(options, grid, options.force, options.cache)
     of_name = {cell.name: cell for cell in todo}
     jobs = [commands.job(cell, estimates.seconds(cell)) for cell in todo]
-    machine = Machine(slots, grid.runs / "gpus", _environment(slots))
-    with board:
+    environment = _environment(slots)
+    forks = options.cache and slots[0] == "" and len(jobs) > 1
+    machine = Machine(slots, grid.runs / "gpus", environment, Nursery(environment) if forks else None)
+    with board, machine.nursery or nullcontext():
         workers = Workers(
             jobs,
             machine,
@@ -210,7 +217,7 @@ def _run_on_cluster(options: Grid, grid: Cells, todo: Sequence[Cell]) -> list[Fa
 
     with Board(f"grid {options.grid}", echo=False) as board:
         wanted = Wanted(options.partition, options.hours)
-        jobs = Cluster(Commands(options, grid, options.force), wanted, board)
+        jobs = Cluster(Commands(options, grid, options.force, options.cache), wanted, board)
         jobs.submit(todo)
         outcomes = jobs.watch(todo)
     return [Failure(cell.name, state.note, state.log) for cell, state in outcomes.items() if state.kind != states.DONE]

@@ -1,20 +1,18 @@
 """Child process that runs a cell: with its devices set before it starts, its own log, and no way to outlive us."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.grid.nursery import Forked, Nursery, die_with
 from benchmarks.grid.queueing import LocalJob
 from regvit_lightning.runtime.locks import PASSED_ON, Lock
-
-PR_SET_PDEATHSIG = 1  # option of prctl(2): signal the child when its parent dies
 
 
 @dataclass
@@ -34,7 +32,7 @@ class Child:
     devices: Sequence[str]
     locks: Sequence[Lock]
     attempt: int
-    process: "subprocess.Popen[bytes]"
+    process: "subprocess.Popen[bytes] | Forked"
     begun: float = field(default_factory=time.monotonic)
     read: int = 0
     last: str = ""
@@ -72,7 +70,12 @@ class Child:
 
 
 def start(
-    job: LocalJob, devices: Sequence[str], locks: Sequence[Lock], environment: Mapping[str, str], attempt: int = 1
+    job: LocalJob,
+    devices: Sequence[str],
+    locks: Sequence[Lock],
+    environment: Mapping[str, str],
+    attempt: int = 1,
+    nursery: Nursery | None = None,
 ) -> Child:
     """Start a job.
 
@@ -82,6 +85,7 @@ def start(
         locks: locks passed on to the child.
         environment: environment of the child.
         attempt: number of the attempt, from 1.
+        nursery: forks the child if it can; else a new Python is started.
     """
     own = {**environment, "PYTHONUNBUFFERED": "1", PASSED_ON: ",".join(str(lock.descriptor) for lock in locks)}
     if devices:
@@ -93,28 +97,16 @@ def start(
             output.write(f"--- attempt {attempt}\n".encode())
             output.flush()
         read = output.tell()
-        process = subprocess.Popen(
+        descriptors = [lock.descriptor for lock in locks]
+        forked = nursery.start(job.command, own, output.fileno(), descriptors) if nursery else None
+        process = forked or subprocess.Popen(
             list(job.command),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=own,
-            pass_fds=[lock.descriptor for lock in locks],
+            pass_fds=descriptors,
             start_new_session=True,  # Ctrl-C in the terminal reaches only the parent, which asks the children to end
-            preexec_fn=_die_with(os.getpid()),
+            preexec_fn=die_with(os.getpid()) if sys.platform.startswith("linux") else None,
         )
     return Child(job, devices, locks, attempt, process, read=read)
-
-
-def _die_with(parent: int) -> Callable[[], None] | None:
-    """Pre-exec function of the child: have the kernel send it SIGTERM when its parent dies."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-    def arrange() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(128 + signal.SIGTERM)
-
-    return arrange

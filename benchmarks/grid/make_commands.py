@@ -15,11 +15,13 @@ class Commands:
         chosen: settings given by the user.
         cells: the grid.
         force: also evaluate cells with a valid record; never retrains a model.
+        cache: evaluations share features.
     """
 
     chosen: Chosen
     cells: Cells
     force: bool
+    cache: bool = True
 
     def program(self, cell: Cell) -> str:
         """Name of the cell's program in `benchmarks`."""
@@ -28,7 +30,7 @@ class Commands:
     def words(self, cell: Cell) -> list[str]:
         """`key=value` arguments of the cell's program."""
         chosen = self.chosen
-        what = {"model": cell.model, "task": cell.task, "force": self.force}
+        what = {"model": cell.model, "task": cell.task, "force": self.force} | ({} if self.cache else {"cache": False})
         if cell.pretrains:
             identity = cell.identity
             what = {"model": identity.name, "recipe": cell.recipe, "devices": chosen.pretrain_devices}

@@ -14,6 +14,7 @@ from benchmarks.counter import clock
 from benchmarks.grid import child, outcomes, queueing
 from benchmarks.grid.board import Board
 from benchmarks.grid.child import Child
+from benchmarks.grid.nursery import Nursery
 from benchmarks.grid.outcomes import MISTAKE, CellOutcome
 from benchmarks.grid.queueing import LocalJob
 from regvit_lightning.errors import Stopped
@@ -34,11 +35,13 @@ class Machine:
         slots: one per child: the index of a GPU, or '' for a share of the CPU cores.
         locks: folder of the GPU locks.
         environment: environment of the children.
+        nursery: forks the children, with packages that are already imported; None starts a new Python for each.
     """
 
     slots: Sequence[str]
     locks: Path
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    nursery: Nursery | None = None
 
     def acquire(self, slot: str) -> Lock | None:
         """Acquire the lock of a GPU of this machine, so that two grids do not use it at once."""
@@ -226,7 +229,7 @@ class Workers:
         facts: dict[str, Any] = {"host": os.uname().nodename, "device": device, "since": time.time()}
         held[0].say(**facts, process=os.getpid())
         atomic.remove(job.file(".json"))
-        one = child.start(job, devices, held, self.machine.environment, attempt)
+        one = child.start(job, devices, held, self.machine.environment, attempt, self.machine.nursery)
         self.running.append(one)
         if attempt == 1:
             self.board.note(f"{job.name} begins on {device}; log {job.file('.log')}")

@@ -33,7 +33,8 @@ a large matrix product; (i) cores that read, decode and augment images for a GPU
 models of the grid arms over that of the plain model, also in arms-<cpu|cuda>.json for the table of arms; (l) the
 forward pass of a ViT-B with a test-time register, and with a bias, over that without; (m) seconds to label an image
 from 100,000 train patches; (n) seconds until a cell has seen its first images, of --help, and to index a million
-files; (o) what grows with images and devices: order of a pass, shards, checkpoint, kNN bank, Sinkhorn-Knopp. Writes
+files; (o) what grows with images and devices: order of a pass, shards, checkpoint, kNN bank, Sinkhorn-Knopp;
+(p) cells of a grid that share features and imports over the same cells that do not. Writes
 <results>/bench/speed-<cpu|cuda>.md and .json. Run it on a machine that does nothing else."""
 
 ARM_STEPS = 30  # pairs of steps for each model
@@ -57,7 +58,7 @@ class Bench:
 def main(options: Bench, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
-    from benchmarks.speed import arms, interventions, patches, pieces, pretraining, real_shapes, startup
+    from benchmarks.speed import arms, interventions, patches, pieces, pretraining, real_shapes, sharing, startup
     from regvit_lightning import records
     from regvit_lightning.runtime import atomic, hardware
 
@@ -65,7 +66,7 @@ def main(options: Bench, words: list[str]) -> None:
     progress.quiet()
     begun = time.perf_counter()
     peak = matrix_peak()
-    wanted = options.only or "abcdefghijklmno"
+    wanted = options.only or "abcdefghijklmnop"
     rows = []
     if "a" in wanted:
         rows.append(knn_cell(options, peak))
@@ -98,6 +99,8 @@ def main(options: Bench, words: list[str]) -> None:
         rows += startup.rows(options.data, options.evaluated)
     if "o" in wanted:
         rows += pieces.rows()
+    if "p" in wanted:
+        rows.append(sharing.row(options.data))
     facts = records.provenance(time.perf_counter() - begun)
     folder = Path(options.results) / "bench"
     shown = table(rows, peak, facts)

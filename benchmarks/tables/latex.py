@@ -36,7 +36,7 @@ SIGNS = {
     "–": "--",
     "—": "---",
     "…": r"\dots{}",
-} | {raised: rf"\textsuperscript{{{mark}}}" for mark, raised in zip("dsvu", "ᵈˢᵛᵘ", strict=True)}
+} | {raised: rf"\textsuperscript{{{mark}}}" for mark, raised in zip("dsvu0123456789-", "ᵈˢᵛᵘ⁰¹²³⁴⁵⁶⁷⁸⁹⁻", strict=True)}
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?![\w.])")
 
 BRACKETS, DELTA = "(in brackets): ", r"$\Delta$: "  # how a change is named in Markdown and here

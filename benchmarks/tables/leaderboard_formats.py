@@ -16,6 +16,7 @@ NAME = "leaderboard"
 TITLE = "Leaderboard"
 SIGNS = {FRONT: "●", NEAR: "○", BEHIND: "–", "": ""}
 TOGETHER = 5  # columns of ranks in one table
+TOGETHER_IN_LATEX = 3  # in a line of 5.5 in
 
 
 def headline(board: Board) -> str:
@@ -91,10 +92,10 @@ def formats(board: Board, origin: Origin) -> dict[str, str]:
     return {"md": markdown(board, origin), "csv": csv(board), "tex": as_latex(board, origin)}
 
 
-def parts(board: Board) -> Iterator[list[tuple[str, Column]]]:
-    """Columns in groups that fit side by side."""
-    for start in range(0, len(board.columns), TOGETHER):
-        yield board.columns[start : start + TOGETHER]
+def parts(board: Board, together: int = TOGETHER) -> Iterator[list[tuple[str, Column]]]:
+    """Columns in groups of `together` that fit side by side."""
+    for start in range(0, len(board.columns), together):
+        yield board.columns[start : start + together]
 
 
 def _of_columns(board: Board, part: Sequence[tuple[str, Column]]) -> list[list[str]]:
@@ -140,7 +141,7 @@ def as_latex(board: Board, origin: Origin) -> str:
     caption = f"{latex.words(f'{TITLE}. {headline(board)} Data: {origin.data}')}."
     said = [latex.words(note) for note in notes(board)]
     grids = [_grid(first, "rlrrrrc", caption, NAME, said)]
-    for number, part in enumerate(parts(board), 1):
+    for number, part in enumerate(parts(board, TOGETHER_IN_LATEX), 1):
         of = latex.words(f"{TITLE}: value, rank and the ranks that noise allows. Data: {origin.data}")
         rows = _of_columns(board, part)
         grids.append(_grid(rows, "l" + "r" * len(part), f"{of}.", f"{NAME}-{number}", said[1:2]))

@@ -11,6 +11,7 @@ from torch import Tensor
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.frozen.settings import TaskSettings
 from regvit_lightning.models.backbone import Backbone
+from regvit_lightning.runtime.store import Store
 from regvit_lightning.work import ImageCounts, Work
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ class RunOptions:
         callbacks: callbacks that show progress.
         folder: folder of the cell, for the log, the checkpoint and the weights of a head; None saves nothing.
             Training resumes from a checkpoint in it.
+        store: vectors of images that tasks share, see `frozen/shared.py`; None computes all of them.
     """
 
     seed: int = 0
     devices: int = 1
     callbacks: Sequence[Callback] = ()
     folder: Path | None = None
+    store: Store | None = None
 
 
 @dataclass(frozen=True)

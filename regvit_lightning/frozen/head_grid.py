@@ -1,5 +1,6 @@
 """A grid of classifiers on one frozen backbone: how it is trained, and what every head predicts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,10 @@ from regvit_lightning.data.imagenet import ImageFiles, ImageNet
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.data.transforms import random_resized_crop
-from regvit_lightning.frozen import kept
+from regvit_lightning.frozen import kept, shared
 from regvit_lightning.frozen.contract import RunOptions
-from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import ClassificationSettings
+from regvit_lightning.frozen.shared import Vector, VectorModule
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.settings import number
 from regvit_lightning.work import ImageCounts, Pass, Work
@@ -48,11 +49,12 @@ class HeadGridSettings(ClassificationSettings):
         return Work([Pass(trained + held_out + test, self.crop, self.crop)])
 
 
-class HeadGrid(FrozenModule):
+class HeadGrid(VectorModule):
     """Base of the probes that train many heads in one pass and choose one of them on held-out images.
 
     Args:
         backbone, precision: see `FrozenModule`.
+        wanted: the vectors of an image that all heads read; empty where they read its tokens.
 
     Attributes:
         held_out, test: (predictions (N, heads), labels (N,)), filled by validation and test.
@@ -62,12 +64,12 @@ class HeadGrid(FrozenModule):
     held_out: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
 
-    def __init__(self, backbone: Backbone, precision: str) -> None:
-        super().__init__(backbone, precision)
+    def __init__(self, backbone: Backbone, precision: str, wanted: Sequence[Vector] = ()) -> None:
+        super().__init__(backbone, precision, wanted)
         self._kept: list[tuple[Tensor, Tensor]] = []
 
     def predictions(self, images: Tensor) -> Tensor:
-        """Predicted class of every head (B, heads) for uint8 images (B, 3, H, W)."""
+        """Predicted class of every head (B, heads) for uint8 images (B, 3, H, W), or for their stored vectors."""
         raise NotImplementedError
 
     def keep(self, predictions: Tensor, labels: Tensor) -> None:
@@ -105,4 +107,4 @@ def training(
     stream = Stream(len(train), settings.batch_size, settings.steps, how.seed)
     if settings.augment:
         return ImageNet(loading, stream, train=(train, random_resized_crop(settings.crop)))
-    return kept.drawn(kept.keep(module, ImageNet(loading, validation=[(train, settings.view())]), how), stream)
+    return kept.drawn(kept.keep(module, shared.passes(module, settings, how, validation=[train]), how), stream)

@@ -58,7 +58,7 @@ class FrozenModule(ScheduledModule):
 
     Attributes:
         validates_on: data of the validation pass, for the progress display.
-        shares_passes: several devices share its ordered passes, see `sharing`: its steps return what they measured of a
+        shares_passes: several devices share its ordered passes, see `devices`: its steps return what they measured of a
             batch and change nothing. Otherwise each of them runs every pass whole.
     """
 

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from regvit_lightning.data.module import Streamed, accumulation
 from regvit_lightning.frozen.contract import RunOptions
+from regvit_lightning.frozen.devices import Keeping, telling
 from regvit_lightning.frozen.module import FrozenModule
-from regvit_lightning.frozen.sharing import Keeping, telling
 from regvit_lightning.runtime import atomic, hardware, loggers, slurm, together
 from regvit_lightning.runtime.checkpoints import AtomicCheckpointIO, FiniteLoss, LastCheckpoint
 from regvit_lightning.runtime.interruption import Signals
@@ -23,7 +23,7 @@ LAST, HEAD = "last.ckpt", "head.safetensors"  # files in the folder of a cell
 
 
 class Tester(Trainer):
-    """Trainer for ordered passes: what the steps return is kept by the module, see `sharing`; writes nothing to disk.
+    """Trainer for ordered passes: what the steps return is kept by the module, see `devices`; writes nothing to disk.
 
     Args:
         how: devices, which share the passes so that every image counts once, and callbacks.

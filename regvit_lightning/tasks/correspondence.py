@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 METRICS = {"pck": Metric(), "outlier_matches": Metric(better=-1)}
 READS = "keypoints"
 UNITS = ("box", "pixels")
+DRAWN = 40  # points of a pair in the picture, evenly spread
 FOOTNOTE = ("view", "near", "pairs_chosen", "grid_ceiling")
 
 
@@ -339,5 +340,7 @@ def _picture(module: Matcher, scores: Tensor) -> "Figure":
         images: list[Any] = [np.asarray(open_image(file)) for file in pair.files]
         hits = right(pair, points, module.settings.reach(pair, module.settings.near)).numpy()
         title = f"{pair.group}: PCK {shares[index]:.0f}, {name} of {len(shares):,}"
-        rows.append(matches.Row(title, images[0], images[1], pair.points, points.numpy(), hits))
+        some = np.unique(np.linspace(0, len(hits) - 1, min(len(hits), DRAWN)).astype(int))
+        title += f"; {len(some)} of {len(hits)} points" * (len(some) < len(hits))
+        rows.append(matches.Row(title, images[0], images[1], pair.points[:, some], points.numpy()[some], hits[some]))
     return matches.matches(rows)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regvit_lightning.data.imagenet import ImageNet, test_files, train_files
+from regvit_lightning.data.imagenet import test_files, train_files
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.data.module import Loading
+from regvit_lightning.frozen import shared
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
-from regvit_lightning.frozen.module import FrozenModule, cls_or_mean
 from regvit_lightning.frozen.settings import ClassificationSettings
+from regvit_lightning.frozen.shared import VectorModule
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.neighbours import search, votes
@@ -57,7 +57,7 @@ class KnnSettings(ClassificationSettings):
 SETTINGS = KnnSettings
 
 
-class KNN(FrozenModule):
+class KNN(VectorModule):
     """kNN classifier: validation fills the bank with train features, test classifies with it.
 
     Args:
@@ -87,8 +87,8 @@ class KNN(FrozenModule):
         self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def features(self, images: Tensor) -> Tensor:
-        """L2-normalised features (B, D), float32, of uint8 images."""
-        return F.normalize(cls_or_mean(self.tokens(images)[0]), dim=1)
+        """L2-normalised features (B, D), float32, of uint8 images, or of stored vectors."""
+        return F.normalize(self.vectors(images)[:, 0], dim=1)
 
     def classify(self, queries: Tensor, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Predicted classes and ties, see `KNN`, both (Q, len(neighbours)), of normalised queries (Q, D).
@@ -160,10 +160,8 @@ def run(backbone: Backbone, data: DataSettings, settings: KnnSettings, how: RunO
     largest, kept = max(settings.neighbours), len(train) - round(settings.held_out * len(train))
     left = f"the {kept} of {len(train)} train images that are left when {settings.held_out:.0%} are held out"
     check(largest <= kept, f"neighbours: k={largest} is above {left}; give a list such as neighbours=[10,20]")
-    view = settings.view()
-    loading = Loading(settings.workers, settings.device_batch)
-    images = ImageNet(loading, validation=[(train, view)], test=[(test, view)])
     module = KNN(backbone, settings, len(train.classes), len(train))
+    images = shared.passes(module, settings, how, validation=[train], test=[test])
     trainer = tester(how)
     trainer.validate(module, images, verbose=False)
     trainer.test(module, images, verbose=False)

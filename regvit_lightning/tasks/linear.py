@@ -18,14 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regvit_lightning.data.imagenet import ImageNet, test_files, train_files
+from regvit_lightning.data.imagenet import test_files, train_files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading
-from regvit_lightning.frozen import kept
+from regvit_lightning.frozen import kept, shared
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.head_grid import HeadGrid, HeadGridSettings, training
 from regvit_lightning.frozen.kept_heads import KeptHead, KeptHeads
 from regvit_lightning.frozen.module import cls_or_mean
+from regvit_lightning.frozen.shared import CLASS, MEAN, REGISTERS, Vector
 from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
@@ -93,6 +94,12 @@ def register_inputs(tokens: Sequence[Tokens]) -> Tensor:
     return torch.cat([cls_or_mean(tokens[-1]), tokens[-1].registers.mean(dim=1)], dim=1)
 
 
+def _wanted(backbone: Backbone, blocks: int) -> list[Vector]:
+    """What the heads read of an image."""
+    means = [(MEAN, backbone.has_cls), (REGISTERS, backbone.num_registers > 0)]
+    return [*((block, CLASS) for block in range(-blocks, 0)), *((-1, kind) for kind, there in means if there)]
+
+
 class Heads(nn.Module):
     """Linear heads that share an input, as one matrix.
 
@@ -142,7 +149,7 @@ class LinearProbe(HeadGrid):
 
     def __init__(self, backbone: Backbone, settings: LinearSettings | Mapping[str, Any], classes: int) -> None:
         settings = from_resolved(LinearSettings, settings)
-        super().__init__(backbone, settings.precision)
+        super().__init__(backbone, settings.precision, _wanted(backbone, max(settings.blocks)))
         self.save_hyperparameters({"settings": resolved(settings), "classes": classes}, logger=False)
         self.settings, self.classes = settings, classes
         # Without CLS the mean patch replaces it, and adding it again has no effect.
@@ -160,8 +167,11 @@ class LinearProbe(HeadGrid):
         self.register_buffer("rates", rates, persistent=False)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Head inputs of each group of heads, float32, for uint8 images (B, 3, H, W): variants, then registers."""
-        tokens = self.tokens(images, blocks=range(-max(self.settings.blocks), 0))
+        """Head inputs of each group, variants, then registers: of uint8 images (B, 3, H, W) or stored vectors."""
+        if images.is_floating_point():
+            tokens = shared.as_tokens(images, self.wanted)
+        else:
+            tokens = self.tokens(images, blocks=range(-max(self.settings.blocks), 0))
         of_registers = [] if self.register_heads is None else [register_inputs(tokens)]
         return [*(inputs(tokens, *variant) for variant in self.variants), *of_registers]
 
@@ -229,11 +239,11 @@ def run(backbone: Backbone, data: DataSettings, settings: LinearSettings, how: R
     check(max(settings.blocks) <= backbone.depth, lacks)
     files, test = train_files(data), test_files(data)
     train, held_out = files.split(settings.held_out, how.seed)
-    view, loading = settings.view(), Loading(settings.workers, settings.device_batch)
-    images = ImageNet(loading, validation=[(held_out, view)], test=[(test, view)])
+    loading = Loading(settings.workers, settings.device_batch)
     with seeds.drawn_from(how.seed, "heads"):
         module = LinearProbe(backbone, settings, len(files.classes))
     fit(module, training(module, settings, train, loading, how), settings.steps, how)
+    images = shared.passes(module, settings, how, validation=[held_out], test=[test])
     trainer = tester(how)
     trainer.validate(module, images, verbose=False)
     trainer.test(module, images, verbose=False)

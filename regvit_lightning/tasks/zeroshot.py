@@ -13,14 +13,14 @@ from open_clip import zero_shot_metadata
 from torch import Tensor
 from torch.nn import functional as F
 
-from regvit_lightning.data.imagenet import ImageNet, test_files
+from regvit_lightning.data.imagenet import test_files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.mini import captions
-from regvit_lightning.data.module import Loading
 from regvit_lightning.errors import UserError
+from regvit_lightning.frozen import shared
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
-from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import ViewSettings
+from regvit_lightning.frozen.shared import VectorModule
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models import joint_space
 from regvit_lightning.models.backbone import Backbone
@@ -105,7 +105,7 @@ def classifier(space: JointSpace, names: Sequence[str], templates: Sequence[Temp
     return F.normalize(embedded.unflatten(0, (len(names), len(templates))).mean(dim=1), dim=-1)
 
 
-class ZeroShot(FrozenModule):
+class ZeroShot(VectorModule):
     """Ranks the classes of test images by the cosine of their embeddings.
 
     Attributes:
@@ -131,9 +131,7 @@ class ZeroShot(FrozenModule):
         self.classes = classifier(self.space, self.names, self.templates, self.settings.text_batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        cls = self.tokens(batch[0])[0].cls
-        assert cls is not None, "an image tower has a CLS"
-        return rank(self.space.images(cls) @ self.classes.T, batch[1])
+        return rank(self.space.images(self.vectors(batch[0])[:, 0]) @ self.classes.T, batch[1])
 
     def tested(self, measured: Tensor) -> None:
         self._ranks.append(measured)
@@ -175,7 +173,7 @@ def run(backbone: Backbone, data: DataSettings, settings: ZeroShotSettings, how:
     test = test_files(data)
     names, templates = names_of(test.classes, settings.class_names), TEMPLATES[settings.templates]()
     module = ZeroShot(backbone, space, settings, names, templates)
-    images = ImageNet(Loading(settings.workers, settings.device_batch), test=[(test, settings.view())])
+    images = shared.passes(module, settings, how, test=[test])
     tester(how).test(module, images, verbose=False)
     within = {f"top{k}": 100.0 * (module.ranks < k) for k in (1, 5)}
     return Outcome(

@@ -262,6 +262,9 @@ def test_the_whole_task_on_a_planted_wall(tmp_path):
     assert found["recall_1cm"] == found["recall_1cm_grid_ceiling"] < 50
     assert found["recall_9cm_0_to_15_degrees"] == found["pck_0_to_15_degrees"] == 100
     assert not [name for name in found if name.endswith("15_to_30_degrees")]
+    titles = [text.get_text() for axes in outcome.picture.axes for text in (axes.title, axes._left_title, *axes.texts)]
+    (title,) = {text for text in [*titles, *(one.get_text() for one in outcome.picture.texts)] if "PCK" in text}
+    assert "; 40 of " in title
 
 
 def test_centimetres_need_depth(tmp_path):

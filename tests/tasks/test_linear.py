@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from benchmarks.speed.memory import peak_memory
 from regvit_lightning import settings
-from regvit_lightning.frozen import head_grid
+from regvit_lightning.frozen import head_grid, shared
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.models import sources
 from regvit_lightning.models.tokens import Tokens
@@ -172,12 +172,12 @@ def test_the_head_is_chosen_on_held_out_train_even_where_test_says_otherwise(tmp
 def test_no_head_is_trained_on_an_image_on_which_it_is_chosen(tiny, monkeypatch):
     parts = {}
 
-    class Watched(linear.ImageNet):
+    class Watched(head_grid.ImageNet):
         def __init__(self, *options, **more):
             super().__init__(*options, **more)
             parts.update(more)
 
-    for module in (linear, head_grid):
+    for module in (shared, head_grid):
         monkeypatch.setattr(module, "ImageNet", Watched)
     outcome = linear.run(nano(), tiny, mini_settings("steps=1"))
     trained, ((chosen_on, _),) = parts["train"][0], parts["validation"]

@@ -149,3 +149,7 @@ def test_the_mark_of_a_change_stands_beside_its_interval():
 
 def test_a_number_in_a_name_stays_a_name():
     assert latex.numbers("vitn_reg4 -0.5 [1, 2.5] p4.0x") == r"vitn\_reg4 \num{-0.5} [\num{1}, \num{2.5}] p4.0x"
+
+
+def test_raised_digits_are_kept():
+    assert latex.words("10⁹, 10⁻³") == r"10\textsuperscript{9}, 10\textsuperscript{-}\textsuperscript{3}"

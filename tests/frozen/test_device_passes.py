@@ -11,17 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from open_clip.model import CLIP
 from torch.utils.data import BatchSampler
 
 from regvit_lightning import evaluation, settings
 from regvit_lightning.data import layout
 from regvit_lightning.data.device_batches import DeviceBatches, DeviceSequences
 from regvit_lightning.data.mini import writer as mini
-from regvit_lightning.frozen import sharing
+from regvit_lightning.frozen import devices as device_passes
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.models import sources
 from regvit_lightning.runtime import hardware, together
 from tests.forked import Forked
+from tests.tasks.test_zeroshot import TEXT, VISION
 
 SMALL = ["workers=0", "precision=32-true", "device_batch=2"]
 TASKS = {
@@ -55,17 +57,25 @@ def several(tmp_path_factory):
     return replace(layout.resolve("mini"), root=str(root), name="several", rendered=False, counts={})
 
 
-def evaluated(data, task, words, devices, file):
+def evaluated(data, task, words, devices, file, model):
     """Save what a task finds on so many devices."""
     hardware.choose_accelerator("cpu", devices)
-    sharing.ROUNDS = 2  # so that a few images need several exchanges
+    device_passes.ROUNDS = 2  # so that a few images need several exchanges
     cell = evaluation.prepare(task, data, "mini", 0, [*SMALL, *words])
-    backbone = sources.load_backbone("random-vitn_reg4", "runs", image_size=64)
+    backbone = sources.load_backbone(model, Path("runs"), image_size=64)
     with together.helped():
         outcome = cell.task.run(backbone, cell.data, cell.settings, RunOptions(devices=devices))
     assert int(os.environ.get("LOCAL_RANK", 0)) == 0, "only the first process goes on"
     found = {name: getattr(outcome, name) for name in ("metrics", "images", "per_class", "floors", "scores")}
     torch.save(found | {"protocol": repr(outcome.protocol)}, file)
+
+
+TRAINED = {  # heads, whose weights differ by rounding
+    "imagenet_linear": ["steps=2", "batch_size=8", "learning_rates=[0.1]", "blocks=[1]"],
+    "imagenet_attentive": ["steps=2", "batch_size=8", "learning_rates=[1e-3]", "weight_decays=[0]", "warmup_steps=1"],
+    "ade20k_linear": ["steps=2", "batch_size=4", "warmup_steps=1"],
+    "nyud_linear1": ["steps=2", "batch_size=4", "loss_images=2", "warmup_steps=1"],
+}
 
 
 def same(one, other):
@@ -77,19 +87,42 @@ def same(one, other):
     return one == other or (one != one and other != other)
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_two_devices_find_what_one_finds(several, tmp_path, task):
-    files = [tmp_path / "one.pt", tmp_path / "two.pt"]
-    processes = [
-        Forked(evaluated, several, task, TASKS[task], devices, file)
-        for devices, file in zip((1, 2), files, strict=True)
-    ]
+def on_one_and_two(data, place, task, words, model="random-vitn_reg4"):
+    """What a task finds on one device and on two."""
+    files = [place / "one.pt", place / "two.pt"]
+    processes = [Forked(evaluated, data, task, words, number, file, model) for number, file in enumerate(files, 1)]
     for process in processes:
         errors = process.communicate(timeout=300)[1]
         assert process.returncode == 0, errors
-    one, two = (torch.load(file, weights_only=False) for file in files)
+    return [torch.load(file, weights_only=False) for file in files]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_two_devices_find_what_one_finds(several, tmp_path, task):
+    one, two = on_one_and_two(several, tmp_path, task, TASKS[task])
     for name in one:
         assert same(one[name], two[name]), name
+
+
+def test_two_devices_rank_classes_by_their_texts_as_one_does(several, tmp_path):
+    torch.manual_seed(0)
+    torch.save(CLIP(embed_dim=32, vision_cfg=VISION, text_cfg=TEXT).state_dict(), tmp_path / "m.pt")
+    words = ["resize=64", "crop=64", "class_names=folders", "templates=rendered"]
+    one, two = on_one_and_two(several, tmp_path, "imagenet_zeroshot", words, str(tmp_path / "m.pt"))
+    assert one["images"] == 16
+    assert all(same(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("task", TRAINED)
+def test_heads_are_trained_and_tested_on_two_devices(several, tmp_path, task):
+    one, two = on_one_and_two(several, tmp_path, task, TRAINED[task])
+    assert one["images"] == two["images"] > 0
+    assert one["metrics"].keys() == two["metrics"].keys()
+    assert one["metrics"] == pytest.approx(two["metrics"], rel=0.02, abs=0.02, nan_ok=True)
+    for name, scores in one["scores"].items():
+        ours, theirs = scores.double(), two["scores"][name].double()
+        assert ours.shape == theirs.shape
+        assert (ours - theirs).abs().nanmean() <= 0.02 * ours.abs().nanmean()
 
 
 # ---------------------------------------------------------------------------------------------------------- batches
