@@ -28,7 +28,7 @@ study.takes = study=NAME seeds=SEEDS gpus=GPUS jobs=JOBS runs=RUNS results=RESUL
 checkpoints.takes = model=MODEL data=DATA seed=SEED variant=VARIANT runs=RUNS results=RESULTS ARGS
 tables.takes = data=DATA results=RESULTS ARGS
 report.takes = runs=RUNS $(tables.takes)
-bench.takes = $(tables.takes)
+bench.takes = peers=PEERS $(tables.takes)
 gpu-check.takes = results=RESULTS ARGS
 compare.takes = base=BASE head=HEAD models=MODELS strict=STRICT $(tables.takes)
 test.takes = ARGS
@@ -111,7 +111,7 @@ compare: setup  ## what changed, for a review: BASE=<git rev or folder> HEAD=<th
 report: setup  ## one HTML page of all results, results/<data>/report.html: DATA=mini ARGS="width=1200"
 	@$(PY) -m benchmarks.report $(WORDS)
 
-bench: setup  ## speed, as ratios measured in one run: results/bench/: DATA=mini ARGS="only=ghi"
+bench: setup  ## speed, as ratios measured in one run: results/bench/: DATA=mini ARGS="only=ghi"; PEERS=<folder with checkouts of other code bases> ARGS="only=peers"
 	@$(PY) -m benchmarks.speed $(WORDS)
 
 gpu-check: setup  ## on a CUDA GPU, in 15 minutes, without a network: gpu tests, losses beside the CPU's, MFU, reading, cells: results/bench/<card>.*: ARGS="budget=330 only=step,models"

@@ -28,7 +28,7 @@ from regvit_lightning.values.ranges import Range
 SEEDS = "[0, 4294967295]"  # range of seeds: 32 bits
 ENVIRONMENT = re.compile(r"\$\{oc\.env:(\w+)\}", re.ASCII)  # an environment variable, in OmegaConf's notation
 # As `images` in a task's file: the task name ends in the name of a set with boxes, of videos, with keypoints, with
-# masks, of salient objects, of shifted images or for retrieval; with the key of the data settings that lists them.
+# masks, of salient objects, of shifted images, with classes or for retrieval; with the key of the data settings.
 EVERY_SET = {
     "<set>": "discovery",
     "<video>": "videos",
@@ -36,6 +36,7 @@ EVERY_SET = {
     "<masks>": "masked",
     "<salient>": "salient",
     "<shifted>": "shifted",
+    "<classified>": "classified",
     "<retrieval>": "retrieval",
 }
 OWN_MASKS = "ade20k"  # the set with masks that every data set may have, under `segmentation`
@@ -86,8 +87,8 @@ def names(group: str) -> list[str]:
 
     Variants (`deit3.mini.yaml`) belong to their base name and are not listed. A task file with
     `images: <set>` stands for one task per set with boxes: `lost.yaml` for `lost_voc07`, `lost_voc12`, …; one with
-    `images: <video>`, `<keypoints>`, `<masks>`, `<salient>`, `<shifted>` or `<retrieval>` for one per set of that kind
-    that a file of `configs/data` lists.
+    `images: <video>`, `<keypoints>`, `<masks>`, `<salient>`, `<shifted>`, `<classified>` or `<retrieval>` for one per
+    set of that kind that a file of `configs/data` lists.
     """
     return sorted(_meanings(group))
 

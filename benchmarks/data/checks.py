@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.data.layout import DataError, DataSettings
 
 Check = Callable[[DataSettings], int]
 
@@ -79,7 +79,16 @@ def _shifted(name: str, data: DataSettings) -> int:
     from regvit_lightning.data.imagenet import class_folders
     from regvit_lightning.data.shifted import shifted_images
 
-    return len(shifted_images(data, name, list(class_folders(Path(data.root, data.imagenet, "val")))).files)
+    val = Path(data.root, data.imagenet, "val")
+    if not val.is_dir():
+        raise DataError(f"no folder {val}: expected the class folders that tell the classes of {name}; {data.get}")
+    return len(shifted_images(data, name, list(class_folders(val))).files)
+
+
+def _classified(name: str, data: DataSettings) -> int:
+    from regvit_lightning.data.classified import classified_images
+
+    return sum(len(split) for split in classified_images(data, name).splits())
 
 
 def _keypoints(name: str, data: DataSettings) -> int:
@@ -121,5 +130,6 @@ def checks_of(data: DataSettings) -> dict[str, Check]:
     pairs = {f"{name} pairs": partial(_keypoints, name) for name in data.keypoints}
     salient = {f"{name} images": partial(_salient, name) for name in data.salient}
     shifted = {f"{name} images": partial(_shifted, name) for name in data.shifted}
+    classified = {f"{name} images": partial(_classified, name) for name in data.classified}
     found = {f"{name} queries and images": partial(_retrieval, name) for name in data.retrieval}
-    return {**CHECKS, **boxed, **masked, **films, **pairs, **salient, **shifted, **found}
+    return {**CHECKS, **boxed, **masked, **films, **pairs, **salient, **shifted, **classified, **found}

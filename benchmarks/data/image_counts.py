@@ -32,6 +32,8 @@ RENDERED = {
     "imagenet_real": ("imagenet val",),
     **{name: (name,) for name in SHIFTS},
     "roxford5k": ("landmarks",),
+    "rendered": ("imagenet train", "imagenet val"),
+    "rendered_voc": ("VOC2007",),
 }
 
 
@@ -63,7 +65,7 @@ class Counts(Mapping[str, Sequence[int]]):
     def __iter__(self) -> Iterator[str]:
         data = self.data
         sets = [*data.discovery, *data.videos, *data.masked, *data.keypoints, *data.salient]
-        sets += [*data.shifted, *data.retrieval]
+        sets += [*data.shifted, *data.retrieval, *data.classified]
         return iter(dict.fromkeys([*RENDERED, *layout.SPAIR, *sets]))
 
     def __len__(self) -> int:

@@ -8,7 +8,9 @@ Only for machines without a GPU: a forked process could not use CUDA if a packag
 Linux only; elsewhere, and where anything fails, every cell is started as a new Python.
 """
 
+import atexit
 import ctypes
+import gc
 import json
 import os
 import runpy
@@ -16,7 +18,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,13 +34,8 @@ MOST_BYTES = 2**20  # of a request
 MOST_LOCKS = 64  # of a cell
 # Imported by most cells, none of the suite's own: their code is read when a cell begins, and named in its record.
 PACKAGES = (
-    "torch",
-    "torchvision.transforms.v2",
-    "timm",
-    "lightning.pytorch",
-    "torchmetrics",
-    "scipy.stats",
-    "matplotlib",
+    *("torch", "torchvision.transforms.v2", "timm", "lightning.pytorch", "torchmetrics", "open_clip", "omegaconf"),
+    *("scipy.stats", "matplotlib", "h5py"),
 )
 
 
@@ -150,6 +149,7 @@ def serve(requests: socket.socket, packages: Sequence[str]) -> None:
     for name in packages:
         with suppress(Exception):  # the cell that needs it says why
             import_module(name)
+    gc.freeze()  # collections in the cells leave these objects alone, whose pages would be copied
     grid = os.getppid()
     while True:
         request, descriptors, _, _ = socket.recv_fds(requests, MOST_BYTES, MOST_LOCKS)
@@ -198,6 +198,31 @@ def _runs(process: int) -> bool:
     return True
 
 
+def _status_of(module: str) -> int:
+    """Run a module as `python -m` does; returns the exit status of the process."""
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        print(end.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _exit(status: int) -> None:
+    """End as an interpreter does, but leave the imported packages to the kernel: taking them down takes a second."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
     serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    _exit(_status_of(sys.argv[0]))

@@ -1,6 +1,7 @@
 """Speed of the suite relative to the hardware's limits: `python -m benchmarks.speed`; ratios measured in one run."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -34,11 +35,28 @@ models of the grid arms over that of the plain model, also in arms-<cpu|cuda>.js
 forward pass of a ViT-B with a test-time register, and with a bias, over that without; (m) seconds to label an image
 from 100,000 train patches; (n) seconds until a cell has seen its first images, of --help, and to index a million
 files; (o) what grows with images and devices: order of a pass, shards, checkpoint, kNN bank, Sinkhorn-Knopp;
-(p) cells of a grid that share features and imports over the same cells that do not. Writes
+(p) cells of a grid that share features and imports over the same cells that do not; (q) whole cells of a ViT-B at the
+protocols' sizes over their forward passes. With only=peers it times instead the code bases that are checked out below
+PEERS beside ours. Writes
 <results>/bench/speed-<cpu|cuda>.md and .json. Run it on a machine that does nothing else."""
 
 ARM_STEPS = 30  # pairs of steps for each model
 PASSES = 30  # pairs of passes for each intervention
+
+
+LETTERS, ALL_PEERS = "abcdefghijklmnopq", "peers"
+
+
+def known_letters(text: str) -> str:
+    """Check the letters of measurements.
+
+    Raises:
+        ValueError: a letter that no measurement has.
+    """
+    unknown = sorted(set(text) - set(LETTERS))
+    if unknown and text != ALL_PEERS:
+        raise ValueError(f"no measurement {', '.join(unknown)}; expected letters of {LETTERS}, or {ALL_PEERS}")
+    return text
 
 
 @dataclass
@@ -51,14 +69,20 @@ class Bench:
     batch: int = setting("images per pretraining step", 32, within="[1, 1e5]")
     workers: int = setting("decoding processes", 1, within="[0, 256]")
     steps: int = setting("pretraining steps that are timed", 12, within="[1, 1e6]")
-    only: str = setting("letters of the measurements, such as 'ce'; empty takes all", "")
+    only: str = setting(
+        "letters of the measurements, such as 'ce', or peers; empty takes all letters", "", known_letters
+    )
+    peers: str = setting(
+        "folder with checkouts of the peers, such as <peers>/dinov2, for only=peers", "peers", texts.folder
+    )
     results: str = setting("folder of the results", "results", texts.folder)
 
 
 def main(options: Bench, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
-    from benchmarks.speed import arms, interventions, patches, pieces, pretraining, real_shapes, sharing, startup
+    from benchmarks.speed import arms, cells, interventions, patches, pieces, pretraining, real_shapes, sharing, startup
+    from benchmarks.speed.peers import runner
     from regvit_lightning import records
     from regvit_lightning.runtime import atomic, hardware
 
@@ -66,7 +90,7 @@ def main(options: Bench, words: list[str]) -> None:
     progress.quiet()
     begun = time.perf_counter()
     peak = matrix_peak()
-    wanted = options.only or "abcdefghijklmnop"
+    wanted = "" if options.only == ALL_PEERS else options.only or LETTERS
     rows = []
     if "a" in wanted:
         rows.append(knn_cell(options, peak))
@@ -101,14 +125,23 @@ def main(options: Bench, words: list[str]) -> None:
         rows += pieces.rows()
     if "p" in wanted:
         rows.append(sharing.row(options.data))
+    if "q" in wanted:
+        rows += cells.rows(layout.resolve(options.data))
+    if options.only == ALL_PEERS:
+        rows += runner.rows(Path(options.peers))
     facts = records.provenance(time.perf_counter() - begun)
     folder = Path(options.results) / "bench"
     shown = table(rows, peak, facts)
     name = f"speed-{hardware.accelerator()}" + (f"-{options.only}" if options.only else "")
     atomic.write_text(folder / f"{name}.md", shown)
-    measured = {"peak_flops": peak, "rows": [asdict(row) for row in rows], "settings": vars(options), **facts}
+    measured = {"peak_flops": peak, "rows": [stored(row) for row in rows], "settings": vars(options), **facts}
     atomic.write_text(folder / f"{name}.json", json.dumps(measured, indent=1) + "\n")
     print(f"{markdown.for_terminal(shown)}\nbench: {folder}/{name}.md, .json")
+
+
+def stored(row: Measurement) -> dict[str, Any]:
+    """A row as JSON, which knows no NaN."""
+    return {**asdict(row), "value": None if math.isnan(row.value) else row.value}
 
 
 def table(rows: list[Measurement], peak: float, facts: dict[str, Any]) -> str:
@@ -116,7 +149,8 @@ def table(rows: list[Measurement], peak: float, facts: dict[str, Any]) -> str:
     from regvit_lightning.runtime import hardware
 
     cells = [("measurement", "ratio", "target", "from")]
-    cells += [(row.name, f"{row.value:.2f}", row.target or "–", row.parts) for row in rows]
+    ratios = ["–" if math.isnan(row.value) else f"{row.value:.2f}" for row in rows]
+    cells += [(row.name, ratio, row.target or "–", row.parts) for row, ratio in zip(rows, ratios, strict=True)]
     note = (
         f"{facts['device']}; torch {facts['versions']['torch']}; matrix-product peak {peak / 1e9:,.0f} GFLOP/s "
         f"({hardware.precision('auto')}, 4096³); "
@@ -199,7 +233,7 @@ def probe_step(batch: int = 256, width: int = 768, classes: int = 1000) -> list[
     rates = torch.tensor(settings.load_settings("tasks", "imagenet_linear")[1].learning_rates, device=device)
     features = [torch.randn(batch, width * blocks, device=device) for blocks in (1, 2, 4, 5)]
     labels = torch.randint(classes, (batch,), device=device)
-    batched = seconds(_batched_heads(features, labels, rates, classes))
+    batched = seconds(batched_heads(features, labels, rates, classes))
     bare = seconds(_matrix_products(features, len(rates) * classes))
     looped = seconds(_single_heads(features, labels, len(rates), classes))
     on_gpu = device == "cuda"
@@ -219,7 +253,7 @@ def probe_step(batch: int = 256, width: int = 768, classes: int = 1000) -> list[
     ]
 
 
-def _batched_heads(features: list[Any], labels: Any, rates: Any, classes: int) -> Callable[[], None]:
+def batched_heads(features: list[Any], labels: Any, rates: Any, classes: int) -> Callable[[], None]:
     """Training step of the linear probe."""
     import torch
 

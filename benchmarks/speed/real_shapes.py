@@ -70,6 +70,7 @@ def rows() -> list[Measurement]:
         shifted_content(),
         norms(),
         single_token(),
+        several_classes(),
         position(),
         pixels(),
         placement(),
@@ -492,6 +493,22 @@ def single_token(images: int = 10_000, width: int = WIDTH, classes: int = 1000) 
 
     bound = images * width * (4 + 2 * 8) + 20 * 8 * width * classes
     return measured(f"single-token probe, {images:,} × {width}, {classes} classes", bound, work)
+
+
+def several_classes(images: int = 5011, width: int = WIDTH, classes: int = 20) -> Measurement:
+    """VOC's regressions of one token for two C, and the interval of the mAP: float64 features, resampled sets."""
+    from regvit_lightning.analysis import class_measures
+    from regvit_lightning.analysis.logistic import regressions
+
+    features, targets = torch.randn(images, width), (torch.rand(images, classes) < 0.1).float()
+
+    def work() -> None:
+        model = regressions(features, targets, classes, [0.1, 1.0], iterations=5)[-1]
+        class_measures.interval("map", model(features), targets)
+
+    logits = 8 * images * classes
+    bound = 2 * 8 * images * width + 30 * logits + 12 * 8 * class_measures.AT_ONCE * images
+    return measured(f"several classes, {images:,} × {width} features, {classes} classes", bound, work)
 
 
 def _patches(images: int, side: int, width: int) -> Iterator[Patches]:

@@ -20,7 +20,7 @@ class Measurement:
 
     Attributes:
         name: what is measured.
-        value: measured ratio.
+        value: measured ratio; NaN where nothing was measured, for the reason in `parts`.
         target: its target, as text, or empty.
         parts: quantities that it was computed from, with units.
     """

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.tables import columns
+from benchmarks.tables import columns, token_columns
 from benchmarks.tables.columns import (
     LEAST_TRIALS,
     Measured,
@@ -123,7 +123,10 @@ TOKENS = {"CLS": "[CLS]", "normal": "normal patch", "outlier": "outlier patch", 
 
 
 def single_tokens(spread: bool) -> Measures:
-    """Image classification from a single token (Table 1), with the deviation over draws of the token (Table 6)."""
+    """Image classification from a single token (Table 1), with the deviation over draws of the token (Table 6).
+
+    Of artifact reports for ImageNet, and of logistic regression for each set.
+    """
 
     def measures(cells: Sequence[ScoredRecord]) -> list[Measured]:
         numbers = []
@@ -139,7 +142,7 @@ def single_tokens(spread: bool) -> Measures:
                     deviation = score["std_over_draws"]
                     numbers += _number(cell, row, deviation, "single_token_std", "std over draws", 1, **facts)
                 numbers.append(_count(cell, row, images, IMAGES, "single_token_images", "n", 2))
-        return numbers
+        return numbers + token_columns.of_sets(cells, spread)
 
     return measures
 

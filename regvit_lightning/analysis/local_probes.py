@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from regvit_lightning.analysis.logistic import Linear, softmax_regression
+from regvit_lightning.analysis.logistic import Linear, logistic_regression
 from regvit_lightning.data.transforms import normalise
 from regvit_lightning.errors import UserError
 from regvit_lightning.runtime import hardware, seeds
@@ -212,7 +212,7 @@ def _standardised_regression(rows: Patches) -> Linear:
     std = std.where(std > 0, 1)
     features.sub_(mean).div_(std)
     classes = rows.grid[0] * rows.grid[1]
-    model = softmax_regression(features, rows.positions.to(device), classes, POSITION_PENALTY, POSITION_STEPS)
+    model = logistic_regression(features, rows.positions.to(device), classes, POSITION_PENALTY, POSITION_STEPS)
     unscaled = model.weight / std[:, None]
     return Linear(unscaled.cpu(), (model.bias - mean @ unscaled).cpu())
 

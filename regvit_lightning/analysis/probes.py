@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regvit_lightning.analysis.logistic import Linear, softmax_regression
+from regvit_lightning.analysis.logistic import Linear, regressions
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import check, number
@@ -213,8 +213,4 @@ def right(model: Linear, features: Tensor, labels: Tensor) -> Tensor:
 
 def _fit(features: Tensor, labels: Tensor, grid: Sequence[float], settings: TokenSettings) -> list[Linear]:
     """Regressions for each C, ascending; each is warm-started from the previous one."""
-    classes, fitted = int(labels.max()) + 1, list[Linear]()
-    for C in grid:
-        penalty, start = 1 / (2 * len(labels) * C), fitted[-1] if fitted else None
-        fitted.append(softmax_regression(features, labels, classes, penalty, settings.iterations, start))
-    return fitted
+    return regressions(features, labels, int(labels.max()) + 1, grid, settings.iterations)

@@ -105,6 +105,8 @@ def _splits(data: DataSettings, section: str) -> dict[str, list[Part]]:
         return {"all": _videos(data, section)}
     if section in data.salient:
         return {"all": _salient(data, section)}
+    if section in data.classified:
+        return {"all": [_classified(data, section)]}
     if section in data.shifted:
         return {"all": _shifted(data, section)}
     if section in data.keypoints:
@@ -160,6 +162,12 @@ def _salient(data: DataSettings, name: str) -> list[Part]:
         Part(root / layout.masks),
         *([Part(root / layout.names)] if layout.names else []),
     ]
+
+
+def _classified(data: DataSettings, name: str) -> Part:
+    layout = data.classified_set(name)
+    every = layout.layout.startswith("cifar")  # its files have no suffix
+    return Part(Path(data.root, layout.folder), ("",) if every else (*EXTENSIONS, *LABELS, ".txt", ".mat"))
 
 
 def _shifted(data: DataSettings, name: str) -> list[Part]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from regvit_lightning import settings
+from regvit_lightning.data.classified_set import ClassifiedSet
 from regvit_lightning.data.mini.options import MiniSettings
 from regvit_lightning.data.shifted_set import ShiftedSet
 from regvit_lightning.errors import UserError
@@ -271,6 +272,8 @@ class DataSettings:
             them ends in its name (`robustness_imagenet_v2`). Those of `full.yaml` are available in any data.
         retrieval: sets of images to be found for queries, by name: a task on one of them ends in its name
             (`retrieval_landmarks`). ROxford5k and RParis6k are available in any data.
+        classified: sets of images with classes, by name, for logistic regression: a task on one of them ends in its
+            name (`logistic_aircraft`). Those of `full.yaml` are available in any data.
         trained_on: name of the data whose `runs/<name>/` contains the trained models; empty for this data.
         rendered: generated on this machine by `regvit_lightning/data/mini/writer.py`.
         rendering: options of rendered data, see `MiniSettings`.
@@ -296,6 +299,7 @@ class DataSettings:
     salient: dict[str, SalientSet] = field(default_factory=dict)
     shifted: dict[str, ShiftedSet] = field(default_factory=dict)
     retrieval: dict[str, RetrievalSet] = field(default_factory=dict)
+    classified: dict[str, ClassifiedSet] = field(default_factory=dict)
     trained_on: str = ""
     rendered: bool = False
     rendering: MiniSettings = field(default_factory=MiniSettings)
@@ -304,7 +308,7 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         settings.check(bool(self.root), f"data '{self.name}': root is empty (give DATA_ROOT=<folder>)")
-        for where in ("discovery", "videos", "keypoints", "masked", "salient", "shifted", "retrieval"):
+        for where in ("discovery", "videos", "keypoints", "masked", "salient", "shifted", "retrieval", "classified"):
             for name in getattr(self, where):
                 self._check_name(where, name)
         for name, boxed_set in self.discovery.items():
@@ -313,6 +317,8 @@ class DataSettings:
             salient_set.check(f"data '{self.name}': salient.{name}")
         for name, shifted_set in self.shifted.items():
             shifted_set.check(f"data '{self.name}': shifted.{name}")
+        for name, classified_set in self.classified.items():
+            classified_set.check(f"data '{self.name}': classified.{name}")
         self.discovery = {**published_sets(), **self.discovery}
         self.videos = {**DAVIS, **self.videos}
         self.keypoints = {**SPAIR, **self.keypoints}
@@ -320,8 +326,9 @@ class DataSettings:
         self.salient = {**published_salient(), **self.salient}
         self.shifted = {**published_shifted(), **self.shifted}
         self.retrieval = {**REVISITED, **self.retrieval}
+        self.classified = {**published_classified(), **self.classified}
         named = (self.discovery, self.videos, self.keypoints, self.masked, self.salient, self.shifted, self.retrieval)
-        every = [name for sets in named for name in sets]
+        every = [name for sets in (*named, self.classified) for name in sets]
         twice = sorted({name for name in every if every.count(name) > 1})
         settings.check(not twice, f"data '{self.name}': {twice[:1]} names two sets of different kinds")
 
@@ -335,8 +342,8 @@ class DataSettings:
 
         Args:
             name: `imagenet`, `pairs`, `segmentation`, `depth`, or the name of a set with boxes, masks or keypoints, of
-                salient objects, of videos, of shifted images or for retrieval. Records of a published set with boxes
-                list all published ones.
+                salient objects, of videos, of shifted images, with classes or for retrieval. Records of a published set
+                with boxes list all published ones.
 
         Raises:
             SettingsError: no such part.
@@ -348,7 +355,7 @@ class DataSettings:
         if name in ("segmentation", "depth", *self.masked):
             part = self.masked[name] if name in self.masked else getattr(self, name)
             return {key: value for key, value in asdict(part).items() if value or key not in OPTIONAL}
-        for sets in (self.videos, self.keypoints, self.salient, self.shifted, self.retrieval):
+        for sets in (self.videos, self.keypoints, self.salient, self.shifted, self.retrieval, self.classified):
             if name in sets:
                 return {name: asdict(sets[name])}
         together = published_sets() if name in published_sets() else [name]
@@ -385,6 +392,14 @@ class DataSettings:
             SettingsError: no such set.
         """
         return self._set("set of shifted images", self.shifted, name)
+
+    def classified_set(self, name: str) -> ClassifiedSet:
+        """The set of images with classes called `name`.
+
+        Raises:
+            SettingsError: no such set.
+        """
+        return self._set("set of images with classes", self.classified, name)
 
     def keypoint_set(self, name: str) -> KeypointSet:
         """The set with keypoints called `name`.
@@ -454,9 +469,16 @@ def published_shifted() -> dict[str, ShiftedSet]:
     return _published("shifted", ShiftedSet)
 
 
+@cache
+def published_classified() -> dict[str, ClassifiedSet]:
+    """Sets of images with classes listed in `configs/data/full.yaml`."""
+    return _published("classified", ClassifiedSet)
+
+
 def _all_published() -> set[str]:
     """Names of the sets that are available in any data, without those of shifted images, all of which are rendered."""
-    return {*published_sets(), *published_masks(), *published_salient(), *DAVIS, *SPAIR, *REVISITED}
+    named = published_sets(), published_masks(), published_salient(), published_classified(), DAVIS, SPAIR, REVISITED
+    return {name for sets in named for name in sets}
 
 
 def _published(kind: str, of: type[OfSet]) -> dict[str, OfSet]:

@@ -25,7 +25,7 @@ from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import UserError
 from regvit_lightning.figures import grids, palettes
-from regvit_lightning.frozen import dense, kept
+from regvit_lightning.frozen import dense, kept, large_logits
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
@@ -186,6 +186,8 @@ class Segmenter(FrozenModule):
         total: Tensor | None = None
         for inputs, samples in zip(batch["inputs"], batch["data_samples"], strict=True):
             data = self.model.data_preprocessor({"inputs": inputs, "data_samples": samples})
+            if len(batch["inputs"]) == 1 and self._in_parts(data["inputs"]):
+                return self.model.labels(data["inputs"], data["data_samples"][0].ori_shape)
             logits = self.model.predict(data["inputs"], data["data_samples"])[0].seg_logits.data
             if len(batch["inputs"]) == 1:
                 return logits.argmax(dim=0)
@@ -193,6 +195,10 @@ class Segmenter(FrozenModule):
             total = logits.softmax(dim=0) if total is None else total.add_(logits.softmax(dim=0))
         assert total is not None, "a sample without a view"
         return total.argmax(dim=0)
+
+    def _in_parts(self, image: Tensor) -> bool:
+        """Whether the logits of an image (1, 3, H, W) are too large to be computed whole, and need not be."""
+        return large_logits.is_large(1, self.classes, *image.shape[2:]) and self.model.is_bilinear()
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         truth = batch["data_samples"][0][0].gt_sem_seg.data[0].to(self.device)

@@ -21,7 +21,9 @@ from torch.nn import functional as F
 
 from regvit_lightning.data.layout import IGNORED
 from regvit_lightning.errors import one_line
+from regvit_lightning.frozen import large_logits
 from regvit_lightning.frozen.dense import features, window_starts
+from regvit_lightning.frozen.large_logits import Window
 from regvit_lightning.frozen.module import Frozen
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.settings import SettingsError, check, nearest
@@ -83,6 +85,28 @@ class Segmentor(EncoderDecoder):
                 count[y : y + high, x : x + wide] += 1
         return total.div_(count)
 
+    def windows(self, height: int, width: int) -> list[Window]:
+        """Rows and columns of the sliding windows of an image."""
+        (high, wide), strides = self.test_cfg["crop_size"], self.test_cfg["stride"]
+        high, wide = min(high, height), min(wide, width)
+        corners = product(window_starts(height, high, strides[0]), window_starts(width, wide, strides[1]))
+        return [(slice(y, y + high), slice(x, x + wide)) for y, x in corners]
+
+    def labels(self, image: Tensor, size: Sequence[int]) -> Tensor:
+        """Class indices (H', W') of a normalised image (1, 3, H, W), for a head that resizes its logits bilinearly.
+
+        They are the largest of the logits of `slide_inference`, resized to `size`, which are never all in memory.
+        """
+        windows = self.windows(*image.shape[2:])
+        crops = torch.cat([image[:, :, rows, columns] for rows, columns in windows])
+        parts = [self.decode_head(self.extract_feat(part)) for part in crops.split(self.device_batch)]
+        return large_logits.largest_class(list(torch.cat(parts)), windows, image.shape[2:], size)
+
+    def is_bilinear(self) -> bool:
+        """Whether the head gives its logits at the size of the maps, and resizes them as most heads do."""
+        head = type(self.decode_head)
+        return not self.align_corners and head.predict_by_feat is BaseDecodeHead.predict_by_feat
+
 
 @MODELS.register_module(force=True)
 class BNHead(BaseDecodeHead):
@@ -110,9 +134,11 @@ class BNHead(BaseDecodeHead):
         """Cross-entropy of the upsampled logits, averaged over all pixels, including unlabelled ones.
 
         It equals that of mmsegmentation, but is several times faster on CPUs: classes are contiguous in memory, and no
-        accuracy is computed.
+        accuracy is computed. Large logits are upsampled in parts.
         """
         labels = torch.stack([sample.gt_sem_seg.data[0] for sample in batch_data_samples])
+        if large_logits.is_large(len(labels), seg_logits.shape[1], *labels.shape[1:]):
+            return {"loss_ce": large_logits.cross_entropy_sum(seg_logits, labels, self.ignore_index) / labels.numel()}
         logits = seg_logits.contiguous(memory_format=torch.channels_last)
         logits = F.interpolate(logits, labels.shape[1:], mode="bilinear").permute(0, 2, 3, 1).flatten(0, 2)
         loss = F.cross_entropy(logits, labels.flatten(), ignore_index=self.ignore_index, reduction="sum")

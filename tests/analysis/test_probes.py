@@ -14,7 +14,7 @@ from benchmarks.speed.memory import peak_memory
 from regvit_lightning import settings
 from regvit_lightning.analysis import local_probes, logistic, probes
 from regvit_lightning.analysis.local_probes import LocalSettings
-from regvit_lightning.analysis.logistic import Linear, softmax_regression
+from regvit_lightning.analysis.logistic import Linear, logistic_regression
 from regvit_lightning.analysis.probes import Features, TokenSettings
 from regvit_lightning.errors import UserError
 from regvit_lightning.models.tokens import Tokens
@@ -151,7 +151,7 @@ def test_the_regression_is_that_of_scikit_learn(C):
     labels = torch.arange(60) % 3
     features = 2 * random(60, 5) + torch.eye(3, 5)[labels]
     theirs = LogisticRegression(C=C, tol=1e-10, max_iter=2000).fit(features.double().numpy(), labels.numpy())
-    ours = softmax_regression(features, labels, 3, 1 / (2 * 60 * C), 2000)
+    ours = logistic_regression(features, labels, 3, 1 / (2 * 60 * C), 2000)
     torch.testing.assert_close(ours.weight, torch.from_numpy(theirs.coef_).T, atol=2e-4, rtol=1e-3)
 
 
@@ -263,9 +263,9 @@ def test_as_many_random_tokens_of_each_train_image_as_the_bound_allows():
 
 def test_the_regression_does_not_depend_on_its_blocks(monkeypatch):
     features, labels = random(50, 6), torch.arange(50) % 4
-    whole = softmax_regression(features, labels, 4, 1e-2, 500)
+    whole = logistic_regression(features, labels, 4, 1e-2, 500)
     monkeypatch.setattr(logistic, "LOGITS", 4 * 7)
-    parts = softmax_regression(features, labels, 4, 1e-2, 500)
+    parts = logistic_regression(features, labels, 4, 1e-2, 500)
     torch.testing.assert_close(parts.weight, whole.weight, atol=1e-8, rtol=1e-8)
 
 

@@ -29,6 +29,7 @@ SMALL = {
     "shifted_content": {"images": 4, "side": 6, "width": 16},
     "norms": {"images": 20, "depth": 3, "side": 8},
     "single_token": {"images": 1000, "width": 32, "classes": 100},
+    "several_classes": {"images": 500, "width": 32, "classes": 5},
     "position": {"images": 20, "side": 12, "width": 32, "tokens": 1000},
     "pixels": {"images": 12, "side": 10, "width": 32},
     "placement": {"images": 50, "side": 12},

@@ -38,6 +38,7 @@ TASKS = {
     "overclustering_ade20k": ["clusters=8", "points=200", "size=64"],
     "davis2017": ["short_side=64"],
     "spair71k": ["side=64"],
+    "logistic_rendered": ["tokens.draws=1", "tokens.exponents=[0]", "tokens.iterations=5", "norm_images=5"],
     "artifact_report": [
         *("figures=false", "images=6", "detailed=4", "shown=1", "probes.train_images=32", "probes.local_images=5"),
         *("probes.tokens.draws=1", "probes.tokens.exponents=[0]", "probes.tokens.iterations=5"),

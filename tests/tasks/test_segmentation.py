@@ -584,3 +584,39 @@ def test_what_is_run_changes_the_scores(learnt, mosaics, words):
     found = segmentation.run(nano(), mosaics, mini_settings(*LEARNT, words))
     for name in ("miou", "mean_accuracy", "pixel_accuracy"):
         assert abs(found.metrics[name] - learnt.metrics[name]) > 0.02, name
+
+
+@pytest.mark.parametrize("size", [(50, 70), (64, 96)])
+def test_large_images_are_labelled_in_parts_as_whole(size):
+    module = segmenter(classes=9)
+    with torch.no_grad():
+        module.model.decode_head.conv_seg.weight.normal_()
+    sample = SimpleNamespace(ori_shape=size)
+    image = torch.randint(256, (3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        inputs = module.model.data_preprocessor({"inputs": [image]})["inputs"]
+        whole = module.model.slide_inference(inputs, [])
+        expected = torch.nn.functional.interpolate(whole, size, mode="bilinear", align_corners=False)[0]
+        found = module.model.labels(inputs, sample.ori_shape)
+    first, second = expected.topk(2, dim=0).values
+    clear = first - second > 1e-3
+    assert clear.float().mean() > 0.98
+    assert torch.equal(found[clear], expected.argmax(dim=0)[clear])
+
+
+def test_only_large_images_are_labelled_in_parts(monkeypatch):
+    module, image = segmenter(classes=9), torch.zeros(1, 3, 64, 96)
+    assert not module._in_parts(image)
+    monkeypatch.setattr(segmentation.large_logits, "SMALL", 0)
+    assert module._in_parts(image)
+    monkeypatch.setattr(type(module.model.decode_head), "predict_by_feat", lambda *_: None)  # a head of another kind
+    assert not module._in_parts(image)
+
+
+def test_the_loss_of_large_logits_is_that_of_whole_ones(monkeypatch):
+    head, labels = segmenter(classes=9).model.decode_head, torch.randint(9, (2, 64, 64))
+    samples = [segmentation.labelled(one[None]) for one in labels]
+    logits = torch.randn(2, 9, 8, 8)
+    whole = head.loss_by_feat(logits, samples)["loss_ce"]
+    monkeypatch.setattr(segmentation.large_logits, "SMALL", 0)
+    assert head.loss_by_feat(logits, samples)["loss_ce"].item() == pytest.approx(whole.item(), rel=1e-5)

@@ -16,10 +16,11 @@ from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.transforms import random_resized_crop
 from regvit_lightning.figures import spectra
-from regvit_lightning.frozen import dense
+from regvit_lightning.frozen import dense, shared
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
-from regvit_lightning.frozen.module import FrozenModule, cls_or_mean
+from regvit_lightning.frozen.module import cls_or_mean
 from regvit_lightning.frozen.settings import ViewSettings
+from regvit_lightning.frozen.shared import VectorModule
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import seeds
@@ -37,10 +38,10 @@ METRICS = {
 READS = "imagenet"
 FOOTNOTE = ("warning", "view", "window", "dse_weight")
 WARNING = (
-    "RankMe, alpha-ReQ and LiDAR fall as dense quality rises over a training (arXiv 2510.17299): do not read them as "
-    "scores of dense features, nor compare models of different widths by them"
+    "over 16 self-supervised trainings RankMe, alpha-ReQ and LiDAR fall as dense quality rises (arXiv 2510.17299): do "
+    "not read them as scores of dense features, nor compare models of different widths by them"
 )
-SEPARATE, OF_VIEWS, OF_PATCHES = range(3)  # loaders of the test pass
+OF_VIEWS = 0  # loader of the test pass with views; the other has the images of DSE
 
 
 @dataclass
@@ -93,35 +94,46 @@ class Augmented(Dataset[tuple[Tensor, int]]):
             return self.transform(self.files.open(image)), image
 
 
-class LabelFree(FrozenModule):
-    """Collects the vectors of images and of their views, and the structure of patches, group by group.
+class LabelFree(VectorModule):
+    """Validation collects the vectors of images, test those of their views, and the structure of patches by groups.
 
     Attributes:
-        features: (N, D) vectors of the images, float32, available after test.
+        features: (N, D) vectors of the images, float32, available after validation.
         views: (n q, D) vectors of the views, image by image, available after test.
         structure: see `StructureSums`.
     """
 
     shares_passes = True
+    validates_on = "test images"
     features: Tensor
     views: Tensor
 
     def __init__(self, backbone: Backbone, settings: LabelFreeSettings, seed: int) -> None:
         super().__init__(backbone, settings.precision)
         self.structure = StructureSums(seed)
-        self._vectors: dict[int, list[Tensor]] = {SEPARATE: [], OF_VIEWS: []}
+        self._features: list[Tensor] = []
+        self._views: list[Tensor] = []
         self._waiting: list[Tensor] = []  # patches (P, D) of images that are no whole group yet
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self.vectors(batch[0])[:, 0].cpu()
+
+    def validated(self, measured: Tensor) -> None:
+        self._features.append(measured)
+
+    def on_validation_epoch_end(self) -> None:
+        self.features = torch.cat(self._features)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> Any:
         tokens = self.tokens(batch[0])[0]
-        if dataloader_idx != OF_PATCHES:
+        if dataloader_idx == OF_VIEWS:
             return dataloader_idx, cls_or_mean(tokens).cpu()
         return dataloader_idx, tokens.patches.flatten(1, 2)
 
     def tested(self, measured: tuple[int, Tensor]) -> None:
         kind, values = measured
-        if kind != OF_PATCHES:
-            self._vectors[kind].append(values)
+        if kind == OF_VIEWS:
+            self._views.append(values)
             return
         self._waiting += values.unbind()
         while len(self._waiting) >= IMAGES:
@@ -129,8 +141,7 @@ class LabelFree(FrozenModule):
             self.structure.add(torch.stack(group))
 
     def on_test_epoch_end(self) -> None:
-        self.features, self.views = (torch.cat(self._vectors[kind]) for kind in (SEPARATE, OF_VIEWS))
-        self._waiting = []
+        self.views, self._waiting = torch.cat(self._views), []
 
 
 def work(settings: LabelFreeSettings, images: ImageCounts) -> Work:
@@ -162,14 +173,13 @@ def run(
     images, objects, patches = (every.subset(dense.examples(len(every), wanted)) for wanted in chosen)
     grid = settings.crop // backbone.patch_size
     check(grid**2 >= OF_IMAGE, f"crop={settings.crop}: {grid**2} patches are too few for {OF_IMAGE} clusters")
-    view = settings.view()
     passes: list[Dataset[tuple[Tensor, int]]] = [
-        Ordered(images, view),
         Augmented(objects, settings.crop, settings.views, how.seed),
-        Ordered(patches, view),
+        Ordered(patches, settings.view()),
     ]
-    module = LabelFree(backbone, settings, how.seed)
-    tester(how).test(module, Streamed(Loading(settings.workers, settings.device_batch), test=passes), verbose=False)
+    module, trainer = LabelFree(backbone, settings, how.seed), tester(how)
+    trainer.validate(module, shared.passes(module, settings, how, validation=[images]), verbose=False)
+    trainer.test(module, Streamed(Loading(settings.workers, settings.device_batch), test=passes), verbose=False)
     return _outcome(module, settings, how.seed)
 
 

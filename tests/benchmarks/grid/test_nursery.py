@@ -71,12 +71,16 @@ def test_cells_run_and_fail_as_those_of_a_new_python_do(place):
         job(place, "mistake", "print('cell: no such model', file=sys.stderr); sys.exit(2)"),
         job(place, "raises", "raise ValueError('boom')"),
         job(place, "killed", "os.kill(os.getpid(), 9)"),
+        job(place, "worded", "sys.exit('cell: in words')"),
+        job(place, "at_exit", "import atexit; atexit.register(lambda: print('last words'))"),
     ]
     errors = run(place, *jobs)
     assert errors["fine"] == ""
     assert errors["mistake"] == "cell: no such model"
     assert "boom" in errors["raises"]
     assert "killed by SIGKILL" in errors["killed"]
+    assert errors["worded"] == "cell: in words"
+    assert (place / "cells" / "at_exit.log").read_text() == "said by at_exit\nlast words\n"
     seen = facts(place, "fine")
     assert seen["parent"] == os.getpid()
     assert seen["session"] == seen["pid"]

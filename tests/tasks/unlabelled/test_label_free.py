@@ -10,6 +10,7 @@ from regvit_lightning.data.imagenet import test_files as files_of
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.models.foreign import ForeignBackbone
+from regvit_lightning.runtime.store import Store
 from regvit_lightning.settings import SettingsError
 from regvit_lightning.tasks.unlabelled import label_free
 from tests.tasks.test_correspondence import Pixels
@@ -65,6 +66,21 @@ def test_the_record_warns_and_says_what_was_fitted(data):
         assert low <= outcome.metrics[name] <= high
     assert outcome.picture is not None
     assert all(metric.better == 0 for metric in label_free.METRICS.values())  # none of them is won or lost
+
+
+def test_vectors_of_images_are_shared_with_knn(data, tmp_path):
+    chosen = settings.load_settings(
+        "tasks", "label_free", "mini", [*(word for word in WORDS if not word.startswith("window")), "window=[1,3]"]
+    )[1]
+    backbone, passed = ForeignBackbone(Pixels(), "pixels"), []
+    backbone.model.register_forward_pre_hook(lambda _, arguments: passed.append(len(arguments[0])))
+    plain, filling, reading = (
+        label_free.run(backbone, data, chosen, RunOptions(store=store))
+        for store in (None, *[Store(tmp_path / "features", 10**8)] * 2)
+    )
+    assert plain.metrics == filling.metrics == reading.metrics
+    views = 12 * 3 + 88
+    assert sum(passed) == 2 * (IMAGES + views) + views  # the vectors are read the last time
 
 
 def test_noise_scores_high(data):
