@@ -45,7 +45,7 @@ def main(options: Status, words: list[str]) -> None:
         jobs = [commands.job(cell, estimates.seconds(cell)) for cell in left]
         begun = {cell.name: time.time() - of_cells[cell].since for cell in left if of_cells[cell].kind == RUNNING}
         seconds = queueing.seconds_left(jobs, begun, options.devices)
-        print(f"about {clock(seconds)} left on {options.devices} devices, by what such cells took before")
+        print(time_left(clock(seconds), len(left), options.devices, list(of_cells.values())))
 
 
 def table(grid: Cells, of_cells: Mapping[Cell, State]) -> str:
@@ -92,6 +92,14 @@ def notes(of_cells: Mapping[Cell, State], now: float) -> list[str]:
 def _together(cells: Sequence[Cell]) -> str:
     models = dict.fromkeys(f"{cell.model} seed {cell.seed}" for cell in cells)
     return f"{len(cells)} cells of {', '.join(models)}"
+
+
+def time_left(clock: str, cells: int, devices: int, states: Sequence[State]) -> str:
+    """Say how long the cells that can run now take, and how many wait for a model or another cell."""
+    of = f"{cells} cell{'s' * (cells != 1)} on {devices} device{'s' * (devices != 1)}"
+    waiting = sum(not state.runnable for state in states)
+    without = f", without {waiting} whose model is missing" if waiting else ""
+    return f"about {clock} left for {of}, by what such cells took before{without}"
 
 
 def counts(of_cells: Mapping[Cell, State]) -> Counter[str]:

@@ -65,13 +65,15 @@ class Evaluation:
         """Name of the data set that is read: a part of the data settings, or a set of its own name.
 
         Raises:
-            SettingsError: the data has no set of videos, with keypoints, or for retrieval, of that name.
+            SettingsError: the data has no set of that name, of the kind that the task reads.
         """
         name = str(self.settings.named_set or self.task.READS)
         sets = {
             "videos": self.data.video_set,
             "keypoints": self.data.keypoint_set,
             "retrieval": self.data.retrieval_set,
+            "shifted": self.data.shifted_set,
+            "classified": self.data.classified_set,
         }
         if self.task.READS in sets:
             sets[self.task.READS](name)  # a message that lists the sets of this kind, not those with boxes

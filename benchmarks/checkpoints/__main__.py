@@ -37,6 +37,7 @@ def main(options: Checkpoints, words: list[str]) -> None:
     from benchmarks import progress
     from benchmarks.checkpoints import measured, page
     from regvit_lightning.figures import over_training, style
+    from regvit_lightning.models import names
     from regvit_lightning.pretrain import kept_backbones
     from regvit_lightning.runtime import atomic, hardware
 
@@ -46,7 +47,9 @@ def main(options: Checkpoints, words: list[str]) -> None:
     folder = Path(options.runs) / data.name / options.model / f"seed{options.seed}"
     files = kept_backbones.files(folder)
     if len(files) < measured.LEAST:
-        command_ = invocation("pretrain", {"MODEL": options.model.rpartition("-")[2]}, "keep_every=100")
+        parsed = names.parse_id(options.model)
+        own = {"RECIPE": parsed.recipe, "MODEL": parsed.name} if parsed else {"MODEL": "<model>"}
+        command_ = invocation("pretrain", own, "keep_every=100")
         raise UserError(
             f"{folder} has kept {len(files)} backbones, at least {measured.LEAST} are needed: {command_}, with the "
             "same data; a finished run needs FORCE=1"

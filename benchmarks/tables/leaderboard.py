@@ -5,7 +5,7 @@ and seeds allows. A mean over columns that some model lacks would compare differ
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
 
@@ -45,6 +45,7 @@ class Standing:
 
     Attributes:
         model: id of the model.
+        number: 1 + the models of a smaller mean rank: those of the same mean share it; None without a mean rank.
         places: its places, by column; those that it has.
         mean: mean rank over the common columns; None where there is none.
         best, worst: means of its best and of its worst ranks.
@@ -54,6 +55,7 @@ class Standing:
     """
 
     model: str
+    number: int | None
     places: Mapping[Column, Place]
     mean: float | None
     best: float | None
@@ -113,6 +115,8 @@ def build(cells: Sequence[ScoredRecord], overview: Table) -> Board | None:
     fronts = _fronts(accuracy, chosen[accuracy], work) if accuracy else {}
     rows = [_standing(model, places, common, work.get(model), fronts.get(model, "")) for model in compared]
     rows.sort(key=lambda row: (row.mean is None, row.mean or 0.0, row.model))
+    means = [row.mean for row in rows]
+    rows = [replace(row, number=None if row.mean is None else 1 + means.index(row.mean)) for row in rows]
     return Board(ranked, common, title, rows, left_out)
 
 
@@ -194,4 +198,4 @@ def _standing(
     own = {column: of[model] for column, of in places.items() if model in of}
     ranks = list(zip(*((own[c].rank, own[c].best, own[c].worst) for c in common), strict=True))
     mean, best, worst = (fmean(part) for part in ranks) if ranks else (None, None, None)
-    return Standing(model, own, mean, best, worst, work, front)
+    return Standing(model, None, own, mean, best, worst, work, front)

@@ -37,8 +37,8 @@ def heads(board: Board) -> list[str]:
 
 
 def texts(board: Board, row: Standing) -> list[str]:
-    """Cells of a model: its number, name, mean rank, span of that, columns, GFLOPs, and place on the front."""
-    number = str(board.rows.index(row) + 1)
+    """Cells of a model: its place, name, mean rank, span of that, columns, GFLOPs, and place on the front."""
+    number = "–" if row.number is None else str(row.number)
     mean = "–" if row.mean is None else f"{row.mean:.2f}"
     span = "–" if row.best is None or row.worst is None else f"{row.best:.1f} to {row.worst:.1f}"
     work = "–" if row.gflops is None else f"{row.gflops:.3g}"
@@ -66,12 +66,13 @@ def notes(board: Board) -> list[str]:
 def _notes(board: Board) -> Iterator[str]:
     yield (
         "mean rank: over the columns that all of these models have, 1 is the best; equal values share the mean of "
-        "their ranks; a column counts as much as another, whether tasks are alike or not"
+        "their ranks, equal mean ranks the place; a column counts as much as another, whether tasks are alike or not"
     )
     yield (
-        "may be, and the numbers after a semicolon: the best and the worst rank that noise allows: 1 + the models that "
-        "are better, and all less those that are worse, by more than the noise of images, and of seeds where both have "
-        "several; each comparison by itself, not corrected for their number; an unknown noise tells no two models apart"
+        "may be, and the span beside or below a rank: the best and the worst rank that noise allows: 1 + the models "
+        "that are better, and all less those that are worse, by more than the noise of images, and of seeds where "
+        "both have several; each comparison by itself, not corrected for their number; an unknown noise tells no two "
+        "models apart"
     )
     apart = [column_head(title, column) for title, column in board.columns if column not in board.common]
     if apart:
@@ -132,9 +133,15 @@ def csv(board: Board) -> str:
     for title, column in board.columns:
         name = f"{title} {column.metric}"
         lines[0] += [name, f"{name} rank", f"{name} rank best", f"{name} rank worst", f"{name} in the mean"]
-    for number, row in enumerate(board.rows, 1):
+    for row in board.rows:
         means = [row.mean, row.best, row.worst]
-        lines.append([str(number), row.model, *("" if mean is None else f"{mean:.4f}" for mean in means)])
+        lines.append(
+            [
+                "" if row.number is None else str(row.number),
+                row.model,
+                *("" if mean is None else f"{mean:.4f}" for mean in means),
+            ]
+        )
         lines[-1] += [str(len(board.common)), "" if row.gflops is None else f"{row.gflops:.6g}", row.front]
         for _, column in board.columns:
             place, counts = row.places.get(column), "yes" if column in board.common else "no"

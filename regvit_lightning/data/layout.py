@@ -304,7 +304,7 @@ class DataSettings:
     rendered: bool = False
     rendering: MiniSettings = field(default_factory=MiniSettings)
     counts: dict[str, list[int]] = settings.number("[0, 1e12]", {})
-    get: str = ""
+    get: str = "check the paths in the YAML file of the data"
 
     def __post_init__(self) -> None:
         settings.check(bool(self.root), f"data '{self.name}': root is empty (give DATA_ROOT=<folder>)")

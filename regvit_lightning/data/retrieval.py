@@ -126,6 +126,8 @@ class _Harmless(pickle.Unpickler):
 
 def _own(file: Path, get: str) -> dict[str, Any]:
     """Content of a JSON file, with indices for files."""
+    if not file.is_file():
+        raise DataError(f"no file {file}: expected {FORM}; {get}")
     try:
         content = json.loads(file.read_bytes())
         index = {str(image): number for number, image in enumerate(content["images"])}

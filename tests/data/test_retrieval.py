@@ -92,6 +92,9 @@ def test_files_that_do_not_fit(tmp_path):
     (tmp_path / "own" / "queries.json").write_text("[")
     with pytest.raises(DataError, match=r"queries\.json: not readable as JSON"):
         landmarks(data, "own")
+    (tmp_path / "own" / "queries.json").unlink()
+    with pytest.raises(DataError, match=r"^no file .*queries\.json: expected .*; check the paths in the YAML file"):
+        landmarks(data, "own")
     with pytest.raises(DataError, match=r"gnd_rparis6k\.pkl: not readable"):
         landmarks(data, "rparis6k")
     with pytest.raises(

@@ -120,7 +120,8 @@ def test_the_program_measures_once_and_says_what_is_kept(kept, tiny, tmp_path, m
     }
     assert "(deit3-vitn_reg2.seed0.png)" in (place / "deit3-vitn_reg2.seed0.md").read_text()
     told = mistake("checkpoints", "model=deit3-vitn_reg4", *words)
-    assert "has kept 0 backbones, at least 4 are needed" in told
+    assert "has kept 0 backbones, at least 4 are needed: make pretrain RECIPE=deit3 MODEL=vitn_reg4" in told
+    assert "RECIPE=dinov2 MODEL=vitn_reg4" in mistake("checkpoints", "model=dinov2-vitn_reg4", *words)
 
 
 def test_what_is_measured_is_not_measured_again(kept, tiny, monkeypatch):

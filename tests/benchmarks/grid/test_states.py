@@ -236,7 +236,10 @@ def test_the_table_of_a_grid(place):
     assert cells_[3] == ["deit3-vitn_reg0", "0", "missing", "missing"]
     assert any(line.startswith("missing: 2 cells of deit3-vitn_reg0 seed 0: ") for line in shown)
     assert "1 done, 1 stale, 2 missing" in shown
-    assert "about 0:30 left on 1 devices, by what such cells took before" in shown
+    assert (
+        "about 0:30 left for 1 cell on 1 device, by what such cells took before, without 2 whose model is missing"
+        in shown
+    )
 
 
 def test_a_running_cell_is_shown_with_device_and_duration():

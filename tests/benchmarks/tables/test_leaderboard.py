@@ -134,9 +134,9 @@ def formatted(cells):
 def test_the_three_formats_show_the_same_ranks():
     texts = formatted(CELLS)
     lines = [[text.strip() for text in line.strip("|").split("|")] for line in texts["md"].splitlines()]
-    assert [line[:6] for line in lines if line[0] in ("1", "4")] == [
+    assert [line[:6] for line in lines if line[1:2] in ([B], [D])] == [
         ["1", B, "1.25", "1.0 to 2.0", "2", "40"],
-        ["4", D, "3.50", "2.5 to 3.5", "2", "60"],
+        ["3", D, "3.50", "2.5 to 3.5", "2", "60"],
     ]
     shown = {line[0]: line[1:] for line in lines if len(line) == 4 and line[0] in (A, C, D)}
     assert shown[A] == ["60.0 (1.5; 1–3)", "70.0 (2; 2–3)", "30.0 (3)"]
@@ -155,6 +155,15 @@ def test_the_three_formats_show_the_same_ranks():
     assert (rows[D]["nyud_linear1 top1 rank"], rows[D]["nyud_linear1 top1 in the mean"]) == ("", "no")
     assert r"\num{60.0}" in texts["tex"] or "60.0 (1.5; 1--3)" in texts["tex"]
     assert r"$\bullet$" in texts["tex"]
+
+
+def test_models_of_the_same_mean_rank_share_the_place():
+    values, tasks = {A: (60.0, 50.0), B: (50.0, 60.0), C: (40.0, 40.0)}, ("imagenet_knn", "imagenet_linear")
+    cells = [cell(model, task, top1=of[at]) for model, of in values.items() for at, task in enumerate(tasks)]
+    board = board_of(cells)
+    assert [(row.mean, row.number) for row in board.rows] == [(1.5, 1), (1.5, 1), (3.0, 3)]
+    assert [line.split()[0] for line in leaderboard_formats.lines(board)[1:]] == ["1", "1", "3"]
+    assert [row["place"] for row in csv.DictReader(io.StringIO(leaderboard_formats.csv(board)))] == ["1", "1", "3"]
 
 
 def test_a_terminal_shows_the_first_models():
