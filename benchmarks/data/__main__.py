@@ -69,6 +69,8 @@ def _wanted(data: DataSettings) -> list[str]:
     others |= {name: one.folder for name, one in data.retrieval.items()}
     others |= {name: one.folder for name, one in data.classified.items()}
     optional = [name for name, path in others.items() if Path(data.root, path).exists()]
+    if not Path(data.root, data.imagenet, "val").exists():  # whose folders tell the classes of shifted images
+        optional = [name for name in optional if name not in data.shifted]
     if data.counts:
         return [*(name for name in data.counts if name not in others), *pairs, *optional]
     folders = {

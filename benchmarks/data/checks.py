@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.data.layout import DataError, DataSettings
 
 Check = Callable[[DataSettings], int]
 
@@ -79,7 +79,10 @@ def _shifted(name: str, data: DataSettings) -> int:
     from regvit_lightning.data.imagenet import class_folders
     from regvit_lightning.data.shifted import shifted_images
 
-    return len(shifted_images(data, name, list(class_folders(Path(data.root, data.imagenet, "val")))).files)
+    val = Path(data.root, data.imagenet, "val")
+    if not val.is_dir():
+        raise DataError(f"no folder {val}: expected the class folders that tell the classes of {name}; {data.get}")
+    return len(shifted_images(data, name, list(class_folders(val))).files)
 
 
 def _classified(name: str, data: DataSettings) -> int:

@@ -131,7 +131,7 @@ def plain(overview: Table, origin: Origin) -> str:
 
 
 def printed(overview: Table, origin: Origin, width: int) -> str:
-    """Overview for a terminal of `width` characters, the three questions of artifact reports, then the summary.
+    """Overview for a terminal of `width` characters, the three questions, the leaderboard, then the summary.
 
     Of the summary it has how often registers help or hurt, and each clear case.
     """
@@ -143,9 +143,10 @@ def printed(overview: Table, origin: Origin, width: int) -> str:
     last = terminal.fitted("\n".join([*head, *lines]), min(width, blocks.WIDEST))
     asked = questions_formats.lines(questions.rows(origin.records.cells))
     artifacts = terminal.fitted("\n".join([f"{questions_formats.TITLE}."] * bool(asked) + asked), width)
-    return "\n\n".join(
-        filter(None, [blocks.text(overview, width, origin), artifacts, last, _where(origin, answers, width)])
-    )
+    board = leaderboard.build(origin.records.cells, overview)
+    ranks = terminal.fitted("\n".join(leaderboard_formats.lines(board)), width) if board else ""
+    parts = [blocks.text(overview, width, origin), artifacts, ranks, last, _where(origin, answers, width)]
+    return "\n\n".join(filter(None, parts))
 
 
 def _where(origin: Origin, answers: Sequence[summary.Answer], width: int) -> str:
@@ -160,7 +161,7 @@ def write(folder: Path, built: Sequence[Table], origin: Origin) -> str:
     for name, formatted in files(built, origin):
         for suffix, text in formatted.items():
             atomic.write_text(folder / f"{name}.{suffix}", text)
-        written.append(name)
+        written += [name] * ("md" in formatted)
     drawn = draw(folder, origin.records, built)
     figures = f"; figures .{', .'.join(paper_figures.FORMATS)} of {', '.join(drawn)}" if drawn else ""
     return f"tables: {folder}/<table>.md, .csv, .tex of {', '.join(written)}{figures}"

@@ -16,6 +16,7 @@ NAME = "leaderboard"
 TITLE = "Leaderboard"
 SIGNS = {FRONT: "●", NEAR: "○", BEHIND: "–", "": ""}
 TOGETHER = 5  # columns of ranks in one table
+MOST_PRINTED = 10  # models on a terminal
 TOGETHER_IN_LATEX = 3  # in a line of 5.5 in
 
 
@@ -90,6 +91,16 @@ def _notes(board: Board) -> Iterator[str]:
 def formats(board: Board, origin: Origin) -> dict[str, str]:
     """Format the leaderboard: its texts by suffix of the file."""
     return {"md": markdown(board, origin), "csv": csv(board), "tex": as_latex(board, origin)}
+
+
+def lines(board: Board) -> list[str]:
+    """Lines for the terminal: a headline, and the mean rank of the first models with its span."""
+    rows = [texts(board, row) for row in board.rows[:MOST_PRINTED]]
+    widest = max(len(row[1]) for row in rows)
+    text = [f"{TITLE}: {headline(board)}"]
+    text += [f"  {row[0]:>2} {row[1].ljust(widest)}  {row[2]} ({row[3]} by noise)" for row in rows]
+    left = len(board.rows) - len(rows)
+    return [*text, *[f"  and {left} more in {NAME}.md"] * bool(left)]
 
 
 def parts(board: Board, together: int = TOGETHER) -> Iterator[list[tuple[str, Column]]]:

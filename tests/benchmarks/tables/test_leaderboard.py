@@ -157,6 +157,17 @@ def test_the_three_formats_show_the_same_ranks():
     assert r"$\bullet$" in texts["tex"]
 
 
+def test_a_terminal_shows_the_first_models():
+    shown = leaderboard_formats.lines(board_of(CELLS))
+    assert shown[0] == "Leaderboard: 4 models by their mean rank over 2 of 3 columns, those that all of them have."
+    assert shown[1] == f"   1 {B}  1.25 (1.0 to 2.0 by noise)"
+    many = [cell(f"deit3-vitn_reg{number}", top1=float(number)) for number in range(13)]
+    assert len(leaderboard_formats.lines(board_of(many))) == 12
+    assert leaderboard_formats.lines(board_of(many))[-1] == "  and 3 more in leaderboard.md"
+    origin = Origin("mini", ScoredRecords("results", many, []), "make tables")
+    assert "  and 3 more in leaderboard.md" in program.printed(columns.overview(many), origin, 100)
+
+
 def test_the_tables_of_a_folder_have_it():
     cells = [one for one in CELLS if one.record.task != "artifact_report"]
     origin = Origin("mini", ScoredRecords("results", cells, []), "make tables")
