@@ -179,11 +179,12 @@ def run(
         module: Classifiers = OwnClassifier(backbone, settings.precision, images.candidates, classifier)
         facts: dict[str, object] = {"head": f"the model's own, of {len(classes):,} classes"}
     else:
-        kept = kept_heads.read(how.folder and how.folder.parent / TRAINED_BY, TRAINED_BY, backbone, how.seed)
+        trained = how.folder and how.folder.parent / TRAINED_BY
+        kept = kept_heads.read(trained, TRAINED_BY, backbone, how.seed)
         resize, crop, classes = kept.resize, kept.crop, kept.classes
         images = shifted_images(data, settings.images, classes)
         module = KeptClassifiers(backbone, settings.precision, images.candidates, kept.heads)
-        facts = _facts(kept)
+        facts = {**_facts(kept), "heads_digest": trained and kept_heads.digest(trained)}
     loading, view = Loading(settings.workers, settings.device_batch), images.view(centre_crop(resize, crop))
     tester(how).test(module, ImageNet(loading, test=[(images.files, view)]), verbose=False)
     border = f", without {images.border} px of border" if images.border else ""

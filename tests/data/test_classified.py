@@ -288,6 +288,7 @@ def test_class_folders_of_three_splits(tmp_path):
         ({"layout": "dtd", "measure": "f1"}, "measure=f1: expected one of top1, mean_per_class, map"),
         ({"layout": "dtd", "measure": "map"}, "measure=map belongs to layout=voc"),
         ({"layout": "voc", "splits": ["a", "b"]}, "measure=map belongs to layout=voc"),
+        ({"layout": "folders", "splits": ["a", "a"]}, r"splits=\['a', 'a'\]: expected \[train, test\]"),
         ({"layout": "folders"}, r"splits=\[\]: expected \[train, test\] or \[train, held out, test\]"),
         ({"layout": "cub", "splits": ["a", "b"]}, r"splits=\['a', 'b'\]: expected none, layout cub has its own"),
     ],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import nn
 
 from benchmarks.grid import cells as grids
-from regvit_lightning import settings
+from regvit_lightning import evaluation, settings
 from regvit_lightning.errors import UserError
 from regvit_lightning.frozen import kept_heads
 from regvit_lightning.frozen.contract import RunOptions
@@ -255,3 +256,22 @@ def test_a_grid_trains_the_head_before_it_is_read(tmp_path):
 
 def test_the_sample_model_is_known_to_timm():
     assert timm.is_model("test_vit")
+
+
+def test_a_record_is_not_that_of_a_head_that_was_trained_since(reds, tmp_path):
+    root, data = tmp_path, reds[1]
+    shutil.copytree(reds[0] / "runs" / "imagenet_linear", root / "runs" / "imagenet_linear")
+    words, folder = ["workers=0", "precision=32-true"], root / "runs" / "robustness"
+    cell = evaluation.prepare("robustness_imagenet_val", data, "mini", words=words)
+    _, file = evaluation.run_and_record(cell, model(), root / "results", RunOptions(folder=folder))
+
+    def stale():
+        return cell.stale(file, lambda: model().fingerprint, folder=folder)
+
+    assert stale() == ""
+    kept = kept_heads.read(root / "runs" / "imagenet_linear", "imagenet_linear", model(), 0)
+    other = dataclasses.replace(kept.heads["linear"], bias=kept.heads["linear"].bias + 1e-3)
+    dataclasses.replace(kept, heads={**kept.heads, "linear": other}).save(root / "runs" / "imagenet_linear")
+    assert stale() == "imagenet_linear has kept another head since"
+    (root / "runs" / "imagenet_linear" / kept_heads.FILE).unlink()
+    assert stale() == ""
