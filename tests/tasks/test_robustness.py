@@ -14,6 +14,7 @@ from torch import nn
 
 from benchmarks.grid import cells as grids
 from regvit_lightning import evaluation, settings
+from regvit_lightning.data.transforms import normalise, released_view
 from regvit_lightning.errors import UserError
 from regvit_lightning.frozen import kept_heads
 from regvit_lightning.frozen.contract import RunOptions
@@ -209,23 +210,42 @@ def photographs(tmp_path_factory):
     return root, planted_features.DataSettings(name="own", root=str(root))
 
 
-def test_the_models_own_classifier_is_timms_pipeline(photographs):
+@pytest.mark.parametrize(
+    ("release", "words"),
+    [
+        ({}, "resize 168, centre crop 160, bicubic"),
+        ({"crop_mode": "squash"}, "resize both sides to 168, centre crop 160, bicubic"),
+        ({"interpolation": "bilinear"}, "resize 168, centre crop 160, bilinear"),
+    ],
+)
+def test_the_models_own_classifier_is_timms_pipeline(photographs, monkeypatch, release, words):
     root, data = photographs
+    monkeypatch.setattr(robustness, "resolve_model_data_config", lambda m: {**resolve_model_data_config(m), **release})
     backbone = sources.load_backbone(OWN, "runs", seed=0)
     model, names = backbone.own_classifier()
     assert (len(names), model.num_classes) == (1000, 1000)
     assert list(names) == sorted(names)
-    view = create_transform(**resolve_model_data_config(model), is_training=False)
+    view = create_transform(**{**resolve_model_data_config(model), **release}, is_training=False)
+    own, _ = robustness._released_view(backbone, model)
     right = []
     for label in range(100, 112):
         for file in sorted((root / "imagenet-a" / names[label]).iterdir()):
+            image = Image.open(file).convert("RGB")
+            assert torch.allclose(
+                view(image), normalise(own(image), torch.tensor(backbone.mean), torch.tensor(backbone.std)), atol=1e-6
+            )
             with torch.inference_mode():
-                logits = model(view(Image.open(file).convert("RGB"))[None])[0, 100:112]
+                logits = model(view(image)[None])[0, 100:112]
             right.append(100.0 * (int(logits.argmax()) == label - 100))
     outcome = robust(root, data, "imagenet_a", backbone, "own_head")
     assert outcome.scores["top1"].tolist() == right
     assert outcome.protocol["candidates"] == "12 of 1,000 classes"
-    assert outcome.protocol["view"] == "resize 168, centre crop 160, bicubic"
+    assert outcome.protocol["view"] == words
+
+
+def test_a_release_in_a_view_that_is_not_known_is_refused():
+    with pytest.raises(SettingsError, match="crop_mode=border, interpolation=bicubic: expected center or squash"):
+        released_view(168, 160, "border", "bicubic")
 
 
 def test_models_without_a_classifier_of_imagenet_are_refused(photographs):
