@@ -85,7 +85,7 @@ def _wanted(data: DataSettings) -> list[str]:
 
 
 def _list_of(one: ClassifiedSet) -> str:
-    """Path that tells a set of images with classes: of VOC's the list of its test images, as boxes may be all there is."""
+    """Path that tells a set of images with classes; of VOC the list of test images, as boxes may be all there is."""
     return f"{one.folder}/ImageSets/Main/{one.splits[-1]}.txt" if one.layout == "voc" else one.folder
 
 

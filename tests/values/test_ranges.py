@@ -24,7 +24,7 @@ FILLED = (
     "Peak",
     "Store",
     "_Walk",
-)  # dataclasses that a process fills while it works, no settings
+)  # filled while a process works, no settings
 
 
 @pytest.mark.parametrize(
