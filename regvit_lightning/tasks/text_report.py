@@ -82,7 +82,7 @@ class TextPass(LightningModule):
         self.space, self.tower = space, TextTower(space.text, name)
         self._parts: list[TextSinks] = []
 
-    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> TextSinks:
+    def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> Any:
         return text_sinks.measure(self.tower, batch[0])
 
     def tested(self, part: TextSinks) -> None:
