@@ -63,9 +63,10 @@ def main(options: Evaluate, words: list[str]) -> None:
         backbone.name = options.name
     name = f"{backbone.name} {options.task} seed {options.seed}"
     file = cell.file(results, backbone.name)
+    folder = runs / data.name / backbone.name / f"seed{options.seed}" / options.task
     if file.exists() and not options.force:
         cell.check_same_origin(file, backbone)
-        reason = cell.stale(file, lambda: backbone.fingerprint)
+        reason = cell.stale(file, lambda: backbone.fingerprint, folder=folder)
         if not reason:
             terminal.say_once(f"evaluate: {name} is done: {file}")
             return
@@ -74,7 +75,6 @@ def main(options: Evaluate, words: list[str]) -> None:
     atomic.check_writable(file)
     render(data)
     progress.quiet()
-    folder = runs / data.name / backbone.name / f"seed{options.seed}" / options.task
     how = RunOptions(options.seed, options.devices, [progress.Progress(name)], folder, store_of(options))
     outcome, saved = evaluation.run_and_record(cell, backbone, results, how, options.force)
     for remark in outcome.remarks:

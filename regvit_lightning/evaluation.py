@@ -87,13 +87,20 @@ class Evaluation:
         """Path below `results` of the record of the model with this id."""
         return records.path(results, self.data.name, model, self.name, self.seed)
 
-    def stale(self, file: Path, weights: Callable[[], str], digests: Callable[[], dict[str, str]] | None = None) -> str:
+    def stale(
+        self,
+        file: Path,
+        weights: Callable[[], str],
+        digests: Callable[[], dict[str, str]] | None = None,
+        folder: Path | None = None,
+    ) -> str:
         """Why the record in `file` is not valid for this evaluation, or '' when it is.
 
         Args:
             file: path of the record; a file that is not a record of this schema is never valid.
             weights: returns the fingerprint of the model; called only if all else matches, as it reads every weight.
             digests: returns what the method `digests` does; called only if the settings match.
+            folder: folder of the cell, beside which a head that it reads is kept; None does not compare the head.
 
         Raises:
             UserError: raised by `weights`.
@@ -111,7 +118,18 @@ class Evaluation:
             reason
             or records.stale(record, wanted, *kept, (digests or self.digests)())
             or records.stale(record, wanted, weights(), self.layout)
+            or (self._other_head(record, folder) if folder is not None else "")
         )
+
+    def _other_head(self, record: Record, folder: Path) -> str:
+        """Why a record is not of the head that is kept now, or '' where it is, or there is none of either."""
+        trains, before = self.settings.reads_head_of, record.protocol.get("heads_digest")
+        if not (trains and before):
+            return ""
+        from regvit_lightning.frozen import kept_heads
+
+        now = kept_heads.digest(folder.parent / trains)
+        return f"{trains} has kept another head since" if now not in ("", before) else ""
 
     def check_same_origin(self, file: Path, backbone: "Backbone") -> None:
         """Refuse to replace the record of another model or of other data that happens to have the same name.

@@ -419,3 +419,9 @@ def test_values_of_a_checkpoint_are_checked_too(value):
 def test_a_missing_variant_names_those_that_there_are():
     with pytest.raises(SettingsError, match=r"deit3\.small\.yaml; there is VARIANT=mini$"):
         settings.layers("recipes", "deit3", "small")
+
+
+@pytest.mark.parametrize("variant", ["mini", "small"])
+def test_every_task_has_valid_settings_in_every_overlay(variant):
+    for task in settings.names("tasks"):
+        settings.load_settings("tasks", task, variant)

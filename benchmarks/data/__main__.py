@@ -10,6 +10,7 @@ from benchmarks.data.checks import checks_of
 from benchmarks.data.rendering import render
 from regvit_lightning import settings
 from regvit_lightning.data import layout
+from regvit_lightning.data.classified_set import ClassifiedSet
 from regvit_lightning.data.layout import ALL, BoxedSet, DataError, DataSettings
 from regvit_lightning.errors import UserError
 from regvit_lightning.settings import setting
@@ -67,7 +68,7 @@ def _wanted(data: DataSettings) -> list[str]:
     others |= {name: one.folder for name, one in data.keypoints.items()}
     others |= {name: one.labels or one.folder for name, one in data.shifted.items() if one.labels or one.folder}
     others |= {name: one.folder for name, one in data.retrieval.items()}
-    others |= {name: one.folder for name, one in data.classified.items()}
+    others |= {name: _list_of(one) for name, one in data.classified.items()}
     optional = [name for name, path in others.items() if Path(data.root, path).exists()]
     if not Path(data.root, data.imagenet, "val").exists():  # whose folders tell the classes of shifted images
         optional = [name for name in optional if name not in data.shifted]
@@ -81,6 +82,11 @@ def _wanted(data: DataSettings) -> list[str]:
     }
     folders_there = [name for name, path in folders.items() if Path(data.root, path).exists()]
     return [*folders_there, *optional, *pairs] or ["imagenet"]
+
+
+def _list_of(one: ClassifiedSet) -> str:
+    """Path that tells a set of images with classes; of VOC the list of test images, as boxes may be all there is."""
+    return f"{one.folder}/ImageSets/Main/{one.splits[-1]}.txt" if one.layout == "voc" else one.folder
 
 
 def _first_of(boxed_set: BoxedSet) -> Path:

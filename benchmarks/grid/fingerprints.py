@@ -80,7 +80,7 @@ def _stat(file: Path) -> list[Any]:
 def _code() -> str:
     """Digest of the code that reads and initialises models, and of the packages that it uses."""
     folder, names = Path(*regvit_lightning.models.__path__), ("torch", "timm", "numpy")
-    files = [*sorted(folder.glob("*.py")), *(settings.find("models", name)[-1] for name in settings.names("models"))]
+    files = [*sorted(folder.rglob("*.py")), *(settings.find("models", name)[-1] for name in settings.names("models"))]
     facts = [_stat(file)[1:3] for file in files], [version(name) for name in names]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 

@@ -83,7 +83,8 @@ class States:
             task, chosen, free = task_module(cell.task, self.cells.variant)
             evaluation = Evaluation(cell.task, task, chosen, self.cells.data, cell.seed, free)
             weights = partial(self._weights, cell.model, cell.seed, chosen.untrained_size)
-            reason = evaluation.stale(file, weights, partial(self._digests, evaluation.section))
+            digests = partial(self._digests, evaluation.section)
+            reason = evaluation.stale(file, weights, digests, self.cells.folder(cell))
         except UserError as error:  # a model that cannot be read
             return State(MISSING, str(error), runnable=False)
         return State(STALE, reason) if reason else State(DONE)

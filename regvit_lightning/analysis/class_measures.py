@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regvit_lightning.runtime import seeds
-from regvit_lightning.statistics import DRAWS, LEVELS, accuracy_interval, bootstrap, nanmean
+from regvit_lightning.statistics import DRAWS, LEVELS, accuracy_interval, nanmean
 
 RECALLS = np.linspace(0, 1, 11)
 AT_ONCE = 20  # resampled sets at a time, which bounds the memory
@@ -44,11 +44,11 @@ def value(measure: str, logits: Tensor, targets: Tensor) -> float:
 
 
 def interval(measure: str, logits: Tensor, targets: Tensor, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the measure by resampling images; exact for a top-1 of 0 or 100."""
-    if measure == "top1":
-        return accuracy_interval(image_scores(measure, logits, targets), seed)
-    if measure == "mean_per_class":
-        return bootstrap(image_scores(measure, logits, targets), seed)
+    """95 % interval of the measure by resampling images; where all images are right, or none is, that of top-1."""
+    if measure != "map":
+        right = image_scores("top1", logits, targets)
+        alike = bool((right == right[0]).all())
+        return accuracy_interval(right, seed) if measure == "top1" or alike else _of_classes(right, targets.cpu(), seed)
     images, generator = len(targets), seeds.generator(seed, "bootstrap")
     drawn: list[float] = []
     while len(drawn) < DRAWS:
@@ -56,6 +56,18 @@ def interval(measure: str, logits: Tensor, targets: Tensor, seed: int = 0) -> tu
         weights = np.stack([np.bincount(one, minlength=images) for one in sets]).astype(np.float64)
         drawn += map(nanmean, average_precisions(logits, targets, weights))
     low, high = np.nanquantile(drawn, LEVELS)
+    return float(low), float(high)
+
+
+def _of_classes(right: Tensor, targets: Tensor, seed: int) -> tuple[float, float]:
+    """95 % interval of the mean over classes, those of each resampled set by their images in it."""
+    images, generator = len(targets), seeds.generator(seed, "bootstrap")
+    drawn = []
+    for _ in range(DRAWS):
+        chosen = torch.randint(images, (images,), generator=generator)
+        counts, sums = torch.bincount(targets[chosen]), torch.bincount(targets[chosen], right[chosen])
+        drawn.append(float((sums[counts > 0] / counts[counts > 0]).mean()))
+    low, high = np.quantile(drawn, LEVELS)
     return float(low), float(high)
 
 

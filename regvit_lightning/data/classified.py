@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.targets)
 
-    @property
+    @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
         """Index of each image."""
         return np.arange(len(self), dtype=np.int64)

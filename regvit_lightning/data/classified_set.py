@@ -44,4 +44,5 @@ class ClassifiedSet:
         expected = (
             "[train, test] or [train, held out, test]" if wanted[0] else f"none, layout {self.layout} has its own"
         )
-        check(len(self.splits) in wanted, f"{where}: splits={self.splits}: expected {expected}")
+        different = len(set(self.splits)) == len(self.splits)
+        check(len(self.splits) in wanted and different, f"{where}: splits={self.splits}: expected {expected}")

@@ -132,8 +132,8 @@ def _found_or_made(files: Files, fixed: Fixed, beside: Path | None) -> kept_inde
         if kept is not None and bytes(kept["digest"][0]) == digest:
             return kept
         made = _made(files, fixed, digest)
-        kept_index.keep(folder, made)
-        return kept_index.read(folder, KEPT) or made
+        there = kept_index.keep(folder, made)  # otherwise earlier ones may be there still
+        return (kept_index.read(folder, KEPT) if there else None) or made
 
 
 def _digest(files: Files, fixed: Fixed) -> bytes:

@@ -330,7 +330,7 @@ class DataSettings:
         named = (self.discovery, self.videos, self.keypoints, self.masked, self.salient, self.shifted, self.retrieval)
         every = [name for sets in (*named, self.classified) for name in sets]
         twice = sorted({name for name in every if every.count(name) > 1})
-        settings.check(not twice, f"data '{self.name}': {twice[:1]} names two sets of different kinds")
+        settings.check(not twice, f"data '{self.name}': {twice[:1]} names two sets of different kinds; rename one")
 
     def _check_name(self, where: str, name: str) -> None:
         fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) and name not in NOT_SETS

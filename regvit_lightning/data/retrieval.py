@@ -135,7 +135,7 @@ def _own(file: Path, get: str) -> dict[str, Any]:
             {**query, **{key: [index[str(image)] for image in query.get(key, ())] for key in GRADES}}
             for query in content["queries"]
         ]
-        return {"images": list(index), "queries": queries}
+        return {"images": [str(image) for image in content["images"]], "queries": queries}
     except (OSError, ValueError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: not readable as JSON ({one_line(error)}); {get}") from None
     except (KeyError, TypeError, AttributeError) as error:
@@ -147,7 +147,16 @@ def _landmarks(content: dict[str, Any], layout: RetrievalSet, file: Path, data: 
     images = [str(folder / name) for name in content["images"]]
     if not images or not content["queries"]:
         raise DataError(f"{file}: no image or no query in it; {data.get}")
-    return Landmarks([_query(folder, one, len(images), file) for one in content["queries"]], images)
+    number = {image: index for index, image in enumerate(images)}
+    if len(number) < len(images):
+        twice = next(image for index, image in enumerate(images) if number[image] != index)
+        raise DataError(f"{file}: image {twice} is listed twice; list every image once")
+    queries = [_query(folder, one, len(images), file) for one in content["queries"]]
+    for query in queries:
+        if number.get(query.file, -1) not in (-1, *query.junk):
+            itself = f"query {query.file} is among the images, where it finds itself"
+            raise DataError(f"{file}: {itself}: list it as its junk")
+    return Landmarks(queries, images)
 
 
 def _query(folder: Path, one: dict[str, Any], images: int, file: Path) -> Query:

@@ -42,6 +42,24 @@ def centre_crop(resize: int, crop: int) -> v2.Compose:
     return v2.Compose([not_elongated, resized, v2.CenterCrop(crop), v2.PILToTensor()])
 
 
+def released_view(resize: int, crop: int, mode: str, interpolation: str) -> v2.Compose:
+    """The view of a release of timm: a centre crop of an image whose sides are resized as its configuration says.
+
+    Args:
+        mode: `center` resizes the short side to `resize` pixels, `squash` both sides.
+        interpolation: `bicubic` or `bilinear`.
+
+    Raises:
+        SettingsError: another mode or interpolation.
+    """
+    known = f"crop_mode={mode}, interpolation={interpolation}: expected center or squash, bicubic or bilinear"
+    check(mode in ("center", "squash") and interpolation in ("bicubic", "bilinear"), known)
+    size = [resize, resize] if mode == "squash" else resize
+    resized = v2.Resize(size, InterpolationMode(interpolation), antialias=True)
+    first = [] if mode == "squash" else [not_elongated]
+    return v2.Compose([*first, resized, v2.CenterCrop(crop), v2.PILToTensor()])
+
+
 def wide_crop(resize: int, crop: int, more: int) -> v2.Compose:
     """A centre crop as in `centre_crop`, but `more` pixels wider, of an image resized so that it is wide enough."""
     resized = v2.Resize(max(resize, crop + more), BICUBIC, antialias=True)

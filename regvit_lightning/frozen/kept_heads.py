@@ -1,5 +1,6 @@
 """Classifiers that an evaluation has trained and chosen, kept in its cell's folder for evaluations on other images."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -61,6 +62,14 @@ class KeptHeads:
         kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         metadata = {"facts": json.dumps(facts)}
         atomic.write(folder / FILE, lambda temporary: save_file(kept, temporary, metadata))
+
+
+def digest(folder: Path) -> str:
+    """Digest of the heads kept in `folder`, as records of what was measured with them hold it; empty without any."""
+    try:
+        return hashlib.sha256((folder / FILE).read_bytes()).hexdigest()[:16]
+    except OSError:
+        return ""
 
 
 def read(folder: Path | None, task: str, backbone: Backbone, seed: int) -> KeptHeads:

@@ -4,9 +4,10 @@ kNN, the linear probe and zero-shot classification read class tokens and mean pa
 size. A grid runs each of them in a process of its own; with a store, the first one that needs a vector computes it, and
 the others read the same bits.
 
-Rows are shared only where the pass is the same: the weights, with arm, registers and interventions; mean and std; the
-precision, the device and the versions and code that compute; the view; the images with their order, sizes and times of
-change; and the batches, on which the last bit may depend.
+Rows are shared only where the pass is the same: the weights, with arm, registers and interventions; the structure that
+runs them, as two models may differ in an activation alone; mean and std; the precision, the device and the versions and
+code that compute; the view; the images with their order, sizes and times of change; and the batches, on which the last
+bit may depend.
 """
 
 import hashlib
@@ -41,10 +42,13 @@ CODE = (
     "models/*.py",
     "models/arms/*.py",
     "data/images.py",
+    "data/imagenet.py",
     "data/transforms.py",
     "frozen/module.py",
     "frozen/shared.py",
+    "runtime/hardware.py",
 )
+NOT_COMPUTED_WITH = ("kind", "read_from", "trained_with")  # facts about a model that its vectors do not depend on
 BASE = Path(__file__).parents[1]
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 
@@ -172,6 +176,8 @@ def _facts(backbone: Backbone, settings: ViewSettings, files: ImageFiles) -> dic
     """Everything that the vectors of a pass depend on, but for the block and the kind."""
     return {
         "weights": backbone.fingerprint,
+        "structure": hashlib.sha256(repr(backbone.model).encode()).hexdigest(),
+        "model": {name: value for name, value in backbone.facts().items() if name not in NOT_COMPUTED_WITH},
         "registers": [backbone.num_registers, backbone.added_registers, backbone.has_cls],
         "normalisation": [backbone.mean, backbone.std],
         "precision": settings.precision,

@@ -82,7 +82,9 @@ def why_not_zeroed(model: nn.Module) -> str:
     if getattr(model, "pos_embed", None) is None:
         rotary = getattr(model, "rope", None) is not None
         return "its positions are rotary" if rotary else "it has no position embedding of its own"
-    return ""
+    there = model.pos_embed
+    known = isinstance(there, Tensor) and there.ndim > 2 and len(there) == 1
+    return "" if known else "its position embedding is no tensor of one row for each token, (1, N, D)"
 
 
 @contextmanager

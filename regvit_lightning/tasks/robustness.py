@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,7 +23,7 @@ from regvit_lightning.data.imagenet import ImageNet
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.shifted import ShiftedImages, shifted_images
-from regvit_lightning.data.transforms import centre_crop, normalise
+from regvit_lightning.data.transforms import centre_crop, normalise, released_view
 from regvit_lightning.figures import examples
 from regvit_lightning.figures.examples import Classified
 from regvit_lightning.frozen import kept_heads
@@ -174,21 +175,36 @@ def run(
     """
     if settings.head == "own":
         classifier, classes = backbone.own_classifier()
-        resize, crop = backbone.transform.resize, backbone.transform.crop
+        view, view_in_words = _released_view(backbone, classifier)
         images = shifted_images(data, settings.images, classes)
         module: Classifiers = OwnClassifier(backbone, settings.precision, images.candidates, classifier)
         facts: dict[str, object] = {"head": f"the model's own, of {len(classes):,} classes"}
     else:
-        kept = kept_heads.read(how.folder and how.folder.parent / TRAINED_BY, TRAINED_BY, backbone, how.seed)
-        resize, crop, classes = kept.resize, kept.crop, kept.classes
+        trained = how.folder and how.folder.parent / TRAINED_BY
+        kept = kept_heads.read(trained, TRAINED_BY, backbone, how.seed)
+        classes, view = kept.classes, centre_crop(kept.resize, kept.crop)
+        view_in_words = f"resize {kept.resize}, centre crop {kept.crop}, bicubic"
         images = shifted_images(data, settings.images, classes)
         module = KeptClassifiers(backbone, settings.precision, images.candidates, kept.heads)
-        facts = _facts(kept)
-    loading, view = Loading(settings.workers, settings.device_batch), images.view(centre_crop(resize, crop))
-    tester(how).test(module, ImageNet(loading, test=[(images.files, view)]), verbose=False)
+        facts = {**_facts(kept), "heads_digest": trained and kept_heads.digest(trained)}
+    loading = Loading(settings.workers, settings.device_batch)
+    tester(how).test(module, ImageNet(loading, test=[(images.files, images.view(view))]), verbose=False)
     border = f", without {images.border} px of border" if images.border else ""
-    facts["view"] = f"resize {resize}, centre crop {crop}, bicubic{border}"
-    return _outcome(module, images, classes, facts, how.seed, centre_crop(resize, crop))
+    facts["view"] = f"{view_in_words}{border}"
+    return _outcome(module, images, classes, facts, how.seed, view)
+
+
+def _released_view(backbone: Backbone, classifier: nn.Module) -> tuple[shifted.Transform, str]:
+    """The view that a model of timm was released with, and its description.
+
+    Raises:
+        SettingsError: it pads images, or interpolates otherwise.
+    """
+    config, resize, crop = resolve_model_data_config(classifier), backbone.transform.resize, backbone.transform.crop
+    mode, interpolation = config["crop_mode"], config["interpolation"]
+    squashed = "both sides to " if mode == "squash" else ""
+    words = f"resize {squashed}{resize}, centre crop {crop}, {interpolation}"
+    return released_view(resize, crop, mode, interpolation), words
 
 
 def _facts(kept: KeptHeads) -> dict[str, object]:

@@ -79,3 +79,17 @@ def test_intervals_hold_their_values():
     assert low < class_measures.value("map", scored, several) < high
     assert (low, high) == class_measures.interval("map", scored, several)
     assert high - low < 20
+
+
+def test_the_interval_of_a_mean_over_classes_is_that_of_resampled_sets():
+    # A class of 90 images, and one of 10, whose share differs between resampled sets.
+    targets, logits = torch.tensor([0] * 90 + [1] * 10), torch.zeros(100, 2)
+    logits[torch.arange(100), targets] = 1
+    assert class_measures.interval("mean_per_class", logits, targets) == (pytest.approx(100 * 0.025**0.01), 100)
+    logits[[0, 95]] = logits[[0, 95]].flip(1)
+    predicted, generator = logits.argmax(dim=1), class_measures.seeds.generator(3, "bootstrap")
+    sets = [torch.randint(100, (100,), generator=generator) for _ in range(1000)]
+    drawn = [100 * np.nanmean([(predicted[s][targets[s] == k] == k).double().mean() for k in (0, 1)]) for s in sets]
+    expected = np.quantile(drawn, (0.025, 0.975))
+    assert class_measures.interval("mean_per_class", logits, targets, 3) == pytest.approx(tuple(expected))
+    assert expected[1] <= 100

@@ -145,15 +145,15 @@ def test_depth_is_the_median_of_what_was_measured(tmp_path):
 
 
 def test_boxes_give_every_class_of_an_image_once(tmp_path):
-    folder = tmp_path / "pets"
+    folder = tmp_path / "animals"
     for number in range(3):
         picture(folder / "JPEGImages" / f"{number}.jpg", number)
     annotation(folder / "Annotations" / "0.xml", ("dog", 1, 1, 10, 20), ("cat", 1, 1, 5, 5), ("dog", 2, 2, 4, 4))
     annotation(folder / "Annotations" / "1.xml", ("ant", 1, 1, 50, 40))
     annotation(folder / "Annotations" / "2.xml", ("", 1, 1, 25, 40))
-    boxed = {"pets": BoxedSet("voc", "pets", names="all")}
+    boxed = {"animals": BoxedSet("voc", "animals", names="all")}
     data = DataSettings(name="own", root=str(tmp_path), discovery=boxed)
-    found = annotating.annotate(data, "pets")
+    found = annotating.annotate(data, "animals")
     assert (found.classes, found.labels) == (["ant", "cat", "dog"], [[1, 2], [0], []])
     values = by_name(found)
     assert values["object size"] == pytest.approx([10.0, 100.0, 50.0])

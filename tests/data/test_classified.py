@@ -10,7 +10,7 @@ from scipy.io import savemat
 from torchvision import datasets
 
 from regvit_lightning.data import digest, layout
-from regvit_lightning.data.classified import classified_images
+from regvit_lightning.data.classified import Split, classified_images
 from regvit_lightning.data.classified_set import ClassifiedSet
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.settings import SettingsError
@@ -288,6 +288,7 @@ def test_class_folders_of_three_splits(tmp_path):
         ({"layout": "dtd", "measure": "f1"}, "measure=f1: expected one of top1, mean_per_class, map"),
         ({"layout": "dtd", "measure": "map"}, "measure=map belongs to layout=voc"),
         ({"layout": "voc", "splits": ["a", "b"]}, "measure=map belongs to layout=voc"),
+        ({"layout": "folders", "splits": ["a", "a"]}, r"splits=\['a', 'a'\]: expected \[train, test\]"),
         ({"layout": "folders"}, r"splits=\[\]: expected \[train, test\] or \[train, held out, test\]"),
         ({"layout": "cub", "splits": ["a", "b"]}, r"splits=\['a', 'b'\]: expected none, layout cub has its own"),
     ],
@@ -318,3 +319,9 @@ def test_a_set_that_is_missing_or_not_whole_is_one_line(tmp_path):
     image(tmp_path / "dtd/dtd/images/banded/x.jpg")
     with pytest.raises(DataError, match=r"dtd labels/test1.txt in .* has 1 images, expected 2; get it"):
         classified_images(own, "dtd")
+
+
+def test_the_indices_of_a_split_are_made_once_and_not_for_each_image():
+    split = Split(["a.jpg"] * 3, np.array([1, 0, 1]))
+    assert split.labels.tolist() == [0, 1, 2]
+    assert split.labels is split.labels

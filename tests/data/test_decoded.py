@@ -159,3 +159,13 @@ def test_where_nothing_can_be_written_they_stay_in_memory(files, monkeypatch):
     for number in (2, 2, 3):
         assert kept.open(number).size == (10, 8)
     assert indices == [0, *range(COUNT)]
+
+
+def test_what_another_run_stored_is_not_read_where_nothing_new_can_be_kept(files, monkeypatch):
+    beside = Path(files.root)
+    Decoded(files.subset([1, 2]), Fixed(), beside).open(0)
+    monkeypatch.setattr(decoded.kept_index, "keep", lambda folder, arrays: False)  # the disk is full
+    kept = Decoded(files, Fixed(), beside)
+    assert [kept.open(number).tobytes() for number in range(COUNT)] == [
+        files.open(number).tobytes() for number in range(COUNT)
+    ]

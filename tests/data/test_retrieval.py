@@ -138,3 +138,19 @@ def test_queries_are_cropped_to_their_box(tmp_path):
     assert (views[0][0] == 200).all()
     assert views[1][0].shape == (3, 8, 16)  # a box that leaves the image is cut at its edge
     assert (views[2][0].permute(1, 2, 0).numpy() == pixels).all()
+
+
+def test_an_image_that_is_listed_twice_is_refused(tmp_path):
+    # The places of the images behind it would be off by one, and another image relevant.
+    data = write_own(tmp_path, {"easy": ["a.jpg"]}, ["a.jpg", "b.jpg", "a.jpg", "c.jpg"])
+    with pytest.raises(DataError, match=r"queries\.json: image .*a\.jpg is listed twice"):
+        landmarks(data, "own")
+
+
+def test_a_query_finds_itself_only_as_junk(tmp_path):
+    images = ["a.jpg", "q.jpg"]
+    for grades in ({"easy": ["a.jpg"]}, {"easy": ["a.jpg", "q.jpg"]}):
+        with pytest.raises(DataError, match=r"query .*q\.jpg is among the images, where it finds itself"):
+            landmarks(write_own(tmp_path, grades, images), "own")
+    (query,) = landmarks(write_own(tmp_path, {"easy": ["a.jpg"], "junk": ["q.jpg"]}, images), "own").queries
+    assert (query.easy.tolist(), query.junk.tolist()) == ([0], [1])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from benchmarks import evaluate
 from benchmarks.grid import cells
@@ -116,8 +117,17 @@ def test_vectors_are_those_of_the_tokens(tiny):
     assert torch.equal(final.registers.mean(dim=1), last.registers.mean(dim=1))
 
 
+def with_activation(activation):
+    """The same weights as those of `model`, computed otherwise, as timm has CLIP with two activations."""
+    backbone = model()
+    for block in backbone.model.blocks:
+        block.mlp.act = activation()
+    return backbone
+
+
 CHANGES = {
     "other weights": lambda: {"backbone": model(seed=1)},
+    "another activation": lambda: {"backbone": with_activation(nn.ReLU)},
     "other registers": lambda: {"backbone": model("random-vitn_reg0")},
     "another precision": lambda: {"precision": "bf16-mixed"},
     "another size": lambda: {"words": ["resize=64", "crop=48"]},

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import nn
 
 from benchmarks.grid import cells as grids
-from regvit_lightning import settings
+from regvit_lightning import evaluation, settings
+from regvit_lightning.data.transforms import normalise, released_view
 from regvit_lightning.errors import UserError
 from regvit_lightning.frozen import kept_heads
 from regvit_lightning.frozen.contract import RunOptions
@@ -208,23 +210,42 @@ def photographs(tmp_path_factory):
     return root, planted_features.DataSettings(name="own", root=str(root))
 
 
-def test_the_models_own_classifier_is_timms_pipeline(photographs):
+@pytest.mark.parametrize(
+    ("release", "words"),
+    [
+        ({}, "resize 168, centre crop 160, bicubic"),
+        ({"crop_mode": "squash"}, "resize both sides to 168, centre crop 160, bicubic"),
+        ({"interpolation": "bilinear"}, "resize 168, centre crop 160, bilinear"),
+    ],
+)
+def test_the_models_own_classifier_is_timms_pipeline(photographs, monkeypatch, release, words):
     root, data = photographs
+    monkeypatch.setattr(robustness, "resolve_model_data_config", lambda m: {**resolve_model_data_config(m), **release})
     backbone = sources.load_backbone(OWN, "runs", seed=0)
     model, names = backbone.own_classifier()
     assert (len(names), model.num_classes) == (1000, 1000)
     assert list(names) == sorted(names)
-    view = create_transform(**resolve_model_data_config(model), is_training=False)
+    view = create_transform(**{**resolve_model_data_config(model), **release}, is_training=False)
+    own, _ = robustness._released_view(backbone, model)
     right = []
     for label in range(100, 112):
         for file in sorted((root / "imagenet-a" / names[label]).iterdir()):
+            image = Image.open(file).convert("RGB")
+            assert torch.allclose(
+                view(image), normalise(own(image), torch.tensor(backbone.mean), torch.tensor(backbone.std)), atol=1e-6
+            )
             with torch.inference_mode():
-                logits = model(view(Image.open(file).convert("RGB"))[None])[0, 100:112]
+                logits = model(view(image)[None])[0, 100:112]
             right.append(100.0 * (int(logits.argmax()) == label - 100))
     outcome = robust(root, data, "imagenet_a", backbone, "own_head")
     assert outcome.scores["top1"].tolist() == right
     assert outcome.protocol["candidates"] == "12 of 1,000 classes"
-    assert outcome.protocol["view"] == "resize 168, centre crop 160, bicubic"
+    assert outcome.protocol["view"] == words
+
+
+def test_a_release_in_a_view_that_is_not_known_is_refused():
+    with pytest.raises(SettingsError, match="crop_mode=border, interpolation=bicubic: expected center or squash"):
+        released_view(168, 160, "border", "bicubic")
 
 
 def test_models_without_a_classifier_of_imagenet_are_refused(photographs):
@@ -255,3 +276,22 @@ def test_a_grid_trains_the_head_before_it_is_read(tmp_path):
 
 def test_the_sample_model_is_known_to_timm():
     assert timm.is_model("test_vit")
+
+
+def test_a_record_is_not_that_of_a_head_that_was_trained_since(reds, tmp_path):
+    root, data = tmp_path, reds[1]
+    shutil.copytree(reds[0] / "runs" / "imagenet_linear", root / "runs" / "imagenet_linear")
+    words, folder = ["workers=0", "precision=32-true"], root / "runs" / "robustness"
+    cell = evaluation.prepare("robustness_imagenet_val", data, "mini", words=words)
+    _, file = evaluation.run_and_record(cell, model(), root / "results", RunOptions(folder=folder))
+
+    def stale():
+        return cell.stale(file, lambda: model().fingerprint, folder=folder)
+
+    assert stale() == ""
+    kept = kept_heads.read(root / "runs" / "imagenet_linear", "imagenet_linear", model(), 0)
+    other = dataclasses.replace(kept.heads["linear"], bias=kept.heads["linear"].bias + 1e-3)
+    dataclasses.replace(kept, heads={**kept.heads, "linear": other}).save(root / "runs" / "imagenet_linear")
+    assert stale() == "imagenet_linear has kept another head since"
+    (root / "runs" / "imagenet_linear" / kept_heads.FILE).unlink()
+    assert stale() == ""

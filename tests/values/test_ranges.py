@@ -17,7 +17,14 @@ from regvit_lightning.settings import SettingsError
 from regvit_lightning.values.ranges import Range
 
 ROOT = Path(__file__).resolve().parents[2]
-FILLED = ("Child", "Followed", "Peak", "_Walk")  # dataclasses that a process fills while it works, no settings
+FILLED = (
+    "Child",
+    "Followed",
+    "Forked",
+    "Peak",
+    "Store",
+    "_Walk",
+)  # filled while a process works, no settings
 
 
 @pytest.mark.parametrize(

@@ -97,9 +97,8 @@ def interval(statistic: Callable[[Tensor], float], images: Tensor, seed: int) ->
     Resampling with repeats would lower ranks, as repeated images add no direction.
     """
     order = torch.randperm(len(images), generator=seeds.generator(seed, "jackknife")).to(images.device)
-    kept = [
-        torch.cat([part for index, part in enumerate(order.chunk(GROUPS)) if index != out]) for out in range(GROUPS)
-    ]
+    groups = order.tensor_split(GROUPS)  # unlike chunks, always so many
+    kept = [torch.cat([part for index, part in enumerate(groups) if index != out]) for out in range(GROUPS)]
     values = torch.tensor([statistic(images[own]) for own in kept], dtype=torch.float64)
     error = float(((GROUPS - 1) / GROUPS * (values - values.mean()).square().sum()).sqrt())
     whole = statistic(images)

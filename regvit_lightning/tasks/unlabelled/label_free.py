@@ -101,12 +101,14 @@ class LabelFree(VectorModule):
         features: (N, D) vectors of the images, float32, available after validation.
         views: (n q, D) vectors of the views, image by image, available after test.
         structure: see `StructureSums`.
+        patches: number of patches of an image, available after test.
     """
 
     shares_passes = True
     validates_on = "test images"
     features: Tensor
     views: Tensor
+    patches: int
 
     def __init__(self, backbone: Backbone, settings: LabelFreeSettings, seed: int) -> None:
         super().__init__(backbone, settings.precision)
@@ -135,6 +137,7 @@ class LabelFree(VectorModule):
         if kind == OF_VIEWS:
             self._views.append(values)
             return
+        self.patches = values.shape[1]
         self._waiting += values.unbind()
         while len(self._waiting) >= IMAGES:
             group, self._waiting = self._waiting[:IMAGES], self._waiting[IMAGES:]
@@ -240,4 +243,8 @@ def _noise(module: LabelFree, settings: LabelFreeSettings, seed: int) -> dict[st
     views = torch.randn(module.views.shape, generator=generator).unflatten(0, (-1, settings.views))
     window = (settings.window[0], settings.window[1])
     slope = image_scores.alpha_req(features, window).alpha
-    return {"rankme": image_scores.rankme(features), "alpha_req": slope, "lidar": image_scores.lidar(views)}
+    scores = {"rankme": image_scores.rankme(features), "alpha_req": slope, "lidar": image_scores.lidar(views)}
+    structure = StructureSums(seed)
+    for _ in module.structure.of_groups:
+        structure.add(torch.randn(IMAGES, module.patches, module.features.shape[1], generator=generator))
+    return {**scores, "dse": structure.structure().dse()}

@@ -145,3 +145,12 @@ def test_status_of_an_unchanged_tree_hashes_nothing(place):  # noqa: F811
     with mock.patch.object(weights, "fingerprint", side_effect=AssertionError("hashed")):
         words = [f"grid={place}/small.yaml", f"runs={place}/runs", f"results={place}/results"]
         assert "2 done" in program("status", *words)
+
+
+def test_the_code_that_makes_models_is_all_of_it(monkeypatch):
+    real, seen = fingerprints._stat, []
+    monkeypatch.setattr(fingerprints, "_stat", lambda file: seen.append(file) or real(file))
+    fingerprints._code.__wrapped__()
+    folder = Path(*regvit_lightning.models.__path__)
+    assert folder / "vit.py" in seen
+    assert folder / "arms" / "registry.py" in seen

@@ -161,6 +161,11 @@ def test_a_model_without_an_embedding_is_refused():
     rotary = nn.Module()
     rotary.rope = nn.Identity()
     assert positions.why_not_zeroed(rotary) == "its positions are rotary"
+    for other in (nn.Linear(2, 2), nn.Parameter(torch.ones(5, 4))):  # by another module; of another shape
+        strange = nn.Module()
+        strange.pos_embed = other
+        with pytest.raises(UserError, match="no tensor of one row for each token"), positions.zeroed(strange):
+            pass
 
 
 def measured(mask):

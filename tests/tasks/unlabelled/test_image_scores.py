@@ -99,3 +99,17 @@ def test_the_interval_of_a_mean_is_that_of_the_groups():
     half = scipy.stats.t.ppf(0.975, 9) * float(means.std()) / 10**0.5
     low, high = interval(lambda own: float(own.mean()), images, 5)
     assert (low, high) == pytest.approx((float(images.mean()) - half, float(images.mean()) + half), rel=1e-3)
+
+
+@pytest.mark.parametrize("images", [10, 11, 12, 55, 81])
+def test_each_image_is_left_out_once_however_many_there_are(images):
+    every, out = set(range(images)), []
+
+    def seen(own):
+        out.append(every - set(own.tolist()))
+        return float(len(own))
+
+    interval(seen, torch.arange(images), 0)
+    groups = [group for group in out if group]
+    assert len(groups) == 10
+    assert sorted(index for group in groups for index in group) == sorted(every)

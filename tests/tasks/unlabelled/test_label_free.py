@@ -88,6 +88,11 @@ def test_noise_scores_high(data):
     floor = outcome.floors["Gaussian noise"]
     assert floor["rankme"] > 40  # of 48 directions, though it holds nothing
     assert floor["rankme"] > outcome.metrics["rankme"]
+    assert set(floor) == set(label_free.METRICS)
+    noise, drawn = label_free.StructureSums(5), np.random.default_rng(0)
+    for _ in range(88 // 8):
+        noise.add(torch.from_numpy(drawn.normal(size=(8, 64, 48))))
+    assert floor["dse"] == pytest.approx(noise.structure().dse(), abs=0.1)
 
 
 def test_runs_repeat_whatever_the_batch(data):
