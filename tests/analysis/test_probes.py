@@ -270,15 +270,18 @@ def test_the_regression_does_not_depend_on_its_blocks(monkeypatch):
 
 
 def test_logits_of_518_px_are_never_in_memory_at_once():
-    """30,000 tokens × 1,369 positions in float64 are 330 MB; features take 2 × 8 N D bytes, a block of logits 8 MiB."""
-    tokens, width = 30_000, 64
+    """60,000 tokens × 1,369 positions in float64 are 660 MB; features take 2 × 8 N D bytes, a block of logits 8 MiB.
+
+    The rest of the bound is what libraries keep, which depends on what the process has done before.
+    """
+    tokens, width = 60_000, 64
     rows = local_probes.Patches(
         random(tokens, width), torch.arange(tokens) % 1369, torch.zeros(tokens, 0), torch.zeros(tokens) > 0, (37, 37)
     )
     with peak_memory() as peak, pytest.MonkeyPatch.context() as patch:
         patch.setattr(local_probes, "POSITION_STEPS", 1)
         local_probes._standardised_regression(rows)
-    assert peak.bytes < 16 * tokens * width + (130 << 20)
+    assert peak.bytes < 16 * tokens * width + (200 << 20)
 
 
 def test_the_penalty_of_the_pixels_is_chosen_on_held_out():

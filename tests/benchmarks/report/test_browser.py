@@ -64,7 +64,7 @@ def page(browser, url):
 
 def test_it_loads_with_all_its_parts(page):
     parts = page.js("[...document.querySelectorAll('main section[id]')].map(s => s.id)")
-    assert parts == ["summary", "results", "registers", "norms", "pictures", "records"]
+    assert parts == ["summary", "results", "leaderboard", "registers", "norms", "pictures", "records"]
     assert page.js("[...document.images].map(i => [i.complete, i.naturalWidth])") == [[True, 300]] * 2
     assert page.js("document.querySelectorAll('#norms svg.chart').length") == 4
 
