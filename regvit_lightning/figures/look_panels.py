@@ -102,7 +102,7 @@ def _share(name: str, title: str, values: Values | None, maps: TokenMaps, frame:
     if values is None:
         return Panel(name, title, None)
     largest = float(values.max())
-    scale, words = Normalize(0, largest or 1), f"{100 * largest:.2g} %" if largest < 0.995 else "100 %"
+    scale, words = Normalize(0, max(largest, 0) or 1), f"{100 * largest:.2g} %" if largest < 0.995 else "100 %"
     return Panel(
         name, title, lambda axes: draw_map(axes, values, maps, frame, cmap=SHARE, norm=scale), (SHARE, scale), words
     )

@@ -205,7 +205,8 @@ def _share(axes: Axes, values: npt.NDArray[np.floating]) -> None:
     """Draw a map with the share of its brightest patch in the corner, since each map has a scale of its own."""
     largest = float(values.max())
     share = 100 * largest
-    _bare(axes).imshow(values, cmap="viridis", vmin=0, vmax=largest or 1, interpolation="nearest")
+    highest = max(largest, 0) or 1  # the weights of `diff` may all be negative
+    _bare(axes).imshow(values, cmap="viridis", vmin=0, vmax=highest, interpolation="nearest")
     where: dict[str, Any] = {"transform": axes.transAxes, "ha": "left", "va": "bottom"}
     box = {"facecolor": "black", "alpha": 0.55, "edgecolor": "none", "pad": 1.0}
     axes.text(

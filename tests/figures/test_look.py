@@ -178,6 +178,13 @@ def test_a_map_alone_has_no_title_and_its_own_bar():
     assert [panel.name for panel in panels] == ["cls", "similarity", "norms", "components", "lost"]
 
 
+def test_weights_that_are_all_negative_are_dark():
+    one = replace(maps(), heads=np.full((3, 4, 6), -0.02))  # as those of the arm `diff` may be
+    (panel, *_) = look_panels.head_panels(one, look_panels.frame_of([model(one)], 0))
+    assert panel.scale is not None
+    assert (panel.scale[1].vmin, panel.scale[1].vmax) == (0, 1)
+
+
 def test_attention_of_zeros_and_equal_norms_are_drawn(recwarn):
     one = maps()
     flat = replace(one, heads=np.zeros_like(one.heads), norms=np.ones_like(one.norms), outliers=np.zeros((4, 6), bool))

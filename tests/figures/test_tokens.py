@@ -39,6 +39,13 @@ def test_a_map_that_is_all_on_one_patch_and_one_of_zeros():
     assert [figure.axes[n].texts[-1].get_text() for n in (1, 3)] == ["100 %", "0 %"]
 
 
+def test_weights_that_are_all_negative_are_dark():
+    maps = {"CLS": np.full((2, 4, 4), -0.02)}  # as those of the arm `diff` may be
+    figure = drawn(figures_tokens.size(2, 2), figures_tokens.attention_maps, IMAGES, maps)
+    assert figure.axes[1].images[0].get_clim() == (0, 1)
+    assert figure.axes[1].texts[-1].get_text() == "-2 %"
+
+
 def test_heads_and_means():
     heads = RANDOM.random((2, 5, 4, 4))
     figure = drawn(figures_tokens.size(2, 6), figures_tokens.head_maps, IMAGES, heads)
