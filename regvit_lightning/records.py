@@ -29,6 +29,7 @@ AGAIN = "remove it and evaluate the cell again"
 # Settings of tasks and recipes that earlier records lack, and what those were made with.
 EARLIER: dict[str, Any] = {
     "augment": True,
+    "keep_every": 0,
     "pooling": "cls",
     "register_means": "",
     **dict.fromkeys(("register_gram", "register_koleo", "register_disjoint", "register_dropout"), 0.0),
