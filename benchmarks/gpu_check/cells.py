@@ -1,18 +1,14 @@
 """Cells of tasks as users run them, on small rendered data: the time of the whole over that of its forward passes."""
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.gpu_check.check import Check
 from benchmarks.gpu_check.lines import Line, guarded
-from benchmarks.speed.timing import forward_seconds, image_count, image_shapes
+from benchmarks.speed.timing import timed_cell
 from regvit_lightning import settings
-from regvit_lightning.frozen.module import Frozen
 from regvit_lightning.models import sources
 
 # In the order of their value. Settings that only shorten: a few steps, and what the few images allow.
@@ -43,16 +39,10 @@ def _cell(task: str, check: Check, title: str) -> Iterator[Line]:
     module, chosen = _settings(task, check)
     size = getattr(chosen, "untrained_size", 224)
     backbone = sources.load_backbone(f"random-{check.scale.evaluated}", Path("runs"), image_size=size)
-    with image_shapes(backbone) as shapes:
-        begun = time.perf_counter()
-        module.run(backbone, check.data(), chosen)
-        whole = time.perf_counter() - begun
-    with torch.inference_mode():
-        forward = forward_seconds(Frozen(backbone, chosen.precision).to(check.device), shapes)
-    images = image_count(shapes)
-    source = f"{whole:.1f} s whole, {forward:.1f} s forward of {images:,} images, crops or windows"
-    facts = {"seconds": whole, "forward_seconds": forward, "images": images}
-    yield Line(title, whole / forward, source=source, facts=facts)
+    found = timed_cell(module, backbone, check.data(), chosen)
+    source = f"{found.whole:.1f} s whole, {found.alone:.1f} s forward of {found.images:,} images, crops or windows"
+    facts = {"seconds": found.whole, "forward_seconds": found.alone, "images": found.images}
+    yield Line(title, found.ratio, source=source, facts=facts)
 
 
 def _settings(task: str, check: Check) -> Any:

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from benchmarks.gpu_check.check import Check
 from benchmarks.gpu_check.lines import BELOW, OK, Line, guarded
-from benchmarks.speed.__main__ import probe_step
-from benchmarks.speed.real_shapes import RandomTokens
+from benchmarks.speed.heads import probe_step
+from benchmarks.speed.real_shapes import RandomTokens, fill_bank
 from benchmarks.speed.timing import seconds
 from regvit_lightning import settings
 from regvit_lightning.models.foreign import ForeignBackbone
@@ -40,10 +40,7 @@ def knn(check: Check) -> Iterator[Line]:
     chosen = settings.load_settings("tasks", "imagenet_knn", words=["precision=32-true"])[1]
     backbone = ForeignBackbone(RandomTokens(scale.width), "random")
     module = KNN(backbone, chosen, scale.classes, scale.bank).to(check.device)
-    module.on_validation_start()
-    for rows in torch.arange(scale.bank, device=check.device).split(4096):
-        module.bank[rows] = F.normalize(torch.randn(len(rows), scale.width, device=check.device), dim=1)
-    module.bank_labels.random_(scale.classes)
+    fill_bank(module)
     queries = F.normalize(torch.randn(scale.queries, scale.width, device=check.device), dim=1)
     with torch.inference_mode():
         rate = scale.queries / seconds(lambda: module.classify(queries), 5)

@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from benchmarks.speed.timing import (
     image_shapes,
     matrix_peak,
     seconds,
+    timed_cell,
 )
 from benchmarks.tables import markdown
 from regvit_lightning import settings
@@ -81,7 +81,18 @@ class Bench:
 def main(options: Bench, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
-    from benchmarks.speed import arms, cells, interventions, patches, pieces, pretraining, real_shapes, sharing, startup
+    from benchmarks.speed import (
+        arms,
+        cells,
+        heads,
+        interventions,
+        patches,
+        pieces,
+        pretraining,
+        real_shapes,
+        sharing,
+        startup,
+    )
     from benchmarks.speed.peers import runner
     from regvit_lightning import records
     from regvit_lightning.runtime import atomic, hardware
@@ -95,7 +106,7 @@ def main(options: Bench, words: list[str]) -> None:
     if "a" in wanted:
         rows.append(knn_cell(options, peak))
     if "b" in wanted:
-        rows += probe_step()
+        rows += heads.probe_step()
     if set("cd") & set(wanted):
         run = pretraining.Timed(layout.resolve(options.data), options.workers, options.steps)
         rows += pretraining.deit3_step(options.pretrained, 224, options.batch, run, peak)
@@ -204,103 +215,15 @@ HALF_SIZE = {
 
 def dense_cell(task: str, sizes: list[str], options: Bench, steps: int = 4) -> Measurement:
     """(e) Time of the whole cell, `steps` training steps and all test images, over the forward passes that it makes."""
-
-    from regvit_lightning.frozen.module import Frozen
     from regvit_lightning.models import sources
-    from regvit_lightning.runtime import hardware
 
-    data = layout.resolve(options.data)
     words = [f"workers={options.workers}", f"steps={steps}", "warmup_steps=1", *sizes]
     module, cell = settings.load_settings("tasks", task, words=words)
     backbone = sources.load_backbone(f"random-{options.evaluated}", Path("runs"), image_size=cell.untrained_size)
-    with image_shapes(backbone) as shapes:
-        begun = time.perf_counter()
-        module.run(backbone, data, cell)
-        whole = time.perf_counter() - begun
-    frozen = Frozen(backbone, cell.precision).to(hardware.accelerator())
-    alone, images = forward_seconds(frozen, shapes), image_count(shapes)
-    parts = f"{whole:.1f} s whole with {steps} steps, {alone:.1f} s forward of {images:,} crops, windows or images"
-    return Measurement(f"(e) {task} cell / forward, {options.evaluated}, half size", whole / alone, "", parts)
-
-
-def probe_step(batch: int = 256, width: int = 768, classes: int = 1000) -> list[Measurement]:
-    """(b) Time of a step of the 52 heads on given features over its matrix products, and over 52 `nn.Linear`."""
-    import torch
-
-    from regvit_lightning.runtime import hardware
-
-    device = hardware.accelerator()
-    rates = torch.tensor(settings.load_settings("tasks", "imagenet_linear")[1].learning_rates, device=device)
-    features = [torch.randn(batch, width * blocks, device=device) for blocks in (1, 2, 4, 5)]
-    labels = torch.randint(classes, (batch,), device=device)
-    batched = seconds(batched_heads(features, labels, rates, classes))
-    bare = seconds(_matrix_products(features, len(rates) * classes))
-    looped = seconds(_single_heads(features, labels, len(rates), classes))
-    on_gpu = device == "cuda"
-    return [
-        Measurement(
-            "(b) 52-head step / its matrix products",
-            batched / bare,
-            "" if on_gpu else "≤ 1.5",
-            f"{1e3 * batched:.0f} ms step, {1e3 * bare:.0f} ms products",
-        ),
-        Measurement(
-            "(b) loop over 52 nn.Linear / 52-head step",
-            looped / batched,
-            "≥ 3" if on_gpu else "",
-            f"{1e3 * looped:.0f} ms loop, {1e3 * batched:.0f} ms step",
-        ),
-    ]
-
-
-def batched_heads(features: list[Any], labels: Any, rates: Any, classes: int) -> Callable[[], None]:
-    """Training step of the linear probe."""
-    import torch
-
-    from regvit_lightning.tasks.linear import Heads
-
-    groups = [Heads(x.shape[1], len(rates), classes).to(x.device) for x in features]
-    optimiser = torch.optim.SGD([p for heads in groups for p in heads.parameters()], lr=1.0, momentum=0.9, fused=True)
-
-    def step() -> None:
-        losses = [heads.loss(x, labels, rates) for heads, x in zip(groups, features, strict=True)]
-        optimiser.zero_grad()
-        torch.stack(losses).sum().backward()
-        optimiser.step()
-
-    return step
-
-
-def _matrix_products(features: list[Any], outputs: int) -> Callable[[], None]:
-    """Matrix products for the logits and the gradient of the weights, which no implementation can avoid."""
-    import torch
-
-    pairs = [(x, torch.randn(outputs, x.shape[1]).to(x), torch.randn(len(x), outputs).to(x)) for x in features]
-
-    def products() -> None:
-        for x, weight, gradient in pairs:
-            torch.mm(x, weight.T)
-            torch.mm(gradient.T, x)
-
-    return products
-
-
-def _single_heads(features: list[Any], labels: Any, rates: int, classes: int) -> Callable[[], None]:
-    """Training step as a plain loop over `nn.Linear`s with one optimiser each."""
-    import torch
-    from torch.nn import functional as F
-
-    inputs = [x for x in features for _ in range(rates)]
-    singles = [torch.nn.Linear(x.shape[1], classes).to(x.device) for x in inputs]
-    optimisers = [torch.optim.SGD(single.parameters(), lr=0.1, momentum=0.9) for single in singles]
-
-    def loop() -> None:
-        for x, single, optimiser in zip(inputs, singles, optimisers, strict=True):
-            optimiser.zero_grad()
-            F.cross_entropy(single(x), labels).backward()
-            optimiser.step()
-
-    return loop
+    found = timed_cell(module, backbone, layout.resolve(options.data), cell)
+    forward = f"{found.alone:.1f} s forward of {found.images:,} crops, windows or images"
+    parts = f"{found.whole:.1f} s whole with {steps} steps, {forward}"
+    return Measurement(f"(e) {task} cell / forward, {options.evaluated}, half size", found.ratio, "", parts)
 
 
 def lost_algorithm(height: int, width: int, channels: int, images: int = 32) -> list[Measurement]:

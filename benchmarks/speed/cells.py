@@ -7,7 +7,6 @@ takes a minute or two on two CPU cores.
 import dataclasses
 import os
 import tempfile
-import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.speed.timing import Measurement, forward_seconds, image_count, image_shapes
+from benchmarks.speed.timing import Measurement, timed_cell
 from regvit_lightning import settings
 from regvit_lightning.data import mmsegmentation
 from regvit_lightning.data.layout import DataSettings
@@ -68,22 +67,15 @@ def rows(data: DataSettings, cells: tuple[Cell, ...] = CELLS, model: str = MODEL
 
 def measured(cell: Cell, data: DataSettings, model: str) -> Measurement:
     """Time of a cell, with floors, intervals and pictures, over the forward passes that it makes."""
-    from regvit_lightning.frozen.module import Frozen
     from regvit_lightning.models import sources
-    from regvit_lightning.runtime import hardware
 
     mmsegmentation.prepare()  # importing it takes seconds, once in a process
     module, chosen = settings.load_settings("tasks", cell.task, words=list(cell.words))
     backbone = sources.load_backbone(f"random-{model}", Path("runs"), image_size=chosen.untrained_size)
-    with image_shapes(backbone) as shapes:
-        begun = time.perf_counter()
-        module.run(backbone, data, chosen)
-        whole = time.perf_counter() - begun
-    frozen = Frozen(backbone, chosen.precision).to(hardware.accelerator())
-    alone = forward_seconds(frozen, shapes)
-    parts = f"{whole:.1f} s whole, {alone:.1f} s forward of {image_count(shapes):,} images, crops or windows"
+    found = timed_cell(module, backbone, data, chosen)
+    parts = f"{found.whole:.1f} s whole, {found.alone:.1f} s forward of {found.images:,} images, crops or windows"
     name = f"(q) {cell.task} cell / forward, {model}, {cell.shown}"
-    return Measurement(name, whole / alone, f"≤ {cell.target:g}", parts)
+    return Measurement(name, found.ratio, f"≤ {cell.target:g}", parts)
 
 
 # -------------------------------------------------------------------------------------------------------- images

@@ -25,6 +25,7 @@ from regvit_lightning.models.foreign import ForeignBackbone
 from regvit_lightning.runtime import hardware
 
 if TYPE_CHECKING:
+    from regvit_lightning.tasks.knn import KNN
     from regvit_lightning.tasks.linear import LinearProbe
 
 WIDTH = 1536  # of a ViT-g
@@ -99,14 +100,19 @@ def knn(images: int = 1_281_167, width: int = WIDTH, queries: int = 256) -> Meas
     module = KNN(ForeignBackbone(RandomTokens(width), "random"), chosen, 1000, images).to(device)
 
     def work() -> None:
-        module.on_validation_start()
-        for rows in torch.arange(images, device=device).split(4096):
-            module.bank[rows] = F.normalize(torch.randn(len(rows), width, device=device), dim=1)
-        module.bank_labels.random_(1000)
+        fill_bank(module)
         module.held_out_accuracy(torch.arange(queries, device=device))
 
     chunk = 8 * chosen.bank_chunk * (width + 3 * queries)
     return measured(f"kNN, {images:,} × {width} bank, {queries} queries", 4 * images * width + chunk, work)
+
+
+def fill_bank(module: "KNN") -> None:
+    """Fill the bank of a kNN pass with random unit vectors and labels."""
+    module.on_validation_start()
+    for rows in torch.arange(len(module.bank), device=module.bank.device).split(4096):
+        module.bank[rows] = F.normalize(torch.randn(len(rows), module.bank.shape[1], device=module.bank.device), dim=1)
+    module.bank_labels.random_(module.classes)
 
 
 def _probe(width: int, classes: int) -> "LinearProbe":

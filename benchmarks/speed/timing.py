@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from regvit_lightning.data.layout import DataSettings
     from regvit_lightning.models.backbone import Backbone
 
 Shape = tuple[int, ...]
@@ -85,6 +86,43 @@ def forward_seconds(forward: Callable[[Any], object], shapes: Mapping[Shape, int
 
     batches = {shape: torch.randn(shape, device=hardware.accelerator()) for shape in shapes}
     return sum(count * seconds(partial(forward, batches[shape]), 3) for shape, count in shapes.items())
+
+
+@dataclass(frozen=True)
+class CellTime:
+    """Time of a whole cell beside that of its forward passes.
+
+    Attributes:
+        whole, alone: seconds of the cell, and of the forward passes that it made.
+        images: number of images, crops or windows that it passed through the backbone.
+    """
+
+    whole: float
+    alone: float
+    images: int
+
+    @property
+    def ratio(self) -> float:
+        """The whole over its forward passes."""
+        return self.whole / self.alone
+
+
+def timed_cell(task: Any, backbone: "Backbone", data: "DataSettings", chosen: Any) -> CellTime:
+    """Run a cell, and then the forward passes that it made, on random images.
+
+    Args:
+        task: module of the task.
+        backbone, data, chosen: what its `run` takes.
+    """
+    from regvit_lightning.frozen.module import Frozen
+    from regvit_lightning.runtime import hardware
+
+    with image_shapes(backbone) as shapes:
+        begun = time.perf_counter()
+        task.run(backbone, data, chosen)
+        whole = time.perf_counter() - begun
+    frozen = Frozen(backbone, chosen.precision).to(hardware.accelerator())
+    return CellTime(whole, forward_seconds(frozen, shapes), image_count(shapes))
 
 
 def image_count(shapes: Mapping[Shape, int]) -> int:

@@ -4,7 +4,6 @@ An index is a hidden folder of arrays beside the images, or in the user's cache 
 arrays are memory-mapped: all processes share one copy.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -16,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from regvit_lightning.runtime import locks
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -86,20 +87,12 @@ def in_turn(folder: Path) -> Iterator[None]:
 
     Where nothing can be written beside the images, or the file system has no locks, every process enters.
     """
-    lock = folder.with_name(f"{folder.name}.lock")
+    lock, opened = locks.beside(folder), False
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o664)
-    except OSError:
-        yield
-        return
-    try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        with locks.in_turn(lock) as opened:
+            yield
     finally:
-        os.close(descriptor)
-        if not folder.is_dir():  # nothing could be stored, so remove the lock as well
+        if opened and not folder.is_dir():  # nothing could be stored, so remove the lock as well
             with suppress(OSError):
                 lock.unlink()
                 folder.parent.rmdir()

@@ -4,18 +4,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning import Trainer
 
 from regvit_lightning.models import weights
 from regvit_lightning.models.metadata import Metadata
-from regvit_lightning.runtime.checkpoints import check_finite
+from regvit_lightning.pretrain.periodic import Periodic
 
 FOLDER = "steps"  # in the folder of a run
 NAME = re.compile(r"backbone_(\d{8})\.safetensors")
 
 
-class KeptBackbones(Callback):
+class KeptBackbones(Periodic):
     """Exports the backbone that evaluations use every `every` steps, and at the first and the last.
 
     The files are `<folder>/steps/backbone_<step of eight digits>.safetensors`. The backbone must not be sharded.
@@ -27,22 +26,13 @@ class KeptBackbones(Callback):
     """
 
     def __init__(self, folder: Path, every: int, metadata: Metadata) -> None:
-        self.folder, self.every, self.metadata = folder / FOLDER, every, metadata
-        self.kept = -1  # step of the last file
+        super().__init__(every)
+        self.folder, self.metadata = folder / FOLDER, metadata
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._when_due(trainer, pl_module)
+    def applies(self, trainer: Trainer) -> bool:
+        return not trainer.fast_dev_run  # type: ignore[attr-defined]
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._when_due(trainer, pl_module)
-
-    def _when_due(self, trainer: Trainer, recipe: Any) -> None:
-        step = trainer.global_step
-        due = step % self.every == 0 or step == trainer.max_steps
-        if not due or step == self.kept or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        self.kept = step
-        check_finite(trainer, recipe)
+    def at_step(self, trainer: Trainer, recipe: Any, step: int) -> None:
         if trainer.is_global_zero:
             *_, (_, backbone) = recipe.exports()
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -19,9 +18,9 @@ from regvit_lightning.data.images import Transform, open_readable
 from regvit_lightning.data.transforms import centre_crop
 from regvit_lightning.data.workers import worker_options
 from regvit_lightning.neighbours import search, votes
+from regvit_lightning.pretrain.periodic import Periodic
 from regvit_lightning.pretrain.preserved import preserved
 from regvit_lightning.runtime import seeds
-from regvit_lightning.runtime.checkpoints import check_finite
 from regvit_lightning.settings import check
 
 HELD_OUT = 5  # one in five images is held out
@@ -29,7 +28,7 @@ LEAST = 2 * HELD_OUT  # minimum number of images; with fewer, nothing is measure
 NEIGHBOURS, TEMPERATURE = 10, 0.07
 
 
-class HeldOutKnn(Callback):
+class HeldOutKnn(Periodic):
     """Logs `monitor/knn_top1` (percent) every `every` steps and at the first and last step.
 
     The images are split over all devices. The measurement leaves training unaffected: it uses random generators of its
@@ -48,28 +47,19 @@ class HeldOutKnn(Callback):
 
     def __init__(self, every: int, images: int, batch: int, workers: int) -> None:
         check(images >= LEAST, f"monitor_images={images}: kNN on held-out images needs at least {LEAST}")
-        self.every, self.images, self.batch, self.workers = every, images, batch, workers
-        self.measured = -1  # step of the last measurement
+        super().__init__(every)
+        self.images, self.batch, self.workers = images, batch, workers
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step > 0:  # resumed: this step was measured before the checkpoint was written
-            self.measured = trainer.global_step
-        self._when_due(trainer, pl_module)
+            self.done = trainer.global_step
+        super().on_train_start(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._when_due(trainer, pl_module)
+    def applies(self, trainer: Trainer) -> bool:
+        return len(_files(trainer)) >= LEAST
 
-    def _when_due(self, trainer: Trainer, recipe: Any) -> None:
-        step = trainer.global_step
-        due = step % self.every == 0 or step == trainer.max_steps
-        # With gradient accumulation, a step has several batches.
-        # Data modules of users need not have `files`.
-        files: Any = getattr(trainer.datamodule, "files", ())  # type: ignore[attr-defined]
-        if not due or step <= self.measured or len(files) < LEAST:
-            return
-        self.measured = step
-        check_finite(trainer, recipe)
-        values = self.measure(trainer, recipe, files)
+    def at_step(self, trainer: Trainer, recipe: Any, step: int) -> None:
+        values = self.measure(trainer, recipe, _files(trainer))
         if trainer.logger is not None:
             trainer.logger.log_metrics(values, step)
 
@@ -111,6 +101,11 @@ class HeldOutKnn(Callback):
         loader = DataLoader(images, self.batch, generator=own, **options)
         for images, labels in loader:
             yield images.to(recipe.device), labels.to(recipe.device)
+
+
+def _files(trainer: Trainer) -> Any:
+    """Train images of the data module; data modules of users need not have `files`."""
+    return getattr(trainer.datamodule, "files", ())  # type: ignore[attr-defined]
 
 
 class _Readable(Dataset[tuple[Tensor, int]]):

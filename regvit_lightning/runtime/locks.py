@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,29 @@ def held(folder: Path) -> Iterator[None]:
     finally:
         _held.discard(lock.descriptor)
         lock.release()
+
+
+@contextmanager
+def in_turn(file: Path) -> Iterator[bool]:
+    """Wait for the lock of `file`, so that one process after another enters; the lock ends with the process.
+
+    Where the file cannot be written, or its file system has no locks, every process enters at once.
+
+    Yields:
+        Whether the file could be opened.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o664)
+    except OSError:
+        yield False
+        return
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield True
+    finally:
+        os.close(descriptor)
 
 
 def acquire(file: Path) -> Lock | None:

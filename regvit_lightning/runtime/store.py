@@ -6,13 +6,12 @@ is damaged all the same is named in a line and computed again. Reading maps the 
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from regvit_lightning.errors import Notice
-from regvit_lightning.runtime import atomic
+from regvit_lightning.runtime import atomic, locks
 
 Rows = npt.NDArray[np.float32]
 
@@ -61,7 +60,7 @@ class Store:
             keys: names of the arrays, see `key`.
             compute: returns the arrays at the given positions in `keys`, in one pass.
         """
-        with self._in_turn(keys[0]):
+        with locks.in_turn(self.folder / f"{keys[0]}.lock"):
             found = [self._read(name) for name in keys]
             missing = [position for position, rows in enumerate(found) if rows is None]
             if missing:
@@ -126,25 +125,6 @@ class Store:
                 return
             atomic.remove(file)
             total -= size
-
-    @contextmanager
-    def _in_turn(self, name: str) -> Iterator[None]:
-        """Context in which no other process computes the arrays of this key; the lock ends with the process.
-
-        Where the folder cannot be written or has no locks, every process computes for itself.
-        """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.folder / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o664)
-        except OSError:
-            yield
-            return
-        try:
-            with suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
 
 
 def _write(file: Path, rows: Rows) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from benchmarks.speed.__main__ import batched_heads
+from benchmarks.speed.heads import batched_heads
 from benchmarks.speed.peers import pairs
 from benchmarks.speed.real_shapes import RandomTokens
 from benchmarks.speed.timing import Measurement
