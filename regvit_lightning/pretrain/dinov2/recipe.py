@@ -74,11 +74,14 @@ class DINOv2(recipe.Recipe):
         student: `backbone`, `dino_head` and, with separate heads, `ibot_head`.
         teacher_heads: heads of the teacher.
         targets: modules that compute the offsets of the teacher's logits, for `dino` and `ibot`.
+        dino, ibot, assign: the losses and the teacher's targets, compiled where the blocks are.
     """
 
     SETTINGS = DINOv2Settings
     settings: DINOv2Settings
-    dino, ibot, assign = staticmethod(dino_losses.dino), staticmethod(dino_losses.ibot), staticmethod(assign)
+    dino: Callable[..., tuple[Tensor, Tensor]] = staticmethod(dino_losses.dino)
+    ibot: Callable[..., Tensor] = staticmethod(dino_losses.ibot)
+    assign: Callable[..., Tensor] = staticmethod(assign)
 
     def __init__(
         self,
@@ -212,9 +215,9 @@ class DINOv2(recipe.Recipe):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if self.settings.compile:  # each reads a matrix of images × prototypes once instead of several times
-            self.dino, self.ibot, self.assign = (
-                torch.compile(function, dynamic=True) for function in (dino_losses.dino, dino_losses.ibot, assign)
-            )
+            self.dino = torch.compile(self.dino, dynamic=True)
+            self.ibot = torch.compile(self.ibot, dynamic=True)
+            self.assign = torch.compile(self.assign, dynamic=True)
 
     def _parts(self, crops: dict[str, Tensor], groups: list[tuple[int, int]]) -> Iterator[Part]:
         at_once, group, device = self.settings.device_batch // self.settings.group, self.settings.group, self.device
