@@ -30,7 +30,8 @@ over its matrix products; (c) pretraining against a bare loop; (d) FLOP/s over t
 whole segmentation and a whole depth cell over their forward passes; (f) LOST over its Gram matrices, and a whole cell
 of it over its forward passes; (g) DINOv2's step against a straightforward one; (h) FLOP/s of each recipe over those of
 a large matrix product; (i) cores that read, decode and augment images for a GPU;
-(j) the peak memory of every task at the shapes of the real data over a stated bound (12 GiB); (k) training of the
+(j) the peak memory of every task at the shapes of the real data over its estimate in make plan
+(12 GiB); (k) training of the
 models of the grid arms over that of the plain model, also in arms-<cpu|cuda>.json for the table of arms; (l) the
 forward pass of a ViT-B with a test-time register, and with a bias, over that without; (m) seconds to label an image
 from 100,000 train patches; (n) seconds until a cell has seen its first images, of --help, and to index a million
@@ -84,12 +85,12 @@ def main(options: Bench, words: list[str]) -> None:
     from benchmarks.speed import (
         arms,
         cells,
+        footprints,
         heads,
         interventions,
         patches,
         pieces,
         pretraining,
-        real_shapes,
         sharing,
         startup,
     )
@@ -123,7 +124,7 @@ def main(options: Bench, words: list[str]) -> None:
     if "i" in wanted:
         rows += [pretraining.loading(name, layout.resolve(options.data)) for name in pretraining.RECIPES]
     if "j" in wanted:
-        rows += [*real_shapes.rows(), patches.memory(), patches.clusters()]
+        rows += footprints.rows()
     if "k" in wanted:
         rows += arms.rows(Path(options.results), ARM_STEPS)
     if "l" in wanted:
