@@ -154,12 +154,14 @@ def _row(cell: Cell, grid: Cells, estimates: "Estimates", speed: PlannedSpeed) -
 
 def largest(rows: Sequence[PlanRow], gpus: bool) -> list[str]:
     """The cell of each task that needs the most memory, largest first, and the part of it that does."""
-    peak = {row.cell.task: row for row in sorted(rows, key=lambda row: row.memory.together)}
-    lines = ["Most memory of each task:"]
-    for task, row in sorted(peak.items(), key=lambda pair: -pair[1].memory.together):
-        shown = f"{row.memory.device / 2**30:.1f} GiB" if gpus else f"{row.memory.together / 2**30:.1f} GiB"
-        lines.append(f"  {shown} {task}, {row.cell.model}: {row.memory.largest}")
-    return lines
+
+    def size(row: PlanRow) -> int:
+        return row.memory.device if gpus else row.memory.together
+
+    of_task = {row.cell.task: row for row in sorted(rows, key=size)}
+    every = sorted(of_task.items(), key=lambda pair: -size(pair[1]))
+    lines = [f"  {size(row) / 2**30:.1f} GiB {task}, {row.cell.model}: {row.memory.largest}" for task, row in every]
+    return ["Most memory of each task:", *lines]
 
 
 def sums(rows: Sequence[PlanRow], grid: Cells, estimates: "Estimates", count: int, gpus: bool) -> list[str]:

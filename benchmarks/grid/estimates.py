@@ -28,6 +28,21 @@ from regvit_lightning.tasks.footprint.cells import Case, Footprint, Part
 from regvit_lightning.work import Work
 
 IMAGENET_CLASSES = 1000
+CLASSES = {  # of the published sets with classes
+    "places205": 205,
+    "aircraft": 100,
+    "cifar10": 10,
+    "cifar100": 100,
+    "cub": 200,
+    "caltech101": 102,
+    "cars": 196,
+    "dtd": 47,
+    "flowers": 102,
+    "food101": 101,
+    "pets": 37,
+    "sun397": 397,
+    "voc07cls": 20,
+}
 FALLBACK_SPEED = 1e11  # FLOP/s if nothing has run yet: only determines the order of the cells
 
 
@@ -141,7 +156,7 @@ class Estimates:
         data, name = self.cells.data, str(options.named_set or task.READS)
         if name in ("segmentation", *data.masked):
             return data.masked[name].classes if name in data.masked else data.segmentation.classes
-        return len(scenes.CLASSES) if data.rendered else IMAGENET_CLASSES
+        return len(scenes.CLASSES) if data.rendered else CLASSES.get(name, IMAGENET_CLASSES)
 
     def by_stage(self, cell: Cell) -> bool:
         """Whether the model of a cell has stages with feature maps, and no blocks of a ViT."""

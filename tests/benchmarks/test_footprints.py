@@ -1,14 +1,12 @@
 """Estimates of memory hold at small shapes, by what torch and numpy allocate; real ones are for `make bench`."""
 
-import tracemalloc
-
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.speed import footprints, patches, real_shapes
 from benchmarks.speed.footprints import SMALL
 from regvit_lightning.tasks.footprint import pieces
+from tests.allocations import allocated
 
 # A second size of rows in which a factor dominates that is small in the first one.
 OTHER = {
@@ -29,21 +27,6 @@ OTHER = {
     "pixels": {"images": 12, "side": 10, "width": 256},
 }
 KEPT_BY_THE_ALLOCATOR = {"linear_choice"}  # counts what a CPU's allocator keeps, which is no allocation
-
-
-def allocated(work):
-    """Largest sums of bytes that torch, and that numpy and Python, have allocated in `work` at a time."""
-    tracemalloc.start()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        work()
-    _, of_python = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
-    total, most = 0, 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        total += event.nbytes()
-        most = max(most, total)
-    return most, of_python
 
 
 @pytest.fixture

@@ -24,15 +24,18 @@ HISTORY = 100  # pairs of vectors that torch's L-BFGS remembers
 
 
 def forward(tokens: int, width: int, hidden: int, pixels: int, half: bool, blocks: int = 1) -> int:
-    """Forward pass: uint8 and normalised pixels, residual stream and norm, a hidden layer twice, tokens that are kept.
+    """Forward pass: uint8 and normalised pixels, and what exists in the MLP of the last block.
+
+    Those are the embedded tokens, the input of the block, or what is kept of the blocks before it, the residual stream
+    and its norm, and the hidden layer before and after its activation.
 
     Args:
         tokens, pixels: of all images of a batch.
         hidden: width of the hidden layer of a block, in 16 bit if `half`.
-        blocks: blocks whose tokens are kept.
+        blocks: last blocks whose tokens are kept.
     """
     inside = 2 * (2 if half else FLOAT) * hidden
-    return PIXEL * pixels * (1 + FLOAT) + tokens * ((1 + blocks) * FLOAT * width + inside)
+    return PIXEL * pixels * (1 + FLOAT) + tokens * ((3 + max(blocks - 1, 1)) * FLOAT * width + inside)
 
 
 # ------------------------------------------------------------------------------------------------ classification
@@ -169,7 +172,7 @@ def position_probe(tokens: int, width: int, patches: int, iterations: int) -> in
 def pixel_probe(patches: int, width: int, pixels: int) -> int:
     """Pixel probe: sums of products of features and the `pixels` values of a patch, of kinds, splits and their sums."""
     size = 1 + width + pixels
-    return DOUBLE * size * (8 * size + 2 * patches)
+    return DOUBLE * size * (19 * size // 2 + 2 * patches)
 
 
 def placement(images: int, patches: int) -> int:
