@@ -38,7 +38,7 @@ from regvit_lightning.pretrain.dinov2.phase import phase_before
 from regvit_lightning.pretrain.dinov2.settings import DINOv2Settings, check_crop
 from regvit_lightning.pretrain.dinov2.teacher_targets import CentredTargets, Computed, SinkhornTargets, assign
 from regvit_lightning.pretrain.koleo import koleo
-from regvit_lightning.runtime import seeds
+from regvit_lightning.runtime import hardware, seeds
 from regvit_lightning.schedules import cosine, warmup_then_cosine
 from regvit_lightning.settings import check
 from regvit_lightning.work import ImageCounts, Pass, Work
@@ -74,10 +74,14 @@ class DINOv2(recipe.Recipe):
         student: `backbone`, `dino_head` and, with separate heads, `ibot_head`.
         teacher_heads: heads of the teacher.
         targets: modules that compute the offsets of the teacher's logits, for `dino` and `ibot`.
+        dino, ibot, assign: the losses and the teacher's targets, compiled where the blocks are.
     """
 
     SETTINGS = DINOv2Settings
     settings: DINOv2Settings
+    dino: Callable[..., tuple[Tensor, Tensor]] = staticmethod(dino_losses.dino)
+    ibot: Callable[..., Tensor] = staticmethod(dino_losses.ibot)
+    assign: Callable[..., Tensor] = staticmethod(assign)
 
     def __init__(
         self,
@@ -198,7 +202,7 @@ class DINOv2(recipe.Recipe):
 
         def targets(number: int, name: str) -> Tensor:
             with torch.no_grad():
-                return assign(logits[name][number], temperature, offsets[name])
+                return self.assign(logits[name][number], temperature, offsets[name])
 
         terms_of_parts = []
         for number, part in enumerate(parts):
@@ -208,6 +212,13 @@ class DINOv2(recipe.Recipe):
         names = (*TERMS, *self.register_terms.names)
         return dict(zip(names, torch.stack(terms_of_parts).sum(dim=0), strict=True))
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if self.settings.compile:  # each reads a matrix of images × prototypes once instead of several times
+            self.dino = torch.compile(self.dino, dynamic=True)
+            self.ibot = torch.compile(self.ibot, dynamic=True)
+            self.assign = torch.compile(self.assign, dynamic=True)
+
     def _parts(self, crops: dict[str, Tensor], groups: list[tuple[int, int]]) -> Iterator[Part]:
         at_once, group, device = self.settings.device_batch // self.settings.group, self.settings.group, self.device
         for first in range(0, len(groups), at_once):
@@ -216,7 +227,7 @@ class DINOv2(recipe.Recipe):
             wide, local = (crops[name][images].transpose(0, 1).flatten(0, 1) for name in ("global", "local"))
             masks = self.masks_of(some)
             indices = masks.flatten().nonzero().flatten()  # on the host, to avoid a device synchronisation
-            masks, indices = (value.to(device, non_blocking=True) for value in (masks, indices))
+            masks, indices = (hardware.sent(value, device) for value in (masks, indices))
             yield Part(wide, local, masks, indices, some)
 
     def _seen_by_teacher(self, part: Part) -> dict[str, Tensor]:
@@ -241,9 +252,9 @@ class DINOv2(recipe.Recipe):
         images = len(cls) // GLOBAL_CROPS
         near_logits, wide_logits = (some.unflatten(0, (-1, images)) for some in logits.split([len(near), len(cls)]))
         taught = targets("dino").unflatten(0, (GLOBAL_CROPS, images))
-        local, wide = dino_losses.dino(near_logits, wide_logits, taught, s.student_temperature)
+        local, wide = self.dino(near_logits, wide_logits, taught, s.student_temperature)
         weights = (1 / part.masks.flatten(1).sum(dim=1).clamp_min(1))[part.masked // part.masks[0].numel()]
-        ibot = dino_losses.ibot(patch_logits, targets("ibot"), weights, len(cls), s.student_temperature)
+        ibot = self.ibot(patch_logits, targets("ibot"), weights, len(cls), s.student_temperature)
         first = cls.unflatten(0, (GLOBAL_CROPS, -1))[: s.koleo_crops]
         spread = torch.stack([koleo(crop, s.group) for crop in first]).sum()
         terms = [s.dino_weight * local, s.dino_weight * wide, s.ibot_weight * ibot, s.koleo_weight * spread]
@@ -318,7 +329,10 @@ class DINOv2(recipe.Recipe):
     def configure_optimizers(self) -> torch.optim.AdamW:
         s, heads = self.settings, nn.ModuleDict({n: m for n, m in self.student.items() if n != "backbone"})
         factors = s.layer_decay, s.patch_embed_lr, s.decay_registers
-        return torch.optim.AdamW(parameter_groups.groups(self._student(), heads, *factors), betas=(0.9, 0.999))
+        # A fused AdamW would unscale the gradients of fp16 itself, after they are clipped.
+        fused = self.device.type == "cuda" and s.precision != "16-mixed"
+        groups = parameter_groups.groups(self._student(), heads, *factors)
+        return torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=fused)
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         for part in self.student.values():
