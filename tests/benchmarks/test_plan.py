@@ -125,7 +125,7 @@ def test_memory_stands_beside_every_cell_and_the_largest_of_each_task_below(word
     assert "  0.1 GiB imagenet_knn, openclip-vitn_reg4: passes" in lines
     alone = program("plan", *words, "tflops=1", "mfu=0.5")
     assert "host, GiB" not in alone
-    assert rows(alone)["imagenet_knn"][2:4] == ["0.8", "passes"]
+    assert rows(alone)["imagenet_knn"][2:4] == ["0.9", "passes"]
 
 
 def test_without_records_one_block_is_measured_on_this_machine(words, monkeypatch):
@@ -257,6 +257,14 @@ def test_images_that_cannot_be_counted_are_told(words, tmp_path, monkeypatch):
     assert "1 cells: pairs in" in line
     assert "give pairs=<number of images>" in line
     assert "pretrain" in program("plan", *words, "data=full", "pairs=400000000")
+
+
+def test_a_set_that_the_data_does_not_have_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    chosen = grids.Chosen(grid="paper", data="full", runs=str(tmp_path))
+    estimates = Estimates(grids.build(chosen, images_needed=False))
+    with pytest.raises(UserError, match="scenes: data full has no such images"):
+        estimates.estimate(Cell("random-vitn_reg4", "saliency_scenes", 0))
 
 
 def mistake_lines(*words):

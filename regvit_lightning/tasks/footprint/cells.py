@@ -50,13 +50,18 @@ class Shape:
 
 
 def shape_of(backbone: Backbone) -> Shape:
-    """The shape of a backbone, whose weights need not be there."""
-    heads = None if isinstance(backbone, FeatureMaps) else getattr(backbone.model.blocks[0], "attn", None)
+    """The shape of a backbone, whose weights need not be there.
+
+    Raises:
+        UserError: a model of which only tokens are known (raised by `linears`).
+    """
+    hidden, usual = _hidden(backbone), max(backbone.embed_dim // 64, 1)
+    first = None if isinstance(backbone, FeatureMaps) else backbone.model.blocks[0]
     return Shape(
         width=backbone.embed_dim,
         depth=backbone.depth,
-        hidden=_hidden(backbone),
-        heads=getattr(heads, "num_heads", max(backbone.embed_dim // 64, 1)),
+        hidden=hidden,
+        heads=getattr(getattr(first, "attn", None), "num_heads", usual),
         patch=backbone.patch_size,
         registers=backbone.num_registers,
         prefix=backbone.has_cls + backbone.num_registers,
@@ -375,12 +380,12 @@ def _position_bias(case: Case) -> Footprint:
 
 
 def _memory(case: Case) -> Footprint:
-    settings = case.settings
+    settings, area = case.settings, case.model.patch**2
     neighbours = settings.neighbours if isinstance(settings.neighbours, int) else max(settings.neighbours)
-    chunk, area = settings.bank_chunk, case.model.patch**2
-    bank = case.work.kept * (FLOAT * case.width + area + LONG)
-    queries = settings.device_batch * case.patches()
-    search = pieces.patch_memory(case.work.kept, case.width, area, queries, neighbours, chunk)
+    views = case.images[settings.section][0] * getattr(settings, "epochs", 1)
+    patches = views * min(settings.memory // max(views, 1), case.patches())
+    bank, queries = patches * (FLOAT * case.width + area + LONG), settings.device_batch * case.patches()
+    search = pieces.patch_memory(patches, case.width, area, queries, neighbours, settings.bank_chunk)
     return case.footprint(passes=bank + case.forward(), search=search + FLOAT * queries * (case.width + case.classes))
 
 
@@ -419,7 +424,7 @@ def _label_free(case: Case) -> Footprint:
     images, objects = min(settings.images, test), min(settings.objects, test)
     kept = FLOAT * (images + objects * settings.views) * case.width
     group = DOUBLE * 4 * IMAGES * case.patches() * case.width
-    ranks = pieces.label_free(images, case.width) + FLOAT * images * case.width
+    ranks = pieces.label_free(images, case.width) - FLOAT * images * case.width
     return case.footprint(0, kept, passes=case.forward(), groups=group, ranks=Part(0, ranks))
 
 

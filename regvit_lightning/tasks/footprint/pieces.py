@@ -98,7 +98,7 @@ def zero_shot(texts: int, embed: int, context: int) -> int:
 
 def robustness(batch: int, inputs: int, classes: int, images: int) -> int:
     """Kept heads: weights of `inputs` inputs in all, logits of a batch, and the accepted classes of all images."""
-    return FLOAT * classes * (inputs + 6 * batch) + 100 * images
+    return FLOAT * classes * (inputs + 6 * batch) + 300 * images
 
 
 # -------------------------------------------------------------------------------------------------------- dense
@@ -125,7 +125,7 @@ def sliding_windows(pixels: int, windows: int, window: int, at_once: int, classe
 def depth_step(batch: int, channels: int, patches: int, bins: int) -> int:
     """Step of the depth head: its input, the upsampled scores that the backward pass needs, and those of two images."""
     fine = FLOAT * bins * 16 * patches
-    return FLOAT * batch * patches * channels + fine * (batch + 4)
+    return FLOAT * batch * patches * channels + fine * (batch + 6)
 
 
 # -------------------------------------------------------------------------------------------- discovery, artifacts

@@ -5,8 +5,11 @@ from collections import defaultdict
 import pytest
 import torch
 
+from benchmarks.speed.real_shapes import RandomTokens
 from regvit_lightning import settings
+from regvit_lightning.errors import UserError
 from regvit_lightning.frozen.module import FrozenModule
+from regvit_lightning.models.foreign import ForeignBackbone
 from regvit_lightning.models.sources import load_backbone
 from regvit_lightning.tasks.footprint import cells, pieces
 from regvit_lightning.tasks.footprint.cells import PROCESS, Case, Shape
@@ -71,25 +74,26 @@ def test_features_without_registers_have_no_heads_for_them():
     ("task", "sets", "part", "each"),
     [
         ("imagenet_knn", "imagenet", "passes", 4 * 1024 + 9),
-        # 224 px: 14 patches of 16 px a side, whatever the patches of the model
-        ("hummingbird_ade20k", "segmentation", "search", 14**2 * (4 * 1024 + 14**2 + 8)),
+        # 224 px: 16 patches of 14 px a side
+        ("hummingbird_ade20k", "segmentation", "search", 16**2 * (4 * 1024 + 14**2 + 8)),
         # three features; the order of all by each of them, and one with its cosines
         ("rparis6k", "rparis6k", "ranking", 3 * 4 * 1024 + 70 * (3 * 8 + 16)),
     ],
 )
 def test_what_an_image_more_takes(task, sets, part, each):
     """In tasks that keep something of every image."""
-    counts = [defaultdict(lambda: [1, 1], {sets: [images, 100]}) for images in (50_000, 51_000)]
+    counts = [defaultdict(lambda: [1, 1], {sets: [images, 100]}) for images in (30_000, 31_000)]
     few, more = (footprint(task, images=images).parts[part] for images in counts)
     assert more.device + more.host - few.device - few.host == 1000 * each
 
 
 def test_memory_of_patches_is_bounded_by_its_setting():
-    counts = {"segmentation": [10**7, 100]}
+    """As many patches of each of 20,000 train images: five, or two."""
     bounded, less = (
-        footprint("hummingbird_ade20k", images=counts, memory=memory).device for memory in (102_400, 51_200)
+        footprint("hummingbird_ade20k", images={"segmentation": [20_000, 100]}, memory=memory).device
+        for memory in (102_400, 51_200)
     )
-    assert bounded - less == 51_200 * (4 * 1024 + 14**2 + 8)
+    assert bounded - less == 20_000 * (5 - 2) * (4 * 1024 + 14**2 + 8)
 
 
 def test_scores_of_several_scales_hold_all_logits_and_one_scale_a_part_of_them():
@@ -123,6 +127,11 @@ def test_the_shape_is_that_of_the_backbone():
     assert (found.width, found.depth, found.hidden, found.heads) == (96, 4, 384, 3)
     assert (found.patch, found.registers, found.prefix) == (8, 4, 5)
     assert found.patches(60, 64) == 8 * 8
+
+
+def test_a_model_of_which_only_tokens_are_known_has_no_shape():
+    with pytest.raises(UserError, match="blocks whose multiply-adds could be counted"):
+        cells.shape_of(ForeignBackbone(RandomTokens(16), "mine"))
 
 
 def test_half_precision_halves_the_hidden_layer():
