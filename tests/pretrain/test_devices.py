@@ -19,7 +19,6 @@ from regvit_lightning.analysis.outliers import Rules
 from regvit_lightning.data import layout
 from regvit_lightning.models import EXPORT, sources, vit
 from regvit_lightning.pretrain import fit, parallel
-from regvit_lightning.pretrain.dinov2 import losses, teacher_targets
 from regvit_lightning.pretrain.norms_callback import NormsDuringTraining
 from regvit_lightning.runtime import hardware
 from regvit_lightning.settings import SettingsError
@@ -140,8 +139,6 @@ def test_compiled_weights_keep_their_names(tiny, tmp_path, whole, monkeypatch):
     backbone = fit.fit(run, [NormsDuringTraining(images, tmp_path, 2, Rules())])  # which hooks into the blocks
     assert distance(exported(backbone), weights) < CLOSE * moved
     assert len(compiled) >= 4
-    of_prototypes = {losses.dino, losses.ibot, teacher_targets.assign}
-    assert of_prototypes & set(compiled) == (of_prototypes if recipe == "dinov2" else set())
     assert len((tmp_path / "norms.csv").read_text().splitlines()) == 1 + 4 * 4
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert not [name for name in checkpoint["state_dict"] if "_orig_mod" in name]

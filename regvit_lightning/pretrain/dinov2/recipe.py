@@ -74,14 +74,10 @@ class DINOv2(recipe.Recipe):
         student: `backbone`, `dino_head` and, with separate heads, `ibot_head`.
         teacher_heads: heads of the teacher.
         targets: modules that compute the offsets of the teacher's logits, for `dino` and `ibot`.
-        dino, ibot, assign: the losses and the teacher's targets, compiled where the blocks are.
     """
 
     SETTINGS = DINOv2Settings
     settings: DINOv2Settings
-    dino: Callable[..., tuple[Tensor, Tensor]] = staticmethod(dino_losses.dino)
-    ibot: Callable[..., Tensor] = staticmethod(dino_losses.ibot)
-    assign: Callable[..., Tensor] = staticmethod(assign)
 
     def __init__(
         self,
@@ -202,7 +198,7 @@ class DINOv2(recipe.Recipe):
 
         def targets(number: int, name: str) -> Tensor:
             with torch.no_grad():
-                return self.assign(logits[name][number], temperature, offsets[name])
+                return assign(logits[name][number], temperature, offsets[name])
 
         terms_of_parts = []
         for number, part in enumerate(parts):
@@ -211,13 +207,6 @@ class DINOv2(recipe.Recipe):
             terms_of_parts.append(cast(Tensor, terms) * (len(part.groups) / len(groups)))
         names = (*TERMS, *self.register_terms.names)
         return dict(zip(names, torch.stack(terms_of_parts).sum(dim=0), strict=True))
-
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        if self.settings.compile:  # each reads a matrix of images × prototypes once instead of several times
-            self.dino = torch.compile(self.dino, dynamic=True)
-            self.ibot = torch.compile(self.ibot, dynamic=True)
-            self.assign = torch.compile(self.assign, dynamic=True)
 
     def _parts(self, crops: dict[str, Tensor], groups: list[tuple[int, int]]) -> Iterator[Part]:
         at_once, group, device = self.settings.device_batch // self.settings.group, self.settings.group, self.device
@@ -252,9 +241,9 @@ class DINOv2(recipe.Recipe):
         images = len(cls) // GLOBAL_CROPS
         near_logits, wide_logits = (some.unflatten(0, (-1, images)) for some in logits.split([len(near), len(cls)]))
         taught = targets("dino").unflatten(0, (GLOBAL_CROPS, images))
-        local, wide = self.dino(near_logits, wide_logits, taught, s.student_temperature)
+        local, wide = dino_losses.dino(near_logits, wide_logits, taught, s.student_temperature)
         weights = (1 / part.masks.flatten(1).sum(dim=1).clamp_min(1))[part.masked // part.masks[0].numel()]
-        ibot = self.ibot(patch_logits, targets("ibot"), weights, len(cls), s.student_temperature)
+        ibot = dino_losses.ibot(patch_logits, targets("ibot"), weights, len(cls), s.student_temperature)
         first = cls.unflatten(0, (GLOBAL_CROPS, -1))[: s.koleo_crops]
         spread = torch.stack([koleo(crop, s.group) for crop in first]).sum()
         terms = [s.dino_weight * local, s.dino_weight * wide, s.ibot_weight * ibot, s.koleo_weight * spread]
