@@ -31,6 +31,6 @@ def test_a_row_is_what_make_plan_shows(task, part, device, host, estimates):
 
 
 def test_every_estimate_has_a_row(estimates):
-    """One task for each function, those of scenes alone or of pairs without a published number excepted."""
+    """One task for each function of `tasks/footprint/cells.py`."""
     modules = {grids.task_module(task, "")[0].__name__.rpartition(".")[2] for task, *_ in ROWS}
     assert modules == set(cells.OF_MODULE)
