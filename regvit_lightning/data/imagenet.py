@@ -29,7 +29,7 @@ from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.listing import HIDDEN, NAMED_AS_IMAGE, LeftOut, composed, is_hidden, is_image, report, walk
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
-from regvit_lightning.data.transforms import Steps
+from regvit_lightning.data.transforms import Steps, read_view
 from regvit_lightning.runtime import seeds
 
 
@@ -283,9 +283,7 @@ class Drawn(Dataset[dict[str, Any]]):
 
     def _view(self, position: int, index: int) -> Any:
         with seeds.torch_drawn_from(self.seed, "augment", position):
-            if self.steps:
-                return self.steps.view(self.decoded, index)
-            return self.transform(self.decoded.open(index))
+            return read_view(self.transform, self.decoded, index)
 
     def __getitems__(self, draws: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
         """The samples of a batch, as `__getitem__` gives them; small images are augmented together."""

@@ -36,12 +36,12 @@ from regvit_lightning.data.captioned import (
 )
 from regvit_lightning.data.completeness import check_count, check_rendered
 from regvit_lightning.data.decoded import Decoded
-from regvit_lightning.data.images import open_readable
+from regvit_lightning.data.images import Transform, open_readable
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.listing import LeftOut, composed, is_image, report, walk
 from regvit_lightning.data.parquet import SUFFIX as PARQUET
 from regvit_lightning.data.shards import from_shards
-from regvit_lightning.data.transforms import Steps
+from regvit_lightning.data.transforms import read_view
 from regvit_lightning.runtime import seeds
 
 BESIDE = (CAPTION, ".json")  # files beside an image; img2dataset's facts in JSON are not needed
@@ -123,7 +123,7 @@ class DrawnCaptionedImages(Dataset[dict[str, Any]]):
         seed: seed of the augmentation.
     """
 
-    def __init__(self, pairs: CaptionedImages, transform: Steps, tokenize: Tokenize, seed: int) -> None:
+    def __init__(self, pairs: CaptionedImages, transform: Transform, tokenize: Tokenize, seed: int) -> None:
         self.pairs, self.transform, self.tokenize, self.seed = pairs, transform, tokenize, seed
         self.decoded = Decoded(pairs)
         self.tokenised: dict[int, Tensor] = {}
@@ -136,9 +136,9 @@ class DrawnCaptionedImages(Dataset[dict[str, Any]]):
         view, index, unreadable = open_readable(self.pairs, partial(self._view, position), start)
         return {"image": view, "text": self._tokens(index), "unreadable": unreadable}
 
-    def _view(self, position: int, index: int) -> Tensor:
+    def _view(self, position: int, index: int) -> Any:
         with seeds.torch_drawn_from(self.seed, "augment", position):
-            return self.transform.view(self.decoded, index)
+            return read_view(self.transform, self.decoded, index)
 
     def _tokens(self, index: int) -> Tensor:
         """Tokens of a caption; a small set meets each of its captions once in every pass."""

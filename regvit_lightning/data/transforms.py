@@ -5,6 +5,7 @@ mean and std. Random draws come from torch's global generator, which `Drawn` see
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -13,6 +14,7 @@ from torchvision.transforms import InterpolationMode, v2
 from regvit_lightning.data.augmentation import Jitter, ResizedCrop, ShiftedCrop, Step, as_tensor, flipped, three
 from regvit_lightning.data.decoded import WHOLE, Decoded, Fixed
 from regvit_lightning.data.headers import MOST_ELONGATED
+from regvit_lightning.data.images import Transform
 from regvit_lightning.data.three_augment import ThreeAugment
 from regvit_lightning.settings import check
 
@@ -99,6 +101,11 @@ class Steps:
         for step in self.steps:
             image = step(image)
         return as_tensor(image)
+
+
+def read_view(transform: Transform, images: Decoded, index: int) -> Any:
+    """Open and transform one of the images, or raise `DataError`; `Steps` may decode a large JPEG by `draft`."""
+    return transform.view(images, index) if isinstance(transform, Steps) else transform(images.open(index))
 
 
 def with_crop(crop: ResizedCrop, steps: tuple[Step, ...], draft: bool) -> Steps:
