@@ -3,7 +3,7 @@
 import io
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,6 +215,12 @@ def plain_step(recipe: Any, crops: dict[str, Any]) -> Callable[[], None]:
                     followers[name].mul_(0.99).add_(leader, alpha=0.01)
 
     return step
+
+
+def reading(data: DataSettings) -> Iterator[Measurement]:
+    """(i) Rows of the recipes, and of crops of a usual and of a large photograph."""
+    yield from (loading(name, data) for name in RECIPES)
+    yield from (drafted(data, size) for size in ((500, 375), (2000, 1500)))
 
 
 def loading(name: str, data: DataSettings, images: int = 16) -> Measurement:
