@@ -30,7 +30,8 @@ DESCRIPTION = """Measures, in one run: (a) a whole kNN cell over its forward pas
 over its matrix products; (c) pretraining against a bare loop; (d) FLOP/s over those of a large matrix product; (e) a
 whole segmentation and a whole depth cell over their forward passes; (f) LOST over its Gram matrices, and a whole cell
 of it over its forward passes; (g) DINOv2's step against a straightforward one; (h) FLOP/s of each recipe over those of
-a large matrix product; (i) cores that read, decode and augment images for a GPU;
+a large matrix product; (i) cores that read, decode and augment images for a GPU, and crops of large
+JPEGs that are decoded at a part of their size;
 (j) the peak memory of every task at the shapes of the real data over its estimate in make plan; (k) training of the
 models of the grid arms over that of the plain model, also in arms-<cpu|cuda>.json for the table of arms; (l) the
 forward pass of a ViT-B with a test-time register, and with a bias, over that without; (m) seconds to label an image
@@ -147,7 +148,7 @@ def measurements(options: Bench, peak: float) -> dict[str, Callable[[], Iterable
         "f": lost,
         "g": lambda: [pretraining.dinov2_step(options.evaluated)],
         "h": recipes,
-        "i": lambda: (pretraining.loading(name, data) for name in pretraining.RECIPES),
+        "i": lambda: pretraining.reading(data),
         "j": footprints.rows,
         "k": lambda: arms.rows(Path(options.results), ARM_STEPS),
         "l": lambda: interventions.rows(PASSES),
@@ -303,12 +304,16 @@ def lost_cell(options: Bench, model: str = "vitt8_reg4") -> list[Measurement]:
 
     data = layout.resolve(options.data)
     backbone = sources.load_backbone(f"random-{model}", Path("runs"))
+    passes: list[float] = []
+    backbone.model.patch_embed.register_forward_pre_hook(lambda *_: passes.append(time.process_time()))
+    starts: list[float] = []
 
     def whole(*words: str) -> float:
         cell = settings.load_settings("tasks", "lost_voc07", words=[f"workers={options.workers}", *words])[1]
         method = lost.LOST([lost.choice(backbone, cell)], cell.k)
-        begun = time.perf_counter()
+        begun, busy, done = time.perf_counter(), time.process_time(), len(passes)
         bootstrap(100.0 * protocol.discover(backbone, data, cell, method, RunOptions()).right[:, 0])
+        starts.append(passes[done] - busy)
         return time.perf_counter() - begun
 
     single = whole("device_batch=1")
@@ -317,7 +322,8 @@ def lost_cell(options: Bench, model: str = "vitt8_reg4") -> list[Measurement]:
     backbone.to(hardware.accelerator())
     with torch.inference_mode():
         alone, images = forward_seconds(backbone, shapes), image_count(shapes)
-    parts = f"{batched:.1f} s whole, {alone:.1f} s forward of {images:,} images"
+    start = f"{starts[-1]:.2f} s of a processor until the first"
+    parts = f"{batched:.1f} s whole, {alone:.1f} s forward of {images:,} images, {start}"
     return [
         Measurement(f"(f) lost_voc07 cell / forward, {model}", batched / alone, "≤ 1.25", parts),
         Measurement(
