@@ -9,9 +9,9 @@ from regvit_lightning.data.image_sets import SPAIR
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.mini.films import SCAN_FRAMES
 from regvit_lightning.data.mini.options import MiniSettings
+from regvit_lightning.data.mini.parts import PARTS
 from regvit_lightning.data.mini.scenes import CLASSES
 from regvit_lightning.data.mini.shifted import SHIFTS
-from regvit_lightning.data.mini.writer import PARTS
 from regvit_lightning.data.rgbd_pairs import GAPS
 from regvit_lightning.errors import UserError
 
@@ -81,6 +81,8 @@ class Counts(Mapping[str, Sequence[int]]):
         if name in self.data.keypoints:
             return self._pairs(name)
         parts = [check for title, check in checks_of(self.data).items() if title.split()[0] == name]
+        if not parts:
+            raise UserError(f"{name}: data {self.data.name} has no such images")
         try:
             return [check(self.data) for check in parts]
         except DataError as error:
