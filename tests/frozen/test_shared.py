@@ -108,7 +108,7 @@ def test_one_pass_serves_tasks_that_want_other_vectors_where_the_usual_ones_fit(
 def test_an_image_that_is_gone_is_named(tmp_path, store):
     files = ImageFiles(("a",), np.array([b"a/gone.png"]), np.array([0]), str(tmp_path))
     module = shared.VectorModule(model(), "32-true")
-    with pytest.raises(DataError, match="gone.png"):
+    with pytest.raises(DataError, match=r"gone\.png"):
         shared.passes(module, options("imagenet_knn"), RunOptions(store=store), test=[files])
 
 
