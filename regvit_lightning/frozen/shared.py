@@ -39,7 +39,7 @@ from regvit_lightning.runtime.store import Rows
 CLASS, MEAN, REGISTERS = "class", "mean patch", "mean register"  # CLASS: CLS, or the mean patch of a model without
 Vector = tuple[int, str]  # block, 0..depth-1 or negative from the end, and one of these kinds
 USUAL_BLOCKS = 4  # last blocks whose class vectors the linear probe reads
-USUAL_SHARE = 1 / 16  # of the store that the usual vectors of one list of images may take
+USUAL_SHARE = 1 / 8  # of the store that the usual vectors of one list of images may take
 
 # What computes the vectors, beside the weights; a change of any of these files makes all of them anew.
 CODE = (

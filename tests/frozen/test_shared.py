@@ -89,7 +89,7 @@ def test_a_second_task_runs_the_images_of_the_first_one_no_more(tiny, store):
 def test_one_pass_serves_tasks_that_want_other_vectors_where_the_usual_ones_fit(tiny, tmp_path, fits):
     files, backbone = files_of_test(tiny), model()
     six = 4 * len(files) * backbone.embed_dim * 6  # bytes of four class vectors and two means
-    how, view = RunOptions(store=Store(tmp_path, 16 * six - (not fits))), options("imagenet_knn")
+    how, view = RunOptions(store=Store(tmp_path, 8 * six - (not fits))), options("imagenet_knn")
     less = shared.VectorModule(backbone, "32-true", [(-1, shared.CLASS)])
     more = shared.VectorModule(
         backbone, "32-true", [(-2, shared.CLASS), (backbone.depth - 1, shared.CLASS), (-1, shared.MEAN)]
