@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from benchmarks import throughput
-from benchmarks.gpu_check import waits
+from benchmarks.gpu_check import kernels, waits
 from benchmarks.gpu_check.check import Check, Scale, compiling
 from benchmarks.gpu_check.lines import BELOW, OK, Line, guarded
 from benchmarks.gpu_check.machine import MACHINE
@@ -41,12 +42,13 @@ class Repeated:
 
 
 class Clock(Callback):
-    """Times some steps after others, then counts the waits of a few more; the device is waited for between these only.
+    """Times some steps after others, then watches a few more; the device is waited for between these only.
 
     Attributes:
         seconds: of all timed steps.
         peak: peak memory in bytes while they ran.
         waits: places at which the host waited in the last steps.
+        kernels: seconds of the kernels of the last steps, by kind.
     """
 
     def __init__(self, scale: Scale) -> None:
@@ -54,6 +56,7 @@ class Clock(Callback):
         self.end = self.last + scale.watched
         self.begun, self.seconds, self.peak = 0.0, 0.0, 0.0
         self.waits: Counter[str] = Counter()
+        self.kernels: Counter[str] = Counter()
         self.watching = ExitStack()
 
     def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, batch_idx: int) -> None:
@@ -65,10 +68,12 @@ class Clock(Callback):
             _finish()
             self.seconds = time.perf_counter() - self.begun
             self.peak = hardware.peak_memory_mib() * 2**20
+            self.kernels = self.watching.enter_context(kernels.watched())
             self.waits = self.watching.enter_context(waits.counted())
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == self.end - 1:
+            _finish()
             self.watching.close()
 
 
@@ -103,12 +108,17 @@ def _step(name: str, compile_blocks: bool, check: Check, title: str) -> Iterator
     flops = flops_per_image(recipe)
     speed = Speed(rate, flops, clock.peak, batch)
     aim = chosen.least if re.search("H[12]00", check.fact(MACHINE, "device") or "") else None
-    yield speed.line(title, check, aim)
-    if check.device == "cuda":
-        count = sum(clock.waits.values()) / check.scale.watched
-        places = waits.in_words(clock.waits, check.scale.watched)
-        facts = {"places": dict(clock.waits), "steps": check.scale.watched}
-        yield Line(title.replace("MFU", "waits of the host"), count, "a step", source=places, facts=facts)
+    line = speed.line(title, check, aim)
+    if check.device == "cpu":
+        yield line
+        return
+    watched, step = check.scale.watched, clock.seconds / check.scale.timed
+    facts = {**line.facts, "step_seconds": step}
+    facts["kernel_seconds"] = {one: seconds / watched for one, seconds in clock.kernels.items()}
+    yield replace(line, source=f"{line.source}; {kernels.in_words(clock.kernels, watched, step)}", facts=facts)
+    places, facts = waits.in_words(clock.waits, watched), {"places": dict(clock.waits), "steps": watched}
+    count = sum(clock.waits.values()) / watched
+    yield Line(title.replace("MFU", "waits of the host"), count, "a step", source=places, facts=facts)
 
 
 def _timed(name: str, compile_blocks: bool, check: Check, batch: int) -> tuple[Any, Clock]:

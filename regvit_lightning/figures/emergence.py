@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 4
 WIDE, HIGH = 2.35, 1.95  # inches of a panel
+LEAST = 3.6  # inches that the legend needs
 ABOVE, BELOW = 0.34, 0.42  # inches around all panels, for the legend and the axis label
 TITLED = 0.42  # inches above the first row of panels, for titles of two lines
 LETTERS = 27  # of a line of a title
@@ -46,9 +47,9 @@ def figure(panels: Sequence[Panel]) -> Figure:
 
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    high = rows * HIGH + ABOVE + TITLED + BELOW
-    drawn = Figure(figsize=(columns * WIDE, high), dpi=100, facecolor=PAPER)
-    margins = {"left": 0.52 / (columns * WIDE), "right": 0.98, "bottom": (BELOW + 0.05) / high}
+    wide, high = max(columns * WIDE, LEAST), rows * HIGH + ABOVE + TITLED + BELOW
+    drawn = Figure(figsize=(wide, high), dpi=100, facecolor=PAPER)
+    margins = {"left": 0.52 / wide, "right": 1 - 0.19 / wide, "bottom": (BELOW + 0.05) / high}
     grid: Any = drawn.subplots(rows, columns, sharey=True, squeeze=False)
     drawn.subplots_adjust(**margins, top=1 - (ABOVE + TITLED) / high, wspace=0.12, hspace=0.6)
     counts = sorted({curve.registers for panel in panels for curve in panel.curves})

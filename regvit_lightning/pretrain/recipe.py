@@ -349,6 +349,11 @@ class Recipe(ScheduledModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         seeds.seed_global(self.seed, "step", batch_idx, self.global_rank)
+        # As in the code of DINOv2, OpenCLIP and timm. The products of monitors between the steps are computed in full.
+        hardware.round_products(self.settings.precision != "32-true")
+
+    def on_after_backward(self) -> None:
+        hardware.round_products(False)
 
 
 def recipe_class(module: str) -> type[Recipe]:

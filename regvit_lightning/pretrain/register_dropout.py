@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from regvit_lightning.models import vit
+from regvit_lightning.runtime import hardware
 
 
 def kept_count(registers: int, probability: float, generator: torch.Generator | None = None) -> int:
@@ -46,7 +47,7 @@ def leaving_out(backbone: vit.RegisterViT, kept: Tensor | None) -> Iterator[None
     if kept is None:
         yield
         return
-    handles = _hooks(backbone, kept.to(cast(Tensor, backbone.pos_embed).device, non_blocking=True))
+    handles = _hooks(backbone, hardware.sent(kept, cast(Tensor, backbone.pos_embed).device))
     try:
         yield
     finally:

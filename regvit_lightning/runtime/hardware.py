@@ -97,6 +97,24 @@ def autocast(device: str, precision: str) -> torch.autocast:
     return torch.autocast(device, half, enabled=precision != "32-true")
 
 
+def round_products(rounded: bool) -> None:
+    """Let float32 matrix products on a GPU round their factors to TF32, 11 bits as in fp16, or compute them in full.
+
+    They then take the tensor cores. Products on a CPU stay as they are.
+    """
+    if accelerator() == "cuda":
+        torch.set_float32_matmul_precision("high" if rounded else "highest")
+
+
+def sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy of values of the host on `device`, for which the host does not wait.
+
+    From memory that is not pinned, a copy of more than 64 KiB begins only when the GPU has done all that it was asked
+    for before, and the host waits for that.
+    """
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+
+
 def device_name() -> str:
     """Name of the GPU, or of the CPU with its number of threads."""
     if torch.cuda.is_available():

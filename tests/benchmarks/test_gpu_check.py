@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu_check import cards, lines, marked_tests, recipes, schedule, steps, waits
+from benchmarks.gpu_check import cards, kernels, lines, marked_tests, recipes, schedule, steps, waits
 from benchmarks.gpu_check.check import TINY, Check
 from benchmarks.gpu_check.lines import Line
 from benchmarks.gpu_check.machine import MACHINE
@@ -30,6 +30,21 @@ def test_peaks_of_the_data_sheets():
     assert cards.short("NVIDIA H100 80GB HBM3") == "h100"
     assert cards.short("NVIDIA H100 PCIe") == "h100-pcie"
     assert cards.short("NVIDIA GeForce GTX 1080 Ti") == "geforce-gtx-1080-ti"
+
+
+def test_kernels_by_kind():
+    """Names that an H100 with PyTorch 2.11 reported, and seconds of two steps."""
+    seconds = {
+        "nvjet_sm90_tst_192x192_64x4_2x1_v_bz_coopB_bias_TNN": 0.06,
+        "void cutlass::Kernel2<cutlass_80_simt_sgemm_128x256_8x4_nt_align1>(int)": 0.02,
+        "cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16_knob_26_64x64x64": 0.01,
+        "triton_poi_fused_gelu_gelu_backward_view_5": 0.03,
+        "void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>>": 0.01,
+    }
+    found = kernels.by_kind(seconds.items())
+    assert found == pytest.approx({"products": 0.08, "attention": 0.01, "the rest": 0.04})
+    words = "a step 70 ms, the GPU busy 65: products 40, attention 5, the rest 20"
+    assert kernels.in_words(found, 2, 0.07) == words
 
 
 def test_distance_of_two_series_of_losses():

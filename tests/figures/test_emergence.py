@@ -35,6 +35,16 @@ def test_a_long_title_takes_several_lines():
     assert max(map(len, lines)) <= 27
 
 
+def test_nothing_of_a_single_panel_is_cut():
+    figure, (axes,) = drawn([Panel("base", [Curve(count, [0, 399_000], [2.0, 2.5]) for count in (0, 4)])])
+    figure.canvas.draw()
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in axes.get_xticklabels() if low <= tick.get_position()[0] <= high]
+    for box in (part.get_window_extent() for part in (figure.legends[0], *ticks)):
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+
+
 def test_axes_are_common_and_hold_every_value_and_the_threshold():
     panels = [Panel(f"panel {index}", [Curve(0, [0, 100], [1.0, 1.0 + index])]) for index in range(6)]
     _, axes = drawn(panels)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import ModelParallelStrategy
 from safetensors.torch import load_file
 
@@ -141,6 +142,23 @@ def test_compiled_weights_keep_their_names(tiny, tmp_path, whole, monkeypatch):
     assert len((tmp_path / "norms.csv").read_text().splitlines()) == 1 + 4 * 4
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert not [name for name in checkpoint["state_dict"] if "_orig_mod" in name]
+
+
+@pytest.mark.parametrize(("precision", "rounded"), [("32-true", False), ("bf16-mixed", True)])
+def test_products_are_rounded_in_steps_of_mixed_precision_alone(tiny, tmp_path, monkeypatch, precision, rounded):
+    seen, now = [], [False]
+    monkeypatch.setattr(hardware, "round_products", lambda value: now.__setitem__(0, value))
+
+    class Seen(Callback):
+        def on_before_backward(self, *_):
+            seen.append(("step", now[0]))
+
+        def on_train_batch_end(self, *_):  # where monitors measure
+            seen.append(("after", now[0]))
+
+    words = [f"precision={precision}", "epochs=0.5", "device_batch=8", "warmup_epochs=0.1"]
+    fit.fit(prepare("deit3", tiny, tmp_path, *words), [Seen()])
+    assert seen.count(("step", rounded)) == seen.count(("after", False)) == len(seen) / 2 > 2
 
 
 def test_fsdp_shards_the_blocks_and_keeps_whole_checkpoints():

@@ -38,7 +38,7 @@ from regvit_lightning.pretrain.dinov2.phase import phase_before
 from regvit_lightning.pretrain.dinov2.settings import DINOv2Settings, check_crop
 from regvit_lightning.pretrain.dinov2.teacher_targets import CentredTargets, Computed, SinkhornTargets, assign
 from regvit_lightning.pretrain.koleo import koleo
-from regvit_lightning.runtime import seeds
+from regvit_lightning.runtime import hardware, seeds
 from regvit_lightning.schedules import cosine, warmup_then_cosine
 from regvit_lightning.settings import check
 from regvit_lightning.work import ImageCounts, Pass, Work
@@ -216,7 +216,7 @@ class DINOv2(recipe.Recipe):
             wide, local = (crops[name][images].transpose(0, 1).flatten(0, 1) for name in ("global", "local"))
             masks = self.masks_of(some)
             indices = masks.flatten().nonzero().flatten()  # on the host, to avoid a device synchronisation
-            masks, indices = (value.to(device, non_blocking=True) for value in (masks, indices))
+            masks, indices = (hardware.sent(value, device) for value in (masks, indices))
             yield Part(wide, local, masks, indices, some)
 
     def _seen_by_teacher(self, part: Part) -> dict[str, Tensor]:
@@ -318,7 +318,10 @@ class DINOv2(recipe.Recipe):
     def configure_optimizers(self) -> torch.optim.AdamW:
         s, heads = self.settings, nn.ModuleDict({n: m for n, m in self.student.items() if n != "backbone"})
         factors = s.layer_decay, s.patch_embed_lr, s.decay_registers
-        return torch.optim.AdamW(parameter_groups.groups(self._student(), heads, *factors), betas=(0.9, 0.999))
+        # A fused AdamW would unscale the gradients of fp16 itself, after they are clipped.
+        fused = self.device.type == "cuda" and s.precision != "16-mixed"
+        groups = parameter_groups.groups(self._student(), heads, *factors)
+        return torch.optim.AdamW(groups, betas=(0.9, 0.999), fused=fused)
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         for part in self.student.values():

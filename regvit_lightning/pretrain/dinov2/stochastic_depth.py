@@ -11,7 +11,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor
 
-from regvit_lightning.runtime import seeds
+from regvit_lightning.runtime import hardware, seeds
 
 Rows = tuple[Tensor, Tensor]  # indices of the samples that keep a block's attention, and its MLP
 
@@ -66,5 +66,5 @@ def draw(
         order = torch.rand(2 * depth, crops * images, generator=seeds.generator(*parts)).argsort(dim=1)[:, :kept]
         crop, image = order // images, order % images
         rows.append((crop * len(names) + group) * images + image)
-    both = torch.cat(rows, dim=1).unflatten(0, (depth, 2)).to(device, non_blocking=True)
+    both = hardware.sent(torch.cat(rows, dim=1).unflatten(0, (depth, 2)), device)
     return [(attention, mlp) for attention, mlp in both]
