@@ -81,7 +81,8 @@ def passes(
     Raises:
         DataError: an image or a mask cannot be read, or they do not fit.
     """
-    loading, images = Loading(settings.workers, settings.device_batch), validation or test
+    loading = Loading(settings.workers, settings.device_batch)
+    images = test if validation is None else validation
     assert images is not None and not images.scale, "whole images are read"  # noqa: PT018
     size = 4 * len(images) * (images.side // backbone.patch_size) ** 2 * backbone.embed_dim
     if how.store is None or how.devices > 1 or size > MOST_BYTES:

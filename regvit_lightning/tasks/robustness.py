@@ -188,9 +188,9 @@ def run(
         module = KeptClassifiers(backbone, settings.precision, images.candidates, kept.heads)
         facts = {**_facts(kept), "heads_digest": trained and kept_heads.digest(trained)}
     border = f", without {images.border} px of border" if images.border else ""
-    facts["view"] = f"{view_in_words}{border}"
-    read = shared.passes(module, settings, how, test=[images.files], view=View(images.view(view), facts["view"]))
-    tester(how).test(module, read, verbose=False)
+    seen = View(images.view(view), f"{view_in_words}{border}")
+    tester(how).test(module, shared.passes(module, settings, how, test=[images.files], view=seen), verbose=False)
+    facts["view"] = seen.words
     return _outcome(module, images, classes, facts, how.seed, view)
 
 
