@@ -128,9 +128,9 @@ class KeptClassifiers(Classifiers):
     def __init__(
         self, backbone: Backbone, precision: str, candidates: Sequence[int], heads: Mapping[str, KeptHead]
     ) -> None:
-        self.blocks = max(int(head.facts["blocks"]) for head in heads.values())
-        super().__init__(backbone, precision, candidates, shared.usual(backbone, self.blocks))
-        self.names, self.facts = list(heads), [head.facts for head in heads.values()]
+        blocks = max(int(head.facts["blocks"]) for head in heads.values())
+        super().__init__(backbone, precision, candidates, shared.usual(backbone, blocks))
+        self.names, self.facts, self.blocks = list(heads), [head.facts for head in heads.values()], blocks
         self.weights = nn.ParameterList([head.weight for head in heads.values()]).requires_grad_(False)
         self.biases = nn.ParameterList([head.bias for head in heads.values()]).requires_grad_(False)
 
