@@ -11,7 +11,8 @@ from hypothesis import settings as hypothesis_settings
 
 from regvit_lightning import settings
 from regvit_lightning.data import layout
-from regvit_lightning.data.layout import DataSettings, Segmentation
+from regvit_lightning.data.image_sets import Segmentation
+from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.mini import writer as mini
 
 # Tiny models spend their time waking threads up; with one each, the suite is several times faster.

@@ -11,7 +11,8 @@ from benchmarks.data.rendering import render
 from regvit_lightning import settings
 from regvit_lightning.data import layout
 from regvit_lightning.data.classified_set import ClassifiedSet
-from regvit_lightning.data.layout import ALL, BoxedSet, DataError, DataSettings
+from regvit_lightning.data.image_sets import ALL, BoxedSet
+from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.errors import UserError
 from regvit_lightning.settings import setting
 

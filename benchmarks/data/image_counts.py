@@ -5,13 +5,13 @@ from functools import cache
 from pathlib import Path
 
 from benchmarks.data.checks import checks_of
-from regvit_lightning.data import layout
+from regvit_lightning.data.image_sets import SPAIR
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.mini.films import SCAN_FRAMES
 from regvit_lightning.data.mini.options import MiniSettings
+from regvit_lightning.data.mini.parts import PARTS
 from regvit_lightning.data.mini.scenes import CLASSES
 from regvit_lightning.data.mini.shifted import SHIFTS
-from regvit_lightning.data.mini.writer import PARTS
 from regvit_lightning.data.rgbd_pairs import GAPS
 from regvit_lightning.errors import UserError
 
@@ -66,7 +66,7 @@ class Counts(Mapping[str, Sequence[int]]):
         data = self.data
         sets = [*data.discovery, *data.videos, *data.masked, *data.keypoints, *data.salient]
         sets += [*data.shifted, *data.retrieval, *data.classified]
-        return iter(dict.fromkeys([*RENDERED, *layout.SPAIR, *sets]))
+        return iter(dict.fromkeys([*RENDERED, *SPAIR, *sets]))
 
     def __len__(self) -> int:
         return len(list(iter(self)))
@@ -91,7 +91,7 @@ class Counts(Mapping[str, Sequence[int]]):
         """Pairs and groups of a set with keypoints."""
         from regvit_lightning.data.keypoints import keypoint_pairs
 
-        if self.data.rendered and name in layout.SPAIR:
+        if self.data.rendered and name in SPAIR:
             return rendered_pairs(name, self.data.rendering)
         try:
             pairs = keypoint_pairs(self.data, name)

@@ -85,7 +85,8 @@ def nyu_test(files: dict[str, Path], root: Path, show: Show) -> None:
     Raises:
         DataError: one of the files is not the official one.
     """
-    from regvit_lightning.data.layout import DataSettings, Depth
+    from regvit_lightning.data.image_sets import Depth
+    from regvit_lightning.data.layout import DataSettings
     from regvit_lightning.data.nyu import test_pairs
 
     mat, splits = files["nyu_depth_v2_labeled.mat"], files["splits.mat"]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from regvit_lightning.data.layout import DataSettings, Segmentation
+from regvit_lightning.data.image_sets import Segmentation
+from regvit_lightning.data.layout import DataSettings
 
 
 @dataclass(frozen=True)

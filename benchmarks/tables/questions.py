@@ -92,9 +92,14 @@ def rows(cells: Sequence[ScoredRecord]) -> list[Row]:
 
 def _row(row: TableRow, cells: list[ScoredRecord]) -> Row:
     asked: list[list[dict[str, Any]]] = [cell.record.protocol["questions"] for cell in cells]
-    answers = [_together([one[index]["answer"] for one in asked]) for index in range(len(QUESTIONS))]
+    answers = [_together([_answer(one[index]) for one in asked]) for index in range(len(QUESTIONS))]
     values = [list(_values(effect, asked)) for effect in EFFECTS]
     return Row(row, cells, answers, values, [one["words"] for one in asked[0]])
+
+
+def _answer(one: dict[str, Any]) -> str:
+    """Answer to a question. Records from before the answer `few` say `none` where too few images have a sink."""
+    return "few" if one["answer"] == "none" and one["effect"].get("sinks", 0) > 0 else one["answer"]
 
 
 def _together(answers: Sequence[str]) -> str:

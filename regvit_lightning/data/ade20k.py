@@ -16,8 +16,9 @@ from torch.utils.data import Dataset
 
 from regvit_lightning.data import mmsegmentation
 from regvit_lightning.data.completeness import check_count, check_rendered
+from regvit_lightning.data.image_sets import IGNORED, Segmentation
 from regvit_lightning.data.images import open_image
-from regvit_lightning.data.layout import IGNORED, DataError, DataSettings, Segmentation
+from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.masks import Pairs, Split, open_mask, pairs_of
 from regvit_lightning.data.mini.world import SEMANTIC_IDS
 from regvit_lightning.data.module import Loading, Streamed

@@ -17,8 +17,9 @@ from PIL import Image
 from regvit_lightning.data import ade20k, digest, imagenet, nyu, properties, voc
 from regvit_lightning.data.annotated import OF_TEST, Annotated, Property
 from regvit_lightning.data.discovery import boxed_images
+from regvit_lightning.data.image_sets import IGNORED
 from regvit_lightning.data.images import open_image
-from regvit_lightning.data.layout import IGNORED, DataError, DataSettings
+from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.masks import open_mask
 from regvit_lightning.data.mini import properties as rendered
 

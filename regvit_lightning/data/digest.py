@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from regvit_lightning.data import kept_index
+from regvit_lightning.data.image_sets import ALL, Segmentation
 from regvit_lightning.data.images import EXTENSIONS
-from regvit_lightning.data.layout import ALL, DataSettings, Segmentation
+from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.mini import writer
 
 MANY = 50_000  # files: the digest of a larger folder is stored beside it

@@ -15,8 +15,9 @@ from regvit_lightning.data import coco, voc
 from regvit_lightning.data.boxes import BoxedImages
 from regvit_lightning.data.completeness import check_count, check_rendered
 from regvit_lightning.data.device_batches import of_device
+from regvit_lightning.data.image_sets import ALL
 from regvit_lightning.data.images import open_image
-from regvit_lightning.data.layout import ALL, DataSettings
+from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading, Streamed
 
 USUAL_PATCHES = 2048  # patches of a typical image; a batch has `device_batch` such images, fewer of larger ones

@@ -24,8 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 from regvit_lightning.data.completeness import check_count, check_rendered, find_files
 from regvit_lightning.data.discovery import batches
 from regvit_lightning.data.headers import header
+from regvit_lightning.data.image_sets import RetrievalSet
 from regvit_lightning.data.images import open_image
-from regvit_lightning.data.layout import DataError, DataSettings, RetrievalSet
+from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.errors import one_line
 

@@ -18,8 +18,9 @@ from regvit_lightning.data.completeness import check_count, check_rendered, read
 from regvit_lightning.data.device_batches import of_device
 from regvit_lightning.data.discovery import batches
 from regvit_lightning.data.headers import check_ratio, check_size, header, report_rotations
+from regvit_lightning.data.image_sets import SalientSet
 from regvit_lightning.data.images import decode, open_image
-from regvit_lightning.data.layout import DataError, DataSettings, SalientSet
+from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.listing import is_hidden, is_image
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.errors import one_line

@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms import RandomResizedCrop
 
 from regvit_lightning.data.ade20k import LoadLabels
+from regvit_lightning.data.image_sets import Segmentation
 from regvit_lightning.data.images import open_image
-from regvit_lightning.data.layout import Segmentation
 from regvit_lightning.data.masks import Pairs
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.runtime import seeds

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from regvit_lightning.data.completeness import check_count, check_rendered, read_list
 from regvit_lightning.data.device_batches import sequences_of_device
+from regvit_lightning.data.image_sets import VideoSet
 from regvit_lightning.data.images import decode, open_image
-from regvit_lightning.data.layout import DataError, DataSettings, VideoSet
+from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.listing import is_hidden, is_image
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.errors import one_line

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from regvit_lightning.data.layout import IGNORED
+from regvit_lightning.data.image_sets import IGNORED
 from regvit_lightning.figures.style import INK, PAPER, SMALL, bare
 
 if TYPE_CHECKING:

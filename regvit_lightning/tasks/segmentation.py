@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from regvit_lightning import schedules
 from regvit_lightning.data import ade20k, mmsegmentation
-from regvit_lightning.data.layout import IGNORED, DataSettings, Segmentation
+from regvit_lightning.data.image_sets import IGNORED, Segmentation
+from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.errors import UserError

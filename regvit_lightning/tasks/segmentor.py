@@ -19,7 +19,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regvit_lightning.data.layout import IGNORED
+from regvit_lightning.data.image_sets import IGNORED
 from regvit_lightning.errors import one_line
 from regvit_lightning.frozen import large_logits
 from regvit_lightning.frozen.dense import features, window_starts

@@ -14,7 +14,8 @@ from PIL import Image
 
 from regvit_lightning import settings
 from regvit_lightning.data import ade20k, layout, mmsegmentation
-from regvit_lightning.data.layout import DataError, DataSettings, Segmentation
+from regvit_lightning.data.image_sets import Segmentation
+from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.masks import open_mask
 from regvit_lightning.errors import Notice
 from regvit_lightning.settings import SettingsError

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from regvit_lightning.data import ade20k, annotating, digest, imagenet, properties
-from regvit_lightning.data.layout import BoxedSet, DataSettings
+from regvit_lightning.data.image_sets import BoxedSet
+from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.mini import properties as rendered
 from regvit_lightning.settings import SettingsError
 from tests.conftest import TINY

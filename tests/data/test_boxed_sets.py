@@ -9,7 +9,8 @@ from PIL import Image
 from benchmarks.data import __main__ as data_program
 from regvit_lightning import evaluation, settings
 from regvit_lightning.data import discovery, layout
-from regvit_lightning.data.layout import BoxedSet, DataSettings
+from regvit_lightning.data.image_sets import BoxedSet
+from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.errors import UserError
 from regvit_lightning.models.sources import load_backbone
 from regvit_lightning.settings import SettingsError

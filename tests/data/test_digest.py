@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from regvit_lightning.data import digest
-from regvit_lightning.data.layout import BoxedSet, DataSettings, Depth, Segmentation
+from regvit_lightning.data.image_sets import BoxedSet, Depth, Segmentation
+from regvit_lightning.data.layout import DataSettings
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from regvit_lightning.data import digest
+from regvit_lightning.data.image_sets import KeypointSet
 from regvit_lightning.data.keypoints import Pairs, keypoint_pairs, spread
-from regvit_lightning.data.layout import DataError, DataSettings, KeypointSet
+from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.settings import SettingsError
 
 

@@ -8,8 +8,9 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from regvit_lightning.data import navi
+from regvit_lightning.data.image_sets import KeypointSet
 from regvit_lightning.data.keypoints import keypoint_pairs
-from regvit_lightning.data.layout import DataSettings, KeypointSet
+from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.rgbd_pairs import rgbd_pairs
 from tests.data.one_line import complaint
 

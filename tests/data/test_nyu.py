@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 from regvit_lightning import settings
 from regvit_lightning.data import nyu
 from regvit_lightning.data.depth_pairs import FRAME, Augmentation
-from regvit_lightning.data.layout import DataError, DataSettings, Depth
+from regvit_lightning.data.image_sets import Depth
+from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.settings import SettingsError
 from tests.data.one_line import complaint
 

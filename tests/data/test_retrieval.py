@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from regvit_lightning.data import digest
-from regvit_lightning.data.layout import DataError, DataSettings, RetrievalSet
+from regvit_lightning.data.image_sets import RetrievalSet
+from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.retrieval import Landmarks, Query, Views, landmarks, sizes_read
 from regvit_lightning.settings import SettingsError
 

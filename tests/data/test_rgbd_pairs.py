@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from regvit_lightning.data.image_sets import KeypointSet
 from regvit_lightning.data.keypoint_pair import Space, View, angle
 from regvit_lightning.data.keypoints import keypoint_pairs
-from regvit_lightning.data.layout import DataError, KeypointSet
+from regvit_lightning.data.layout import DataError
 from regvit_lightning.data.rgbd_pairs import GAPS, corresponding, rgbd_pairs
 from regvit_lightning.settings import SettingsError
 

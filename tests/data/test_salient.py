@@ -7,7 +7,8 @@ from PIL import Image
 from regvit_lightning import settings
 from regvit_lightning.data import layout
 from regvit_lightning.data.digest import digests
-from regvit_lightning.data.layout import DataError, DataSettings, SalientSet
+from regvit_lightning.data.image_sets import SalientSet
+from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.mini.scenes import CLASSES, SEMANTIC_IDS
 from regvit_lightning.data.salient import SalientDataset, grid_sizes, read_truth, salient_images
 from regvit_lightning.settings import SettingsError

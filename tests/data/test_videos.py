@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from regvit_lightning.data import digest
-from regvit_lightning.data.layout import DataError, DataSettings, VideoSet
+from regvit_lightning.data.image_sets import VideoSet
+from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.videos import Frames, FramesModule, read_mask, videos
 from regvit_lightning.settings import SettingsError

@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from regvit_lightning import settings
+from regvit_lightning.data.image_sets import KeypointSet
 from regvit_lightning.data.keypoint_pair import Pair, Space
-from regvit_lightning.data.layout import DataSettings, KeypointSet
+from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.models.foreign import ForeignBackbone
 from regvit_lightning.settings import SettingsError

@@ -12,7 +12,8 @@ from sklearn.metrics import auc, precision_recall_curve
 from torch.nn import functional as F
 
 from regvit_lightning import settings
-from regvit_lightning.data.layout import DataSettings, RetrievalSet
+from regvit_lightning.data.image_sets import RetrievalSet
+from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.retrieval import Query
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.models import sources

@@ -21,7 +21,8 @@ from torch import nn
 
 from regvit_lightning import settings, statistics
 from regvit_lightning.data import ade20k, mmsegmentation
-from regvit_lightning.data.layout import DataSettings, Segmentation
+from regvit_lightning.data.image_sets import Segmentation
+from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.errors import Stopped, UserError
 from regvit_lightning.frozen import trainer
 from regvit_lightning.frozen.contract import RunOptions

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from regvit_lightning.data.mini.options import MiniSettings
+from regvit_lightning.data.mini.parts import FOLDER_NAMES, main_scene
 from regvit_lightning.data.mini.scenes import CLASSES, CLUTTER, Scene, render
-from regvit_lightning.data.mini.writer import FOLDER_NAMES, main_scene
 
 PART = "imagenet val"
 

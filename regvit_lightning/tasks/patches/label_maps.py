@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regvit_lightning.data.layout import IGNORED
+from regvit_lightning.data.image_sets import IGNORED
 
 
 def pixels_of_patches(labels: Tensor, patch_size: int) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from regvit_lightning.data import ade20k
-from regvit_lightning.data.layout import DataSettings, Segmentation
+from regvit_lightning.data.image_sets import Segmentation
+from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.masks import Pairs
 from regvit_lightning.data.squashed import Squashed
 from regvit_lightning.frozen.contract import Outcome

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from regvit_lightning.data import ade20k
-from regvit_lightning.data.layout import IGNORED, DataSettings
+from regvit_lightning.data.image_sets import IGNORED
+from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.squashed import Squashed
 from regvit_lightning.errors import UserError
 from regvit_lightning.frozen import shared_patches

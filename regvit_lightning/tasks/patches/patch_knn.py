@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regvit_lightning.data.layout import IGNORED, DataSettings
+from regvit_lightning.data.image_sets import IGNORED
+from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.squashed import Squashed, SquashedImages
 from regvit_lightning.frozen import shared_patches

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from regvit_lightning.data import ade20k
-from regvit_lightning.data.layout import Segmentation
+from regvit_lightning.data.image_sets import Segmentation
 from regvit_lightning.data.squashed import Squashed
 from regvit_lightning.errors import UserError
 from regvit_lightning.figures import grids

@@ -46,6 +46,13 @@ def test_answers_of_seeds_are_one_or_each_with_its_share():
     assert "2/3: the answer of 2 of 3 seeds" in notes
 
 
+def test_sinks_in_too_few_images_are_few_in_records_from_before_that_word():
+    old, none = (answered(answers=("no", "none", "yes")) for _ in range(2))
+    old.record.protocol["questions"][1]["effect"]["sinks"] = 0.02
+    none.record.protocol["questions"][1]["effect"]["sinks"] = 0.0
+    assert [questions.rows([one])[0].answers[1] for one in (old, none)] == ["few", "none"]
+
+
 def test_rows_are_models_whose_report_answers_the_questions():
     other = replace(report("deit3-vitn_reg8").record, protocol={"view": "whole"})
     cells = [answered("deit3-vitn_reg4"), report("deit3-vitn_reg1"), ScoredRecord(other, {}), answered()]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from regvit_lightning.data.mini import parts
 from regvit_lightning.data.mini import writer as mini
 from regvit_lightning.data.mini.annotations import run_lengths
 from regvit_lightning.data.mini.films import film
@@ -189,7 +190,7 @@ def test_films_in_the_layout_of_davis(root):
     assert mask.size == Image.open(frames[0]).size == (192, 128)
     assert mask.getpalette()[:3] == [0, 0, 0]
     assert set(np.unique(mask)) <= {0, 1, 2, 3}
-    rng = mini._rng(TINY, "films", 0)
+    rng = parts._rng(TINY, "films", 0)
     assert all((np.asarray(Image.open(path)) == ids).all() for path, (_, ids) in zip(masks, film(rng), strict=True))
 
 
@@ -314,7 +315,7 @@ def test_folder_without_permission_is_told_in_one_line(tmp_path):
 
 def scenes(share, count=40):
     settings = replace(TINY, plain=share)
-    return [mini._main_object(settings, "imagenet train", index) for index in range(count)]
+    return [parts._main_object(settings, "imagenet train", index) for index in range(count)]
 
 
 def test_a_plain_wall_has_one_colour_and_nothing_else_of_the_scene_changes():

@@ -9,8 +9,8 @@ from PIL import Image
 
 from regvit_lightning.data.mini import properties
 from regvit_lightning.data.mini.options import MiniSettings
+from regvit_lightning.data.mini.parts import main_scene
 from regvit_lightning.data.mini.scenes import CLASSES, CLUTTER, render, sample_scene
-from regvit_lightning.data.mini.writer import main_scene
 from tests.conftest import TINY
 
 BALL, BOX = CLASSES.index("striped ball"), CLASSES.index("plain box")

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from regvit_lightning import settings
 from regvit_lightning.data import boxes
 from regvit_lightning.data.discovery import NativeSize, pad_together
-from regvit_lightning.data.layout import BoxedSet, DataError, DataSettings
+from regvit_lightning.data.image_sets import BoxedSet
+from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.mini import writer as mini
 from regvit_lightning.models import sources, vit
 from regvit_lightning.models.vit_backbone import ViTBackbone

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from regvit_lightning import settings
-from regvit_lightning.data.layout import DataSettings, SalientSet
+from regvit_lightning.data.image_sets import SalientSet
+from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.models.tokens import PrefixAttention
 from regvit_lightning.settings import SettingsError
 from regvit_lightning.tasks.discovery import lost_sweep, saliency

@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from regvit_lightning.data.layout import DataSettings, Segmentation
+from regvit_lightning.data.image_sets import Segmentation
+from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.models.foreign import ForeignBackbone
 
 PATCH, SIDE = 4, 16  # pixels; a grid of 4 × 4

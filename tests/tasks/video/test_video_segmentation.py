@@ -9,7 +9,8 @@ from PIL import Image
 from torch import nn
 
 from regvit_lightning import settings
-from regvit_lightning.data.layout import DataError, DataSettings, VideoSet
+from regvit_lightning.data.image_sets import VideoSet
+from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.errors import UserError
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.models.foreign import ForeignBackbone
