@@ -40,7 +40,7 @@ class PatchPass(FrozenModule):
         grid = side // backbone.patch_size
         self.rows: Rows = np.empty((images, grid, grid, backbone.embed_dim), np.float32)
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> tuple[Tensor, Tensor]:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
         return batch["index"], self.tokens(batch["image"])[0].patches
 
     def validated(self, measured: tuple[Tensor, Tensor]) -> None:
