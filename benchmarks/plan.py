@@ -16,6 +16,7 @@ from regvit_lightning.settings import check, setting
 
 if TYPE_CHECKING:
     from benchmarks.grid.estimates import Estimates
+    from regvit_lightning.tasks.footprint.cells import Footprint
 
 DESCRIPTION = """Prints every cell of a grid with its FLOPs, memory and time, the sum of GPU-hours, and how long the
 grid takes on so many GPUs, the pretrainings included; runs nothing and reads no image. Speed is measured by the cells
@@ -66,7 +67,7 @@ class PlanRow:
     Attributes:
         devices: number of devices that it runs on.
         flops: total FLOPs.
-        mib: memory on each device in MiB.
+        memory: peak memory on each device, and on the host for each of them.
         seconds: duration on all of its devices together.
         measured: whether the duration was measured in an earlier run.
     """
@@ -74,14 +75,16 @@ class PlanRow:
     cell: Cell
     devices: int
     flops: float
-    mib: float
+    memory: "Footprint"
     seconds: float
     measured: bool
 
-    def shown(self) -> list[str]:
-        """Cell texts of the row in the table."""
+    def shown(self, gpus: bool) -> list[str]:
+        """Cell texts of the row in the table, with the memory of GPU and host, or of a machine without a GPU."""
         time = f"{duration(self.seconds)}{' (measured)' if self.measured else ''}"
-        return [self.cell.name, str(self.devices), f"{self.flops:.3g}", f"{self.mib / 1024:.1f}", time]
+        sizes = [self.memory.device, self.memory.host] if gpus else [self.memory.together]
+        gib = [f"{size / 2**30:.1f}" for size in sizes]
+        return [self.cell.name, str(self.devices), f"{self.flops:.3g}", *gib, self.memory.largest, time]
 
 
 def main(options: Plan, words: list[str]) -> None:
@@ -99,9 +102,10 @@ def main(options: Plan, words: list[str]) -> None:
     gpus = _has_gpus(options)
     terminal.show(f"plan: grid {options.grid}, data {options.data}: {len(grid.cells)} cells, nothing is run\n")
     if rows:
-        heading = ["cell", "GPUs" if gpus else "devices", "FLOPs", "GiB", "time"]
-        print(markdown.for_terminal(markdown.table([heading, *(row.shown() for row in rows)])) + "\n")
-        terminal.show("\n".join(sums(rows, grid, estimates, count, gpus)))
+        gib = ["GPU, GiB", "host, GiB"] if gpus else ["GiB"]
+        heading = ["cell", "GPUs" if gpus else "devices", "FLOPs", *gib, "at its peak", "time"]
+        print(markdown.for_terminal(markdown.table([heading, *(row.shown(gpus) for row in rows)])) + "\n")
+        terminal.show("\n".join([*largest(rows, gpus), *sums(rows, grid, estimates, count, gpus)]))
     terminal.show("\n".join([f"Speed: {speed.words}", *(f"Left out: {line}" for line in grid.left_out)]))
     if unknown:
         lines = "\n  ".join(f"{number} cells: {line}" for line, number in unknown.items())
@@ -142,10 +146,22 @@ def _row(cell: Cell, grid: Cells, estimates: "Estimates", speed: PlannedSpeed) -
     estimate, devices = estimates.estimate(cell), grid.devices(cell)
     measured = estimates.measured(cell) if speed.from_runs else 0.0
     seconds = measured or estimate.flops / speed.of_task(cell.task) / devices
-    return PlanRow(cell, devices, estimate.flops, estimate.mib, seconds, bool(measured))
+    return PlanRow(cell, devices, estimate.flops, estimate.memory, seconds, bool(measured))
 
 
 # --------------------------------------------------------------------------------------------------------- totals
+
+
+def largest(rows: Sequence[PlanRow], gpus: bool) -> list[str]:
+    """The cell of each task that needs the most memory, largest first, and the part of it that does."""
+
+    def size(row: PlanRow) -> int:
+        return row.memory.device if gpus else row.memory.together
+
+    of_task = {row.cell.task: row for row in sorted(rows, key=size)}
+    every = sorted(of_task.items(), key=lambda pair: -size(pair[1]))
+    lines = [f"  {size(row) / 2**30:.1f} GiB {task}, {row.cell.model}: {row.memory.largest}" for task, row in every]
+    return ["Most memory of each task:", *lines]
 
 
 def sums(rows: Sequence[PlanRow], grid: Cells, estimates: "Estimates", count: int, gpus: bool) -> list[str]:

@@ -81,6 +81,8 @@ class Counts(Mapping[str, Sequence[int]]):
         if name in self.data.keypoints:
             return self._pairs(name)
         parts = [check for title, check in checks_of(self.data).items() if title.split()[0] == name]
+        if not parts:
+            raise UserError(f"{name}: data {self.data.name} has no such images")
         try:
             return [check(self.data) for check in parts]
         except DataError as error:

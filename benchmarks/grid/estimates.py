@@ -1,9 +1,7 @@
-"""Estimated time and memory of a cell: measured if it has run before, else computed from its FLOPs.
+"""Estimated time and memory of a cell: measured if it has run before, else computed from its FLOPs and its shapes.
 
-FLOPs are twice the multiply-adds of the backbone's blocks, times three if it is trained. Memory is that of weights,
-optimiser and activations, after Korthikanti et al. 2022 (arXiv 2205.05198, section 4): the backward pass stores 34
-bytes per token, width and block, in 16 bit and with fused attention. The CUDA context, heads and text towers are not
-included.
+FLOPs are twice the multiply-adds of the backbone's blocks, times three if it is trained. Memory is that of
+`regvit_lightning/tasks/footprint` for an evaluation, and that of `training_memory` for a pretraining.
 """
 
 import statistics
@@ -15,21 +13,36 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data.image_counts import Counts
-from benchmarks.grid import outcomes
+from benchmarks.grid import outcomes, training_memory
 from benchmarks.grid.cells import PRETRAINING, Cell, Cells, recipe_settings, task_module
 from benchmarks.grid.states import States
-from benchmarks.throughput import flops, tokens_of
+from benchmarks.throughput import flops
 from regvit_lightning import records
 from regvit_lightning.analysis import cost
+from regvit_lightning.data.mini import scenes
 from regvit_lightning.errors import UserError
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.feature_maps import FeatureMaps
+from regvit_lightning.tasks.footprint import cells as footprints
+from regvit_lightning.tasks.footprint.cells import Case, Footprint, Part
 from regvit_lightning.work import Work
 
-KEPT_BYTES = 34  # per token, width and block, 16 bit
-RECOMPUTED_BYTES = 2  # with gradient checkpointing: the input of a block
-INFERENCE_BYTES = 8  # per token and width: the residual stream and its norm in float32
-ADAM_BYTES = 16  # per parameter: weight, gradient and two moments in float32
+IMAGENET_CLASSES = 1000
+CLASSES = {  # of the published sets with classes
+    "places205": 205,
+    "aircraft": 100,
+    "cifar10": 10,
+    "cifar100": 100,
+    "cub": 200,
+    "caltech101": 102,
+    "cars": 196,
+    "dtd": 47,
+    "flowers": 102,
+    "food101": 101,
+    "pets": 37,
+    "sun397": 397,
+    "voc07cls": 20,
+}
 FALLBACK_SPEED = 1e11  # FLOP/s if nothing has run yet: only determines the order of the cells
 
 
@@ -39,11 +52,16 @@ class Estimate:
 
     Attributes:
         flops: total FLOPs.
-        mib: memory on each device in MiB.
+        memory: peak memory on each device, and on the host for each of them.
     """
 
     flops: float
-    mib: float
+    memory: Footprint
+
+    @property
+    def mib(self) -> float:
+        """Memory on each device in MiB."""
+        return self.memory.device / 2**20
 
 
 class Estimates:
@@ -127,7 +145,18 @@ class Estimates:
         work, options = self.work(cell)
         if cell.pretrains:
             return trained(self.shape(cell.model), work, options, self.cells)
-        return frozen(self.shape(cell.model), work, options.device_batch)
+        task, _, any_precision = task_module(cell.task, self.cells.variant)
+        shape, classes = footprints.shape_of(self.shape(cell.model)), self._classes(task, options)
+        half = any_precision or options.precision != "32-true"  # `auto` takes 16 bit where the hardware has it
+        case = Case(options, self.counts, classes, shape, work, half)
+        return frozen(self.shape(cell.model), task.__name__.rpartition(".")[2], case)
+
+    def _classes(self, task: Any, options: Any) -> int:
+        """Number of classes of the set that a task reads; that of ImageNet where it is not known without reading."""
+        data, name = self.cells.data, str(options.named_set or task.READS)
+        if name in ("segmentation", *data.masked):
+            return data.masked[name].classes if name in data.masked else data.segmentation.classes
+        return len(scenes.CLASSES) if data.rendered else CLASSES.get(name, IMAGENET_CLASSES)
 
     def by_stage(self, cell: Cell) -> bool:
         """Whether the model of a cell has stages with feature maps, and no blocks of a ViT."""
@@ -145,32 +174,13 @@ def _seconds(states: States, cell: Cell) -> float:
         return 0.0
 
 
-def frozen(backbone: Backbone, work: Work, device_batch: int) -> Estimate:
-    """Estimate of an evaluation: weights in float32, the activations of one block, and the stored features."""
-    tokens = device_batch * max((tokens_of(backbone, one) for one in work.passes), default=0)
-    activations = tokens * (INFERENCE_BYTES * backbone.embed_dim + 4 * _hidden(backbone))
-    size = 4 * _parameters(backbone) + activations + 4 * work.kept * backbone.embed_dim
-    return Estimate(sum(flops(backbone, one) for one in work.passes), size / 2**20)
-
-
-def _hidden(backbone: Backbone) -> int:
-    """Width of a block's hidden layer; of a model with stages four times its largest map, per cell of the last one."""
-    if isinstance(backbone, FeatureMaps):
-        cells = (backbone.patch_size // side for side in backbone.reductions)
-        return 4 * max(width * cells_a_side**2 for width, cells_a_side in zip(backbone.channels, cells, strict=True))
-    return max(linear.out_features for linear in backbone.linears())
+def frozen(backbone: Backbone, module: str, case: Case) -> Estimate:
+    """Estimate of an evaluation by the module of the task."""
+    return Estimate(sum(flops(backbone, one) for one in case.work.passes), footprints.of(module, case))
 
 
 def trained(backbone: Backbone, work: Work, options: Any, cells: Cells) -> Estimate:
     """Estimate of a pretraining, with the memory on each of its devices."""
-    share = max(options.batch_size // cells.pretrain_devices, 1)
-    images, width = min(share, options.device_batch), backbone.embed_dim
-    tokens = images * max(tokens_of(backbone, one) for one in work.passes)
-    per_block = RECOMPUTED_BYTES if options.grad_checkpointing else KEPT_BYTES
-    kept = tokens * width * (per_block * backbone.depth + (KEPT_BYTES if options.grad_checkpointing else 0))
-    size = ADAM_BYTES * _parameters(backbone) + kept
-    return Estimate(sum(flops(backbone, one) for one in work.passes), size / 2**20)
-
-
-def _parameters(backbone: Backbone) -> int:
-    return sum(value.numel() for value in backbone.parameters())
+    shape = footprints.shape_of(backbone)
+    size = training_memory.of(backbone, shape, work, options, cells.pretrain_devices)
+    return Estimate(sum(flops(backbone, one) for one in work.passes), Footprint({"training": Part(size)}))

@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.speed.real_shapes import WIDTH, RandomTokens, measured
+from benchmarks.speed.footprints import measured
+from benchmarks.speed.real_shapes import WIDTH, RandomTokens
 from benchmarks.speed.timing import Measurement, seconds
 from regvit_lightning import settings
 from regvit_lightning.models.foreign import ForeignBackbone
-from regvit_lightning.neighbours import QUERIES, SPARE
 from regvit_lightning.runtime import hardware
+from regvit_lightning.tasks.footprint import pieces
 from regvit_lightning.tasks.patches import kmeans
 from regvit_lightning.tasks.patches.hummingbird import InContext
 from regvit_lightning.tasks.patches.memory import PatchMemory
@@ -73,13 +74,12 @@ def clusters(points: int = 128_000, width: int = WIDTH, k: int = 500) -> Measure
 
     @torch.inference_mode()
     def work() -> None:
-        kmeans.kmeans(_unit(points, width), k, 2, 0)
+        kmeans.kmeans(torch.randn(points, width, device=hardware.accelerator()), k, 2, 0)
 
-    parts = kmeans.AT_ONCE * (4 * k + 8 * width)
-    return measured(f"k-means, {points:,} × {width}, k {k}", 2 * 4 * points * width + 2 * parts + 40 * k * width, work)
+    return measured(f"k-means, {points:,} × {width}, k {k}", pieces.kmeans(points, width, k), work)
 
 
-def memory(patches: int = 1_024_000, width: int = 384, images: int = 32) -> Measurement:
+def patch_memory(patches: int = 1_024_000, width: int = 384, images: int = 32) -> Measurement:
     """(j) A memory that is filled and searched by a batch: features and labels once, products of a chunk."""
 
     def work() -> None:
@@ -88,9 +88,7 @@ def memory(patches: int = 1_024_000, width: int = 384, images: int = 32) -> Meas
         with torch.inference_mode():
             module.shares(_unit(images * GRID**2, width))
 
-    chunk = settings.load_settings("tasks", "hummingbird_ade20k")[1].bank_chunk
-    bank = patches * (4 * width + PATCH**2 + 8)
-    search = 8 * chunk * (width + 2 * QUERIES) + 16 * 256 * (30 + SPARE) * width
-    votes = 1024 * 30 * PATCH**2 * (1 + 8 + 4 + 4)
+    chosen = settings.load_settings("tasks", "hummingbird_ade20k")[1]
+    estimate = pieces.patch_memory(patches, width, PATCH**2, images * GRID**2, chosen.neighbours, chosen.bank_chunk)
     name = f"memory of patches, {patches:,} × {width}, {images} × {GRID**2} queries"
-    return measured(name, bank + search + votes, work)
+    return measured(name, estimate, work)

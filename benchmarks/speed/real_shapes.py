@@ -1,19 +1,17 @@
-"""Memory rows of `benchmarks.speed`: every task at the shapes of the real data, with random features.
+"""The memory rows of `benchmarks.speed`: the largest part of every task at real shapes, with random features.
 
-Each row is the peak memory over a bound that is stated as a formula of the shapes, so that a copy too many, or an array
-that grows with a product of two sizes, shows as a ratio above 1. The defaults are the sizes of ImageNet, ADE20k, NYU,
-518 px and a ViT-g; tests take small ones.
+The defaults are the sizes of ImageNet, ADE20k, NYU, 518 px and a ViT-g. The estimates are those of `make plan`:
+formulas of the sizes in `regvit_lightning/tasks/footprint/pieces.py`.
 """
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.speed.memory import peak_memory
+from benchmarks.speed.footprints import measured
 from benchmarks.speed.timing import Measurement
 from regvit_lightning import settings, statistics
 from regvit_lightning.analysis import local_probes, outliers, positions, probes
@@ -23,13 +21,13 @@ from regvit_lightning.analysis.outliers import Rules
 from regvit_lightning.analysis.probes import Features, TokenSettings
 from regvit_lightning.models.foreign import ForeignBackbone
 from regvit_lightning.runtime import hardware
+from regvit_lightning.tasks.footprint import pieces
 
 if TYPE_CHECKING:
     from regvit_lightning.tasks.knn import KNN
     from regvit_lightning.tasks.linear import LinearProbe
 
 WIDTH = 1536  # of a ViT-g
-SLACK = 256 << 20  # bytes: code that is loaded at the first call, and what the allocator keeps
 
 
 class RandomTokens(nn.Module):
@@ -47,47 +45,6 @@ class RandomTokens(nn.Module):
         return {"cls": random[:, 0], "patches": random[:, 1:].unflatten(1, (2, 2))}
 
 
-def rows() -> list[Measurement]:
-    """(j) All rows, at the sizes of the real data."""
-    return [
-        knn(),
-        linear_choice(),
-        linear_step(),
-        attentive_step(),
-        zero_shot(),
-        intervals(),
-        segmentation_step(),
-        segmentation_image(),
-        depth_step(),
-        lost(),
-        token_cut(),
-        register_boxes(),
-        saliency(),
-        robustness(),
-        propagation(),
-        keypoint_matches(),
-        rankings(),
-        label_free(),
-        shifted_content(),
-        norms(),
-        single_token(),
-        several_classes(),
-        position(),
-        pixels(),
-        placement(),
-    ]
-
-
-def measured(name: str, bound: int, work: Callable[[], object]) -> Measurement:
-    """Row of a piece of work: its peak memory over `bound` bytes and the slack of a process."""
-    begun, allowed = time.perf_counter(), bound + SLACK
-    with peak_memory() as peak:
-        work()
-    seconds = time.perf_counter() - begun
-    parts = f"{peak.bytes / 2**30:.2f} of {allowed / 2**30:.2f} GiB; {seconds:.1f} s"
-    return Measurement(f"(j) memory / bound, {name}", peak.bytes / allowed, "≤ 1", parts)
-
-
 # ------------------------------------------------------------------------------------------------ classification
 
 
@@ -103,8 +60,8 @@ def knn(images: int = 1_281_167, width: int = WIDTH, queries: int = 256) -> Meas
         fill_bank(module)
         module.held_out_accuracy(torch.arange(queries, device=device))
 
-    chunk = 8 * chosen.bank_chunk * (width + 3 * queries)
-    return measured(f"kNN, {images:,} × {width} bank, {queries} queries", 4 * images * width + chunk, work)
+    estimate = pieces.knn(images, width, queries, chosen.bank_chunk)
+    return measured(f"kNN, {images:,} × {width} bank, {queries} queries", estimate, work)
 
 
 def fill_bank(module: "KNN") -> None:
@@ -138,8 +95,8 @@ def linear_choice(held_out: int = 128_117, test: int = 50_000, classes: int = 10
         module.held_out, module.test = collected(held_out), collected(test)
         linear._outcome(module, 1_281_167 - held_out, names, 0)
 
-    bound = 32 * heads * (held_out + test)
-    return measured(f"linear probe, {heads} heads × {classes} classes × {held_out:,} images", bound, work)
+    estimate = pieces.head_choice(heads, held_out, test)
+    return measured(f"linear probe, {heads} heads × {classes} classes × {held_out:,} images", estimate, work)
 
 
 def linear_step(batch: int = 128, width: int = WIDTH, classes: int = 1000) -> Measurement:
@@ -157,11 +114,9 @@ def linear_step(batch: int = 128, width: int = WIDTH, classes: int = 1000) -> Me
             torch.stack(losses).sum().backward()
             optimiser.step()
 
-    weights = 13 * classes * (1 + 2 + 4 + 5) * width
-    logits = 52 * batch * classes
-    return measured(
-        f"linear probe, step of 52 heads × {classes} classes, D {width}", 4 * (4 * weights + 6 * logits), work
-    )
+    inputs = 12 * width  # CLS of a block, of four, each of them also with the mean patch
+    estimate = pieces.linear_step(batch, inputs, 13, classes, 4)
+    return measured(f"linear probe, step of 52 heads × {classes} classes, D {width}", estimate, work)
 
 
 def attentive_step(batch: int = 128, width: int = WIDTH, side: int = 16, classes: int = 1000) -> Measurement:
@@ -170,22 +125,26 @@ def attentive_step(batch: int = 128, width: int = WIDTH, side: int = 16, classes
 
     device = hardware.accelerator()
     chosen = settings.load_settings("tasks", "imagenet_attentive", words=["precision=32-true"])[1]
-    module = AttentiveProbe(ForeignBackbone(RandomTokens(width), "random"), chosen, classes).to(device)
-    points, queries = len(module.points), width // chosen.head_width + chosen.queries
-    tokens = torch.randn(batch, side * side, width, device=device)
-    labels = torch.randint(classes, (batch,), device=device)
+    points, queries = (
+        len(chosen.learning_rates) * len(chosen.weight_decays),
+        (width // chosen.head_width, chosen.queries),
+    )
+    patches = side * side
 
     def work() -> None:
+        module = AttentiveProbe(ForeignBackbone(RandomTokens(width), "random"), chosen, classes).to(device)
+        tokens = torch.randn(batch, patches, width, device=device)
+        labels = torch.randint(classes, (batch,), device=device)
         optimiser = module.configure_optimizers()
         for step in range(2):
             optimiser.zero_grad()
             module.training_step({"tokens": tokens, "label": labels}, step).backward()
             optimiser.step()
 
-    parameters = sum(parameter.numel() for group in module.groups for parameter in group.parameters())
-    read = batch * points * (queries * (width + 3 * side * side) + 2 * width + 6 * classes)
-    name = f"attentive probe, step of {3 * points} heads × {classes} classes, {side * side} patches, D {width}"
-    return measured(name, 4 * (6 * parameters + 3 * read), work)
+    parameters = points * pieces.attentive_parameters(width, classes, chosen.queries, 1)
+    reads = [(own, patches) for own in queries]
+    name = f"attentive probe, step of {3 * points} heads × {classes} classes, {patches} patches, D {width}"
+    return measured(name, pieces.attentive_step(batch, width, points, reads, classes, parameters), work)
 
 
 def zero_shot(classes: int = 1000, embed: int = 1024, images: int = 50_000) -> Measurement:
@@ -210,7 +169,7 @@ def zero_shot(classes: int = 1000, embed: int = 1024, images: int = 50_000) -> M
             zeroshot.rank(embedded @ weights.T, part % classes)
 
     texts = classes * len(templates)
-    return measured(f"zero-shot, {texts:,} texts, E {embed}", texts * (3 * 4 * embed + 8 * 77), work)
+    return measured(f"zero-shot, {texts:,} texts, E {embed}", pieces.zero_shot(texts, embed, 77), work)
 
 
 def intervals(images: int = 50_000, classes: int = 150) -> Measurement:
@@ -220,8 +179,9 @@ def intervals(images: int = 50_000, classes: int = 150) -> Measurement:
         statistics.bootstrap(100.0 * (torch.rand(images) < 0.8))
         statistics.bootstrap(torch.randint(9999, (images // 25, 3, classes)), 0, statistics.miou)
 
-    bound = 8 * statistics.AT_ONCE * images * 4 + 4 * 8 * images // 25 * 3 * classes
-    return measured(f"intervals, {images:,} images, {images // 25:,} × {classes} classes", bound, work)
+    areas = pieces.intervals(images // 25, 3 * classes, statistics.AT_ONCE)
+    estimate = max(pieces.intervals(images, 1, statistics.AT_ONCE), areas)
+    return measured(f"intervals, {images:,} images, {images // 25:,} × {classes} classes", estimate, work)
 
 
 # -------------------------------------------------------------------------------------------------------- dense
@@ -247,16 +207,13 @@ def segmentation_step(batch: int = 16, width: int = WIDTH, side: int = 518, clas
         maps = torch.randn(batch, width, grid, grid, device=device)
         head.loss_by_feat(head([maps]), samples)["loss_ce"].backward()
 
-    logits = 4 * batch * classes * side**2
-    return measured(
-        f"segmentation, step of {batch} × {side} px, {classes} classes",
-        3 * logits + 4 * 4 * batch * width * grid**2,
-        work,
-    )
+    estimate = pieces.segmentation_step(batch, width, grid**2, side**2, classes)
+    return measured(f"segmentation, step of {batch} × {side} px, {classes} classes", estimate, work)
 
 
 def segmentation_image(height: int = 1024, width: int = 2048, classes: int = 150) -> Measurement:
     """Logits of one large test image, from windows of 512 px in batches of 16."""
+    from regvit_lightning.frozen import dense
     from regvit_lightning.models.sources import load_backbone
     from regvit_lightning.tasks.segmentation import Segmenter
 
@@ -268,9 +225,16 @@ def segmentation_image(height: int = 1024, width: int = 2048, classes: int = 150
         image = torch.randn(1, 3, height, width, device=hardware.accelerator())
         module.model.slide_inference(image, []).argmax(dim=1)
 
-    windows = 2 * 4 * chosen.device_batch * classes * min(chosen.crop, height) * min(chosen.crop, width)
-    bound = 4 * classes * height * width + windows
-    return measured(f"segmentation, image of {height} × {width}, {classes} classes", bound, work)
+    high, wide = min(chosen.crop, height), min(chosen.crop, width)
+    windows = len(dense.window_starts(height, high, chosen.stride)) * len(
+        dense.window_starts(width, wide, chosen.stride)
+    )
+    images, vit = min(windows, chosen.device_batch), module.frozen.backbone
+    tokens = images * -(-high // vit.patch_size) * -(-wide // vit.patch_size)
+    forward = pieces.forward(tokens, vit.embed_dim, 4 * vit.embed_dim, images * high * wide, False)
+    pixels, window = height * width, high * wide
+    estimate = pieces.sliding_windows(pixels, windows, window, chosen.device_batch, classes, forward)
+    return measured(f"segmentation, image of {height} × {width}, {classes} classes", estimate, work)
 
 
 def depth_step(batch: int = 16, width: int = WIDTH, rows: int = 416, columns: int = 544) -> Measurement:
@@ -291,15 +255,15 @@ def depth_step(batch: int = 16, width: int = WIDTH, rows: int = 416, columns: in
         truth = 10 * torch.rand(batch, rows, columns, device=device)
         sig_loss(prediction, truth, chosen.loss_images).backward()
 
-    features, fine = 4 * batch * grid[0] * grid[1] * 8 * width, 4 * batch * chosen.bins * 16 * grid[0] * grid[1]
-    return measured(f"depth, step of {batch} × {rows} × {columns}, D 8 × {width}", 2 * features + 6 * fine, work)
+    estimate = pieces.depth_step(batch, 8 * width, grid[0] * grid[1], chosen.bins)
+    return measured(f"depth, step of {batch} × {rows} × {columns}, D 8 × {width}", estimate, work)
 
 
 # -------------------------------------------------------------------------------------------- discovery, artifacts
 
 
 def lost(images: int = 32, side: int = 37, width: int = WIDTH) -> Measurement:
-    """LOST on a batch of maps of 518 px: the maps, a centred copy, and a few Gram matrices of one image."""
+    """LOST on a batch of maps of 518 px: the maps, and strips of Gram matrices."""
     from regvit_lightning.tasks.discovery.lost import LOST, Choice
 
     method = LOST([Choice("k", -1, False, False, 0.0)], 100)
@@ -308,11 +272,11 @@ def lost(images: int = 32, side: int = 37, width: int = WIDTH) -> Measurement:
     def work() -> None:
         method([torch.randn(images, side, side, width, device=hardware.accelerator())])
 
-    bound = 2 * 4 * images * side**2 * width + 8 * 4 * side**4
-    return measured(f"LOST, batch of {images}, {side} × {side}, D {width}", bound, work)
+    estimate = pieces.lost(images, side**2, width, 0)
+    return measured(f"LOST, batch of {images}, {side} × {side}, D {width}", estimate, work)
 
 
-def token_cut(images: int = 2, side: int = 37, width: int = WIDTH) -> Measurement:
+def token_cut(images: int = 16, side: int = 37, width: int = WIDTH) -> Measurement:
     """TokenCut on maps of 518 px: the graph of one image in float64, and its eigenvectors."""
     from regvit_lightning.tasks.discovery import normalised_cut
 
@@ -324,8 +288,8 @@ def token_cut(images: int = 2, side: int = 37, width: int = WIDTH) -> Measuremen
         maps[:, : side // 2] += 1  # the upper half belongs together, so that there is something to cut
         normalised_cut.cut(maps, chosen.threshold, chosen.weak)
 
-    bound = 2 * 4 * images * side**2 * width + 8 * 8 * images * side**4
-    return measured(f"TokenCut, {images} images, {side} × {side}, D {width}", bound, work)
+    estimate = pieces.token_cut(images, side**2, width)
+    return measured(f"TokenCut, {images} images, {side} × {side}, D {width}", estimate, work)
 
 
 def propagation(rows: int = 60, columns: int = 107, width: int = WIDTH, classes: int = 11) -> Measurement:
@@ -342,25 +306,28 @@ def propagation(rows: int = 60, columns: int = 107, width: int = WIDTH, classes:
         keys = [label_propagation.Frame(n, F.normalize(maps[n], dim=-1), labels[n]) for n in range(frames)]
         label_propagation.propagate(rule, maps[-1], keys)
 
-    one, near = 4 * rows * columns * (width + classes), 2 * rule.radius + 5
-    bound = (2 * frames + 2) * one + frames * near * one // rows + 4 * 4 * label_propagation.AFFINITIES
-    return measured(f"label propagation, {frames} frames of {rows} × {columns}, D {width}", bound, work)
+    estimate = pieces.propagation(frames, rows, columns, width, classes, rule.radius)
+    return measured(f"label propagation, {frames} frames of {rows} × {columns}, D {width}", estimate, work)
 
 
-def saliency(side: int = 1000, grid: int = 62, blocks: int = 24, tokens: int = 5) -> Measurement:
-    """Scores of an image of 1,000 px: all attention maps as masks, and the curve of one of them."""
+def saliency(images: int = 32, side: int = 1000, grid: int = 62, blocks: int = 24, tokens: int = 5) -> Measurement:
+    """Scores of a batch of images of 1,000 px: all attention maps as masks, and the curve of one of them."""
     from regvit_lightning.tasks.discovery import attention_boxes, saliency_scores
+
+    count = images * blocks * tokens
 
     @torch.inference_mode()
     def work() -> None:
-        truth = torch.rand(side, side, device=hardware.accelerator()) > 0.5
-        maps = torch.rand(blocks * tokens, grid, grid, device=truth.device)
-        own = saliency_scores.patch_truth(truth, (grid, grid))
-        saliency_scores.iou(attention_boxes.foreground(maps, 0.6), own)
-        saliency_scores.f_curve(saliency_scores.scaled(maps[0]), own)
+        maps = torch.rand(count, grid, grid, device=hardware.accelerator())
+        masks = attention_boxes.foreground(maps, 0.6).unflatten(0, (images, -1))
+        for own in masks:
+            truth = torch.rand(side, side, device=maps.device) > 0.5
+            scored = saliency_scores.patch_truth(truth, (grid, grid))
+            saliency_scores.iou(own, scored)
+        saliency_scores.f_curve(saliency_scores.scaled(maps[0]), scored)
 
-    bound = 8 * 8 * blocks * tokens * grid**2 + 6 * 8 * side**2
-    return measured(f"saliency, {blocks * tokens} maps of {grid} × {grid}, {side} px", bound, work)
+    estimate = pieces.saliency(count, grid**2, side**2)
+    return measured(f"saliency, {count:,} maps of {grid} × {grid}, {side} px", estimate, work)
 
 
 def robustness(images: int = 50_000, batch: int = 128, width: int = WIDTH, classes: int = 1000) -> Measurement:
@@ -371,18 +338,18 @@ def robustness(images: int = 50_000, batch: int = 128, width: int = WIDTH, class
     from regvit_lightning.tasks.robustness import KeptClassifiers
 
     facts = {"blocks": 1, "avgpool": True, "registers": False}
-    heads = {
-        name: KeptHead(torch.randn(classes, 2 * width), torch.zeros(classes), facts) for name in ("linear", "again")
-    }
-    module = KeptClassifiers(ForeignBackbone(RandomTokens(width), "random"), "32-true", range(classes), heads)
     accepted = [(index % classes, (index + 1) % classes) for index in range(images)]
 
     def work() -> None:
+        every = {name: torch.randn(classes, 2 * width) for name in ("linear", "again")}
+        heads = {name: KeptHead(weight, torch.zeros(classes), facts) for name, weight in every.items()}
+        backbone = ForeignBackbone(RandomTokens(width), "random")
+        module = KeptClassifiers(backbone, "32-true", range(classes), heads)
         module.test_step((torch.zeros(batch, 3, 2, 2, dtype=torch.uint8), torch.zeros(batch)), 0)
         shifted.right(torch.zeros(images, 2, dtype=torch.long).numpy(), accepted)
 
-    bound = 2 * 3 * 4 * batch * classes + 300 * images + 8 * batch * 4 * width
-    return measured(f"robustness, {images:,} images of {classes:,} classes", bound, work)
+    estimate = pieces.robustness(batch, 4 * width, classes, images)
+    return measured(f"robustness, {images:,} images of {classes:,} classes", estimate, work)
 
 
 def keypoint_matches(pairs: int = 4, side: int = 58, width: int = WIDTH, points: int = 30) -> Measurement:
@@ -400,8 +367,8 @@ def keypoint_matches(pairs: int = 4, side: int = 58, width: int = WIDTH, points:
         for features in torch.randn(pairs, 2, side, side, width, device=hardware.accelerator()):
             correspondence.match(Pair(("", ""), places, box, ""), features, torch.rand(2, side, side), sizes)
 
-    one = 4 * side * side * (width + points)
-    return measured(f"keypoints, {pairs} pairs of {side} × {side}, D {width}", (2 * pairs + 4) * one, work)
+    estimate = pieces.keypoints(pairs, side * side, width)
+    return measured(f"keypoints, {pairs} pairs of {side} × {side}, D {width}", estimate, work)
 
 
 def rankings(queries: int = 70, images: int = 1_000_000, width: int = 384) -> Measurement:
@@ -419,8 +386,8 @@ def rankings(queries: int = 70, images: int = 1_000_000, width: int = 384) -> Me
         for order in retrieval.ranked(torch.randn(queries + images, width), queries):
             retrieval_scores.graded(order, query)
 
-    bound = 4 * (queries + images) * width + 5 * 8 * queries * images
-    return measured(f"retrieval, {queries} queries, {images:,} × {width} images", bound, work)
+    estimate = pieces.ranking(queries, images, width)
+    return measured(f"retrieval, {queries} queries, {images:,} × {width} images", estimate, work)
 
 
 def label_free(images: int = 10_000, width: int = WIDTH, patches: int = 256) -> Measurement:
@@ -432,9 +399,7 @@ def label_free(images: int = 10_000, width: int = WIDTH, patches: int = 256) -> 
         image_scores.interval(image_scores.rankme, torch.randn(images, width), 0)
         dense_structure.StructureSums().add(torch.randn(dense_structure.IMAGES, patches, width))
 
-    of_group = 8 * 6 * dense_structure.IMAGES * patches * width
-    bound = (4 * 3 + 8 * 4) * images * width + 8 * 6 * width**2 + of_group
-    return measured(f"scores without labels, {images:,} × {width}", bound, work)
+    return measured(f"scores without labels, {images:,} × {width}", pieces.label_free(images, width), work)
 
 
 def shifted_content(images: int = 32, side: int = 16, width: int = WIDTH) -> Measurement:
@@ -450,9 +415,8 @@ def shifted_content(images: int = 32, side: int = 16, width: int = WIDTH) -> Mea
         for add in (probe.train, probe.held_out, probe.test):
             add(first)
 
-    patches = images * side**2
-    bound = patches * width * (2 * 4 + 6 * 8) + 3 * 8 * patches * side**2 + 12 * 8 * (width + 3) ** 2
-    return measured(f"position bias, {images} × {side}² patches, D {width}", bound, work)
+    estimate = pieces.shifted_content(images, side**2, width)
+    return measured(f"position bias, {images} × {side}² patches, D {width}", estimate, work)
 
 
 def register_boxes(images: int = 32, blocks: int = 24, side: int = 37, registers: int = 4) -> Measurement:
@@ -464,7 +428,7 @@ def register_boxes(images: int = 32, blocks: int = 24, side: int = 37, registers
     def work() -> None:
         attention_boxes.boxes(torch.rand(maps, side, side, device=hardware.accelerator()), 0.6)
 
-    return measured(f"boxes of {maps:,} maps of {side} × {side}", 40 * maps * side**2, work)
+    return measured(f"boxes of {maps:,} maps of {side} × {side}", pieces.map_boxes(maps, side**2), work)
 
 
 def norms(images: int = 1000, depth: int = 40, side: int = 37) -> Measurement:
@@ -484,21 +448,23 @@ def norms(images: int = 1000, depth: int = 40, side: int = 37) -> Measurement:
         )
         outliers.find(measured_, Rules())
 
-    tokens = images * stages * side**2
-    return measured(f"outliers, {images:,} × {depth} blocks × {side} × {side}", 48 * tokens, work)
+    estimate = pieces.outliers(images, stages, side**2)
+    return measured(f"outliers, {images:,} × {depth} blocks × {side} × {side}", estimate, work)
 
 
-def single_token(images: int = 10_000, width: int = WIDTH, classes: int = 1000) -> Measurement:
-    """Single-token probe of all classes: the features in float64, and blocks of logits. Few iterations, one C."""
-    chosen = TokenSettings(draws=1, exponents=[0.0], iterations=2)
+def single_token(
+    images: int = 10_000, width: int = WIDTH, classes: int = 1000, iterations: int = pieces.HISTORY
+) -> Measurement:
+    """Single-token probe of all classes for one C: features in float64, logits, and what L-BFGS remembers."""
+    chosen = TokenSettings(draws=1, exponents=[0.0], iterations=iterations)
     labels = torch.arange(images) % classes
 
     def work() -> None:
         features = Features(torch.randn(1, images, width), labels)
         probes.classify(features, features, chosen)
 
-    bound = images * width * (4 + 2 * 8) + 20 * 8 * width * classes
-    return measured(f"single-token probe, {images:,} × {width}, {classes} classes", bound, work)
+    estimate = 4 * images * width + pieces.regression(images, width, classes, iterations)
+    return measured(f"single-token probe, {images:,} × {width}, {classes} classes", estimate, work)
 
 
 def several_classes(images: int = 5011, width: int = WIDTH, classes: int = 20) -> Measurement:
@@ -512,9 +478,8 @@ def several_classes(images: int = 5011, width: int = WIDTH, classes: int = 20) -
         model = regressions(features, targets, classes, [0.1, 1.0], iterations=5)[-1]
         class_measures.interval("map", model(features), targets)
 
-    logits = 8 * images * classes
-    bound = 2 * 8 * images * width + 30 * logits + 12 * 8 * class_measures.AT_ONCE * images
-    return measured(f"several classes, {images:,} × {width} features, {classes} classes", bound, work)
+    estimate = pieces.regression(images, width, classes, 5, 2)
+    return measured(f"several classes, {images:,} × {width} features, {classes} classes", estimate, work)
 
 
 def _patches(images: int, side: int, width: int) -> Iterator[Patches]:
@@ -538,9 +503,8 @@ def position(images: int = 400, side: int = 37, width: int = WIDTH, tokens: int 
         finally:
             local_probes.POSITION_STEPS = kept
 
-    features = min(tokens, images * side**2) * width * (2 * 4 + 2 * 8)
-    models = 20 * 8 * width * side**2
-    return measured(f"position probe, {images} images of {side} × {side}, D {width}", features + models, work)
+    estimate = pieces.position_probe(min(tokens, images * side**2), width, side**2, 1)
+    return measured(f"position probe, {images} images of {side} × {side}, D {width}", estimate, work)
 
 
 def pixels(images: int = 20, side: int = 37, width: int = WIDTH) -> Measurement:
@@ -553,8 +517,8 @@ def pixels(images: int = 20, side: int = 37, width: int = WIDTH) -> Measurement:
         for image in _patches(2, side, width):
             probe.test(image)
 
-    size = 1 + width + 3 * 14 * 14
-    return measured(f"pixel probe, {side} × {side}, D {width}", 8 * size * (16 * size + 4 * side**2), work)
+    estimate = pieces.pixel_probe(side**2, width, 3 * 14 * 14)
+    return measured(f"pixel probe, {side} × {side}, D {width}", estimate, work)
 
 
 def placement(images: int = 1000, side: int = 37) -> Measurement:
@@ -563,5 +527,5 @@ def placement(images: int = 1000, side: int = 37) -> Measurement:
     def work() -> None:
         positions.placement(torch.rand(images, side, side) < 0.02)
 
-    bound = 8 * side**2 * (6 * positions.DRAWS + 4 * images)
-    return measured(f"positions of outliers, {images:,} × {side} × {side}", bound, work)
+    estimate = pieces.placement(images, side**2)
+    return measured(f"positions of outliers, {images:,} × {side} × {side}", estimate, work)

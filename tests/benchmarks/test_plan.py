@@ -1,6 +1,7 @@
 """Plans against numbers computed by hand."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from benchmarks.plan import PlanRow
 from benchmarks.throughput import BlockShape, duration
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import sources
+from regvit_lightning.tasks.footprint.cells import Case, shape_of
 from regvit_lightning.work import Pass, Work
 from tests.benchmarks.test_chain import mistake, program
 
@@ -53,7 +55,7 @@ def test_every_cell_and_the_sums(words):
     found = rows(shown)
     assert set(found) == set(MULTIPLY_ADDS)
     seconds = {task: 2 * macs / 0.5e12 for task, macs in MULTIPLY_ADDS.items()}
-    for task, (gpus, flops, _, hours) in found.items():
+    for task, (gpus, flops, _, _, _, hours) in found.items():
         assert gpus == "1"
         assert float(flops) == pytest.approx(2 * MULTIPLY_ADDS[task], rel=0.005)
         assert hours == duration(seconds[task])
@@ -80,11 +82,14 @@ def test_the_paper_at_full_scale_without_its_data(monkeypatch, tmp_path):
     assert training.flops == 6 * 240 * 14_197_086 * macs
     knn = of_name["deit3-vitb_reg0 imagenet_knn seed 0"]
     assert knn.flops == 2 * (1_281_167 + 50_000) * macs
-    # Weights, the bank, and 256 images of 197 tokens with 8 D + 4 · 3072 bytes each.
-    expected = 85.8e6 * 4 + 1_281_167 * 768 * 4 + 256 * 197 * (8 * 768 + 4 * 3072)
+    # Weights, the bank with labels and a mask, 256 images of 197 tokens with 16 D + 4 · 3072 bytes each, and their
+    # pixels in uint8 and float32.
+    bank, pixels = 1_281_167 * (768 * 4 + 8 + 1), 256 * 3 * 224**2 * 5
+    expected = 85.8e6 * 4 + bank + 256 * 197 * (16 * 768 + 4 * 3072) + pixels
     assert knn.mib == pytest.approx(expected / 2**20, rel=0.01)
-    # 85.8 M parameters with Adam, and 256 images of 197 tokens at 34 bytes in each of 12 blocks of width 768
-    expected = (85.8e6 * 16 + 256 * 197 * 34 * 12 * 768) / 2**20
+    # 85.8 M parameters with LAMB and a moving average, and 256 images of 197 tokens at 42 bytes in each of 12 blocks of
+    # width 768
+    expected = (85.8e6 * 20 + 256 * 197 * 42 * 12 * 768) / 2**20
     assert training.mib == pytest.approx(expected, rel=0.01)
 
 
@@ -97,15 +102,30 @@ def test_speed_is_measured_where_cells_have_run(words, tmp_path, monkeypatch):
     (folder / "imagenet_knn.seed0.json").write_text(outcome)
     shown = program("plan", *words)
     found = rows(shown)
-    assert found["imagenet_knn"][3] == "36 s (measured)"
+    assert found["imagenet_knn"][-1] == "36 s (measured)"
     expected = 36 * MULTIPLY_ADDS["pretrain"] / MULTIPLY_ADDS["imagenet_knn"]
-    assert found["pretrain"][3] == duration(expected)
+    assert found["pretrain"][-1] == duration(expected)
     assert "Speed: measured FLOP/s" in shown
     # On this machine without GPU the cell has run on the processor, which says nothing about 64 GPUs.
     assert "peak 312 (assumed: A100, bf16)" in program("plan", *words, "gpus=64")
     monkeypatch.setattr(Estimates, "devices", lambda estimates: ["NVIDIA H100 80GB HBM3", "AMD EPYC, 2 threads"])
     told = "Speed: measured FLOP/s of the cells that have run (NVIDIA H100 80GB HBM3; AMD EPYC, 2 threads)"
     assert told in program("plan", *words, "gpus=64")
+
+
+def test_memory_stands_beside_every_cell_and_the_largest_of_each_task_below(words):
+    """On GPUs two columns, of the GPU and of the host, and one on a machine without."""
+    shown = program("plan", *words, "tflops=1", "mfu=0.5", "gpus=2")
+    assert "GPU, GiB" in shown
+    assert rows(shown)["imagenet_knn"][2:5] == ["0.1", "0.8", "passes"]
+    lines = shown[shown.index("Most memory of each task:") :].splitlines()[1 : 1 + len(MULTIPLY_ADDS)]
+    sizes = [float(line.split()[0]) for line in lines]
+    assert sizes == sorted(sizes, reverse=True)
+    assert {line.split()[2].rstrip(",") for line in lines} == set(MULTIPLY_ADDS)
+    assert "  0.1 GiB imagenet_knn, openclip-vitn_reg4: passes" in lines
+    alone = program("plan", *words, "tflops=1", "mfu=0.5")
+    assert "host, GiB" not in alone
+    assert rows(alone)["imagenet_knn"][2:4] == ["0.9", "passes"]
 
 
 def test_without_records_one_block_is_measured_on_this_machine(words, monkeypatch):
@@ -118,7 +138,7 @@ def test_without_records_one_block_is_measured_on_this_machine(words, monkeypatc
     total = 2 * sum(MULTIPLY_ADDS.values()) / 2e9
     assert f"Hours on this processor, longest cells first: {total / 3600:.2f} ({duration(total)})" in shown
     assert "GPU" not in shown
-    assert rows(shown)["imagenet_knn"][3] == duration(2 * MULTIPLY_ADDS["imagenet_knn"] / 2e9)
+    assert rows(shown)["imagenet_knn"][-1] == duration(2 * MULTIPLY_ADDS["imagenet_knn"] / 2e9)
 
 
 def test_a_block_is_timed_within_its_budget(monkeypatch):
@@ -239,6 +259,14 @@ def test_images_that_cannot_be_counted_are_told(words, tmp_path, monkeypatch):
     assert "pretrain" in program("plan", *words, "data=full", "pairs=400000000")
 
 
+def test_a_set_that_the_data_does_not_have_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+    chosen = grids.Chosen(grid="paper", data="full", runs=str(tmp_path))
+    estimates = Estimates(grids.build(chosen, images_needed=False))
+    with pytest.raises(UserError, match="scenes: data full has no such images"):
+        estimates.estimate(Cell("random-vitn_reg4", "saliency_scenes", 0))
+
+
 def mistake_lines(*words):
     import contextlib
     import io
@@ -278,11 +306,11 @@ def test_models_with_stages_and_reports_of_texts_have_cells(tmp_path):
     (tmp_path / "text.yaml").write_text("models: [openclip-vitn_reg0]\ntasks: [text_report]\nseeds: [0]\n")
     words = [f"runs={tmp_path}/runs", f"results={tmp_path}/results", "tflops=1", "mfu=0.5"]
     found = rows(program("plan", f"grid={tmp_path}/text.yaml", "pretrain=false", *words))
-    assert found == {"text_report": ["1", "0", "0.0", "under 1 s"]}
+    assert found == {"text_report": ["1", "0", "0.8", "texts", "under 1 s"]}
     (tmp_path / "stages.yaml").write_text(
         "models: [timm/test_convnext.r160_in1k]\ntasks: [artifact_report]\nseeds: [0]\n"
     )
-    (_, flops, _, _) = rows(program("plan", f"grid={tmp_path}/stages.yaml", *words))["artifact_report"]
+    _, flops, *_ = rows(program("plan", f"grid={tmp_path}/stages.yaml", *words))["artifact_report"]
     assert float(flops) > 0
 
 
@@ -290,9 +318,11 @@ def test_the_memory_of_a_model_with_stages_holds_its_largest_map():
     backbone = sources.load_backbone("random-timm/test_convnext")
     parameters = sum(value.numel() for value in backbone.parameters())
     # Two images of 5 x 5 last cells of width 64; behind each lie 8 x 8 cells of width 24, with a hidden layer of four.
-    activations = 2 * 25 * (8 * 64 + 4 * 4 * 24 * 64)
-    found = frozen(backbone, Work([Pass(7, 160, 160)]), device_batch=2).mib
-    assert found == pytest.approx((4 * parameters + activations) / 2**20)
+    activations, pixels = 2 * 25 * (16 * 64 + 4 * 4 * 24 * 64), 2 * 3 * 160**2 * 5
+    settings = SimpleNamespace(device_batch=2, workers=0)
+    case = Case(settings, {}, 10, shape_of(backbone), Work([Pass(7, 160, 160)]), half=True)
+    found = frozen(backbone, "a_task_of_a_user", case).mib
+    assert found == pytest.approx((4 * parameters + activations + pixels) / 2**20)
 
 
 @pytest.mark.parametrize(

@@ -33,14 +33,19 @@ def first_centres(points: Tensor, clusters: int, seed: int) -> Tensor:
     the nearest one before it; where all distances are 0, any point."""
     generator = seeds.generator(seed, "k-means")
     chosen = [int(torch.randint(len(points), (), generator=generator))]
-    nearest = (points - points[chosen[0]]).square().sum(dim=1)
+    nearest = _squared_distances(points, points[chosen[0]])
     for draw in torch.rand(clusters - 1, generator=generator, dtype=torch.float64).tolist():
         sums = nearest.double().cumsum(dim=0)
         weight = sums[-1].item()
         found = torch.searchsorted(sums, draw * weight, right=True).item() if weight > 0 else draw * len(points)
         chosen.append(min(int(found), len(points) - 1))
-        nearest = torch.minimum(nearest, (points - points[chosen[-1]]).square().sum(dim=1))
+        nearest = torch.minimum(nearest, _squared_distances(points, points[chosen[-1]]))
     return points[chosen].clone()
+
+
+def _squared_distances(points: Tensor, centre: Tensor) -> Tensor:
+    """Squared distance (N,) of each point (N, D) to one centre (D,)."""
+    return torch.cat([(part - centre).square().sum(dim=1) for part in points.split(AT_ONCE)])
 
 
 def assigned(points: Tensor, centres: Tensor) -> Tensor:
