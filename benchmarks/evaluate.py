@@ -45,17 +45,19 @@ class Evaluate:
 
 def main(options: Evaluate, words: list[str]) -> None:
     """Run the program."""
-    from benchmarks import progress
-    from regvit_lightning import evaluation, records
-    from regvit_lightning.frozen.contract import RunOptions
-    from regvit_lightning.models.sources import load_backbone
-    from regvit_lightning.runtime import atomic, hardware
+    with command.importing():
+        from benchmarks import progress
+        from regvit_lightning import evaluation, records
+        from regvit_lightning.frozen.contract import RunOptions
+        from regvit_lightning.models.sources import load_backbone
+        from regvit_lightning.runtime import atomic, hardware
 
     if options.name:
         check(bool(records.NAME.fullmatch(options.name)), f"name={options.name}: {records.NAME_RULE}")
     hardware.choose_accelerator(options.accelerator, options.devices)
     data = layout.resolve(options.data)
-    cell = evaluation.prepare(options.task, data, options.variant, options.seed, words, command.keys(Evaluate))
+    with command.importing():  # the task, and what it needs
+        cell = evaluation.prepare(options.task, data, options.variant, options.seed, words, command.keys(Evaluate))
     runs, results = Path(options.runs), Path(options.results)
     trained = runs / (data.trained_on or data.name)
     backbone = load_backbone(options.model, trained, options.seed, image_size=cell.settings.untrained_size)

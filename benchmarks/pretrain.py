@@ -56,12 +56,13 @@ class Pretrain:
 
 def main(options: Pretrain, words: list[str]) -> None:
     """Run the program."""
-    from benchmarks import progress
-    from regvit_lightning import settings
-    from regvit_lightning.models import EXPORT, vit
-    from regvit_lightning.pretrain import fit, norms_callback, trainer_options
-    from regvit_lightning.pretrain.curve import Curve
-    from regvit_lightning.runtime import atomic, hardware
+    with command.importing():
+        from benchmarks import progress
+        from regvit_lightning import settings
+        from regvit_lightning.models import EXPORT, vit
+        from regvit_lightning.pretrain import fit, norms_callback, trainer_options
+        from regvit_lightning.pretrain.curve import Curve
+        from regvit_lightning.runtime import atomic, hardware
 
     options = replace(options, model=names.with_arm(options.model, options.arm), arm="")
     hardware.choose_accelerator(options.accelerator, options.devices if options.launcher == "local" else 1)

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
     from matplotlib.figure import Figure
 
-    from regvit_lightning.frozen.contract import Outcome, RunOptions, Task
+    from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions, Task
     from regvit_lightning.models.backbone import Backbone
 
 
@@ -69,6 +69,9 @@ class Evaluation:
         """
         name = str(self.settings.named_set or self.task.READS)
         sets = {
+            "discovery": self.data.boxed_set,
+            "segmentation": self.data.masked_set,
+            "salient": self.data.salient_set,
             "videos": self.data.video_set,
             "keypoints": self.data.keypoint_set,
             "retrieval": self.data.retrieval_set,
@@ -76,7 +79,7 @@ class Evaluation:
             "classified": self.data.classified_set,
         }
         if self.task.READS in sets:
-            sets[self.task.READS](name)  # a message that lists the sets of this kind, not those with boxes
+            sets[self.task.READS](name)  # a message that lists the sets of this kind, of no other
         return name
 
     def digests(self) -> dict[str, str]:
@@ -167,7 +170,8 @@ class Evaluation:
 
         with together.helped():
             outcome = self.task.run(backbone, self.data, self.settings, options)
-        require_finite(self.name, self.task.METRICS, outcome)
+        needed = [name for name, metric in self.task.METRICS.items() if metric.of_all]
+        require_finite(self.name, needed, outcome)
         return outcome
 
     def record(self, backbone: "Backbone", outcome: "Outcome", seconds: float, digests: dict[str, str]) -> Record:
@@ -179,7 +183,7 @@ class Evaluation:
             data_root=self.data_root,
             seed=self.seed,
             metrics=_rounded(outcome.metrics),
-            columns={key: asdict(metric) for key, metric in self.task.METRICS.items()},
+            columns={key: metric.shown() for key, metric in self._measured(outcome).items()},
             intervals={key: [round(end, 4) for end in ends] for key, ends in outcome.intervals.items()},
             per_class={key: value if value is None else round(value, 2) for key, value in outcome.per_class.items()},
             floors={name: _rounded(floor) for name, floor in outcome.floors.items()},
@@ -197,7 +201,12 @@ class Evaluation:
 
     def summary(self, outcome: "Outcome") -> str:
         """The metrics shown in tables and their floors: `corloc 34.21 (floors: whole image 30.02), …`."""
-        return ", ".join(_with_floors(outcome, key, metric.decimals + 1) for key, metric in self.task.METRICS.items())
+        measured = self._measured(outcome).items()
+        return ", ".join(_with_floors(outcome, key, metric.decimals + 1) for key, metric in measured)
+
+    def _measured(self, outcome: "Outcome") -> dict[str, "Metric"]:
+        """The metrics shown in tables that the model has."""
+        return {key: metric for key, metric in self.task.METRICS.items() if key in outcome.metrics}
 
 
 def prepare(

@@ -29,6 +29,7 @@ AGAIN = "remove it and evaluate the cell again"
 # Settings of tasks and recipes that earlier records lack, and what those were made with.
 EARLIER: dict[str, Any] = {
     "augment": True,
+    "draft": False,
     "keep_every": 0,
     "pooling": "cls",
     "register_means": "",

@@ -3,11 +3,12 @@
 import json
 import math
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import command
+from benchmarks import command, terminal
 from benchmarks.data.rendering import render
 from benchmarks.speed.timing import (
     Measurement,
@@ -29,9 +30,9 @@ DESCRIPTION = """Measures, in one run: (a) a whole kNN cell over its forward pas
 over its matrix products; (c) pretraining against a bare loop; (d) FLOP/s over those of a large matrix product; (e) a
 whole segmentation and a whole depth cell over their forward passes; (f) LOST over its Gram matrices, and a whole cell
 of it over its forward passes; (g) DINOv2's step against a straightforward one; (h) FLOP/s of each recipe over those of
-a large matrix product; (i) cores that read, decode and augment images for a GPU;
-(j) the peak memory of every task at the shapes of the real data over its estimate in make plan
-(12 GiB); (k) training of the
+a large matrix product; (i) cores that read, decode and augment images for a GPU, and crops of large
+JPEGs that are decoded at a part of their size;
+(j) the peak memory of every task at the shapes of the real data over its estimate in make plan; (k) training of the
 models of the grid arms over that of the plain model, also in arms-<cpu|cuda>.json for the table of arms; (l) the
 forward pass of a ViT-B with a test-time register, and with a bias, over that without; (m) seconds to label an image
 from 100,000 train patches; (n) seconds until a cell has seen its first images, of --help, and to index a million
@@ -39,7 +40,7 @@ files; (o) what grows with images and devices: order of a pass, shards, checkpoi
 (p) cells of a grid that share features and imports over the same cells that do not; (q) whole cells of a ViT-B at the
 protocols' sizes over their forward passes. With only=peers it times instead the code bases that are checked out below
 PEERS beside ours. Writes
-<results>/bench/speed-<cpu|cuda>.md and .json. Run it on a machine that does nothing else."""
+<results>/bench/speed-<cpu|cuda>.md and .json, again after every letter. Run it on a machine that does nothing else."""
 
 ARM_STEPS = 30  # pairs of steps for each model
 PASSES = 30  # pairs of passes for each intervention
@@ -82,6 +83,30 @@ class Bench:
 def main(options: Bench, words: list[str]) -> None:
     """Run the program."""
     from benchmarks import progress
+    from regvit_lightning import records
+
+    render(layout.resolve(options.data))
+    progress.quiet()
+    begun, peak, rows = time.perf_counter(), matrix_peak(), list[Measurement]()
+    wanted = [options.only] if options.only == ALL_PEERS else list(options.only or LETTERS)
+    for letters, measure in measurements(options, peak).items():
+        if not set(wanted) & ({letters} if letters == ALL_PEERS else set(letters)):
+            continue
+        for row in measure():
+            rows.append(row)
+            terminal.show(f"bench: {row.name}: {shown_ratio(row)}; {row.parts}")
+        left = [letter for letter in wanted if letter > letters[-1]]
+        place = write(rows, peak, options, records.provenance(time.perf_counter() - begun), left)
+    print(f"{markdown.for_terminal(place.with_suffix('.md').read_text(encoding='utf-8'))}\nbench: {place}.md, .json")
+
+
+def measurements(options: Bench, peak: float) -> dict[str, Callable[[], Iterable[Measurement]]]:
+    """What measures the rows of each letter, or of letters that are measured together; in the order of the table.
+
+    Args:
+        options: of the program.
+        peak: FLOP/s of a large matrix product.
+    """
     from benchmarks.speed import (
         arms,
         cells,
@@ -95,60 +120,66 @@ def main(options: Bench, words: list[str]) -> None:
         startup,
     )
     from benchmarks.speed.peers import runner
-    from regvit_lightning import records
+
+    data = layout.resolve(options.data)
+
+    def timed(steps: int) -> pretraining.Timed:
+        return pretraining.Timed(data, options.workers, steps)
+
+    def trained() -> Iterator[Measurement]:
+        run = timed(options.steps)
+        yield from pretraining.deit3_step(options.pretrained, 224, options.batch, run, peak)
+        yield from pretraining.deit3_step("vitn_reg4", 64, 128, run, peak)
+
+    def lost() -> Iterator[Measurement]:
+        yield from lost_algorithm(30, 40, 384)
+        yield from lost_algorithm(37, 37, 1024)
+        yield from lost_cell(options)
+
+    def recipes() -> Iterator[Measurement]:
+        run = timed(min(options.steps, 4))
+        return (pretraining.recipe_step(name, options.evaluated, run, peak) for name in pretraining.RECIPES)
+
+    return {
+        "a": lambda: [knn_cell(options, peak)],
+        "b": heads.probe_step,
+        "cd": trained,
+        "e": lambda: (dense_cell(task, sizes, options) for task, sizes in HALF_SIZE.items()),
+        "f": lost,
+        "g": lambda: [pretraining.dinov2_step(options.evaluated)],
+        "h": recipes,
+        "i": lambda: pretraining.reading(data),
+        "j": footprints.rows,
+        "k": lambda: arms.rows(Path(options.results), ARM_STEPS),
+        "l": lambda: interventions.rows(PASSES),
+        "m": patches.times,
+        "n": lambda: startup.rows(options.data, options.evaluated),
+        "o": pieces.rows,
+        "p": lambda: [sharing.row(options.data)],
+        "q": lambda: cells.rows(data),
+        ALL_PEERS: lambda: runner.rows(Path(options.peers)),
+    }
+
+
+def write(rows: list[Measurement], peak: float, options: Bench, facts: dict[str, Any], left: Sequence[str]) -> Path:
+    """Write the table and the JSON of the rows so far; returns their path without suffix.
+
+    Args:
+        rows: what was measured.
+        peak: FLOP/s of a large matrix product.
+        options: of the program.
+        facts: provenance.
+        left: letters that are not measured yet, which the table names.
+    """
     from regvit_lightning.runtime import atomic, hardware
 
-    render(layout.resolve(options.data))
-    progress.quiet()
-    begun = time.perf_counter()
-    peak = matrix_peak()
-    wanted = "" if options.only == ALL_PEERS else options.only or LETTERS
-    rows = []
-    if "a" in wanted:
-        rows.append(knn_cell(options, peak))
-    if "b" in wanted:
-        rows += heads.probe_step()
-    if set("cd") & set(wanted):
-        run = pretraining.Timed(layout.resolve(options.data), options.workers, options.steps)
-        rows += pretraining.deit3_step(options.pretrained, 224, options.batch, run, peak)
-        rows += pretraining.deit3_step("vitn_reg4", 64, 128, run, peak)
-    if "e" in wanted:
-        rows += [dense_cell(task, words, options) for task, words in HALF_SIZE.items()]
-    if "f" in wanted:
-        rows += [*lost_algorithm(30, 40, 384), *lost_algorithm(37, 37, 1024), *lost_cell(options)]
-    if "g" in wanted:
-        rows.append(pretraining.dinov2_step(options.evaluated))
-    if "h" in wanted:
-        run = pretraining.Timed(layout.resolve(options.data), options.workers, min(options.steps, 4))
-        rows += [pretraining.recipe_step(name, options.evaluated, run, peak) for name in pretraining.RECIPES]
-    if "i" in wanted:
-        rows += [pretraining.loading(name, layout.resolve(options.data)) for name in pretraining.RECIPES]
-    if "j" in wanted:
-        rows += footprints.rows()
-    if "k" in wanted:
-        rows += arms.rows(Path(options.results), ARM_STEPS)
-    if "l" in wanted:
-        rows += interventions.rows(PASSES)
-    if "m" in wanted:
-        rows += patches.times()
-    if "n" in wanted:
-        rows += startup.rows(options.data, options.evaluated)
-    if "o" in wanted:
-        rows += pieces.rows()
-    if "p" in wanted:
-        rows.append(sharing.row(options.data))
-    if "q" in wanted:
-        rows += cells.rows(layout.resolve(options.data))
-    if options.only == ALL_PEERS:
-        rows += runner.rows(Path(options.peers))
-    facts = records.provenance(time.perf_counter() - begun)
-    folder = Path(options.results) / "bench"
-    shown = table(rows, peak, facts)
     name = f"speed-{hardware.accelerator()}" + (f"-{options.only}" if options.only else "")
-    atomic.write_text(folder / f"{name}.md", shown)
+    place = Path(options.results) / "bench" / name
+    unfinished = f"\nNot measured yet: {', '.join(left)}.\n" if left else ""
+    atomic.write_text(Path(f"{place}.md"), table(rows, peak, facts) + unfinished)
     measured = {"peak_flops": peak, "rows": [stored(row) for row in rows], "settings": vars(options), **facts}
-    atomic.write_text(folder / f"{name}.json", json.dumps(measured, indent=1) + "\n")
-    print(f"{markdown.for_terminal(shown)}\nbench: {folder}/{name}.md, .json")
+    atomic.write_text(Path(f"{place}.json"), json.dumps(measured, indent=1) + "\n")
+    return place
 
 
 def stored(row: Measurement) -> dict[str, Any]:
@@ -156,13 +187,17 @@ def stored(row: Measurement) -> dict[str, Any]:
     return {**asdict(row), "value": None if math.isnan(row.value) else row.value}
 
 
+def shown_ratio(row: Measurement) -> str:
+    """Ratio with two decimals; a dash for a row without one."""
+    return "–" if math.isnan(row.value) else f"{row.value:.2f}"
+
+
 def table(rows: list[Measurement], peak: float, facts: dict[str, Any]) -> str:
     """Format the measurements as Markdown."""
     from regvit_lightning.runtime import hardware
 
     cells = [("measurement", "ratio", "target", "from")]
-    ratios = ["–" if math.isnan(row.value) else f"{row.value:.2f}" for row in rows]
-    cells += [(row.name, ratio, row.target or "–", row.parts) for row, ratio in zip(rows, ratios, strict=True)]
+    cells += [(row.name, shown_ratio(row), row.target or "–", row.parts) for row in rows]
     note = (
         f"{facts['device']}; torch {facts['versions']['torch']}; matrix-product peak {peak / 1e9:,.0f} GFLOP/s "
         f"({hardware.precision('auto')}, 4096³); "
@@ -269,12 +304,16 @@ def lost_cell(options: Bench, model: str = "vitt8_reg4") -> list[Measurement]:
 
     data = layout.resolve(options.data)
     backbone = sources.load_backbone(f"random-{model}", Path("runs"))
+    passes: list[float] = []
+    backbone.model.patch_embed.register_forward_pre_hook(lambda *_: passes.append(time.process_time()))
+    starts: list[float] = []
 
     def whole(*words: str) -> float:
         cell = settings.load_settings("tasks", "lost_voc07", words=[f"workers={options.workers}", *words])[1]
         method = lost.LOST([lost.choice(backbone, cell)], cell.k)
-        begun = time.perf_counter()
+        begun, busy, done = time.perf_counter(), time.process_time(), len(passes)
         bootstrap(100.0 * protocol.discover(backbone, data, cell, method, RunOptions()).right[:, 0])
+        starts.append(passes[done] - busy)
         return time.perf_counter() - begun
 
     single = whole("device_batch=1")
@@ -283,7 +322,8 @@ def lost_cell(options: Bench, model: str = "vitt8_reg4") -> list[Measurement]:
     backbone.to(hardware.accelerator())
     with torch.inference_mode():
         alone, images = forward_seconds(backbone, shapes), image_count(shapes)
-    parts = f"{batched:.1f} s whole, {alone:.1f} s forward of {images:,} images"
+    start = f"{starts[-1]:.2f} s of a processor until the first"
+    parts = f"{batched:.1f} s whole, {alone:.1f} s forward of {images:,} images, {start}"
     return [
         Measurement(f"(f) lost_voc07 cell / forward, {model}", batched / alone, "≤ 1.25", parts),
         Measurement(

@@ -271,10 +271,10 @@ def _groups(
 
 def _classes_of_areas(record: Record, areas: Scores) -> Iterator[Group]:
     """Classes of a segmentation that occur, on all images: false positives count wherever they are."""
-    classes = areas.shape[2]
+    classes = areas.shape[-1]
     names = list(record.per_class) if len(record.per_class) == classes else [f"class {n}" for n in range(classes)]
     for index, name in enumerate(names):
-        if (areas[:, 2, index] > 0).any():
+        if (areas[..., 2, index] > 0).any():
             yield Group(CLASS, name, np.arange(len(areas)), index)
 
 
@@ -311,7 +311,7 @@ def _line(group: Group, metric: str, scores: Sequence[Sequence[Scores]], complet
     """Compare the two sides on the images of a group that have scores."""
     images = group.images[complete[group.images]]
     if group.index is not None:
-        return _class_line(group, [[one[images][:, :, group.index] for one in side] for side in scores])
+        return _class_line(group, [[_runs(one[images][..., group.index]) for one in side] for side in scores])
     sides = [[one[images] for one in side] for side in scores]
     if not len(images):
         return Line(group.kind, group.name, 0, np.nan, np.nan, Comparison(np.nan))
@@ -328,15 +328,21 @@ def _class_line(group: Group, sides: Sequence[Sequence[Scores]]) -> Line:
     """IoU of one class of a segmentation, compared by its jackknife pseudo-values.
 
     Args:
-        sides: areas (N, 3) of that class, of each seed of the first and of the second model.
+        sides: areas (R, N, 3) of that class, of each seed of the first and of the second model.
     """
-    shown = int((sides[0][0][:, 2] > 0).sum())
-    first, second = (float(np.mean([_iou(one.sum(axis=0)) for one in side])) for side in sides)
-    change = statistics.compare(CLASS, *([pseudo_ious(one) for one in side] for side in sides))
+    shown = int((sides[0][0][0, :, 2] > 0).sum())
+    first, second = (float(np.mean([_iou(run.sum(axis=0)) for one in side for run in one])) for side in sides)
+    values = [[np.mean([pseudo_ious(run) for run in one], axis=0) for one in side] for side in sides]
+    change = statistics.compare(CLASS, *values)
     if change.interval is not None:  # about the IoU of all images, from which the mean pseudo-value differs a little
         shift = (second - first) - change.value
         change = replace(change, value=second - first, interval=tuple(end + shift for end in change.interval))  # type: ignore[arg-type]
     return Line(group.kind, group.name, shown, first, second, change)
+
+
+def _runs(areas: Scores) -> Scores:
+    """Areas (R, N, 3) of each run of a clustering, from (N, R, 3); of one run from (N, 3)."""
+    return areas[None] if areas.ndim == 2 else areas.swapaxes(0, 1)
 
 
 def _iou(areas: Scores) -> float:

@@ -15,6 +15,8 @@ from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
 from torch.nn import functional as F
 
+from regvit_lightning.data import draft
+
 Step = Callable[[Image.Image], Image.Image]
 
 ATTEMPTS = 10  # to draw a crop that lies within the image, before its centre is taken
@@ -51,6 +53,10 @@ class ResizedCrop:
 
     def __call__(self, image: Image.Image) -> Image.Image:
         return image.crop(self.box(*image.size)).resize((self.size, self.size), Image.Resampling.BICUBIC)
+
+    def of_opened(self, image: Image.Image) -> Image.Image:
+        """The same crop of a file that Pillow has opened and not decoded, of a large JPEG by `draft`."""
+        return draft.cropped(image, self.box(*image.size), self.size)
 
     def box(self, width: int, height: int) -> tuple[int, int, int, int]:
         """Left, top, right and bottom of a random crop of an image, in pixels."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from regvit_lightning.data import parquet
-from regvit_lightning.data.images import EXTENSIONS, as_rgb, decode, open_image
+from regvit_lightning.data.images import EXTENSIONS, Convert, as_rgb, decode, open_image
 from regvit_lightning.data.layout import DataError
 from regvit_lightning.data.listing import LeftOut
 from regvit_lightning.errors import one_line
@@ -86,15 +86,16 @@ class CaptionedImages:
             return file
         return f"{file}: row {offset:,}" if size == ROW else f"{file}: {_member(file, offset)}"
 
-    def open(self, index: int) -> Image.Image:
-        """Decode one image as RGB.
+    def open(self, index: int, convert: Convert | None = None) -> Image.Image:
+        """Decode one image as RGB, in full unless `convert` does otherwise.
 
         Raises:
             DataError: it cannot be read or is truncated.
         """
         if self.size[index] == WHOLE_FILE:
-            return open_image(self.source(index))
-        return decode(self._content(index), lambda: f"image {self.path(index)}", as_rgb, "restore or remove it")
+            return open_image(self.source(index), convert)
+        rgb = convert or as_rgb
+        return decode(self._content(index), lambda: f"image {self.path(index)}", rgb, "restore or remove it")
 
     def _content(self, index: int) -> bytes:
         file, offset, size = self.source(index), int(self.offset[index]), int(self.size[index])

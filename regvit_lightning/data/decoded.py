@@ -18,6 +18,7 @@ import PIL
 from PIL import Image
 
 from regvit_lightning.data import kept_index
+from regvit_lightning.data.augmentation import ResizedCrop
 from regvit_lightning.data.images import Files
 from regvit_lightning.data.layout import DataError
 
@@ -81,6 +82,15 @@ class Decoded:
         """One image as RGB after the fixed steps, or raise `DataError`."""
         stored = self._pixels(index)
         return self.fixed(self.files.open(index)) if stored is None else self._left(Image.fromarray(stored))
+
+    def crop(self, index: int, crop: ResizedCrop) -> Image.Image:
+        """A random crop of one image, without fixed steps; of a large JPEG that is not stored by `draft`.
+
+        Raises:
+            DataError: the image cannot be read.
+        """
+        stored = self._pixels(index)
+        return self.files.open(index, crop.of_opened) if stored is None else crop(Image.fromarray(stored))
 
     def pixels(self, index: int) -> Pixels:
         """Pixels of one image after the fixed steps, or raise `DataError`."""

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ from torch.utils.data import Dataset, default_collate
 from regvit_lightning.data import kept_index
 from regvit_lightning.data.completeness import check_count, check_rendered
 from regvit_lightning.data.decoded import WHOLE, Decoded
-from regvit_lightning.data.images import EXTENSIONS, Transform, open_image, open_readable
+from regvit_lightning.data.images import EXTENSIONS, Convert, Transform, open_image, open_readable
 from regvit_lightning.data.labelled_shards import LabelledShards, labelled_shards
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.listing import HIDDEN, NAMED_AS_IMAGE, LeftOut, composed, is_hidden, is_image, report, walk
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
-from regvit_lightning.data.transforms import Steps
+from regvit_lightning.data.transforms import Steps, read_view
 from regvit_lightning.runtime import seeds
 
 
@@ -62,13 +63,13 @@ class ImageFiles:
         """Path of the file that holds one image: itself."""
         return self.path(index)
 
-    def open(self, index: int) -> Image.Image:
-        """Decode one image as RGB.
+    def open(self, index: int, convert: Convert | None = None) -> Image.Image:
+        """Decode one image as RGB, in full unless `convert` does otherwise.
 
         Raises:
             DataError: the file cannot be read or is truncated.
         """
-        return open_image(self.path(index))
+        return open_image(self.path(index), convert)
 
     def subset(self, keep: Sequence[int]) -> "ImageFiles":
         """The images at the indices `keep`, with all classes."""
@@ -278,10 +279,11 @@ class Drawn(Dataset[dict[str, Any]]):
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         position, start = draw
-        image, index, unreadable = open_readable(self.files, self.decoded.open, start, self.replace)
-        transform = self.steps.after_fixed if self.steps else self.transform
+        return self._sample(*open_readable(self.files, partial(self._view, position), start, self.replace))
+
+    def _view(self, position: int, index: int) -> Any:
         with seeds.torch_drawn_from(self.seed, "augment", position):
-            return self._sample(transform(image), index, unreadable)
+            return read_view(self.transform, self.decoded, index)
 
     def __getitems__(self, draws: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
         """The samples of a batch, as `__getitem__` gives them; small images are augmented together."""

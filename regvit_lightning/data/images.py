@@ -32,6 +32,7 @@ PNG_TEXT = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks that Pillow bounds in 
 
 T = TypeVar("T")
 Transform = Callable[[Image.Image], Any]  # to uint8 (3, H, W), or to such tensors by name
+Convert = Callable[[Image.Image], Image.Image]  # from an image that Pillow has opened and not decoded to RGB
 
 
 class Files(Protocol):
@@ -49,17 +50,17 @@ class Files(Protocol):
     def source(self, index: int) -> str:
         """Path of the file that holds one image."""
 
-    def open(self, index: int) -> Image.Image:
-        """Decode one image as RGB, or raise `DataError`."""
+    def open(self, index: int, convert: Convert | None = None) -> Image.Image:
+        """Decode one image as RGB, in full unless `convert` does otherwise, or raise `DataError`."""
 
 
-def open_image(path: str) -> Image.Image:
-    """Decode one image as RGB, see `as_rgb`.
+def open_image(path: str, convert: Convert | None = None) -> Image.Image:
+    """Decode one image as RGB, by `as_rgb` unless another conversion is given.
 
     Raises:
         DataError: the file cannot be read, is truncated, or has pixels without a stated range.
     """
-    return decode(path, f"image {path}", as_rgb)
+    return decode(path, f"image {path}", convert or as_rgb)
 
 
 def decode(

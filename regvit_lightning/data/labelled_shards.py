@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from regvit_lightning.data.captioned import LABEL, CaptionedImages
+from regvit_lightning.data.images import Convert
 from regvit_lightning.data.shards import from_shards
 
 
@@ -44,13 +45,13 @@ class LabelledShards:
         """Path of the shard that holds one image."""
         return self.images.source(index)
 
-    def open(self, index: int) -> Image.Image:
-        """Decode one image as RGB.
+    def open(self, index: int, convert: Convert | None = None) -> Image.Image:
+        """Decode one image as RGB, in full unless `convert` does otherwise.
 
         Raises:
             DataError: it cannot be read or is truncated.
         """
-        return self.images.open(index)
+        return self.images.open(index, convert)
 
     def subset(self, keep: Sequence[int]) -> "LabelledShards":
         """The images at the indices `keep`, with all classes; without captions."""

@@ -12,6 +12,7 @@ Pairs are read by index, so their order is drawn as for class folders, and a res
 import glob
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.listing import LeftOut, composed, is_image, report, walk
 from regvit_lightning.data.parquet import SUFFIX as PARQUET
 from regvit_lightning.data.shards import from_shards
+from regvit_lightning.data.transforms import read_view
 from regvit_lightning.runtime import seeds
 
 BESIDE = (CAPTION, ".json")  # files beside an image; img2dataset's facts in JSON are not needed
@@ -131,9 +133,12 @@ class DrawnCaptionedImages(Dataset[dict[str, Any]]):
 
     def __getitem__(self, draw: tuple[int, int]) -> dict[str, Any]:
         position, start = draw
-        image, index, unreadable = open_readable(self.pairs, self.decoded.open, start)
+        view, index, unreadable = open_readable(self.pairs, partial(self._view, position), start)
+        return {"image": view, "text": self._tokens(index), "unreadable": unreadable}
+
+    def _view(self, position: int, index: int) -> Any:
         with seeds.torch_drawn_from(self.seed, "augment", position):
-            return {"image": self.transform(image), "text": self._tokens(index), "unreadable": unreadable}
+            return read_view(self.transform, self.decoded, index)
 
     def _tokens(self, index: int) -> Tensor:
         """Tokens of a caption; a small set meets each of its captions once in every pass."""

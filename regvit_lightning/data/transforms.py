@@ -5,14 +5,16 @@ mean and std. Random draws come from torch's global generator, which `Drawn` see
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from regvit_lightning.data.augmentation import Jitter, ResizedCrop, ShiftedCrop, Step, as_tensor, flipped, three
-from regvit_lightning.data.decoded import WHOLE, Fixed
+from regvit_lightning.data.decoded import WHOLE, Decoded, Fixed
 from regvit_lightning.data.headers import MOST_ELONGATED
+from regvit_lightning.data.images import Transform
 from regvit_lightning.data.three_augment import ThreeAugment
 from regvit_lightning.settings import check
 
@@ -74,20 +76,41 @@ class Steps:
         steps: all that follows the fixed steps.
         fixed: first steps, without a random draw, whose result may be stored, see `Decoded`.
         together: the same as `steps` for many images at once, draws and pixels; None where there is no such code.
+        drafted: random crop before the steps, which decodes large JPEGs by `draft`; None decodes them in full.
     """
 
     steps: tuple[Step, ...]
     fixed: Fixed = WHOLE
     together: ThreeAugment | None = None
+    drafted: ResizedCrop | None = None
 
     def __call__(self, image: Image.Image) -> Tensor:
         return self.after_fixed(self.fixed(image))
 
     def after_fixed(self, image: Image.Image) -> Tensor:
         """Transform an image that has passed the fixed steps."""
+        return self._after_crop(self.drafted(image) if self.drafted else image)
+
+    def view(self, images: Decoded, index: int) -> Tensor:
+        """Open and transform one of the images, or raise `DataError`."""
+        if self.drafted:
+            return self._after_crop(images.crop(index, self.drafted))
+        return self.after_fixed(images.open(index))
+
+    def _after_crop(self, image: Image.Image) -> Tensor:
         for step in self.steps:
             image = step(image)
         return as_tensor(image)
+
+
+def read_view(transform: Transform, images: Decoded, index: int) -> Any:
+    """Open and transform one of the images, or raise `DataError`; `Steps` may decode a large JPEG by `draft`."""
+    return transform.view(images, index) if isinstance(transform, Steps) else transform(images.open(index))
+
+
+def with_crop(crop: ResizedCrop, steps: tuple[Step, ...], draft: bool) -> Steps:
+    """A random crop and further steps; with `draft`, large JPEGs are decoded at a part of their size."""
+    return Steps(steps, drafted=crop) if draft else Steps((crop, *steps))
 
 
 def random_resized_crop(size: int) -> Steps:
@@ -95,7 +118,7 @@ def random_resized_crop(size: int) -> Steps:
     return Steps((ResizedCrop(size, (0.08, 1.0)), flipped))
 
 
-def three_augment(size: int, crop: str, colour_jitter: float) -> Steps:
+def three_augment(size: int, crop: str, colour_jitter: float, draft: bool = False) -> Steps:
     """DeiT-III's augmentation (Touvron et al. 2022, section 3.1): crop, flip, 3-Augment, colour jitter.
 
     Args:
@@ -103,6 +126,7 @@ def three_augment(size: int, crop: str, colour_jitter: float) -> Steps:
         crop: `simple` (short side to `size`, then a random crop with 4 pixels of reflected border: ImageNet-22k) or
             `resized` (Inception crop with scale 0.08-1: ImageNet-1k).
         colour_jitter: strength of brightness, contrast and saturation jitter, always applied (0.3 in all recipes).
+        draft: with crop `resized`, decode large JPEGs at a part of their size, see `draft`.
 
     Raises:
         SettingsError: unknown crop.
@@ -110,7 +134,7 @@ def three_augment(size: int, crop: str, colour_jitter: float) -> Steps:
     check(crop in ("simple", "resized"), f"crop={crop}: expected simple or resized")
     changes = flipped, three, Jitter(colour_jitter, colour_jitter, colour_jitter)
     if crop == "resized":
-        return Steps((ResizedCrop(size, (0.08, 1.0)), *changes))
+        return with_crop(ResizedCrop(size, (0.08, 1.0)), changes, draft)
     fixed = Fixed(f"{size}px", (not_elongated, v2.Resize(size, BICUBIC, antialias=True)))
     shifted = ShiftedCrop(size, border=4)
     return Steps((shifted, *changes), fixed, None if colour_jitter else ThreeAugment(shifted))

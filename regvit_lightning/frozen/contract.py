@@ -46,11 +46,17 @@ class Metric:
         better: +1 where higher is better, -1 where lower is, 0 where neither is.
         unit: unit, such as percent or metres.
         decimals: number of decimals in tables.
+        of_all: every model has it; False where it needs CLS or registers, which a model may lack.
     """
 
     better: int = 1
     unit: str = "%"
     decimals: int = 1
+    of_all: bool = True
+
+    def shown(self) -> dict[str, Any]:
+        """How it is displayed, as a record keeps it."""
+        return {"better": self.better, "unit": self.unit, "decimals": self.decimals}
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ class DeiT3Settings(recipe.RecipeSettings):
         mixup, cutmix: alpha of the Beta distribution, 0 to disable; with both, one of them is drawn for each batch.
         crop: `simple` or `resized` (see `three_augment`).
         colour_jitter: strength of the colour jitter, 0-1.
+        draft: decode a large JPEG at 1/2, 1/4 or 1/8 of its size where the crop stays twice as large as the view;
+            for crop=resized.
         repeats: times each image is repeated (repeated augmentation), 1 for none.
         drop_path: stochastic depth rate, the same in all blocks.
         ema_decay: decay of the EMA weights, which are exported beside the trained ones.
@@ -53,6 +55,7 @@ class DeiT3Settings(recipe.RecipeSettings):
     cutmix: float = number("[0, 100]")
     crop: str = MISSING
     colour_jitter: float = number("[0, 1]")
+    draft: bool = False
     repeats: int = number("[1, 100]")
     drop_path: float = number("[0, 1)")
     ema_decay: float = number("[0, 1)")
@@ -62,6 +65,8 @@ class DeiT3Settings(recipe.RecipeSettings):
         super().__post_init__()
         check(self.loss in ("softmax", "bce"), f"loss={self.loss}: expected softmax or bce")
         check(self.pooling in ("cls", "average"), f"pooling={self.pooling}: expected cls or average")
+        whole = f"draft=true: crop={self.crop} resizes whole images; take crop=resized"
+        check(self.crop == "resized" or not self.draft, whole)
         if self.epochs is not None:
             self.check_warmup(self.epochs)
 
@@ -104,7 +109,8 @@ class DeiT3(recipe.Recipe):
         self.mix = mixing(settings.mixup, settings.cutmix, num_classes)
 
     def augmentation(self) -> Callable[[Image.Image], Tensor]:
-        return three_augment(self.settings.image_size, self.settings.crop, self.settings.colour_jitter)
+        settings = self.settings
+        return three_augment(settings.image_size, settings.crop, settings.colour_jitter, settings.draft)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images, targets = self.mix(self.normalise(batch["image"]), batch["label"])

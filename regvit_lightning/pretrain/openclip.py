@@ -6,14 +6,13 @@ the patches and pass through that norm as CLS does. Hyperparameters are in `conf
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from open_clip.loss import ClipLoss
-from PIL import Image
 from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -22,7 +21,7 @@ from regvit_lightning.data.augmentation import ResizedCrop
 from regvit_lightning.data.images import Files
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.pairs import CaptionedImages, DrawnCaptionedImages, collate_pairs, train_pairs
-from regvit_lightning.data.transforms import Steps
+from regvit_lightning.data.transforms import Steps, with_crop
 from regvit_lightning.models import joint_space, vit, weights
 from regvit_lightning.models.arms import NOT_DECAYED, global_pathway
 from regvit_lightning.models.joint_space import JointSpace, TextArchitecture
@@ -43,6 +42,7 @@ class OpenClipSettings(recipe.RecipeSettings):
         weight_decay: not applied to biases, norms, CLS, registers and the logit scale.
         beta2, epsilon: AdamW's beta2 and epsilon.
         smallest_crop: smallest area of a random crop, as a share of the image.
+        draft: decode a large JPEG at 1/2, 1/4 or 1/8 of its size where the crop stays twice as large as the view.
         embed_dim: dimension of the joint space of images and texts.
         text_width, text_layers, text_heads, context_length: size of the text tower, see `TextArchitecture`; start and
             end are two tokens of a context.
@@ -55,6 +55,7 @@ class OpenClipSettings(recipe.RecipeSettings):
     beta2: float = number("[0, 1)")
     epsilon: float = number("(0, 1]")
     smallest_crop: float = number("(0, 1]")
+    draft: bool = False
     embed_dim: int = number("[1, 65536]")
     text_width: int = number("[1, 65536]")
     text_layers: int = number("[1, 1000]")
@@ -129,9 +130,10 @@ class OpenClip(recipe.Recipe):
         """Whole batch as one micro-batch, for a loss over all pairs; `device_batch` splits the passes, see `embed`."""
         return self.settings.batch_size
 
-    def augmentation(self) -> Callable[[Image.Image], Tensor]:
+    def augmentation(self) -> Steps:
         """OpenCLIP's only augmentation: a random crop of at least `smallest_crop` of the image."""
-        return Steps((ResizedCrop(self.settings.image_size, (self.settings.smallest_crop, 1.0)),))
+        crop = ResizedCrop(self.settings.image_size, (self.settings.smallest_crop, 1.0))
+        return with_crop(crop, (), self.settings.draft)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         with global_pathway.collected(self.backbone.blocks) as shares:

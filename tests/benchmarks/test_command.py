@@ -1,5 +1,6 @@
 """What every program shares."""
 
+import gc
 import os
 import sys
 import warnings
@@ -38,3 +39,20 @@ def test_what_the_library_decides_for_the_user_is_a_line_of_the_program(monkeypa
     command.run("nothing", "", Nothing, body)
     assert capsys.readouterr().err == "nothing: the first of two is taken\n"
     assert warnings.showwarning is shown
+
+
+def test_collections_pause_while_packages_are_imported_and_leave_what_they_made_alone():
+    before = gc.get_freeze_count()
+    with command.importing():
+        assert not gc.isenabled()
+        cycles = [[] for _ in range(10_000)]
+        for cycle in cycles:
+            cycle.append(cycle)
+    assert gc.isenabled()
+    assert gc.get_freeze_count() >= before + 10_000
+
+
+def test_a_failed_import_leaves_the_collector_running():
+    with pytest.raises(ImportError), command.importing():
+        raise ImportError
+    assert gc.isenabled()

@@ -182,3 +182,9 @@ def test_moving_average_is_timms_from_the_first_update_on(monkeypatch):
 def test_values_out_of_range_are_refused(word):
     with pytest.raises(SettingsError, match=word.partition("=")[0]):
         load_recipe("deit3", "mini", [word])
+
+
+def test_draft_needs_a_crop_that_is_drawn_before_the_image_is_resized():
+    with pytest.raises(SettingsError, match="draft=true: crop=simple"):
+        settings.load_settings("recipes", "deit3", words=["draft=true"])
+    assert settings.load_settings("recipes", "deit3_in1k", words=["draft=true"])[1].draft

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 SCORES = ("iou", "accuracy", "max_f")
 CUTS, MAPS = ("tokencut", "lost"), ("cls", "register")
-METRICS = {f"{score}_{method}": Metric() for method in (*CUTS, *MAPS) for score in SCORES}
+METRICS = {f"{score}_{method}": Metric(of_all=method in CUTS) for method in (*CUTS, *MAPS) for score in SCORES}
 READS = "salient"
 FOOTNOTE = ("chosen_on", "feature", "block", "mass")
 TITLES = {"tokencut": "TokenCut", "lost": "LOST", "cls": "CLS", "register": "register"}

@@ -150,6 +150,30 @@ def test_a_class_of_a_segmentation_is_compared_by_its_iou():
     assert pair.parts[0].why_not == "nothing is known of the images of segmentation"
 
 
+def test_a_class_of_a_clustering_has_the_mean_iou_of_its_runs():
+    """Intersections of 10 and, in the twin, 10 in one run and 20 in the other, of 20 pixels each: 100/3, and with 100."""
+
+    def record(model, intersections):
+        noise = np.random.default_rng(len(model)).integers(-1, 1, 20)
+        runs = [np.stack([one + noise, np.full(20, 20), np.full(20, 20)], axis=1) for one in intersections]
+        columns = {"miou": {"better": 1, "unit": "%", "decimals": 1}}
+        facts = {
+            "task": "overclustering_ade20k",
+            "columns": columns,
+            "metrics": {"miou": 50.0},
+            "per_class": {"sky": 1.0},
+        }
+        made = cell(model, images=20, intervals={}, layout={"images": [], "masks": []}, **facts)
+        return replace(made, scores={"miou": np.stack(runs, axis=1)[..., None].astype(float)})
+
+    (pair,) = pairs_of([record("a-vitn_reg0", (10, 10))], [record("a-vitn_reg4", (10, 20))], about={})
+    (sky,) = pair.lines
+    assert (sky.name, sky.images, sky.verdict) == ("sky", 20, "better beyond image noise, one seed")
+    assert (sky.first, sky.second) == (pytest.approx(100 / 3, abs=3), pytest.approx((100 / 3 + 100) / 2, abs=3))
+    low, high = sky.change.interval
+    assert low < sky.second - sky.first < high
+
+
 def test_pseudo_values_of_an_iou_are_those_of_the_jackknife():
     areas = np.random.default_rng(0).integers(1, 50, (12, 3)).astype(float)
     areas[:, 0] = np.minimum(areas[:, 0], areas[:, 1:].min(axis=1))

@@ -5,9 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from regvit_lightning import settings
+from regvit_lightning import evaluation, settings
 from regvit_lightning.data.image_sets import SalientSet
 from regvit_lightning.data.layout import DataSettings
+from regvit_lightning.frozen.contract import RunOptions
+from regvit_lightning.models import sources
 from regvit_lightning.models.tokens import PrefixAttention
 from regvit_lightning.settings import SettingsError
 from regvit_lightning.tasks.discovery import lost_sweep, saliency
@@ -128,6 +130,21 @@ def test_floors_are_those_of_the_images_that_are_scored():
     assert both["whole image"]["iou_cls"] == pytest.approx(20)
     assert both["whole image"]["max_f_lost"] == pytest.approx(50 * (1.3 * 0.5 / 1.15 + 1.3 * 0.2 / 1.06))
     assert both["nothing"] == {"iou_cls": 0, "max_f_lost": 0, "accuracy_lost": pytest.approx(65)}
+
+
+@pytest.mark.parametrize(
+    ("registers", "absent"), [(0, ["iou_register", "accuracy_register", "max_f_register"]), (1, [])]
+)
+def test_a_model_is_recorded_with_the_maps_that_it_has(tmp_path, registers, absent):
+    data = write(tmp_path, [(x, x, x + 2, x + 3) for x in range(5)])
+    cell = evaluation.prepare("saliency_planted", data, "mini", words=["workers=0"])
+    backbone = sources.load_backbone(f"random-vitn_reg{registers}", tmp_path)
+    outcome = cell.run(backbone, RunOptions(folder=tmp_path))
+    record = cell.record(backbone, outcome, 1.0, {})
+    assert [name for name in saliency.METRICS if name not in record.columns] == absent
+    assert record.columns.keys() == record.metrics.keys()
+    assert ("iou_register" in cell.summary(outcome)) == (not absent)
+    assert record.columns["iou_cls"] == {"better": 1, "unit": "%", "decimals": 1}
 
 
 def test_a_block_that_the_model_lacks_is_refused(planted):
