@@ -69,6 +69,9 @@ class Evaluation:
         """
         name = str(self.settings.named_set or self.task.READS)
         sets = {
+            "discovery": self.data.boxed_set,
+            "segmentation": self.data.masked_set,
+            "salient": self.data.salient_set,
             "videos": self.data.video_set,
             "keypoints": self.data.keypoint_set,
             "retrieval": self.data.retrieval_set,
@@ -76,7 +79,7 @@ class Evaluation:
             "classified": self.data.classified_set,
         }
         if self.task.READS in sets:
-            sets[self.task.READS](name)  # a message that lists the sets of this kind, not those with boxes
+            sets[self.task.READS](name)  # a message that lists the sets of this kind, of no other
         return name
 
     def digests(self) -> dict[str, str]:

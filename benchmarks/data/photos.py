@@ -26,6 +26,7 @@ FLOWER_SPLITS = ("train", "train", "train", "val", "val")
 EVERY_FRAME = 5
 FRAMES = {"train": range(0, 700, EVERY_FRAME), "test": range(800, 1000, EVERY_FRAME)}
 TRUNCATED = {"kangaroo": "00090"}  # name of an image that no decoder reads in full
+CAMERA = "data/camera-intrinsics.txt"
 FOCAL = 585.0  # focal length in pixels, from camera-intrinsics.txt
 
 Targets = Mapping[PurePosixPath, str]  # path below the collection's root, by the path in the archive
@@ -59,10 +60,12 @@ def boxed(name: str, paths: Sequence[PurePosixPath]) -> Targets:
 
 
 def video(paths: Sequence[PurePosixPath]) -> Targets:
-    """Targets of the frames that are taken, each an image and a depth map."""
+    """Targets of the frames that are taken, each an image, a depth map and a pose, and of the camera."""
     taken = {number for frames in FRAMES.values() for number in frames}
-    frames = {path: re.fullmatch(r"data/frame-(\d{6})\.(color\.jpg|depth\.png)", str(path)) for path in paths}
-    return {path: f"video/{path.name}" for path, match in frames.items() if match and int(match[1]) in taken}
+    parts = r"data/frame-(\d{6})\.(color\.jpg|depth\.png|pose\.txt)"
+    frames = {path: re.fullmatch(parts, str(path)) for path in paths}
+    own = [path for path, match in frames.items() if match and int(match[1]) in taken]
+    return {path: f"video/{path.name}" for path in (*own, *(one for one in paths if str(one) == CAMERA))}
 
 
 SETS: dict[str, Callable[[Sequence[PurePosixPath]], Targets]] = {

@@ -37,6 +37,7 @@ RENDERED_SETS = ("voc07", "voc12", "coco20k", *DAVIS, *SPAIR, "roxford5k")  # pu
 SUFFIXES = (".yaml", ".yml")  # of a file like those of configs/data that is given by its path
 PUBLISHED = "full"  # the file of configs/data whose sets with boxes are available in any data
 OPTIONAL = ("class_names", "units_per_metre")  # recorded only where they are given, as earlier records lack them
+KINDS = ("discovery", "videos", "keypoints", "masked", "salient", "shifted", "retrieval", "classified")  # of named sets
 NOT_SETS = ("imagenet", "imagenet22k", "segmentation", "depth", "pairs", settings.OWN_MASKS)  # no name of a set
 
 
@@ -105,7 +106,7 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         settings.check(bool(self.root), f"data '{self.name}': root is empty (give DATA_ROOT=<folder>)")
-        for where in ("discovery", "videos", "keypoints", "masked", "salient", "shifted", "retrieval", "classified"):
+        for where in KINDS:
             for name in getattr(self, where):
                 self._check_name(where, name)
         for name, boxed_set in self.discovery.items():
@@ -124,10 +125,20 @@ class DataSettings:
         self.shifted = {**published_shifted(), **self.shifted}
         self.retrieval = {**REVISITED, **self.retrieval}
         self.classified = {**published_classified(), **self.classified}
-        named = (self.discovery, self.videos, self.keypoints, self.masked, self.salient, self.shifted, self.retrieval)
-        every = [name for sets in (*named, self.classified) for name in sets]
-        twice = sorted({name for name in every if every.count(name) > 1})
-        settings.check(not twice, f"data '{self.name}': {twice[:1]} names two sets of different kinds; rename one")
+        self._check_no_name_twice()
+
+    def _check_no_name_twice(self) -> None:
+        kinds: dict[str, list[str]] = {}
+        for kind in KINDS:
+            for name in getattr(self, kind):
+                kinds.setdefault(name, []).append(kind)
+        twice = sorted(name for name, those in kinds.items() if len(those) > 1)
+        if twice:
+            first, second = kinds[twice[0]][:2]
+            published = twice[0] in {*_all_published(), *published_shifted()}
+            known = " (published sets are there in any data)" if published else ""
+            both = f"{twice[0]} names two sets of different kinds, under {first} and {second}{known}"
+            raise SettingsError(f"data '{self.name}': {both}; rename one")
 
     def _check_name(self, where: str, name: str) -> None:
         fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) and name not in NOT_SETS

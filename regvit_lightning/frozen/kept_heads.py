@@ -92,7 +92,9 @@ def read(folder: Path | None, task: str, backbone: Backbone, seed: int) -> KeptH
         )
     file = folder / FILE
     if not file.is_file():
-        raise UserError(f"{backbone.name} has no kept head of {task} with seed {seed} ({file} is missing): {command}")
+        missing = f"{backbone.name} has no kept head of {task} with seed {seed} ({file} is missing)"
+        once = "FORCE=1 is needed once where its record is older than the keeping of heads: it trains the head again"
+        raise UserError(f"{missing}: {command}; {once}")
     try:
         found = _read(file)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:

@@ -152,6 +152,15 @@ def test_a_set_in_a_yaml_given_by_path_has_its_tasks(tmp_path):
     cell = evaluation.prepare("lost_dogs", data)
     with pytest.raises(UserError, match="data 'mine' has no set with boxes called 'dogs': expected one of voc07"):
         cell.layout  # noqa: B018 (what it says is asked for)
+    other_kinds = {
+        "saliency_dogs": "no set of salient objects called 'dogs': expected one of ecssd, duts, dut_omron",
+        "hummingbird_dogs": "no set with masks called 'dogs': expected one of ade20k, voc2012, cityscapes",
+        "lost_ecssd": "no set with boxes called 'ecssd': expected one of voc07, voc12, coco20k, cats",
+        "saliency_cats": "no set of salient objects called 'cats'",
+    }
+    for task, message in other_kinds.items():
+        with pytest.raises(UserError, match=f"data 'mine' has {message}"):
+            evaluation.prepare(task, data).layout  # noqa: B018 (what it says is asked for)
     with pytest.raises(SettingsError, match="unknown task 'lostcats'"):
         evaluation.prepare("lostcats", data)
 

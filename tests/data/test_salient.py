@@ -1,5 +1,7 @@
 """Images with masks of salient objects: pairs, what is foreground, the size of reading, and what is refused."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,7 +9,7 @@ from PIL import Image
 from regvit_lightning import settings
 from regvit_lightning.data import layout
 from regvit_lightning.data.digest import digests
-from regvit_lightning.data.image_sets import SalientSet
+from regvit_lightning.data.image_sets import SalientSet, VideoSet
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.mini.scenes import CLASSES, SEMANTIC_IDS
 from regvit_lightning.data.salient import SalientDataset, grid_sizes, read_truth, salient_images
@@ -88,8 +90,14 @@ def test_what_does_not_fit_is_named(tmp_path):
 def test_a_set_needs_both_folders_and_a_name_of_its_own():
     with pytest.raises(SettingsError, match=r"salient\.own: masks is not set"):
         DataSettings(name="own", root="r", salient={"own": SalientSet("images")})
-    with pytest.raises(SettingsError, match="names two sets"):
+    both = "voc07 names two sets of different kinds, under discovery and salient (published sets are there in any data)"
+    with pytest.raises(SettingsError, match=re.escape(both)):
         DataSettings(name="own", root="r", salient={"voc07": SalientSet("images", "masks")})
+    mine = "birds names two sets of different kinds, under videos and salient; rename one"
+    with pytest.raises(SettingsError, match=mine):
+        DataSettings(
+            name="own", root="r", salient={"birds": SalientSet("images", "masks")}, videos={"birds": VideoSet()}
+        )
 
 
 def test_images_are_read_at_the_nearest_whole_patches():

@@ -82,7 +82,7 @@ def test_what_is_missing_is_told(tmp_path):
 
 
 def test_a_set_of_videos_has_a_name_of_its_own():
-    with pytest.raises(SettingsError, match=r"voc07.*names two sets of different kinds"):
+    with pytest.raises(SettingsError, match=r"voc07 names two sets of different kinds, under discovery and videos"):
         DataSettings(name="own", root="x", videos={"voc07": VideoSet()})
     with pytest.raises(SettingsError, match=r"videos\.depth: expected letters"):
         DataSettings(name="own", root="x", videos={"depth": VideoSet()})

@@ -155,7 +155,17 @@ def run(
     if not reason:
         with zeroed(backbone.model):
             found["_zeroed"] = _measure(backbone, files, settings, how)
-    return _outcome(backbone, settings, found, reason, len(train), how.seed)
+    remarks = [fixed_in_words(found[""], found.get("_zeroed")), *_of_one_class(test)]
+    return _outcome(backbone, settings, found, reason, len(train), remarks, how.seed)
+
+
+def _of_one_class(files: ImageFiles) -> list[str]:
+    if len(files.classes) > 1:
+        return []
+    return [
+        f"All test images are of one class folder, {files.classes[0]}: the layout that they share counts as position, "
+        "and the control (position embedding at 0) says how much that is."
+    ]
 
 
 def _spread(files: ImageFiles, wanted: int) -> ImageFiles:
@@ -204,6 +214,7 @@ def _outcome(
     found: dict[str, Measured],
     reason: str,
     train: int,
+    remarks: Sequence[str],
     seed: int,
 ) -> Outcome:
     last, shift = backbone.depth + 1, settings.shifts[-1]
@@ -244,7 +255,7 @@ def _outcome(
             **{f"measured{end}": own.facts() for end, own in found.items()},
         },
         picture=figures.page({_named(end): own for end, own in found.items()}),
-        remarks=[fixed_in_words(intact, found.get("_zeroed"))],
+        remarks=remarks,
     )
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from benchmarks.data import __main__ as program
 from benchmarks.data import checks, git_trees, obtain, photos
 from regvit_lightning.data import nyu
+from regvit_lightning.data.keypoints import keypoint_pairs
 from regvit_lightning.data.layout import DataError, resolve
 from tests.benchmarks.data.test_obtain import jpeg, tar_of
 
@@ -32,7 +33,10 @@ def test_the_video_is_split_by_time_with_a_gap():
     every = paths(
         *(f"data/frame-{n:06d}.{kind}" for n in range(1000) for kind in ("color.jpg", "depth.png", "pose.txt"))
     )
-    assert len(photos.video(every)) == 2 * (140 + 40)
+    targets = photos.video([*every, *paths("data/camera-intrinsics.txt", "data/other.txt")])
+    assert len(targets) == 3 * (140 + 40) + 1
+    assert targets[PurePosixPath("data/frame-000695.pose.txt")] == "video/frame-000695.pose.txt"
+    assert targets[PurePosixPath("data/camera-intrinsics.txt")] == "video/camera-intrinsics.txt"
     assert max(photos.FRAMES["train"]) + 100 < min(photos.FRAMES["test"])
 
 
@@ -43,6 +47,7 @@ def png(mode_array):
 
 
 BOX = b"<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox>"
+POSE = b"1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n"
 XML = b"<annotation><object>" + BOX + b"</object></annotation>"
 
 
@@ -63,6 +68,8 @@ def small_archives(folder):
         "tsdf": {
             **{f"data/frame-{n:06d}.color.jpg": jpeg(n % 99) for n in frames},
             **{f"data/frame-{n:06d}.depth.png": depth for n in frames},
+            **{f"data/frame-{n:06d}.pose.txt": POSE for n in frames},
+            "data/camera-intrinsics.txt": b"8 0 4\n0 8 4\n0 0 1\n",
         },
     }
     folder.mkdir()
@@ -92,6 +99,7 @@ def test_photos_are_sorted_into_the_folders_of_their_yaml(tmp_path, capsys):
     assert "6 images (imagenet train), 4 images (imagenet val)" in printed
     assert "1 images (kangaroo trainval)" in printed
     assert nyu.test_pairs(data)[0].depth.max() == pytest.approx(1.5)
+    assert len({pair.group for pair in keypoint_pairs(data, "room")}) == 4  # 1, 2, 4 and 8 frames later
     assert not (tmp_path / "root/camvid/val").exists()
     kangaroos = sorted(path.name for path in (tmp_path / "root/kangaroo").rglob("*.*"))
     assert kangaroos == ["k.jpg", "k.xml"]  # 00090 is truncated in its repository

@@ -385,6 +385,9 @@ def test_without_a_script_there_are_plain_tables(unscripted):
     assert not page.js("document.documentElement.matches('.scripted')")
     assert page.js(f"{visible('#overview tbody tr')}.length") == 4
     assert page.js(f"{visible('.controls, .copy, #theme, button:not([disabled])')}.length") == 0  # nothing that is dead
+    said = page.js("document.querySelector('main').innerText")
+    assert "A number opens its record." in said
+    assert not any(word in said for word in ("heading sorts", "copies the commands", "address of the page"))
     numbers = page.js("[...document.querySelectorAll('#overview tbody td a')].map(a => a.textContent)")
     assert "62.6" in numbers  # the mean of two seeds
     links = "[...document.querySelectorAll('main a[href^=\"#\"], nav a')]"

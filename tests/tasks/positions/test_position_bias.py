@@ -84,6 +84,18 @@ def test_content_alone(data):
     assert outcome.picture is not None
 
 
+def test_images_of_one_class_are_said(tmp_path):
+    for split, count in (("train", 12), ("val", IMAGES)):
+        folder = tmp_path / "imagenet" / split / "all"
+        folder.mkdir(parents=True)
+        for number in range(count):
+            pixels = np.random.default_rng([number, count]).integers(0, 256, (SIDE, SIDE + 3 * PATCH, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+    outcome = run(ForeignBackbone(Pixels(), "pixels"), DataSettings(name="noise", root=str(tmp_path)))
+    assert outcome.remarks[0] == "There are no outliers, so that none have fixed places."
+    assert outcome.remarks[1].startswith("All test images are of one class folder, all: the layout that they share")
+
+
 def test_the_share_and_its_interval_are_those_of_numpy(data):
     outcome = run(ForeignBackbone(Pixels(), "pixels"), data, "device_batch=7")
     files = files_of(data)
