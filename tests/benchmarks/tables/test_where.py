@@ -148,6 +148,10 @@ def test_a_class_of_a_segmentation_is_compared_by_its_iou():
     assert (sea.first, sea.second) == (pytest.approx(100 / 3, abs=1), pytest.approx(1900 / 21, abs=2))
     assert sea.change.value == pytest.approx(sea.second - sea.first)
     assert pair.parts[0].why_not == "nothing is known of the images of segmentation"
+    other = replace(pair.parts[0], why_not="nothing is known of the images of depth")
+    whole = replace(pair, parts=[*pair.parts, other, replace(other, why_not="its scores are not of images")])
+    told = ["nothing is known of the images of segmentation, depth", "its scores are not of images"]
+    assert where.reasons([whole, pair]) == told
 
 
 def test_a_class_of_a_clustering_has_the_mean_iou_of_its_runs():
