@@ -286,7 +286,8 @@ def row_of(record: Record, part: str = "", index: int = 0) -> TableRow:
 def column_of(record: Record, metric: str, name: str = "", rank: tuple[Any, ...] = (), **facts: Any) -> Column:
     """Column of one metric of a record; direction, unit and decimals from `facts`, else from the record."""
     report = "norms_of_last_block" in record.protocol or "artifact_stages" in record.protocol
-    known = {"floored": not (report and metric in record.columns)} | record.columns.get(metric, {}) | facts
+    unfloored = (report and metric in record.columns) or metric.startswith("outlier_")
+    known = {"floored": not unfloored} | record.columns.get(metric, {}) | facts
     protocol = headings.protocol_facts(record)
     return Column(record.task, protocol_key(record), metric, name, rank=rank, facts=protocol, **known)
 

@@ -28,6 +28,7 @@ UNCLEAR, UNTESTED = "unclear", "not tested"
 BETTER_THERE, WORSE_THERE = (BETTER, BETTER_ONE_SEED), (WORSE, WORSE_ONE_SEED)
 LEAST_IMAGES = 10  # in a class or bin that is tested
 FEW_VALUES = 5  # a property with at most so many different numbers has a bin for each
+UNKNOWN = "nothing is known of the images of "  # before the name of a set
 AREAS = "miou"  # metric whose scores are areas (N, 3, classes)
 
 Indices = npt.NDArray[np.int64]
@@ -219,7 +220,7 @@ def _known(side: Side, known: Mapping[str, Annotated], images: int) -> tuple[Ann
     records = [cell.record for cell in (*side.first, *side.second)]
     section = section_of(records[-1])
     if section not in known:
-        return None, f"nothing is known of the images of {section}" if section else "its scores are not of images"
+        return None, f"{UNKNOWN}{section}" if section else "its scores are not of images"
     annotated: Annotated | None = known[section]
     assert annotated is not None, "just looked up"
     if any(digest.changed(dict(annotated.digests), record.digests) for record in records):
@@ -238,6 +239,14 @@ def _chosen(annotated: Annotated, record: Record, images: int) -> Annotated | No
     kept = examples(len(annotated), images)
     properties = [replace(one, values=[one.values[index] for index in kept]) for one in annotated.properties]
     return replace(annotated, labels=[annotated.labels[index] for index in kept], properties=properties)
+
+
+def reasons(pairs: Sequence[Pair]) -> list[str]:
+    """Why classes or properties of images are not known in some parts of the pairs, each reason once."""
+    told = dict.fromkeys(part.why_not for one in pairs for part in one.parts if part.why_not)
+    unknown = [reason.removeprefix(UNKNOWN) for reason in told if reason.startswith(UNKNOWN)]
+    rest = [reason for reason in told if not reason.startswith(UNKNOWN)]
+    return [f"{UNKNOWN}{', '.join(unknown)}"] * bool(unknown) + rest
 
 
 def section_of(record: Record) -> str:

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmarks.tables import latex
+from benchmarks.tables import latex, where
 from benchmarks.tables.escapes import in_line, in_markdown
 from benchmarks.tables.formats import Origin, plain_lines
 from benchmarks.tables.markdown import table as aligned
@@ -161,7 +161,7 @@ def _notes(pairs: Sequence[Pair], data: str) -> Iterator[str]:
     if any("one seed" in line.verdict for pair in pairs for line in pair.lines):
         yield "beyond image noise, one seed: of these weights; another training of the same recipe may differ"
     yield "chart: ● a difference beyond noise, ○ unclear, ─ its interval (‹ › goes on), │ no difference"
-    for reason in sorted({part.why_not for pair in pairs for part in pair.parts if part.why_not}):
+    for reason in where.reasons(pairs):
         again = invocation("annotate", {"DATA": data})
         yield f"{reason}; with the images at hand: {again}"
 
@@ -286,7 +286,6 @@ def lines(pairs: Sequence[Pair], data: str) -> list[str]:
             group = f"{in_line(part.title)} {shown.kind} {shown.group}"
             text.append(f"  {shown.verdict}: {group} {shown.difference} {shown.because}")
         text += [f"  and {len(rows) - MOST_PRINTED} more in {NAME}.md"] * (len(rows) > MOST_PRINTED)
-    reasons = dict.fromkeys(part.why_not for pair in pairs for part in pair.parts if part.why_not)
-    if reasons:
+    if reasons := where.reasons(pairs):
         text.append(f"  {'; '.join(reasons)}: {invocation('annotate', {'DATA': data})}")
     return text

@@ -98,7 +98,7 @@ def zero_shot(texts: int, embed: int, context: int) -> int:
 
 def robustness(batch: int, inputs: int, classes: int, images: int) -> int:
     """Kept heads: weights of `inputs` inputs in all, logits of a batch, and the accepted classes of all images."""
-    return FLOAT * classes * (inputs + 6 * batch) + 300 * images
+    return FLOAT * classes * (inputs + 6 * batch) + 200 * images
 
 
 # -------------------------------------------------------------------------------------------------------- dense

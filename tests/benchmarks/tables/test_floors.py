@@ -72,3 +72,18 @@ def test_the_mark_of_a_value_is_that_of_its_line():
 
 def test_an_artifact_report_has_no_floor_to_miss():
     assert not lines([report("deit3-vitn_reg0"), report("random-vitn_reg4")])
+
+
+def test_shares_of_outliers_in_other_tasks_have_no_floor_either():
+    """An untrained model has no outliers: it has learnt nothing."""
+    shown = {
+        "pck": {"better": 1, "unit": "%", "decimals": 1},
+        "outlier_matches": {"better": -1, "unit": "%", "decimals": 1},
+    }
+    models = {"deit3-vitn_reg0": (9.0, 10.0), "random-vitn_reg4": (10.0, 0.0)}
+    cells = [
+        cell(model, "spair71k", columns=shown, metrics={"pck": pck, "outlier_matches": share})
+        for model, (pck, share) in models.items()
+    ]
+    (line,) = lines(cells)
+    assert line == "not better than random-vitn_reg4: deit3-vitn_reg0 (-1.0)"
