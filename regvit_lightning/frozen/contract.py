@@ -46,7 +46,7 @@ class Metric:
         better: +1 where higher is better, -1 where lower is, 0 where neither is.
         unit: unit, such as percent or metres.
         decimals: number of decimals in tables.
-        of_all: every model has it; False where it needs CLS or registers, which a model may lack.
+        of_all: every model has it; False where it needs what a model (CLS, registers) or a set (grades) may lack.
     """
 
     better: int = 1

@@ -172,10 +172,15 @@ def test_a_random_order_is_the_floor(tmp_path):
     assert floor["map_medium"] == pytest.approx(62.5, abs=2)
 
 
-def test_a_set_without_a_relevant_image_is_refused(tmp_path):
+def test_a_set_without_hard_images_lacks_that_level_and_one_without_any_is_refused(tmp_path):
     data = write(tmp_path, {"q.png": noise(0), "a.png": noise(1)}, [{"file": "q.png", "easy": ["a.png"]}])
-    with pytest.raises(SettingsError, match="own: no query has a relevant image for map_hard"):
-        run(data)
+    found = run(data)  # easy alone is a set: groups of images without grades
+    assert found.metrics["map_medium"] == found.metrics["map_easy"] == 100  # the one image there is, found first
+    assert "map_hard" not in {*found.metrics, *found.intervals, *found.scores, *found.floors["random order"]}
+    assert found.protocol["queries_with_hard"] == 0
+    without = write(tmp_path, {"q.png": noise(0), "a.png": noise(1)}, [{"file": "q.png"}])
+    with pytest.raises(SettingsError, match="own: no query has a relevant image, easy or hard"):
+        run(without)
 
 
 def test_a_feature_or_a_scale_that_there_is_not():
