@@ -40,26 +40,32 @@ def row(data: str, models: Sequence[str] = MODELS, tasks: Sequence[str] = ()) ->
         raise RuntimeError(f"records differ with and without sharing: {', '.join(differing) or 'there are none'}")
     cells = f"{len(alone.numbers)} cells, the same numbers"
     seconds = (f"{kind} {a:.0f} s for {b:.0f} s" for kind, a, b in _pairs(shared, alone))
-    parts = "; ".join([*seconds, cells])
+    parts = "; ".join([*seconds, cells, f"{shared.images_read:,} images read, not run"])
     return Measurement(
         f"(p) grid {GRID} CACHE=1 / CACHE=0, {len(models)} models", shared.cpu / alone.cpu, "≤ 0.6", parts
     )
 
 
 class _Run:
-    """One run of the grid: processor and wall-clock seconds, and what its records measured, by file."""
+    """One run of the grid: processor and wall-clock seconds, and what its records measured, by file.
 
-    def __init__(self, cpu: float, wall: float, numbers: dict[str, Any]) -> None:
-        self.cpu, self.wall, self.numbers = cpu, wall, numbers
+    Attributes:
+        images_read: images whose features its cells read in place of a forward pass.
+    """
+
+    def __init__(self, cpu: float, wall: float, numbers: dict[str, Any], images_read: int) -> None:
+        self.cpu, self.wall, self.numbers, self.images_read = cpu, wall, numbers, images_read
 
     @classmethod
     def of(cls, grid: Path, data: str, folder: Path, cache: bool) -> "_Run":
         words = [f"grid={grid}", f"data={data}", f"runs={folder}/runs", f"results={folder}/results", f"cache={cache}"]
         before, begun = _cpu(), time.monotonic()
         subprocess.run([sys.executable, "-m", "benchmarks.grid", *words], check=True, stdout=subprocess.DEVNULL)
-        files = sorted(folder.glob("results/*/cells/*/*.json"))
-        names = [f"{file.parent.name}/{file.stem}" for file in files]
-        return cls(_cpu() - before, time.monotonic() - begun, dict(zip(names, map(_numbers, files), strict=True)))
+        cpu, wall = _cpu() - before, time.monotonic() - begun
+        records = {file: json.loads(file.read_bytes()) for file in sorted(folder.glob("results/*/cells/*/*.json"))}
+        images_read = sum(record["provenance"].get("vectors_read", 0) for record in records.values())
+        numbers = {f"{file.parent.name}/{file.stem}": _numbers(record) for file, record in records.items()}
+        return cls(cpu, wall, numbers, images_read)
 
 
 def _pairs(shared: _Run, alone: _Run) -> list[tuple[str, float, float]]:
@@ -72,7 +78,6 @@ def _cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _numbers(file: Path) -> Any:
+def _numbers(record: dict[str, Any]) -> Any:
     """All that a record measured: without provenance, and with the digest of its scores of single images."""
-    record = json.loads(file.read_bytes())
     return {key: value for key, value in record.items() if key != "provenance"}

@@ -25,7 +25,7 @@ def scores_of_tokens(rows: Mapping[str, Row], measure: str, floor: float) -> Fig
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.5, 1.1 + ROW * len(rows)), dpi=100, facecolor=PAPER, layout="constrained")
+    figure = Figure(figsize=(5.5, 1.25 + ROW * len(rows)), dpi=100, facecolor=PAPER, layout="constrained")
     axes = figure.add_subplot()
     axes.axvline(floor, color=GREY, linewidth=1, linestyle=":")
     for place, (score, (low, high), _) in enumerate(rows.values()):
@@ -35,5 +35,5 @@ def scores_of_tokens(rows: Mapping[str, Row], measure: str, floor: float) -> Fig
     axes.set_yticks(range(len(rows)), names, fontsize=SMALL)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(0, 101)
-    label(axes, "Classes from one token", f"{measure}, %; dotted: without a look at the images", "")
+    label(axes, "Classes from one token", f"{measure}, %\ndotted: without a look at the images", "")
     return figure

@@ -1,8 +1,9 @@
-"""Vectors of images that several tasks read: one ordered pass of a frozen backbone, shared through a store.
+"""Features of images that several tasks read: one ordered pass of a frozen backbone, shared through a store.
 
-kNN, the linear probe and zero-shot classification read class tokens and mean patches of the same images at the same
-size. A grid runs each of them in a process of its own; with a store, the first one that needs a vector computes it, and
-the others read the same bits.
+kNN, the linear probe, zero-shot classification, scores without labels and robustness read class tokens and mean patches
+of the same images at the same size; evaluations by patches read all patches of the same squares. A grid runs each of
+them in a process of its own; with a store, the first one that needs features computes them, and the others read the
+same bits.
 
 Rows are shared only where the pass is the same: the weights, with arm, registers and interventions; the structure that
 runs them, as two models may differ in an activation alone; mean and std; the precision, the device and the versions and
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,10 +25,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from regvit_lightning.data.imagenet import ImageFiles, ImageNet
+from regvit_lightning.data.images import Transform
 from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.frozen.module import FrozenModule, cls_or_mean
-from regvit_lightning.frozen.settings import ViewSettings
+from regvit_lightning.frozen.settings import TaskSettings, ViewSettings
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
@@ -36,6 +38,8 @@ from regvit_lightning.runtime.store import Rows
 
 CLASS, MEAN, REGISTERS = "class", "mean patch", "mean register"  # CLASS: CLS, or the mean patch of a model without
 Vector = tuple[int, str]  # block, 0..depth-1 or negative from the end, and one of these kinds
+USUAL_BLOCKS = 4  # last blocks whose class vectors the linear probe reads
+USUAL_SHARE = 1 / 8  # of the store that the usual vectors of one list of images may take
 
 # What computes the vectors, beside the weights; a change of any of these files makes all of them anew.
 CODE = (
@@ -43,14 +47,29 @@ CODE = (
     "models/arms/*.py",
     "data/images.py",
     "data/imagenet.py",
+    "data/squashed.py",
     "data/transforms.py",
     "frozen/module.py",
-    "frozen/shared.py",
+    "frozen/shared*.py",
     "runtime/hardware.py",
 )
 NOT_COMPUTED_WITH = ("kind", "read_from", "trained_with")  # facts about a model that its vectors do not depend on
 BASE = Path(__file__).parents[1]
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
+
+
+class View(NamedTuple):
+    """A view of an image: how its pixels are made, and the description that tells it from all others."""
+
+    transform: Transform
+    words: str
+
+
+def usual(backbone: Backbone, blocks: int = USUAL_BLOCKS) -> list[Vector]:
+    """Vectors that classifiers read: the class vectors of the last `blocks`, and the last means that the model has."""
+    means = [(MEAN, backbone.has_cls), (REGISTERS, backbone.num_registers > 0)]
+    first = -min(blocks, backbone.depth)
+    return [*((block, CLASS) for block in range(first, 0)), *((-1, kind) for kind, there in means if there)]
 
 
 class VectorModule(FrozenModule):
@@ -72,6 +91,12 @@ class VectorModule(FrozenModule):
         blocks = sorted({block for block, _ in self.wanted})
         tokens = dict(zip(blocks, self.tokens(images, blocks), strict=True))
         return torch.stack([_vector(tokens[block], kind) for block, kind in self.wanted], dim=1)
+
+    def last_tokens(self, images: Tensor, blocks: int) -> list[Tokens]:
+        """Tokens of the last `blocks` of uint8 images (B, 3, H, W), or of their stored vectors, see `as_tokens`."""
+        if images.is_floating_point():
+            return as_tokens(images, self.wanted)
+        return self.tokens(images, blocks=range(-blocks, 0))
 
 
 def _vector(tokens: Tokens, kind: str) -> Tensor:
@@ -133,47 +158,63 @@ class Vectors(Dataset[tuple[Tensor, int]]):
 
 def passes(
     module: VectorModule,
-    settings: ViewSettings,
+    settings: TaskSettings,
     how: RunOptions,
     validation: Sequence[ImageFiles] = (),
     test: Sequence[ImageFiles] = (),
+    view: View | None = None,
 ) -> Streamed:
-    """Ordered passes for `module` over the evaluation view of images, in batches of `settings.device_batch`.
+    """Ordered passes for `module` over a view of images, in batches of `settings.device_batch`.
 
     Without a store, on several devices, which share each pass instead, or for a module that reads tokens, they yield
     the images themselves. Otherwise they yield vectors, see `VectorModule.vectors`, that are computed here where no
     other process has done so.
 
+    Args:
+        view: None takes the evaluation view of the settings.
+
     Raises:
         DataError: an image cannot be read.
     """
-    loading = Loading(settings.workers, settings.device_batch)
+    if view is None:
+        assert isinstance(settings, ViewSettings), "the settings have an evaluation view"
+        view = View(settings.view(), settings.view_in_words())
     if how.store is None or how.devices > 1 or not module.wanted:
-        view = settings.view()
-        return ImageNet(loading, validation=[(part, view) for part in validation], test=[(part, view) for part in test])
-    parts = [[_vectors(module, settings, how, files) for files in split] for split in (validation, test)]
+        loading, pixels = Loading(settings.workers, settings.device_batch), view.transform
+        return ImageNet(loading, validation=[(one, pixels) for one in validation], test=[(one, pixels) for one in test])
+    parts = [[_vectors(module, settings, how, files, view) for files in split] for split in (validation, test)]
     return Streamed(Loading(0, settings.device_batch), validation=parts[0], test=parts[1])
 
 
-def _vectors(module: VectorModule, settings: ViewSettings, how: RunOptions, files: ImageFiles) -> Vectors:
+def _vectors(module: VectorModule, settings: TaskSettings, how: RunOptions, files: ImageFiles, view: View) -> Vectors:
+    assert how.store is not None, "without a store the pass yields images"
     backbone = module.frozen.backbone
+    wanted = [(block % backbone.depth, kind) for block, kind in module.wanted]
+    others = [(block % backbone.depth, kind) for block, kind in usual(backbone)]
+    beside = [vector for vector in others if vector not in wanted]
+    if 4 * len(files) * backbone.embed_dim * len(others) > USUAL_SHARE * how.store.most_bytes:
+        beside = []
+    every = [*wanted, *beside]
 
     def compute(missing: list[int]) -> list[Rows]:
-        wanted = [module.wanted[position] for position in missing]
-        collecting = VectorPass(backbone, settings.precision, wanted, len(files))
-        loading = Loading(settings.workers, settings.device_batch)
-        images = ImageNet(loading, validation=[(files, settings.view())])
+        vectors = [every[position] for position in missing]
+        collecting = VectorPass(backbone, settings.precision, vectors, len(files))
+        images = ImageNet(Loading(settings.workers, settings.device_batch), validation=[(files, view.transform)])
         tester(how).validate(collecting, images, verbose=False)
         return collecting.rows
 
-    assert how.store is not None, "without a store the pass yields images"
-    facts = _facts(backbone, settings, files)
-    keys = [store.key({**facts, "block": block % backbone.depth, "kind": kind}) for block, kind in module.wanted]
-    return Vectors(how.store.rows(keys, compute), files)
+    facts = facts_of_pass(backbone, settings, view.words, _digest(files))
+    keys = [store.key({**facts, "block": block, "kind": kind}) for block, kind in every]
+    return Vectors(how.store.rows(store.key(facts), keys[: len(wanted)], compute, keys[len(wanted) :]), files)
 
 
-def _facts(backbone: Backbone, settings: ViewSettings, files: ImageFiles) -> dict[str, Any]:
-    """Everything that the vectors of a pass depend on, but for the block and the kind."""
+def facts_of_pass(backbone: Backbone, settings: TaskSettings, view: str, images: str) -> dict[str, Any]:
+    """Everything that the features of a pass depend on, but for the block and the kind.
+
+    Args:
+        view: description of the view.
+        images: digest of the images in their order.
+    """
     return {
         "weights": backbone.fingerprint,
         "structure": hashlib.sha256(repr(backbone.model).encode()).hexdigest(),
@@ -182,9 +223,10 @@ def _facts(backbone: Backbone, settings: ViewSettings, files: ImageFiles) -> dic
         "normalisation": [backbone.mean, backbone.std],
         "precision": settings.precision,
         "device": hardware.device_name(),
+        "arithmetic": [torch.backends.cpu.get_cpu_capability(), torch.get_float32_matmul_precision()],
         "code": _code(),
-        "view": settings.view_in_words(),
-        "images": _digest(files),
+        "view": view,
+        "images": images,
         "batch": settings.device_batch,
     }
 
@@ -193,9 +235,17 @@ def _digest(files: ImageFiles) -> str:
     """Digest of the images in their order: names below their folder, sizes, and times of change in nanoseconds."""
     digest = hashlib.sha256()
     for index in range(len(files)):
-        facts = os.stat(files.path(index))
-        digest.update(b"%s\0%d\0%d\0" % (bytes(files.paths[index]), facts.st_size, facts.st_mtime_ns))
+        digest.update(state_of_file(bytes(files.paths[index]), files.path(index)))
     return digest.hexdigest()
+
+
+def state_of_file(name: bytes, path: str | bytes) -> bytes:
+    """Name, size and time of change of a file; one that is not there is told by who reads it."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return name + b"\0missing\0"
+    return b"%s\0%d\0%d\0" % (name, facts.st_size, facts.st_mtime_ns)
 
 
 @cache

@@ -73,6 +73,7 @@ def held(folder: Path) -> Iterator[None]:
 def in_turn(file: Path) -> Iterator[bool]:
     """Wait for the lock of `file`, so that one process after another enters; the lock ends with the process.
 
+    Processes forked meanwhile do not hold it, so that those that decode images do not keep it when this one is killed.
     Where the file cannot be written, or its file system has no locks, every process enters at once.
 
     Yields:
@@ -87,8 +88,11 @@ def in_turn(file: Path) -> Iterator[bool]:
     try:
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _close_in_forks()
+        _held.add(descriptor)
         yield True
     finally:
+        _held.discard(descriptor)
         os.close(descriptor)
 
 

@@ -5,7 +5,6 @@ under a temporary name, flushed and renamed, so that a process that is killed le
 is damaged all the same is named in a line and computed again. Reading maps the file: processes share its pages.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -27,6 +26,8 @@ Rows = npt.NDArray[np.float32]
 HEADER = 4096  # bytes before the array, so that it begins at a page
 DIGEST = 32  # bytes of the checksum after it
 SUFFIX = ".rows"
+LOCK_DIGITS = 3  # of a pass's name, in that of its lock: at most 4096 lock files, however many passes there are
+ROOM = "room.lock"  # held while room is made and filled, so that all files together stay below the bound
 PIECE = 2**24  # bytes hashed at a time
 
 
@@ -50,22 +51,29 @@ class Store:
     read: int = 0
     computed: int = 0
 
-    def rows(self, keys: Sequence[str], compute: Callable[[list[int]], list[Rows]]) -> list[Rows]:
+    def rows(
+        self, name: str, keys: Sequence[str], compute: Callable[[list[int]], list[Rows]], beside: Sequence[str] = ()
+    ) -> list[Rows]:
         """The arrays with these keys, all with the same number of rows, from files or computed once.
 
-        Of several processes that ask for the same arrays at the same time, one computes them and the others wait. Where
-        a file cannot be kept, a line says so once and the arrays stay in memory.
+        Of several processes that ask for arrays of the same pass at the same time, one computes and the others wait.
+        Where a file cannot be kept, a line says so and the arrays stay in memory.
 
         Args:
-            keys: names of the arrays, see `key`.
-            compute: returns the arrays at the given positions in `keys`, in one pass.
+            name: name of the pass that computes the arrays, see `key`.
+            keys: names of the arrays.
+            compute: returns the arrays at the given positions in `keys` and then `beside`, in one pass.
+            beside: names of arrays of the same pass that others are likely to ask for: kept as well where it runs.
         """
-        with locks.in_turn(self.folder / f"{keys[0]}.lock"):
-            found = [self._read(name) for name in keys]
+        with locks.in_turn(self.folder / f"{name[:LOCK_DIGITS]}.lock"):
+            found = [self._read(own) for own in keys]
             missing = [position for position, rows in enumerate(found) if rows is None]
             if missing:
-                for position, rows in zip(missing, compute(missing), strict=True):
-                    found[position] = self._kept(keys[position], rows)
+                every = [*keys, *beside]
+                missing += [len(keys) + i for i, own in enumerate(beside) if not self._file(own).exists()]
+                made = zip(missing, compute(missing), strict=True)
+                kept = {position: self._kept(every[position], rows) for position, rows in made}
+                found = [kept.get(position, rows) for position, rows in enumerate(found)]
         there = [rows for rows in found if rows is not None]
         self.computed += len(there[0]) if missing else 0
         self.read += 0 if missing else len(there[0])
@@ -75,18 +83,25 @@ class Store:
         return self.folder / f"{name}{SUFFIX}"
 
     def _read(self, name: str) -> Rows | None:
-        """The array in a file, mapped; None if there is none, or if it is damaged, which removes it with a line."""
+        """The array in a file, mapped; None if there is none, or with a line if it is damaged, which removes it.
+
+        A file that cannot be read now, such as another user's, stays.
+        """
         file = self._file(name)
         try:
             shape = _verified(file)
-            os.utime(file)  # used now: it leaves last
+            with suppress(OSError):  # a folder that can be read only
+                os.utime(file)  # used now: it leaves last
             return np.memmap(file, np.float32, "r", HEADER, shape)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError) as error:
-            warnings.warn(f"shared features {file} are damaged ({error}): computed again", Notice, stacklevel=2)
+        except OSError as error:
+            reason = f"cannot be read ({error.strerror})"
+        except ValueError as error:
+            reason = f"are damaged ({error})"
             atomic.remove(file)
-            return None
+        warnings.warn(f"shared features {file} {reason}: computed again", Notice, stacklevel=2)
+        return None
 
     def _kept(self, name: str, rows: Rows) -> Rows:
         """The array mapped from its new file, or as it is where it cannot be kept."""
@@ -95,9 +110,10 @@ class Store:
             return rows
         file, temporary = self._file(name), atomic.temporary_of(self._file(name))
         try:
-            self._make_room(needed)
-            _write(temporary, rows)
-            os.replace(temporary, file)
+            with locks.in_turn(self.folder / ROOM):
+                self._make_room(needed)
+                _write(temporary, rows)
+                os.replace(temporary, file)
             return np.memmap(file, np.float32, "r", HEADER, rows.shape)
         except OSError as error:
             advice = "the next task computes them again"
@@ -162,7 +178,7 @@ def _verified(file: Path) -> tuple[int, ...]:
         while left:
             piece = opened.read(min(PIECE, left))
             if not piece:
-                raise OSError(errno.EIO, "it ends early")
+                raise ValueError("it ends early")
             digest.update(piece)
             left -= len(piece)
         if opened.read(DIGEST) != digest.digest():

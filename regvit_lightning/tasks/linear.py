@@ -26,7 +26,6 @@ from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.head_grid import HeadGrid, HeadGridSettings, training
 from regvit_lightning.frozen.kept_heads import KeptHead, KeptHeads
 from regvit_lightning.frozen.module import cls_or_mean
-from regvit_lightning.frozen.shared import CLASS, MEAN, REGISTERS, Vector
 from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
@@ -94,12 +93,6 @@ def register_inputs(tokens: Sequence[Tokens]) -> Tensor:
     return torch.cat([cls_or_mean(tokens[-1]), tokens[-1].registers.mean(dim=1)], dim=1)
 
 
-def _wanted(backbone: Backbone, blocks: int) -> list[Vector]:
-    """What the heads read of an image."""
-    means = [(MEAN, backbone.has_cls), (REGISTERS, backbone.num_registers > 0)]
-    return [*((block, CLASS) for block in range(-blocks, 0)), *((-1, kind) for kind, there in means if there)]
-
-
 class Heads(nn.Module):
     """Linear heads that share an input, as one matrix.
 
@@ -149,7 +142,7 @@ class LinearProbe(HeadGrid):
 
     def __init__(self, backbone: Backbone, settings: LinearSettings | Mapping[str, Any], classes: int) -> None:
         settings = from_resolved(LinearSettings, settings)
-        super().__init__(backbone, settings.precision, _wanted(backbone, max(settings.blocks)))
+        super().__init__(backbone, settings.precision, shared.usual(backbone, max(settings.blocks)))
         self.save_hyperparameters({"settings": resolved(settings), "classes": classes}, logger=False)
         self.settings, self.classes = settings, classes
         # Without CLS the mean patch replaces it, and adding it again has no effect.
@@ -168,10 +161,7 @@ class LinearProbe(HeadGrid):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Head inputs of each group, variants, then registers: of uint8 images (B, 3, H, W) or stored vectors."""
-        if images.is_floating_point():
-            tokens = shared.as_tokens(images, self.wanted)
-        else:
-            tokens = self.tokens(images, blocks=range(-max(self.settings.blocks), 0))
+        tokens = self.last_tokens(images, max(self.settings.blocks))
         of_registers = [] if self.register_heads is None else [register_inputs(tokens)]
         return [*(inputs(tokens, *variant) for variant in self.variants), *of_registers]
 

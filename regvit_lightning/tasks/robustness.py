@@ -19,18 +19,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regvit_lightning.data import shifted
-from regvit_lightning.data.imagenet import ImageNet
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.data.module import Loading
 from regvit_lightning.data.shifted import ShiftedImages, shifted_images
 from regvit_lightning.data.transforms import centre_crop, normalise, released_view
 from regvit_lightning.figures import examples
 from regvit_lightning.figures.examples import Classified
-from regvit_lightning.frozen import kept_heads
+from regvit_lightning.frozen import kept_heads, shared
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.kept_heads import KeptHead, KeptHeads
-from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
+from regvit_lightning.frozen.shared import Vector, VectorModule, View
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.settings import MISSING, check
@@ -81,11 +79,11 @@ class RobustnessSettings(TaskSettings):
 SETTINGS = RobustnessSettings
 
 
-class Classifiers(FrozenModule):
+class Classifiers(VectorModule):
     """A pass that classifies images with one or two heads, among the candidates of their set.
 
     Args:
-        backbone, precision: see `FrozenModule`.
+        backbone, precision, wanted: see `VectorModule`.
         candidates: indices of the classes to choose among.
 
     Attributes:
@@ -99,13 +97,15 @@ class Classifiers(FrozenModule):
     confidences: Tensor
     names: Sequence[str]
 
-    def __init__(self, backbone: Backbone, precision: str, candidates: Sequence[int]) -> None:
-        super().__init__(backbone, precision)
+    def __init__(
+        self, backbone: Backbone, precision: str, candidates: Sequence[int], wanted: Sequence[Vector] = ()
+    ) -> None:
+        super().__init__(backbone, precision, wanted)
         self.register_buffer("candidates", torch.tensor(candidates), persistent=False)
         self._rows: list[tuple[Tensor, Tensor]] = []
 
     def logits(self, images: Tensor) -> list[Tensor]:
-        """Logits (B, K) of each head, float32, for uint8 images (B, 3, H, W)."""
+        """Logits (B, K) of each head, float32, for uint8 images (B, 3, H, W) or their stored vectors."""
         raise NotImplementedError
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Any:
@@ -128,14 +128,14 @@ class KeptClassifiers(Classifiers):
     def __init__(
         self, backbone: Backbone, precision: str, candidates: Sequence[int], heads: Mapping[str, KeptHead]
     ) -> None:
-        super().__init__(backbone, precision, candidates)
-        self.names, self.facts = list(heads), [head.facts for head in heads.values()]
-        self.blocks = max(int(facts["blocks"]) for facts in self.facts)
+        blocks = max(int(head.facts["blocks"]) for head in heads.values())
+        super().__init__(backbone, precision, candidates, shared.usual(backbone, blocks))
+        self.names, self.facts, self.blocks = list(heads), [head.facts for head in heads.values()], blocks
         self.weights = nn.ParameterList([head.weight for head in heads.values()]).requires_grad_(False)
         self.biases = nn.ParameterList([head.bias for head in heads.values()]).requires_grad_(False)
 
     def logits(self, images: Tensor) -> list[Tensor]:
-        tokens, every = self.tokens(images, blocks=range(-self.blocks, 0)), []
+        tokens, every = self.last_tokens(images, self.blocks), []
         for facts, weight, bias in zip(self.facts, self.weights, self.biases, strict=True):
             own = register_inputs(tokens) if facts["registers"] else inputs(tokens, facts["blocks"], facts["avgpool"])
             every.append(F.linear(own, weight, bias))
@@ -187,10 +187,10 @@ def run(
         images = shifted_images(data, settings.images, classes)
         module = KeptClassifiers(backbone, settings.precision, images.candidates, kept.heads)
         facts = {**_facts(kept), "heads_digest": trained and kept_heads.digest(trained)}
-    loading = Loading(settings.workers, settings.device_batch)
-    tester(how).test(module, ImageNet(loading, test=[(images.files, images.view(view))]), verbose=False)
     border = f", without {images.border} px of border" if images.border else ""
-    facts["view"] = f"{view_in_words}{border}"
+    seen = View(images.view(view), f"{view_in_words}{border}")
+    tester(how).test(module, shared.passes(module, settings, how, test=[images.files], view=seen), verbose=False)
+    facts["view"] = seen.words
     return _outcome(module, images, classes, facts, how.seed, view)
 
 

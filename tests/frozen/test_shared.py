@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +12,9 @@ from benchmarks import evaluate
 from benchmarks.grid import cells
 from benchmarks.grid.make_commands import Commands
 from regvit_lightning import evaluation, records, settings
+from regvit_lightning.data.imagenet import ImageFiles
 from regvit_lightning.data.imagenet import test_files as files_of_test
+from regvit_lightning.data.layout import DataError
 from regvit_lightning.frozen import shared
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.models import sources
@@ -82,20 +85,47 @@ def test_a_second_task_runs_the_images_of_the_first_one_no_more(tiny, store):
     assert run("imagenet_knn", tiny, store)[1] == 0
 
 
-def test_a_task_that_wants_less_finds_it_and_one_that_wants_more_computes_the_rest(tiny, store):
+@pytest.mark.parametrize("fits", [True, False])
+def test_one_pass_serves_tasks_that_want_other_vectors_where_the_usual_ones_fit(tiny, tmp_path, fits):
     files, backbone = files_of_test(tiny), model()
+    six = 4 * len(files) * backbone.embed_dim * 6  # bytes of four class vectors and two means
+    how, view = RunOptions(store=Store(tmp_path, 8 * six - (not fits))), options("imagenet_knn")
     less = shared.VectorModule(backbone, "32-true", [(-1, shared.CLASS)])
     more = shared.VectorModule(
         backbone, "32-true", [(-2, shared.CLASS), (backbone.depth - 1, shared.CLASS), (-1, shared.MEAN)]
     )
-    how, view = RunOptions(store=store), options("imagenet_knn")
     (one,) = (part.dataset for part in shared.passes(less, view, how, test=[files]).test_dataloader())
     assert backbone.seen == len(files)
     (three,) = (part.dataset for part in shared.passes(more, view, how, test=[files]).test_dataloader())
-    assert backbone.seen == 2 * len(files)  # the others in one pass
+    assert backbone.seen == (1 if fits else 2) * len(files)  # what is missing in one pass
     assert torch.equal(three[3][0][1], one[3][0][0])
+    images = next(iter(shared.passes(more, view, RunOptions(), test=[files]).test_dataloader()[0]))[0]
+    assert torch.equal(three[3][0], more.vectors(images)[3])
     shared.passes(more, view, how, test=[files])
-    assert backbone.seen == 2 * len(files)
+    assert backbone.seen == (1 if fits else 2) * len(files) + len(images)
+
+
+def test_an_image_that_is_gone_is_named(tmp_path, store):
+    files = ImageFiles(("a",), np.array([b"a/gone.png"]), np.array([0]), str(tmp_path))
+    module = shared.VectorModule(model(), "32-true")
+    with pytest.raises(DataError, match=r"gone\.png"):
+        shared.passes(module, options("imagenet_knn"), RunOptions(store=store), test=[files])
+
+
+@pytest.mark.parametrize("variant", ["", "mini", "small"])
+def test_tasks_that_read_the_same_images_do_so_in_the_same_batches(variant):
+    def chosen(task):
+        return settings.load_settings("tasks", task, variant, [])[1]
+
+    batches = {}
+    for task in ("imagenet_knn", "imagenet_linear", "imagenet_zeroshot", "label_free"):
+        own = chosen(task)
+        batches.setdefault((own.resize, own.crop), set()).add(own.device_batch)
+    for task in ("hummingbird", "patch_knn", "overclustering", "kmeans_segmentation"):
+        own = chosen(f"{task}_ade20k")
+        batches.setdefault(own.size, set()).add(own.device_batch)
+    assert all(len(own) == 1 for own in batches.values()), batches
+    assert chosen("robustness_imagenet_val").device_batch == chosen("imagenet_linear").device_batch
 
 
 def test_vectors_are_those_of_the_tokens(tiny):

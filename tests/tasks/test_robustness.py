@@ -20,6 +20,7 @@ from regvit_lightning.frozen import kept_heads
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.models import sources
 from regvit_lightning.models.foreign import ForeignBackbone
+from regvit_lightning.runtime.store import Store
 from regvit_lightning.settings import SettingsError
 from regvit_lightning.tasks import linear, robustness
 from tests.tasks import planted_features
@@ -160,6 +161,23 @@ def test_a_model_without_a_kept_head_is_told_the_command(reds, tmp_path):
         UserError, match=r"read from the folder beside the cell's own: give folder=, or .*imagenet_linear"
     ):
         robustness.run(model(), data, chosen)
+
+
+def test_images_that_the_probe_was_tested_on_are_not_run_again(tmp_path):
+    store = Store(tmp_path / "features", 10**8)
+    data, _ = trained(tmp_path, RED, store=store)
+    words = ["workers=0", "precision=32-true", "device_batch=32"]
+    chosen = settings.load_settings("tasks", "robustness_imagenet_val", "mini", words)[1]
+    backbone, passed, outcomes = model(), [], []
+    backbone.model.register_forward_pre_hook(lambda _, arguments: passed.append(len(arguments[0])))
+    for shared, images in ((None, 6), (store, 0)):
+        how = RunOptions(folder=tmp_path / "runs" / "robustness", store=shared)
+        outcomes.append(robustness.run(backbone, data, chosen, how))
+        assert sum(passed) == images
+        passed.clear()
+    plain, reading = outcomes
+    assert (plain.metrics, plain.intervals, plain.protocol) == (reading.metrics, reading.intervals, reading.protocol)
+    assert all(torch.equal(scores, reading.scores[name]) for name, scores in plain.scores.items())
 
 
 def test_heads_of_other_weights_and_damaged_ones_are_refused(reds, tmp_path):

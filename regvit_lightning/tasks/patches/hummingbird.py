@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.squashed import Squashed, SquashedImages
+from regvit_lightning.frozen import shared_patches
 from regvit_lightning.frozen.contract import Outcome, RunOptions
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
@@ -134,13 +135,13 @@ def run(
     read = masked_images(backbone, data, settings)
     views = settings.epochs * len(read.train)
     learnt = Squashed(read.train, read.layout, read.side, settings.scale, how.seed, settings.epochs)
-    images = SquashedImages(Loading(settings.workers, settings.device_batch), learnt, read.tested)
+    loading = Loading(settings.workers, settings.device_batch)
     module = InContext(backbone, settings, read.layout.classes, views, read.side, how.seed)
     trainer = tester(how)
-    trainer.validate(module, images, verbose=False)
+    trainer.validate(module, SquashedImages(loading, learnt, None), verbose=False)
     k = f"neighbours={settings.neighbours}: above the {module.memory.filled:,} labelled patches of the memory"
     check(settings.neighbours <= module.memory.filled, k)
-    trainer.test(module, images, verbose=False)
+    trainer.test(module, shared_patches.passes(backbone, settings, how, test=read.tested), verbose=False)
     return outcome(module, read, module.example, _protocol(module, len(read.train)), how.seed)
 
 

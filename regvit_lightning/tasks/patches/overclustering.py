@@ -16,9 +16,9 @@ from torch import Tensor
 from regvit_lightning.data import ade20k
 from regvit_lightning.data.image_sets import IGNORED
 from regvit_lightning.data.layout import DataSettings
-from regvit_lightning.data.module import Loading
-from regvit_lightning.data.squashed import Squashed, SquashedImages
+from regvit_lightning.data.squashed import Squashed
 from regvit_lightning.errors import UserError
+from regvit_lightning.frozen import shared_patches
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
@@ -202,11 +202,11 @@ def run(
     """
     layout, side = data.masked_set(settings.images), settings.side(backbone)
     tested = Squashed(ade20k.masked_pairs(data, settings.images, 1), layout, side)
-    loading = Loading(settings.workers, settings.device_batch)
     module = Clusters(backbone, settings, layout.classes, len(tested), side, how.seed)
     trainer = tester(how)
-    trainer.validate(module, SquashedImages(loading, tested, None), verbose=False)
-    trainer.test(module, SquashedImages(loading, None, tested), verbose=False)
+    images = shared_patches.passes(backbone, settings, how, validation=tested, test=tested)
+    trainer.validate(module, images, verbose=False)
+    trainer.test(module, images, verbose=False)
     module.to(hardware.accelerator()).eval()
     return _outcome(module, Scored({"miou": module.match(), **module.areas}, None, layout, tested), how.seed)
 

@@ -16,6 +16,7 @@ from regvit_lightning.data.image_sets import IGNORED
 from regvit_lightning.data.layout import DataSettings
 from regvit_lightning.data.module import Loading
 from regvit_lightning.data.squashed import Squashed, SquashedImages
+from regvit_lightning.frozen import shared_patches
 from regvit_lightning.frozen.contract import Outcome, RunOptions
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
@@ -205,7 +206,7 @@ def run(
     asked = Squashed([read.train[index] for index in held], read.layout, read.side)
     trainer.test(module, SquashedImages(loading, None, asked), verbose=False)
     chosen = _choose(module)
-    trainer.test(module, SquashedImages(loading, None, read.tested), verbose=False)
+    trainer.test(module, shared_patches.passes(backbone, settings, how, test=read.tested), verbose=False)
     return outcome(module, read, module.example, _protocol(module, len(read.train), held, chosen), how.seed)
 
 

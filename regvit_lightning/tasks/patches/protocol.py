@@ -85,8 +85,8 @@ class PatchModule(FrozenModule):
         self._areas: list[dict[str, Tensor]] = []
 
     def features(self, images: Tensor) -> Tensor:
-        """Patches (B, h, w, D) after the final norm, float32, of uint8 images (B, 3, S, S)."""
-        return self.tokens(images)[0].patches
+        """Patches (B, h, w, D) after the final norm, float32, of uint8 images (B, 3, S, S); stored ones as they are."""
+        return images if images.is_floating_point() else self.tokens(images)[0].patches
 
     def pixels(self, labels: Tensor) -> Tensor:
         """Labels (B, h, w, P²) of the pixels of each patch, from labels (B, S, S)."""
