@@ -1,5 +1,6 @@
 """Peak memory of a piece of work: of the GPU where there is one, else resident memory of this process (Linux)."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ def peak_memory() -> Iterator[Peak]:
     """
     import torch
 
+    gc.collect()  # garbage that is freed inside would hide as much of the work's own memory
     peak = Peak()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

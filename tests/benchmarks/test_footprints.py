@@ -73,7 +73,7 @@ def test_a_row_is_measured_in_a_process_of_its_own_after_a_small_one(monkeypatch
 
 def test_a_copy_too_many_shows_and_a_faint_estimate_is_a_bound():
     row = footprints.measured("300 MiB where 200 are estimated", 200 << 20, lambda: torch.ones(300 << 18))
-    assert 1.4 < row.value < 1.6
+    assert 1.25 < row.value < 1.6  # above the target; the kernel may take back other pages meanwhile
     assert row.target == "0.8–1.25"
     assert row.name == "(j) memory / estimate, 300 MiB where 200 are estimated"
     assert footprints.measured("none of 1 MiB", 1 << 20, lambda: None).target == "≤ 1.25"

@@ -46,9 +46,9 @@ def test_every_task_has_an_estimate_of_its_own(task):
 
 def test_knn_holds_the_bank_beside_the_forward_passes():
     found = footprint("imagenet_knn")
-    assert found.parts["passes"].device == WEIGHTS + 1_281_167 * (4 * 1024 + 9) + 256 * IMAGE
+    assert found.parts["passes"].device == WEIGHTS + 1_281_167 * (4 * 1024 + 9) + 128 * IMAGE
     assert found.largest == "passes"
-    assert found.host == PROCESS + 2 * 12 * 256 * 3 * 224**2  # 12 workers, two batches each, in uint8
+    assert found.host == PROCESS + 2 * 12 * 128 * 3 * 224**2  # 12 workers, two batches each, in uint8
 
 
 def test_waiting_batches_are_bounded():
@@ -119,7 +119,7 @@ def test_text_reports_read_no_image():
 def test_a_task_of_a_user_has_its_forward_passes_and_what_its_work_keeps():
     _, own = case("imagenet_knn")
     found = cells.of("task_of_a_user", own)
-    assert found.device == WEIGHTS + 1_281_167 * 4 * 1024 + 256 * IMAGE
+    assert found.device == WEIGHTS + 1_281_167 * 4 * 1024 + 128 * IMAGE
 
 
 def test_the_shape_is_that_of_the_backbone():
@@ -137,7 +137,7 @@ def test_a_model_of_which_only_tokens_are_known_has_no_shape():
 def test_half_precision_halves_the_hidden_layer():
     module, own = case("imagenet_knn", images={"imagenet": [10, 10]})
     single = Case(own.settings, own.images, own.classes, own.model, own.work, False)
-    assert cells.of(module, single).device - cells.of(module, own).device == 256 * 261 * 4 * 4096
+    assert cells.of(module, single).device - cells.of(module, own).device == 128 * 261 * 4 * 4096
 
 
 def test_a_forward_pass_is_that_of_the_largest_image():
