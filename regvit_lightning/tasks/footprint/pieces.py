@@ -92,8 +92,8 @@ def attentive_parameters(width: int, classes: int, queries: int, inputs: int) ->
 
 
 def zero_shot(texts: int, embed: int, context: int) -> int:
-    """Class weights: embeddings of all texts, by batches and joined, their tokens as int64, and the texts."""
-    return texts * (2 * FLOAT * embed + LONG * context + 100)
+    """Class weights: embeddings of all texts, their tokens as int64, and the texts."""
+    return texts * (FLOAT * embed + LONG * context + 100)
 
 
 def robustness(batch: int, inputs: int, classes: int, images: int) -> int:
