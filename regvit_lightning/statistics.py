@@ -159,6 +159,11 @@ def bootstrap(
     return _percentiles(drawn[~np.isnan(drawn)] if not np.isnan(drawn).all() else drawn)
 
 
+def constant_accuracy(labels: "Tensor") -> float:
+    """Top-1 accuracy in percent of the class that is most frequent among labels (N,): the best without an image."""
+    return 100 * int(labels.bincount().max()) / len(labels)
+
+
 def accuracy_by_class(right: "Tensor", labels: "Tensor", classes: Sequence[str]) -> dict[str, float | None]:
     """Top-1 accuracy in percent on the images of each class by name; None for a class without an image.
 

@@ -170,6 +170,11 @@ def test_intervals_are_those_of_the_kept_records():
     assert statistics.bootstrap(scores, seed=3) == pytest.approx((621.882, 1017.7255), rel=1e-12)
 
 
+def test_the_best_constant_is_right_on_the_most_frequent_class():
+    assert statistics.constant_accuracy(torch.tensor([3, 1, 3, 0, 3])) == 60.0
+    assert statistics.constant_accuracy(torch.tensor([0])) == 100.0
+
+
 @given(st.integers(0, 10**6), st.integers(1, 60))
 def test_accuracy_by_class_is_sklearns_recall(seed, images):
     generator = np.random.default_rng(seed)

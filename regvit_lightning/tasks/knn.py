@@ -24,7 +24,7 @@ from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.neighbours import search, votes
 from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import check, number
-from regvit_lightning.statistics import accuracy, accuracy_by_class, accuracy_interval
+from regvit_lightning.statistics import accuracy, accuracy_by_class, accuracy_interval, constant_accuracy
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 METRICS = {"top1": Metric(), "top1_best_on_test": Metric()}
@@ -182,6 +182,7 @@ def _outcome(module: KNN, classes: Sequence[str], seed: int) -> Outcome:
         intervals={"top1": accuracy_interval(scores["top1"], seed)},
         scores=scores,
         per_class=accuracy_by_class(scores["top1"], module.labels, classes),
+        floors={"most frequent class": dict.fromkeys(("top1", "top1_best_on_test"), constant_accuracy(module.labels))},
         protocol={
             "k": settings.neighbours[chosen],
             "k_chosen_on": settings.chosen_on(len(held)),

@@ -32,7 +32,7 @@ from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
 from regvit_lightning.schedules import cosine
 from regvit_lightning.settings import check, from_resolved, number, resolved
-from regvit_lightning.statistics import accuracy, accuracy_by_class, accuracy_interval
+from regvit_lightning.statistics import accuracy, accuracy_by_class, accuracy_interval, constant_accuracy
 from regvit_lightning.work import ImageCounts, Work
 
 METRICS = {"top1": Metric(), "top1_best_on_test": Metric()}
@@ -268,6 +268,11 @@ def _outcome(module: LinearProbe, train_images: int, classes: Sequence[str], see
         },
         scores={"top1": right[:, 0], "top1_best_on_test": right[:, 1]},
         per_class=accuracy_by_class(right[:, 0], module.test[1], classes),
+        floors={
+            "most frequent class": dict.fromkeys(
+                ("top1", "top1_best_on_test", *with_registers), constant_accuracy(module.test[1])
+            )
+        },
         protocol={
             "head": vars(module.grid[chosen]),
             "head_best_on_test": vars(module.grid[best]),

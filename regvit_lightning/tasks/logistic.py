@@ -35,7 +35,7 @@ from regvit_lightning.frozen.settings import ViewSettings
 from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.settings import MISSING, check, number
-from regvit_lightning.statistics import accuracy_by_class
+from regvit_lightning.statistics import accuracy_by_class, constant_accuracy
 from regvit_lightning.work import ImageCounts, Pass, Work
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ def _floors(test: Split, measure: str, classes: int) -> dict[str, dict[str, floa
         return {"chance": dict.fromkeys(METRICS, constant)}
     floors = {"chance": dict.fromkeys(METRICS, 100 / classes)}
     if measure == "top1":
-        floors["most frequent class"] = dict.fromkeys(METRICS, 100 * float(targets.bincount().max()) / len(targets))
+        floors["most frequent class"] = dict.fromkeys(METRICS, constant_accuracy(targets))
     return floors
 
 

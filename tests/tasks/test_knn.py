@@ -233,6 +233,7 @@ def test_ties_are_counted(tmp_path):
     outcome = knn.run(planted_features.pixels(), data, planted("neighbours=[2]"))
     assert outcome.protocol["tied_images"] == 5
     assert outcome.metrics["top1"] == 80.0  # the first two of the four copies are of class 0
+    assert outcome.floors == {"most frequent class": {"top1": 80.0, "top1_best_on_test": 80.0}}
     assert knn.run(planted_features.pixels(), data, planted("neighbours=[4]")).protocol["tied_images"] == 0
 
 

@@ -167,6 +167,7 @@ def test_the_head_is_chosen_on_held_out_train_even_where_test_says_otherwise(tmp
     assert outcome.metrics["top1"] == outcome.scores["top1"].mean() == 0
     assert outcome.metrics["top1_best_on_test"] == outcome.scores["top1_best_on_test"].mean() == 50
     assert outcome.protocol["head_best_on_test"]["lr"] == 1e-12
+    assert outcome.floors["most frequent class"] == dict.fromkeys(outcome.scores, 50.0)
 
 
 def test_no_head_is_trained_on_an_image_on_which_it_is_chosen(tiny, monkeypatch):
