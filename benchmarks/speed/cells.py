@@ -51,7 +51,7 @@ CELLS = (
     Cell("imagenet_linear", (*FEW, "steps=12", "batch_size=16"), "224 px", 1.15),
     Cell("lost_voc07", FEW, "about 500 px", 1.15),
     Cell("tokencut_voc07", FEW, "about 500 px", 1.15),
-    Cell("hummingbird_ade20k", FEW, "512 px", 1.15),
+    Cell("hummingbird_ade20k", (*FEW, "size=512"), "512 px", 1.15),
     Cell("ade20k_linear", TRAINED, "512 px", 1.3),
     Cell("nyud_linear1", TRAINED, "416 × 544 and 480 × 640 px", 1.3),
 )

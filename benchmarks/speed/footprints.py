@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.speed.memory import peak_memory
 from benchmarks.speed.timing import Measurement
 
-WITHIN, NOT_ABOVE = "0.8–1.25", "≤ 1.25"
+WITHIN = "0.8–1.25"
 FAINT = 128 << 20  # bytes: what an allocator keeps and rounds is no longer small beside an estimate below
 
 # Sizes at which a row is computed in an instant, for the first run and for tests, by the row's name.
@@ -77,5 +77,5 @@ def measured(name: str, estimate: int, work: Callable[[], object]) -> Measuremen
         work()
     seconds = time.perf_counter() - begun
     parts = f"{peak.bytes / 2**30:.2f} of {estimate / 2**30:.2f} GiB; {seconds:.1f} s"
-    target = WITHIN if estimate >= FAINT else NOT_ABOVE
+    target = WITHIN if estimate >= FAINT else ""
     return Measurement(f"(j) memory / estimate, {name}", peak.bytes / estimate, target, parts)

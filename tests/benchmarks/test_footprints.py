@@ -76,7 +76,7 @@ def test_a_copy_too_many_shows_and_a_faint_estimate_is_a_bound():
     assert 1.25 < row.value < 1.6  # above the target; the kernel may take back other pages meanwhile
     assert row.target == "0.8–1.25"
     assert row.name == "(j) memory / estimate, 300 MiB where 200 are estimated"
-    assert footprints.measured("none of 1 MiB", 1 << 20, lambda: None).target == "≤ 1.25"
+    assert not footprints.measured("none of 1 MiB", 1 << 20, lambda: None).target
 
 
 def test_the_parameters_of_the_attentive_heads_are_those_of_the_module():
