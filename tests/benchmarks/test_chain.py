@@ -75,14 +75,14 @@ def trained(tiny, tmp_path_factory):
 def models_of(shown, title):
     """The models of the rows of one task's table, in order."""
     rows = shown.partition(f"**{title}**\n\n")[2].partition("\n\n")[0].splitlines()
-    return [row.split()[1] for row in rows[2:]]
+    return [row.split("|")[1].strip().removesuffix(" (floor)") for row in rows[2:]]
 
 
 def test_from_folders_to_a_table(trained):
     shown = program("tables", "data=imagenet", f"results={trained / 'results'}")
     for task in ("imagenet_knn", "imagenet_linear"):
         models = models_of(shown, f"{task}: 32 test images")
-        assert models == ["random-vitn_reg4", "deit3-vitn_reg0", "deit3-vitn_reg4"]
+        assert models == ["most frequent class", "random-vitn_reg4", "deit3-vitn_reg0", "deit3-vitn_reg4"]
     found = saved_records(trained / "results", "imagenet")
     assert len(found) == 6
     curve = (trained / "results" / "imagenet" / "curves" / "deit3-vitn_reg4.seed0.csv").read_text().splitlines()
@@ -131,7 +131,13 @@ def test_a_run_with_other_settings_is_kept_beside_the_old_one(trained, tiny, tmp
     assert "is done" in program("evaluate", f"model={export}", *cell[1:])
     shown = program("tables", "data=imagenet", f"results={results}")
     models = models_of(shown, "imagenet_knn: 32 test images")
-    assert models == ["random-vitn_reg4", "deit3-vitn_reg0", "deit3-vitn_reg4", "deit3+lr2e-2-vitn_reg4"]
+    assert models == [
+        "most frequent class",
+        "random-vitn_reg4",
+        "deit3-vitn_reg0",
+        "deit3-vitn_reg4",
+        "deit3+lr2e-2-vitn_reg4",
+    ]
     assert "pretrain" in mistake("evaluate", "model=deit3+other-vitn_reg4", *cell[1:])
 
 
