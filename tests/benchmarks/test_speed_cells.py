@@ -36,7 +36,8 @@ def test_images_with_boxes_are_enlarged_with_their_boxes(tiny, tmp_path):
 def test_every_cell_has_a_row(tiny):
     few = [cell for cell in cells.CELLS if cell.task == "lost_voc07"]
     row = next(cells.rows(tiny, tuple(few), "vitn_reg0"))
-    assert row.value > 1
+    assert row.value > 0  # no bound: other processes may slow either side
+    assert "forward of 4 images" in row.parts
     assert row.target == "≤ 1.15"
     for cell in cells.CELLS:  # words of every cell are settings of its task
         assert cells.settings.load_settings("tasks", cell.task, words=list(cell.words))[1].workers == 1
