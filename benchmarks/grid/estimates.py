@@ -58,11 +58,6 @@ class Estimate:
     flops: float
     memory: Footprint
 
-    @property
-    def mib(self) -> float:
-        """Memory on each device in MiB."""
-        return self.memory.device / 2**20
-
 
 class Estimates:
     """Estimates of the cells of a grid.

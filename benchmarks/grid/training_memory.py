@@ -2,8 +2,8 @@
 
 It is weights, gradients, two moments of the optimiser, the copy of a moving average or a teacher, what the backward
 pass needs of every token and block in 16 bit with fused attention, and DINOv2's logits of all prototypes. On an H100
-(`results/bench/h100.md`) it is off by at most a tenth: for forward and backward passes of ViT-S, B and L at 224 and
-518 px, and for the steps of DeiT-III with ViT-B and of DINOv2 with ViT-L. Compiled blocks keep less.
+(`results/bench/h100-models.md`) it is off by at most a tenth: for forward and backward passes of ViT-S, B and L at 224
+and 518 px, and for the steps of DeiT-III with ViT-B and of DINOv2 with ViT-L. Compiled blocks keep less.
 """
 
 from dataclasses import dataclass

@@ -81,6 +81,11 @@ def _grids(sizes: npt.NDArray[np.int64], patch_size: int) -> npt.NDArray[np.int6
     return -(-sizes // patch_size)
 
 
+def images_at_once(device_batch: int, patches: int) -> int:
+    """Images of a batch, of so many patches each: `device_batch` of a usual size, fewer of larger ones."""
+    return max(device_batch * USUAL_PATCHES // max(patches, USUAL_PATCHES), 1)
+
+
 def batches(sizes: npt.NDArray[np.int64], patch_size: int, device_batch: int) -> list[list[int]]:
     """Group image indices into batches of images with the same number of patches in width and height.
 
@@ -94,7 +99,7 @@ def batches(sizes: npt.NDArray[np.int64], patch_size: int, device_batch: int) ->
     groups_of_indices: list[list[int]] = []
     for group in np.argsort(-grids.prod(axis=1), kind="stable"):
         indices = np.flatnonzero(groups.ravel() == group).tolist()
-        size = max(device_batch * USUAL_PATCHES // max(int(grids[group].prod()), USUAL_PATCHES), 1)
+        size = images_at_once(device_batch, int(grids[group].prod()))
         groups_of_indices += [indices[start : start + size] for start in range(0, len(indices), size)]
     return groups_of_indices
 

@@ -288,10 +288,10 @@ def _depth(case: Case) -> Footprint:
 
 
 def _at_once(case: Case) -> int:
-    """Images of a batch: fewer of more than the usual number of patches, see `data/discovery.py`."""
-    from regvit_lightning.data.discovery import USUAL_PATCHES
+    """Images of a batch."""
+    from regvit_lightning.data.discovery import images_at_once
 
-    return max(case.settings.device_batch * USUAL_PATCHES // max(case.patches(), USUAL_PATCHES), 1)
+    return images_at_once(case.settings.device_batch, case.patches())
 
 
 def _lost(case: Case) -> Footprint:

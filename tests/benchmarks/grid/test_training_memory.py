@@ -1,4 +1,4 @@
-"""Memory of a pretraining against what an H100 measured: `results/bench/h100.json`, 26 November 2026, torch 2.11."""
+"""Memory of a pretraining against what an H100 measured: `results/bench/h100-models.json`, with torch 2.11."""
 
 from types import SimpleNamespace
 
