@@ -131,7 +131,7 @@ def device_name() -> str:
 def threads(most: int) -> Iterator[None]:
     """Context in which an operation on the CPU has at most so many threads, and at least one.
 
-    Where each has little to do, most of the processor time of many small operations is threads that wait for each other.
+    Where each has little to do, most of the processor time of many small operations goes into waiting for each other.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(max(min(most, before), 1))
