@@ -157,7 +157,7 @@ def outliers(images: int, stages: int, patches: int) -> int:
 
 
 def regression(images: int, width: int, classes: int, iterations: int, penalties: int = 1) -> int:
-    """Logistic regression: float64 features; their axes; blocks of logits, what L-BFGS remembers, a model for each C."""
+    """Logistic regression: float64 features, their axes, blocks of logits, what L-BFGS remembers, a model of each C."""
     turned = max(4 * width**2, width**2 + min(LOGITS, images * width))
     models = 2 * min(iterations, HISTORY) + 10 + penalties - 1
     fitted = width**2 + 3 * min(LOGITS, images * classes) + width * classes * models
