@@ -160,6 +160,14 @@ def test_products_are_rounded_in_steps_of_mixed_precision_alone(tiny, tmp_path, 
     fit.fit(prepare("deit3", tiny, tmp_path, *words), [Seen()])
     assert seen.count(("step", rounded)) == seen.count(("after", False)) == len(seen) / 2 > 2
 
+    class Failing(Callback):
+        def on_before_backward(self, *_):
+            raise ValueError("in a step")
+
+    with pytest.raises(ValueError, match="in a step"):
+        fit.fit(prepare("deit3", tiny, tmp_path / "other", *words), [Failing()])
+    assert now == [False]
+
 
 def test_fsdp_shards_the_blocks_and_keeps_whole_checkpoints():
     strategy = parallel.strategy("fsdp", 16)
