@@ -132,14 +132,15 @@ def depth_step(batch: int, channels: int, patches: int, bins: int) -> int:
 
 
 def lost(images: int, patches: int, width: int, copies: int) -> int:
-    """LOST: maps, and `copies` of them that are centred or normalised; a strip of Gram matrices, and what is above."""
-    strip = min(images * min(STRIP, patches) * patches, ELEMENTS["cpu"])
-    return FLOAT * images * patches * width * (1 + copies) + 2 * FLOAT * strip
+    """LOST: maps; of some of them `copies`, centred or normalised, a strip of Gram matrices, and what is above."""
+    some = min(images, max(ELEMENTS["cpu"] // (patches * width), 1))
+    strip = min(some * min(STRIP, patches) * patches, ELEMENTS["cpu"])
+    return FLOAT * patches * width * (images + copies * some) + 2 * FLOAT * strip
 
 
 def token_cut(images: int, patches: int, width: int) -> int:
-    """TokenCut: maps and normalised maps, and the graph of one image in float64."""
-    return 2 * FLOAT * images * patches * width + patches**2 * (2 * DOUBLE + 1)
+    """TokenCut: maps and normalised maps, and the graph of one image as bool and in float64."""
+    return 2 * FLOAT * images * patches * width + patches**2 * (DOUBLE + 1)
 
 
 def map_boxes(maps: int, patches: int) -> int:
