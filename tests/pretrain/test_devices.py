@@ -126,19 +126,26 @@ def test_checkpointing_of_activations_changes_no_bit(tiny, tmp_path, whole, monk
 
 def test_compiled_weights_keep_their_names(tiny, tmp_path, whole, monkeypatch):
     recipe, weights, moved, _ = whole
-    compiled = []
+    compiled, graphs = [], []
     real = torch.compile
 
-    def traced(function, *args, **options):  # the default backend would call a C++ compiler for half a minute
-        compiled.append(function)
-        return real(function, *args, backend="aot_eager", **options)
+    def counted(graph, inputs):  # the default backend would call a C++ compiler for half a minute
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 
+    def traced(function, *args, **options):
+        compiled.append(function)
+        return real(function, *args, backend=counted, **options)
+
+    torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", traced)
     run = prepare(recipe, tiny, tmp_path, "compile=true")
     images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     backbone = fit.fit(run, [NormsDuringTraining(images, tmp_path, 2, Rules())])  # which hooks into the blocks
     assert distance(exported(backbone), weights) < CLOSE * moved
     assert len(compiled) >= 4
+    # All blocks of a tower share them: one with gradients, one without for DINOv2's teacher.
+    assert len(graphs) == {"deit3": 1, "openclip": 2, "dinov2": 2}[recipe]
     assert len((tmp_path / "norms.csv").read_text().splitlines()) == 1 + 4 * 4
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert not [name for name in checkpoint["state_dict"] if "_orig_mod" in name]
