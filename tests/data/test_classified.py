@@ -3,6 +3,7 @@
 import os
 import pickle
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
+import benchmarks.data.__main__ as data_program
 from regvit_lightning.data import digest, layout
 from regvit_lightning.data.classified import Split, classified_images
 from regvit_lightning.data.classified_set import ClassifiedSet
@@ -349,3 +351,15 @@ def test_the_indices_of_a_split_are_made_once_and_not_for_each_image():
     split = Split(["a.jpg"] * 3, np.array([1, 0, 1]))
     assert split.labels.tolist() == [0, 1, 2]
     assert split.labels is split.labels
+
+
+def test_rendered_data_is_checked_for_its_own_sets_and_no_published_one(tmp_path):
+    for folder in ("imagenet/train", "imagenet/val", "VOCdevkit/VOC2007/ImageSets/Main"):
+        (tmp_path / folder).mkdir(parents=True)
+    lines(tmp_path / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / "test.txt", ["000001"])
+    data = replace(layout.resolve("mini"), root=str(tmp_path))
+    wanted = set(data_program._wanted(data)) & set(data.classified)
+    assert wanted == {"rendered"}  # folder imagenet is that of ImageNet itself, in1k, elsewhere
+    for name in wanted:
+        data.classified_set(name)
+    assert "in1k" in data_program._wanted(DataSettings(name="x", root=str(tmp_path)))
