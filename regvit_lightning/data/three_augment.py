@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from regvit_lightning.data.augmentation import ShiftedCrop, chance, indices, one_of_three, uniform
+from regvit_lightning.data.augmentation import ShiftedCrop, indices, one_of_three, uniform
 from regvit_lightning.data.decoded import Pixels
 
 GREY, SOLARISED, BLURRED = range(3)
@@ -45,7 +45,7 @@ class ThreeAugment:
     def draw(self, image: Pixels) -> Drawing:
         """Draw for one image from torch's global generator, in the order of the single steps."""
         corner = self.crop.first(image.shape[0]), self.crop.first(image.shape[1])
-        flipped, change = chance(0.5), one_of_three()
+        flipped, change = torch.rand(()).item() < 0.5, one_of_three()
         return Drawing(*corner, flipped, change, uniform(0.1, 2.0) if change == BLURRED else 0.0)
 
     def __call__(self, images: Sequence[Pixels], draws: Sequence[Drawing]) -> Tensor:
