@@ -236,6 +236,21 @@ def test_a_yaml_of_data_is_given_by_its_path(flowers, monkeypatch):
         layout.resolve(str(flowers / "nowhere.yaml"))
 
 
+def test_a_wrong_word_leaves_what_an_earlier_cell_has_kept(tmp_path, tiny):
+    words = ["model=random-vitn_reg0", "task=imagenet_knn", f"data={tiny.root}/imagenet", "variant=mini", "workers=0"]
+    words += [f"results={tmp_path / 'results'}", f"runs={tmp_path / 'runs'}"]
+    program("evaluate", *words, "neighbours=[1]")
+    (cell,) = (tmp_path / "runs").rglob("cell.json")
+    kept, before = cell.with_name("chosen_heads.safetensors"), cell.read_bytes()
+    kept.write_bytes(b"of an hour of training")
+    for force in ("force=false", "force=true"):
+        assert "k=5000 is above" in mistake("evaluate", *words, "neighbours=[5000]", force)
+        assert (kept.read_bytes(), cell.read_bytes()) == (b"of an hour of training", before)
+    program("evaluate", *words, "neighbours=[2]")
+    assert [file.name for file in cell.parent.iterdir()] == ["cell.json"]
+    assert not [folder for folder in cell.parents[1].iterdir() if folder.name.startswith(".")]
+
+
 def test_the_program_takes_a_name_for_the_record(tmp_path, tiny):
     words = ["task=imagenet_knn", f"data={tiny.root}/imagenet", "variant=mini", "workers=0", "neighbours=[1]"]
     folders = [f"results={tmp_path / 'results'}", f"runs={tmp_path / 'runs'}"]

@@ -204,7 +204,7 @@ def segmentation_step(batch: int = 16, width: int = WIDTH, side: int = 518, clas
         samples = []
         for labels in torch.randint(classes, (batch, 1, side, side), device=device):
             samples.append(SegDataSample(gt_sem_seg=PixelData(data=labels)))
-        maps = torch.randn(batch, width, grid, grid, device=device)
+        maps = torch.randn(batch, grid, grid, width, device=device).permute(0, 3, 1, 2)  # as tokens lie in memory
         head.loss_by_feat(head([maps]), samples)["loss_ce"].backward()
 
     estimate = pieces.segmentation_step(batch, width, grid**2, side**2, classes)

@@ -159,7 +159,8 @@ class Backbone(nn.Module):
     def projections(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Projections]:
         """Queries, keys and values of each of `blocks`, in the order requested, from one forward pass.
 
-        The attention stays fused, so that memory grows linearly, not quadratically, with the number of patches.
+        The attention stays fused, so that memory grows linearly, not quadratically, with the number of patches. Of the
+        deepest block only its q, k and v are computed, and nothing behind it.
 
         Args:
             images: as for `forward`.

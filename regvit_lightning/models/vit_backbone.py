@@ -1,7 +1,7 @@
 """A plain ViT as a backbone: the only module that knows how many tokens precede the patches."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -171,10 +171,12 @@ class ViTBackbone(Backbone):
         return LastBlock(tokens, q, k, v, self._split_attention(full[..., : full.shape[-2]], grid, rows))
 
     def projections(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Projections]:
+        # The pass ends before the attention of the deepest block, whose q, k and v need nothing behind its input.
         grid = self._grid(images)
         chosen = [self._attention(self._block(index)) for index in blocks]
         with ExitStack() as hooks:
             inputs = {attention: hooks.enter_context(_input(attention)) for attention in dict.fromkeys(chosen)}
+            hooks.enter_context(_ending_at(self._attention(self._block(max(index % self.depth for index in blocks)))))
             self._run(images)
         parts = [[self._split(part, grid) for part in _project(one, inputs[one][0])] for one in chosen]
         named = [f"in q, k, v of block {index % self.depth}" for index in blocks]
@@ -293,6 +295,25 @@ def _outputs(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _ReachedError(Exception):
+    """A pass has come as far as it is read."""
+
+
+@contextmanager
+def _ending_at(module: nn.Module) -> Iterator[None]:
+    """Context manager in which a pass ends where it reaches the module, after the hooks that the module has so far."""
+
+    def end(*_: Any) -> None:
+        raise _ReachedError
+
+    handle = module.register_forward_pre_hook(end)
+    try:
+        with suppress(_ReachedError):
+            yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

@@ -102,9 +102,10 @@ def autocast(device: str, precision: str) -> torch.autocast:
 def round_products(rounded: bool) -> None:
     """Let float32 matrix products on a GPU round their factors to TF32, 11 bits as in fp16, or compute them in full.
 
-    They then take the tensor cores. Products on a CPU stay as they are.
+    They then take the tensor cores. Products on a CPU stay as they are. Until this process has used a GPU, nothing
+    happens: looking for one would ask the driver, in every step.
     """
-    if accelerator() == "cuda":
+    if torch.cuda.is_initialized():
         torch.set_float32_matmul_precision("high" if rounded else "highest")
 
 

@@ -224,6 +224,19 @@ def test_inside_forms_no_matrix_of_attention_and_restores_the_kernel():
         backbone.inside(images(32), blocks=(9,))
 
 
+def test_projections_end_their_pass_at_the_deepest_block():
+    backbone, ran = nano(), []
+    for number, block in enumerate(backbone.model.blocks):
+        block.mlp.register_forward_hook(lambda *_, number=number: ran.append(number))
+    backbone.projections(images(32), blocks=(0, 1))
+    assert ran == [0]
+    backbone.projections(images(32))
+    assert ran == [0, *range(backbone.depth - 1)]
+    ran.clear()
+    backbone(images(32))  # later passes are whole
+    assert ran == list(range(backbone.depth))
+
+
 def test_projections_need_no_matrix_of_attention():
     backbone, seen = nano(), []
     for block in backbone.model.blocks:

@@ -126,19 +126,26 @@ def test_checkpointing_of_activations_changes_no_bit(tiny, tmp_path, whole, monk
 
 def test_compiled_weights_keep_their_names(tiny, tmp_path, whole, monkeypatch):
     recipe, weights, moved, _ = whole
-    compiled = []
+    compiled, graphs = [], []
     real = torch.compile
 
-    def traced(function, *args, **options):  # the default backend would call a C++ compiler for half a minute
-        compiled.append(function)
-        return real(function, *args, backend="aot_eager", **options)
+    def counted(graph, inputs):  # the default backend would call a C++ compiler for half a minute
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
 
+    def traced(function, *args, **options):
+        compiled.append(function)
+        return real(function, *args, backend=counted, **options)
+
+    torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", traced)
     run = prepare(recipe, tiny, tmp_path, "compile=true")
     images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     backbone = fit.fit(run, [NormsDuringTraining(images, tmp_path, 2, Rules())])  # which hooks into the blocks
     assert distance(exported(backbone), weights) < CLOSE * moved
     assert len(compiled) >= 4
+    # All blocks of a tower share them: one with gradients, one without for DINOv2's teacher.
+    assert len(graphs) == {"deit3": 1, "openclip": 2, "dinov2": 2}[recipe]
     assert len((tmp_path / "norms.csv").read_text().splitlines()) == 1 + 4 * 4
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert not [name for name in checkpoint["state_dict"] if "_orig_mod" in name]
@@ -159,6 +166,28 @@ def test_products_are_rounded_in_steps_of_mixed_precision_alone(tiny, tmp_path, 
     words = [f"precision={precision}", "epochs=0.5", "device_batch=8", "warmup_epochs=0.1"]
     fit.fit(prepare("deit3", tiny, tmp_path, *words), [Seen()])
     assert seen.count(("step", rounded)) == seen.count(("after", False)) == len(seen) / 2 > 2
+
+    class Failing(Callback):
+        def on_before_backward(self, *_):
+            raise ValueError("in a step")
+
+    with pytest.raises(ValueError, match="in a step"):
+        fit.fit(prepare("deit3", tiny, tmp_path / "other", *words), [Failing()])
+    assert now == [False]
+
+
+@pytest.mark.parametrize(("used", "expected"), [(False, ["highest", "highest"]), (True, ["high", "highest"])])
+def test_products_are_rounded_where_a_gpu_is_in_use_and_no_driver_is_asked(monkeypatch, used, expected):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("takes as long as a small operation"))
+    before, found = torch.get_float32_matmul_precision(), []
+    try:
+        for rounded in (True, False):
+            hardware.round_products(rounded)
+            found.append(torch.get_float32_matmul_precision())
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert found == expected
 
 
 def test_fsdp_shards_the_blocks_and_keeps_whole_checkpoints():

@@ -254,7 +254,7 @@ class DINOv2(recipe.Recipe):
     ) -> tuple[Tensor, Tensor]:
         """CLS (C, D) of all crops (uint8) and the patches (M, D) at `indices` of the flattened grids of all crops."""
         tokens = backbone.forward_features(self.normalise(images), masks, kept)
-        return tokens[:, 0], tokens[:, backbone.num_prefix_tokens :].flatten(0, 1)[indices]
+        return tokens[:, 0], tokens[:, backbone.num_prefix_tokens :].flatten(0, 1).index_select(0, indices)
 
     def _logits(self, cls: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Student logits of CLS tokens and of patches, in one pass if they share a head."""

@@ -87,12 +87,18 @@ class LOST:
         self.sources: Sequence[Source] = list(dict.fromkeys((choice.block, choice.feature) for choice in choices))
 
     def __call__(self, features: Sequence[Tensor]) -> DiscoveredBoxes:
+        at_once = seed_expansion.images_at_once(features[0])
+        parts = [self._boxes(some) for some in zip(*(one.split(at_once) for one in features), strict=True)]
+        return DiscoveredBoxes(*(torch.cat(every) for every in zip(*parts, strict=True)))
+
+    def _boxes(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Fields of `DiscoveredBoxes` for some of the images of a batch."""
         parts: dict[Choice, tuple[Tensor, ...]] = {}
         for choices, one in self._expansions(features):
             every = (one.boxes, one.fallback | one.constant, one.constant, one.tied)
             parts |= dict(zip(choices, zip(*(part.unbind(dim=1) for part in every), strict=True), strict=True))
         ordered = zip(*(parts[choice] for choice in self.choices), strict=True)
-        return DiscoveredBoxes(*(torch.stack(part, dim=1) for part in ordered))
+        return tuple(torch.stack(part, dim=1) for part in ordered)
 
     def remark(self, count: int, images: int) -> str:
         """Line for a run in which `count` of the images have equal degrees everywhere."""

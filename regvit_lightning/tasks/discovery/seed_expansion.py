@@ -57,6 +57,11 @@ class Expansion:
     boxes: Tensor
 
 
+def images_at_once(features: Tensor) -> int:
+    """Images of features (B, h, w, D) that are treated together: as many as stay in the cache, at least one."""
+    return max(ELEMENTS[features.device.type] // features[0].numel(), 1)
+
+
 def median_product(features: Tensor) -> Tensor:
     """Median absolute dot product (B,) between different patches of each image: the unit of a scaled bias.
 
@@ -67,10 +72,15 @@ def median_product(features: Tensor) -> Tensor:
         Positive values; 1 where there is a single patch or the median is 0.
     """
     some = features[:, :: -(-features.shape[1] // SAMPLE)]
-    rows, columns = torch.triu_indices(some.shape[1], some.shape[1], offset=1)
+    count = some.shape[1]
+    rows, columns = torch.triu_indices(count, count, offset=1, device=features.device)
     if not len(rows):
         return features.new_ones(len(features))
-    medians = torch.stack([(one @ one.T)[rows, columns].abs().median() for one in some])
+    pairs, middle = count * rows + columns, (len(rows) - 1) // 2
+    medians = features.new_empty(len(features))
+    for number, one in enumerate(some):
+        products = (one @ one.T).flatten().index_select(0, pairs).abs_().cpu().numpy()
+        medians[number] = np.partition(products, middle)[middle].item()
     return torch.where(medians > 0, medians, 1.0)
 
 

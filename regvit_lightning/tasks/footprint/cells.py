@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from regvit_lightning.frozen.shared import USUAL_BLOCKS
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.feature_maps import FeatureMaps
 from regvit_lightning.tasks.footprint import pieces
@@ -178,7 +179,7 @@ class Case:
 def _knn(case: Case) -> Footprint:
     settings, (train, _) = case.settings, case.images["imagenet"]
     search = pieces.knn(train, case.width, settings.device_batch, settings.bank_chunk)
-    return case.footprint(passes=pieces.bank(train, case.width) + case.forward(), search=search)
+    return case.footprint(passes=pieces.bank(train, case.width) + case.forward(0, USUAL_BLOCKS), search=search)
 
 
 def _linear(case: Case) -> Footprint:

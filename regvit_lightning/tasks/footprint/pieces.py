@@ -20,6 +20,7 @@ from regvit_lightning.tasks.video.label_propagation import AFFINITIES
 FLOAT, DOUBLE, LONG = 4, 8, 8
 PIXEL = 3  # bytes of an image in uint8
 VOTING = 1024  # queries whose neighbours vote at a time, see `hummingbird.InContext.shares`
+REORDERED = 2  # copies of its maps in a CPU's convolution
 
 
 def forward(tokens: int, width: int, hidden: int, pixels: int, half: bool, blocks: int = 1) -> int:
@@ -104,9 +105,12 @@ def robustness(batch: int, inputs: int, classes: int, images: int) -> int:
 
 
 def segmentation_step(batch: int, width: int, patches: int, pixels: int, classes: int) -> int:
-    """Step of the linear head: maps, normalised maps, their gradients, labels, and logits of a part of an image."""
+    """Step of the linear head: maps, normalised maps, their gradients, labels, and logits of a part of an image.
+
+    A CPU's convolution reorders its input and its gradient; those two copies are none of PyTorch's tensors.
+    """
     maps, tile = FLOAT * batch * width * patches, min(TILE, FLOAT * classes * pixels)
-    return 5 * maps // 2 + LONG * batch * pixels + 17 * tile // 4
+    return (5 + 2 * REORDERED) * maps // 2 + LONG * batch * pixels + 17 * tile // 4
 
 
 def sliding_windows(pixels: int, windows: int, window: int, at_once: int, classes: int, forward: int) -> int:
@@ -131,14 +135,15 @@ def depth_step(batch: int, channels: int, patches: int, bins: int) -> int:
 
 
 def lost(images: int, patches: int, width: int, copies: int) -> int:
-    """LOST: maps, and `copies` of them that are centred or normalised; a strip of Gram matrices, and what is above."""
-    strip = min(images * min(STRIP, patches) * patches, ELEMENTS["cpu"])
-    return FLOAT * images * patches * width * (1 + copies) + 2 * FLOAT * strip
+    """LOST: maps; of some of them `copies`, centred or normalised, a strip of Gram matrices, and what is above."""
+    some = min(images, max(ELEMENTS["cpu"] // (patches * width), 1))
+    strip = min(some * min(STRIP, patches) * patches, ELEMENTS["cpu"])
+    return FLOAT * patches * width * (images + copies * some) + 2 * FLOAT * strip
 
 
 def token_cut(images: int, patches: int, width: int) -> int:
-    """TokenCut: maps and normalised maps, and the graph of one image in float64."""
-    return 2 * FLOAT * images * patches * width + patches**2 * (2 * DOUBLE + 1)
+    """TokenCut: maps and normalised maps, and the graph of one image as bool and in float64."""
+    return 2 * FLOAT * images * patches * width + patches**2 * (DOUBLE + 1)
 
 
 def map_boxes(maps: int, patches: int) -> int:

@@ -23,6 +23,7 @@ from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.neighbours import search_fast
 from regvit_lightning.settings import check, number
 from regvit_lightning.tasks.patches import protocol
+from regvit_lightning.tasks.patches.label_maps import class_shares
 from regvit_lightning.tasks.patches.memory import MemoryModule, masked_images, outcome
 from regvit_lightning.tasks.patches.protocol import MaskedSettings
 from regvit_lightning.work import ImageCounts, Pass, Work
@@ -84,7 +85,7 @@ class InContext(MemoryModule):
         similarity, index = search_fast(features, self.memory.features, settings.neighbours, settings.bank_chunk)
         weights = F.softmax(similarity / settings.temperature, dim=1)
         parts = zip(weights.split(1024), index.split(1024), strict=True)  # bounds memory
-        return torch.cat([_mean_label(weight, self.memory.pixels[some], self.classes) for weight, some in parts])
+        return torch.cat([_mean_label(weight, some, self.memory.pixels, self.classes) for weight, some in parts])
 
     def maps(self, batch: dict[str, Any]) -> list[protocol.Maps]:
         """Predicted maps of each image of a batch, see `PatchModule`."""
@@ -104,12 +105,17 @@ class InContext(MemoryModule):
         return own
 
 
-def _mean_label(weights: Tensor, pixels: Tensor, classes: int) -> Tensor:
-    """Weighted mean (Q, classes) of the class shares of k patches, from weights (Q, k) and their labels (Q, k, P²)."""
-    known = (pixels < classes).sum(dim=2)
-    each = (weights / known)[:, :, None].expand(-1, -1, pixels.shape[2]).flatten(1)
-    shares = weights.new_zeros(len(pixels), classes + 1)
-    return shares.scatter_add_(1, pixels.flatten(1).long().clamp(max=classes), each)[:, :classes]
+def _mean_label(weights: Tensor, index: Tensor, pixels: Tensor, classes: int) -> Tensor:
+    """Weighted mean (Q, classes) of the class shares of k patches, from weights (Q, k) and their indices (Q, k).
+
+    A patch that is near many queries is counted once.
+
+    Args:
+        pixels: (N, P²) labels of all patches.
+    """
+    patches, place = index.unique(return_inverse=True)
+    shares = class_shares(pixels[patches], classes)
+    return F.embedding_bag(place, shares, mode="sum", per_sample_weights=weights)
 
 
 def work(settings: HummingbirdSettings, images: ImageCounts) -> Work:

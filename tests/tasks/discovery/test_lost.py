@@ -159,6 +159,24 @@ def test_strips_and_sub_batches_change_nothing(monkeypatch):
         assert (seed_expansion.degrees(features.flatten(1, 2), [0.0, -1.0], [0.1]) == whole).all()
 
 
+def test_a_sweep_gives_the_boxes_of_the_plain_version_in_all_its_settings(monkeypatch):
+    """Five images, two of them at a time."""
+    monkeypatch.setitem(seed_expansion.ELEMENTS, "cpu", 2 * 12 * 13 * 16 + 5)
+    torch.manual_seed(0)
+    features = F.interpolate(torch.randn(5, 16, 4, 4), (12, 13), mode="bicubic").permute(0, 2, 3, 1)
+    features = features + 0.3 * torch.randn_like(features) + 0.3 * torch.randn(16)
+    choices = [one for one in mini_settings(task="lost_sweep_voc07").choices() if (one.block, one.feature) == (-1, "k")]
+    found = LOST(choices, 20)([features])
+    assert len(choices) == 32
+    for (image, own), (number, one) in itertools.product(enumerate(features), enumerate(choices)):
+        values = own - own.mean(dim=(0, 1)) if one.centred else own
+        products = (values.flatten(0, 1) @ values.flatten(0, 1).T)[tuple(np.triu_indices(156, 1))]
+        bias = one.bias * (products.abs().median().item() if one.scaled else 1)
+        box, fallback, _ = plain_lost(F.normalize(values, dim=-1) if one.l2 else values, 20, bias)
+        assert found.boxes[image, number].tolist() == box
+        assert found.fallback[image, number] == fallback
+
+
 def test_a_patch_without_a_norm_resembles_nothing():
     features = integers(0, 1, 4, 4, 6)
     features[0, 1, 1] = 0
@@ -306,6 +324,24 @@ def test_tokencut_gives_the_boxes_of_the_plain_version(seed):
 
 
 # --------------------------------------------------------------------------------------------------------- scores
+
+
+def test_half_of_a_graph_is_mirrored(monkeypatch):
+    monkeypatch.setattr(normalised_cut, "STRIP", 7)
+    features = integers(0, 31, 6)
+    assert (normalised_cut.joined_pairs(features, 2) == (features @ features.T > 2).numpy()).all()
+
+
+@pytest.mark.parametrize("share", [0, 1], ids=["dense", "sparse"])
+def test_the_eigenvector_is_that_of_a_dense_solver_whatever_is_multiplied(monkeypatch, share):
+    monkeypatch.setattr(normalised_cut, "SPARSE", share)
+    features = F.interpolate(torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(1)), (9, 10))
+    joined = normalised_cut.joined_pairs(F.normalize(features.flatten(2)[0].T, dim=1), 0.2)
+    weights = np.where(joined, 1.0, 0.03)
+    degree = np.diag(weights.sum(axis=1))
+    expected = scipy.linalg.eigh(degree - weights, degree, subset_by_index=[1, 1])[1][:, 0]
+    found = normalised_cut.second_eigenvector(joined, 0.03)
+    np.testing.assert_allclose(found * np.sign(found @ expected), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(("width", "right"), [(49, False), (50, True), (51, True)])

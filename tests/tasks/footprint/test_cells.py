@@ -46,7 +46,8 @@ def test_every_task_has_an_estimate_of_its_own(task):
 
 def test_knn_holds_the_bank_beside_the_forward_passes():
     found = footprint("imagenet_knn")
-    assert found.parts["passes"].device == WEIGHTS + 1_281_167 * (4 * 1024 + 9) + 128 * IMAGE
+    blocks = 2 * 4 * 261 * 1024  # the third and fourth, whose class tokens are read for the linear probe
+    assert found.parts["passes"].device == WEIGHTS + 1_281_167 * (4 * 1024 + 9) + 128 * (IMAGE + blocks)
     assert found.largest == "passes"
     assert found.host == PROCESS + 2 * 12 * 128 * 3 * 224**2  # 12 workers, two batches each, in uint8
 
