@@ -29,5 +29,5 @@ def _fits(operand: Tensor | None) -> bool:
 
 
 def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    own = (one.contiguous().to_mkldnn() for one in (inputs, weight))
-    return F.linear(*own, None if bias is None else bias.to_mkldnn()).to_dense()
+    x, w = inputs.contiguous().to_mkldnn(), weight.contiguous().to_mkldnn()
+    return F.linear(x, w, None if bias is None else bias.to_mkldnn()).to_dense()
