@@ -392,12 +392,17 @@ def _save_scores(scores: Mapping[str, Any], file: Path) -> dict[str, str]:
 
 
 def _show(picture: "Figure", file: Path, folder: Path) -> None:
-    """Save the figure beside the record and log it to TensorBoard."""
+    """Save the figure beside the record, and log the file to TensorBoard: a large page is drawn once."""
+    from PIL import Image
+    from tensorboard.compat.proto.summary_pb2 import Summary
     from torch.utils.tensorboard import SummaryWriter
 
     atomic.write(file, lambda temporary: picture.savefig(temporary, format="png"))
+    with Image.open(file) as drawn:
+        size = {"width": drawn.width, "height": drawn.height, "colorspace": len(drawn.getbands())}
+    image = Summary.Image(encoded_image_string=file.read_bytes(), **size)
     with SummaryWriter(str(folder / "log")) as writer:
-        writer.add_figure("test/examples", picture)
+        writer.file_writer.add_summary(Summary(value=[Summary.Value(tag="test/examples", image=image)]))
 
 
 def _with_floors(outcome: "Outcome", metric: str, decimals: int) -> str:

@@ -61,6 +61,14 @@ def drawn():
     return Figure(figsize=(2, 1), dpi=100)
 
 
+def logged_pictures(folder):
+    """Width, height and bytes of the examples that TensorBoard shows."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder)).Reload()
+    return [(one.width, one.height, one.encoded_image_string) for one in events.Images("test/examples")]
+
+
 @pytest.mark.parametrize(
     ("figures", "names"),
     [
@@ -77,6 +85,7 @@ def test_single_figures_are_written_for_print(folder, tmp_path, monkeypatch, fig
     _, file = evaluation.run_and_record(cell, backbone, tmp_path / "results", RunOptions(folder=tmp_path / "cell"))
     with Image.open(file.with_suffix(".png")) as picture:
         assert picture.size == (200, 100)
+    assert logged_pictures(tmp_path / "cell" / "log") == [(200, 100, file.with_suffix(".png").read_bytes())]
     written = sorted((tmp_path / "cell").glob("figures/*"))
     assert [one.name for one in written] == names
     for one in written:

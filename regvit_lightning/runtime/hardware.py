@@ -2,6 +2,8 @@
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -124,6 +126,20 @@ def device_name() -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+
+
+@contextmanager
+def threads(most: int) -> Iterator[None]:
+    """Context in which an operation on the CPU has at most so many threads, and at least one.
+
+    Where each has little to do, most of the processor time of many small operations goes into waiting for each other.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(min(most, before), 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def forget_peak_memory() -> None:
