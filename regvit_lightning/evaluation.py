@@ -4,8 +4,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -312,8 +312,8 @@ def run_and_record(
         if not force:
             evaluation.check_same_origin(file, backbone)
         atomic.remove_leftovers(evaluation.file(results, backbone.name).parent)
-        _claim(options.folder, _description(evaluation, backbone, digests), force)
-        outcome = evaluation.run(backbone, options)
+        with _claimed(options.folder, _description(evaluation, backbone, digests), force):
+            outcome = evaluation.run(backbone, options)
         record = evaluation.record(backbone, outcome, time.monotonic() - begun, digests)
         if options.store is not None and options.store.read:
             record.provenance["vectors_read"] = options.store.read
@@ -340,16 +340,35 @@ def _description(evaluation: Evaluation, backbone: "Backbone", digests: dict[str
     return {"weights": backbone.fingerprint, **images, **kept}
 
 
-def _claim(folder: Path, description: dict[str, Any], force: bool) -> None:
-    """Empty the cell's folder unless its contents, such as the checkpoint of a head, belong to this very cell."""
+@contextmanager
+def _claimed(folder: Path, description: dict[str, Any], force: bool) -> Iterator[None]:
+    """Context in which the cell's folder holds its own work alone, such as the checkpoint of a head.
+
+    What an earlier cell has left there, such as its heads, comes back if a user's error ends this one before it has
+    written anything.
+    """
     from regvit_lightning.runtime import hardware
 
-    if not hardware.first_process():
-        return
     file, text = folder / "cell.json", json.dumps(description, indent=1) + "\n"
-    if force or not file.exists() or file.read_bytes() != text.encode():
+    if not hardware.first_process() or (not force and file.exists() and file.read_bytes() == text.encode()):
+        yield
+        return
+    before = folder.with_name(f".{folder.name}.before")
+    shutil.rmtree(before, ignore_errors=True)  # of a process that was killed
+    try:
+        os.replace(folder, before)
+    except OSError:  # there is none, or it lies in a layer of a container that cannot be renamed
         shutil.rmtree(folder, ignore_errors=True)
-        atomic.write_text(file, text)
+    atomic.write_text(file, text)
+    try:
+        yield
+    except UserError:
+        if before.exists() and list(folder.iterdir()) == [file]:
+            shutil.rmtree(folder)
+            os.replace(before, folder)
+        raise
+    finally:
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def _save_pictures(outcome: "Outcome", file: Path, folder: Path) -> None:
@@ -373,12 +392,17 @@ def _save_scores(scores: Mapping[str, Any], file: Path) -> dict[str, str]:
 
 
 def _show(picture: "Figure", file: Path, folder: Path) -> None:
-    """Save the figure beside the record and log it to TensorBoard."""
+    """Save the figure beside the record, and log the file to TensorBoard: a large page is drawn once."""
+    from PIL import Image
+    from tensorboard.compat.proto.summary_pb2 import Summary
     from torch.utils.tensorboard import SummaryWriter
 
     atomic.write(file, lambda temporary: picture.savefig(temporary, format="png"))
+    with Image.open(file) as drawn:
+        size = {"width": drawn.width, "height": drawn.height, "colorspace": len(drawn.getbands())}
+    image = Summary.Image(encoded_image_string=file.read_bytes(), **size)
     with SummaryWriter(str(folder / "log")) as writer:
-        writer.add_figure("test/examples", picture)
+        writer.file_writer.add_summary(Summary(value=[Summary.Value(tag="test/examples", image=image)]))
 
 
 def _with_floors(outcome: "Outcome", metric: str, decimals: int) -> str:

@@ -61,6 +61,14 @@ def drawn():
     return Figure(figsize=(2, 1), dpi=100)
 
 
+def logged_pictures(folder):
+    """Width, height and bytes of the examples that TensorBoard shows."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder)).Reload()
+    return [(one.width, one.height, one.encoded_image_string) for one in events.Images("test/examples")]
+
+
 @pytest.mark.parametrize(
     ("figures", "names"),
     [
@@ -77,6 +85,7 @@ def test_single_figures_are_written_for_print(folder, tmp_path, monkeypatch, fig
     _, file = evaluation.run_and_record(cell, backbone, tmp_path / "results", RunOptions(folder=tmp_path / "cell"))
     with Image.open(file.with_suffix(".png")) as picture:
         assert picture.size == (200, 100)
+    assert logged_pictures(tmp_path / "cell" / "log") == [(200, 100, file.with_suffix(".png").read_bytes())]
     written = sorted((tmp_path / "cell").glob("figures/*"))
     assert [one.name for one in written] == names
     for one in written:
@@ -225,6 +234,21 @@ def test_a_yaml_of_data_is_given_by_its_path(flowers, monkeypatch):
         assert "\n" not in str(error.value)
     with pytest.raises(SettingsError, match="not readable"):
         layout.resolve(str(flowers / "nowhere.yaml"))
+
+
+def test_a_wrong_word_leaves_what_an_earlier_cell_has_kept(tmp_path, tiny):
+    words = ["model=random-vitn_reg0", "task=imagenet_knn", f"data={tiny.root}/imagenet", "variant=mini", "workers=0"]
+    words += [f"results={tmp_path / 'results'}", f"runs={tmp_path / 'runs'}"]
+    program("evaluate", *words, "neighbours=[1]")
+    (cell,) = (tmp_path / "runs").rglob("cell.json")
+    kept, before = cell.with_name("chosen_heads.safetensors"), cell.read_bytes()
+    kept.write_bytes(b"of an hour of training")
+    for force in ("force=false", "force=true"):
+        assert "k=5000 is above" in mistake("evaluate", *words, "neighbours=[5000]", force)
+        assert (kept.read_bytes(), cell.read_bytes()) == (b"of an hour of training", before)
+    program("evaluate", *words, "neighbours=[2]")
+    assert [file.name for file in cell.parent.iterdir()] == ["cell.json"]
+    assert not [folder for folder in cell.parents[1].iterdir() if folder.name.startswith(".")]
 
 
 def test_the_program_takes_a_name_for_the_record(tmp_path, tiny):

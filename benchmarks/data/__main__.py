@@ -12,7 +12,7 @@ from regvit_lightning import settings
 from regvit_lightning.data import layout
 from regvit_lightning.data.classified_set import ClassifiedSet
 from regvit_lightning.data.image_sets import ALL, BoxedSet
-from regvit_lightning.data.layout import DataError, DataSettings
+from regvit_lightning.data.layout import DataError, DataSettings, published_classified
 from regvit_lightning.errors import UserError
 from regvit_lightning.settings import setting
 
@@ -73,6 +73,8 @@ def _wanted(data: DataSettings) -> list[str]:
     optional = [name for name, path in others.items() if Path(data.root, path).exists()]
     if not Path(data.root, data.imagenet, "val").exists():  # whose folders tell the classes of shifted images
         optional = [name for name in optional if name not in data.shifted]
+    if data.rendered:  # its folder of the name `imagenet` is not that of a published set
+        optional = [name for name in optional if name not in published_classified()]
     if data.counts:
         return [*(name for name in data.counts if name not in others), *pairs, *optional]
     folders = {

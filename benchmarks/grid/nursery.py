@@ -158,7 +158,7 @@ def serve(requests: socket.socket, packages: Sequence[str]) -> None:
         if not request:
             os._exit(0)
         reading, writing = os.pipe()
-        if os.fork() == 0:
+        if (between := os.fork()) == 0:
             if (cell := os.fork()) != 0:
                 os.write(writing, str(cell).encode())
                 os._exit(0)
@@ -169,7 +169,7 @@ def serve(requests: socket.socket, packages: Sequence[str]) -> None:
             return
         for descriptor in (*descriptors, writing):  # of the locks, or this process would hold them, too
             os.close(descriptor)
-        os.wait()  # the process between: the grid has adopted the cell when it hears of it
+        os.waitpid(between, 0)  # the grid has adopted the cell when it hears of it
         requests.send(os.read(reading, 64))
         os.close(reading)
 

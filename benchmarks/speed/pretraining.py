@@ -1,6 +1,7 @@
 """Pretraining rows of `benchmarks.speed`: runs as a user starts them, DINOv2's step, and reading images."""
 
 import io
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -8,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.timing import Measurement, autocast, seconds
+from benchmarks import command
+from benchmarks.speed.timing import Measurement, autocast, seconds, seconds_once
 from regvit_lightning import settings
 from regvit_lightning.data.layout import DataSettings
 
 RECIPES = ("deit3", "openclip", "dinov2")
+
+WARMUP = 3  # steps before the timed ones
+ROUNDS = 3  # of the bare loop and the recipe in turn
 
 A100 = 312e12  # FLOP/s in bf16, by its data sheet: the GPU of the recipes of the paper
 BUSY = 0.5  # assumed fraction of them that a step reaches
@@ -39,7 +44,7 @@ class Timed:
     Attributes:
         data: data whose images are read.
         workers: number of decoding processes.
-        steps: number of timed steps, after three warm-up steps.
+        steps: number of timed steps, after `WARMUP` others.
     """
 
     data: DataSettings
@@ -55,9 +60,10 @@ def deit3_step(model: str, size: int, batch: int, run: Timed, peak: float) -> li
     from regvit_lightning.models.vit import block_macs, parse_name
 
     words = [f"batch_size={batch}", f"device_batch={batch}", f"image_size={size}"]
-    before = bare_rate(model, size, batch)
-    ours = recipe_rate("deit3", model, words, run)[0]
-    bare = (before + bare_rate(model, size, batch)) / 2  # the speed of a shared machine drifts
+    recipe = settings.load_settings("recipes", "deit3", "mini", words)[1]
+    # The speed of a shared machine drifts.
+    rates = [(recipe_rate("deit3", model, words, run)[0], bare_rate(model, recipe, run.steps)) for _ in range(ROUNDS)]
+    ours, bare = map(statistics.median, zip(*rates, strict=True))
     flops = 6 * block_macs(*parse_name(model), size) * ours
     return [
         Measurement(
@@ -88,9 +94,9 @@ def recipe_rate(name: str, model: str, words: list[str], run: Timed) -> tuple[fl
     from lightning.pytorch.callbacks import Callback
     from torch.utils.flop_counter import FlopCounterMode
 
-    from regvit_lightning.pretrain import fit
+    with command.importing():  # as the program does: one collection of all that imports made takes three steps
+        from regvit_lightning.pretrain import fit
 
-    warmup = 3
     times: list[float] = []
     counter = FlopCounterMode(display=False)
 
@@ -105,30 +111,33 @@ def recipe_rate(name: str, model: str, words: list[str], run: Timed) -> tuple[fl
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             times.append(time.perf_counter())
-            trainer.should_stop = len(times) == warmup + run.steps
+            trainer.should_stop = len(times) == WARMUP + run.steps
 
     words = [*words, f"workers={run.workers}", "checkpoint_every=1000000"]
     _, recipe = settings.load_settings("recipes", name, "mini", words)
     with tempfile.TemporaryDirectory() as folder:
         fit.fit(fit.Run(model, name, recipe, run.data, 0, Path(folder) / "run"), [Clock()])
-    rate = recipe.batch_size * run.steps / (times[-1] - times[warmup - 1])
+    rate = recipe.batch_size * run.steps / (times[-1] - times[WARMUP - 1])
     return rate, counter.get_total_flops() / recipe.batch_size
 
 
-def bare_rate(model: str, size: int, batch: int) -> float:
-    """Measure img/s of the same model and optimiser in a plain loop on one batch in memory."""
+def bare_rate(model: str, recipe: Any, steps: int) -> float:
+    """Measure img/s of the same model, optimiser, loss and EMA in a plain loop on one batch in memory, normalised."""
     import torch
     from timm.optim import Lamb
     from torch.nn import functional as F
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     from regvit_lightning.models import vit
     from regvit_lightning.runtime import hardware
 
-    device = hardware.accelerator()
-    network = vit.build(model, image_size=size, num_classes=16, layer_scale=1e-4).to(device).train()
+    device, size, batch = hardware.accelerator(), recipe.image_size, recipe.batch_size
+    shape = {"layer_scale": recipe.layer_scale, "drop_path": recipe.drop_path}
+    network = vit.build(model, image_size=size, num_classes=16, **shape).to(device).train()
     vit.fuse_attention(network, device == "cuda")
     images, labels = torch.randn(batch, 3, size, size, device=device), torch.randint(16, (batch,), device=device)
     optimiser = Lamb(network.parameters(), lr=1e-3)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay))
 
     def step() -> None:
         with autocast():
@@ -136,8 +145,11 @@ def bare_rate(model: str, size: int, batch: int) -> float:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+        average.update_parameters(network)
 
-    return batch / seconds(step, 9)
+    for _ in range(WARMUP):
+        step()
+    return batch * steps / sum(seconds_once(step) for _ in range(steps))
 
 
 def dinov2_step(model: str) -> Measurement:

@@ -90,6 +90,9 @@ def classified_images(data: DataSettings, name: str) -> ClassifiedImages:
     for number, (title, part) in enumerate(listed.splits.items()):
         if not len(part.targets):
             raise DataError(f"{root}: no image in {title}; {data.get}")
+        if part.targets.ndim == 1 and not 0 <= part.targets.min() <= part.targets.max() < len(listed.classes):
+            numbers = f"numbers {part.targets.min()} to {part.targets.max()} of {len(listed.classes)} classes from 0"
+            raise DataError(f"{root}: the labels of {title} are {numbers}; {data.get}")
         check_count(data, name, number, len(part.targets), f"{name} {title} in {root} has")
     parts = [_split(root, title, part, data.get) for title, part in listed.splits.items()]
     return ClassifiedImages(listed.classes, parts[0], parts[1] if len(parts) == 3 else None, parts[-1])

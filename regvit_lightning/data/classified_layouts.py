@@ -5,6 +5,7 @@ Caltech-101, Stanford Cars, CIFAR-10 and CIFAR-100 (the python version), CUB-200
 Flowers-102, Food-101, Oxford-IIIT Pets, SUN397 (first of ten splits) and PASCAL VOC.
 """
 
+import os
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -81,7 +82,7 @@ def _folders(root: Path, layout: ClassifiedSet, get: str) -> Found:
         other = sorted(set(files.classes) ^ set(classes))
         if other:
             raise DataError(f"{root / title}: other class folders than {layout.splits[0]}: {', '.join(other[:5])}")
-    below = {title: [f"{title}/{bytes(path).decode()}" for path in files.paths] for title, files in found.items()}
+    below = {title: [f"{title}/{os.fsdecode(bytes(path))}" for path in files.paths] for title, files in found.items()}
     return Found(classes, {title: Listed(below[title], files.labels) for title, files in found.items()})
 
 
@@ -92,7 +93,7 @@ def _caltech101(root: Path, layout: ClassifiedSet, get: str) -> Found:
     for label in range(len(files.classes)):
         indices = np.flatnonzero(files.labels == label)
         train[indices[torch.randperm(len(indices), generator=generator)[:CALTECH_TRAIN].numpy()]] = True
-    paths = [bytes(path).decode() for path in files.paths]
+    paths = [os.fsdecode(bytes(path)) for path in files.paths]
 
     def part(mask: npt.NDArray[np.bool_]) -> Listed:
         return Listed([paths[index] for index in np.flatnonzero(mask)], files.labels[mask])
@@ -286,10 +287,11 @@ def _batches(root: Path, files: Sequence[str], key: str, get: str) -> Listed:
     for file in files:
         content = _pickled(root / file, get)
         values, own = content.get(b"data"), content.get(key.encode())
-        if not isinstance(values, np.ndarray) or values.shape != (len(own or ()), 3 * 32 * 32):
+        known: list[int] = own if isinstance(own, list) and all(type(label) is int for label in own) else []
+        if not known or not isinstance(values, np.ndarray) or values.shape != (len(known), 3 * 32 * 32):
             raise DataError(f"{root / file}: expected data of 3,072 bytes and a label in {key} for each image; {get}")
         pixels.append(values.reshape(-1, 3, 32, 32))
-        labels += own or []
+        labels += known
     return Listed(Pixels(np.concatenate(pixels)), np.array(labels, np.int64))
 
 

@@ -24,9 +24,9 @@ from regvit_lightning.data.layout import DataError
 
 MOST_BYTES = 256 * 2**20  # of the pixels of a set; of a larger one, every image is decoded whenever it is drawn
 KEPT = ("pixels", "ends", "sizes", "stamps", "digest")  # arrays of a stored set
-GONE = (0, 0, 0)  # stamp of an image that is not stored
+GONE = (0, 0, 0, 0)  # stamp of an image that is not stored
 
-Stamp = tuple[int, int, int]
+Stamp = tuple[int, int, int, int]
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3), not to be changed in place
 
 
@@ -57,7 +57,7 @@ class Decoded:
 
     Where they do not fit after the fixed steps but do as they are, the decoded images are stored. They are stored when
     the first one is asked for; of several runs that begin at once, one stores them and the others wait for it. An image
-    whose file has changed since (its inode, size or modification time) is decoded again.
+    whose file has changed since (its inode, size or a time of change) is decoded again.
 
     Attributes:
         files: the training images.
@@ -181,4 +181,4 @@ def _stamp(file: str) -> Stamp | None:
         facts = os.stat(file)
     except OSError:
         return None
-    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns

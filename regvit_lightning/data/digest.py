@@ -1,7 +1,7 @@
 """Digests of data sets: which files a split has, their sizes and their labels, wherever its folder lies.
 
 Two copies of a data set have the same digest, and one whose images were added, removed, renamed, relabelled or encoded
-anew has another one. The content of images and masks is not read, that of lists and box annotations is.
+anew has another one. The content of images and masks is not read, that of lists, poses and box annotations is.
 """
 
 import glob
@@ -26,6 +26,7 @@ MANY = 50_000  # files: the digest of a larger folder is stored beside it
 SETTLED = 2_000_000_000  # nanoseconds: a more recently changed folder might change again with the same timestamp
 NOT_OURS = ("__MACOSX", "@eaDir")  # folders that archives and file servers add
 LABELS = (".xml", ".json")  # annotations: a label can change without a change of the size
+LISTS = (*LABELS, ".txt", ".mat")  # and so can lists, poses and labels of a set that has them beside its images
 
 
 def digests(data: DataSettings, section: str) -> dict[str, str]:
@@ -70,18 +71,20 @@ class Part:
     Attributes:
         path: a folder, of which files with one of `suffixes` count; or a single file, whose content counts.
         suffixes: ends of file names in lower case.
+        read: those of files whose content counts.
         by_size: a single file is identified by its size, not by its content.
     """
 
     path: Path
     suffixes: tuple[str, ...] = EXTENSIONS
+    read: tuple[str, ...] = LABELS
     by_size: bool = False
 
     def digest(self) -> str:
         """Digest of the files; empty if there are none."""
         try:
             if self.path.is_dir():
-                return _folder(self.path, self.suffixes)
+                return _folder(self.path, self.suffixes, self.read)
             return _size(self.path) if self.by_size else _hash(self.path.read_bytes())
         except OSError:
             return ""
@@ -111,7 +114,7 @@ def _splits(data: DataSettings, section: str) -> dict[str, list[Part]]:
     if section in data.shifted:
         return {"all": _shifted(data, section)}
     if section in data.keypoints:
-        return {"all": [Part(root / data.keypoint_set(section).folder, (*EXTENSIONS, *LABELS, ".txt"))]}
+        return {"all": [Part(root / data.keypoint_set(section).folder, (*EXTENSIONS, *LISTS), LISTS)]}
     if section in data.retrieval:
         searched = data.retrieval_set(section)
         folder = root / searched.folder
@@ -168,7 +171,7 @@ def _salient(data: DataSettings, name: str) -> list[Part]:
 def _classified(data: DataSettings, name: str) -> Part:
     layout = data.classified_set(name)
     every = layout.layout.startswith("cifar")  # its files have no suffix
-    return Part(Path(data.root, layout.folder), ("",) if every else (*EXTENSIONS, *LABELS, ".txt", ".mat"))
+    return Part(Path(data.root, layout.folder), ("",) if every else (*EXTENSIONS, *LISTS), LISTS)
 
 
 def _shifted(data: DataSettings, name: str) -> list[Part]:
@@ -187,6 +190,7 @@ class _Walk:
     """
 
     suffixes: tuple[str, ...]
+    read: tuple[str, ...]
     folders: list[bytes] = field(default_factory=list)
     times: list[int] = field(default_factory=list)
     files: int = 0
@@ -204,26 +208,26 @@ class _Walk:
                 yield from self.lines(entry.path, f"{path}/")
             elif entry.name.lower().endswith(self.suffixes):
                 self.files += 1
-                yield _line(path, entry)
+                yield _line(path, entry, self.read)
 
 
-def _line(path: str, entry: "os.DirEntry[str]") -> bytes:
+def _line(path: str, entry: "os.DirEntry[str]", read: tuple[str, ...]) -> bytes:
     name = os.fsencode(path if path.isascii() else unicodedata.normalize("NFC", path))
     if not entry.is_file():  # a broken link, or no file at all
         return b"%s\0-1\0\n" % name
-    labels = _hash(Path(entry.path).read_bytes()) if path.lower().endswith(LABELS) else ""
+    labels = _hash(Path(entry.path).read_bytes()) if path.lower().endswith(read) else ""
     return b"%s\0%d\0%s\n" % (name, entry.stat().st_size, labels.encode())
 
 
-def _folder(folder: Path, suffixes: Sequence[str]) -> str:
+def _folder(folder: Path, suffixes: Sequence[str], read: tuple[str, ...]) -> str:
     """Digest of the files in a folder, from the stored one if it is still valid; empty if there are none."""
-    suffix = _hash(" ".join(sorted(set(suffixes))).encode())
+    suffix = _hash(" ".join([*sorted(set(suffixes)), *(sorted(read) if read != LABELS else ())]).encode())
     beside = folder.absolute().parent / ".index" / f"{folder.name}-{suffix}.digest"
     stored = beside if os.access(folder.absolute().parent, os.W_OK) else kept_index.location(beside)
     kept = kept_index.read(stored, ("folders", "times", "digest"))
     if kept is not None and kept_index.is_current(folder, kept):
         return bytes(kept["digest"][0]).decode()
-    begun, walk, digest = time.time_ns(), _Walk(tuple(suffixes)), hashlib.sha256()
+    begun, walk, digest = time.time_ns(), _Walk(tuple(suffixes), read), hashlib.sha256()
     for line in walk.lines(str(folder)):
         digest.update(line)
     shown = digest.hexdigest() if walk.files else ""

@@ -12,6 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from regvit_lightning.data.completeness import check_count, check_rendered, find_files, read_list
+from regvit_lightning.data.headers import header
 from regvit_lightning.data.images import open_image
 from regvit_lightning.data.keypoint_pair import Pair
 from regvit_lightning.data.layout import DataError, DataSettings
@@ -72,6 +73,7 @@ def _own(folder: Path, file: Path, get: str) -> list[Pair]:
         form = '{"images": [{"file": …, "group": …, "keypoints": {name: [x, y]}}]}'
         raise DataError(f"{file}: expected {form} ({one_line(error)})") from None
     pairs = [pair for images in groups.values() for pair in _of_group(folder, images)]
+    _check_within(pairs, file)
     if not pairs:
         raise DataError(f"{file}: no two images of one group have a keypoint in common")
     return pairs
@@ -92,6 +94,18 @@ def _of_group(folder: Path, images: Sequence[dict[str, Any]]) -> Iterator[Pair]:
                 f"{target['where']}: a keypoint is [x, y], a box [x1, y1, x2, y2] ({one_line(error)})"
             ) from None
         yield _checked(Pair(files, points, box, str(source["group"])), target["where"])
+
+
+def _check_within(pairs: Sequence[Pair], file: Path) -> None:
+    """Raise `DataError` for a keypoint outside of its image, as those of an image of another size are."""
+    sizes = {name: header(name).size for pair in pairs for name in pair.files}
+    for pair in pairs:
+        for name, points in zip(pair.files, pair.points, strict=True):
+            outside = points[((points < 0) | (points > sizes[name])).any(axis=1)]
+            if len(outside):
+                x, y = outside[0]
+                width, height = sizes[name]
+                raise DataError(f"{file}: a keypoint at {x:g}, {y:g} lies outside of {name} of {width} × {height} px")
 
 
 def _json(file: Path, get: str = "") -> Any:

@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from regvit_lightning.data import parquet
 from regvit_lightning.data.captioned import LABEL, CaptionedImages
 from regvit_lightning.data.images import Convert
+from regvit_lightning.data.layout import DataError
 from regvit_lightning.data.shards import from_shards
 
 
@@ -66,6 +68,11 @@ def labelled_shards(root: str, pattern: str, get: str = "") -> LabelledShards:
         DataError: no shards, no labelled image in them, or one is truncated, empty or compressed.
     """
     shards = [Path(shard) for shard in sorted(glob.glob(str(Path(glob.escape(root), pattern))))]
+    others = [shard for shard in shards if shard.suffix == parquet.SUFFIX]
+    if others:
+        raise DataError(
+            f"{others[0]}: Parquet holds captions; labelled images are read from tar shards, <key>.cls beside"
+        )
     images = from_shards(shards, Path(root, pattern), get, LABEL)
     labels = _numbers(images)
     return LabelledShards(images, labels, tuple(map(str, range(int(labels.max()) + 1))))

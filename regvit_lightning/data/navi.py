@@ -54,7 +54,7 @@ def scenes(folder: Path, get: str) -> Iterator[list[Photograph]]:
         try:
             known = json.loads(file.read_bytes())
             yield [_photograph(file.parent, one) for one in sorted(known, key=lambda one: one["filename"])]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise DataError(f"{file}: not annotations of NAVI ({one_line(error)})") from None
 
 

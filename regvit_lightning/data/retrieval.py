@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from regvit_lightning.data.completeness import check_count, check_rendered, find_files
+from regvit_lightning.data.device_batches import of_device
 from regvit_lightning.data.discovery import batches
 from regvit_lightning.data.headers import header
 from regvit_lightning.data.image_sets import RetrievalSet
@@ -95,6 +96,8 @@ def landmarks(data: DataSettings, name: str) -> Landmarks:
     content = _revisited(file, data.get) if file.suffix == ".pkl" else _own(file, data.get)
     found = _landmarks(content, layout, file, data)
     find_files(file, found.files, data.get)
+    for query in found.queries:
+        _check_box(query, file)
     check_count(data, name, 0, len(found), f"{name} in {data.root} has", "queries and images")
     return found
 
@@ -178,6 +181,17 @@ def _query(folder: Path, one: dict[str, Any], images: int, file: Path) -> Query:
     return Query(path, box, easy, hard, junk)  # type: ignore[arg-type]
 
 
+def _check_box(query: Query, file: Path) -> None:
+    """Raise `DataError` for a box of which less than a pixel lies in its image."""
+    if query.box is None:
+        return
+    width, height = header(query.file).size
+    left, top, right, bottom = query.box
+    if min(right, width) - max(left, 0) < 1 or min(bottom, height) - max(top, 0) < 1:
+        within = f"less than a pixel of the box {list(query.box)} lies in {query.file} of {width} × {height} px"
+        raise DataError(f"{file}: {within}; give [left, top, right, bottom] in its pixels")
+
+
 # ------------------------------------------------------------------------------------------------------- loading
 
 
@@ -219,9 +233,9 @@ class Views(Dataset[tuple[Tensor, int]]):
 
 
 def _inside(box: tuple[float, float, float, float] | None, image: Image.Image) -> tuple[float, float, float, float]:
-    """The part of a box that lies in the image; all of the image for none, or for one that lies outside."""
+    """The part of a box that lies in the image; all of the image for none."""
     width, height = image.size
-    if box is None or box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
+    if box is None:
         return 0, 0, width, height
     return max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
 
@@ -235,4 +249,4 @@ class RetrievalModule(Streamed):
 
     def _ordered(self, images: Dataset[Any]) -> DataLoader[Any]:
         options = self._workers(images, self.batches[0][:1], len(self.batches[0]), None)
-        return DataLoader(images, batch_sampler=self.batches, **options)
+        return DataLoader(images, batch_sampler=of_device(self.batches, self.trainer), **options)

@@ -1,6 +1,7 @@
 """Pairs of frames with depth and poses, whose points correspond by geometry: 7-Scenes', ScanNet's, NAVI's layouts."""
 
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from regvit_lightning.data import navi
 from regvit_lightning.data.images import decode, open_image
@@ -20,6 +22,7 @@ GRID = (15, 20)  # rows and columns of the points of a source that are followed
 AGREES = 0.02  # metres between the depth that a point should have in the target and the depth that is measured there
 AGREES_OF_NAVI = 0.005  # metres; its depth is rendered from a scan of the object
 LEAST_POINTS = 8
+MOST_UNLIKE = 0.1  # of the determinant of a rotation and 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +45,14 @@ class Frame:
     def read(self) -> Points:
         """The depth map (H, W) in metres."""
         file = str(self.depth)
-        return decode(file, f"depth map {file}", lambda image: self.metres(np.asarray(image, np.float64)))
+        return decode(file, f"depth map {file}", lambda image: self.metres(_one_channel(image)))
+
+
+def _one_channel(image: Image.Image) -> npt.NDArray[np.float64]:
+    channels = len(image.getbands())
+    if channels != 1:
+        raise ValueError(f"it has {channels} channels, where one holds the depth; save it as grey of 16 bits")
+    return np.asarray(image, np.float64)
 
 
 def from_millimetres(stored: npt.NDArray[np.float64]) -> Points:
@@ -93,21 +103,33 @@ def _frames(video: Path, layout: str) -> list[Frame]:
         )
         matrix = _matrix(pose, (4, 4))
         if np.isfinite(matrix).all():  # ScanNet marks frames without a pose by infinities
+            _check_turns(matrix, pose)
             frames.append(Frame(colour, depth, camera, matrix, from_millimetres))
     return frames
 
 
+def _check_turns(pose: Points, file: Path) -> None:
+    """Raise `DataError` unless a pose turns and moves, without a change of size."""
+    volume = float(np.linalg.det(pose[:3, :3]))
+    if abs(volume - 1) > MOST_UNLIKE:
+        raise DataError(f"{file}: no pose of a camera: the determinant of its rotation is {volume:.3g}, not 1")
+
+
 def _intrinsics(video: Path, layout: str) -> Points:
     """Camera matrix (3, 3) of the depth maps, in pixels."""
-    if layout == "scannet":
-        return _matrix(video / "intrinsic" / "intrinsic_depth.txt", (4, 4))[:3, :3]
-    return _matrix(video / "camera-intrinsics.txt", (3, 3))
+    name, side = ("intrinsic/intrinsic_depth.txt", 4) if layout == "scannet" else ("camera-intrinsics.txt", 3)
+    matrix = _matrix(video / name, (side, side))[:3, :3]
+    if not (np.isfinite(matrix).all() and matrix[0, 0] > 0 and matrix[1, 1] > 0 and matrix[2, 2] == 1):
+        expected = "expected focal lengths above 0 in the first two places of the diagonal and 1 in the third"
+        raise DataError(f"{video / name}: no camera matrix in pixels: {expected}")
+    return matrix
 
 
 def _matrix(file: Path, shape: tuple[int, int]) -> Points:
     try:
-        values = np.loadtxt(file, dtype=np.float64)
-    except (OSError, ValueError) as error:
+        with warnings.catch_warnings(action="error", category=UserWarning):  # of an empty file
+            values = np.loadtxt(file, dtype=np.float64)
+    except (OSError, ValueError, UserWarning) as error:
         raise DataError(f"{file}: not a matrix of numbers ({one_line(error)})") from None
     if values.shape != shape:
         raise DataError(f"{file}: a matrix of {values.shape}, expected {shape}")

@@ -6,6 +6,7 @@ or the 200 of ImageNet-A and of ImageNet-R, or those that ObjectNet's 113 object
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,17 +46,23 @@ class ShiftedImages:
 
     def view(self, view: Transform) -> Transform:
         """`view` of an image without its border."""
-        return Borderless(self.border, view) if self.border else view
+        return Borderless(self.border, view, self.files.root) if self.border else view
 
 
 @dataclass(frozen=True)
 class Borderless:
-    """A view of an image after `border` pixels are cut off every side."""
+    """A view of an image of the folder `root` after `border` pixels are cut off every side."""
 
     border: int
     view: Transform
+    root: str
 
     def __call__(self, image: Image.Image) -> Any:
+        if min(image.size) <= 2 * self.border:
+            size = f"{image.width} × {image.height} px"
+            raise DataError(
+                f"{self.root}: an image of {size} is all border, of {self.border} px; lower border, or remove it"
+            )
         return self.view(image.crop((self.border, self.border, image.width - self.border, image.height - self.border)))
 
 
@@ -123,11 +130,17 @@ def _with_labels_of_images(files: ImageFiles, source: Path, classes: int, get: s
         raise DataError(f"{source}: expected a list with a list of class indices 0 to {classes - 1} for each image")
     if len(labels) != len(files):
         raise DataError(f"{source} has the labels of {len(labels):,} images, {files.root} has {len(files):,}; {get}")
-    by_name = sorted(range(len(files)), key=lambda index: os.path.basename(files.path(index)))
+    names = [os.path.basename(files.path(index)) for index in range(len(files))]
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise DataError(f"{files.root} has several images called {twice}: {source} tells them apart by their names")
+    by_name = sorted(range(len(files)), key=names.__getitem__)
     accepted: list[Accepted] = [()] * len(files)
     for index, own in zip(by_name, labels, strict=True):
         accepted[index] = tuple(own)
     kept = [index for index, own in enumerate(accepted) if own]
+    if not kept:
+        raise DataError(f"{source}: has a label for none of the {len(files):,} images; {get}")
     right = [accepted[index] for index in kept]
     return ShiftedImages(files.subset(kept), right, list(range(classes)), len(files) - len(kept))
 

@@ -6,21 +6,20 @@ image, in the order of the single steps in augmentation.py, and the pixels of a 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from regvit_lightning.data.augmentation import ShiftedCrop, chance, uniform
+from regvit_lightning.data.augmentation import ShiftedCrop, indices, one_of_three, uniform
 from regvit_lightning.data.decoded import Pixels
 
 GREY, SOLARISED, BLURRED = range(3)
-LUMA, HALF, BITS = np.array([19595, 38470, 7471], np.uint32), np.uint32(1 << 15), 16  # Pillow's fixed-point weights
 
 
-@dataclass(frozen=True)
-class Drawing:
+class Drawing(NamedTuple):
     """Random numbers of one image.
 
     Attributes:
@@ -46,7 +45,7 @@ class ThreeAugment:
     def draw(self, image: Pixels) -> Drawing:
         """Draw for one image from torch's global generator, in the order of the single steps."""
         corner = self.crop.first(image.shape[0]), self.crop.first(image.shape[1])
-        flipped, change = chance(0.5), int(torch.multinomial(torch.ones(3), 1))
+        flipped, change = torch.rand(()).item() < 0.5, one_of_three()
         return Drawing(*corner, flipped, change, uniform(0.1, 2.0) if change == BLURRED else 0.0)
 
     def __call__(self, images: Sequence[Pixels], draws: Sequence[Drawing]) -> Tensor:
@@ -61,13 +60,14 @@ class ThreeAugment:
         return torch.from_numpy(views).permute(0, 3, 1, 2)
 
     def _cropped(self, image: Pixels, drawing: Drawing) -> Pixels:
-        rows = self.crop.indices(drawing.first_row, image.shape[0])
-        columns = self.crop.indices(drawing.first_column, image.shape[1])
+        rows = indices(drawing.first_row, image.shape[0], self.crop.size)
+        columns = indices(drawing.first_column, image.shape[1], self.crop.size)
         return image.take(rows, axis=0).take(columns[::-1] if drawing.flipped else columns, axis=1)
 
 
 def _grey(views: Pixels) -> Pixels:
-    return ((views @ LUMA + HALF) >> BITS).astype(np.uint8)[..., None]
+    rows = views.reshape(-1, *views.shape[2:])  # one tall image
+    return np.asarray(Image.fromarray(rows).convert("L")).reshape(*views.shape[:3], 1) if len(views) else views
 
 
 def _solarised(views: Pixels) -> Pixels:

@@ -7,8 +7,8 @@ same bits.
 
 Rows are shared only where the pass is the same: the weights, with arm, registers and interventions; the structure that
 runs them, as two models may differ in an activation alone; mean and std; the precision, the device and the versions and
-code that compute; the view; the images with their order, sizes and times of change; and the batches, on which the last
-bit may depend.
+code that compute; the view; the images with their order and what their file system says of them, see `state_of_file`;
+and the batches, on which the last bit may depend.
 """
 
 import hashlib
@@ -47,6 +47,7 @@ CODE = (
     "models/arms/*.py",
     "data/images.py",
     "data/imagenet.py",
+    "data/shifted.py",
     "data/squashed.py",
     "data/transforms.py",
     "frozen/module.py",
@@ -232,7 +233,7 @@ def facts_of_pass(backbone: Backbone, settings: TaskSettings, view: str, images:
 
 
 def _digest(files: ImageFiles) -> str:
-    """Digest of the images in their order: names below their folder, sizes, and times of change in nanoseconds."""
+    """Digest of the images in their order: names below their folder, and the states of the files."""
     digest = hashlib.sha256()
     for index in range(len(files)):
         digest.update(state_of_file(bytes(files.paths[index]), files.path(index)))
@@ -240,12 +241,15 @@ def _digest(files: ImageFiles) -> str:
 
 
 def state_of_file(name: bytes, path: str | bytes) -> bytes:
-    """Name, size and time of change of a file; one that is not there is told by who reads it."""
+    """Name of a file and facts that differ where its content does; one that is not there is told by who reads it.
+
+    Size and time of modification alone do not tell apart copies that keep the time, or files of an archive of one time.
+    """
     try:
         facts = os.stat(path)
     except OSError:
         return name + b"\0missing\0"
-    return b"%s\0%d\0%d\0" % (name, facts.st_size, facts.st_mtime_ns)
+    return b"%s\0%d\0%d\0%d\0%d\0" % (name, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
 
 
 @cache

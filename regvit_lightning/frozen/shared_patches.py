@@ -100,7 +100,7 @@ def passes(
 
 
 def _digest(images: Squashed) -> str:
-    """Digest of the images in their order: their paths, sizes and times of change."""
+    """Digest of the images in their order: their paths, and the states of the files."""
     digest = hashlib.sha256()
     for path in images.paths[:, 0]:
         digest.update(shared.state_of_file(bytes(path), bytes(path)))

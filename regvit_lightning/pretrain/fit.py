@@ -115,8 +115,11 @@ def _train(run: Run, recipe: Recipe, images: PretrainingData, callbacks: Sequenc
             **trainer_options.with_reports(options.trainer, reports),
         )
         checkpoint = last if last.exists() else None
-        with together.fitting(trainer, checkpoint, began):
-            trainer.fit(recipe, images, ckpt_path=checkpoint, weights_only=True)
+        try:
+            with together.fitting(trainer, checkpoint, began):
+                trainer.fit(recipe, images, ckpt_path=checkpoint, weights_only=True)
+        finally:
+            hardware.round_products(False)  # a step that ended with an error has left them rounded
     together.leave_helpers(trainer.is_global_zero)
     return trainer
 

@@ -2,6 +2,8 @@
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -100,9 +102,10 @@ def autocast(device: str, precision: str) -> torch.autocast:
 def round_products(rounded: bool) -> None:
     """Let float32 matrix products on a GPU round their factors to TF32, 11 bits as in fp16, or compute them in full.
 
-    They then take the tensor cores. Products on a CPU stay as they are.
+    They then take the tensor cores. Products on a CPU stay as they are. Until this process has used a GPU, nothing
+    happens: looking for one would ask the driver, in every step.
     """
-    if accelerator() == "cuda":
+    if torch.cuda.is_initialized():
         torch.set_float32_matmul_precision("high" if rounded else "highest")
 
 
@@ -123,6 +126,20 @@ def device_name() -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+
+
+@contextmanager
+def threads(most: int) -> Iterator[None]:
+    """Context in which an operation on the CPU has at most so many threads, and at least one.
+
+    Where each has little to do, most of the processor time of many small operations goes into waiting for each other.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(min(most, before), 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def forget_peak_memory() -> None:

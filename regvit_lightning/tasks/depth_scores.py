@@ -69,8 +69,10 @@ def scores(prediction: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
     """
     predicted, true = (torch.where(mask, depth.double(), 1.0) for depth in (prediction, truth))
 
+    counts = mask.sum(dim=(1, 2))
+
     def mean(values: Tensor) -> Tensor:
-        return (values * mask).sum(dim=(1, 2)) / mask.sum(dim=(1, 2))
+        return (values * mask).sum(dim=(1, 2)) / counts
 
     error, log_error = predicted - true, predicted.log() - true.log()
     ratio = torch.maximum(predicted / true, true / predicted)

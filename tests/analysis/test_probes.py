@@ -155,6 +155,61 @@ def test_the_regression_is_that_of_scikit_learn(C):
     torch.testing.assert_close(ours.weight, torch.from_numpy(theirs.coef_).T, atol=2e-4, rtol=1e-3)
 
 
+def unequal(images, width, seed=0):
+    """Features that vary ten thousand times more along some directions than along others, far from zero; classes."""
+    labels = torch.arange(images) % 4
+    spread = torch.logspace(-2, 2, width)
+    turn, _ = torch.linalg.qr(random(width, width, seed=seed + 1))
+    return (random(images, width, seed=seed) * spread + torch.eye(4, width)[labels]) @ turn + 5, labels
+
+
+@pytest.mark.parametrize("C", [1e-3, 1.0, 1e3])
+def test_features_of_unequal_spread_have_the_optimum_of_scikit_learns_newton_method(C):
+    features, labels = unequal(120, 24)
+    ours = logistic_regression(features, labels, 4, 1 / (2 * 120 * C), 200)
+    rows = features.double().numpy()
+    theirs = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-12, max_iter=1000).fit(rows, labels.numpy())
+    shift = theirs.intercept_ - theirs.intercept_.mean()  # a constant for all classes is free
+    np.testing.assert_allclose(ours.weight.T, theirs.coef_, rtol=1e-3, atol=1e-4 * abs(theirs.coef_).max())
+    np.testing.assert_allclose(ours.bias - ours.bias.mean(), shift, rtol=1e-3, atol=1e-3 * abs(shift).max())
+    np.testing.assert_array_equal(ours(features).argmax(dim=1), theirs.predict(rows))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_at_the_optimum_autograd_finds_no_slope(several):
+    """The loss written down anew; on such features plain L-BFGS is far from there after as many steps."""
+    features, labels = unequal(120, 24)
+    targets = torch.eye(4)[labels].masked_fill(random(120, 4, seed=5) > 1.5, torch.nan) if several else labels
+    found = logistic_regression(features, targets, 4, 1e-5, 60)
+    weight, bias = found.weight.requires_grad_(), found.bias.requires_grad_()
+    logits = features.double() @ weight + bias
+    if several:
+        known = ~targets.isnan()
+        summed = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits[known], targets[known].double(), reduction="sum"
+        )
+    else:
+        summed = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+    (summed / 120 + 1e-5 * weight.square().sum()).backward()
+    assert weight.grad.norm() < 2e-5
+    assert bias.grad.norm() < 1e-6
+
+
+def test_a_small_regression_takes_one_thread_and_gives_the_others_back(monkeypatch):
+    seen, before = set(), torch.get_num_threads()
+    turn = logistic._turn
+    monkeypatch.setattr(logistic, "_turn", lambda rows: seen.add(torch.get_num_threads()) or turn(rows))
+    torch.set_num_threads(2)
+    try:
+        logistic_regression(random(40, 3), torch.arange(40) % 2, 2, 1.0, 5)
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
+        monkeypatch.setattr(logistic, "PRODUCTS", 1)
+        logistic_regression(random(40, 3), torch.arange(40) % 2, 2, 1.0, 5)
+        assert seen == {1, 2}
+    finally:
+        torch.set_num_threads(before)
+
+
 # ---------------------------------------------------------------------------------------------- position and pixels
 
 

@@ -78,3 +78,23 @@ def test_a_failed_import_leaves_the_collector_running():
     with pytest.raises(ImportError), command.importing():
         raise ImportError
     assert gc.isenabled()
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage/enabled").exists(), reason="no large pages here")
+def test_a_large_tensor_of_a_program_lies_in_large_pages():
+    """Writing 64 MiB takes 16,384 pages of 4 KiB, or 32 large ones."""
+    if "[never]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text():
+        pytest.skip("large pages are switched off")
+    lines = (
+        "import resource",
+        "from benchmarks import command",
+        "command.take_large_pages()",
+        "import torch",
+        "torch.ones(2**19)",
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt",
+        "torch.ones(2**24)",
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)",
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    ran = subprocess.run([sys.executable, "-c", "\n".join(lines)], env=environment, capture_output=True, check=True)
+    assert int(ran.stdout) < 12_000

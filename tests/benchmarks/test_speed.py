@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from benchmarks.speed import arms as arm_speed
-from benchmarks.speed import interventions, pieces, startup
+from benchmarks.speed import interventions, pieces, pretraining, startup
 from benchmarks.speed.plain_dinov2 import PlainDinov2
 from benchmarks.speed.timing import image_count, image_shapes
-from regvit_lightning.models import sources
+from regvit_lightning import settings
+from regvit_lightning.models import sources, vit
 from tests.pretrain.dinov2.test_recipe import crops, recipe, total
 
 
@@ -28,6 +30,33 @@ def test_the_straightforward_step_finds_the_losses_of_the_recipe(device_batch):
     expected.backward()
     theirs = module.student["backbone"].blocks[0].attn.qkv.weight.grad
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+
+
+def test_the_bare_loop_trains_the_model_of_the_recipe_and_averages_it(monkeypatch):
+    words = ["image_size=16", "batch_size=2", "device_batch=2", "layer_scale=0.1", "drop_path=0.2"]
+    recipe = settings.load_settings("recipes", "deit3", "mini", words)[1]
+    built, build, timed = [], vit.build, []
+
+    def kept(*args, **options):
+        built.append((build(*args, **options), options))
+        return built[-1][0]
+
+    def clock(step):
+        step()
+        timed.append(step)
+        return float(len(timed))  # 1, 2, 3 seconds: their mean counts, not their median
+
+    monkeypatch.setattr(vit, "build", kept)
+    monkeypatch.setattr(pretraining, "seconds_once", clock)
+    updates = []
+    monkeypatch.setattr(AveragedModel, "update_parameters", lambda self, model: updates.append(model))
+    assert pretraining.bare_rate("vitn_reg4", recipe, steps=4) == 2 * 4 / (1 + 2 + 3 + 4)
+    (network, options), *none = built
+    assert not none
+    assert (options["layer_scale"], options["drop_path"]) == (0.1, 0.2)
+    assert updates == [network] * (pretraining.WARMUP + 4)
+    assert network.training
+    assert network.patch_embed.proj.weight.grad.abs().sum() > 0
 
 
 def test_every_batch_of_images_is_counted_by_either_way_through_the_backbone():

@@ -9,7 +9,16 @@ from PIL import Image, ImageFilter
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
-from regvit_lightning.data.augmentation import Blur, Jitter, ResizedCrop, ShiftedCrop, as_tensor, shifted_hue
+from regvit_lightning.data.augmentation import (
+    Blur,
+    Jitter,
+    ResizedCrop,
+    ShiftedCrop,
+    as_tensor,
+    indices,
+    one_of_three,
+    shifted_hue,
+)
 from regvit_lightning.data.transforms import BICUBIC, Steps, random_resized_crop, three_augment
 from regvit_lightning.pretrain.dinov2.multi_crop import Crops, MultiCrop
 from regvit_lightning.runtime import seeds
@@ -39,6 +48,24 @@ def drawn(transform, image=SMOOTH):
 
 def resized_crop(size, *scale):
     return v2.RandomResizedCrop(size, scale=scale, interpolation=BICUBIC, antialias=True)
+
+
+def test_one_of_three_is_torchs_draw_and_leaves_its_generator_as_that_does():
+    found, expected = [], []
+    for seed in range(3000):
+        torch.manual_seed(seed)
+        found.append((one_of_three(), torch.rand(()).item()))
+        torch.manual_seed(seed)
+        expected.append((int(torch.multinomial(torch.ones(3), 1)), torch.rand(()).item()))
+    assert found == expected
+    assert {number for number, _ in found} == {0, 1, 2}
+
+
+def test_indices_that_many_crops_share_cannot_be_changed():
+    assert indices(-2, 5, 6).tolist() == [2, 1, 0, 1, 2, 3]
+    assert indices(2, 5, 6).tolist() == [2, 3, 4, 3, 2, 1]
+    with pytest.raises(ValueError, match="read-only"):
+        indices(-2, 5, 6)[0] = 0
 
 
 @pytest.mark.parametrize("crop", ["simple", "resized"])

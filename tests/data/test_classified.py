@@ -1,7 +1,9 @@
 """Sets with classes: each layout as its authors publish it, beside torchvision's reader, and what does not fit."""
 
+import os
 import pickle
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
+import benchmarks.data.__main__ as data_program
 from regvit_lightning.data import digest, layout
 from regvit_lightning.data.classified import Split, classified_images
 from regvit_lightning.data.classified_set import ClassifiedSet
@@ -33,6 +36,16 @@ def load(root, kind, folder="set", **facts):
 
 def names(split):
     return [path.rpartition("/")[2] for path in split.source]
+
+
+def test_names_that_are_not_utf_8_are_read(tmp_path):
+    for split in ("a", "b"):
+        image(tmp_path / "set" / split / "cat" / "0.png", 9)
+        os.rename(
+            tmp_path / "set" / split / "cat" / "0.png", os.fsencode(tmp_path / "set" / split / "cat") + b"/caf\xe9.png"
+        )
+    found = load(tmp_path, "folders", splits=["a", "b"])
+    assert np.asarray(found.test.open(0))[0, 0].tolist() == [9, 18, 7]
 
 
 def same_as_torchvision(split, theirs, number=lambda label: label):
@@ -179,6 +192,15 @@ def test_cifar(tmp_path, kind):
     assert digest.digests(own, "own") != before != {}
 
 
+@pytest.mark.parametrize(("own", "told"), [([0, 2], "of test are numbers 0 to 2 of 2 classes"), ("ab", "a label in")])
+def test_labels_that_are_no_class_are_told(tmp_path, own, told):
+    cifar(tmp_path / "set")
+    content = pickle.loads((tmp_path / "set" / "test_batch").read_bytes(), encoding="bytes")
+    (tmp_path / "set" / "test_batch").write_bytes(pickle.dumps({**content, b"labels": list(own)}))
+    with pytest.raises(DataError, match=f"{told}.*; get it"):
+        load(tmp_path, "cifar10")
+
+
 def test_a_pickle_that_would_run_something_is_refused(tmp_path):
     cifar(tmp_path / "set")
 
@@ -207,6 +229,10 @@ def test_cub(tmp_path):
     found = load(tmp_path, "cub", "CUB")
     assert (names(found.train), found.train.targets.tolist()) == (["a.jpg", "d.jpg"], [0, 1])
     assert (names(found.test), found.test.targets.tolist()) == (["b.jpg", "c.jpg"], [1, 0])
+    own = DataSettings(name="x", root=str(tmp_path), classified={"own": ClassifiedSet("cub", "CUB")})
+    before = digest.digests(own, "own")
+    lines(root / "train_test_split.txt", ["1 0", "2 1", "3 0", "4 1"])  # as many bytes
+    assert digest.digests(own, "own") != before != {}
     lines(root / "image_class_labels.txt", ["1 1", "2 2", "3 2", "4 2"])
     with pytest.raises(DataError, match=r"image 3 has another class in image_class_labels.txt than its folder; get it"):
         load(tmp_path, "cub", "CUB")
@@ -325,3 +351,15 @@ def test_the_indices_of_a_split_are_made_once_and_not_for_each_image():
     split = Split(["a.jpg"] * 3, np.array([1, 0, 1]))
     assert split.labels.tolist() == [0, 1, 2]
     assert split.labels is split.labels
+
+
+def test_rendered_data_is_checked_for_its_own_sets_and_no_published_one(tmp_path):
+    for folder in ("imagenet/train", "imagenet/val", "VOCdevkit/VOC2007/ImageSets/Main"):
+        (tmp_path / folder).mkdir(parents=True)
+    lines(tmp_path / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / "test.txt", ["000001"])
+    data = replace(layout.resolve("mini"), root=str(tmp_path))
+    wanted = set(data_program._wanted(data)) & set(data.classified)
+    assert wanted == {"rendered"}  # folder imagenet is that of ImageNet itself, in1k, elsewhere
+    for name in wanted:
+        data.classified_set(name)
+    assert "in1k" in data_program._wanted(DataSettings(name="x", root=str(tmp_path)))

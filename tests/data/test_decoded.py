@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import pickle
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +93,18 @@ def test_a_process_that_is_not_forked_gets_no_copy_of_the_pixels(files, monkeypa
     indices = opened(files, monkeypatch)
     assert copy.open(2).tobytes() == kept.open(2).tobytes()
     assert indices == [0]
+
+
+def test_a_file_of_the_same_size_and_time_that_is_written_over_is_decoded_anew(files, beside):
+    for number, value in enumerate((10, 200)):
+        Image.new("RGB", (8, 8), (value,) * 3).save(files.path(number), "BMP")  # of one size
+        os.utime(files.path(number), ns=(0, 0))
+    kept = Decoded(files, Fixed(), beside)
+    kept.open(0)
+    time.sleep(0.02)  # the clock of a file system ticks every few milliseconds
+    shutil.copy2(files.path(1), files.path(0))  # into the same file, with its time
+    for one in (kept, Decoded(files, Fixed(), beside)):
+        assert one.open(0).tobytes() == files.open(0).tobytes()
 
 
 @pytest.mark.parametrize("touched", [False, True])

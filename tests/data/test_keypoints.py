@@ -28,6 +28,9 @@ def write_spair(root, **changes):
 
 def write_own(root, images):
     (root / "cups").mkdir(exist_ok=True)
+    for file in (root / "cups" / one["file"] for one in images):
+        if not file.exists():
+            Image.new("RGB", (20, 10)).save(file)
     (root / "cups" / "points.json").write_text(json.dumps({"images": images}))
     return DataSettings(name="own", root=str(root), keypoints={"cups": KeypointSet("cups", "points.json")})
 
@@ -104,6 +107,19 @@ def test_json_of_ones_own_that_does_not_fit_is_told(tmp_path):
         keypoint_pairs(
             DataSettings(name="o", root=str(tmp_path), keypoints={"c": KeypointSet("cups", "points.json")}), "c"
         )
+
+
+def test_a_keypoint_outside_of_its_image_is_told(tmp_path):
+    edges = [image("a.jpg", rim=[0, 0]), image("b.jpg", rim=[20, 10])]
+    assert len(keypoint_pairs(write_own(tmp_path, [{**one, "box": [0, 0, 9, 9]} for one in edges]), "cups")) == 2
+    for place in ([20.5, 3], [3, 11], [-1, 3]):
+        images = [
+            {**image("a.jpg", rim=[1, 2]), "box": [0, 0, 9, 9]},
+            {**image("b.jpg", rim=place), "box": [0, 0, 9, 9]},
+        ]
+        told = rf"points\.json: a keypoint at {place[0]}, {place[1]} lies outside of .*b\.jpg of 20 × 10 px"
+        with pytest.raises(DataError, match=told):
+            keypoint_pairs(write_own(tmp_path, images), "cups")
 
 
 def test_a_set_that_is_not_there_is_told():

@@ -48,6 +48,12 @@ def test_images_and_numbers_of_classes_over_several_shards(tmp_path):
     assert found.path(1).endswith("a-1.tar: 1.png")
 
 
+def test_parquet_is_refused_as_its_captions_are_no_classes(tmp_path):
+    (tmp_path / "a-0.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"a-0\.parquet: Parquet holds captions; labelled images are read from tar"):
+        labelled_shards(str(tmp_path), "a-*")
+
+
 def test_images_without_a_number_are_left_out_and_counted(tmp_path):
     broken = [("0.png", image(1)), ("1.png", image(2)), ("1.cls", b"cat"), ("2.png", image(3)), ("2.cls", b"5")]
     shard(tmp_path / "a.tar", [*broken, ("3.png", image(4)), ("3.cls", b"-1")])

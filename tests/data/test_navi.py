@@ -159,6 +159,7 @@ GOOD = {"filename": "000.jpg", "camera": CAMERA, "image_size": [120, 160]}
         ([{**GOOD, "camera": {**CAMERA, "q": [0, 0, 0, 0]}}], "not annotations of NAVI"),
         ([{**GOOD, "camera": {**CAMERA, "focal_length": 0}}], "focal length 0"),
         ([{**GOOD, "image_size": [160, 120]}], "another shape"),
+        ([{**GOOD, "image_size": [120, 0]}], "not annotations of NAVI"),
         ([{**GOOD, "filename": "999.jpg"}], "999.png"),
     ],
 )

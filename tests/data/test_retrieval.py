@@ -3,15 +3,18 @@
 import json
 import pickle
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from regvit_lightning.data import digest
 from regvit_lightning.data.image_sets import RetrievalSet
 from regvit_lightning.data.layout import DataError, DataSettings
-from regvit_lightning.data.retrieval import Landmarks, Query, Views, landmarks, sizes_read
+from regvit_lightning.data.module import Loading
+from regvit_lightning.data.retrieval import Landmarks, Query, RetrievalModule, Views, landmarks, sizes_read
 from regvit_lightning.settings import SettingsError
 
 NAMES = ["a", "b", "c", "d"]
@@ -139,6 +142,30 @@ def test_queries_are_cropped_to_their_box(tmp_path):
     assert (views[0][0] == 200).all()
     assert views[1][0].shape == (3, 8, 16)  # a box that leaves the image is cut at its edge
     assert (views[2][0].permute(1, 2, 0).numpy() == pixels).all()
+
+
+@pytest.mark.parametrize("box", [[60, 0, 90, 40], [-9, 3, 0.5, 9], [5.2, 5.2, 5.6, 30], [0, 39.5, 60, 99]])
+def test_a_box_of_which_no_pixel_lies_in_its_image_is_refused(tmp_path, box):
+    with pytest.raises(
+        DataError, match=r"queries\.json: less than a pixel of the box .* lies in .*q\.jpg of 60 × 40 px"
+    ):
+        landmarks(write_own(tmp_path, {"easy": ["a.jpg"], "box": box}), "own")
+    assert len(landmarks(write_own(tmp_path, {"easy": ["a.jpg"], "box": [59, -9, 99, 1]}), "own")) == 5
+
+
+def test_two_devices_share_the_images(tmp_path):
+    data = write_own(tmp_path, {"easy": ["a.jpg"]})
+    found, parts = landmarks(data, "own"), []
+    for rank in (0, 1):
+        images = RetrievalModule(Loading(0, 2), Views(found, np.array([[16, 8]] * 5)), 8)
+        module = SimpleNamespace(shares_passes=True)
+        strategy = SimpleNamespace(root_device=torch.device("cpu"))
+        images.trainer = SimpleNamespace(
+            world_size=2, num_devices=2, global_rank=rank, lightning_module=module, strategy=strategy
+        )
+        parts.append([index for batch in images._ordered(images.test[0]).batch_sampler for index in batch])
+    assert sorted(parts[0] + parts[1]) == [0, 1, 2, 3, 4]
+    assert all(parts)
 
 
 def test_an_image_that_is_listed_twice_is_refused(tmp_path):

@@ -219,6 +219,35 @@ def test_what_does_not_fit_is_told(tmp_path):
         rgbd_pairs(tmp_path, "7scenes", "")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("camera-intrinsics.txt", "0 0 0\n" * 3, "no camera matrix in pixels: expected focal lengths above 0"),
+        ("camera-intrinsics.txt", "nan 0 80\n0 100 60\n0 0 1\n", "no camera matrix in pixels"),
+        ("frame-000001.pose.txt", "0 0 0 0\n" * 4, "the determinant of its rotation is 0, not 1"),
+        (
+            "frame-000001.pose.txt",
+            "2 0 0 0\n0 2 0 0\n0 0 2 0\n0 0 0 1\n",
+            "the determinant of its rotation is 8, not 1",
+        ),
+        ("frame-000001.pose.txt", "", r"a matrix|no data"),
+    ],
+)
+def test_numbers_that_are_no_camera_are_told_in_one_line(tmp_path, recwarn, name, content, told):
+    write(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=rf"{name}: .*({told})"):
+        rgbd_pairs(tmp_path, "7scenes", "")
+    assert not recwarn.list
+
+
+def test_a_depth_map_of_three_channels_is_told(tmp_path):
+    write(tmp_path)
+    Image.new("RGB", (160, 120), (200, 200, 200)).save(tmp_path / "frame-000001.depth.png")
+    with pytest.raises(DataError, match=r"unreadable depth map .*1\.depth\.png: it has 3 channels"):
+        rgbd_pairs(tmp_path, "7scenes", "")
+
+
 def test_a_set_is_of_one_kind():
     with pytest.raises(SettingsError, match="frames: video: expected 7scenes, scannet, navi"):
         KeypointSet(frames="video")

@@ -96,6 +96,8 @@ def test_the_border_is_cut_before_the_view(tmp_path):
     seen = load(tmp_path, folder="a", border=2).view(np.asarray)(inner)
     assert seen.shape == (4, 5, 3)
     assert (seen == (0, 0, 255)).all()
+    with pytest.raises(DataError, match=r"a: an image of 9 × 8 px is all border, of 4 px; lower border, or remove it"):
+        load(tmp_path, folder="a", border=4).view(np.asarray)(inner)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +152,16 @@ def test_real_agrees_with_timm(tmp_path):
     assert len(found.files) == sum(map(bool, labels)) < 40
     assert found.left_out == 40 - len(found.files)
     assert found.candidates == list(range(12))
+
+
+def test_real_without_a_label_or_with_a_name_twice_is_one_line(tmp_path):
+    with pytest.raises(DataError, match=r"real\.json: has a label for none of the 2 images"):
+        real(tmp_path, [[], []])
+    image(tmp_path / "imagenet" / "val" / CLASSES[0] / "same.png")
+    image(tmp_path / "imagenet" / "val" / CLASSES[1] / "same.png")
+    (tmp_path / "real.json").write_text(json.dumps([[0]] * 4))
+    with pytest.raises(DataError, match=r"val has several images called same\.png: .*real\.json tells them apart"):
+        load(tmp_path, naming="real", labels="real.json")
 
 
 def test_labels_of_real_that_do_not_fit_are_one_line(tmp_path):

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter, ImageOps
 
 from regvit_lightning.data.imagenet import Drawn, index
+from regvit_lightning.data.three_augment import BLURRED, GREY, SOLARISED, Drawing
 from regvit_lightning.data.transforms import three_augment
 
 SIZE, DRAWS = 16, 120
@@ -52,6 +53,20 @@ def test_every_image_of_a_batch_gets_one_of_three_changes(files):
     for kind in (grey, dark, blurred):  # binomial with p = 1/3: four standard deviations around 40
         assert 19 <= int(kind.sum()) <= 61
     assert views[grey][0, 0, 0, 0] == Image.new("RGB", (1, 1), (200, 130, 140)).convert("L").getpixel((0, 0))
+
+
+@pytest.mark.parametrize("change", [GREY, SOLARISED, BLURRED])
+def test_a_batch_may_lack_any_change(change):
+    noise = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    together = three_augment(SIZE, "simple", 0.0).together
+    (view,) = together([noise], [Drawing(0, 0, False, change, 1.0)])
+    image = Image.fromarray(noise)
+    expected = {
+        GREY: image.convert("L").convert("RGB"),
+        SOLARISED: ImageOps.solarize(image, 128),
+        BLURRED: image.filter(ImageFilter.GaussianBlur(1.0)),
+    }
+    assert np.array_equal(view.permute(1, 2, 0), expected[change])
 
 
 def test_with_colour_jitter_images_are_augmented_one_by_one(files):

@@ -1,11 +1,14 @@
 """Features that tasks share: the same bits with a store and without, no pass for the second task, nothing stale."""
 
 import os
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from benchmarks import evaluate
@@ -200,7 +203,36 @@ def test_a_changed_image_misses_and_one_that_was_only_read_does_not(tiny, store)
         assert run("imagenet_knn", tiny, store)[1] == 32  # of test alone
     finally:
         os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
-    assert run("imagenet_knn", tiny, store)[1] == 0
+
+
+def bitmap(path, value):
+    """A file of always the same size and time of modification, as many archives have them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (64, 64), (value, 0, 0)).save(path)
+    os.utime(path, ns=(0, 0))
+    return path
+
+
+def vector(folder, store):
+    """The vector of the one image of a folder."""
+    files = ImageFiles(("a",), np.array([b"a/0.bmp"]), np.array([0]), str(folder))
+    module, how = shared.VectorModule(model(), "32-true"), RunOptions(store=store)
+    return shared.passes(module, options("imagenet_knn"), how, test=[files]).test_dataloader()[0].dataset[0][0]
+
+
+def test_images_of_one_name_size_and_time_do_not_share_features(tmp_path, store):
+    for folder, value in (("fog", 10), ("snow", 200)):
+        bitmap(tmp_path / folder / "a" / "0.bmp", value)
+        assert torch.equal(vector(tmp_path / folder, store), vector(tmp_path / folder, Store(tmp_path / "own", 0)))
+    assert not torch.equal(vector(tmp_path / "fog", store), vector(tmp_path / "snow", store))
+
+
+def test_features_of_a_file_that_is_written_over_with_its_time_are_computed_again(tmp_path, store):
+    path, other = (bitmap(tmp_path / name / "a" / "0.bmp", value) for name, value in (("fog", 10), ("snow", 200)))
+    before = vector(tmp_path / "fog", store)
+    time.sleep(0.02)  # the clock of a file system ticks every few milliseconds
+    shutil.copy2(other, path)
+    assert not torch.equal(before, vector(tmp_path / "fog", store))
 
 
 def test_changed_code_and_packages_miss(tiny, store, monkeypatch):

@@ -167,6 +167,28 @@ def test_products_are_rounded_in_steps_of_mixed_precision_alone(tiny, tmp_path, 
     fit.fit(prepare("deit3", tiny, tmp_path, *words), [Seen()])
     assert seen.count(("step", rounded)) == seen.count(("after", False)) == len(seen) / 2 > 2
 
+    class Failing(Callback):
+        def on_before_backward(self, *_):
+            raise ValueError("in a step")
+
+    with pytest.raises(ValueError, match="in a step"):
+        fit.fit(prepare("deit3", tiny, tmp_path / "other", *words), [Failing()])
+    assert now == [False]
+
+
+@pytest.mark.parametrize(("used", "expected"), [(False, ["highest", "highest"]), (True, ["high", "highest"])])
+def test_products_are_rounded_where_a_gpu_is_in_use_and_no_driver_is_asked(monkeypatch, used, expected):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("takes as long as a small operation"))
+    before, found = torch.get_float32_matmul_precision(), []
+    try:
+        for rounded in (True, False):
+            hardware.round_products(rounded)
+            found.append(torch.get_float32_matmul_precision())
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert found == expected
+
 
 def test_fsdp_shards_the_blocks_and_keeps_whole_checkpoints():
     strategy = parallel.strategy("fsdp", 16)

@@ -10,7 +10,7 @@ Sizes are numbers: of images, of patches of an image, of classes; `width` is tha
 from collections.abc import Sequence
 
 from regvit_lightning.analysis import positions
-from regvit_lightning.analysis.logistic import LOGITS
+from regvit_lightning.analysis.logistic import HISTORY, LOGITS
 from regvit_lightning.frozen.large_logits import TILE
 from regvit_lightning.neighbours import AGAIN, QUERIES, SPARE
 from regvit_lightning.tasks.discovery.seed_expansion import ELEMENTS, STRIP
@@ -21,7 +21,6 @@ FLOAT, DOUBLE, LONG = 4, 8, 8
 PIXEL = 3  # bytes of an image in uint8
 VOTING = 1024  # queries whose neighbours vote at a time, see `hummingbird.InContext.shares`
 REORDERED = 2  # copies of its maps in a CPU's convolution
-HISTORY = 100  # pairs of vectors that torch's L-BFGS remembers
 
 
 def forward(tokens: int, width: int, hidden: int, pixels: int, half: bool, blocks: int = 1) -> int:
@@ -163,10 +162,11 @@ def outliers(images: int, stages: int, patches: int) -> int:
 
 
 def regression(images: int, width: int, classes: int, iterations: int, penalties: int = 1) -> int:
-    """Logistic regression: features in float64, blocks of logits, the history of L-BFGS, a model for each penalty."""
-    blocks = 3 * DOUBLE * min(LOGITS, images * classes)
+    """Logistic regression: float64 features, their axes, blocks of logits, what L-BFGS remembers, a model of each C."""
+    turned = max(4 * width**2, width**2 + min(LOGITS, images * width))
     models = 2 * min(iterations, HISTORY) + 10 + penalties - 1
-    return DOUBLE * images * width + blocks + DOUBLE * width * classes * models
+    fitted = width**2 + 3 * min(LOGITS, images * classes) + width * classes * models
+    return DOUBLE * (images * width + max(turned, fitted))
 
 
 def position_probe(tokens: int, width: int, patches: int, iterations: int) -> int:

@@ -121,6 +121,17 @@ def test_a_cell_is_the_grids_own_child_as_soon_as_it_is_known(place):
             assert started.wait() == 0
 
 
+def test_a_child_that_a_package_leaves_is_not_taken_for_the_process_between(place):
+    (place / "leaves_child.py").write_text("import os\nfor _ in range(20):\n    os.fork() or os._exit(0)\n")
+    environment, log = {**os.environ, "PYTHONPATH": f"{place}:{ROOT}"}, (place / "log").open("wb")
+    with Nursery(environment, ["leaves_child"]) as here:
+        for number in range(20):
+            command = [sys.executable, "-m", "cell", str(place), str(number), "pass"]
+            started = here.start(command, environment, log.fileno(), [])
+            os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # raises for one of another process
+            assert started.wait() == 0
+
+
 def test_another_command_is_left_to_a_new_process(place):
     assert machine(place).nursery.start(["sh", "-c", "true"], {}, 1, []) is None
 
