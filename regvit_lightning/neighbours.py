@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 SPARE = 8  # candidates beyond k that the fast search looks at again
 QUERIES = 2048  # queries of the fast search at a time, which bounds its memory
-AGAIN = 256  # queries whose candidates are looked at again at a time
+AGAIN = 32  # queries whose candidates are looked at again at a time: their rows stay in a cache
 UNIT = 2.0**-24  # largest relative error of one rounding to float32
 
 
@@ -95,7 +95,7 @@ def search_fast(
 
     Args:
         queries, bank, k, chunk, excluded, scale, offset: as for `search`, float32. Beside the bank, memory is
-            8 chunk (D + 4 × 2048) bytes and 16 × 256 (k + 8) D at most.
+            8 chunk (D + 4 × 2048) bytes and 12 × 32 (k + 8) D at most.
     """
     whole = Bank(bank, chunk, excluded, scale, offset)
     parts = [_search_part(part, whole, k) for part in queries.split(QUERIES)]

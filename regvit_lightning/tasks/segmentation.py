@@ -7,7 +7,6 @@ batch normalisation and a 1 × 1 convolution. Metrics are computed at the size o
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from math import isnan
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,7 @@ from regvit_lightning.frozen.trainer import fit, tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import hardware, seeds
 from regvit_lightning.settings import MISSING, check, from_resolved, number, resolved
-from regvit_lightning.statistics import Scores, bootstrap, ious, miou, nanmean, percent
+from regvit_lightning.statistics import Scores, Statistic, bootstrap, ious, miou, nanmean, percent
 from regvit_lightning.tasks.batch_norm import over_devices
 from regvit_lightning.work import ImageCounts, Pass, Work, landscape
 
@@ -250,21 +249,25 @@ def areas(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
     return torch.stack([part.bincount(minlength=classes) for part in parts])
 
 
+def _mean_accuracy(areas: Scores) -> float:
+    return nanmean(percent(areas[0], areas[2]))
+
+
+def _pixel_accuracy(areas: Scores) -> float:
+    both, _, labelled = areas.sum(axis=1, keepdims=True)
+    return nanmean(percent(both, labelled))
+
+
+SCORES: dict[str, Statistic] = {"miou": miou, "mean_accuracy": _mean_accuracy, "pixel_accuracy": _pixel_accuracy}
+
+
 def scores(total: Tensor | Scores) -> dict[str, float]:
     """mIoU, mean accuracy and pixel accuracy in percent from areas (3, classes) summed or averaged over images.
 
     As in mmsegmentation, classes that occur nowhere are excluded from the means.
     """
-    both, _, labelled = areas = np.asarray(total, np.float64)
-    return {
-        "miou": miou(areas),
-        "mean_accuracy": nanmean(percent(both, labelled)),
-        "pixel_accuracy": nanmean(percent(both.sum(keepdims=True), labelled.sum(keepdims=True))),
-    }
-
-
-def _score(name: str, total: Scores) -> float:
-    return scores(total)[name]
+    areas = np.asarray(total, np.float64)
+    return {name: score(areas) for name, score in SCORES.items()}
 
 
 def constant(total: Tensor, number: int) -> dict[str, float]:
@@ -356,7 +359,7 @@ def _outcome(module: Segmenter, data: DataSettings, train_images: int, test: ade
     return Outcome(
         metrics=metrics,
         images=len(module.areas),
-        intervals={name: bootstrap(module.areas, seed, partial(_score, name)) for name in metrics},
+        intervals={name: bootstrap(module.areas, seed, SCORES[name]) for name in metrics},
         scores={"miou": module.areas},
         protocol=_protocol(module.settings, layout, train_images),
         per_class={

@@ -28,8 +28,9 @@ def write_spair(root, **changes):
 
 def write_own(root, images):
     (root / "cups").mkdir(exist_ok=True)
-    for one in images:
-        Image.new("RGB", (20, 10)).save(root / "cups" / one["file"])
+    for file in (root / "cups" / one["file"] for one in images):
+        if not file.exists():
+            Image.new("RGB", (20, 10)).save(file)
     (root / "cups" / "points.json").write_text(json.dumps({"images": images}))
     return DataSettings(name="own", root=str(root), keypoints={"cups": KeypointSet("cups", "points.json")})
 

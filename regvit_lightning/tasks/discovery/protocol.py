@@ -32,6 +32,7 @@ from regvit_lightning.frozen.trainer import tester
 from regvit_lightning.models import kinds
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import hardware
+from regvit_lightning.runtime.onednn import FastLinear
 from regvit_lightning.settings import MISSING, check, number
 from regvit_lightning.statistics import accuracy_interval
 from regvit_lightning.work import ImageCounts, Pass, Work
@@ -289,7 +290,7 @@ class Discoverer(BoxPass):
         """Features for the method, (B, h, w, D) float32 each, of uint8 images (B, 3, H, W) with sizes (B, 2)."""
         inputs = padded(normalise(images, self.mean, self.std), sizes)
         blocks = list(dict.fromkeys(block for block, _ in self.method.sources))
-        with self.frozen.autocast(inputs):
+        with self.frozen.autocast(inputs), FastLinear():
             inside = dict(zip(blocks, self.frozen.backbone.projections(inputs, blocks), strict=True))
         return [getattr(inside[block], feature).patches.float() for block, feature in self.method.sources]
 

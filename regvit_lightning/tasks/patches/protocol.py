@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.settings import MISSING, OWN_MASKS, number
-from regvit_lightning.statistics import bootstrap, ious
+from regvit_lightning.statistics import bootstrap, ious, miou
 from regvit_lightning.tasks.patches.label_maps import class_shares, pixels_of_patches, resized, upsampled
 from regvit_lightning.tasks.segmentation import areas, constant, palette, scores
 
@@ -166,17 +165,13 @@ def outcome(module: PatchModule, scored: Scored, predict: Any, protocol: dict[st
     return Outcome(
         metrics={**scores(totals["miou"]), **{name: scores(totals[name])["miou"] for name in (RESIZED, *CEILINGS)}},
         images=len(of["miou"]),
-        intervals={name: bootstrap(of[name], seed, partial(_miou)) for name in ("miou", RESIZED)},
+        intervals={name: bootstrap(of[name], seed, miou) for name in ("miou", RESIZED)},
         scores={name: of[name] for name in ("miou", RESIZED)},
         protocol={**protocol, "scored_at": TWO_SIZES, **facts(scored, module)},
         per_class={name: None if isnan(iou) else iou for name, iou in by_class},
         floors={} if scored.seen is None else {"most frequent class": _constant(totals, int(scored.seen.argmax()))},
         picture=picture(scored, predict, names, palette(scored.layout)),
     )
-
-
-def _miou(total: Any) -> float:
-    return scores(total)["miou"]
 
 
 def _constant(totals: Mapping[str, Tensor], most: int) -> dict[str, float]:
@@ -200,7 +195,7 @@ def facts(scored: Scored, module: PatchModule) -> dict[str, Any]:
 
 def picture(scored: Scored, predict: Any, names: Sequence[str], colours: np.ndarray) -> "Figure":
     """Picture of the test images with the worst, median and best mIoU over the classes that they have or get."""
-    of_images = [_miou(one) for one in scored.areas["miou"]]
+    of_images = [miou(one.numpy()) for one in scored.areas["miou"]]
     chosen = dense.by_score(of_images, better=1)
     texts = [f"{name} of {len(of_images):,}: mIoU {of_images[index]:.1f} %" for name, index in chosen.items()]
     shown = [(*scored.test.open(index), predict(scored.test[index])) for index in chosen.values()]
