@@ -19,7 +19,7 @@ from regvit_lightning.data.device_batches import of_device
 from regvit_lightning.data.discovery import batches
 from regvit_lightning.data.headers import check_ratio, check_size, header, report_rotations
 from regvit_lightning.data.image_sets import SalientSet
-from regvit_lightning.data.images import decode, open_image
+from regvit_lightning.data.images import as_rgb, decode, open_image
 from regvit_lightning.data.layout import DataError, DataSettings
 from regvit_lightning.data.listing import is_hidden, is_image
 from regvit_lightning.data.module import Loading, Streamed
@@ -102,7 +102,7 @@ def read_truth(path: str, layout: SalientSet) -> npt.NDArray[np.bool_]:
     """Foreground (H, W) of a mask.
 
     Args:
-        path: grey or coloured image; for ids (`layout.foreground`) with one channel or a palette.
+        path: grey image of 8 bits, of 16, which are scaled to 8, or coloured image; for ids (`layout.foreground`) with one channel or a palette.
 
     Raises:
         DataError: the file cannot be read; ids are asked for of an image of several channels; or all of a grey mask
@@ -116,9 +116,10 @@ def _foreground(image: Image.Image, path: str, layout: SalientSet) -> npt.NDArra
         if len(image.getbands()) != 1:
             raise DataError(f"mask {path} has {len(image.getbands())} channels: expected one of ids for `foreground`")
         return np.isin(np.asarray(image), layout.foreground)
-    grey = np.asarray(image.convert("L"))
+    grey = np.asarray(as_rgb(image).convert("L"))
     truth: npt.NDArray[np.bool_] = grey > layout.above
-    if grey.any() and not truth.any():
+    stored = np.asarray(image) if image.mode.startswith("I") else grey  # of 16 bits: the first 128 levels become 0
+    if stored.any() and not truth.any():
         raise DataError(f"mask {path}: its largest grey value is {grey.max()}, not above {layout.above}; set above: 0")
     return truth
 

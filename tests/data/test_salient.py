@@ -60,6 +60,14 @@ def test_foreground_is_by_grey_value_or_by_ids(tmp_path, facts, expected):
     assert read_truth(str(tmp_path / "mask.png"), SalientSet("i", "m", **facts)).astype(int).tolist() == [expected]
 
 
+def test_masks_of_16_bits_are_scaled_to_8(tmp_path):
+    write(tmp_path, "mask.png", np.array([[0, 1, 300, 127 * 257, 128 * 257, 65535]], np.uint16))
+    assert read_truth(str(tmp_path / "mask.png"), SalientSet("i", "m")).tolist() == [[False] * 4 + [True] * 2]
+    write(tmp_path, "ones.png", np.array([[0, 1]], np.uint16))
+    with pytest.raises(DataError, match="largest grey value is 0, not above 127"):
+        read_truth(str(tmp_path / "ones.png"), SalientSet("i", "m"))
+
+
 def test_masks_of_zero_and_one_are_refused_where_grey_values_are_expected(tmp_path):
     write(tmp_path, "mask.png", np.array([[0, 1]], np.uint8))
     with pytest.raises(DataError, match="largest grey value is 1, not above 127; set above: 0"):

@@ -20,6 +20,7 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor
 from torch.nn import functional as F
 
+from regvit_lightning.runtime.onednn import FastLinear
 from regvit_lightning.tasks.discovery.seed_expansion import STRIP, connected_part, tight_boxes
 
 SPARSE = 0.25  # share of joined pairs below which a product over them alone takes less time than a dense one
@@ -72,7 +73,8 @@ def joined_pairs(features: Tensor, threshold: float) -> npt.NDArray[np.bool_]:
     joined = np.empty((len(features), len(features)), dtype=bool)
     for first in range(0, len(features), STRIP):
         rows, rest = slice(first, first + STRIP), slice(first, None)
-        above = (features[rows] @ features[rest].T > threshold).cpu().numpy()
+        with FastLinear():
+            above = (F.linear(features[rows], features[rest]) > threshold).cpu().numpy()
         joined[rest, rows], joined[rows, rest] = above.T, above
     return joined
 
