@@ -43,7 +43,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "position": {"images": 20, "side": 12, "width": 64, "tokens": 1500},
     "pixels": {"images": 12, "side": 10, "width": 64},
     "placement": {"images": 100, "side": 16},
-    "patch_memory": {"patches": 20_000, "width": 64, "images": 2},
+    "patch_memory": {"patches": 6_000, "width": 64, "images": 2},
     "clusters": {"points": 20_000, "width": 64, "k": 10},
 }
 

@@ -199,7 +199,7 @@ def label_free(images: int, width: int) -> int:
 
 
 def patch_memory(patches: int, width: int, area: int, queries: int, neighbours: int, chunk: int) -> int:
-    """Memory of patches with the labels of their pixels; products of a chunk twice, or the labels of neighbours.
+    """Memory of patches with the labels of their pixels; products of a chunk twice, or the labels of all neighbours.
 
     Args:
         area: pixels of a patch.
@@ -207,7 +207,7 @@ def patch_memory(patches: int, width: int, area: int, queries: int, neighbours: 
     """
     search = 2 * FLOAT * min(chunk, patches) * min(QUERIES, queries)
     again = (FLOAT + DOUBLE) * min(AGAIN, queries) * (neighbours + SPARE) * width
-    votes = min(VOTING, queries) * neighbours * area * (1 + 2 * LONG + FLOAT + 1)
+    votes = min(min(VOTING, queries) * neighbours, patches) * area * (1 + 2 * LONG + FLOAT + 1)
     return patches * (FLOAT * width + area + LONG) + max(search, again, votes)
 
 

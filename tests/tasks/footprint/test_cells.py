@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.speed.real_shapes import RandomTokens
 from regvit_lightning import settings
+from regvit_lightning.analysis.logistic import HISTORY
 from regvit_lightning.errors import UserError
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.models.foreign import ForeignBackbone
@@ -107,7 +108,7 @@ def test_scores_of_several_scales_hold_all_logits_and_one_scale_a_part_of_them()
 
 def test_a_reports_regressions_are_on_the_host():
     found = footprint("artifact_report")
-    history = 200 * 8 * 1024 * 1000  # what L-BFGS remembers of 1,000 classes
+    history = 2 * HISTORY * 8 * 1024 * 1000  # what L-BFGS remembers of 1,000 classes
     assert history < found.parts["tokens"].host < 2 * history + (4 << 30)
     assert found.parts["tokens"].device == WEIGHTS
 
