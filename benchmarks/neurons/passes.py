@@ -17,7 +17,7 @@ from regvit_lightning.data.transforms import centre_crop
 from regvit_lightning.frozen import dense
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.frozen.module import FrozenModule
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models import names
 from regvit_lightning.models.interventions import WithBias, WithRegister
 from regvit_lightning.models.register_neurons import MeanRegister, RegisterNeurons
@@ -114,4 +114,4 @@ class Passes:
     def _over(self, module: FrozenModule, title: str) -> None:
         loading = Loading(self.options.workers, self.options.device_batch)
         images = ImageNet(loading, test=[(self.files, centre_crop(self.resize, self.crop))])
-        tester(RunOptions(callbacks=[progress.Progress(f"neurons: {title}")])).test(module, images, verbose=False)
+        Tester(RunOptions(callbacks=[progress.Progress(f"neurons: {title}")])).test(module, images, verbose=False)

@@ -102,7 +102,8 @@ def read_truth(path: str, layout: SalientSet) -> npt.NDArray[np.bool_]:
     """Foreground (H, W) of a mask.
 
     Args:
-        path: grey image of 8 bits, of 16, which are scaled to 8, or coloured image; for ids (`layout.foreground`) with one channel or a palette.
+        path: grey image of 8 bits, of 16, which are scaled to 8, or coloured image; for ids (`layout.foreground`) with
+            one channel or a palette.
 
     Raises:
         DataError: the file cannot be read; ids are asked for of an image of several channels; or all of a grey mask

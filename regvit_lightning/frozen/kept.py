@@ -16,7 +16,7 @@ from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.data.stream import Stream
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.frozen.module import FrozenModule
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.settings import check
 
@@ -79,7 +79,7 @@ def keep(module: FrozenModule, images: Streamed, how: RunOptions) -> list[Sample
     """
     batches = sum(len(loader) for loader in images.val_dataloader())
     keeping = KeepingPass(module.frozen.backbone, module.frozen.precision, module, batches)  # type: ignore[arg-type]
-    tester(how).validate(keeping, images, verbose=False)
+    Tester(how).validate(keeping, images, verbose=False)
     # Autograd refuses tensors made in inference mode: copies made outside of it are ordinary ones.
     return [{name: value.clone() for name, value in sample.items()} for sample in keeping.samples]
 

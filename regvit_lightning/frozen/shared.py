@@ -30,7 +30,7 @@ from regvit_lightning.data.module import Loading, Streamed
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.frozen.module import FrozenModule, cls_or_mean
 from regvit_lightning.frozen.settings import TaskSettings, ViewSettings
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import hardware, store
@@ -201,7 +201,7 @@ def _vectors(module: VectorModule, settings: TaskSettings, how: RunOptions, file
         vectors = [every[position] for position in missing]
         collecting = VectorPass(backbone, settings.precision, vectors, len(files))
         images = ImageNet(Loading(settings.workers, settings.device_batch), validation=[(files, view.transform)])
-        tester(how).validate(collecting, images, verbose=False)
+        Tester(how).validate(collecting, images, verbose=False)
         return collecting.rows
 
     facts = facts_of_pass(backbone, settings, view.words, _digest(files))

@@ -17,7 +17,7 @@ from regvit_lightning.frozen import shared
 from regvit_lightning.frozen.contract import RunOptions
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import store
 from regvit_lightning.runtime.store import Rows
@@ -90,7 +90,7 @@ def passes(
 
     def compute(missing: list[int]) -> list[Rows]:
         collecting = PatchPass(backbone, settings.precision, len(images), images.side)
-        tester(how).validate(collecting, SquashedImages(loading, images, None), verbose=False)
+        Tester(how).validate(collecting, SquashedImages(loading, images, None), verbose=False)
         return [collecting.rows]
 
     facts = shared.facts_of_pass(backbone, settings, f"squashed to {images.side}", _digest(images))

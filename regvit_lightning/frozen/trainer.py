@@ -49,11 +49,6 @@ class Tester(Trainer):
             return super().test(*arguments, **options)
 
 
-def tester(how: RunOptions) -> Trainer:
-    """Trainer for ordered passes, see `Tester`."""
-    return Tester(how)
-
-
 def strategy(devices: int) -> str:
     """Lightning's strategy: one process for each of several devices."""
     return "ddp" if devices > 1 else "auto"

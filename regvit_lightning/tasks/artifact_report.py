@@ -45,7 +45,7 @@ from regvit_lightning.frozen import dense
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.feature_maps import FeatureMaps
 from regvit_lightning.settings import MISSING, boxed_sets, check, number
@@ -130,11 +130,11 @@ class Passes:
     def over(self, module: FrozenModule, *files: ImageFiles) -> None:
         """Run the test pass of `module` over each of `files`."""
         images = ImageNet(self.loading, test=[(part, self.view) for part in files])
-        tester(self.how).test(module, images, verbose=False)
+        Tester(self.how).test(module, images, verbose=False)
 
     def first_over(self, module: FrozenModule, files: ImageFiles) -> None:
         """Run the validation pass of `module` over `files`."""
-        tester(self.how).validate(module, ImageNet(self.loading, validation=[(files, self.view)]), verbose=False)
+        Tester(self.how).validate(module, ImageNet(self.loading, validation=[(files, self.view)]), verbose=False)
 
 
 def work(settings: ArtifactReportSettings, images: ImageCounts) -> Work:

@@ -27,7 +27,7 @@ from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.last_patches import MADS, LastPatches
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.settings import MISSING, check, number
 from regvit_lightning.statistics import bootstrap, pooled
@@ -211,7 +211,7 @@ def run(
     check(not flat, f"images={settings.images}: pairs without {in_space}")
     module = Matcher(backbone, settings, pairs)
     images = Pairs(pairs, settings.input_size(backbone.patch_size))
-    tester(how).test(module, Streamed(Loading(settings.workers, settings.device_batch), test=[images]), verbose=False)
+    Tester(how).test(module, Streamed(Loading(settings.workers, settings.device_batch), test=[images]), verbose=False)
     return _outcome(module, len(every), how.seed)
 
 

@@ -27,7 +27,7 @@ from regvit_lightning.frozen import dense, kept
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
-from regvit_lightning.frozen.trainer import fit, tester
+from regvit_lightning.frozen.trainer import Tester, fit
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import hardware, seeds
@@ -345,7 +345,7 @@ def run(backbone: Backbone, data: DataSettings, settings: DepthSettings, how: Ru
     )
     run_of = images if settings.augment else kept.drawn(kept.keep(module, images, how), stream)
     fit(module, run_of, settings.steps, how, gradient_clip_val=settings.clip)
-    tester(how).test(module, images, verbose=False)
+    Tester(how).test(module, images, verbose=False)
     return _outcome(module, len(train), ordered, how.seed)
 
 

@@ -19,7 +19,7 @@ from regvit_lightning.frozen import shared
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.settings import ClassificationSettings
 from regvit_lightning.frozen.shared import VectorModule
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.neighbours import search, votes
 from regvit_lightning.runtime import seeds
@@ -162,7 +162,7 @@ def run(backbone: Backbone, data: DataSettings, settings: KnnSettings, how: RunO
     check(largest <= kept, f"neighbours: k={largest} is above {left}; give a list such as neighbours=[10,20]")
     module = KNN(backbone, settings, len(train.classes), len(train))
     images = shared.passes(module, settings, how, validation=[train], test=[test])
-    trainer = tester(how)
+    trainer = Tester(how)
     trainer.validate(module, images, verbose=False)
     trainer.test(module, images, verbose=False)
     return _outcome(module, train.classes, how.seed)

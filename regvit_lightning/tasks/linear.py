@@ -26,7 +26,7 @@ from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.head_grid import HeadGrid, HeadGridSettings, training
 from regvit_lightning.frozen.kept_heads import KeptHead, KeptHeads
 from regvit_lightning.frozen.module import cls_or_mean
-from regvit_lightning.frozen.trainer import fit, tester
+from regvit_lightning.frozen.trainer import Tester, fit
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
@@ -234,7 +234,7 @@ def run(backbone: Backbone, data: DataSettings, settings: LinearSettings, how: R
         module = LinearProbe(backbone, settings, len(files.classes))
     fit(module, training(module, settings, train, loading, how), settings.steps, how)
     images = shared.passes(module, settings, how, validation=[held_out], test=[test])
-    trainer = tester(how)
+    trainer = Tester(how)
     trainer.validate(module, images, verbose=False)
     trainer.test(module, images, verbose=False)
     if how.folder is not None and trainer.is_global_zero:

@@ -32,7 +32,7 @@ from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.last_patches import LastPatches
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import ViewSettings
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.settings import MISSING, check, number
 from regvit_lightning.statistics import accuracy_by_class, constant_accuracy
@@ -167,7 +167,7 @@ def run(backbone: Backbone, data: DataSettings, settings: LogisticSettings, how:
 def _pass(module: FrozenModule, splits: Sequence[Split], settings: LogisticSettings, how: RunOptions) -> None:
     loading = Loading(settings.workers, settings.device_batch)
     every = [Ordered(split, settings.view()) for split in splits]  # type: ignore[arg-type]
-    tester(how).test(module, Streamed(loading, test=every), verbose=False)
+    Tester(how).test(module, Streamed(loading, test=every), verbose=False)
 
 
 def _cutoff(backbone: Backbone, train: Split, settings: LogisticSettings, how: RunOptions) -> float:

@@ -23,7 +23,7 @@ from regvit_lightning.frozen import dense
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule, cls_or_mean
 from regvit_lightning.frozen.settings import TaskSettings
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.tokens import Tokens
 from regvit_lightning.runtime import seeds
@@ -175,7 +175,7 @@ def run(
     module = Retrieval(backbone, settings, len(found))
     loading = Loading(settings.workers, settings.device_batch)
     views = RetrievalModule(loading, Views(found, sizes), backbone.patch_size)
-    tester(how).test(module, views, verbose=False)
+    Tester(how).test(module, views, verbose=False)
     return _outcome(module, found, how.seed)
 
 

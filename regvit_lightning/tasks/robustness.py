@@ -29,7 +29,7 @@ from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.kept_heads import KeptHead, KeptHeads
 from regvit_lightning.frozen.settings import TaskSettings
 from regvit_lightning.frozen.shared import Vector, VectorModule, View
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.settings import MISSING, check
 from regvit_lightning.statistics import accuracy_by_class, accuracy_interval
@@ -189,7 +189,7 @@ def run(
         facts = {**_facts(kept), "heads_digest": trained and kept_heads.digest(trained)}
     border = f", without {images.border} px of border" if images.border else ""
     seen = View(images.view(view), f"{view_in_words}{border}")
-    tester(how).test(module, shared.passes(module, settings, how, test=[images.files], view=seen), verbose=False)
+    Tester(how).test(module, shared.passes(module, settings, how, test=[images.files], view=seen), verbose=False)
     facts["view"] = seen.words
     return _outcome(module, images, classes, facts, how.seed, view)
 

@@ -29,7 +29,7 @@ from regvit_lightning.frozen import dense, kept, large_logits
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
-from regvit_lightning.frozen.trainer import fit, tester
+from regvit_lightning.frozen.trainer import Tester, fit
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import hardware, seeds
 from regvit_lightning.settings import MISSING, check, from_resolved, number, resolved
@@ -340,7 +340,7 @@ def run(
     with seeds.drawn_from(how.seed, "head"):
         module = Segmenter(backbone, settings, layout.classes, how.seed)
     fit(module, images if settings.augment else _kept(module, train, how), settings.steps, how)
-    tester(how).test(module, images, verbose=False)
+    Tester(how).test(module, images, verbose=False)
     return _outcome(module, data, len(train), test, how.seed)
 
 

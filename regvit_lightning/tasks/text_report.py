@@ -25,7 +25,7 @@ from regvit_lightning.figures import text as figures_text
 from regvit_lightning.frozen import dense
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.settings import TaskSettings
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models import joint_space
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.joint_space import JointSpace
@@ -117,7 +117,7 @@ def run(
     chosen = [texts[index] for index in dense.examples(len(texts), settings.texts)]
     tokens, words = _long_enough(tower, space.tokenize(chosen), settings.source)
     module = TextPass(space, backbone.name)
-    tester(how).test(module, [DataLoader(TensorDataset(tokens), settings.device_batch)], verbose=False)
+    Tester(how).test(module, [DataLoader(TensorDataset(tokens), settings.device_batch)], verbose=False)
     report = TextReport(backbone.name, module.sinks, _example(tower, space, tokens, module.sinks))
     return _outcome(report, space, settings, how.seed, {**facts, "left_out": len(chosen) - words})
 

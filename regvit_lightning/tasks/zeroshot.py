@@ -21,7 +21,7 @@ from regvit_lightning.frozen import shared
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.settings import ViewSettings
 from regvit_lightning.frozen.shared import VectorModule
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models import joint_space
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.joint_space import JointSpace
@@ -177,7 +177,7 @@ def run(backbone: Backbone, data: DataSettings, settings: ZeroShotSettings, how:
     names, templates = names_of(test.classes, settings.class_names), TEMPLATES[settings.templates]()
     module = ZeroShot(backbone, space, settings, names, templates)
     images = shared.passes(module, settings, how, test=[test])
-    tester(how).test(module, images, verbose=False)
+    Tester(how).test(module, images, verbose=False)
     within = {f"top{k}": 100.0 * (module.ranks < k) for k in (1, 5)}
     return Outcome(
         metrics={name: right.mean().item() for name, right in within.items()},

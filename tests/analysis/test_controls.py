@@ -53,7 +53,7 @@ def test_registers_that_are_the_only_way_are_missed(truth):  # noqa: F811
         block.attn.proj.weight.data *= 30
     passed = controls.ReplacedPass(backbone, "32-true", seed=0)
     images = DataLoader(TensorDataset(truth.images[:8], torch.arange(8) % 2), batch_size=8)
-    trainer.tester(RunOptions()).validate(passed, images, verbose=False)
-    trainer.tester(RunOptions()).test(passed, [images, images], verbose=False)
+    trainer.Tester(RunOptions()).validate(passed, images, verbose=False)
+    trainer.Tester(RunOptions()).test(passed, [images, images], verbose=False)
     assert passed.patch_change("intact") == pytest.approx(1)
     assert passed.patch_change("zero") < 1 - 1e-3

@@ -107,7 +107,7 @@ def test_batches_joined_are_one_batch(case):
 def test_a_test_pass_measures_uint8_images(case):
     module = NormPass(case.backbone, "32-true")
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(case.images, torch.zeros(16)), batch_size=6)
-    trainer.tester(RunOptions()).test(module, loader, verbose=False)
+    trainer.Tester(RunOptions()).test(module, loader, verbose=False)
     torch.testing.assert_close(module.norms.patches, measure(case.backbone, case.normalised()).patches)
     assert not case.backbone.model.blocks[0]._forward_hooks
 
@@ -115,7 +115,7 @@ def test_a_test_pass_measures_uint8_images(case):
 def test_norms_are_float32_under_bf16(case):
     module = NormPass(case.backbone, "bf16-mixed")
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(case.images), batch_size=8)
-    trainer.tester(RunOptions()).test(module, loader, verbose=False)
+    trainer.Tester(RunOptions()).test(module, loader, verbose=False)
     assert module.norms.patches.dtype == torch.float32
     assert torch.equal(module.norms.raw[:, -1] > 100, case.flat)
 

@@ -18,7 +18,7 @@ from regvit_lightning.figures import attentive as figures
 from regvit_lightning.frozen import dense
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.head_grid import training
-from regvit_lightning.frozen.trainer import fit, tester
+from regvit_lightning.frozen.trainer import Tester, fit
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import seeds
 from regvit_lightning.statistics import accuracy, accuracy_by_class, accuracy_interval, bootstrap
@@ -77,7 +77,7 @@ def run(
         module = AttentiveProbe(backbone, settings, len(files.classes))
     fit(module, training(module, settings, train, loading, how), settings.steps, how)
     module.shown = dense.examples(len(test))
-    trainer = tester(how)
+    trainer = Tester(how)
     trainer.validate(module, images, verbose=False)
     trainer.test(module, images, verbose=False)
     return _outcome(module, len(train), test.classes, how.seed)

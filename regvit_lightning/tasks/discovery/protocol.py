@@ -28,7 +28,7 @@ from regvit_lightning.frozen import dense
 from regvit_lightning.frozen.contract import Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models import kinds
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import hardware
@@ -340,7 +340,7 @@ def discover(
     read = NativeSize(images, fitting(images.sizes, backbone.patch_size, settings.max_patches))
     module = Discoverer(backbone, settings.precision, method, read)
     loading = Loading(settings.workers, settings.device_batch)
-    tester(how).test(module, BoxedImagesModule(loading, read, backbone.patch_size), verbose=False)
+    Tester(how).test(module, BoxedImagesModule(loading, read, backbone.patch_size), verbose=False)
     return module
 
 

@@ -27,7 +27,7 @@ from regvit_lightning.figures import boxes as figures_boxes
 from regvit_lightning.frozen import dense
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.settings import TELLING, uncertainty
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import hardware, seeds
 from regvit_lightning.settings import number
@@ -251,7 +251,7 @@ def _scored(
     read = NativeSize(some, fitting(some.sizes, backbone.patch_size, settings.max_patches))
     module = RegisterBoxes(backbone, settings.precision, read, blocks, settings.mass, heads)
     loading = Loading(settings.workers, settings.device_batch)
-    tester(how).test(module, BoxedImagesModule(loading, read, backbone.patch_size), verbose=False)
+    Tester(how).test(module, BoxedImagesModule(loading, read, backbone.patch_size), verbose=False)
     return module
 
 

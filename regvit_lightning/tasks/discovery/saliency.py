@@ -31,7 +31,7 @@ from regvit_lightning.frozen import dense
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TELLING, uncertainty
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import hardware
 from regvit_lightning.settings import number
@@ -327,7 +327,7 @@ def _test(
     patch = module.frozen.backbone.patch_size
     read = SalientDataset(images, grid_sizes(images.sizes, patch, settings.max_patches), indices)
     loading = Loading(settings.workers, settings.device_batch)
-    tester(how).test(module, SalientModule(loading, read, patch), verbose=False)
+    Tester(how).test(module, SalientModule(loading, read, patch), verbose=False)
     return read
 
 

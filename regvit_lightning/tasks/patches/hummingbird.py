@@ -18,7 +18,7 @@ from regvit_lightning.data.module import Loading
 from regvit_lightning.data.squashed import Squashed, SquashedImages
 from regvit_lightning.frozen import shared_patches
 from regvit_lightning.frozen.contract import Outcome, RunOptions
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.neighbours import search_fast
 from regvit_lightning.settings import check, number
@@ -143,7 +143,7 @@ def run(
     learnt = Squashed(read.train, read.layout, read.side, settings.scale, how.seed, settings.epochs)
     loading = Loading(settings.workers, settings.device_batch)
     module = InContext(backbone, settings, read.layout.classes, views, read.side, how.seed)
-    trainer = tester(how)
+    trainer = Tester(how)
     trainer.validate(module, SquashedImages(loading, learnt, None), verbose=False)
     k = f"neighbours={settings.neighbours}: above the {module.memory.filled:,} labelled patches of the memory"
     check(settings.neighbours <= module.memory.filled, k)

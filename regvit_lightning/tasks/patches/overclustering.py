@@ -20,7 +20,7 @@ from regvit_lightning.data.squashed import Squashed
 from regvit_lightning.errors import UserError
 from regvit_lightning.frozen import shared_patches
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import hardware, seeds
 from regvit_lightning.settings import MISSING, check, number
@@ -203,7 +203,7 @@ def run(
     layout, side = data.masked_set(settings.images), settings.side(backbone)
     tested = Squashed(ade20k.masked_pairs(data, settings.images, 1), layout, side)
     module = Clusters(backbone, settings, layout.classes, len(tested), side, how.seed)
-    trainer = tester(how)
+    trainer = Tester(how)
     images = shared_patches.passes(backbone, settings, how, validation=tested, test=tested)
     trainer.validate(module, images, verbose=False)
     trainer.test(module, images, verbose=False)

@@ -18,7 +18,7 @@ from regvit_lightning.data.module import Loading
 from regvit_lightning.data.squashed import Squashed, SquashedImages
 from regvit_lightning.frozen import shared_patches
 from regvit_lightning.frozen.contract import Outcome, RunOptions
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.neighbours import search_fast
 from regvit_lightning.runtime import seeds
@@ -197,7 +197,7 @@ def run(
     learnt = Squashed(read.train, read.layout, read.side)
     loading = Loading(settings.workers, settings.device_batch)
     module = PatchKNN(backbone, settings, read.layout.classes, len(read.train), read.side, how.seed)
-    trainer = tester(how)
+    trainer = Tester(how)
     trainer.validate(module, SquashedImages(loading, learnt, None), verbose=False)
     module.excluded = torch.isin(module.memory.images, torch.tensor(held, device=module.memory.images.device))
     _check_neighbours(module, len(held))

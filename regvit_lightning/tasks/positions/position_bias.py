@@ -22,7 +22,7 @@ from regvit_lightning.figures import position_bias as figures
 from regvit_lightning.frozen import dense
 from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.settings import ClassificationSettings
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.positions import why_not_zeroed, zeroed
 from regvit_lightning.runtime import seeds
@@ -191,10 +191,10 @@ def _measure(
     loading = Loading(settings.workers, settings.device_batch)
     module = PositionPass(backbone, settings.precision, settings.crop, settings.shifts)
     passes = [*(Ordered(own, view) for own in files), Ordered(some, wide)]
-    tester(how).test(module, Streamed(loading, test=passes), verbose=False)
+    Tester(how).test(module, Streamed(loading, test=passes), verbose=False)
     seen = sinks.SinkPass(backbone)
     if backbone.is_plain_vit:
-        tester(how).test(seen, Streamed(loading, test=[Ordered(some, view)]), verbose=False)
+        Tester(how).test(seen, Streamed(loading, test=[Ordered(some, view)]), verbose=False)
     cutoff = settings.rules.cutoffs(module.norms)[settings.rule]
     mask = beyond(settings.rule, cutoff, module.norms)
     return Measured(

@@ -21,7 +21,7 @@ from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.module import cls_or_mean
 from regvit_lightning.frozen.settings import ViewSettings
 from regvit_lightning.frozen.shared import VectorModule
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.runtime import seeds
 from regvit_lightning.settings import check, number
@@ -180,7 +180,7 @@ def run(
         Augmented(objects, settings.crop, settings.views, how.seed),
         Ordered(patches, settings.view()),
     ]
-    module, trainer = LabelFree(backbone, settings, how.seed), tester(how)
+    module, trainer = LabelFree(backbone, settings, how.seed), Tester(how)
     trainer.validate(module, shared.passes(module, settings, how, validation=[images]), verbose=False)
     trainer.test(module, Streamed(Loading(settings.workers, settings.device_batch), test=passes), verbose=False)
     return _outcome(module, settings, how.seed)

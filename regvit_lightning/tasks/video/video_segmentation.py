@@ -31,7 +31,7 @@ from regvit_lightning.frozen.contract import Metric, Outcome, RunOptions
 from regvit_lightning.frozen.last_patches import MADS, LastPatches
 from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.frozen.settings import TaskSettings
-from regvit_lightning.frozen.trainer import tester
+from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.settings import MISSING, check, number
 from regvit_lightning.statistics import bootstrap, pooled
@@ -297,7 +297,7 @@ def run(backbone: Backbone, data: DataSettings, settings: VideoSettings, how: Ru
     size = partial(settings.input_size, patch_size=backbone.patch_size)
     frames = Frames(read, layout, size, RESAMPLING[settings.resample])
     module = Follower(backbone, settings, frames)
-    tester(how).test(module, FramesModule(Loading(settings.workers, settings.device_batch), frames), verbose=False)
+    Tester(how).test(module, FramesModule(Loading(settings.workers, settings.device_batch), frames), verbose=False)
     return _outcome(module, how.seed)
 
 
