@@ -4,6 +4,7 @@ Each row runs in a process of its own, after a run at a small size that loads th
 an allocator keeps, would otherwise lower the next peak.
 """
 
+import importlib
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from benchmarks.speed.timing import Measurement
 
 WITHIN = "0.8–1.25"
 FAINT = 128 << 20  # bytes: what an allocator keeps and rounds is no longer small beside an estimate below
+MODULES = ("real_shapes", "dense_shapes", "report_shapes", "patches")  # with a function of the row's name
 
 # Sizes at which a row is computed in an instant, for the first run and for tests, by the row's name.
 SMALL: dict[str, dict[str, Any]] = {
@@ -64,9 +66,8 @@ def alone(name: str) -> Measurement:
 
 def row(name: str, sizes: dict[str, Any]) -> Measurement:
     """The row of a name, with some of its sizes changed."""
-    from benchmarks.speed import patches, real_shapes
-
-    found: Measurement = getattr(patches if hasattr(patches, name) else real_shapes, name)(**sizes)
+    modules = (importlib.import_module(f"benchmarks.speed.{module}") for module in MODULES)
+    found: Measurement = next(getattr(module, name) for module in modules if hasattr(module, name))(**sizes)
     return found
 
 

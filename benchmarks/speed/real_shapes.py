@@ -4,7 +4,6 @@ The defaults are the sizes of ImageNet, ADE20k, NYU, 518 px and a ViT-g. The est
 formulas of the sizes in `regvit_lightning/tasks/footprint/pieces.py`.
 """
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,11 +13,6 @@ from torch.nn import functional as F
 from benchmarks.speed.footprints import measured
 from benchmarks.speed.timing import Measurement
 from regvit_lightning import settings, statistics
-from regvit_lightning.analysis import local_probes, outliers, positions, probes
-from regvit_lightning.analysis.local_probes import Patches
-from regvit_lightning.analysis.norms import Norms
-from regvit_lightning.analysis.outliers import Rules
-from regvit_lightning.analysis.probes import Features, TokenSettings
 from regvit_lightning.models.foreign import ForeignBackbone
 from regvit_lightning.runtime import hardware
 from regvit_lightning.tasks.footprint import pieces
@@ -43,9 +37,6 @@ class RandomTokens(nn.Module):
         """Random `cls` and `patches` for images (B, 3, 2, 2)."""
         random = torch.randn(len(images), 5, self.width, device=images.device)
         return {"cls": random[:, 0], "patches": random[:, 1:].unflatten(1, (2, 2))}
-
-
-# ------------------------------------------------------------------------------------------------ classification
 
 
 def knn(images: int = 1_281_167, width: int = WIDTH, queries: int = 256) -> Measurement:
@@ -184,152 +175,6 @@ def intervals(images: int = 50_000, classes: int = 150) -> Measurement:
     return measured(f"intervals, {images:,} images, {images // 25:,} × {classes} classes", estimate, work)
 
 
-# -------------------------------------------------------------------------------------------------------- dense
-
-
-def segmentation_step(batch: int = 16, width: int = WIDTH, side: int = 518, classes: int = 150) -> Measurement:
-    """Training step of the linear head on maps of 518 px crops: logits at the size of the crop, with their gradient."""
-    from regvit_lightning.data import mmsegmentation
-
-    mmsegmentation.prepare()
-    from mmengine.structures import PixelData
-    from mmseg.structures import SegDataSample
-
-    from regvit_lightning.tasks.segmentor import BNHead
-
-    device, grid = hardware.accelerator(), side // 14
-    head = BNHead(in_channels=width, in_index=0, num_classes=classes, ignore_index=255).to(device)
-
-    def work() -> None:
-        samples = []
-        for labels in torch.randint(classes, (batch, 1, side, side), device=device):
-            samples.append(SegDataSample(gt_sem_seg=PixelData(data=labels)))
-        maps = torch.randn(batch, grid, grid, width, device=device).permute(0, 3, 1, 2)  # as tokens lie in memory
-        head.loss_by_feat(head([maps]), samples)["loss_ce"].backward()
-
-    estimate = pieces.segmentation_step(batch, width, grid**2, side**2, classes)
-    return measured(f"segmentation, step of {batch} × {side} px, {classes} classes", estimate, work)
-
-
-def segmentation_image(height: int = 1024, width: int = 2048, classes: int = 150) -> Measurement:
-    """Logits of one large test image, from windows of 512 px in batches of 16."""
-    from regvit_lightning.frozen import dense
-    from regvit_lightning.models.sources import load_backbone
-    from regvit_lightning.tasks.segmentation import Segmenter
-
-    chosen = settings.load_settings("tasks", "ade20k_linear", words=["precision=32-true"])[1]
-    module = Segmenter(load_backbone("random-vitn_reg4"), chosen, classes).eval().to(hardware.accelerator())
-
-    @torch.inference_mode()
-    def work() -> None:
-        image = torch.randn(1, 3, height, width, device=hardware.accelerator())
-        module.model.slide_inference(image, []).argmax(dim=1)
-
-    high, wide = min(chosen.crop, height), min(chosen.crop, width)
-    windows = len(dense.window_starts(height, high, chosen.stride)) * len(
-        dense.window_starts(width, wide, chosen.stride)
-    )
-    images, vit = min(windows, chosen.device_batch), module.frozen.backbone
-    tokens = images * -(-high // vit.patch_size) * -(-wide // vit.patch_size)
-    forward = pieces.forward(tokens, vit.embed_dim, 4 * vit.embed_dim, images * high * wide, False)
-    pixels, window = height * width, high * wide
-    estimate = pieces.sliding_windows(pixels, windows, window, chosen.device_batch, classes, forward)
-    return measured(f"segmentation, image of {height} × {width}, {classes} classes", estimate, work)
-
-
-def depth_step(batch: int = 16, width: int = WIDTH, rows: int = 416, columns: int = 544) -> Measurement:
-    """Training step of "lin. 4" with CLS: features of four blocks, joined, and the scores of 256 bins."""
-    from regvit_lightning.tasks import depth
-    from regvit_lightning.tasks.depth_scores import sig_loss
-
-    device = hardware.accelerator()
-    chosen = settings.load_settings("tasks", "nyud_linear4", words=["precision=32-true"])[1]
-    head = nn.Linear(8 * width, chosen.bins).to(device)
-    centres = torch.linspace(chosen.min_depth, chosen.max_depth, chosen.bins, device=device)
-    grid = -(-rows // 14), -(-columns // 14)
-
-    def work() -> None:
-        joined = torch.randn(batch, *grid, 8 * width, device=device)
-        fine = depth.decode(head(joined).permute(0, 3, 1, 2), centres)[:, None]
-        prediction = F.interpolate(fine, (rows, columns), mode="bilinear", align_corners=False)[:, 0]
-        truth = 10 * torch.rand(batch, rows, columns, device=device)
-        sig_loss(prediction, truth, chosen.loss_images).backward()
-
-    estimate = pieces.depth_step(batch, 8 * width, grid[0] * grid[1], chosen.bins)
-    return measured(f"depth, step of {batch} × {rows} × {columns}, D 8 × {width}", estimate, work)
-
-
-# -------------------------------------------------------------------------------------------- discovery, artifacts
-
-
-def lost(images: int = 32, side: int = 37, width: int = WIDTH) -> Measurement:
-    """LOST on a batch of maps of 518 px: the maps, and strips of Gram matrices."""
-    from regvit_lightning.tasks.discovery.lost import LOST, Choice
-
-    method = LOST([Choice("k", -1, False, False, 0.0)], 100)
-
-    @torch.inference_mode()
-    def work() -> None:
-        method([torch.randn(images, side, side, width, device=hardware.accelerator())])
-
-    estimate = pieces.lost(images, side**2, width, 0)
-    return measured(f"LOST, batch of {images}, {side} × {side}, D {width}", estimate, work)
-
-
-def token_cut(images: int = 16, side: int = 37, width: int = WIDTH) -> Measurement:
-    """TokenCut on maps of 518 px: the graph of one image in float64, and its eigenvectors."""
-    from regvit_lightning.tasks.discovery import normalised_cut
-
-    chosen = settings.load_settings("tasks", "tokencut_voc07", words=["precision=32-true"])[1]
-
-    @torch.inference_mode()
-    def work() -> None:
-        maps = torch.randn(images, side, side, width, device=hardware.accelerator())
-        maps[:, : side // 2] += 1  # the upper half belongs together, so that there is something to cut
-        normalised_cut.cut(maps, chosen.threshold, chosen.weak)
-
-    estimate = pieces.token_cut(images, side**2, width)
-    return measured(f"TokenCut, {images} images, {side} × {side}, D {width}", estimate, work)
-
-
-def propagation(rows: int = 60, columns: int = 107, width: int = WIDTH, classes: int = 11) -> Measurement:
-    """A frame of 960 × 1,712 px after eight others: their features, those near a part of them, and its cosines."""
-    from regvit_lightning.tasks.video import label_propagation
-
-    rule = settings.load_settings("tasks", "davis2017_dinov3")[1].rule()
-    frames = rule.context + 1
-
-    @torch.inference_mode()
-    def work() -> None:
-        maps = torch.randn(frames + 1, rows, columns, width, device=hardware.accelerator())
-        labels = torch.rand(frames, rows, columns, classes, device=maps.device)
-        keys = [label_propagation.Frame(n, F.normalize(maps[n], dim=-1), labels[n]) for n in range(frames)]
-        label_propagation.propagate(rule, maps[-1], keys)
-
-    estimate = pieces.propagation(frames, rows, columns, width, classes, rule.radius)
-    return measured(f"label propagation, {frames} frames of {rows} × {columns}, D {width}", estimate, work)
-
-
-def saliency(images: int = 32, side: int = 1000, grid: int = 62, blocks: int = 24, tokens: int = 5) -> Measurement:
-    """Scores of a batch of images of 1,000 px: all attention maps as masks, and the curve of one of them."""
-    from regvit_lightning.tasks.discovery import attention_boxes, saliency_scores
-
-    count = images * blocks * tokens
-
-    @torch.inference_mode()
-    def work() -> None:
-        maps = torch.rand(count, grid, grid, device=hardware.accelerator())
-        masks = attention_boxes.foreground(maps, 0.6).unflatten(0, (images, -1))
-        for own in masks:
-            truth = torch.rand(side, side, device=maps.device) > 0.5
-            scored = saliency_scores.patch_truth(truth, (grid, grid))
-            saliency_scores.iou(own, scored)
-        saliency_scores.f_curve(saliency_scores.scaled(maps[0]), scored)
-
-    estimate = pieces.saliency(count, grid**2, side**2)
-    return measured(f"saliency, {count:,} maps of {grid} × {grid}, {side} px", estimate, work)
-
-
 def robustness(images: int = 50_000, batch: int = 128, width: int = WIDTH, classes: int = 1000) -> Measurement:
     """Two kept heads on a batch of CLS, four blocks and the mean patch, then what is right of all images."""
     from regvit_lightning.data import shifted
@@ -350,25 +195,6 @@ def robustness(images: int = 50_000, batch: int = 128, width: int = WIDTH, class
 
     estimate = pieces.robustness(batch, 4 * width, classes, images)
     return measured(f"robustness, {images:,} images of {classes:,} classes", estimate, work)
-
-
-def keypoint_matches(pairs: int = 4, side: int = 58, width: int = WIDTH, points: int = 30) -> Measurement:
-    """A batch of pairs of 812 px: their features, and one more copy of those of a pair."""
-    import numpy as np
-
-    from regvit_lightning.data.keypoint_pair import Pair
-    from regvit_lightning.tasks import correspondence
-
-    places, box = np.full((2, points, 2), 100.0), np.array([0.0, 0.0, 400.0, 400.0])
-    sizes = torch.full((2, 2), 500.0, dtype=torch.float64)
-
-    @torch.inference_mode()
-    def work() -> None:
-        for features in torch.randn(pairs, 2, side, side, width, device=hardware.accelerator()):
-            correspondence.match(Pair(("", ""), places, box, ""), features, torch.rand(2, side, side), sizes)
-
-    estimate = pieces.keypoints(pairs, side * side, width)
-    return measured(f"keypoints, {pairs} pairs of {side} × {side}, D {width}", estimate, work)
 
 
 def rankings(queries: int = 70, images: int = 1_000_000, width: int = 384) -> Measurement:
@@ -400,132 +226,3 @@ def label_free(images: int = 10_000, width: int = WIDTH, patches: int = 256) -> 
         dense_structure.StructureSums().add(torch.randn(dense_structure.IMAGES, patches, width))
 
     return measured(f"scores without labels, {images:,} × {width}", pieces.label_free(images, width), work)
-
-
-def shifted_content(images: int = 32, side: int = 16, width: int = WIDTH) -> Measurement:
-    """A batch of position bias: two crops in float64, their cosines, and the normal equations of a probe."""
-    from regvit_lightning.analysis import content_shift
-    from regvit_lightning.analysis.position_probe import RidgeProbe
-
-    @torch.inference_mode()
-    def work() -> None:
-        first, second = torch.randn(2, images, side, side, width)
-        content_shift.match(first, second, 2)
-        probe = RidgeProbe()
-        for add in (probe.train, probe.held_out, probe.test):
-            add(first)
-
-    estimate = pieces.shifted_content(images, side**2, width)
-    return measured(f"position bias, {images} × {side}² patches, D {width}", estimate, work)
-
-
-def register_boxes(images: int = 32, blocks: int = 24, side: int = 37, registers: int = 4) -> Measurement:
-    """Boxes of the maps of registers and CLS in all blocks of a batch: a few arrays of the size of the maps."""
-    from regvit_lightning.tasks.discovery import attention_boxes
-
-    maps = images * blocks * (registers + 1)
-
-    def work() -> None:
-        attention_boxes.boxes(torch.rand(maps, side, side, device=hardware.accelerator()), 0.6)
-
-    return measured(f"boxes of {maps:,} maps of {side} × {side}", pieces.map_boxes(maps, side**2), work)
-
-
-def norms(images: int = 1000, depth: int = 40, side: int = 37) -> Measurement:
-    """Outliers of the artifact report by all rules, after every block: norms, and a few masks of each rule."""
-    grid, stages = (side, side), depth + 1
-
-    def work() -> None:
-        measured_ = Norms(
-            patches=1 + torch.rand(images, stages, *grid),
-            registers=torch.rand(images, stages, 4),
-            cls=torch.rand(images, stages),
-            embedded=1 + torch.rand(images, *grid),
-            neighbours=torch.rand(images, *grid),
-            largest=torch.rand(images, stages, 3),
-            median=torch.rand(images, stages),
-            kurtosis=torch.rand(images, stages),
-        )
-        outliers.find(measured_, Rules())
-
-    estimate = pieces.outliers(images, stages, side**2)
-    return measured(f"outliers, {images:,} × {depth} blocks × {side} × {side}", estimate, work)
-
-
-def single_token(
-    images: int = 10_000, width: int = WIDTH, classes: int = 1000, iterations: int = pieces.HISTORY
-) -> Measurement:
-    """Single-token probe of all classes for one C: features in float64, logits, and what L-BFGS remembers."""
-    chosen = TokenSettings(draws=1, exponents=[0.0], iterations=iterations)
-    labels = torch.arange(images) % classes
-
-    def work() -> None:
-        features = Features(torch.randn(1, images, width), labels)
-        probes.classify(features, features, chosen)
-
-    estimate = 4 * images * width + pieces.regression(images, width, classes, iterations)
-    return measured(f"single-token probe, {images:,} × {width}, {classes} classes", estimate, work)
-
-
-def several_classes(images: int = 5011, width: int = WIDTH, classes: int = 20) -> Measurement:
-    """VOC's regressions of one token for two C, and the interval of the mAP: float64 features, resampled sets."""
-    from regvit_lightning.analysis import class_measures
-    from regvit_lightning.analysis.logistic import regressions
-
-    features, targets = torch.randn(images, width), (torch.rand(images, classes) < 0.1).float()
-
-    def work() -> None:
-        model = regressions(features, targets, classes, [0.1, 1.0], iterations=5)[-1]
-        class_measures.interval("map", model(features), targets)
-
-    estimate = pieces.regression(images, width, classes, 5, 2)
-    return measured(f"several classes, {images:,} × {width} features, {classes} classes", estimate, work)
-
-
-def _patches(images: int, side: int, width: int) -> Iterator[Patches]:
-    positions_ = torch.arange(side**2)
-    for _ in range(images):
-        pixels_ = 255 * torch.rand(side**2, 3 * 14 * 14)
-        yield Patches(torch.randn(side**2, width), positions_, pixels_, torch.rand(side**2) < 0.02, (side, side))
-
-
-def position(images: int = 400, side: int = 37, width: int = WIDTH, tokens: int = 100_000) -> Measurement:
-    """Position probe at 518 px: the drawn tokens, joined and in float64 twice. One step of L-BFGS instead of 200."""
-    probe = local_probes.PositionProbe(True, tokens, images)
-
-    def work() -> None:
-        for image in _patches(images, side, width):
-            probe.train(image)
-        kept, local_probes.POSITION_STEPS = local_probes.POSITION_STEPS, 1
-        try:
-            for image in _patches(2, side, width):
-                probe.test(image)
-        finally:
-            local_probes.POSITION_STEPS = kept
-
-    estimate = pieces.position_probe(min(tokens, images * side**2), width, side**2, 1)
-    return measured(f"position probe, {images} images of {side} × {side}, D {width}", estimate, work)
-
-
-def pixels(images: int = 20, side: int = 37, width: int = WIDTH) -> Measurement:
-    """Pixel probe at 518 px: sums of products of features and pixels, whatever the number of images."""
-    probe = local_probes.PixelProbe(True)
-
-    def work() -> None:
-        for number, image in enumerate(_patches(images, side, width)):
-            (probe.held_out if number % 10 == 9 else probe.train)(image)
-        for image in _patches(2, side, width):
-            probe.test(image)
-
-    estimate = pieces.pixel_probe(side**2, width, 3 * 14 * 14)
-    return measured(f"pixel probe, {side} × {side}, D {width}", estimate, work)
-
-
-def placement(images: int = 1000, side: int = 37) -> Measurement:
-    """Positions of outliers of 1,000 images of 518 px against 999 permutations."""
-
-    def work() -> None:
-        positions.placement(torch.rand(images, side, side) < 0.02)
-
-    estimate = pieces.placement(images, side**2)
-    return measured(f"positions of outliers, {images:,} × {side} × {side}", estimate, work)

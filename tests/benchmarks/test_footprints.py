@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from benchmarks.speed import footprints, patches, real_shapes
+from benchmarks.speed import dense_shapes, footprints, patches, real_shapes, report_shapes
 from benchmarks.speed.footprints import SMALL
 from regvit_lightning.tasks.footprint import pieces
 from tests.allocations import allocated
+
+MODULES = real_shapes, dense_shapes, report_shapes, patches
 
 # A second size of rows in which a factor dominates that is small in the first one.
 OTHER = {
@@ -41,7 +43,7 @@ def peaks(monkeypatch):
     def measured(name, estimate, work):
         found[:] = [estimate, *allocated(work)]
 
-    for module in (real_shapes, patches):
+    for module in MODULES:
         monkeypatch.setattr(module, "measured", measured)
     return found
 
@@ -61,7 +63,7 @@ def test_the_estimate_of_a_row_is_what_it_allocates(name, sizes, peaks):
 def test_a_row_of_every_small_size_and_none_beside(monkeypatch):
     functions = {
         name
-        for module in (real_shapes, patches)
+        for module in MODULES
         for name, own in vars(module).items()
         if not name.startswith("_") and getattr(own, "__annotations__", {}).get("return") is real_shapes.Measurement
     }
