@@ -16,7 +16,7 @@ from regvit_lightning.settings import check, setting
 
 if TYPE_CHECKING:
     from benchmarks.grid.estimates import Estimates
-    from regvit_lightning.tasks.footprint.cells import Footprint
+    from regvit_lightning.tasks.footprint.case import Footprint
 
 DESCRIPTION = """Prints every cell of a grid with its FLOPs, memory and time, the sum of GPU-hours, and how long the
 grid takes on so many GPUs, the pretrainings included; runs nothing and reads no image. Speed is measured by the cells

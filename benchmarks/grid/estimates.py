@@ -24,7 +24,7 @@ from regvit_lightning.errors import UserError
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.models.feature_maps import FeatureMaps
 from regvit_lightning.tasks.footprint import cells as footprints
-from regvit_lightning.tasks.footprint.cells import Case, Footprint, Part
+from regvit_lightning.tasks.footprint.case import Case, Footprint, Part, shape_of
 from regvit_lightning.work import Work
 
 IMAGENET_CLASSES = 1000
@@ -141,7 +141,7 @@ class Estimates:
         if cell.pretrains:
             return trained(self.shape(cell.model), work, options, self.cells)
         task, _, any_precision = task_module(cell.task, self.cells.variant)
-        shape, classes = footprints.shape_of(self.shape(cell.model)), self._classes(task, options)
+        shape, classes = shape_of(self.shape(cell.model)), self._classes(task, options)
         half = any_precision or options.precision != "32-true"  # `auto` takes 16 bit where the hardware has it
         case = Case(options, self.counts, classes, shape, work, half)
         return frozen(self.shape(cell.model), task.__name__.rpartition(".")[2], case)
@@ -176,6 +176,6 @@ def frozen(backbone: Backbone, module: str, case: Case) -> Estimate:
 
 def trained(backbone: Backbone, work: Work, options: Any, cells: Cells) -> Estimate:
     """Estimate of a pretraining, with the memory on each of its devices."""
-    shape = footprints.shape_of(backbone)
+    shape = shape_of(backbone)
     size = training_memory.of(backbone, shape, work, options, cells.pretrain_devices)
     return Estimate(sum(flops(backbone, one) for one in work.passes), Footprint({"training": Part(size)}))

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.throughput import tokens_of
 from regvit_lightning.models.backbone import Backbone
-from regvit_lightning.tasks.footprint.cells import Shape
+from regvit_lightning.tasks.footprint.case import Shape
 from regvit_lightning.work import Work
 
 WEIGHT = 4  # bytes of a parameter in float32

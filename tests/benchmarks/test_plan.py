@@ -16,7 +16,7 @@ from benchmarks.plan import PlanRow
 from benchmarks.throughput import BlockShape, duration
 from regvit_lightning.errors import UserError
 from regvit_lightning.models import sources
-from regvit_lightning.tasks.footprint.cells import Case, shape_of
+from regvit_lightning.tasks.footprint.case import Case, shape_of
 from regvit_lightning.work import Pass, Work
 from tests.benchmarks.test_chain import mistake, program
 

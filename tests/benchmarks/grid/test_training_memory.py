@@ -8,7 +8,7 @@ from benchmarks.grid import training_memory
 from benchmarks.grid.training_memory import Training
 from regvit_lightning import settings
 from regvit_lightning.pretrain.recipe import recipe_class
-from regvit_lightning.tasks.footprint.cells import Shape
+from regvit_lightning.tasks.footprint.case import Shape
 
 GIB = 2**30
 VITS = Shape(384, 12, 1536, 6, 14, 4, 5, 22_000_000)

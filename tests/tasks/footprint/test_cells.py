@@ -13,7 +13,7 @@ from regvit_lightning.frozen.module import FrozenModule
 from regvit_lightning.models.foreign import ForeignBackbone
 from regvit_lightning.models.sources import load_backbone
 from regvit_lightning.tasks.footprint import cells, pieces
-from regvit_lightning.tasks.footprint.cells import PROCESS, Case, Shape
+from regvit_lightning.tasks.footprint.case import PROCESS, Case, Shape, shape_of
 from regvit_lightning.work import Pass
 from tests.allocations import allocated
 
@@ -125,7 +125,7 @@ def test_a_task_of_a_user_has_its_forward_passes_and_what_its_work_keeps():
 
 
 def test_the_shape_is_that_of_the_backbone():
-    found = cells.shape_of(load_backbone("random-vitn_reg4"))
+    found = shape_of(load_backbone("random-vitn_reg4"))
     assert (found.width, found.depth, found.hidden, found.heads) == (96, 4, 384, 3)
     assert (found.patch, found.registers, found.prefix) == (8, 4, 5)
     assert found.patches(60, 64) == 8 * 8
@@ -133,7 +133,7 @@ def test_the_shape_is_that_of_the_backbone():
 
 def test_a_model_of_which_only_tokens_are_known_has_no_shape():
     with pytest.raises(UserError, match="blocks whose multiply-adds could be counted"):
-        cells.shape_of(ForeignBackbone(RandomTokens(16), "mine"))
+        shape_of(ForeignBackbone(RandomTokens(16), "mine"))
 
 
 def test_half_precision_halves_the_hidden_layer():
