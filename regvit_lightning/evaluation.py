@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FIGURES = "figures"  # folder of single figures in the folder of a cell
 EXAMPLES, EXAMPLE_FORMATS = "examples", ("pdf", "png")  # of them the picture; no SVG: it is mostly pixels
+RGBA = 4  # channels of a PNG by matplotlib
 
 
 @dataclass(frozen=True)
@@ -391,16 +392,19 @@ def _save_scores(scores: Mapping[str, Any], file: Path) -> dict[str, str]:
     return {"file": file.name, "digest": statistics.digest(packed)}
 
 
+RGBA = 4  # channels of a PNG of matplotlib's
+
+
 def _show(picture: "Figure", file: Path, folder: Path) -> None:
     """Save the figure beside the record, and log the file to TensorBoard: a large page is drawn once."""
-    from PIL import Image
     from tensorboard.compat.proto.summary_pb2 import Summary
     from torch.utils.tensorboard import SummaryWriter
 
+    from regvit_lightning.data.headers import header
+
     atomic.write(file, lambda temporary: picture.savefig(temporary, format="png"))
-    with Image.open(file) as drawn:
-        size = {"width": drawn.width, "height": drawn.height, "colorspace": len(drawn.getbands())}
-    image = Summary.Image(encoded_image_string=file.read_bytes(), **size)
+    width, height = header(str(file)).size
+    image = Summary.Image(encoded_image_string=file.read_bytes(), width=width, height=height, colorspace=RGBA)
     with SummaryWriter(str(folder / "log")) as writer:
         writer.file_writer.add_summary(Summary(value=[Summary.Value(tag="test/examples", image=image)]))
 
