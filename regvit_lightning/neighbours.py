@@ -142,7 +142,7 @@ def _candidates(queries: Tensor, bank: Bank, wanted: int) -> tuple[Tensor, Tenso
     index = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
     largest = 0.0
     for start, rows in bank.chunks():
-        similarities = bank.similarities(queries @ bank.rows[rows].T, rows)
+        similarities = bank.similarities(F.linear(queries, bank.rows[rows]), rows)
         largest = max(largest, bank.largest_norm(rows))
         top = similarities.topk(min(wanted, similarities.shape[1]), dim=1, sorted=False)
         similarity, index = torch.cat([similarity, top.values], 1), torch.cat([index, top.indices + start], 1)

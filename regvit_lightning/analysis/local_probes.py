@@ -219,7 +219,7 @@ def _standardised_regression(rows: Patches) -> Linear:
 
 def _position_errors(model: Linear, rows: Patches) -> Tensor:
     """Rows and columns (n, 2) by which the prediction is off."""
-    predicted, width = model(rows.features).argmax(dim=1), rows.grid[1]
+    predicted, width = model.best(rows.features), rows.grid[1]
     down = predicted // width - rows.positions // width
     across = predicted % width - rows.positions % width
     return torch.stack([down, across], dim=1)

@@ -29,6 +29,11 @@ class Linear:
     def __call__(self, features: Tensor) -> Tensor:
         return features.to(self.weight) @ self.weight + self.bias
 
+    def best(self, features: Tensor) -> Tensor:
+        """Index (N,) of the largest output for features (N, D), in blocks of rows."""
+        rows = max(LOGITS // max(self.weight.shape), 1)
+        return torch.cat([self(part).argmax(dim=1) for part in features.split(rows)])
+
 
 def regressions(
     features: Tensor, targets: Tensor, classes: int, grid: Sequence[float], iterations: int

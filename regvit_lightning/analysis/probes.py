@@ -208,7 +208,7 @@ def regression(features: Tensor, labels: Tensor, C: float, settings: TokenSettin
 
 def right(model: Linear, features: Tensor, labels: Tensor) -> Tensor:
     """Correctness of the prediction for each image, boolean (N,)."""
-    return model(features).argmax(dim=1) == labels
+    return model.best(features) == labels
 
 
 def _fit(features: Tensor, labels: Tensor, grid: Sequence[float], settings: TokenSettings) -> list[Linear]:

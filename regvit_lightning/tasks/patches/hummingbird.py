@@ -21,6 +21,7 @@ from regvit_lightning.frozen.contract import Outcome, RunOptions
 from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.neighbours import search_fast
+from regvit_lightning.runtime.onednn import FastLinear
 from regvit_lightning.settings import check, number
 from regvit_lightning.tasks.patches import protocol
 from regvit_lightning.tasks.patches.label_maps import class_shares
@@ -82,7 +83,8 @@ class InContext(MemoryModule):
     def shares(self, features: Tensor) -> Tensor:
         """Mean label (Q, classes) of the nearest train patches, for normalised features (Q, D)."""
         settings = self.settings
-        similarity, index = search_fast(features, self.memory.features, settings.neighbours, settings.bank_chunk)
+        with FastLinear():
+            similarity, index = search_fast(features, self.memory.features, settings.neighbours, settings.bank_chunk)
         weights = F.softmax(similarity / settings.temperature, dim=1)
         parts = zip(weights.split(1024), index.split(1024), strict=True)  # bounds memory
         return torch.cat([_mean_label(weight, some, self.memory.pixels, self.classes) for weight, some in parts])

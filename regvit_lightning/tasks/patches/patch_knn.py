@@ -22,6 +22,7 @@ from regvit_lightning.frozen.trainer import Tester
 from regvit_lightning.models.backbone import Backbone
 from regvit_lightning.neighbours import search_fast
 from regvit_lightning.runtime import seeds
+from regvit_lightning.runtime.onednn import FastLinear
 from regvit_lightning.settings import MISSING, check, number
 from regvit_lightning.statistics import miou
 from regvit_lightning.tasks.patches import protocol
@@ -124,7 +125,8 @@ class PatchKNN(MemoryModule):
         largest = max(candidate.k for candidate in candidates)
         arguments = queries, self.memory.features, largest, self.settings.bank_chunk, self.excluded
         wanted = dict.fromkeys(candidate.distance for candidate in candidates)
-        nearest = {distance: search_fast(*arguments, *self.terms[distance])[1] for distance in wanted}
+        with FastLinear():
+            nearest = {distance: search_fast(*arguments, *self.terms[distance])[1] for distance in wanted}
         return [self._modes(nearest[distance][:, :k]) for k, distance in candidates]
 
     def _modes(self, index: Tensor) -> Tensor:
